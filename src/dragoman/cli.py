@@ -1,0 +1,266 @@
+"""The command line: words in, exit codes out. stdout is data, stderr is talk.
+
+0 done, 1 refused (one sentence), 2 usage, 130 interrupted. Heavy rooms are imported inside the commands, so that help is
+instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dragoman.core import Refusal, Site
+
+if TYPE_CHECKING:
+    from dragoman.explain import Talk
+
+app = typer.Typer(
+    help="Explain the features of one language model with another model's verbalizer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write; the same command goes on where it stopped.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, cuda:1, ...")]
+Seed = Annotated[int, typer.Option(help="All randomness starts here.")]
+Texts = Annotated[
+    str | None, typer.Option(help="File of texts (.txt, .jsonl, .gz); default: the sentences of the embedded pair.")
+]
+
+
+def main() -> None:
+    """Run the command line; a refusal is one sentence and exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except Refusal as refusal:
+        sys.stderr.write(f"dragoman: {refusal}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"dragoman: {stop or 'interrupted.'}\n")
+        raise SystemExit(130) from None
+
+
+@contextmanager
+def talking() -> Iterator[Talk]:
+    """Progress bars and sentences on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dragoman.explain import Talk
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def bar(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield Talk(say=lambda text: console.print(text, markup=False), bar=bar)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    features: Annotated[int, typer.Option(help="Features per category, 45 categories, most selective first.", min=1, max=5)] = 1,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Recompute the direct route's statistics (about half an hour on 2 cores).")
+    ] = False,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """The post's experiment on the embedded pair: SmolLM2's features in Gemma's words, with a page."""
+    from dragoman.demo import experiment, listed, request_for, scored
+    from dragoman.report import write_page
+
+    with talking() as talk:
+        request = request_for(listed(ranks=features), seed=seed, dtype=dtype, device=device)
+        run = experiment(request, out, talk, from_scratch=from_scratch)
+        talk.say("scoring")
+        scores = scored(run, seed=seed, device=device)
+        page = write_page(run, run.page)
+    show_scores(scores, run.manifest)
+    sys.stdout.write(f"page: {page}\n")
+
+
+@app.command()
+def explain(
+    dictionary: Annotated[str, typer.Argument(help="SAE or vectors: tiny-sae, a folder, a file, or a hub id.")],
+    by: Annotated[str, typer.Option(help="Verbalizer: tiny-gemma-av, a folder, or a hub id.")] = "tiny-gemma-av",
+    features: Annotated[str | None, typer.Option(help="Ids, for example 982,1748; default: all.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the directions live, MODEL:BLOCK, if the dictionary does not say.")] = None,
+    route: Annotated[str, typer.Option(help="map (weights and paired texts), direct (where the feature fires), or blend.")] = "map",
+    washout: Annotated[str, typer.Option(help="on-shell, none, or the direction's share between 0 and 1.")] = "on-shell",
+    native: Annotated[str | None, typer.Option(help="A verbalizer of the source model, to compare with.")] = None,
+    texts: Texts = None,
+    samples: Annotated[int, typer.Option(help="Explanations per feature (needs a temperature above 0).", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 200,
+    batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
+    out: Out = Path("runs/explain"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows on stdout as JSON lines.")] = False,
+) -> None:
+    """Put features into the words of a verbalizer, another model's or their own."""
+    from dragoman.explain import Request, check_route
+    from dragoman.explain import explain as run_explain
+    from dragoman.report import write_page
+
+    check_route(route, washout)
+    request = Request(
+        dictionary=dictionary,
+        features=tuple(f.strip() for f in features.split(",") if f.strip()) if features else (),
+        by=by,
+        source=Site.parse(source) if source else None,
+        native=native,
+        route=route,  # type: ignore[arg-type]
+        washout=washout,
+        texts=texts,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+    )
+    with talking() as talk:
+        run = run_explain(request, out, talk)
+        page = write_page(run, run.page)
+    if as_json:
+        for row in run.rows():
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    else:
+        show_rows(run.rows())
+        sys.stdout.write(f"page: {page}\n")
+
+
+@app.command()
+def harvest(
+    source: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-smollm2:23",
+    target: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-gemma:12",
+    texts: Texts = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path("harvest.safetensors"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Read both models over the same texts: one pooled row per text and model, and the target's background."""
+    from dragoman.explain import Request, harvested
+
+    request = Request(dictionary="", features=(), by="", texts=texts, dtype=dtype, device=device)
+    with talking() as talk:
+        rows, _ = harvested(request, Site.parse(source), Site.parse(target), talk)
+    rows.save(out)
+    sys.stdout.write(f"{out}: {len(rows.x)} texts, {rows.x.shape[1]} -> {rows.y.shape[1]}\n")
+
+
+@app.command()
+def fit(
+    rows: Annotated[Path, typer.Argument(help="What harvest wrote.")],
+    method: Annotated[str, typer.Option(help="ridge or procrustes.")] = "ridge",
+    lam: Annotated[float, typer.Option(help="Ridge penalty on the raw scale (the post's 100).", min=0.0)] = 100.0,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path("map.safetensors"),
+) -> None:
+    """Fit the post's map on a harvest and judge it on the fifth of the texts it did not see."""
+    from dragoman.lm.paired import Harvest
+    from dragoman.routes import the_posts_recipe
+
+    read = Harvest.load(rows)
+    made = the_posts_recipe(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
+    made.save(out)
+    show_map({made.method: made.report["held_out"]})
+    sys.stdout.write(f"map: {out}\n")
+
+
+@app.command()
+def score(run: Annotated[Path, typer.Argument(help="A run folder.")], seed: Seed = 0, device: Device = "cpu") -> None:
+    """Judge a run: lift over other features, planted categories where they are known. Writes scores.json."""
+    from dragoman.demo import scored
+    from dragoman.store import RunFolder
+
+    folder = RunFolder.open(run)
+    show_scores(scored(folder, seed=seed, device=device), folder.manifest)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Page to write; default: page.html in the run.")] = None,
+) -> None:
+    """Write the run's page: static HTML, nothing loaded from anywhere."""
+    from dragoman.report import write_page
+    from dragoman.store import RunFolder
+
+    folder = RunFolder.open(run)
+    sys.stdout.write(f"page: {write_page(folder, out or folder.page)}\n")
+
+
+def show_rows(rows: list[dict[str, Any]]) -> None:
+    """Every explanation, feature by feature."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for row in rows:
+        console.print(Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(f"[{row['condition']}]", style="dim"))
+        console.print(Text(row["text"] + "\n"))
+
+
+def show_map(report: dict[str, Any]) -> None:
+    """Held-out quality beside what a constant predictor reaches."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the map on texts it was not fitted on", title_justify="left")
+    for name in ("map", "texts", "FVE", "centred cosine", "top-1", "raw cosine", "constant predictor's"):
+        table.add_column(name, justify="left" if name == "map" else "right")
+    for method, held in report.items():
+        numbers = [held[k] for k in ("fve_unit", "centred_cosine", "top1", "raw_cosine", "constant_cosine")]
+        table.add_row(method, str(held["n"]), *(f"{v:.3f}" for v in numbers))
+    Console(highlight=False).print(table)
+
+
+def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """The table of conditions, then paired differences, then the map."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=f"{manifest['source']} in the words of {manifest['target']}", title_justify="left")
+    for name in ("condition", "lift", "95 % interval", "p", "names category", "random directions"):
+        table.add_column(name, justify="left" if name == "condition" else "right")
+    for row in scores["table"]:
+        lift, category = row.get("lift"), row.get("category")
+        cells = [f"{lift['value']:+.3f}", f"[{lift['low']:+.3f}, {lift['high']:+.3f}]", f"{lift['p']:.2g}"] if lift else ["", "", ""]
+        rate = [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"] if category else ["", ""]
+        table.add_row(row["condition"], *(c.replace("[", "\\[") for c in cells), *rate)
+    console.print(table)
+    first = next((r["lift"] for r in scores["table"] if r.get("lift")), None)
+    if first:
+        console.print(f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}", style="dim")
+    for pair in scores.get("paired", []):
+        console.print(f"{pair['what']}: {pair['value']:+.3f} \\[{pair['low']:+.3f}, {pair['high']:+.3f}], p {pair['p']:.2g}, n {pair['n']}")
+    if manifest.get("map_report"):
+        show_map(manifest["map_report"])
+    if manifest.get("background"):
+        b = manifest["background"]
+        console.print(f"background at {manifest['target']}: spread {b['spread']:.3f}, on-shell angle {b['on_shell_degrees']:.1f} degrees")
+
+
+if __name__ == "__main__":
+    main()

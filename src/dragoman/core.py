@@ -1,0 +1,258 @@
+"""The nouns every room shares, and how dragoman says no.
+
+In: plain values. Out: small frozen types whose arrays are checked once, here, and read-only from then on.
+No files, no models, no statistics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Kind = Literal["feature", "random", "shuffled", "custom"]
+
+_SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>\d+)$")
+
+
+class Refusal(Exception):
+    """dragoman will not do this: *what* was asked, *why* it cannot be, what to do *instead*.
+
+    The command line prints it as one sentence and exits with 1; nothing has been written by halves.
+    """
+
+    def __init__(self, what: str, why: str, instead: str) -> None:
+        """Keep the three parts; the message joins them into one sentence."""
+        self.what, self.why, self.instead = what, why, instead
+        super().__init__(f"{what}: {why}; {instead}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A residual stream: the output of decoder block ``block`` of a model.
+
+    Block k's output is ``hidden_states[k + 1]`` in transformers (entry 0 is the embedding), except for the last block,
+    whose entry transformers normalises; hooks on the block are right for all of them. This is the only
+    place where layer conventions are translated. Prints and parses as ``model@revision:block``.
+    """
+
+    model: str
+    block: int
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a negative block."""
+        if self.block < 0:
+            raise Refusal(
+                f"site {self.model}:{self.block}",
+                "blocks are counted from 0",
+                "name the block whose output is meant, for example :20 for blocks.20.hook_resid_post",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        """Read ``model:block`` or ``model@revision:block``."""
+        found = _SITE.match(text.strip())
+        if not found:
+            raise Refusal(
+                f"site '{text}'",
+                "a site names a model and a block",
+                "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20",
+            )
+        return cls(found["model"], int(found["block"]), found["revision"])
+
+    @property
+    def hidden_states_index(self) -> int:
+        """Index into transformers' ``hidden_states`` (wrong for the last block, which is normalised there)."""
+        return self.block + 1
+
+    @property
+    def hook_point(self) -> str:
+        """The same place in TransformerLens' and SAELens' words."""
+        return f"blocks.{self.block}.hook_resid_post"
+
+    def __str__(self) -> str:
+        """``model@revision:block``."""
+        return f"{self.model}{'@' + self.revision if self.revision else ''}:{self.block}"
+
+
+def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
+    """A contiguous read-only copy, so that a value type cannot be changed behind its back."""
+    out = np.array(array, dtype=dtype, order="C")
+    out.flags.writeable = False
+    return out
+
+
+def unit_rows(rows: NDArray[Any], what: str) -> tuple[Floats, Floats]:
+    """Split rows ``(n, d)`` into unit rows and norms ``(n,)``; refuse zero, infinite and undefined rows."""
+    wide = np.asarray(rows, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
+    if bad.size:
+        raise Refusal(f"{what}, row {bad[0]}", "it holds NaN or infinite numbers", "drop the row or mend the file")
+    norms = np.linalg.norm(wide, axis=1)
+    if (norms < 1e-12).any():
+        row = int(np.flatnonzero(norms < 1e-12)[0])
+        raise Refusal(f"{what}, row {row}", "its length is zero, so it has no direction", "leave that row out")
+    return frozen(wide / norms[:, None]), frozen(norms)
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """Unit rows in the residual stream at a site.
+
+    ``unit``: (n, d_model) float32, read-only. ``norms``: (n,) lengths before normalising. ``ids`` and ``labels``: n
+    strings. ``kind`` says what they are; ``origin`` where they came from (file, digest, how they crossed).
+    """
+
+    site: Site
+    ids: tuple[str, ...]
+    unit: Floats
+    norms: Floats
+    labels: tuple[str, ...]
+    kind: Kind = "feature"
+    origin: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        site: Site,
+        rows: NDArray[Any],
+        ids: Sequence[str | int],
+        *,
+        labels: Sequence[str] | None = None,
+        kind: Kind = "feature",
+        origin: str = "",
+    ) -> Directions:
+        """Check raw rows ``(n, d_model)`` and keep them at unit length."""
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or len(ids) != len(rows) or not len(rows):
+            raise Refusal(
+                f"directions of shape {rows.shape} with {len(ids)} ids",
+                "directions are one row each with one id each, and at least one",
+                "pass rows of shape (n, d_model)",
+            )
+        unit, norms = unit_rows(rows, f"directions from {origin or site}")
+        names = tuple(str(i) for i in ids)
+        return cls(site, names, unit, norms, tuple(labels) if labels is not None else ("",) * len(names), kind, origin)
+
+    def __len__(self) -> int:
+        """How many directions."""
+        return len(self.ids)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream."""
+        return int(self.unit.shape[1])
+
+    def pick(self, ids: Iterable[str | int]) -> Directions:
+        """The named directions, in the order asked; refuse unknown ids."""
+        where = {name: row for row, name in enumerate(self.ids)}
+        wanted = [str(i) for i in ids]
+        missing = [i for i in wanted if i not in where]
+        if missing:
+            raise Refusal(
+                f"feature {missing[0]}",
+                f"it is not among the {len(self)} directions of {self.origin or self.site}",
+                "name one of them (ids are as in the file)",
+            )
+        rows = [where[i] for i in wanted]
+        return replace(
+            self,
+            ids=tuple(wanted),
+            unit=frozen(self.unit[rows]),
+            norms=frozen(self.norms[rows]),
+            labels=tuple(self.labels[r] for r in rows),
+        )
+
+    def moved(self, site: Site, rows: NDArray[Any], origin: str) -> Directions:
+        """The same features elsewhere: new rows ``(n, width)`` at another site, ids, labels and kind kept."""
+        unit, norms = unit_rows(rows, f"directions after {origin}")
+        return replace(self, site=site, unit=unit, norms=norms, origin=origin)
+
+
+def refuse_other_site(what: str, have: Site, need: Site) -> None:
+    """Refuse when two things do not live in the same residual stream.
+
+    Revisions are compared only where both are stated.
+    """
+    same = (have.model, have.block) == (need.model, need.block)
+    if same and have.revision and need.revision:
+        same = have.revision == need.revision
+    if not same:
+        raise Refusal(
+            f"{what} at {have}", f"it is needed at {need}", f"use one made for {need}, or make it again there"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What activations at a site have in common.
+
+    ``mean``: (d_model,) mean of unit-normalised activations, **not** renormalised: its length is
+    sqrt(1 - spread), which is also the cosine a constant predictor reaches. ``n`` activations, from texts of digest
+    ``texts``.
+    """
+
+    site: Site
+    mean: Floats
+    n: int
+    texts: str = ""
+
+    @property
+    def spread(self) -> float:
+        """Var = 1 - |mean|^2, the variance of unit-normalised activations."""
+        return float(1.0 - np.sum(self.mean.astype(np.float64) ** 2))
+
+    @property
+    def constant_cosine(self) -> float:
+        """Expected cosine of an activation with the mean direction: what predicting a constant scores."""
+        return float(np.linalg.norm(self.mean.astype(np.float64)))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a verbalizer said of one vector.
+
+    ``text`` is what stood between the tags, ``raw`` everything decoded, ``problems`` the health checks that failed
+    (empty means none did), ``tokens`` how many were decoded.
+    """
+
+    text: str
+    raw: str
+    problems: tuple[str, ...] = ()
+    tokens: int = 0
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The paragraphs of the text, blank lines between them dropped."""
+        return tuple(p.strip() for p in re.split(r"\n\s*\n", self.text) if p.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number that says what it was compared with.
+
+    ``value`` with interval ``[low, high]`` at ``level``; two-sided ``p`` against ``null``; ``n`` units of ``unit``;
+    ``statistic`` names the quantity, ``method`` how interval and p were made.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+    statistic: str
+    null: str
+    unit: str
+    method: str
+    level: float = 0.95
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """``+0.249 [+0.222, +0.276]``."""
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"

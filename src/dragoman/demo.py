@@ -1,0 +1,105 @@
+"""The post's whole experiment on the embedded pair: native, plain, washed, direct, random, and Procrustes as its ablation.
+
+In: features of the embedded SAE. Out: a run folder with rows, scores and a page. The map is fitted live on the sentences that
+ship with the pair; the direct route's statistics ship too, unless asked for from scratch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dragoman import tiny
+from dragoman.core import Directions
+from dragoman.directions import random_directions, read_directions
+from dragoman.explain import Crossing, Request, Talk, carry_out, crossing, fitted, with_labels
+from dragoman.judge import judge_run
+from dragoman.lm.decode import LocalVerbalizer
+from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.routes import LinearMap
+from dragoman.store import RunFolder, read_json
+from dragoman.study import Condition
+from dragoman.verbalize.protocol import Verbalizer
+from dragoman.washout import wash
+
+WASHOUT = "on-shell"
+
+
+def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
+    """Ids of the embedded SAE's listed features: the ``ranks`` most category-selective of each category in a split."""
+    rows = [f for f in read_json(tiny.data("tiny-features")) if f["split"] == split]
+    lowest = min(f["rank"] for f in rows)
+    return tuple(f["id"] for f in rows if f["rank"] < lowest + ranks)
+
+
+def request_for(features: tuple[str, ...], *, seed: int = 0, dtype: str = "bfloat16", device: str = "cpu", batch_size: int = 64) -> Request:
+    """The demo's settings in the main job's words."""
+    return Request(
+        dictionary="tiny-sae",
+        features=features,
+        by="tiny-gemma-av",
+        native="tiny-smollm2-av",
+        washout=WASHOUT,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
+    """All conditions over the features, scored; resumable."""
+    directions = with_labels(
+        read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features), request.dictionary
+    )
+    cross, rows = crossing(request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch)
+    if rows is None or cross.bridge is None:
+        raise RuntimeError("a crossing by map has a harvest and a map")
+    turned, _ = fitted(rows, request, "procrustes")
+    how = {"dtype": request.dtype, "device": request.device}
+    talk.say("opening the verbalizers of both models")
+    verbalizers: dict[str, Verbalizer] = {
+        "by": LocalVerbalizer(request.by, **how),
+        "native": LocalVerbalizer(request.native or "tiny-smollm2-av", **how),
+    }
+    conditions, told = conditions_of(request, directions, cross, turned)
+    report = {m.method: m.report["held_out"] for m in (cross.bridge, turned)}
+    return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, {"map_report": report})
+
+
+def conditions_of(
+    request: Request, directions: Directions, cross: Crossing, turned: LinearMap
+) -> tuple[list[Condition], list[dict[str, Any]]]:
+    """The post's conditions, the direct route, its ablation and random directions, with what is told of each."""
+    rng = np.random.default_rng(request.seed)
+    noise = random_directions(tiny.SOURCE, directions.d_model, len(directions), rng)
+    cards = cross.cards(directions)
+    conditions, told = [], []
+
+    def add(name: str, carried: Directions, route: str, washout: str, by: str = "by", with_cards: bool = False) -> None:
+        vectors = wash(carried, cross.source_background if by == "native" else cross.background, washout)
+        conditions.append(Condition.of(name, carried, by, vectors=vectors, cards=cards if with_cards else ()))
+        who = request.native if by == "native" else request.by
+        told.append({"name": name, "route": route, "washout": washout, "verbalizer": who})
+
+    mapped, lost = cross.carry(directions, "map"), cross.carry(noise, "map")
+    add("native", directions, "identity", request.washout, by="native")
+    add("native_plain", directions, "identity", "none", by="native")
+    add("plain", mapped, "map (ridge)", "none", with_cards=True)
+    add("washed", mapped, "map (ridge)", request.washout, with_cards=True)
+    add("random_plain", lost, "map (ridge)", "none")
+    add("random_washed", lost, "map (ridge)", request.washout)
+    add("procrustes_washed", turned.directions(directions), "map (procrustes)", request.washout)
+    add("direct", cross.carry(directions, "direct"), "direct", request.washout, with_cards=True)
+    return conditions, told
+
+
+def scored(run: RunFolder, *, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+    """Judge the run with MiniLM, as the post did, and keep the scores."""
+    scores = judge_run(run, SentenceEmbedder(device=device), seed=seed)
+    run.write_scores(scores)
+    return scores
+
+

@@ -1,0 +1,46 @@
+"""Every byte dragoman keeps on disk: digests, whole-or-nothing files, arrays, texts, run folders, the cache.
+
+In: values and paths. Out: files that are whole or not there, and the values read back from them. Refuses full disks,
+folders without permission, torn and odd files, another run's folder and a second writer, each in one sentence.
+"""
+
+from dragoman.store.arrays import ArraysFile, read_arrays, write_arrays
+from dragoman.store.cache import Cache, cache_root
+from dragoman.store.files import (
+    digest,
+    file_sha256,
+    held,
+    plain,
+    read_json,
+    refusing,
+    replacing,
+    verify_sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from dragoman.store.runs import Rows, RunFolder
+from dragoman.store.texts import read_jsonl, read_texts
+
+__all__ = [
+    "ArraysFile",
+    "Cache",
+    "Rows",
+    "RunFolder",
+    "cache_root",
+    "digest",
+    "file_sha256",
+    "held",
+    "plain",
+    "read_arrays",
+    "read_json",
+    "read_jsonl",
+    "read_texts",
+    "refusing",
+    "replacing",
+    "verify_sha256",
+    "write_arrays",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,234 @@
+"""Files that are whole or not there, and the digests that name their contents.
+
+In: bytes, text, JSON-like values, paths. Out: files written to a temporary name beside their place, synced and
+renamed; sha256 digests. Refuses full disks, missing or forbidden paths, and files whose digest is not the stated one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Refusal
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+
+@contextmanager
+def refusing(doing: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's errors inside the block into a `Refusal`; ``doing`` is "reading" or "writing"."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{doing} {path}"
+        said = error.strerror or str(error)
+        if error.errno in _FULL:
+            why, instead = (
+                f"full disk ({said})",
+                "free some space and run the same command again, nothing was half-written",
+            )
+        elif error.errno in _FORBIDDEN:
+            kind = "unreadable" if doing == "reading" else "unwritable"
+            why, instead = (
+                f"{kind} folder or file ({said})",
+                "change its permissions or name another place",
+            )
+        elif error.errno in _MISSING:
+            why, instead = said, "check the path"
+        else:
+            why, instead = said, "check the disk it is on"
+        raise Refusal(what, why, instead) from error
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[IO[bytes]]:
+    """Write a file whole or not at all.
+
+    Bytes go to a temporary file in the same folder, which is synced and renamed over ``path`` when the block ends
+    well and removed when it does not. Missing parent folders are made.
+
+    Raises:
+        Refusal: on a full disk or a folder without permission; what stood at ``path`` before is still there.
+    """
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with refusing("writing", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temp.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temp, path)  # noqa: PTH105 (named in os, where a full disk is simulated and a rename is atomic)
+        except BaseException:
+            with suppress(OSError):
+                temp.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def held(lock: Path, *, wait: bool = False, busy: str = "another process holds it") -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel lets go of it when the process ends, however it ends.
+
+    Raises:
+        Refusal: when somebody else holds it and ``wait`` is false; ``busy`` is the reason given.
+    """
+    with refusing("writing", lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with refusing("writing", lock):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise Refusal(
+                    f"{lock.parent}",
+                    busy,
+                    "wait for that process to end, or name another folder",
+                ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file whole or not at all (see `replacing`)."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text whole or not at all (see `replacing`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Write JSON whole or not at all, keys in the order given, values as by `plain`."""
+    write_text(
+        path,
+        json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    )
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; refuse one that is missing or is not JSON."""
+    path = Path(path)
+    with refusing("reading", path):
+        content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise Refusal(f"{path}", f"it is not JSON ({error})", "mend the file or make it again") from error
+
+
+def plain(obj: Any) -> Any:
+    """A value as JSON has it.
+
+    numpy scalars and arrays, tuples, paths and dataclasses become numbers, lists, strings and objects; NaN and infinite
+    numbers become null, because JSON has no other word for a number that is not there.
+    """
+    if isinstance(obj, np.generic | np.ndarray):
+        return plain(obj.tolist())
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {str(key): plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(value) for value in obj]
+    if isinstance(obj, Path):
+        return str(obj)
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: plain(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
+    return obj
+
+
+def file_sha256(path: Path | str) -> str:
+    """Hex sha256 of a file's bytes, as ``sha256sum`` prints it."""
+    path = Path(path)
+    with refusing("reading", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_sha256(path: Path | str, expected: str) -> None:
+    """Check a file against its published sha256 (hex).
+
+    Raises:
+        Refusal: when they differ; both are named.
+    """
+    found = file_sha256(path)
+    if found != expected.strip().lower():
+        raise Refusal(
+            f"{path}",
+            f"wrong sha256: expected {expected}, found {found}",
+            "fetch the file again from where it came",
+        )
+
+
+def digest(*parts: bytes | str | NDArray[Any] | Path) -> str:
+    """Hex sha256 over the parts, in order.
+
+    Bytes and text count as they are, an array with its dtype and shape, a file by its contents (its name does not
+    count), a folder by the relative names and contents of its files, sorted. Parts are framed, so that ("ab", "c") and
+    ("a", "bc") differ.
+    """
+    whole = hashlib.sha256()
+    for part in parts:
+        for tag, content in _framed(part):
+            whole.update(f"{tag}:{len(content)}:".encode())
+            whole.update(content)
+    return whole.hexdigest()
+
+
+def _framed(
+    part: bytes | str | NDArray[Any] | Path,
+) -> Iterator[tuple[str, bytes | memoryview]]:
+    """One part as tagged byte strings; files are hashed as they are read, never held whole."""
+    if isinstance(part, Path):
+        if part.is_dir():
+            with refusing("reading", part):
+                inside = sorted((p.relative_to(part).as_posix(), p) for p in part.rglob("*") if p.is_file())
+            yield "folder", str(len(inside)).encode()
+            for name, path in inside:
+                yield "name", name.encode()
+                yield "file", file_sha256(path).encode()
+        else:
+            yield "file", file_sha256(part).encode()
+    elif isinstance(part, str):
+        yield "text", part.encode("utf-8", "surrogatepass")
+    elif isinstance(part, bytes):
+        yield "bytes", part
+    else:
+        array = np.asarray(part, order="C")
+        if array.dtype.hasobject:
+            raise Refusal(
+                "digest of an object array",
+                "its bytes are addresses, not contents",
+                "pass numbers or text",
+            )
+        yield "array", f"{array.dtype.str}{array.shape}".encode()
+        yield "values", array.tobytes()

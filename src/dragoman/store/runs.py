@@ -1,0 +1,278 @@
+"""Run folders: what was asked, every row as it was made, the scores.
+
+In: a manifest, rows, scores. Out: a folder that a killed process leaves whole up to its last finished append. Refuses
+another run's folder, folders that hold something else, and a second process writing the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Refusal
+from dragoman.store.arrays import read_arrays, write_arrays
+from dragoman.store.files import (
+    held,
+    plain,
+    read_json,
+    refusing,
+    sync_folder,
+    write_json,
+)
+
+FORMAT = 1
+_CHUNK = 1 << 20
+
+
+class Rows:
+    """An append-only file of JSON lines with one writer.
+
+    Opening cuts off a last line that a killed process left unfinished. Hold the run's lock while one is open
+    (`RunFolder.writing` does).
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open for appending; make the file if it is missing."""
+        self.path = Path(path)
+        with refusing("writing", self.path):
+            new = not self.path.exists()
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if new:
+                sync_folder(self.path.parent)
+            self._size = os.fstat(self._handle).st_size
+            whole = _whole_bytes(self._handle, self._size)
+            if whole < self._size:
+                self._cut(whole)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows in one go and wait until the disk has them.
+
+        Raises:
+            Refusal: on a full disk; the file is then as it was before.
+        """
+        blob = b"".join(_line(row) for row in rows)
+        with refusing("writing", self.path):
+            try:
+                left = memoryview(blob)
+                while left:
+                    left = left[os.write(self._handle, left) :]
+                os.fsync(self._handle)
+            except BaseException:
+                with suppress(OSError):
+                    self._cut(self._size)
+                raise
+        self._size += len(blob)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        return read_whole_rows(self.path)
+
+    def keep(self, count: int) -> None:
+        """Keep the first ``count`` rows and cut off the others."""
+        with refusing("writing", self.path):
+            end = 0
+            with self.path.open("rb") as file:
+                for _ in range(count):
+                    end += len(file.readline())
+            if end < self._size:
+                self._cut(end)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._handle)
+
+    def _cut(self, size: int) -> None:
+        os.ftruncate(self._handle, size)
+        self._size = size
+        os.fsync(self._handle)
+
+
+def read_whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file that may be growing or torn: a last line without its newline is not yet a row."""
+    with refusing("reading", path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise Refusal(
+                f"{path}, line {number}",
+                "it is not JSON",
+                "start the run afresh in another folder",
+            ) from error
+    return rows
+
+
+def _whole_bytes(handle: int, size: int) -> int:
+    """How many bytes up to and with the last newline, found from the end."""
+    end = size
+    while end > 0:
+        start = max(0, end - _CHUNK)
+        found = os.pread(handle, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """One row as one line; text that is not valid Unicode is escaped rather than refused."""
+    ready = plain(row)
+    try:
+        text = json.dumps(ready, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        text = json.dumps(ready, allow_nan=False).encode()
+    return text + b"\n"
+
+
+class RunFolder:
+    """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
+
+    Made by `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self.manifest = manifest
+        self._rows: Rows | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, manifest: Mapping[str, Any]) -> RunFolder:
+        """A new run's folder, or the same run's to go on with.
+
+        Two runs are the same when their ``manifest["plan_digest"]`` are equal; the manifest on disk then stays.
+
+        Raises:
+            Refusal: when the folder holds another run or other files, or another process is writing to it.
+        """
+        path = Path(path)
+        if not manifest.get("plan_digest"):
+            raise Refusal(
+                "a manifest without plan_digest",
+                "it decides which run a folder belongs to",
+                "give it one",
+            )
+        with refusing("reading", path):
+            inside = [p.name for p in path.iterdir()] if path.exists() else []
+            written = (path / "manifest.json").exists()
+        # Dot files are ours: a lock, or what a process killed before its first rename left behind.
+        others = [name for name in inside if not name.startswith(".")]
+        if others and not written:
+            raise Refusal(
+                f"output folder {path}",
+                f"it holds other files ({min(others)})",
+                "name a new folder",
+            )
+        with cls._locked(path):
+            if written:
+                return cls._same(path, manifest)
+            write_json(path / "manifest.json", {"format": FORMAT, **manifest})
+        return cls.open(path)
+
+    @classmethod
+    def _same(cls, path: Path, manifest: Mapping[str, Any]) -> RunFolder:
+        """The run on disk, if it is the one asked for."""
+        found = cls.open(path)
+        have, want = (
+            str(found.manifest.get("plan_digest")),
+            str(manifest["plan_digest"]),
+        )
+        if have != want:
+            raise Refusal(
+                f"output folder {path}",
+                f"it holds another run (plan {have[:8]}, this one is {want[:8]})",
+                "name a new folder, or ask for the same run to go on with it",
+            )
+        return found
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """A run that is there, to read or to score."""
+        path = Path(path)
+        with refusing("reading", path):
+            written = (path / "manifest.json").exists()
+        if not written:
+            raise Refusal(
+                f"{path}",
+                "it is not a run folder (no manifest.json)",
+                "name a folder that dragoman wrote",
+            )
+        manifest = read_json(path / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise Refusal(
+                f"{path}",
+                f"its format is {found}, this dragoman reads {FORMAT}",
+                "use the version that wrote it",
+            )
+        return cls(path, manifest)
+
+    @staticmethod
+    def _locked(path: Path) -> AbstractContextManager[None]:
+        return held(path / ".lock", busy="another process is writing this run")
+
+    @property
+    def page(self) -> Path:
+        """Where the page goes."""
+        return self.path / "page.html"
+
+    @contextmanager
+    def writing(self) -> Iterator[Rows]:
+        """Be the run's only writer for a while; a torn last line is cut off first.
+
+        Raises:
+            Refusal: when another process is writing this run.
+        """
+        with self._locked(self.path):
+            rows = Rows(self.path / "rows.jsonl")
+            self._rows = rows
+            try:
+                yield rows
+            finally:
+                self._rows = None
+                rows.close()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows written so far (see the run folder's format), in order; a torn last line is left out."""
+        return read_whole_rows(self.path / "rows.jsonl")
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows durably, taking the lock when `writing` does not hold it already."""
+        if self._rows is not None:
+            self._rows.append(rows)
+        else:
+            with self.writing() as file:
+                file.append(rows)
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """What was scored, or None."""
+        path = self.path / "scores.json"
+        with refusing("reading", path):
+            there = path.exists()
+        return read_json(path) if there else None
+
+    def write_scores(self, scores: Mapping[str, Any]) -> None:
+        """Keep the scores, in place of earlier ones."""
+        write_json(self.path / "scores.json", scores)
+
+    def write_vectors(
+        self,
+        arrays: Mapping[str, NDArray[np.floating]],
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the injected vectors, one array ``(n, d)`` per condition."""
+        write_arrays(self.path / "vectors.safetensors", arrays, meta)
+
+    def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The injected vectors and their description."""
+        return read_arrays(self.path / "vectors.safetensors")

@@ -1,0 +1,98 @@
+"""Texts and JSON lines, plain or gzipped.
+
+In: paths. Out: lists of objects or of texts. Refuses empty files, broken gzip, lines that are not JSON objects and
+rows without a text, naming the line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any
+
+from dragoman.core import Refusal
+from dragoman.store.files import refusing
+
+
+def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
+    """Objects of a ``.jsonl`` or ``.jsonl.gz`` file, one a line; blank lines are passed over."""
+    path = Path(path)
+    rows: list[dict[str, Any]] = []
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise Refusal(
+                f"{path}, line {number}",
+                "it is not JSON",
+                "mend the line or make the file again",
+            ) from error
+        if not isinstance(row, dict):
+            raise Refusal(
+                f"{path}, line {number}",
+                "it is not a JSON object",
+                "write one object a line",
+            )
+        rows.append(row)
+    return rows
+
+
+def read_texts(path: Path | str) -> list[str]:
+    """Texts of a file: one a line in ``.txt``, the field "text" of each row in ``.jsonl``; either may end in ``.gz``.
+
+    Raises:
+        Refusal: when there is no text in it, a row has no "text", or the file's name ends otherwise.
+    """
+    path = Path(path)
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind == ".txt":
+        texts = [line.strip() for _, line in _lines(path)]
+    elif kind == ".jsonl":
+        rows = read_jsonl(path)
+        odd = next(
+            (n for n, row in enumerate(rows, 1) if not isinstance(row.get("text"), str)),
+            None,
+        )
+        if odd is not None:
+            raise Refusal(
+                f"{path}, row {odd}",
+                'it has no string "text"',
+                'give every row a field "text"',
+            )
+        texts = [row["text"] for row in rows if row["text"].strip()]
+    else:
+        raise Refusal(
+            f"{path}",
+            f"texts are not read from '{path.suffix}' files",
+            "pass .txt (one a line) or .jsonl, .gz allowed",
+        )
+    if not texts:
+        raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
+    return texts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that hold something; only newlines end a line, not the other separators of Unicode."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """UTF-8 text of a plain or gzipped file, its failures said in one sentence."""
+    try:
+        with refusing("reading", path), path.open("rb") as raw:
+            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            with TextIOWrapper(file, encoding="utf-8-sig") as text:
+                yield text
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}", f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
+    except (EOFError, zlib.error) as error:
+        raise Refusal(f"{path}", f"the gzip file is torn ({error})", "fetch or write it again") from error

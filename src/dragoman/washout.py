@@ -1,0 +1,144 @@
+"""Mixing a direction into what activations have in common, so that a verbalizer reads it as an activation.
+
+In: directions and a ``Background`` at one site. Out: unit vectors (n, d_model), float32, ready to inject. Refuses
+another site and directions that are nothing but background.
+
+An AV was trained on activations, which share a large mean; a bare direction is far from anything it has seen. In the
+affine map's terms a direction is a difference of points, and washing it out turns it back into a point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Background, Directions, Floats, Refusal, Site, frozen, refuse_other_site, unit_rows
+
+_SAME = 0.9  # |cos(d, background)| above which too little of the direction is left
+
+
+def background_of(site: Site, rows: NDArray[Any], *, n: int | None = None, texts: str = "") -> Background:
+    """The mean of unit-normalised activations at ``site``, not renormalised.
+
+    Args:
+        site: where the rows were read.
+        rows: (n, d_model) activations; or (d_model,) a mean of unit rows that was already taken, then say ``n``.
+        n: how many activations such a mean was taken over.
+        texts: digest of the texts behind the rows.
+
+    Raises:
+        Refusal: zero or non-finite rows, a mean without its ``n``, or a mean that no unit rows can have.
+    """
+    rows = np.asarray(rows, dtype=np.float64)
+    if rows.ndim == 2 and len(rows):
+        unit, _ = unit_rows(rows, f"activations at {site}")
+        return Background(site, frozen(unit.mean(axis=0, dtype=np.float64)), len(rows), texts)
+    if rows.ndim != 1 or n is None or not 0 < np.linalg.norm(rows) <= 1:
+        raise Refusal(
+            f"a background from an array of shape {rows.shape}",
+            "it takes activations, or a mean of unit rows, no longer than 1, with its n",
+            "pass rows of shape (n, d_model)",
+        )
+    return Background(site, frozen(rows), n, texts)
+
+
+def mix(directions: Directions, background: Background, weight: float) -> Floats:
+    """The post's form: unit(weight d + (1 - weight) b), d and b both of unit length.
+
+    Where d is not orthogonal to b, ``weight`` is not a strength; ``on_shell`` is.
+
+    Raises:
+        Refusal: another site, a weight outside (0, 1), or a mixture that cancels to nothing.
+    """
+    _refuse_mismatch(directions, background)
+    if not 0 < weight < 1:
+        raise Refusal(f"washout weight {weight:g}", "it lies between 0 and 1", "say none for the bare direction")
+    rows = weight * directions.unit.astype(np.float64) + (1 - weight) * _unit_mean(background)
+    return unit_rows(rows, "washed directions")[0]
+
+
+def at_angle(directions: Directions, background: Background, angle: float) -> Floats:
+    """cos(angle) b + sin(angle) d_perp, d_perp the part of d orthogonal to the unit background b, at unit length.
+
+    The cosine with the background is exactly cos(angle) whatever d is, and the sign of d is kept.
+
+    Args:
+        directions: at the background's site.
+        background: of the verbalizer's inputs.
+        angle: in radians, above 0 and at most a right angle.
+
+    Raises:
+        Refusal: another site, an angle out of range, or a direction within cosine 0.9 of the background.
+    """
+    _refuse_mismatch(directions, background)
+    if not 0 < angle <= np.pi / 2 + 1e-9:
+        raise Refusal(
+            f"a washout angle of {np.degrees(angle):.1f} degrees",
+            "it lies above 0 and at most at 90, where nothing of the background is left",
+            "use fewer times the on-shell angle",
+        )
+    b, d = _unit_mean(background), directions.unit.astype(np.float64)
+    along = d @ b
+    if (np.abs(along) > _SAME).any():
+        row = int(np.argmax(np.abs(along)))
+        raise Refusal(
+            f"feature {directions.ids[row]}",
+            f"its cosine with the background is {along[row]:+.2f}, so little of it would be left",
+            "leave it out, or check that the map has not collapsed onto the mean",
+        )
+    across = d - along[:, None] * b
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    return unit_rows(np.cos(angle) * b + np.sin(angle) * across, "washed directions")[0]
+
+
+def on_shell(directions: Directions, background: Background, times: float = 1.0) -> Floats:
+    """Wash out to where real activations lie: ``times`` the angle whose cosine is sqrt(1 - Var).
+
+    Raises:
+        Refusal: as ``at_angle`` does.
+    """
+    return at_angle(directions, background, times * float(np.arccos(min(background.constant_cosine, 1.0))))
+
+
+def on_shell_weight(background: Background) -> float:
+    """The post's weight that lands on shell: s / (s + c), s = sqrt(Var), c = sqrt(1 - Var), for d orthogonal to b."""
+    s, c = np.sqrt(max(background.spread, 0.0)), background.constant_cosine
+    return float(s / (s + c))
+
+
+def wash(directions: Directions, background: Background | None, how: str) -> Floats:
+    """What to inject: ``"none"`` the bare direction, ``"on-shell"``, or a number in (0, 1), the post's weight.
+
+    Raises:
+        Refusal: another word, no background where one is needed, or as ``mix`` and ``on_shell`` do.
+    """
+    if how == "none":
+        return directions.unit
+    if background is None:
+        raise Refusal(f"washout {how}", "no background was given", "harvest one at the target, or say none")
+    if how == "on-shell":
+        return on_shell(directions, background)
+    try:
+        weight = float(how)
+    except ValueError:
+        raise Refusal(f"washout '{how}'", "it is not known", "say none, on-shell or a number between 0 and 1") from None
+    return mix(directions, background, weight)
+
+
+def _unit_mean(background: Background) -> NDArray[np.float64]:
+    mean = background.mean.astype(np.float64)
+    return mean / np.linalg.norm(mean)
+
+
+def _refuse_mismatch(directions: Directions, background: Background) -> None:
+    refuse_other_site("a background", background.site, directions.site)
+    if background.mean.size != directions.d_model:
+        raise Refusal(
+            f"a background of width {background.mean.size}",
+            f"the directions are {directions.d_model} wide",
+            "take both from the same model",
+        )
+    if not np.linalg.norm(background.mean) > 1e-6:
+        raise Refusal("a background of length zero", "it has no direction", "wash out nothing (say none)")

@@ -1,0 +1,56 @@
+"""Small worlds whose truth is known: paired rows made from planted features or a planted map."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dragoman.core import Directions, Site
+
+SOURCE = Site("source-model", 20)
+TARGET = Site("target-model", 12)
+ELSEWHERE = Site("third-model", 3)
+
+
+def rows(n, p, q, rng, *, noise=0.5):
+    """Paired rows from a random affine map with noise: x (n, p), y (n, q)."""
+    weight = rng.normal(size=(p, q)) / np.sqrt(p)
+    x = rng.normal(size=(n, p)) @ np.diag(np.linspace(0.5, 2.0, p)) + rng.normal(size=p)
+    return x, x @ weight + noise * rng.normal(size=(n, q)) + rng.normal(size=q)
+
+
+def at_source(array, ids=None):
+    array = np.atleast_2d(array)
+    return Directions.of(SOURCE, array, range(len(array)) if ids is None else ids, origin="planted")
+
+
+def cosines(a, b):
+    """Row by row."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    return np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def unit(array):
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+@dataclass
+class SparseWorld:
+    """x = f @ source + noise, y = f @ target + a large mean; f sparse and non-negative; document = 20 rows."""
+
+    f: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    documents: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+
+
+def sparse_world(*, n=20_000, p=64, q=96, m=192, rate=0.03, rates=None, source=None, noise=0.05, seed=0):
+    rng = np.random.default_rng(seed)
+    source = unit(rng.normal(size=(m, p))) if source is None else source
+    target = unit(rng.normal(size=(m, q)))
+    rates = np.full(m, rate) if rates is None else rates
+    f = (rng.random((n, m)) < rates) * rng.lognormal(0.0, 0.3, size=(n, m))
+    x = f @ source + noise * rng.normal(size=(n, p)) / np.sqrt(p) + 1.0
+    y = f @ target + noise * rng.normal(size=(n, q)) / np.sqrt(q) + 3.0
+    return SparseWorld(f, x, y, np.arange(n) // 20, source, target)

@@ -1,0 +1,174 @@
+"""A run folder as a finished run leaves it, made without a model: 45 features under seven conditions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dragoman.store import RunFolder, digest
+
+HOSTILE = (
+    '</p></article><script>alert("x")</script>\n\n<img src=x onerror=alert(1)> {{ 7*7 }} "&amp;\n\nhttp://example.org/'
+)
+TOPICS = {
+    "agriculture": "beekeeping", "animals": "birds of prey", "architecture": "cathedrals", "art": "oil painting",
+    "astronomy": "black holes", "biology": "cell division", "chemistry": "acids and bases", "computing": "databases",
+    "cooking": "baking bread", "crime": "bank robbery", "death": "cemeteries", "economics": "supply and demand",
+    "education": "university exams", "energy": "wind turbines", "environment": "deforestation", "family": "siblings",
+    "fashion": "tailoring suits", "film": "movie soundtracks", "finance": "stock markets", "food": "tropical fruit",
+    "games": "chess", "geography": "volcanoes", "history": "the Industrial Revolution", "home": "house cleaning",
+    "language": "sign language", "law": "constitutional rights", "literature": "fairy tales", "love": "love letters",
+    "mathematics": "prime numbers", "medicine": "heart surgery", "music": "jazz improvisation", "ocean": "lighthouses",
+    "philosophy": "free will", "plants": "mushrooms", "politics": "elections", "psychology": "memory",
+    "religion": "prayer", "sports": "marathon running", "technology": "satellites", "time": "calendars",
+    "transport": "aviation pilots", "travel": "train journeys", "war": "naval battles", "weather": "snow storms",
+    "work": "job interviews",
+}  # fmt: skip
+# condition: (route, washout, verbalizer, mean lift, spread of lift, share naming the category)
+CONDITIONS: dict[str, tuple[str, str, str, float, float, float]] = {
+    "native": ("identity", "none", "source-av", 0.0, 0.0, 0.63),
+    "plain": ("map (ridge)", "none", "target-av", 0.134, 0.1, 0.33),
+    "washed": ("map (ridge)", "mix 0.30", "target-av", 0.249, 0.11, 0.71),
+    "direct": ("direct", "mix 0.30", "target-av", 0.286, 0.08, 0.97),
+    "random_plain": ("map (ridge)", "none", "target-av", 0.004, 0.025, 0.03),
+    "random_washed": ("map (ridge)", "mix 0.30", "target-av", 0.002, 0.025, 0.02),
+    "procrustes_washed": ("map (procrustes)", "mix 0.30", "target-av", 0.049, 0.06, 0.10),
+}
+RULE = (
+    "An explanation names a category when one of that category’s words, fixed beforehand, stands in it as a whole word."
+)
+
+
+def _text(topic: str, category: str, rng: np.random.Generator) -> str:
+    words = [str(w) for w in rng.choice([*" ".join(TOPICS.values()).split()], 5, replace=False)]
+    return (
+        f"Text about {topic} ({category}), written as an explanation for general readers: it opens with a definition "
+        f"and turns to how people meet {topic} in daily life.\n\n"
+        f"The salient words of the passage are “{topic.split()[-1]}”, “{words[0]}” and “{words[1]}”; the tone is even, "
+        f"the sentences long, and an example from {words[2]} follows.\n\n"
+        f"The final word is “{topic.split()[0]}”; what comes next is probably “and the {words[3]} of {words[4]}”."
+    )
+
+
+def _estimate(values: np.ndarray, null: str, what: str = "feature-specific lift") -> dict[str, Any]:
+    half = 2.015 * values.std(ddof=1) / np.sqrt(len(values))
+    mean = float(values.mean())
+    return {
+        "value": mean, "low": mean - float(half), "high": mean + float(half), "n": len(values), "level": 0.95,
+        "p": 1e-4 if abs(mean) > half else 0.41, "statistic": what, "null": null, "unit": "feature",
+        "method": "Intervals are Student’s t over features; p is two-sided, from 9,999 permutations.", "extra": {},
+    }  # fmt: skip
+
+
+def _manifest() -> dict[str, Any]:
+    features = {str(100 + 37 * k): item for k, item in enumerate(TOPICS.items())}
+    conditions = [
+        {"name": name, "route": how[0], "washout": how[1], "verbalizer": how[2]} for name, how in CONDITIONS.items()
+    ]
+    return {
+        "format": 1,
+        "dragoman": "0.1.0",
+        "source": "tiny-smollm2:20",
+        "target": "tiny-gemma:12",
+        "dictionary": {"ref": "tiny-sae", "digest": digest("dictionary")},
+        "conditions": conditions,
+        "features": list(features),
+        "settings": {"washout": 0.3, "ridge_lambda": 100.0, "held_out": 0.2, "max_new_tokens": 200},
+        "digests": {"texts": digest("texts"), "map": digest("map"), "background": digest("background")},
+        "verbalizers": {
+            "source-av": {"site": "tiny-smollm2:20", "digest": digest("a")},
+            "target-av": {"site": "tiny-gemma:12", "digest": digest("b")},
+        },
+        "versions": {"python": "3.11.7", "numpy": "2.3.1", "torch": "2.13.0", "transformers": "5.23.0"},
+        "seeds": {"split": 0, "random directions": 1, "permutations": 2},
+        "plan_digest": digest("plan"),
+        "feature_info": {
+            feature: {"category": category, "topic": topic, "top_tokens": [f" {w}" for w in topic.split()] + [category]}
+            for feature, (category, topic) in features.items()
+        },
+    }
+
+
+def _rows(rng: np.random.Generator, judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> list[dict]:
+    features, rows, pairs = manifest["features"], [], list(TOPICS.items())
+    for name, how in CONDITIONS.items():
+        control = name.startswith("random")
+        for k, feature in enumerate(features):
+            category, topic = pairs[k]
+            named = bool(rng.random() < how[5])
+            if not named:
+                category, topic = pairs[(k + int(rng.integers(1, 45))) % 45]
+            identity = f"random-{k}" if control else feature
+            text = HOSTILE if (name, k) == ("washed", 3) else _text(topic, category, rng)
+            problems = ["no closing tag"] if rng.random() < 0.02 else []
+            margin = float(rng.normal(0.15, 0.12))
+            card = None
+            if name in ("plain", "washed"):
+                card = {"coverage": 0.91, "kappa": 0.95, "n_eff": 140 + k, "agreement": 0.3 + margin, "margin": margin}
+                card |= {"nearest": features[(k + 1) % 45], "norm": 1.21 + k / 100}
+            rows.append({
+                "feature": identity, "label": identity if control else f"{pairs[k][1]} and the like",
+                "kind": "random" if control else "feature", "condition": name, "sample": 0, "text": text,
+                "raw": f"<explanation>{text}", "problems": problems, "tokens": 93, "card": card,
+            })  # fmt: skip
+            lift = float(np.clip(rng.normal(how[3] if named or control else how[3] / 3, how[4]), -0.15, 0.6))
+            entry = {"feature": identity, "lift": lift, "names_category": named}
+            judged[name].append({k: v for k, v in entry.items() if name != "native" or k != "lift"})
+    # The last card of plain and of washed must agree, as they do in a run: one direction, one diagnosis.
+    plain = {row["feature"]: row["card"] for row in rows if row["condition"] == "plain"}
+    return [{**row, "card": plain[row["feature"]]} if row["condition"] == "washed" else row for row in rows]
+
+
+def _scores(judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> dict[str, Any]:
+    table, lifts = [], {}
+    for entry in manifest["conditions"]:
+        name = entry["name"]
+        rate = float(np.mean([e["names_category"] for e in judged[name]]))
+        chance = CONDITIONS["random_plain" if name == "plain" else "random_washed"][5]
+        row: dict[str, Any] = {"condition": name, "route": entry["route"], "washout": entry["washout"]}
+        middle, half = (rate + 1.921 / 45) / 1.0854, 1.96 * np.sqrt(rate * (1 - rate) / 45 + 0.000474) / 1.0854
+        ends = {"low": float(max(middle - half, 0.0)), "high": float(min(middle + half, 1.0))}
+        row["category"] = {"value": rate, "n": 45, "random": chance, **ends}
+        if name != "native":
+            lifts[name] = np.array([e["lift"] for e in judged[name]])
+            row["lift"] = _estimate(lifts[name], "native texts shuffled between features")
+        table.append(row)
+    paired = [
+        {"what": "washed minus plain", **_estimate(lifts["washed"] - lifts["plain"], "signs flipped", "difference")},
+        {"what": "direct minus washed", **_estimate(lifts["direct"] - lifts["washed"], "signs flipped", "difference")},
+    ]
+    ridge = {"n": 160, "fve_unit": 0.41, "centred_cosine": 0.638, "raw_cosine": 0.987, "constant_cosine": 0.979}
+    rotation = {"n": 160, "fve_unit": 0.27, "centred_cosine": 0.531, "raw_cosine": 0.984, "constant_cosine": 0.979}
+    return {
+        "embedder": "all-MiniLM-L6-v2",
+        "rule": RULE,
+        "table": table,
+        "paired": paired,
+        "per_feature": judged,
+        "map_report": {
+            "ridge": {**ridge, "top1": 0.594, "shuffled_fve": -0.32},
+            "procrustes": {**rotation, "top1": 0.319, "shuffled_fve": -0.18},
+        },
+        "background": {"spread": 0.14, "constant_cosine": 0.927, "on_shell_degrees": 22.0},
+    }
+
+
+def build_run(path: Path, *, scored: bool = True, without: tuple[str, ...] = (), info: bool = True) -> RunFolder:
+    """Write a run to ``path``: with or without scores and feature_info, and without the conditions named."""
+    rng = np.random.default_rng(7)
+    manifest, judged = _manifest(), {name: [] for name in CONDITIONS}
+    rows = [row for row in _rows(rng, judged, manifest) if row["condition"] not in without]
+    scores = _scores(judged, manifest)
+    manifest["conditions"] = [c for c in manifest["conditions"] if c["name"] not in without]
+    for part in ("table",):
+        scores[part] = [row for row in scores[part] if row["condition"] not in without]
+    scores["per_feature"] = {name: entries for name, entries in judged.items() if name not in without}
+    if not info:
+        del manifest["feature_info"]
+    run = RunFolder.create(path, manifest)
+    run.append(rows)
+    if scored:
+        run.write_scores(scores)
+    return run

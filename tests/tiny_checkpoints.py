@@ -1,0 +1,212 @@
+"""Tiny random verbalizer checkpoints of three families, built in code and laid out as hub snapshots.
+
+Each has config.json, model.safetensors, tokenizer files, a chat template and nla_meta.yaml, and fewer than a million
+parameters. Qwen2 has no BOS, Llama and Gemma 3 have one; Gemma multiplies its table by sqrt(d) and slides its window.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+FAMILIES = ("qwen2", "llama", "gemma3")
+BLOCK = 1
+TEMPLATE = (
+    "You are a careful researcher. A vector of the residual stream stands between the <concept> tags.\n"
+    "<concept>{injection_char}</concept>\n"
+    "Say what it means, in two or three short snippets between <explanation> tags."
+)
+MARKER = {"qwen2": "㈎", "llama": "㎡", "gemma3": "㈜"}
+SCALE = {"qwen2": 1.5, "llama": 0.75, "gemma3": 12.0}
+WIDTH = {"qwen2": 48, "llama": 32, "gemma3": 40}
+BOS = {"qwen2": None, "llama": "<|begin_of_text|>", "gemma3": "<bos>"}
+EOS = {"qwen2": "<|im_end|>", "llama": "<|eot_id|>", "gemma3": "<end_of_turn>"}
+SPECIAL = {
+    "qwen2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "llama": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "gemma3": ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"],
+}
+CHAT = {
+    "qwen2": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "llama": (
+        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+        "{{ m['content'] }}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    ),
+    "gemma3": (
+        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+        "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    ),
+}
+CORPUS = [
+    "The people of the city were given the right to vote in the first election of the new year.",
+    "You are a careful researcher. A vector of the residual stream stands between tags of the text.",
+    "Say what it means, in two or three short snippets about the concept and its explanation.",
+    "system user assistant model helpful You are a helpful assistant. concept explanation concept explanation",
+]
+
+
+@cache
+def tokenizer_file(family: str) -> str:
+    """tokenizer.json of a family: byte-level BPE, or BPE over characters with byte fallback for Gemma."""
+    marker = MARKER[family]
+    # The marker stands between letters, so that it becomes a token but never part of a longer one.
+    corpus = CORPUS * 4 + [f"concept{marker}concept x</x y>\ny " * 8]
+    # 256 bytes, special tokens and a few hundred words: far below a million parameters at these widths.
+    if family == "gemma3":
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Punctuation("isolated")]
+        )
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        alphabet = [chr(c) for c in range(33, 127)] + ["\n", "▁", marker]
+        special = SPECIAL[family] + [f"<0x{b:02X}>" for b in range(256)]
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        special = SPECIAL[family]
+    trainer = trainers.BpeTrainer(
+        vocab_size=768, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    bos = BOS[family]
+    if bos:
+        # As the published ones: encoding with special tokens would put a second BOS before the template's own.
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    content = json.loads(tokenizer.to_str())
+    # Byte tokens are ordinary vocabulary: only the trainer needed them as special ones.
+    content["added_tokens"] = [t for t in content["added_tokens"] if not t["content"].startswith("<0x")]
+    return json.dumps(content, ensure_ascii=False)
+
+
+def tokenizer_of(family: str, *, merges: bool = True) -> PreTrainedTokenizerFast:
+    """The family's tokenizer with its chat template; ``merges=False`` damages it to one token per character."""
+    content = json.loads(tokenizer_file(family))
+    if not merges:
+        content["model"]["merges"] = []
+    named: dict[str, Any] = {"bos_token": BOS[family]} if BOS[family] else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        eos_token=EOS[family],
+        chat_template=CHAT[family],
+        clean_up_tokenization_spaces=False,
+        **named,
+    )
+
+
+def model_of(family: str, *, seed: int = 0) -> Any:
+    """A random model whose words depend on its input: larger weights than usual, so that greedy texts differ."""
+    torch.manual_seed(seed)
+    tokenizer = tokenizer_of(family)
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH[family],
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.25,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+        "tie_word_embeddings": False,
+    }
+    if family == "qwen2":
+        del shape["head_dim"]
+        return Qwen2ForCausalLM(Qwen2Config(**shape)).eval()
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    # A window shorter than the prompt and shorter than what follows the slot: both parts slide.
+    kinds = ["sliding_attention", "full_attention"] * 2
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(**shape, layer_types=kinds, sliding_window=16, query_pre_attn_scalar=12)
+    ).eval()
+
+
+def sidecar_of(family: str) -> dict[str, Any]:
+    """nla_meta.yaml of a tiny checkpoint, as kitft's schema version 2 writes it."""
+    tokenizer = tokenizer_of(family)
+    marker = MARKER[family]
+    (marker_id,) = tokenizer.encode(marker, add_special_tokens=False)
+    message = [{"role": "user", "content": TEMPLATE.format(injection_char=marker)}]
+    text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    slot = ids.index(marker_id)
+    return {
+        "kind": "nla_model",
+        "schema_version": 2,
+        "role": "av",
+        "stage": "sft",
+        "base_checkpoint": f"tiny-random-{family}",
+        "d_model": WIDTH[family],
+        "extraction_layer_index": BLOCK,
+        "extraction": {"injection_scale": SCALE[family], "mse_scale": None},
+        "tokens": {
+            "injection_char": marker,
+            "injection_token_id": marker_id,
+            "injection_left_neighbor_id": ids[slot - 1],
+            "injection_right_neighbor_id": ids[slot + 1],
+        },
+        "prompt_templates": {"av": TEMPLATE},
+    }
+
+
+def write_sidecar(folder: Path, sidecar: dict[str, Any]) -> Path:
+    """Write nla_meta.yaml into a folder."""
+    (folder / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def save_checkpoint(folder: Path, family: str, *, model: Any = None, sidecar: dict[str, Any] | None = None) -> Path:
+    """A whole checkpoint in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    net = model_of(family) if model is None else model
+    net.save_pretrained(folder)
+    tokenizer_of(family).save_pretrained(folder)
+    return write_sidecar(folder, sidecar or sidecar_of(family))
+
+
+def save_adapter(folder: Path, family: str, base: Path, *, rank: int = 4, seed: int = 1) -> Path:
+    """A PEFT LoRA adapter on the checkpoint in ``base``: random non-zero weights, sidecar, chat template of its own."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
+        adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    adapted.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT[family], encoding="utf-8")
+    return write_sidecar(folder, {**sidecar_of(family), "base_checkpoint": str(base)})

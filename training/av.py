@@ -1,0 +1,277 @@
+"""Train an Activation Verbalizer: LoRA on a base model that learns to say in words what one activation holds.
+
+In: activations (n, d) at one site, the three paragraphs for each. Out: a PEFT adapter folder with its kitft sidecar.
+The vector replaces one prompt embedding at the median activation norm; the loss is cross-entropy on the answer alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional as f
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+
+import settings as s
+from dragoman.lm.load import load_model, load_tokenizer, text_stack
+from dragoman.verbalize.prompt import Prompt, build_prompt
+from dragoman.verbalize.sidecar import read_sidecar
+
+# The kitft contract's own prompt: published verbalizers were trained on exactly these words.
+CANONICAL_PROMPT = """\
+You are a meticulous AI researcher conducting an important investigation into activation vectors from \
+a language model. Your overall task is to describe the semantic content of that activation vector.
+
+We will pass the vector enclosed in <concept> tags into your context. You must then produce an explanation for \
+the vector, enclosed within <explanation> tags. The explanation consists of 2-3 text snippets describing that vector.
+
+Here is the vector:
+
+<concept>{injection_char}</concept>
+
+Please provide an explanation."""
+
+# Gemma's base model has no chat template; its instruction-tuned siblings use these turns.
+GEMMA_TURNS = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] }}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def marker(tokenizer: Any) -> str:
+    """First single-token code point in U+3200-33FF, else in the geometric shapes (SmolLM2 has none of the former)."""
+    for code in [*range(0x3200, 0x3400), *range(0x25A0, 0x2800)]:
+        ids = tokenizer.encode(chr(code), add_special_tokens=False)
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            return chr(code)
+    raise SystemExit("this tokenizer has no single-token marker")
+
+
+def write_sidecar(folder: Path, base: str, tokenizer: Any, block: int, scale: float, d_model: int) -> None:
+    """``nla_meta.yaml`` in the kitft schema, kind nla_model, and the chat template where the base model has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = GEMMA_TURNS
+        (folder / "chat_template.jinja").write_text(GEMMA_TURNS)
+    char = marker(tokenizer)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": CANONICAL_PROMPT.format(injection_char=char)}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    token = tokenizer.encode(char, add_special_tokens=False)[0]
+    slot = ids.index(token)
+    meta = {
+        "kind": "nla_model",
+        "schema_version": 2,
+        "role": "av",
+        "stage": "sft",
+        "base_checkpoint": base,
+        "d_model": d_model,
+        "extraction_layer_index": block,
+        "extraction": {"injection_scale": scale, "mse_scale": float(np.sqrt(d_model))},
+        "tokens": {
+            "injection_char": char,
+            "injection_token_id": token,
+            "injection_left_neighbor_id": ids[slot - 1],
+            "injection_right_neighbor_id": ids[slot + 1],
+        },
+        "prompt_templates": {"av": CANONICAL_PROMPT},
+        "created_by": "dragoman training/av.py",
+    }
+    (folder / "nla_meta.yaml").write_text(yaml.safe_dump(meta, allow_unicode=True, sort_keys=False))
+
+
+def answers(tokenizer: Any, paragraphs: Sequence[tuple[str, str, str]]) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids of ``<explanation>…</explanation>`` with EOS, and each token's weight in the loss."""
+    head, tail = "<explanation>\n", "\n</explanation>"
+    end = eos_id(tokenizer)
+    texts = [head + "\n\n".join(p) + tail for p in paragraphs]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    ids, weights = [], []
+    for p, tokens, spans in zip(paragraphs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        theme_end = len(head) + len(p[0])
+        final_start = theme_end + 2 + len(p[1])
+        close = final_start + 2 + len(p[2])
+        weights.append(
+            [
+                s.THEME_WEIGHT if e <= theme_end else s.FINAL_WEIGHT if final_start < e <= close else 1.0
+                for _, e in spans
+            ]
+            + [1.0]
+        )
+        ids.append(list(tokens) + [end])
+    return ids, weights
+
+
+def eos_id(tokenizer: Any) -> int:
+    """The token that ends the model's turn: Gemma's <end_of_turn>, else EOS."""
+    turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    return turn if turn is not None and turn != tokenizer.unk_token_id else tokenizer.eos_token_id
+
+
+class Trainer:
+    """One AV in training: the adapter model, its prompt, and the loss of a batch."""
+
+    def __init__(self, folder: Path, base: str, block: int, scale: float, device: str) -> None:
+        """Load the base model, write the sidecar, wrap it with LoRA."""
+        torch.manual_seed(s.SEED)
+        model, _ = load_model(base, dtype="bfloat16", device=device)
+        self.tokenizer = load_tokenizer(base)
+        d_model = int(model.get_input_embeddings().weight.shape[1])
+        write_sidecar(folder, base, self.tokenizer, block, scale, d_model)
+        self.prompt: Prompt = build_prompt(read_sidecar(folder), self.tokenizer)
+        config = LoraConfig(r=s.LORA_RANK, lora_alpha=s.LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+        # bfloat16 adapters under float32 masters (see train): half the traffic of casting every input up and down.
+        self.model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        self.model.train()
+        self.scale, self.device, self.folder, self.base = scale, device, folder, base
+        ids = torch.tensor(self.prompt.ids, device=device)
+        with torch.no_grad():
+            self.embedded = model.get_input_embeddings()(ids)
+
+    def resume(self) -> None:
+        """Start from the adapter already in the folder."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.model, load_file(self.folder / "adapter_model.safetensors"))
+
+    def vectors(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows at the injection norm, in the model's dtype."""
+        x = x.float()
+        return (x * (self.scale / x.norm(dim=1, keepdim=True))).to(self.embedded.dtype)
+
+    def loss(self, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted cross-entropy of the answers (b, t) given one vector each (b, d)."""
+        slot, count = self.prompt.slot, len(x)
+        stack, lm = text_stack(self.model), self.model.get_base_model()
+        cache = DynamicCache(config=lm.config)
+        # Tokens before the vector are the same for every row: run them once and share their keys and values.
+        stack(inputs_embeds=self.embedded[None, :slot], past_key_values=cache, use_cache=True)
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(count, -1, -1, -1)
+            layer.values = layer.values.expand(count, -1, -1, -1)
+        after = self.embedded[slot + 1 :].expand(count, -1, -1)
+        answer = lm.get_input_embeddings()(ids[:, :-1].clamp_min(0))
+        embedded = torch.cat([self.vectors(x)[:, None], after, answer], dim=1)
+        hidden = stack(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = hidden[:, after.shape[1] :]
+        keep = ids >= 0
+        return chunked_loss(lm.lm_head, hidden[keep], ids[keep], weights[keep])
+
+    def save(self, figures: dict[str, Any]) -> None:
+        """Adapter in float16 (each file under 16 MiB) beside its sidecar."""
+        self.model.to(torch.float16)
+        self.model.peft_config["default"].base_model_name_or_path = self.base
+        self.model.save_pretrained(self.folder)
+        (self.folder / "README.md").unlink(missing_ok=True)
+        (self.folder / "training.yaml").write_text(yaml.safe_dump(figures))
+
+
+def chunked_loss(head: torch.nn.Module, hidden: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy without ever holding all logits (Gemma's vocabulary has 262,144 words)."""
+
+    def part(h: torch.Tensor, i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return (f.cross_entropy(head(h).float(), i, reduction="none") * w).sum()
+
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(ids), 4096):
+        piece = slice(start, start + 4096)
+        total = total + checkpoint(part, hidden[piece], ids[piece], weights[piece], use_reentrant=False)
+    return total / weights.sum()
+
+
+def batches(lengths: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of similar length together, batches in random order, padding small."""
+    order = rng.permutation(len(lengths))
+    pools = [order[i : i + size * 16] for i in range(0, len(order), size * 16)]
+    out = []
+    for pool in pools:
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        out += [pool[i : i + size] for i in range(0, len(pool), size)]
+    return [out[i] for i in rng.permutation(len(out)) if len(out[i]) == size]
+
+
+def train(
+    trainer: Trainer,
+    x: torch.Tensor,
+    paragraphs: Sequence[tuple[str, str, str]],
+    *,
+    rate: float,
+    epochs: float,
+    batch: int,
+    seconds: float,
+    say: Any,
+) -> dict[str, Any]:
+    """AdamW, warm-up then cosine to a tenth; returns figures for the record."""
+    rng = np.random.default_rng(s.SEED)
+    ids, weights = answers(trainer.tokenizer, paragraphs)
+    lengths = np.array([len(i) for i in ids])
+    plan = [b for _ in range(int(np.ceil(epochs))) for b in batches(lengths, batch, rng)]
+    plan = plan[: int(len(plan) * epochs / np.ceil(epochs))]
+    params = [p for p in trainer.model.parameters() if p.requires_grad]
+    masters = [p.detach().float().requires_grad_() for p in params]
+    optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=trainer.device != "cpu")
+    warm = min(100, len(plan) // 10 + 1)
+    start, seen, step = time.time(), [], 0
+    for step, rows in enumerate(plan):
+        # Ends by steps or by the clock, whichever is nearer, so that the rate always anneals.
+        progress = max(step / len(plan), (time.time() - start) / seconds)
+        if progress >= 1.0:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min((step + 1) / warm, 0.05 + 0.475 * (1 + np.cos(np.pi * progress)))
+        width = int(lengths[rows].max())
+        tokens = torch.full((len(rows), width), -1)
+        weight = torch.zeros(len(rows), width)
+        for k, r in enumerate(rows):
+            tokens[k, : lengths[r]] = torch.tensor(ids[r])
+            weight[k, : lengths[r]] = torch.tensor(weights[r])
+        picked = x[torch.as_tensor(rows, device=x.device)].to(trainer.device)
+        loss = trainer.loss(picked, tokens.to(trainer.device), weight.to(trainer.device))
+        loss.backward()
+        for master, p in zip(masters, params, strict=True):
+            master.grad, p.grad = p.grad.float(), None  # type: ignore[union-attr]
+        torch.nn.utils.clip_grad_norm_(masters, 1.0, foreach=True)
+        optimiser.step()
+        torch._foreach_copy_([p.data for p in params], [m.data for m in masters])
+        if step % 50 == 0 or step == len(plan) - 1:
+            seen.append(float(loss.detach()))
+            say(f"step {step}/{len(plan)} loss {seen[-1]:.3f} {time.time() - start:.0f}s")
+    return {
+        "steps": step + 1,
+        "planned": len(plan),
+        "batch": batch,
+        "rate": rate,
+        "loss": seen[-1],
+        "seconds": round(time.time() - start),
+        "rows": len(ids),
+    }
+
+
+@torch.no_grad()
+def speak(trainer: Trainer, x: torch.Tensor, batch: int = 1024, tokens: int = 110) -> list[str]:
+    """Greedy answers for rows of x with transformers' own generate (checks only)."""
+    trainer.model.eval()
+    out = []
+    for start in range(0, len(x), batch):
+        vectors = trainer.vectors(x[start : start + batch].to(trainer.device))
+        embedded = trainer.embedded.expand(len(vectors), -1, -1).clone()
+        embedded[:, trainer.prompt.slot] = vectors
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=trainer.device)
+        ids = trainer.model.generate(
+            inputs_embeds=embedded, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
+            eos_token_id=eos_id(trainer.tokenizer), pad_token_id=trainer.tokenizer.pad_token_id,
+        )  # fmt: skip
+        out += trainer.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    trainer.model.train()
+    return out
