@@ -1,7 +1,7 @@
 """The figures of the embedded pair, from the shipped weights: ``python bench/first_light.py``, on GPU or CPU.
 
-225 reported features (nothing was tuned on them), real activations of documents no verbalizer was trained on, and topics no
-verbalizer has seen. Writes ``bench/results/first_light.json`` and prints the table. Resumes where it stopped.
+225 reported features (nothing was tuned on them), real activations of documents no verbalizer was trained on, and
+topics no verbalizer has seen. Writes ``bench/results/first_light.json`` and prints the table. Resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def compared(rows: list[dict[str, Any]], x: np.ndarray, said: list[str], side: s
         mine = [i for i, r in enumerate(rows) if r["split"] == split]
         named = [names_category(said[i], words[rows[i]["category"]]) for i in mine]
         theme = [names_category(said[i].split("\n\n")[0], words[rows[i]["category"]]) for i in mine]
-        wrong = [names_category(said[i], words[rows[mine[(k + 1) * 7 % len(mine)]]["category"]]) for k, i in enumerate(mine)]
+        wrong = [
+            names_category(said[i], words[rows[mine[(k + 1) * 7 % len(mine)]]["category"]]) for k, i in enumerate(mine)
+        ]
         probe = [classes[guess[i]] == rows[i]["category"] for i in mine]
         topic = [rows[i]["topic"].lower() in said[i].lower() for i in mine]
         low, high = wilson_interval(sum(named), len(named))
@@ -105,7 +107,16 @@ def main() -> None:
     run = experiment(request, args.work / "features", talk)
     scores = scored(run, device=args.device)
     write_json(args.out, figures(real, scores))
-    write_json(args.out.with_name("first_light_details.json"), {"real": real, "scores": {k: v for k, v in scores.items() if k != "per_feature"}, "map_report": run.manifest["map_report"], "background": run.manifest["background"], "versions": run.manifest["versions"]})
+    write_json(
+        args.out.with_name("first_light_details.json"),
+        {
+            "real": real,
+            "scores": {k: v for k, v in scores.items() if k != "per_feature"},
+            "map_report": run.manifest["map_report"],
+            "background": run.manifest["background"],
+            "versions": run.manifest["versions"],
+        },
+    )
     sys.stdout.write(args.out.read_text() + "\n")
 
 

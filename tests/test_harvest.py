@@ -308,8 +308,8 @@ def test_pairs_of_two_models_are_the_activations_at_the_same_character() -> None
 
 def test_one_text_is_refused() -> None:
     model, tokenizer = opened("qwen2")
-    with pytest.raises(Refusal, match=r"^1 texts: activations are read over several documents; give at least two"):
-        next(token_rows(model, tokenizer, site(), TEXTS[:1]))
+    with pytest.raises(Refusal, match=r"^1 texts: a map is fitted over several documents; give at least two"):
+        pool(model, tokenizer, site(), TEXTS[:1])
 
 
 def test_a_site_beyond_the_last_block_is_refused() -> None:

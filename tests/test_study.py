@@ -1,6 +1,7 @@
 import errno
 import os
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def test_rows_say_what_was_asked_of_whom(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     assert study.run(run, conditions(), talkers(tmp_path), **SETTINGS) == study.Done(reused=0, made=396)
     rows = run.rows()
-    order = [(c.name, s, i) for c in conditions() for s in range(3) for i in c.ids]
+    groups = [list(g) for _, g in groupby(conditions(), key=lambda c: c.verbalizer)]
+    order = [(c.name, s, i) for group in groups for s in range(3) for c in group for i in c.ids]
     assert [(r["condition"], r["sample"], r["feature"]) for r in rows] == order
     by_condition = {r["condition"]: r for r in rows}
     assert list(rows[0]) == [

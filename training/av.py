@@ -7,7 +7,7 @@ The vector replaces one prompt embedding at the median activation norm; the loss
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +138,6 @@ class Trainer:
         with torch.no_grad():
             self.embedded = model.get_input_embeddings()(ids)
 
-    def resume(self) -> None:
-        """Start from the adapter already in the folder."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(self.model, load_file(self.folder / "adapter_model.safetensors"))
-
     def vectors(self, x: torch.Tensor) -> torch.Tensor:
         """Rows at the injection norm, in the model's dtype."""
         x = x.float()
@@ -207,29 +200,25 @@ def train(
     paragraphs: Sequence[tuple[str, str, str]],
     *,
     rate: float,
-    epochs: float,
+    steps: int,
     batch: int,
-    seconds: float,
-    say: Any,
+    seed: int,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """AdamW, warm-up then cosine to a tenth; returns figures for the record."""
-    rng = np.random.default_rng(s.SEED)
+    """AdamW in float32 on bfloat16 adapters, warm-up, then cosine to a twentieth; returns figures for the record."""
+    rng = np.random.default_rng(seed)
     ids, weights = answers(trainer.tokenizer, paragraphs)
     lengths = np.array([len(i) for i in ids])
-    plan = [b for _ in range(int(np.ceil(epochs))) for b in batches(lengths, batch, rng)]
-    plan = plan[: int(len(plan) * epochs / np.ceil(epochs))]
+    plan: list[np.ndarray] = []
+    while len(plan) < steps:
+        plan += batches(lengths, batch, rng)
     params = [p for p in trainer.model.parameters() if p.requires_grad]
     masters = [p.detach().float().requires_grad_() for p in params]
     optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=trainer.device != "cpu")
-    warm = min(100, len(plan) // 10 + 1)
-    start, seen, step = time.time(), [], 0
-    for step, rows in enumerate(plan):
-        # Ends by steps or by the clock, whichever is nearer, so that the rate always anneals.
-        progress = max(step / len(plan), (time.time() - start) / seconds)
-        if progress >= 1.0:
-            break
+    start, loss = time.time(), torch.zeros(())
+    for step, rows in enumerate(plan[:steps]):
         for group in optimiser.param_groups:
-            group["lr"] = rate * min((step + 1) / warm, 0.05 + 0.475 * (1 + np.cos(np.pi * progress)))
+            group["lr"] = rate * min((step + 1) / 100, 0.05 + 0.475 * (1 + np.cos(np.pi * step / steps)))
         width = int(lengths[rows].max())
         tokens = torch.full((len(rows), width), -1)
         weight = torch.zeros(len(rows), width)
@@ -240,22 +229,15 @@ def train(
         loss = trainer.loss(picked, tokens.to(trainer.device), weight.to(trainer.device))
         loss.backward()
         for master, p in zip(masters, params, strict=True):
-            master.grad, p.grad = p.grad.float(), None  # type: ignore[union-attr]
-        torch.nn.utils.clip_grad_norm_(masters, 1.0, foreach=True)
+            master.grad = None if p.grad is None else p.grad.float()
+            p.grad = None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimiser.step()
         torch._foreach_copy_([p.data for p in params], [m.data for m in masters])
-        if step % 50 == 0 or step == len(plan) - 1:
-            seen.append(float(loss.detach()))
-            say(f"step {step}/{len(plan)} loss {seen[-1]:.3f} {time.time() - start:.0f}s")
-    return {
-        "steps": step + 1,
-        "planned": len(plan),
-        "batch": batch,
-        "rate": rate,
-        "loss": seen[-1],
-        "seconds": round(time.time() - start),
-        "rows": len(ids),
-    }
+        if step % 50 == 0:
+            say(f"step {step}/{steps} loss {float(loss.detach()):.3f} {time.time() - start:.0f}s")
+    figures = {"steps": steps, "batch": batch, "rate": rate, "rows": len(ids)}
+    return figures | {"loss": float(loss.detach()), "seconds": round(time.time() - start)}
 
 
 @torch.no_grad()

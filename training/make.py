@@ -1,8 +1,7 @@
 """One command makes every shipped weight: ``python training/make.py --out packages/dragoman-tiny/src/dragoman_tiny``.
 
-Stages: text (unless ``--texts``), read, sae, features and probes, the two AVs side by side, checks. About ten minutes
-of one H100; the direct route's statistics are then made by ``dragoman demo --from-scratch``'s own code (``--direct``),
-on any machine.
+Stages: text (unless ``--texts``), read (activations, SAE, features, probes), the two AVs side by side with checks, pack
+(texts, the direct route's table). Under half an hour on one H100; README.md here has what each stage costs and reached.
 """
 
 from __future__ import annotations
@@ -22,13 +21,19 @@ from safetensors.torch import load_file, save_file
 
 import av
 import corpus
+import pack
 import probe
 import reading
 import sae
 import select_features
 import settings as s
 import sweep
+from dragoman.core import Site
+from dragoman.directions import read_encoder
+from dragoman.explain import save_background
 from dragoman.lm.load import load_model
+from dragoman.lm.paired import Reader, direct_statistics
+from dragoman.store import read_jsonl
 
 START = time.time()
 MODELS = {"smollm2-av": ("tiny-smollm2", s.SOURCE_BLOCK), "gemma-av": ("tiny-gemma", s.TARGET_BLOCK)}
@@ -53,8 +58,6 @@ def read_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> No
     chosen = reading.word_end_pairs(documents, source, pairs, s.SEED)
     left, right = pairs[0][chosen], pairs[1][chosen]
     say(f"{len(pairs[0])} aligned pairs, {len(chosen)} kept")
-    keep = {d: i for i, d in enumerate(documents)}
-    del keep
     np.savez(args.work / "pairs.npz", document=source.where.document[left], end=source.where.end[left])
     figures: dict[str, Any] = {
         "tokens": {k: len(r.x) for k, r in rows.items()},
@@ -125,36 +128,34 @@ def write_sae(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: str) -> None:
-    """Train one AV and check it on held-out activations and on development features."""
+    """Train one AV, round by round, and check it on held-out activations and on development features."""
     ref, block = MODELS[name]
     figures = json.loads((args.work / "figures.json").read_text())[name]
-    settings = s.AV[name] | {
-        k: v for k, v in {"rate": args.rate, "epochs": args.epochs, "batch": args.av_batch}.items() if v
-    }
     trainer = av.Trainer(args.out / name, ref, block, round(figures["median_norm"], 1), args.device)
-    if args.resume:
-        trainer.resume()
     x = load_file(args.work / f"{name}.safetensors")["x"]
     pairs = np.load(args.work / "pairs.npz")
     split = np.array([d.split for d in documents])[pairs["document"]]
-    rng = np.random.default_rng(s.SEED + args.resume)
-    train = np.sort(rng.permutation(np.flatnonzero(split == "train"))[: args.limit or s.AV_PAIRS])
     describer = corpus.Describer(documents)
-    paragraphs = [
-        describer.describe(documents[d], int(e), rng)
-        for d, e in zip(pairs["document"][train], pairs["end"][train], strict=True)
-    ]
-    say(f"{name}: {len(train)} descriptions, for example: {' / '.join(paragraphs[0])}")
-    record = av.train(
-        trainer,
-        x[torch.as_tensor(train)].to(args.device),
-        paragraphs,
-        seconds=args.seconds,
-        say=lambda t: say(f"{name} {t}"),
-        **settings,
-    )
-    if args.checks:
-        record |= check(args, documents, trainer, name, x, pairs["document"], split)
+    record: dict[str, Any] = {"rounds": []}
+    for turn, (rate, steps) in enumerate(s.AV_ROUNDS[name]):
+        rng = np.random.default_rng(s.SEED + turn)
+        train = np.sort(rng.permutation(np.flatnonzero(split == "train"))[: args.limit or s.AV_PAIRS])
+        where = zip(pairs["document"][train], pairs["end"][train], strict=True)
+        paragraphs = [describer.describe(documents[d], int(e), rng) for d, e in where]
+        say(f"{name}: {len(train)} descriptions, for example: {' / '.join(paragraphs[0])}")
+        rows = x[torch.as_tensor(train)].to(args.device)
+        done = av.train(
+            trainer,
+            rows,
+            paragraphs,
+            rate=rate,
+            steps=args.steps or steps,
+            batch=args.av_batch or s.AV_BATCH,
+            seed=s.SEED + turn,
+            say=lambda text: say(f"{name} {text}"),
+        )
+        record["rounds"].append(done)
+    record |= check(args, documents, trainer, name, x, pairs["document"], split)
     trainer.save(record)
     say(f"{name} done: {record}")
 
@@ -190,6 +191,19 @@ def check(
     return out
 
 
+def direct_stage(args: argparse.Namespace) -> None:
+    """The direct route's table and background over the packed texts, as ``dragoman demo --from-scratch`` makes them."""
+    texts = [row["text"] for row in read_jsonl(args.out / "documents.jsonl.gz") if row["split"] == "direct"]
+    readers = [
+        Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
+        for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
+    ]
+    stats, background = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
+    stats.table().save(args.out / "direct.safetensors")
+    save_background(background, args.out / "background.safetensors")
+    say(f"direct route: {len(texts)} texts, {background.n} pairs, spread {background.spread:.3f}")
+
+
 def named(text: str) -> set[str]:
     """Words of the theme paragraph (a rough check; the fixed rule lives in dragoman.score.planted)."""
     theme = text.replace("<explanation>", "").strip().split("\n")[0].lower()
@@ -202,15 +216,12 @@ def main() -> None:
     parse.add_argument("--out", type=Path, required=True)
     parse.add_argument("--work", type=Path, default=Path("training-work"))
     parse.add_argument("--texts", type=Path)
-    parse.add_argument("--stage", choices=["all", "sweep", "read", "smollm2-av", "gemma-av"], default="all")
+    parse.add_argument("--stage", choices=["all", "sweep", "read", "smollm2-av", "gemma-av", "pack"], default="all")
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parse.add_argument("--batch", type=int, default=512)
     parse.add_argument("--av-batch", type=int)
-    parse.add_argument("--rate", type=float)
-    parse.add_argument("--epochs", type=float)
     parse.add_argument("--limit", type=int)
-    parse.add_argument("--resume", action="store_true", help="go on from the adapter in --out, with other pairs")
-    parse.add_argument("--seconds", type=float, default=480, help="each AV's training time at most")
+    parse.add_argument("--steps", type=int, help="steps of every round (rehearsals)")
     parse.add_argument("--checks", type=int, default=2000)
     parse.add_argument("--sae-steps", type=int)
     parse.add_argument("--documents", type=int, help="use only so many documents (rehearsals)")
@@ -236,6 +247,11 @@ def main() -> None:
         codes = [job.wait() for job in jobs]
         if any(codes):
             raise SystemExit("an AV's training failed; its lines above say why")
+        pack.write(documents, args.work, args.out)
+        direct_stage(args)
+    elif args.stage == "pack":
+        pack.write(documents, args.work, args.out)
+        direct_stage(args)
     elif args.stage in MODELS:
         av_stage(args, documents, args.stage)
 

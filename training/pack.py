@@ -50,11 +50,14 @@ def rows(documents: list[corpus.Document]) -> list[dict[str, object]]:
     seen = [d for d in documents if d.split in ("train", "heldout")]
     chosen = [seen[i] for i in sorted(rng.permutation(len(seen))[: s.MAP_DOCUMENTS])]
     out: list[dict[str, object]] = [
-        {"split": "map", "category": d.category, "topic": d.topic, "text": opening(d.text, s.MAP_CHARACTERS)}
+        {"split": "map", "category": d.category, "topic": d.topic, "text": opening(d.text, s.OPENING_CHARACTERS)}
         for d in chosen
     ]
+    # Openings, not whole documents: what counts for a mean is in how many documents a feature fires.
     direct = pick(documents, "category", {"train", "heldout"}, s.DIRECT_PER_CATEGORY, rng)
-    out += [{"split": "direct", "category": d.category, "topic": d.topic, "text": d.text} for d in direct]
+    for d in direct:
+        text = opening(d.text, s.OPENING_CHARACTERS)
+        out.append({"split": "direct", "category": d.category, "topic": d.topic, "text": text})
     for split, key, count in (("test", "category", s.TEST_PER_CATEGORY), ("heldout", "topic", s.HELDOUT_PER_TOPIC)):
         for d in pick(documents, key, {split}, count, rng):
             out.append(

@@ -1,7 +1,7 @@
 """The command line: words in, exit codes out. stdout is data, stderr is talk.
 
-0 done, 1 refused (one sentence), 2 usage, 130 interrupted. Heavy rooms are imported inside the commands, so that help is
-instant.
+0 done, 1 refused (one sentence), 2 usage, 130 interrupted. Heavy rooms are imported inside the commands, so that help
+is instant.
 """
 
 from __future__ import annotations
@@ -73,9 +73,12 @@ def talking() -> Iterator[Talk]:
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
-    features: Annotated[int, typer.Option(help="Features per category, 45 categories, most selective first.", min=1, max=5)] = 1,
+    features: Annotated[
+        int, typer.Option(help="Features per category, 45 categories, most selective first.", min=1, max=5)
+    ] = 1,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Recompute the direct route's statistics (about half an hour on 2 cores).")
+        bool,
+        typer.Option("--from-scratch", help="Recompute the direct route's statistics (about half an hour on 2 cores)."),
     ] = False,
     dtype: Dtype = "bfloat16",
     device: Device = "cpu",
@@ -100,9 +103,15 @@ def explain(
     dictionary: Annotated[str, typer.Argument(help="SAE or vectors: tiny-sae, a folder, a file, or a hub id.")],
     by: Annotated[str, typer.Option(help="Verbalizer: tiny-gemma-av, a folder, or a hub id.")] = "tiny-gemma-av",
     features: Annotated[str | None, typer.Option(help="Ids, for example 982,1748; default: all.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where the directions live, MODEL:BLOCK, if the dictionary does not say.")] = None,
-    route: Annotated[str, typer.Option(help="map (weights and paired texts), direct (where the feature fires), or blend.")] = "map",
-    washout: Annotated[str, typer.Option(help="on-shell, none, or the direction's share between 0 and 1.")] = "on-shell",
+    source: Annotated[
+        str | None, typer.Option(help="Where the directions live, MODEL:BLOCK, if the dictionary does not say.")
+    ] = None,
+    route: Annotated[
+        str, typer.Option(help="map (weights and paired texts), direct (where the feature fires), or blend.")
+    ] = "map",
+    washout: Annotated[
+        str, typer.Option(help="on-shell, none, or the direction's share between 0 and 1.")
+    ] = "on-shell",
     native: Annotated[str | None, typer.Option(help="A verbalizer of the source model, to compare with.")] = None,
     texts: Texts = None,
     samples: Annotated[int, typer.Option(help="Explanations per feature (needs a temperature above 0).", min=1)] = 1,
@@ -154,7 +163,9 @@ def harvest(
     source: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-smollm2:23",
     target: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-gemma:12",
     texts: Texts = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path("harvest.safetensors"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path(
+        "harvest.safetensors"
+    ),
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -200,7 +211,9 @@ def score(run: Annotated[Path, typer.Argument(help="A run folder.")], seed: Seed
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Page to write; default: page.html in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Page to write; default: page.html in the run.")
+    ] = None,
 ) -> None:
     """Write the run's page: static HTML, nothing loaded from anywhere."""
     from dragoman.report import write_page
@@ -217,7 +230,9 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
 
     console = Console(highlight=False)
     for row in rows:
-        console.print(Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(f"[{row['condition']}]", style="dim"))
+        console.print(
+            Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(f"[{row['condition']}]", style="dim")
+        )
         console.print(Text(row["text"] + "\n"))
 
 
@@ -246,20 +261,37 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "condition" else "right")
     for row in scores["table"]:
         lift, category = row.get("lift"), row.get("category")
-        cells = [f"{lift['value']:+.3f}", f"[{lift['low']:+.3f}, {lift['high']:+.3f}]", f"{lift['p']:.2g}"] if lift else ["", "", ""]
-        rate = [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"] if category else ["", ""]
+        cells = (
+            [f"{lift['value']:+.3f}", f"[{lift['low']:+.3f}, {lift['high']:+.3f}]", f"{lift['p']:.2g}"]
+            if lift
+            else ["", "", ""]
+        )
+        rate = (
+            [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"]
+            if category
+            else ["", ""]
+        )
         table.add_row(row["condition"], *(c.replace("[", "\\[") for c in cells), *rate)
     console.print(table)
     first = next((r["lift"] for r in scores["table"] if r.get("lift")), None)
     if first:
-        console.print(f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}", style="dim")
+        console.print(
+            f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}",
+            style="dim",
+        )
     for pair in scores.get("paired", []):
-        console.print(f"{pair['what']}: {pair['value']:+.3f} \\[{pair['low']:+.3f}, {pair['high']:+.3f}], p {pair['p']:.2g}, n {pair['n']}")
+        console.print(
+            f"{pair['what']}: {pair['value']:+.3f} \\[{pair['low']:+.3f}, {pair['high']:+.3f}], "
+            f"p {pair['p']:.2g}, n {pair['n']}"
+        )
     if manifest.get("map_report"):
         show_map(manifest["map_report"])
     if manifest.get("background"):
         b = manifest["background"]
-        console.print(f"background at {manifest['target']}: spread {b['spread']:.3f}, on-shell angle {b['on_shell_degrees']:.1f} degrees")
+        console.print(
+            f"background at {manifest['target']}: spread {b['spread']:.3f}, "
+            f"on-shell angle {b['on_shell_degrees']:.1f} degrees"
+        )
 
 
 if __name__ == "__main__":

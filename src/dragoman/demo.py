@@ -1,6 +1,6 @@
-"""The post's whole experiment on the embedded pair: native, plain, washed, direct, random, and Procrustes as its ablation.
+"""The post's whole experiment on the embedded pair: native, plain, washed, direct, random; Procrustes as its ablation.
 
-In: features of the embedded SAE. Out: a run folder with rows, scores and a page. The map is fitted live on the sentences that
+In: features of the embedded SAE. Out: a run folder with rows and scores. The map is fitted live on the sentences that
 ship with the pair; the direct route's statistics ship too, unless asked for from scratch.
 """
 
@@ -19,6 +19,7 @@ from dragoman.judge import judge_run
 from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.routes import LinearMap
+from dragoman.routes.direct import FLOOR
 from dragoman.store import RunFolder, read_json
 from dragoman.study import Condition
 from dragoman.verbalize.protocol import Verbalizer
@@ -34,7 +35,9 @@ def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
     return tuple(f["id"] for f in rows if f["rank"] < lowest + ranks)
 
 
-def request_for(features: tuple[str, ...], *, seed: int = 0, dtype: str = "bfloat16", device: str = "cpu", batch_size: int = 64) -> Request:
+def request_for(
+    features: tuple[str, ...], *, seed: int = 0, dtype: str = "bfloat16", device: str = "cpu", batch_size: int = 144
+) -> Request:
     """The demo's settings in the main job's words."""
     return Request(
         dictionary="tiny-sae",
@@ -75,12 +78,14 @@ def conditions_of(
     """The post's conditions, the direct route, its ablation and random directions, with what is told of each."""
     rng = np.random.default_rng(request.seed)
     noise = random_directions(tiny.SOURCE, directions.d_model, len(directions), rng)
-    cards = cross.cards(directions)
-    conditions, told = [], []
+    cards = dict(zip(directions.ids, cross.cards(directions), strict=True))
+    conditions: list[Condition] = []
+    told: list[dict[str, Any]] = []
 
     def add(name: str, carried: Directions, route: str, washout: str, by: str = "by", with_cards: bool = False) -> None:
         vectors = wash(carried, cross.source_background if by == "native" else cross.background, washout)
-        conditions.append(Condition.of(name, carried, by, vectors=vectors, cards=cards if with_cards else ()))
+        shown = [cards[i] for i in carried.ids] if with_cards else ()
+        conditions.append(Condition.of(name, carried, by, vectors=vectors, cards=shown))
         who = request.native if by == "native" else request.by
         told.append({"name": name, "route": route, "washout": washout, "verbalizer": who})
 
@@ -92,8 +97,16 @@ def conditions_of(
     add("random_plain", lost, "map (ridge)", "none")
     add("random_washed", lost, "map (ridge)", request.washout)
     add("procrustes_washed", turned.directions(directions), "map (procrustes)", request.washout)
-    add("direct", cross.carry(directions, "direct"), "direct", request.washout, with_cards=True)
+    add("direct", cross.carry(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
     return conditions, told
+
+
+def often(directions: Directions, cross: Crossing) -> Directions:
+    """Those that fire in enough documents for the direct route; the table's n says how many."""
+    if cross.direct is None:
+        return directions
+    n_eff = dict(zip(cross.direct.ids, cross.direct.n_eff, strict=True))
+    return directions.pick(i for i in directions.ids if n_eff[i] >= FLOOR)
 
 
 def scored(run: RunFolder, *, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
@@ -101,5 +114,3 @@ def scored(run: RunFolder, *, seed: int = 0, device: str = "cpu") -> dict[str, A
     scores = judge_run(run, SentenceEmbedder(device=device), seed=seed)
     run.write_scores(scores)
     return scores
-
-

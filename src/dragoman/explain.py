@@ -1,7 +1,8 @@
 """The main job: features of one model in another model's words, from references to a run folder.
 
-In: a ``Request`` of plain words (dictionary, features, verbalizer, route, washout). Out: a run folder with rows, and what was
-reused. Refuses whatever the rooms below refuse. Everything dear is kept in the cache under the digest of what decides it.
+In: a ``Request`` of plain words (dictionary, features, verbalizer, route, washout). Out: a run folder with rows, and
+what was reused. Refuses whatever the rooms below refuse. Everything dear is kept in the cache under the digest of what
+decides it.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Crossing:
         if route in ("map", "blend") and self.bridge is None or route in ("direct", "blend") and self.direct is None:
             raise Refusal(f"route '{route}'", "it was not prepared", "prepare the crossing with that route")
         mapped = self.bridge.directions(directions) if self.bridge and route != "direct" else None
-        direct = self.direct.directions(directions.ids, labels=directions.labels) if self.direct and route != "map" else None
+        direct = (
+            self.direct.directions(directions.ids, labels=directions.labels) if self.direct and route != "map" else None
+        )
         if mapped is not None and direct is not None:
             return blend(mapped, direct)
         return mapped or direct or directions
@@ -111,7 +114,9 @@ def default_texts(texts: str | None, split: str = "map") -> list[str]:
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
     """The pooled rows of both models over the texts, from the cache when nothing that decides them has changed."""
     texts = default_texts(request.texts)
-    key = digest("harvest-2", str(source), str(target), "\n".join(texts), request.dtype, _weights(source), _weights(target))
+    key = digest(
+        "harvest-2", str(source), str(target), "\n".join(texts), request.dtype, _weights(source), _weights(target)
+    )
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}")
@@ -125,7 +130,9 @@ def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple
     return Harvest.load(path), key
 
 
-def fitted(rows: Harvest, request: Request, method: Literal["ridge", "procrustes"] = "ridge") -> tuple[LinearMap, Moments]:
+def fitted(
+    rows: Harvest, request: Request, method: Literal["ridge", "procrustes"] = "ridge"
+) -> tuple[LinearMap, Moments]:
     """The post's map over a harvest, and the moments of the rows it was fitted on."""
     import numpy as np
 
@@ -140,7 +147,7 @@ def fitted(rows: Harvest, request: Request, method: Literal["ridge", "procrustes
 def direct_table(
     request: Request, source: Site, target: Site, talk: Talk, *, from_scratch: bool = False
 ) -> tuple[DirectTable, Background, str]:
-    """The direct route's rows and background: shipped for the embedded pair, else made from texts and kept in the cache."""
+    """The direct route's rows and background: shipped for the embedded pair, else made from texts and cached."""
     packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
     if packaged and request.texts is None and not from_scratch:
         path = tiny.data("tiny-direct")
@@ -149,14 +156,25 @@ def direct_table(
     texts = default_texts(request.texts, "direct")
     folder = folder_of(request.dictionary)
     key = digest(
-        "direct-1", str(source), str(target), "\n".join(texts), request.dtype, _weights(source), _weights(target), folder
+        "direct-1",
+        str(source),
+        str(target),
+        "\n".join(texts),
+        request.dtype,
+        _weights(source),
+        _weights(target),
+        folder,
     )
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
         how = {"dtype": request.dtype, "device": request.device}
         stats, background = direct_statistics(
-            Reader.open(source, **how), Reader.open(target, **how), read_encoder(folder), texts, progress=talk.towards("direct route")
+            Reader.open(source, **how),
+            Reader.open(target, **how),
+            read_encoder(folder),
+            texts,
+            progress=talk.towards("direct route"),
         )
         path.mkdir()
         stats.table().save(path / "direct.safetensors")
@@ -196,7 +214,14 @@ def crossing(
         if source != target:
             bridge, moments = fitted(rows, request)
     made = Crossing(
-        source=source, target=target, background=background, source_background=own, bridge=bridge, moments=moments, direct=direct, digests=digests
+        source=source,
+        target=target,
+        background=background,
+        source_background=own,
+        bridge=bridge,
+        moments=moments,
+        direct=direct,
+        digests=digests,
     )
     return made, rows
 
@@ -227,9 +252,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     """
     talk = talk or Talk()
     check_route(request.route, request.washout)
-    directions = read_directions(
-        folder_of(request.dictionary), site=request.source, features=request.features or None
-    )
+    directions = read_directions(folder_of(request.dictionary), site=request.source, features=request.features or None)
     directions = with_labels(directions, request.dictionary)
     talk.say(f"opening verbalizer {request.by}")
     how = {"dtype": request.dtype, "device": request.device}
@@ -247,7 +270,9 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
         own = wash(directions, cross.source_background, request.washout)
         conditions.insert(0, study.Condition.of("native", directions, "native", vectors=own))
-        told.insert(0, {"name": "native", "route": "identity", "washout": request.washout, "verbalizer": request.native})
+        told.insert(
+            0, {"name": "native", "route": "identity", "washout": request.washout, "verbalizer": request.native}
+        )
     return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk)
 
 
@@ -278,7 +303,21 @@ def carry_out(
         "dictionary": {"ref": request.dictionary, "digest": digest(folder_of(request.dictionary))},
         "conditions": told,
         "features": list(directions.ids),
-        "settings": {k: getattr(request, k) for k in ("route", "washout", "lam", "samples", "temperature", "dtype", "device", "batch_size", "max_new_tokens", "texts")},
+        "settings": {
+            k: getattr(request, k)
+            for k in (
+                "route",
+                "washout",
+                "lam",
+                "samples",
+                "temperature",
+                "dtype",
+                "device",
+                "batch_size",
+                "max_new_tokens",
+                "texts",
+            )
+        },
         "digests": dict(cross.digests),
         "verbalizers": {key: v.identity for key, v in verbalizers.items()},
         "versions": versions(),
@@ -355,7 +394,13 @@ def versions() -> dict[str, str]:
 
 
 def _weights(site: Site) -> str:
-    """Digest of a model's weight files: names, sizes and, where small, bytes (a hub snapshot's blobs name their own hash)."""
+    """Digest of a model's files by name, size and time, and of its config: reading gigabytes would cost more."""
     ref = f"{site.model}@{site.revision}" if site.revision else site.model
     folder = folder_of(ref)
-    return digest(*(f"{p.name}:{p.resolve().name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in sorted(folder.glob("*.safetensors"))), folder / "config.json")
+    return digest(
+        *(
+            f"{p.name}:{p.resolve().name}:{p.stat().st_size}:{p.stat().st_mtime_ns}"
+            for p in sorted(folder.glob("*.safetensors"))
+        ),
+        folder / "config.json",
+    )

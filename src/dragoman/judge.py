@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dragoman.core import Estimate, Floats, Refusal
+from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.score import (
     accuracy_estimate,
@@ -57,100 +58,101 @@ def judge_run(run: RunFolder, embedder: Embedder, *, seed: int) -> dict[str, Any
             "run explain with --native AV, or read the page as it is",
         )
     rng = np.random.default_rng(seed)
-    similar = _similarities(texts, embedder) if len(texts.get("native", {})) >= 3 else {}
-    hits = {c: _hits(said, list(texts.get("native", said)), info, words) for c, said in texts.items()} if info else {}
-    lifts = {c: lift_per_feature(s) for c, s in similar.items()}
+    order = list(texts.get("native") or info)
+    dealt = {c: dealt_to(said, order) for c, said in texts.items()}
+    similar = _similarities(dealt, embedder) if len(texts.get("native", {})) >= 3 else {}
+    lifts = {c: dict(zip(dealt[c], lift_per_feature(s).tolist(), strict=True)) for c, s in similar.items()}
+    hits = {c: _hits(said, info, words) for c, said in dealt.items()} if info else {}
+    conditions = [c for c in run.manifest["conditions"] if c["name"] in texts]
     return {
         "embedder": embedder.name,
         "seed": seed,
         "rule": RULE if info else None,
-        "table": [_condition(c, texts, similar, hits, info, rng) for c in run.manifest["conditions"] if c["name"] in texts],
-        "paired": [
-            {"what": f"{b} minus {a}", **_plain(paired_difference(lifts[a], lifts[b], rng))}
-            for a, b in PAIRS
-            if a in lifts and b in lifts
-        ],
-        "per_feature": _per_feature(texts, lifts, hits),
+        "table": [_condition(c, dealt[c["name"]], similar.get(c["name"]), hits, info, rng) for c in conditions],
+        "paired": [_paired(a, b, lifts, rng) for a, b in PAIRS if a in lifts and b in lifts],
+        "per_feature": {
+            c: _per_feature(said, texts[c], lifts.get(c, {}), hits.get(c, {})) for c, said in dealt.items()
+        },
     }
 
 
-def _similarities(texts: Mapping[str, Mapping[str, str]], embedder: Embedder) -> dict[str, Floats]:
-    """S = C B' (N, N) of every condition with the natives, features (or random directions, in order) as rows."""
-    native = embedder.encode(list(texts["native"].values()))
-    found = {}
-    for condition, said in texts.items():
-        if condition == "native" or len(said) != len(native):
-            continue
-        found[condition] = similarity(embedder.encode(_in_order(said, list(texts["native"]))), native)
-    return found
+def dealt_to(said: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
+    """Texts by feature, in one order; random directions, with ids of their own, are dealt to features as they come."""
+    if any(f in said for f in order):
+        return {f: said[f] for f in order if f in said}
+    return dict(zip(order, said.values(), strict=False))
 
 
-def _in_order(said: Mapping[str, str], features: Sequence[str]) -> list[str]:
-    """Texts in the natives' order; random directions have ids of their own and are dealt to features as they come."""
-    return [said[f] for f in features] if set(features) <= set(said) else list(said.values())
+def _similarities(dealt: Mapping[str, Mapping[str, str]], embedder: Embedder) -> dict[str, NDArray[np.float64]]:
+    """S = C B' of every condition with the natives of the same features, where there are at least three."""
+    native = dict(zip(dealt["native"], embedder.encode(list(dealt["native"].values())), strict=True))
+    return {
+        condition: similarity(embedder.encode(list(said.values())), np.stack([native[f] for f in said]))
+        for condition, said in dealt.items()
+        if condition != "native" and len(said) >= 3
+    }
 
 
 def _hits(
-    said: Mapping[str, str],
-    features: Sequence[str],
-    info: Mapping[str, Mapping[str, Any]],
-    words: Mapping[str, Sequence[str]],
-) -> list[bool]:
-    """Whether each text names the category planted in its feature (for random directions: in the one dealt to it)."""
-    known = [f for f in features if f in info]
-    return [
-        names_category(text, words[info[f]["category"]])
-        for f, text in zip(known, _in_order(said, known), strict=False)
-    ]
+    said: Mapping[str, str], info: Mapping[str, Mapping[str, Any]], words: Mapping[str, Sequence[str]]
+) -> dict[str, bool]:
+    """Whether each text names the category planted in the feature it is dealt to."""
+    return {f: names_category(text, words[info[f]["category"]]) for f, text in said.items() if f in info}
 
 
 def _condition(
     condition: Mapping[str, Any],
-    texts: Mapping[str, Mapping[str, str]],
-    similar: Mapping[str, Floats],
-    hits: Mapping[str, list[bool]],
+    said: Mapping[str, str],
+    similar: NDArray[np.float64] | None,
+    hits: Mapping[str, Mapping[str, bool]],
     info: Mapping[str, Mapping[str, Any]],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """One line of the table: lift with interval, p and null; share naming the category beside random directions'."""
     name = condition["name"]
     out: dict[str, Any] = {k: condition.get(k) for k in ("route", "washout", "verbalizer")} | {"condition": name}
-    if name in similar:
-        features = list(texts["native"])
+    if similar is not None:
         # Features of one category succeed and fail together: where several share one, the interval is over categories.
-        groups = [info[f]["category"] for f in features] if all(f in info for f in features) else None
+        groups = [info[f]["category"] for f in said] if all(f in info for f in said) else None
         repeated = groups is not None and len(set(groups)) < len(groups)
-        out["lift"] = _plain(lift_estimate(similar[name], groups if repeated else None, rng=rng))
-    control = next((c for c in _controls(name) if c in hits), None)
-    if name in hits and hits[name]:
+        out["lift"] = asdict(lift_estimate(similar, groups if repeated else None, rng=rng))
+    if hits.get(name):
+        named = list(hits[name].values())
+        control = next((c for c in _controls(name) if c in hits), None)
         if control is not None:
-            rate = _plain(accuracy_estimate(hits[name], hits[control]))
+            rate = asdict(accuracy_estimate(named, list(hits[control].values())))
             out["category"] = rate | {"random": rate["extra"]["random_rate"]}
         else:
-            out["category"] = {"value": float(np.mean(hits[name])), "n": len(hits[name]), "random": None}
+            out["category"] = {"value": float(np.mean(named)), "n": len(named), "random": None}
     return out
 
 
 def _controls(name: str) -> tuple[str, ...]:
     """Which random condition stands beside a condition: one that was washed as it was."""
-    return ("random_plain", "random_washed") if name in ("plain", "random_plain") else ("random_washed", "random_plain")
+    bare = ("plain", "random_plain", "native_plain")
+    return ("random_plain", "random_washed") if name in bare else ("random_washed", "random_plain")
 
 
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return asdict(estimate)
+def _paired(
+    first: str, second: str, lifts: Mapping[str, Mapping[str, float]], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Mean difference of lift over the features both conditions have."""
+    both = [f for f in lifts[first] if f in lifts[second]]
+    a, b = (np.array([lifts[c][f] for f in both]) for c in (first, second))
+    return {"what": f"{second} minus {first}", **asdict(paired_difference(a, b, rng))}
 
 
 def _per_feature(
-    texts: Mapping[str, Mapping[str, str]], lifts: Mapping[str, Any], hits: Mapping[str, list[bool]]
-) -> dict[str, list[dict[str, Any]]]:
-    out: dict[str, list[dict[str, Any]]] = {}
-    for condition, said in texts.items():
-        rows: list[dict[str, Any]] = [{"feature": f} for f in said]
-        if set(texts.get("native", said)) == set(said):
-            rows = [{"feature": f} for f in texts.get("native", said)]
-        for name, values in (("lift", lifts.get(condition)), ("names_category", hits.get(condition))):
-            if values is not None and len(values) == len(rows):
-                for row, value in zip(rows, values, strict=True):
-                    row[name] = bool(value) if name == "names_category" else float(value)
-        out[condition] = rows
-    return out
+    dealt: Mapping[str, str], said: Mapping[str, str], lifts: Mapping[str, float], hits: Mapping[str, bool]
+) -> list[dict[str, Any]]:
+    """Lift and hit of each direction, under the id its rows carry."""
+    own = {f: f for f in said} if set(dealt) <= set(said) else dict(zip(dealt, said, strict=False))
+    rows: list[dict[str, Any]] = []
+    for feature in dealt:
+        row: dict[str, Any] = {"feature": own[feature]}
+        if feature in lifts:
+            row["lift"] = lifts[feature]
+        if feature in hits:
+            row["names_category"] = hits[feature]
+        rows.append(row)
+    return rows

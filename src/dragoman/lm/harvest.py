@@ -2,7 +2,7 @@
 
 In: texts and models. Out: numpy activations, float32, with the document and character end of each row. Leaves out the
 first position (an attention sink in SmolLM2, BOS in Gemma) and norm outliers, and counts what it left out.
-Refuses fewer than two texts and texts without a token past the first.
+Pooling refuses fewer than two texts and texts without a token past the first.
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ def token_rows(
     Special tokens (no characters) and position 0 are left out, and so are rows longer than 5 medians.
     """
     check_site(site, model)
-    if len(texts) < 2:
-        raise Refusal(f"{len(texts)} texts", "activations are read over several documents", "give at least two texts")
     encoded: Any = tokenizer(list(texts), return_offsets_mapping=True, truncation=True, max_length=max_tokens)
     order = sorted(range(len(texts)), key=lambda i: len(encoded["input_ids"][i]))
     base: Any = text_stack(model)
@@ -139,6 +137,8 @@ def pool(
 ) -> Pooled:
     """Mean over each text's tokens, first position and outliers left out (the post's mode)."""
     width = check_site(site, model)
+    if len(texts) < 2:
+        raise Refusal(f"{len(texts)} texts", "a map is fitted over several documents", "give at least two texts")
     total, count, units, dropped = np.zeros((len(texts), width)), np.zeros(len(texts)), np.zeros(width), 0
     for rows in token_rows(model, tokenizer, site, texts, **how):
         x = rows.x.astype(np.float64)

@@ -50,14 +50,16 @@ class Reader:
 def direct_statistics(
     source: Reader, target: Reader, encoder: Encoder, texts: Sequence[str], *, progress: Progress | None = None
 ) -> tuple[DirectStatistics, Background]:
-    """Where each latent fires in the source, what the target holds there; and the target's background, from the same rows.
+    """Where each latent fires in the source, what the target holds there, and the target's background.
 
     Raises:
         Refusal: the encoder's width is not the source's, or no token end is shared.
     """
     width = int(source.model.config.hidden_size)
     if encoder.d_in != width:
-        raise Refusal(f"an SAE of width {encoder.d_in}", f"the source stream is {width} wide", "use an SAE of that model")
+        raise Refusal(
+            f"an SAE of width {encoder.d_in}", f"the source stream is {width} wide", "use an SAE of that model"
+        )
     ids = [str(i) for i in range(encoder.d_sae)]
     stats: DirectStatistics | None = None
     unit_sum, count = 0.0, 0
@@ -77,7 +79,9 @@ def direct_statistics(
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
     if stats is None:
-        raise Refusal("an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE")
+        raise Refusal(
+            "an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE"
+        )
     mean: Floats = (unit_sum / count).astype(np.float32)  # type: ignore[union-attr]
     return stats, Background(target.site, mean, count, digest("\n".join(texts)))
 
@@ -86,7 +90,8 @@ def direct_statistics(
 class Harvest:
     """What the post's map is fitted on: one pooled row per text and model, and the target's background.
 
-    ``x``: (texts, d_source), ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over the texts' tokens, at either site.
+    ``x``: (texts, d_source) and ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over the texts'
+    tokens, at either site.
     """
 
     source: Site
@@ -142,8 +147,10 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _n: progress(before + done, total)
 
 
-def activations_at(reader: Reader, texts: Sequence[str], ends: Sequence[int], say: Callable[[int, int], None] | None = None) -> tuple[Floats, np.ndarray]:
-    """One activation a text, at the token that ends at (or first after) a character; rows and the texts that had one."""
+def activations_at(
+    reader: Reader, texts: Sequence[str], ends: Sequence[int], say: Callable[[int, int], None] | None = None
+) -> tuple[Floats, np.ndarray]:
+    """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
     found: dict[int, np.ndarray] = {}
     for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts, progress=say):
         for document in np.unique(rows.document):

@@ -128,7 +128,7 @@ class DirectStatistics:
         return np.where(fires[:, None], mean - self.mean_y, 0.0)
 
     def table(self) -> DirectTable:
-        """The finished means, a tenth of the sums' size: what is shipped and what cards and directions are read from."""
+        """The finished means, a tenth of the sums' size: what ships, and what cards and directions are read from."""
         return DirectTable.of(self.site, self.ids, self.beta(), self.n_eff)
 
     def directions(
@@ -172,8 +172,8 @@ class DirectStatistics:
 class DirectTable:
     """What the direct route found: one target row per feature, and on how much it rests.
 
-    ``site``: the target. ``ids``: M feature ids. ``beta``: (M, q) float32, zero rows for silent features. ``n_eff``: (M,)
-    effective documents.
+    ``site``: the target. ``ids``: M feature ids. ``beta``: (M, q) float32, zero rows for silent features.
+    ``n_eff``: (M,) effective documents.
     """
 
     site: Site

@@ -1,0 +1,32 @@
+"""A nursery for processes that are killed: imports dragoman once, then forks a child per line of standard input.
+
+Each line is a JSON list of command-line arguments; the child runs them as ``dragoman`` would, in a process group of its own.
+The parent prints the child's process id, and its exit status once it has ended.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from dragoman import cli
+from dragoman.explain import explain  # noqa: F401  (imported before forking, so that children start at once)
+
+torch.set_num_threads(1)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["dragoman", *json.loads(line)]
+        with Path(os.devnull).open("w") as nowhere:
+            sys.stdout = sys.stderr = nowhere
+            try:
+                cli.main()
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+        os._exit(0)
+    os.write(1, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())

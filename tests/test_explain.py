@@ -1,0 +1,339 @@
+"""The main job on tiny random checkpoints in local folders: the same path that hub ids and packaged names take."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.testing
+
+import dragoman.core
+from dragoman import cli
+from dragoman.core import Refusal, Site
+from dragoman.embed import HashEmbedder
+from dragoman.explain import Request, check_route, explain
+from dragoman.judge import judge_run
+from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.routes import LinearMap
+from dragoman.store import RunFolder, read_arrays
+from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
+
+TEXTS = [f"{' '.join(CORPUS)[13 * (i % 60) : 13 * (i % 60) + 160]} number {i}" for i in range(120)]
+FEATURES = tuple(str(i) for i in range(6))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Source (Llama) with a native verbalizer, target (Gemma 3) with a verbalizer, an SAE, texts."""
+    root = tmp_path_factory.mktemp("world")
+    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
+    for family in ("llama", "gemma3"):
+        folder = root / family
+        sidecar = sidecar_of(family) | {"base_checkpoint": str(folder)}
+        save_checkpoint(folder, family, sidecar=sidecar)
+    rng = np.random.default_rng(0)
+    block = sidecar_of("llama")["extraction_layer_index"]
+    write_sae(root / "sae", rng, WIDTH["llama"], block)
+    (root / "texts.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS))
+    return {
+        "root": root,
+        "source": Site(str(root / "llama"), block),
+        "av": str(root / "gemma3"),
+        "native": str(root / "llama"),
+    }
+
+
+def write_sae(folder: Path, rng: np.random.Generator, d: int, block: int) -> None:
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    w = rng.standard_normal((50, d)).astype(np.float32)
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    arrays = {"W_dec": w, "W_enc": w.T.copy(), "b_enc": np.zeros(50, np.float32), "b_dec": np.zeros(d, np.float32)}
+    save_file(arrays, folder / "sae_weights.safetensors")
+    config = {
+        "architecture": "topk",
+        "k": 8,
+        "d_in": d,
+        "d_sae": 50,
+        "metadata": {"hook_name": f"blocks.{block}.hook_resid_post", "model_name": "m"},
+    }
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
+def request(world: dict[str, Any], **changes: Any) -> Request:
+    asked: dict[str, Any] = {
+        "dictionary": str(world["root"] / "sae"), "features": FEATURES, "by": world["av"], "source": world["source"],
+        "native": world["native"], "texts": str(world["root"] / "texts.txt"), "max_new_tokens": 12, "batch_size": 4,
+    }  # fmt: skip
+    return Request(**(asked | changes))
+
+
+def test_explain_leaves_rows_vectors_and_a_manifest_that_can_make_it_again(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    run = explain(request(world), tmp_path / "run")
+    rows = run.rows()
+    assert [r["condition"] for r in rows] == ["native"] * 6 + ["washed"] * 6
+    assert all(0 <= r["card"]["coverage"] <= 1 for r in rows[6:])
+    vectors, _ = run.vectors()
+    assert vectors["washed"].shape == (6, WIDTH["gemma3"]) and vectors["native"].shape == (6, WIDTH["llama"])
+    manifest = run.manifest
+    assert manifest["source"] == str(world["source"]) and manifest["map_report"]["ridge"]["n"] == 24
+    for part in ("versions", "seeds", "digests", "verbalizers", "plan_digest", "dictionary", "background"):
+        assert manifest[part], part
+
+
+def test_the_vectors_of_the_run_are_the_post_s_formulas(world: dict[str, Any], tmp_path: Path) -> None:
+    run = explain(request(world, washout="0.3", native=None), tmp_path / "run")
+    source, target = (Reader.open(s) for s in (world["source"], Site.parse(run.manifest["target"])))
+    rows = harvest(source, target, [" ".join(t.split()) for t in TEXTS])
+    order = np.random.default_rng(0).permutation(120)[24:]
+    x, y = rows.x[order].astype(float), rows.y[order].astype(float)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    weight = np.linalg.solve(xc.T @ xc + 100 * np.eye(xc.shape[1]), xc.T @ yc)
+    w_dec = read_arrays(world["root"] / "sae" / "sae_weights.safetensors")[0]["W_dec"][:6]
+    d = w_dec @ weight
+    d /= np.linalg.norm(d, axis=1, keepdims=True)
+    b = rows.background.mean / np.linalg.norm(rows.background.mean)
+    v = 0.3 * d + 0.7 * b
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    np.testing.assert_allclose(run.vectors()[0]["washed"], v, atol=2e-4)
+
+
+@pytest.mark.parametrize("route", ["direct", "blend"])
+def test_the_other_routes_run_from_texts_when_features_fire_often_enough(
+    world: dict[str, Any], tmp_path: Path, route: str
+) -> None:
+    run = explain(request(world, route=route, native=None), tmp_path / "run")
+    assert {r["condition"] for r in run.rows()} == {route}
+
+
+def test_a_feature_that_fires_too_rarely_is_refused_by_the_direct_route(world: dict[str, Any], tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("\n".join(" ".join(t.split()) for t in TEXTS[:6]))
+    with pytest.raises(Refusal, match="fires too rarely"):
+        explain(request(world, route="direct", native=None, texts=str(few)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_model_to_itself_crosses_by_identity(world: dict[str, Any], tmp_path: Path) -> None:
+    run = explain(request(world, by=world["native"], native=None, washout="none"), tmp_path / "run")
+    w_dec = read_arrays(world["root"] / "sae" / "sae_weights.safetensors")[0]["W_dec"][:6]
+    np.testing.assert_allclose(run.vectors()[0]["plain"], w_dec, atol=1e-6)
+
+
+def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_path: Path) -> None:
+    from dragoman.explain import Talk
+
+    first = explain(request(world), tmp_path / "run").rows()
+    said: list[str] = []
+    again = explain(request(world), tmp_path / "run", Talk(say=said.append)).rows()
+    assert again == first
+    assert any(s.startswith("reused harvest") for s in said) and any("kept 12 rows" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"features": ("3", "50")}, "50"),
+        ({"dictionary": "no-such-thing"}, "no such folder here"),
+        ({"washout": "2"}, "washout '2'"),
+        ({"route": "teleport"}, "route 'teleport'"),
+        ({"source": Site("m", 0)}, "block"),
+        ({"by": "sae"}, "no such folder here"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    world: dict[str, Any], tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(Refusal, match=sentence):
+        explain(request(world, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_refused(world: dict[str, Any], tmp_path: Path) -> None:
+    explain(request(world, native=None), tmp_path / "run")
+    with pytest.raises(Refusal, match="another run"):
+        explain(request(world, native=None, washout="none"), tmp_path / "run")
+
+
+def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS[:3]))
+    with pytest.raises(Refusal, match="at least 3 texts"):
+        explain(request(world, native=None, texts=str(tmp_path / "two.txt")), tmp_path / "run")
+
+
+def test_direct_statistics_read_in_chunks_equal_one_pass(
+    world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dragoman.directions import read_encoder
+    from dragoman.lm import paired
+
+    readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
+    encoder = read_encoder(world["root"] / "sae")
+    whole, background = direct_statistics(*readers, encoder, TEXTS)
+    monkeypatch.setattr(paired, "CHUNK", 7)
+    monkeypatch.setattr(paired, "SLICE", 50)
+    pieces, other = direct_statistics(*readers, encoder, TEXTS)
+    np.testing.assert_allclose(pieces.beta(), whole.beta(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(pieces.n_eff, whole.n_eff, rtol=1e-3)
+    np.testing.assert_allclose(other.mean, background.mean, atol=1e-5)
+
+
+def test_an_activation_is_read_at_the_token_that_ends_where_asked(world: dict[str, Any]) -> None:
+    reader = Reader.open(world["source"])
+    ends = [len(t) for t in TEXTS[:5]]
+    rows, which = activations_at(reader, TEXTS[:5], ends)
+    for row, text in zip(rows, [TEXTS[i] for i in which], strict=True):
+        ids = reader.tokenizer(text, return_tensors="pt")
+        hidden = reader.model(**ids, output_hidden_states=True).hidden_states[reader.site.hidden_states_index]
+        np.testing.assert_allclose(row, hidden[0, -1].numpy(), atol=1e-4)
+
+
+def test_step_commands_do_what_the_main_job_does(world: dict[str, Any], tmp_path: Path) -> None:
+    run = typer.testing.CliRunner().invoke
+    target = f"{world['av']}:{sidecar_of('gemma3')['extraction_layer_index']}"
+    read = run(
+        cli.app,
+        [
+            "harvest",
+            str(world["source"]),
+            target,
+            "--texts",
+            str(world["root"] / "texts.txt"),
+            "-o",
+            str(tmp_path / "h.safetensors"),
+        ],
+    )
+    assert read.exit_code == 0, read.output
+    assert len(Harvest.load(tmp_path / "h.safetensors").x) == 120
+    for method in ("ridge", "procrustes"):
+        out = tmp_path / f"{method}.safetensors"
+        made = run(cli.app, ["fit", str(tmp_path / "h.safetensors"), "--method", method, "-o", str(out)])
+        assert made.exit_code == 0 and "constant" in made.output
+        assert LinearMap.load(out).source == world["source"]
+    explain(request(world), tmp_path / "run")
+    assert run(cli.app, ["score", str(tmp_path / "run")]).exit_code == 0
+    assert RunFolder.open(tmp_path / "run").scores["table"][0]["condition"] == "native"  # type: ignore[index]
+    assert run(cli.app, ["report", str(tmp_path / "run")]).exit_code == 0
+    assert "<html" in (tmp_path / "run" / "page.html").read_text()
+
+
+def test_a_refusal_is_one_sentence_on_stderr_and_exit_code_1(tmp_path: Path) -> None:
+    code = "from dragoman.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, env=ENV
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("dragoman: ") and done.stderr.count("\n") == 1 and "not a run folder" in done.stderr
+
+
+def test_words_of_the_washout_are_checked() -> None:
+    for good in ("none", "on-shell", "0.3"):
+        check_route("map", good)
+    for bad in ("0", "1", "1.5", "some", "nan"):
+        with pytest.raises(Refusal, match="washout"):
+            check_route("map", bad)
+
+
+def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> None:
+    words = {"bees": ["bees", "honey"], "chess": ["chess"], "rain": ["rain", "storms"], "wine": ["wine"]}
+    info = {str(i): {"category": c} for i, c in enumerate(words)}
+    texts = {str(i): f"A passage about {c} and more {c}" for i, c in enumerate(words)}
+    manifest = {
+        "plan_digest": "x", "feature_info": info, "category_words": words,
+        "conditions": [{"name": n} for n in ("native", "washed", "shuffled", "random_washed")],
+    }  # fmt: skip
+    run = RunFolder.create(tmp_path / "run", manifest)
+    turned = {f: texts[str((int(f) + 1) % 4)] for f in texts}
+    said = {
+        "native": texts,
+        "washed": texts,
+        "shuffled": turned,
+        "random_washed": {f"random-{f}": t for f, t in turned.items()},
+    }
+    for condition, by_feature in said.items():
+        run.append([{"feature": f, "condition": condition, "sample": 0, "text": t} for f, t in by_feature.items()])
+    table = {r["condition"]: r for r in judge_run(run, HashEmbedder(), seed=0)["table"]}
+    assert table["washed"]["lift"]["value"] > 0.2 > 0 > table["shuffled"]["lift"]["value"]
+    assert table["washed"]["category"]["value"] == 1.0 and table["washed"]["category"]["random"] == 0.0
+    assert table["shuffled"]["category"]["value"] == 0.0
+
+
+def test_a_run_without_natives_or_planted_truth_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": [{"name": "washed"}]})
+    run.append([{"feature": "1", "condition": "washed", "sample": 0, "text": "words"}])
+    with pytest.raises(Refusal, match="nothing to judge by"):
+        judge_run(run, HashEmbedder(), seed=0)
+
+
+ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+class Nursery:
+    """Starts ``dragoman`` in forked children (see killed_explain.py): nothing is imported twice."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py")]
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, arguments: list[str]) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        return int(self.said())
+
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: dict[str, Any], tmp_path: Path) -> None:
+    arguments = [
+        *("explain", str(world["root"] / "sae"), "--by", world["av"], "--native", world["native"]),
+        *("--source", str(world["source"]), "--texts", str(world["root"] / "texts.txt"), "--max-new-tokens", "30"),
+        *(
+            "--features",
+            ",".join(map(str, range(40))),
+            "--batch-size",
+            "3",
+            "--samples",
+            "3",
+            "--temperature",
+            "1",
+            "-o",
+        ),
+    ]
+    nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(world["root"] / "cache")})
+    nursery.start([*arguments, str(tmp_path / "whole")])
+    assert int(nursery.said()) == 0
+    whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
+    chance, rows, kills = random.Random(7), tmp_path / "torn" / "rows.jsonl", 0
+    for _ in range(10):
+        before = rows.stat().st_size if rows.exists() else 0
+        child = nursery.start([*arguments, str(tmp_path / "torn")])
+        deadline = time.monotonic() + 60
+        while not (rows.exists() and rows.stat().st_size > before) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        kills += int(nursery.said()) == -signal.SIGKILL
+        assert whole.startswith(rows.read_bytes().rpartition(b"\n")[0])
+    nursery.start([*arguments, str(tmp_path / "torn")])
+    assert int(nursery.said()) == 0
+    assert rows.read_bytes() == whole
+    assert kills == 10
+    nursery.close()
