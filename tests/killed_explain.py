@@ -1,7 +1,7 @@
 """A nursery for processes that are killed: imports dragoman once, then forks a child per line of standard input.
 
-Each line is a JSON list of command-line arguments; the child runs them as ``dragoman`` would, in a process group of its own.
-The parent prints the child's process id, and its exit status once it has ended.
+Each line is a JSON list of command-line arguments; the child runs them as ``dragoman`` would. The parent prints the
+child's process id, and its exit status once it has ended.
 """
 
 import json

@@ -242,7 +242,7 @@ def show_map(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title="the map on texts it was not fitted on", title_justify="left")
-    for name in ("map", "texts", "FVE", "centred cosine", "top-1", "raw cosine", "constant predictor's"):
+    for name in ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos"):
         table.add_column(name, justify="left" if name == "map" else "right")
     for method, held in report.items():
         numbers = [held[k] for k in ("fve_unit", "centred_cosine", "top1", "raw_cosine", "constant_cosine")]
@@ -257,8 +257,8 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     table = Table(title=f"{manifest['source']} in the words of {manifest['target']}", title_justify="left")
-    for name in ("condition", "lift", "95 % interval", "p", "names category", "random directions"):
-        table.add_column(name, justify="left" if name == "condition" else "right")
+    for name in ("condition", "lift", "95 % interval", "p", "category", "random"):
+        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
     for row in scores["table"]:
         lift, category = row.get("lift"), row.get("category")
         cells = (
@@ -273,6 +273,8 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
         )
         table.add_row(row["condition"], *(c.replace("[", "\\[") for c in cells), *rate)
     console.print(table)
+    if scores.get("rule"):
+        console.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
     first = next((r["lift"] for r in scores["table"] if r.get("lift")), None)
     if first:
         console.print(

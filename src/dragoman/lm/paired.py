@@ -90,7 +90,7 @@ def direct_statistics(
 class Harvest:
     """What the post's map is fitted on: one pooled row per text and model, and the target's background.
 
-    ``x``: (texts, d_source) and ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over the texts'
+    ``x``: (texts, d_source) and ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over all
     tokens, at either site.
     """
 
