@@ -264,8 +264,8 @@ def _refuse_undefined(top: torch.Tensor) -> None:
 def _flatten_head(net: Any) -> None:
     """Let the output layer multiply rows (n, d) instead of (n, 1, d).
 
-    The last position cut out of longer rows is not contiguous; torch then copies the whole vocabulary's weights once per
-    row (15 GB for 45 rows of Gemma's) before it multiplies.
+    The last position cut out of longer rows is not contiguous; torch then copies the whole vocabulary's weights once
+    per row (15 GB for 45 rows of Gemma's) before it multiplies.
     """
     head = net.get_output_embeddings()
     forward = head.forward
