@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dragoman import tiny
+from dragoman.cli import show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for, scored
 from dragoman.explain import Talk, category_words
@@ -117,6 +118,13 @@ def main() -> None:
             "versions": run.manifest["versions"],
         },
     )
+    show_scores(scores, run.manifest)
+    for side, by in real.items():
+        for split, row in by.items():
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            beside = f"linear probe {row['probe']:.3f}, ratio {row['value'] / row['probe']:.2f}"
+            controls = f"shuffled {row['shuffled']:.3f}, n {row['n']}"
+            sys.stdout.write(f"{side}, {split} activations: AV {row['value']:.3f} {interval}, {beside}, {controls}\n")
     sys.stdout.write(args.out.read_text() + "\n")
 
 
