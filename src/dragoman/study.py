@@ -171,8 +171,7 @@ class Plan:
     def batches(self) -> Iterator[Batch]:
         """All batches, in the order their rows stand in the file.
 
-        Neighbouring conditions of one verbalizer share batches: a step of decoding costs nearly the same for 40 rows
-        as for 120.
+        Neighbouring conditions of one verbalizer share batches: a decoding step costs less per row the more there are.
         """
         for _, together in groupby(self.conditions, key=lambda c: c.verbalizer):
             conditions = list(together)
