@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dragoman import tiny
 from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ def explain(
 
 @app.command()
 def harvest(
-    source: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-smollm2:23",
-    target: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = "tiny-gemma:12",
+    source: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = str(tiny.SOURCE),
+    target: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = str(tiny.TARGET),
     texts: Texts = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path(
         "harvest.safetensors"
