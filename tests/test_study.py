@@ -52,12 +52,31 @@ def test_rows_say_what_was_asked_of_whom(tmp_path: Path) -> None:
     assert [(r["condition"], r["sample"], r["feature"]) for r in rows] == order
     by_condition = {r["condition"]: r for r in rows}
     assert list(rows[0]) == [
-        *("feature", "label", "kind", "condition", "sample", "text", "raw", "problems", "tokens", "card"),
+        *(
+            "feature",
+            "label",
+            "kind",
+            "condition",
+            "sample",
+            "text",
+            "raw",
+            "problems",
+            "tokens",
+            "log_probability",
+            "card",
+        ),
     ]
     assert by_condition["native"]["text"].startswith("own") and by_condition["plain"]["text"].startswith("foreign")
     assert by_condition["random_plain"]["kind"] == "random" and by_condition["native"]["kind"] == "feature"
     assert by_condition["plain"]["card"] == {"kappa": 8.0} and by_condition["native"]["card"] is None
     assert len({r["text"] for r in rows}) == len(rows)  # every sample was drawn anew
+
+
+def test_a_row_says_how_probable_its_text_was_and_nothing_where_nobody_counted() -> None:
+    said = Explanation("bees", "bees", tokens=2, log_probability=-1.23456789)
+    assert one().row(0, 0, said)["log_probability"] == -1.2346
+    assert one().row(0, 0, Explanation("bees", "bees"))["log_probability"] is None
+    assert said == Explanation("bees", "bees", tokens=2, log_probability=-1.2345678), "rounding is no other text"
 
 
 def test_a_finished_run_is_not_said_again(tmp_path: Path, whole: bytes) -> None:

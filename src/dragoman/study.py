@@ -114,6 +114,8 @@ class Condition:
             "raw": said.raw,
             "problems": list(said.problems),
             "tokens": said.tokens,
+            # To a digit that rounding in other batches, or on another device, does not reach.
+            "log_probability": None if said.log_probability is None else round(said.log_probability, 4),
             "card": dict(self.cards[at]) if self.cards else None,
         }
 
