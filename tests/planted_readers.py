@@ -157,5 +157,10 @@ def same_everything(a: Aligned, b: Aligned, rel: float, firings: float) -> None:
     for mine, theirs in [(a.background, b.background), (a.source_background, b.source_background)]:
         assert (mine.site, mine.n) == (theirs.site, theirs.n)
         assert_allclose(mine.mean, theirs.mean, rtol=max(rel, 1e-6), atol=1e-7)
+    assert a.firings and b.firings and a.firings.ids == b.firings.ids
+    assert_allclose(a.firings.strength, b.firings.strength, rtol=firings, atol=firings)
+    if rel < 1e-6:  # where activations are the same, so is what is kept of them
+        for part in ("documents", "ends", "silent", "reach"):
+            assert_array_equal(getattr(a.firings, part), getattr(b.firings, part), err_msg=part)
     assert_array_equal(a.judges.documents, b.judges.documents)
     assert_allclose(a.judges.y, b.judges.y, rtol=max(rel, 1e-6), atol=100 * rel)

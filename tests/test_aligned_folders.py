@@ -95,7 +95,9 @@ def test_aligned_survives_the_disk(pair: PlantedPair, found: Aligned, tmp_path: 
     if with_sae:
         same_everything(again, kept, 1e-15, 1e-15)
     else:
-        assert again.sums is again.dictionary is again.fired is again.calibration is again.direct is None
+        assert (
+            again.sums is again.dictionary is again.fired is again.calibration is again.direct is again.firings is None
+        )
         same(again.folded.total, kept.folded.total, 1e-15)
 
 

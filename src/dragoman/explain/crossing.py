@@ -214,7 +214,7 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
     key = digest(
-        "aligned-1",
+        "aligned-2",
         str(source),
         str(target),
         "\n".join(texts),

@@ -12,7 +12,8 @@ beforehand that settle the median norms and the calibration features. Sums then 
 Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
 fold 2.9 GB while reading (``routes.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
-its 2048 kept pairs as float64 0.15 GB; judges 4096 x 4 (p + q) = 0.15 GB. In all 4.3 GB, whatever the number of texts.
+its 2048 kept pairs as float64 0.15 GB; judges 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
+a few megabytes. In all 4.3 GB, whatever the number of texts.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dragoman.lm.paired import Reader, refuse_other_width
 from dragoman.routes import DirectStatistics, FoldedDirect, MomentStream
 from dragoman.routes.aligned import Aligned, Judges
 from dragoman.routes.dictionary import WHOLE
+from dragoman.routes.firings import FiringsTally
 from dragoman.routes.pairs import SHARE
 from dragoman.routes.tally import Tally
 from dragoman.store import digest
@@ -57,6 +59,7 @@ class _Pairs:
     x: Floats
     y: Floats
     documents: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 def read_aligned(
@@ -188,11 +191,12 @@ class _Reading:
         self.tokens: dict[str, Counter[str]] = {side: Counter() for side in _SIDES}
         self.fold, self.judging, self.quota = judging([d.name for d in documents], manner.folds)
         self.kept: list[_Pairs] = []
-        self.fires_at_target = self.fires_at_source = self.calibration = None
+        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
         if encoder is not None and columns is not None:
             ids = [str(c) for c in columns]
             self.fires_at_target = Tally(target.site, ids, q, pairs=len(ids) <= WHOLE)
             self.fires_at_source = Tally(source.site, ids, p)
+            self.firings = FiringsTally(ids, seed=manner.seed)
             self.chosen = calibrating(pilot.fires, columns, manner)
             names = [ids[i] for i in self.chosen]
             if names:
@@ -208,11 +212,12 @@ class _Reading:
             wide = rows.astype(np.float64)
             self.units[side] += (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(axis=0)
         self._keep_judges(pairs)
-        if self.encoder is None or self.fires_at_target is None or self.fires_at_source is None:
+        if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings):
             return
         fired = encoded(self.encoder, pairs.x, self.columns)
         self.fires_at_target.add(fired, pairs.y, pairs.documents)
         self.fires_at_source.add(fired, pairs.x, pairs.documents)
+        self.firings.add(fired, pairs.documents, pairs.ends)
         if self.calibration is not None:
             few = fired.tocsc()[:, self.chosen]
             self.calibration = self.calibration.accumulate(few, pairs.y, pairs.documents)
@@ -240,7 +245,7 @@ class _Reading:
         names = names[~surplus]
         self.counts["documents"] += len(np.unique(names))
         self.counts["pairs"] += len(left)
-        return _Pairs(x=x.x[left], y=y.x[right], documents=names)
+        return _Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left])
 
     def _without(
         self, why: str, out: NDArray[np.bool_], left: NDArray[np.int64], right: NDArray[np.int64]
@@ -252,7 +257,8 @@ class _Reading:
         mine = np.isin(pairs.documents, self.judging)
         mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.manner.seed + 1)
         if mine.any():
-            self.kept.append(_Pairs(x=pairs.x[mine], y=pairs.y[mine], documents=pairs.documents[mine]))
+            chosen = {k: getattr(pairs, k)[mine] for k in ("x", "y", "documents", "ends")}
+            self.kept.append(_Pairs(**chosen))
 
     def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
         """Everything that was counted."""
@@ -281,6 +287,7 @@ class _Reading:
             source_background=Background(source, frozen(means["source"]), n, texts),
             judges=_sorted(self.kept, self.fold),
             report=self._report(given, left, sums),
+            firings=self.firings.finish() if self.firings else None,
         )
 
     def _report(self, given: int, left: Counter[str], sums: DirectStatistics | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dragoman.lm.harvest import MAX_TOKENS
 from dragoman.routes import at_most, fold_of
 from dragoman.routes.folds import FOLDS
 from dragoman.routes.pairs import PER_DOCUMENT
-from dragoman.store import digest
+from dragoman.store import document_name
 
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
 CANDIDATES = 512  # features among which 150 calibrate the penalty
@@ -61,11 +61,6 @@ class Document:
 
     name: int
     text: str
-
-
-def document_name(text: str) -> int:
-    """63 bits of a text's digest: the same number in every shard, and for every text that is the same."""
-    return int(digest(text)[:16], 16) >> 1
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[Document], Counter[str]]:

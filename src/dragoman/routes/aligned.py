@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.direct import DirectStatistics, DirectTable
+from dragoman.routes.firings import Firings
 from dragoman.routes.folds import FoldedDirect, FoldedMoments
 from dragoman.store import read_arrays, read_json, refusing, write_arrays, write_json
 
@@ -45,9 +46,10 @@ class Aligned:
 
     ``folded``: for maps. ``sums``: where each watched feature fires, at the target; ``dictionary``: the same with
     which features fire together; ``fired``: at the source, for purity; ``calibration``: at the target by fold, for a
-    few frequent features. These four are None where there was no SAE, ``dictionary`` also where too many features were
-    watched. The backgrounds: mean unit activation over the pairs, at either site. ``report``: what was read and left
-    out, with reasons.
+    few frequent features; ``firings``: documents and tokens in which each fires most. These five are None where there
+    was no SAE, ``dictionary`` also where too many features were watched, ``firings`` also in folders that were written
+    before it was kept. The backgrounds: mean unit activation over the pairs, at either site. ``report``: what was read
+    and left out, with reasons.
     """
 
     source: Site
@@ -61,6 +63,7 @@ class Aligned:
     source_background: Background
     judges: Judges
     report: Mapping[str, Any]
+    firings: Firings | None = None
 
     @cached_property
     def direct(self) -> DirectTable | None:
@@ -97,6 +100,8 @@ class Aligned:
             self.sums.save(folder / "sums.safetensors")
         if self.fired is not None:
             self.fired.save(folder / "fired.safetensors")
+        if self.firings is not None:
+            self.firings.save(folder / "firings.safetensors")
         kept = self.calibration.folds if self.calibration else ()
         for k, fold in enumerate(kept):
             fold.save(folder / f"calibration-{k}.safetensors")
@@ -143,4 +148,5 @@ class Aligned:
                 documents=frozen(rows["documents"], np.int64),
             ),
             report=index["report"],
+            firings=Firings.load(where) if (where := folder / "firings.safetensors").is_file() else None,
         )

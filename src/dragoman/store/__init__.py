@@ -20,7 +20,7 @@ from dragoman.store.files import (
     write_text,
 )
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import read_jsonl, read_texts
+from dragoman.store.texts import document_name, read_jsonl, read_texts
 
 __all__ = [
     "ArraysFile",
@@ -29,6 +29,7 @@ __all__ = [
     "RunFolder",
     "cache_root",
     "digest",
+    "document_name",
     "file_sha256",
     "held",
     "plain",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dragoman.core import Refusal
-from dragoman.store.files import refusing
+from dragoman.store.files import digest, refusing
 
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
@@ -79,6 +79,11 @@ def read_texts(path: Path | str) -> list[str]:
     if not texts:
         raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
     return texts
+
+
+def document_name(text: str) -> int:
+    """63 bits of a text's digest: the same number in every shard, and for every text that is the same."""
+    return int(digest(text)[:16], 16) >> 1
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,154 @@
+"""Where each watched feature fires most, and some documents in which it is silent: what texts about it are judged by.
+
+In: batches of sparse activations with the document and character end of each row, all rows of a document in one call.
+Out: ``Firings``. Refuses files that hold another thing, and features that were not watched.
+
+Neither batches nor the order of the documents has a part in what is kept: the strongest are kept whatever came first,
+equals go by the document's name, and the silent ones by a pseudo-random number of the seed and the name. Every feature
+draws from the same numbers, so that features share most of their silent documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Floats, Refusal, frozen
+from dragoman.store import read_arrays, write_arrays
+
+K = 12  # documents kept in which a feature fires
+S = 24  # and in which it does not
+_NONE = np.iinfo(np.uint64).max
+_ARRAYS = {"documents": np.int64, "ends": np.int64, "strength": np.float32, "silent": np.int64, "reach": np.int64}
+Names = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Firings:
+    """Where M features fire and where they do not, among the tokens that were kept while reading.
+
+    ``ids``: M feature ids. ``documents`` (M, K) int64: names of the documents in which each fires most, strongest
+    first, -1 where there are fewer; ``ends`` (M, K) int64: the character at which the token ends that it fires on most
+    there; ``strength`` (M, K) float32: how much. ``silent`` (M, S) int64: names of documents drawn from those in which
+    it fires at no token that was kept, -1 where there are fewer; ``reach`` (M, S) int64: the last character read there
+    (long documents are cut, and of many tokens a sample is kept).
+    """
+
+    ids: tuple[str, ...]
+    documents: Names
+    ends: Names
+    strength: Floats
+    silent: Names
+    reach: Names
+
+    def at(self, feature: str | int) -> int:
+        """A feature's row.
+
+        Raises:
+            Refusal: it was not watched.
+        """
+        if str(feature) not in self.ids:
+            raise Refusal(f"feature {feature}", f"it was not among the {len(self.ids)} watched", "harvest with it")
+        return self.ids.index(str(feature))
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        write_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, {"holds": "firings", "ids": list(self.ids)})
+
+    @classmethod
+    def load(cls, path: Path) -> Firings:
+        """Read what ``save`` wrote."""
+        arrays, meta = read_arrays(path)
+        if meta.get("holds") != "firings":
+            raise Refusal(f"{path}", "it does not hold firings", "name a file that dragoman wrote")
+        return cls(ids=tuple(meta["ids"]), **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
+
+
+class FiringsTally:
+    """What is kept so far; about 0.8 KB a feature, and as much again for a batch of 32 documents."""
+
+    def __init__(self, ids: Sequence[str], *, seed: int = 0) -> None:
+        """Nothing seen yet of features ``ids``; ``seed`` decides the draw of silent documents."""
+        m = len(ids)
+        self._ids, self._seed = tuple(ids), seed
+        self._strength = np.zeros((m, K), np.float32)
+        self._documents, self._ends = np.full((m, K), -1), np.full((m, K), -1)
+        self._priority = np.full((m, S), _NONE)
+        self._silent, self._reach = np.full((m, S), -1), np.full((m, S), -1)
+
+    def add(self, f: Any, documents: Names, ends: Names) -> None:
+        """Take activations f (n, M) >= 0, scipy sparse, with rows' documents (n,) and character ends (n,)."""
+        names, where = np.unique(documents, return_inverse=True)
+        strength, end = _strongest(f, where, ends, len(names))
+        self._keep_strongest(strength, end, names)
+        reach = np.zeros(len(names), np.int64)
+        np.maximum.at(reach, where, ends)
+        self._keep_silent(strength == 0, names, reach)
+
+    def _keep_strongest(self, strength: Floats, end: Names, names: Names) -> None:
+        """Of what is kept and a batch's (D, M), the strongest; only features that gain are sorted again."""
+        # As strong as the weakest kept may still come in by its name.
+        gains = (strength > 0) & (strength >= self._strength[:, -1])
+        rows = np.flatnonzero(gains.any(axis=0))
+        if not len(rows):
+            return
+        gains = gains[:, rows].T
+        whose = np.where(gains, names, -1)
+        strong = np.hstack([self._strength[rows], np.where(gains, strength[:, rows].T, 0)])
+        whose = np.hstack([self._documents[rows], whose])
+        where = np.hstack([self._ends[rows], np.where(gains, end[:, rows].T, -1)])
+        order = np.lexsort((whose, -strong), axis=-1)[:, :K]
+        for kept, found in ((self._strength, strong), (self._documents, whose), (self._ends, where)):
+            kept[rows] = np.take_along_axis(found, order, axis=1)
+
+    def _keep_silent(self, silent: NDArray[np.bool_], names: Names, reach: Names) -> None:
+        """Of what is kept and a batch's silent documents (D, M), those of least priority number."""
+        number = priority(names, self._seed)
+        gains = silent & (number[:, None] < self._priority.max(axis=1))
+        few = np.flatnonzero(gains.any(axis=1))
+        rows = np.flatnonzero(gains.any(axis=0))
+        if not len(rows):
+            return
+        gains = gains[np.ix_(few, rows)].T
+        numbers = np.hstack([self._priority[rows], np.where(gains, number[few], _NONE)])
+        order = np.argpartition(numbers, S - 1, axis=1)[:, :S]
+        self._priority[rows] = np.take_along_axis(numbers, order, axis=1)
+        for kept, found in ((self._silent, names[few]), (self._reach, reach[few])):
+            both = np.hstack([kept[rows], np.where(gains, found, -1)])
+            kept[rows] = np.take_along_axis(both, order, axis=1)
+
+    def finish(self) -> Firings:
+        """What was kept, in order."""
+        order = np.argsort(self._priority, axis=1)
+        silent, reach = (np.take_along_axis(a, order, axis=1) for a in (self._silent, self._reach))
+        kept = (self._documents, self._ends, self._strength, silent, reach)
+        made = {name: frozen(a, kind) for (name, kind), a in zip(_ARRAYS.items(), kept, strict=True)}
+        return Firings(ids=self._ids, **made)
+
+
+def priority(names: Names, seed: int) -> NDArray[np.uint64]:
+    """A pseudo-random number (n,) of each name and the seed; other names have other numbers (splitmix64's mixer)."""
+    start = np.random.default_rng(seed).integers(1 << 63, dtype=np.uint64)
+    z = names.astype(np.uint64) + start
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _strongest(f: Any, where: Names, ends: Names, documents: int) -> tuple[Floats, Names]:
+    """Largest activation (D, M) of each feature in each document, and the end of its token: of equals the first."""
+    found, m = f.tocoo(), f.shape[1]
+    fires = found.data > 0
+    row, data = found.coords[0][fires], found.data[fires].astype(np.float32)
+    cell = where[row] * m + found.coords[1][fires]
+    strength = np.zeros(documents * m, np.float32)
+    np.maximum.at(strength, cell, data)
+    end = np.full(documents * m, np.iinfo(np.int64).max)
+    top = data == strength[cell]
+    np.minimum.at(end, cell[top], ends[row[top]])
+    return strength.reshape(documents, m), end.reshape(documents, m)
