@@ -142,9 +142,23 @@ def test_without_an_sae_the_map_is_chosen_by_prediction_and_other_routes_are_ref
     assert made.forward.report["penalty"]["rule"] == "fallback"
     assert cosines(carried.unit, pair.world.target[[4]])[0] > 0.98
     assert cards[0]["n_eff"] is None and cards[0]["purity"] is None and cards[0]["cycle"] is not None
-    for route in ("direct", "dictionary", "blend", "auto"):
+    for route in ("direct", "dictionary", "blend"):
         with pytest.raises(Refusal, match=f"route '{route}': no feature was watched in these texts; read them with"):
             made.carry(dictionary.pick(["4"]), route)
+
+
+def test_without_an_sae_auto_is_the_map_and_says_why(
+    pair: PlantedPair, aligned: Aligned, bridge: Bridge, dictionary: Directions
+) -> None:
+    asked = dictionary.pick(["4", "9"])
+    carried, cards, made = cross(without_sae(aligned), asked, dictionary=dictionary)
+    assert_allclose(carried.unit, made.carry(asked, "map")[0].unit)
+    assert cosines(carried.unit, pair.world.target[[4, 9]]).min() > 0.98
+    why = "no feature was watched in these texts, so there is no other"
+    assert [(card["route"], card["route_why"]) for card in cards] == [("map", why)] * 2
+    assert_allclose(made.directions(asked, "auto").unit, carried.unit)
+    probe = replace(asked, ids=("probe", "other"))
+    assert [card["route_why"] for card in bridge.carry(probe, "auto")[1]] == ["the direct route does not watch it"] * 2
 
 
 def test_a_direct_table_of_other_documents_takes_the_place_of_its_own(

@@ -1,5 +1,6 @@
 """The main job on tiny random checkpoints in local folders: the same path that hub ids and packaged names take."""
 
+import html
 import json
 import os
 import random
@@ -16,11 +17,14 @@ import typer.testing
 
 import dragoman.core
 from dragoman import cli
+from dragoman.commands.show import show_rows
 from dragoman.core import Refusal, Site
+from dragoman.demo import request_for
 from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, check_route, explain
 from dragoman.judge import judge_run
 from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.report import write_page
 from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
@@ -68,12 +72,17 @@ def write_sae(folder: Path, rng: np.random.Generator, d: int, block: int) -> Non
     (folder / "cfg.json").write_text(json.dumps(config))
 
 
-def request(world: dict[str, Any], **changes: Any) -> Request:
-    asked: dict[str, Any] = {
+def asked(world: dict[str, Any]) -> dict[str, Any]:
+    """By the post's map, which is quick, unless a test says otherwise."""
+    return {
         "dictionary": str(world["root"] / "sae"), "features": FEATURES, "by": world["av"], "source": world["source"],
         "native": world["native"], "texts": str(world["root"] / "texts.txt"), "max_new_tokens": 12, "batch_size": 4,
+        "map": "post", "route": "map",
     }  # fmt: skip
-    return Request(**(asked | changes))
+
+
+def request(world: dict[str, Any], **changes: Any) -> Request:
+    return Request(**(asked(world) | changes))
 
 
 def test_explain_leaves_rows_vectors_and_a_manifest_that_can_make_it_again(
@@ -364,6 +373,48 @@ def test_every_route_crosses_by_aligned_tokens_with_a_full_card(
     assert run.manifest["map_report"]["ridge"]["n"] > 50
 
 
+def test_what_is_not_said_is_aligned_tokens_and_each_feature_by_its_own_route(
+    world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = explain(Request(**{k: v for k, v in asked(world).items() if k not in ("map", "route")}), tmp_path / "run")
+    own = [r for r in run.rows() if r["condition"] == "auto"]
+    assert [r["feature"] for r in own] == list(FEATURES) and all(r["card"]["route_why"] for r in own)
+    told = run.manifest["conditions"][1]
+    assert (told["name"], told["route"], told["map"]) == ("auto", "auto", "aligned")
+    assert (run.manifest["settings"]["map"], run.manifest["settings"]["route"]) == ("aligned", "auto")
+    page = html.unescape(write_page(run, run.page).read_text())
+    for row in own:
+        assert f"carried by route {row['card']['route']} ({row['card']['route_why']})" in page
+    show_rows(run.rows())
+    shown = capsys.readouterr().out
+    assert all(f"[auto: {row['card']['route']}]" in shown for row in own) and "[native]" in shown
+
+
+def test_vectors_without_an_encoder_cross_by_the_map_which_says_why(world: dict[str, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "probes.npy", np.random.default_rng(1).standard_normal((3, WIDTH["llama"])).astype(np.float32))
+    probes = {"dictionary": str(tmp_path / "probes.npy"), "features": (), "native": None}
+    run = explain(request(world, **probes, map="aligned", route="auto"), tmp_path / "run")
+    why = "no feature was watched in these texts, so there is no other"
+    assert [(r["condition"], r["card"]["route"], r["card"]["route_why"]) for r in run.rows()] == [
+        ("auto", "map", why)
+    ] * 3
+    by_map = explain(request(world, **probes, map="aligned"), tmp_path / "map")
+    np.testing.assert_allclose(run.vectors()[0]["auto"], by_map.vectors()[0]["washed"], atol=1e-6)
+    with pytest.raises(Refusal, match="route 'direct': no feature was watched"):
+        explain(request(world, **probes, map="aligned", route="direct"), tmp_path / "direct")
+
+
+def test_a_route_between_a_model_and_itself_is_none(world: dict[str, Any], tmp_path: Path) -> None:
+    run = explain(request(world, by=world["native"], native=None, map="aligned", route="auto"), tmp_path / "run")
+    assert [(c["name"], c["route"]) for c in run.manifest["conditions"]] == [("washed", "identity")]
+    assert {r["condition"] for r in run.rows()} == {"washed"}
+
+
+def test_the_demo_asks_for_the_posts_map() -> None:
+    made = request_for(("1",))
+    assert (made.map, made.route, made.samples, made.drawn_at) == ("post", "map", 1, 0.0)
+
+
 def test_a_route_counted_on_aligned_tokens_is_refused_without_them(world: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="counted on aligned tokens; add --map aligned"):
+    with pytest.raises(Refusal, match="counted on aligned tokens; say --map aligned, or --route map"):
         explain(request(world, route="auto"), tmp_path / "run")

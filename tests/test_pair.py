@@ -106,7 +106,8 @@ def test_every_text_has_its_planted_truth_and_27_topics_were_held_out() -> None:
 def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, route: str) -> None:
     info = {f["id"]: f for f in read_json(tiny.data("tiny-features"))}
     chosen = ("4497", "2511")  # comets, prime numbers
-    run = explain(Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", route=route), tmp_path / "run")  # type: ignore[arg-type]
+    asked = Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
+    run = explain(asked, tmp_path / "run")
     words = category_words()
     for row in run.rows():
         own = info[row["feature"]]["category"]

@@ -40,7 +40,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def run(world: World) -> RunFolder:
     """Six features in a random verbalizer's words: nonsense, and different for each."""
-    made = explain(world.request(features=FEATURES, max_new_tokens=12, temperature=1.0), world.root / "run")
+    made = explain(
+        world.request(features=FEATURES, max_new_tokens=12, temperature=1.0, map="post", route="map"),
+        world.root / "run",
+    )
     assert len({r["text"] for r in made.rows()}) > 3
     return made
 

@@ -129,12 +129,16 @@ def explain(
         str,
         typer.Option(
             help="How they cross to the verbalizer's model: map (fitted on texts read by both), direct (what it holds "
-            "where the feature fires), or blend; with --map aligned also dictionary and auto."
+            "where the feature fires), blend, dictionary (direct, with other features held fixed), or auto: each "
+            "feature by map, direct or blend, as its diagnostics say."
         ),
-    ] = "map",
+    ] = "auto",
     map_kind: Annotated[
-        str, typer.Option("--map", help="post: texts pooled, the post's recipe; aligned: tokens that end together.")
-    ] = "post",
+        str,
+        typer.Option(
+            "--map", help="aligned: tokens that end together; post: texts pooled, the post's recipe (with --route map)."
+        ),
+    ] = "aligned",
     washout: Annotated[
         str,
         typer.Option(

@@ -49,12 +49,14 @@ def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
 def request_for(
     features: tuple[str, ...], *, seed: int = 0, dtype: str = "bfloat16", device: str = "cpu", batch_size: int = 144
 ) -> Request:
-    """The demo's settings in the main job's words."""
+    """The demo's settings in the main job's words: the post's map."""
     return Request(
         dictionary="tiny-sae",
         features=features,
         by="tiny-gemma-av",
         native="tiny-smollm2-av",
+        map="post",
+        route="map",
         washout=WASHOUT,
         seed=seed,
         dtype=dtype,

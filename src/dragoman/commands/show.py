@@ -9,15 +9,16 @@ from typing import Any
 
 
 def show_rows(rows: list[dict[str, Any]]) -> None:
-    """Every explanation, feature by feature."""
+    """Every explanation, feature by feature; the route where each feature has its own."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
     for row in rows:
-        console.print(
-            Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(f"[{row['condition']}]", style="dim")
-        )
+        route = (row.get("card") or {}).get("route") if row["condition"] == "auto" else None
+        told = f"{row['condition']}: {route}" if route else row["condition"]
+        told = f"[{told}, sample {row['sample'] + 1}]" if row["sample"] else f"[{told}]"
+        console.print(Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(told, style="dim"))
         console.print(Text(row["text"] + "\n"))
 
 

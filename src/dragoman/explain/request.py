@@ -39,11 +39,11 @@ class Request:
     ``dictionary``: packaged name, folder, file, ``sae:``, ``hf:`` or Neuronpedia reference. ``features``: ids, empty
     for all. ``by``: the verbalizer; ``contract``, ``settings`` and ``base``: how it is fed and what its adapter sits
     on, where neither its sidecar nor the registry says. ``native``: a verbalizer of the source model to compare with,
-    if there is one. ``map``: fitted on pooled texts as in the post, or on aligned tokens; routes dictionary and auto
-    need the latter. ``labels``: folder or address of a Neuronpedia export with the dictionary's labels. ``texts``: a
-    file, or None for the sentences that come with the embedded pair. ``washout``: see ``dragoman.washout.wash``.
-    ``samples``: texts per feature, of several the first greedy, the others drawn at ``temperature``; None is 0 (greedy)
-    for one sample and 1 for several.
+    if there is one. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes dictionary and auto
+    need the former, so the post's recipe is map "post" and route "map". ``labels``: folder or address of a Neuronpedia
+    export with the dictionary's labels. ``texts``: a file, or None for the sentences that come with the embedded pair.
+    ``washout``: see ``dragoman.washout.wash``. ``samples``: texts per feature, of several the first greedy, the others
+    drawn at ``temperature``; None is 0 (greedy) for one sample and 1 for several.
     """
 
     dictionary: str
@@ -55,8 +55,8 @@ class Request:
     base: str | None = None
     native: str | None = None
     labels: str | None = None
-    route: Route = "map"
-    map: MapKind = "post"
+    route: Route = "auto"
+    map: MapKind = "aligned"
     washout: str = "on-shell"
     texts: str | None = None
     lam: float = 100.0
@@ -76,14 +76,14 @@ class Request:
         return 1.0 if self.samples > 1 else 0.0
 
 
-def check_route(route: str, washout: str, kind: str = "post") -> None:
+def check_route(route: str, washout: str, kind: str = "aligned") -> None:
     """Refuse words that are no route and no washout, before anything dear is done."""
     if route not in ROUTES:
         raise Refusal(f"route '{route}'", f"known are {', '.join(ROUTES)}", "use one of these")
     if kind not in MAPS:
         raise Refusal(f"map '{kind}'", f"known are {', '.join(MAPS)}", "use one of these")
     if kind == "post" and route in ("dictionary", "auto"):
-        raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "add --map aligned")
+        raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
     form, strength = understood(washout)
     if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not strength > 0):
         raise Refusal(f"washout '{washout}'", "its strength is out of range", "use a share between 0 and 1")

@@ -45,11 +45,11 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     cross, _ = crossing(request, directions.site, target, [request.route], talk)
     carried, cards = cross.carried(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
-    name = {"map": "plain" if request.washout == "none" else "washed"}.get(request.route, request.route)
+    route = request.route if directions.site != target else "identity"
+    bare_name = "plain" if request.washout == "none" else "washed"
+    name = bare_name if route in ("map", "identity") else route
     conditions = [study.Condition.of(name, carried, "by", vectors=vectors, cards=cards)]
-    told = [
-        {"name": name, "route": request.route, "map": request.map, "washout": request.washout, "verbalizer": request.by}
-    ]
+    told = [{"name": name, "route": route, "map": request.map, "washout": request.washout, "verbalizer": request.by}]
     if request.native:
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
         own = wash(directions, cross.source_background, request.washout)

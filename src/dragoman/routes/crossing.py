@@ -33,6 +33,7 @@ from dragoman.routes.yardstick import Yardstick
 Route = Literal["map", "direct", "dictionary", "blend", "auto"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 ASKED = "it was asked for"
+ALONE = "no feature was watched in these texts, so there is no other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +63,8 @@ class Bridge:
         """Directions at the target, and their cards with ``route`` and ``route_why``.
 
         ``map``: by the map. ``direct``: the target's mean where the feature fires. ``dictionary``: the same with all
-        other features held fixed. ``blend``: half map, half direct. ``auto``: each by the route its card speaks for.
+        other features held fixed. ``blend``: half map, half direct. ``auto``: each by the route its card speaks for,
+        which is the map for all where no feature was watched.
 
         Raises:
             Refusal: an unknown route, one that needs the SAE where there was none, or, but for ``map`` and ``auto``, a
@@ -70,7 +72,10 @@ class Bridge:
         """
         cards = self.cards(directions) if route in ROUTES else []
         if route == "auto":
-            return carry_by_choice(self.forward.directions(directions), self._table(route), cards)
+            mapped = self.forward.directions(directions)
+            if self.direct is None:
+                return mapped, [card | {"route": "map", "route_why": ALONE} for card in cards]
+            return carry_by_choice(mapped, self.direct, cards)
         return self.directions(directions, route), [card | {"route": route, "route_why": ASKED} for card in cards]
 
     def directions(self, directions: Directions, route: Route = "map") -> Directions:
