@@ -37,7 +37,8 @@ class Evidence:
     """What a card can say more with; every part may be left out.
 
     ``reverse``: the map from target to source, for ``cycle``. ``folds``: moments by fold, for ``rel`` over documents.
-    ``fired``: direct statistics taken with the source's own rows, for ``purity`` and the comparison at home. ``yardstick``: for ranks.
+    ``fired``: direct statistics taken with the source's own rows, for ``purity`` and the comparison at home.
+    ``yardstick``: for ranks.
     """
 
     reverse: LinearMap | None = None
@@ -67,9 +68,9 @@ def make_cards(
         drifted to j. None where the direct route cannot answer: features it did not watch, or with fewer than
         ``floor`` effective documents; competitors are held to the same floor.
 
-        ``home_agreement``, ``home_margin`` and ``home_nearest`` say the same of d itself against the source's mean where
-        each feature fires: a row that was turned, swapped or mislabelled before it crossed shows there, whatever the map
-        does.
+        ``home_agreement``, ``home_margin`` and ``home_nearest`` say the same of d itself against the source's mean
+        where each feature fires: a row that was turned, swapped or mislabelled before it crossed shows there, whatever
+        the map does.
 
         Further ``rel``, how near dW is to what more such rows would give (None but for ridge); ``cycle``
         cos(d, dW V) with the map back; ``purity``, the feature's own part of the mixture dW is; the shares of random
