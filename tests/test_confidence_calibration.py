@@ -223,6 +223,13 @@ def test_threshold_by_clopper_and_pearson_keeps_its_promise_nineteen_times_in_tw
     assert broken / 400 <= 0.07
 
 
+def test_the_bound_of_a_line_is_scipys_one_sided_exact_interval():
+    lines = [threshold_for_nulls(rng(seed).random(400), rate, level=0.9) for seed, rate in ((1, 0.02), (2, 0.1))]
+    for line in lines:
+        exact = stats.binomtest(line.hits, line.n, alternative="less").proportion_ci(0.9, method="exact")
+        assert line.hits > 0 and line.bound == pytest.approx(exact.high, abs=1e-9)
+
+
 def test_threshold_by_conformal_keeps_its_promise_on_average_and_is_milder():
     draw = rng(8)
     rates = [1 - threshold_for_nulls(draw.random(200), 0.02, bound="conformal").value for _ in range(600)]
