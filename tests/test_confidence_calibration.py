@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
@@ -206,8 +207,6 @@ def test_baselines_are_compared_on_the_same_draws():
 
 
 def test_false_label_rate_has_the_exact_interval():
-    from scipy import stats
-
     found = false_label_rate(np.r_[np.zeros(195), np.ones(5)], 0.5, null="random directions")
     assert found.value == 0.025 and found.extra["hits"] == 5
     assert (found.low, found.high) == pytest.approx((stats.beta.ppf(0.025, 5, 196), stats.beta.ppf(0.975, 6, 195)))
