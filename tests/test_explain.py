@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,9 @@ FEATURES = tuple(str(i) for i in range(6))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Source (Llama) with a native verbalizer, target (Gemma 3) with a verbalizer, an SAE, texts."""
     root = tmp_path_factory.mktemp("world")
-    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
     for family in ("llama", "gemma3"):
         folder = root / family
         sidecar = sidecar_of(family) | {"base_checkpoint": str(folder)}
@@ -42,12 +42,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     block = sidecar_of("llama")["extraction_layer_index"]
     write_sae(root / "sae", rng, WIDTH["llama"], block)
     (root / "texts.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS))
-    return {
-        "root": root,
-        "source": Site(str(root / "llama"), block),
-        "av": str(root / "gemma3"),
-        "native": str(root / "llama"),
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        yield {
+            "root": root,
+            "source": Site(str(root / "llama"), block),
+            "av": str(root / "gemma3"),
+            "native": str(root / "llama"),
+        }
 
 
 def write_sae(folder: Path, rng: np.random.Generator, d: int, block: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
+from dragoman.routes.firings import Firings
 from dragoman.routes.moments import Doubles
 from dragoman.store import read_arrays, write_arrays
 
@@ -60,7 +61,7 @@ class DirectStatistics:
         )
 
     def accumulate(self, f: Any, y: NDArray[Any], documents: NDArray[Any]) -> DirectStatistics:
-        """These statistics with more rows added; the old value stays as it was.
+        """These statistics with more rows added; the old value stays as it was (``Tally`` adds in place).
 
         Args:
             f: (n, M) activations >= 0, dense or scipy sparse (much faster for a TopK dictionary).
@@ -70,22 +71,16 @@ class DirectStatistics:
         Raises:
             Refusal: shapes that do not fit, negative or non-finite numbers, or a document seen before.
         """
-        from scipy.sparse import csr_array
-
-        f, y, documents = csr_array(f, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(documents)
-        self._refuse_rows(f, y, documents)
-        names, where = np.unique(documents, return_inverse=True)
-        rows = np.arange(len(where))
-        per_document = csr_array((np.ones(len(where)), (where, rows)), shape=(len(names), len(where))) @ f
+        batch = Firings.of(f, y, documents, features=len(self.ids), width=self.y_sum.size)
         more = DirectStatistics(
             site=self.site,
             ids=self.ids,
-            count=len(y),
-            weight_sum=np.asarray(f.sum(axis=0)),
-            weight_sq_sum=np.asarray(per_document.power(2).sum(axis=0)),
-            weighted_sum=f.T @ y,
-            y_sum=y.sum(axis=0),
-            documents=names.astype(np.int64),
+            count=len(batch.y),
+            weight_sum=batch.weight_sum,
+            weight_sq_sum=batch.weight_sq_sum,
+            weighted_sum=batch.f.T @ batch.y,
+            y_sum=batch.y.sum(axis=0),
+            documents=batch.documents,
         )
         return self.merge(more)
 
@@ -136,22 +131,6 @@ class DirectStatistics:
     ) -> Directions:
         """Target directions of the named features; see ``DirectTable.directions``."""
         return self.table().directions(ids, floor=floor, labels=labels)
-
-    def _refuse_rows(self, f: Any, y: Doubles, documents: NDArray[Any]) -> None:
-        if f.shape != (len(y), len(self.ids)) or y.shape[1:] != self.y_sum.shape or documents.shape != (len(y),):
-            raise Refusal(
-                f"activations {f.shape}, target rows {y.shape} and documents {documents.shape}",
-                f"{len(self.ids)} features and width {self.y_sum.size} are watched",
-                "pass f (n, M), y (n, q) and documents (n,) of the same rows",
-            )
-        if not (np.isfinite(f.data).all() and np.isfinite(y).all()) or (f.data < 0).any():
-            raise Refusal(
-                "activations or target rows",
-                "some are NaN, infinite or, for activations, negative",
-                "pass the SAE's activations after its nonlinearity",
-            )
-        if not np.issubdtype(documents.dtype, np.integer):
-            raise Refusal(f"document ids of type {documents.dtype}", "they are integers", "number the documents")
 
     def save(self, path: Path) -> None:
         """Write the sums to one file."""
