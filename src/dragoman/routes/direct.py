@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
-from dragoman.routes.firings import Firings
+from dragoman.routes.batch import Batch
 from dragoman.routes.moments import Doubles
 from dragoman.store import read_arrays, write_arrays
 
@@ -71,7 +71,7 @@ class DirectStatistics:
         Raises:
             Refusal: shapes that do not fit, negative or non-finite numbers, or a document seen before.
         """
-        batch = Firings.of(f, y, documents, features=len(self.ids), width=self.y_sum.size)
+        batch = Batch.of(f, y, documents, features=len(self.ids), width=self.y_sum.size)
         more = DirectStatistics(
             site=self.site,
             ids=self.ids,

@@ -1,7 +1,7 @@
 """``DirectStatistics`` and the table of co-firing, added to in place: what one pass over many rows holds.
 
 In: batches of sparse activations, target rows and documents, then the finish. Out: the ``DirectStatistics``, and the
-``DictionaryStatistics``, that ``accumulate`` would have given. Refuses what it refuses (``Firings`` says what), rows
+``DictionaryStatistics``, that ``accumulate`` would have given. Refuses what it refuses (``Batch`` says what), rows
 of a document that come twice, and rows after the finish.
 
 ``accumulate`` gives a new value and leaves the old as it was, which at each batch costs several copies of M x q sums
@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from dragoman.core import Refusal, Site
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.direct import DirectStatistics
-from dragoman.routes.firings import Firings
+from dragoman.routes.batch import Batch
 
 _BAND = 1024  # features whose sums are made at a time
 
@@ -41,11 +41,11 @@ class Tally:
         """Take activations f (n, M) >= 0 and rows y (n, q); all rows of a document (n,) come in one call.
 
         Raises:
-            Refusal: a batch that ``Firings`` refuses, a document seen before, or a tally already finished.
+            Refusal: a batch that ``Batch`` refuses, a document seen before, or a tally already finished.
         """
         if self._finished:
             raise Refusal("adding rows", "the tally was finished", "open another and merge the two")
-        batch = Firings.of(f, y, documents, features=len(self._ids), width=self._sum.size)
+        batch = Batch.of(f, y, documents, features=len(self._ids), width=self._sum.size)
         fresh = set(batch.documents.tolist())
         again = fresh & self._documents
         if again:

@@ -19,7 +19,7 @@ from dragoman.routes.moments import Doubles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Firings:
+class Batch:
     """Activations and target rows at n positions.
 
     ``f``: sparse (n, M) float64, >= 0. ``y``: (n, q) float64. ``documents``: the different ones, sorted.
@@ -33,7 +33,7 @@ class Firings:
     weight_sq_sum: Doubles
 
     @classmethod
-    def of(cls, f: Any, y: NDArray[Any], documents: NDArray[Any], *, features: int, width: int) -> Firings:
+    def of(cls, f: Any, y: NDArray[Any], documents: NDArray[Any], *, features: int, width: int) -> Batch:
         """Check a batch and add it up by feature.
 
         Args:
