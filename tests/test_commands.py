@@ -63,6 +63,15 @@ def test_wrong_usage_ends_with_2_and_runs_nothing(dragoman: Dragoman, words: tup
     assert said.code == 2 and not said.out and "Usage: dragoman" in said.err
 
 
+def test_samples_need_no_temperature_and_refuse_none_at_all(dragoman: Dragoman, world: World, tmp_path: Path) -> None:
+    said = dragoman(*explaining(world, tmp_path / "run", "--samples", "2", "--json"))
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert said.code == 0 and [row["sample"] for row in rows] == [0, 0, 1, 1]
+    assert all(row["log_probability"] < 0 for row in rows)
+    told = refused(dragoman(*explaining(world, tmp_path / "cold", "--samples", "4", "--temperature", "0")))
+    assert "4 samples at temperature 0" in told and not (tmp_path / "cold").exists()
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,53 @@ def test_batched_greedy_equals_one_at_a_time_equals_generate(case: Case) -> None
     assert [e.tokens for e in batched] == [len(ids) for ids in theirs]
 
 
+def log_probability(case: Case, vector: NDArray[np.float32], ids: list[int]) -> float:
+    """The oracle: transformers' own forward over prompt and answer at once, without a cache."""
+    rows = case.verbalizer.prompt_embeddings(vector[None]).clone()
+    with torch.no_grad():
+        whole = torch.cat([rows, case.net.get_input_embeddings()(torch.tensor([ids]))], dim=1)
+        logits = case.net(inputs_embeds=whole, use_cache=False).logits[0, rows.shape[1] - 1 : -1]
+    said = torch.log_softmax(logits.double(), dim=-1)[torch.arange(len(ids)), torch.tensor(ids)]
+    return float(said.mean())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.7])
+def test_the_log_probability_is_that_of_one_forward_at_temperature_1_whatever_it_was_drawn_at(
+    case: Case, temperature: float
+) -> None:
+    vectors = case.vectors(4)
+    drawn: list[list[int]] = []
+    plain = case.verbalizer._explanation
+    case.verbalizer._explanation = lambda ids, sure: (drawn.append(ids), plain(ids, sure))[1]  # type: ignore[method-assign]
+    try:
+        ours = case.verbalizer.verbalize(vectors, temperature=temperature, seed=5, max_new_tokens=10)
+    finally:
+        del case.verbalizer._explanation
+    theirs = [log_probability(case, vector, ids) for vector, ids in zip(vectors, drawn, strict=True)]
+    assert [e.log_probability for e in ours] == pytest.approx(theirs, abs=2e-4)
+    assert max(theirs) - min(theirs) > 0.01
+    alone = [case.verbalizer.verbalize(v[None], temperature=temperature, seed=5, max_new_tokens=10)[0] for v in vectors]
+    assert [e.log_probability for e in alone] == pytest.approx([e.log_probability for e in ours], abs=2e-4)
+
+
+def test_the_token_that_ends_the_text_counts_and_rows_that_left_count_no_more(case: Case) -> None:
+    vectors = case.vectors(8)
+    eos = case.tokenizer.eos_token_id
+    theirs = case.generate(vectors)
+    start = common_token(theirs)
+    chain = {start: eos}
+    handle = case.verbalizer._net.register_forward_hook(follow(chain), with_kwargs=True)
+    ours = case.verbalizer.verbalize(vectors, max_new_tokens=TOKENS)
+    handle.remove()
+    assert len({e.tokens for e in ours}) >= 2
+    for vector, ids, said in zip(vectors, theirs, ours, strict=True):
+        sure = ids[said.tokens - 2] == start  # then the end was planted, of log-probability 0
+        before = ids[: said.tokens - sure]
+        assert said.log_probability == pytest.approx(
+            log_probability(case, vector, before) * len(before) / said.tokens, abs=2e-4
+        )
+
+
 def test_rows_leave_when_they_close_the_tag_and_the_others_go_on_unchanged(case: Case) -> None:
     vectors = case.vectors(8)
     start = common_token(case.generate(vectors))

@@ -151,6 +151,7 @@ def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_
         ({"route": "teleport"}, "route 'teleport'"),
         ({"source": Site("m", 0)}, "block"),
         ({"by": "sae"}, "no such folder here"),
+        ({"samples": 4, "temperature": 0.0}, "4 samples at temperature 0: greedy decoding says the same thing"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
@@ -159,6 +160,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     with pytest.raises(Refusal, match=sentence):
         explain(request(world, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_several_samples_begin_with_what_one_sample_says(world: dict[str, Any], tmp_path: Path) -> None:
+    one = explain(request(world, native=None), tmp_path / "one")
+    several = explain(request(world, native=None, samples=3), tmp_path / "several")
+    texts = [[r["raw"] for r in several.rows() if r["sample"] == k] for k in range(3)]
+    assert texts[0] == [r["raw"] for r in one.rows()]
+    assert texts[1] != texts[0] and texts[1] != texts[2]
+    assert (one.manifest["settings"]["temperature"], several.manifest["settings"]["temperature"]) == (0.0, 1.0)
+    likelier = [[r["log_probability"] for r in several.rows() if r["sample"] == k] for k in (0, 1)]
+    assert np.mean(likelier[0]) > np.mean(likelier[1])
 
 
 def test_the_folder_of_another_run_is_refused(world: dict[str, Any], tmp_path: Path) -> None:

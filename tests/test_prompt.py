@@ -215,6 +215,7 @@ def test_scripted_verbalizer_answers_with_the_nearest_directions_text() -> None:
     said = scripted.verbalize(np.array([[0.1, 5.0, 0, 0], [0, 0, -1, 0.2]], np.float32))
     assert [e.text for e in said] == ["bread", "dates"]
     assert [e.problems for e in said] == [(), ()]
+    assert [e.log_probability for e in said] == [None, None]
     assert scripted.site == site
 
 

@@ -52,12 +52,31 @@ def test_rows_say_what_was_asked_of_whom(tmp_path: Path) -> None:
     assert [(r["condition"], r["sample"], r["feature"]) for r in rows] == order
     by_condition = {r["condition"]: r for r in rows}
     assert list(rows[0]) == [
-        *("feature", "label", "kind", "condition", "sample", "text", "raw", "problems", "tokens", "card"),
+        *(
+            "feature",
+            "label",
+            "kind",
+            "condition",
+            "sample",
+            "text",
+            "raw",
+            "problems",
+            "tokens",
+            "log_probability",
+            "card",
+        ),
     ]
     assert by_condition["native"]["text"].startswith("own") and by_condition["plain"]["text"].startswith("foreign")
     assert by_condition["random_plain"]["kind"] == "random" and by_condition["native"]["kind"] == "feature"
     assert by_condition["plain"]["card"] == {"kappa": 8.0} and by_condition["native"]["card"] is None
     assert len({r["text"] for r in rows}) == len(rows)  # every sample was drawn anew
+
+
+def test_a_row_says_how_probable_its_text_was_and_nothing_where_nobody_counted() -> None:
+    said = Explanation("bees", "bees", tokens=2, log_probability=-1.23456789)
+    assert one().row(0, 0, said)["log_probability"] == -1.2346
+    assert one().row(0, 0, Explanation("bees", "bees"))["log_probability"] is None
+    assert said == Explanation("bees", "bees", tokens=2, log_probability=-1.2345678), "rounding is no other text"
 
 
 def test_a_finished_run_is_not_said_again(tmp_path: Path, whole: bytes) -> None:
@@ -204,7 +223,7 @@ def test_conditions_that_do_not_fit_together_are_refused(changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"samples": 2}, "greedy decoding says the same thing every time"),
+        ({"samples": 2}, "2 samples at temperature 0: greedy decoding says the same thing every time"),
         ({"samples": 0}, "each must be at least 1"),
         ({"batch_size": 0}, "each must be at least 1"),
         ({"conditions": ()}, "every condition needs a name of its own"),
@@ -214,6 +233,26 @@ def test_conditions_that_do_not_fit_together_are_refused(changes: dict[str, Any]
 def test_plans_that_cannot_be_carried_out_are_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(Refusal, match=why):
         study.Plan(**{"conditions": (one(),), **changes})
+
+
+def test_the_first_of_several_samples_is_greedy_and_the_others_are_drawn(tmp_path: Path) -> None:
+    heats: list[float] = []
+
+    class Listens(Talker):
+        def verbalize(self, vectors: Any, **named: Any) -> list[Explanation]:
+            heats.append(named["temperature"])
+            return super().verbalize(vectors, **named)
+
+    said = {"own": Listens("own", tmp_path / "log", 0)}
+    run = new_run(tmp_path)
+    study.run(run, [one()], said, samples=3, temperature=0.7)
+    assert heats == [0.0, 0.7, 0.7]
+    greedy = RunFolder.create(tmp_path / "greedy", {"plan_digest": "plan"})
+    study.run(greedy, [one()], said)
+    assert [r["text"] for r in run.rows()[:3]] == [r["text"] for r in greedy.rows()]
+    heats.clear()
+    study.run(RunFolder.create(tmp_path / "drawn", {"plan_digest": "plan"}), [one()], said, temperature=0.7)
+    assert heats == [0.7], "a single sample is drawn at what was asked"
 
 
 def test_a_condition_takes_ids_labels_kind_and_site_from_directions() -> None:

@@ -152,8 +152,20 @@ def explain(
         str | None, typer.Option(help="A verbalizer of the source model itself, to compare with.")
     ] = None,
     texts: Texts = None,
-    samples: Annotated[int, typer.Option(help="Explanations per feature (needs a temperature above 0).", min=1)] = 1,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.", min=1
+        ),
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="What explanations are drawn at, but for the first of several; 0 is greedy. Default: 0 for one, 1 for "
+            "several.",
+            min=0.0,
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 200,
     batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
     out: Out = Path("runs/explain"),
@@ -169,6 +181,7 @@ def explain(
     from dragoman.explain import Request, check_route
     from dragoman.explain import explain as run_explain
     from dragoman.report import write_page
+    from dragoman.study import check_samples
 
     check_route(route, washout, map_kind)
     request = Request(
@@ -193,6 +206,7 @@ def explain(
         dtype=dtype,
         device=device,
     )
+    check_samples(request.samples, request.drawn_at)
     with talking() as talk:
         run = run_explain(request, out, talk)
         page = write_page(run, run.page)

@@ -219,13 +219,16 @@ class Explanation:
     """What a verbalizer said of one vector.
 
     ``text`` is what stood between the tags, ``raw`` everything decoded, ``problems`` the health checks that failed
-    (empty means none did), ``tokens`` how many were decoded.
+    (empty means none did), ``tokens`` how many were decoded. ``log_probability``: mean natural-log probability, at
+    temperature 1, of the tokens said, those that end the text or close the tag included, whatever temperature they
+    were drawn at; None where nobody counted it. Batches round it differently, so it has no part in equality.
     """
 
     text: str
     raw: str
     problems: tuple[str, ...] = ()
     tokens: int = 0
+    log_probability: float | None = field(default=None, compare=False)
 
     @property
     def paragraphs(self) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ In: conditions (vectors to inject, and which verbalizer says them), verbalizers,
 one durable append per finished batch. What is batched with what, and which seed a batch draws with, depends on the
 plan alone, so a run that was killed and gone on with leaves the same bytes as one that was not. Refuses rows
 of another plan, verbalizers of another site, and samples that could only repeat themselves.
+
+Of several samples the first is greedy and the others are drawn: the first says what is likeliest, the others how sure
+the verbalizer is of it. Scores read the first.
 """
 
 from __future__ import annotations
@@ -114,8 +117,20 @@ class Condition:
             "raw": said.raw,
             "problems": list(said.problems),
             "tokens": said.tokens,
+            # To a digit that rounding in other batches, or on another device, does not reach.
+            "log_probability": None if said.log_probability is None else round(said.log_probability, 4),
             "card": dict(self.cards[at]) if self.cards else None,
         }
+
+
+def check_samples(samples: int, temperature: float) -> None:
+    """Refuse several samples of which the later ones could only repeat the first."""
+    if samples > 1 and not temperature > 0:
+        raise Refusal(
+            f"{samples} samples at temperature {temperature:g}",
+            "greedy decoding says the same thing every time",
+            "ask for one sample, or a temperature above 0",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +151,8 @@ class Batch:
 class Plan:
     """Everything that decides the rows, apart from the verbalizers themselves.
 
-    ``samples`` explanations per vector; ``temperature`` 0 is greedy; ``seed`` starts all randomness.
+    ``samples`` explanations per vector. A single one is drawn at ``temperature``, where 0 is greedy; of several, sample
+    0 is greedy, whatever the temperature, and the others are drawn at it. ``seed`` starts all randomness.
     """
 
     conditions: tuple[Condition, ...]
@@ -161,12 +177,11 @@ class Plan:
                 "each must be at least 1",
                 "pass positive numbers",
             )
-        if self.samples > 1 and self.temperature <= 0:
-            raise Refusal(
-                f"{self.samples} samples at temperature {self.temperature:g}",
-                "greedy decoding says the same thing every time",
-                "ask for one sample, or a temperature above 0",
-            )
+        check_samples(self.samples, self.temperature)
+
+    def temperature_of(self, sample: int) -> float:
+        """What a sample is drawn at: the first of several is greedy."""
+        return 0.0 if self.samples > 1 and sample == 0 else self.temperature
 
     def batches(self) -> Iterator[Batch]:
         """All batches, in the order their rows stand in the file.
@@ -193,6 +208,8 @@ class Plan:
         says (a version, a digest).
         """
         settings = f"{self.batch_size}/{self.samples}/{self.seed}/{self.temperature!r}/{self.max_new_tokens}"
+        if self.samples > 1:  # earlier versions drew the first sample too: their rows are another plan's
+            settings += "/first greedy"
         parts: list[str | NDArray[Any]] = [settings]
         for c in self.conditions:
             told = [
@@ -350,7 +367,7 @@ def _said(batch: Batch, plan: Plan, verbalizer: Verbalizer) -> list[dict[str, An
     """One batch, verbalized, as rows."""
     said = verbalizer.verbalize(
         np.stack([condition.vectors[at] for condition, at in batch.items]),
-        temperature=plan.temperature,
+        temperature=plan.temperature_of(batch.sample),
         seed=batch.seed,
         max_new_tokens=plan.max_new_tokens,
     )

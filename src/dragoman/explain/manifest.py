@@ -35,7 +35,7 @@ SETTINGS = (
 
 def settings_of(request: Request) -> dict[str, Any]:
     """The request's settings, as they are kept."""
-    return {k: getattr(request, k) for k in SETTINGS}
+    return {k: getattr(request, k) for k in SETTINGS} | {"temperature": request.drawn_at}
 
 
 def background_report(background: Background) -> dict[str, Any]:

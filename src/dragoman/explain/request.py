@@ -42,6 +42,8 @@ class Request:
     if there is one. ``map``: fitted on pooled texts as in the post, or on aligned tokens; routes dictionary and auto
     need the latter. ``labels``: folder or address of a Neuronpedia export with the dictionary's labels. ``texts``: a
     file, or None for the sentences that come with the embedded pair. ``washout``: see ``dragoman.washout.wash``.
+    ``samples``: texts per feature, of several the first greedy, the others drawn at ``temperature``; None is 0 (greedy)
+    for one sample and 1 for several.
     """
 
     dictionary: str
@@ -59,12 +61,19 @@ class Request:
     texts: str | None = None
     lam: float = 100.0
     samples: int = 1
-    temperature: float = 0.0
+    temperature: float | None = None
     seed: int = 0
     batch_size: int = 64
     max_new_tokens: int = 120
     dtype: str = "float32"
     device: str = "cpu"
+
+    @property
+    def drawn_at(self) -> float:
+        """The temperature, said or usual: a verbalizer's own distribution is that at 1."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1.0 if self.samples > 1 else 0.0
 
 
 def check_route(route: str, washout: str, kind: str = "post") -> None:

@@ -33,6 +33,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     """
     talk = talk or Talk()
     check_route(request.route, request.washout, request.map)
+    study.check_samples(request.samples, request.drawn_at)
     directions = directions_of(request)
     talk.say(f"opening verbalizer {request.by}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
@@ -82,7 +83,7 @@ def carry_out(
         batch_size=request.batch_size,
         samples=request.samples,
         seed=request.seed,
-        temperature=request.temperature,
+        temperature=request.drawn_at,
         max_new_tokens=request.max_new_tokens,
     )
     manifest = {
