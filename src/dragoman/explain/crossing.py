@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dragoman import tiny
 from dragoman.core import Background, Directions, Refusal, Site
 from dragoman.directions import DictionaryRef, Encoder, read_directions, read_encoder
+from dragoman.directions import dictionary as open_dictionary
 from dragoman.explain.open import default_texts, dictionary_of
 from dragoman.explain.request import Request, Route, Talk
 from dragoman.lm.aligned import read_aligned
@@ -214,7 +215,7 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
     key = digest(
-        "aligned-1",
+        "aligned-2",
         str(source),
         str(target),
         "\n".join(texts),
@@ -227,9 +228,9 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
+        encoder = _encoder(where, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
-        encoder = _encoder(where, talk)
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
 
     path, reused = Cache().get_or_make("aligned", key, make)
@@ -239,12 +240,17 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
 
 
 def _encoder(where: Path | DictionaryRef, talk: Talk) -> Encoder | None:
-    """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""
-    try:
+    """The dictionary's encoder; plain vectors have none, and then only the map can carry them.
+
+    Raises:
+        Refusal: a dictionary has an encoder that cannot be read or used; to go on without would change the routes.
+    """
+    with open_dictionary(where) as opened:
+        name, plain = opened.name, opened.layout == "vectors"
+    if not plain:
         return read_encoder(where)
-    except Refusal as refusal:
-        talk.say(f"no encoder, so no route but the map: {refusal}")
-        return None
+    talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
+    return None
 
 
 def _weights(site: Site) -> str:
