@@ -25,7 +25,11 @@ from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, 
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.crossing import Bridge, build_bridge, to_watch
 from dragoman.routes.dictionary import WHOLE
-from dragoman.store import Cache, digest, read_arrays, write_arrays
+from dragoman.store import Cache, Contents, digest, write_arrays
+
+_BACKGROUND = Contents(
+    called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +153,8 @@ def save_background(background: Background, path: Path) -> None:
 
 def load_background(path: Path) -> Background:
     """Read what ``save_background`` wrote."""
-    arrays, meta = read_arrays(path)
-    if meta.get("holds") != "background":
-        raise Refusal(f"{path}", "it does not hold a background", "name a file that dragoman wrote")
-    return Background(Site.parse(meta["site"]), arrays["mean"], int(meta["n"]), meta["texts"])
+    arrays, meta = _BACKGROUND.read(path)
+    return Background(Site.parse(meta["site"]), arrays["mean"], meta["n"], meta["texts"])
 
 
 def crossing(
