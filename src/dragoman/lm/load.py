@@ -24,6 +24,7 @@ from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.lm.convert import check_tokens
 from dragoman.lm.resolve import folder_of
+from dragoman.store import file_sha256
 
 ADAPTER = "adapter_config.json"
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
@@ -115,6 +116,11 @@ def _refuse_partial(report: Any, ref: str) -> None:
             f"(the first is {lost[0]})",
             "use the config.json and weights of one checkpoint",
         )
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """Hex sha256 of each weight file of a folder, by its name; every byte is read."""
+    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def is_adapter(folder: Path) -> bool:

@@ -96,5 +96,3 @@ def read_tokens(
         fired=csr_array(vstack(fired)),
         left_out=left_out,
     )
-
-

@@ -19,11 +19,24 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
 from dragoman.routes.batch import Batch
 from dragoman.routes.moments import Doubles
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
 
 FLOOR = 20.0  # effective documents below which a mean is noise; 50 are comfortable
 
 _ARRAYS = ("weight_sum", "weight_sq_sum", "weighted_sum", "y_sum", "documents")
+_SUMS = Contents(
+    called="direct statistics",
+    holds="direct statistics",
+    origin="dragoman harvest",
+    arrays=dict(zip(_ARRAYS, ("m", "m", "mq", "q", "n"), strict=True)),
+    words={"site": str, "ids": list, "count": int},
+)
+_TABLE = Contents(
+    called="a direct table",
+    holds="direct table",
+    arrays={"unit": "mq", "norms": "m", "n_eff": "m"},
+    words={"site": str, "ids": list},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,11 +153,12 @@ class DirectStatistics:
     @classmethod
     def load(cls, path: Path) -> DirectStatistics:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "direct statistics":
-            raise Refusal(f"{path}", "it does not hold direct statistics", "name a file that dragoman harvest wrote")
-        kept = {name: frozen(arrays[name], arrays[name].dtype) for name in _ARRAYS}
-        return cls(site=Site.parse(meta["site"]), ids=tuple(meta["ids"]), count=int(meta["count"]), **kept)
+        arrays, words = _SUMS.read(path)
+        ids, rows = tuple(words["ids"]), len(arrays["weight_sum"])
+        if len(ids) != rows:
+            raise Refusal(f"{path}", f"it holds {len(ids)} ids and sums of {rows} features", "make it again")
+        kept = {name: frozen(array, array.dtype) for name, array in arrays.items()}
+        return cls(site=Site.parse(words["site"]), ids=ids, count=words["count"], **kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -200,11 +214,9 @@ class DirectTable:
     @classmethod
     def load(cls, path: Path) -> DirectTable:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "direct table":
-            raise Refusal(f"{path}", "it does not hold a direct table", "name a file that dragoman wrote")
+        arrays, words = _TABLE.read(path)
         beta = arrays["unit"].astype(np.float32) * arrays["norms"][:, None]
-        return cls.of(Site.parse(meta["site"]), meta["ids"], beta, arrays["n_eff"])
+        return cls.of(Site.parse(words["site"]), words["ids"], beta, arrays["n_eff"])
 
 
 def blend(a: Directions, b: Directions, share: float = 0.5) -> Directions:

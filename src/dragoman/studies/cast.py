@@ -115,4 +115,3 @@ class Cast:
 
 def _unit(mean: Floats) -> Floats:
     return mean / np.linalg.norm(mean)
-

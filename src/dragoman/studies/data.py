@@ -29,7 +29,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     features = stratified(ground, n, seed=seed)
     directions, tokens = ground.directions(features), library.tokens(ground)
     judging = tokens.of(slice(library.fit, None))
-    reference = Reference.of(tokens, judging, ground.source.block, ground.target, seed)
+    reference = Reference.of(tokens, judging, ground.target, seed)
     bridge = library.bridge(ground)
     cast = Cast(
         ground=ground,

@@ -121,5 +121,3 @@ class Library:
         weights = [m.sha256 for m in tiny.MODELS.values()]
         parts = [kind, str(ground.source), str(ground.target), self.dtype, *weights, "\n".join(self.texts[which])]
         return digest(*parts, tiny.data(ground.dictionary))
-
-

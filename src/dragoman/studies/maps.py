@@ -25,53 +25,50 @@ JUDGED = 4000  # held-out rows a map is judged on
 class Reference:
     """The judges: a direct table of documents no map was fitted on, and rows of the same documents.
 
-    ``able``: columns of the table with enough firings; images are looked for among them.
+    ``rows``: numbers of the rows that judge a map; ``target``: the block they are held against.
     """
 
     table: DirectTable
-    unit: Doubles
-    able: NDArray[np.int64]
-    x: Floats
-    y: Floats
-    documents: NDArray[np.int64]
+    tokens: Tokens
+    rows: NDArray[np.int64]
+    target: int
 
     @classmethod
-    def of(cls, tokens: Tokens, rows: NDArray[np.int64], source: int, target: Site, seed: int) -> Reference:
+    def of(cls, tokens: Tokens, rows: NDArray[np.int64], target: Site, seed: int) -> Reference:
         """From rows of the documents that judge."""
-        table = direct(tokens, rows, target)
-        able = np.flatnonzero(table.n_eff >= FLOOR)
-        beta = table.beta[able].astype(np.float64)
         some = np.sort(np.random.default_rng(seed).permutation(rows)[:JUDGED])
-        return cls(
-            table=table,
-            unit=beta / np.linalg.norm(beta, axis=1, keepdims=True),
-            able=able,
-            x=tokens.x[source][some],
-            y=tokens.y[target.block][some],
-            documents=tokens.documents[some],
-        )
+        return cls(table=direct(tokens, rows, target), tokens=tokens, rows=some, target=target.block)
 
     def judged(self, bridge: LinearMap) -> dict[str, float]:
-        """Held-out report of a map, in few numbers, baselines beside."""
-        told = held_out(bridge, self.x, self.y, documents=self.documents)
+        """Held-out report of a map from the block it was fitted at, in few numbers, baselines beside."""
+        x, y = self.tokens.x[bridge.source.block][self.rows], self.tokens.y[self.target][self.rows]
+        told = held_out(bridge, x, y, documents=self.tokens.documents[self.rows])
         keys = ("n", "fve_raw", "fve_unit", "centred_cosine", "top1", "top1_among", "shuffled_fve", "constant_fve_unit")
         return {key: told[key] for key in keys}
 
     def identity(self, carried: Directions) -> dict[str, float]:
-        """Of directions at the target: how many lie nearest their own row of the table, their cosine with it, chance."""
-        where = {self.table.ids[column]: place for place, column in enumerate(self.able.tolist())}
-        mine = [k for k, name in enumerate(carried.ids) if name in where]
-        if not mine:
-            return {"top1": float("nan"), "cosine": float("nan"), "others": float("nan"), "n": 0, "among": len(where)}
-        cosines = carried.unit[mine].astype(np.float64) @ self.unit.T
-        own = cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]]
-        return {
-            "top1": float(np.mean(own >= cosines.max(axis=1))),
-            "cosine": float(own.mean()),
-            "others": float(cosines.mean()),
-            "n": len(mine),
-            "among": len(where),
-        }
+        """See ``identity``, against this table."""
+        return identity(carried, self.table)
+
+
+def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
+    """Of directions at the target: the share that lies nearest its own row among all rows that fire often enough.
+
+    ``cosine`` is the mean with the own row, ``others`` with all rows, ``n`` how many have a row, ``among`` how many rows
+    there are: chance is 1 / among.
+    """
+    able = np.flatnonzero(table.n_eff >= FLOOR)
+    where = {table.ids[column]: place for place, column in enumerate(able.tolist())}
+    mine = [k for k, name in enumerate(carried.ids) if name in where]
+    told: dict[str, float] = {"n": len(mine), "among": len(where)}
+    if not mine:
+        return told
+    beta = table.beta[able].astype(np.float64)
+    beta /= np.linalg.norm(beta, axis=1, keepdims=True)
+    cosines = carried.unit[mine].astype(np.float64) @ beta.T
+    own = cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]]
+    found = {"top1": np.mean(own >= cosines.max(axis=1)), "cosine": own.mean(), "others": cosines.mean()}
+    return told | {name: float(value) for name, value in found.items()}
 
 
 def direct(tokens: Tokens, rows: NDArray[np.int64], target: Site) -> DirectTable:

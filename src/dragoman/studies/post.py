@@ -144,4 +144,3 @@ def shuffled_map(judges: Judges, forward: LinearMap, seed: int) -> LinearMap:
     lam = forward.settings["lam_rel"] * float(np.trace(moments.sxx)) / moments.p
     made = fit_ridge(moments, forward.source, forward.target, lam, allow_underdetermined=True)
     return replace(made, report=made.report | {"shuffled": True})
-

@@ -27,7 +27,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     features = stratified(ground, n, seed=seed)
     directions, tokens = ground.directions(features), library.tokens(ground)
     fitted, judging = tokens.of(slice(0, library.fit)), tokens.of(slice(library.fit, None))
-    reference = Reference.of(tokens, judging, ground.source.block, ground.target, seed)
+    reference = Reference.of(tokens, judging, ground.target, seed)
     bridge = library.bridge(ground)
     cast = Cast(
         ground=ground,
@@ -48,7 +48,9 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
             carried = bridge_.directions(directions)
             name = f"{variant}, {amount}"
             cast.add(name, carried, variant=variant, amount=amount, kind="carried")
-            cast.measured[name] = reference.judged(bridge_) | {"identity": reference.identity(bridge_.directions(directions))}
+            cast.measured[name] = reference.judged(bridge_) | {
+                "identity": reference.identity(bridge_.directions(directions))
+            }
             cast.measured[name] |= {"rows": len(a), "source_width": a.shape[1], "rank": bridge_.settings.get("rank")}
     cast.measured["anisotropy"] = {
         amount: {side: participation(rows) for side, rows in zip(("source", "target"), both, strict=True)}
