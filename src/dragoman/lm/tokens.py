@@ -1,7 +1,7 @@
 """Rows of two models at the same token ends, at as many blocks of each as are asked for, kept whole.
 
-In: readers, texts, an encoder. Out: ``Tokens``. Refuses texts without a shared token end. For studies that fit many maps
-on parts of the same rows; one map needs only the sums of ``lm.aligned``, which hold no rows.
+In: readers, texts, an encoder. Out: ``Tokens``. Refuses texts without a shared token end. For studies that fit many
+maps on parts of the same rows; one map needs only the sums of ``lm.aligned``, which hold no rows.
 """
 
 from __future__ import annotations

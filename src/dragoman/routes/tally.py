@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dragoman.core import Refusal, Site
+from dragoman.routes.batch import Batch
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.direct import DirectStatistics
-from dragoman.routes.batch import Batch
 
 _BAND = 1024  # features whose sums are made at a time
 

@@ -21,7 +21,6 @@ from dragoman.study import Condition, Plan, carry_out
 from dragoman.verbalize.protocol import Verbalizer
 from dragoman.washout import wash
 
-
 COLLAPSED = 0.9  # cosine with the background above which ``washout`` refuses: nothing of a direction would be left
 
 

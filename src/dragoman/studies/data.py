@@ -1,6 +1,7 @@
 """How much data: from a hundred pairs to two hundred thousand, pooled against aligned, both routes.
 
-In: a ground, a library. Out: conditions to be said and held-out numbers, judged by a table of documents nobody fitted on.
+In: a ground, a library. Out: conditions to be said and held-out numbers, judged by a table of documents nobody fitted
+on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which depth: features as they stand at blocks across the source, and the fixed verbalizer fed from blocks near its own.
+"""Which depth: features as they stand at blocks across the source, and a fixed verbalizer fed from blocks near its own.
 
 In: a ground, a library. Out: conditions to be said and held-out numbers. A feature's direction at another block is the
 direct route inside the model: that block's mean where the feature fires. From there a map fitted at that block carries

@@ -1,8 +1,8 @@
 """Drift: rows turned towards a neighbour by a known angle, and rows that drift on their own; what the cards see of it.
 
 In: a ground, a library. Out: conditions to be said (turned rows, by the map), and every flag of every row, turned and
-not. A turned row keeps its feature's name and its encoder, as a mislabelled or damaged release would; the flags are those
-of the card. Natural drift is judged by a direct table of documents the cards have not seen.
+not. A turned row keeps its feature's name and its encoder, as a mislabelled or damaged release would; the flags are
+those of the card. Natural drift is judged by a direct table of documents the cards have not seen.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def towards(rows: Directions, neighbours: Directions, degrees: float) -> Directi
 
 
 def bend(rows: NDArray[Any], others: NDArray[Any], degrees: float) -> NDArray[np.float64]:
-    """cos t d + sin t e, e the part of the other row orthogonal to d, at unit length."""
+    """Cos t d + sin t e, e the part of the other row orthogonal to d, at unit length."""
     d = np.asarray(rows, dtype=np.float64)
     d = d / np.linalg.norm(d, axis=1, keepdims=True)
     across = np.asarray(others, dtype=np.float64) - np.sum(others * d, axis=1, keepdims=True) * d

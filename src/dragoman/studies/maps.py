@@ -54,8 +54,8 @@ class Reference:
 def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
     """Of directions at the target: the share that lies nearest its own row among all rows that fire often enough.
 
-    ``cosine`` is the mean with the own row, ``others`` with all rows, ``n`` how many have a row, ``among`` how many rows
-    there are: chance is 1 / among.
+    ``cosine`` is the mean with the own row, ``others`` with all rows, ``n`` how many have a row, ``among`` how many
+    rows there are: chance is 1 / among.
     """
     able = np.flatnonzero(table.n_eff >= FLOOR)
     where = {table.ids[column]: place for place, column in enumerate(able.tolist())}

@@ -1,7 +1,7 @@
 """Why Procrustes fails: rank truncation, anisotropy and centring, each switched on its own.
 
-In: a ground, a library. Out: conditions to be said and held-out numbers. Two amounts of data: the post's 800 pooled texts
-and all tokens that maps may be fitted on. Everything but the switch is the same within each.
+In: a ground, a library. Out: conditions to be said and held-out numbers. Three amounts of data: 300 and the post's 800
+pooled texts, and all tokens that maps may be fitted on. Everything but the switch is the same within each.
 """
 
 from __future__ import annotations
