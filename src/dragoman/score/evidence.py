@@ -33,6 +33,7 @@ SIGNS: Mapping[str, int] = dict.fromkeys(
         "cycle",
         "cycle_over_dictionary",
         "detection",
+        "detection_gap",
         "home_agreement",
         "home_margin",
         "kappa",
@@ -45,7 +46,7 @@ SIGNS: Mapping[str, int] = dict.fromkeys(
         "sample_agreement",
     ),
     1,
-) | {"fallback": -1, "problems": -1}
+) | {"fallback": -1, "problems": -1, "reconstruction_rank": -1, "reconstruction_source_rank": -1}
 
 
 def evidence(

@@ -21,7 +21,7 @@ QUESTION = "How much text does each route need, and where does more stop helping
 FEATURES = 225
 PAIRS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 200_000)
 TEXTS = (100, 300, 800, 2000, 6000)
-FEWEST = 10  # documents: five folds of two
+FEWEST = 40  # documents: with fewer one of the five folds may stay empty
 CALIBRATORS = 512
 
 
@@ -77,7 +77,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
 
 
 def nested(tokens: Tokens, pool: np.ndarray, pairs: int, seed: int) -> np.ndarray:
-    """About ``pairs`` rows of the pool: whole documents in order, but at least ten documents."""
+    """About ``pairs`` rows of the pool: whole documents in order, but at least forty of them."""
     documents = tokens.documents[pool]
     _, first, counts = np.unique(documents, return_index=True, return_counts=True)
     reach = int(np.searchsorted(np.cumsum(counts), pairs)) + 1

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,12 @@ class Latent:
     n_eff: float
     top_tokens: tuple[str, ...]
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Latent:
+        """From a row of the packaged list, or of a run's manifest; what else stands there is left."""
+        known = {name: row[name] for name in cls.__dataclass_fields__}
+        return cls(**known | {"top_tokens": tuple(row["top_tokens"])})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
@@ -70,9 +77,7 @@ class Ground:
     @cached_property
     def latents(self) -> Mapping[str, Latent]:
         """Every latent that fires in the training texts."""
-        kept = Latent.__dataclass_fields__
-        found = [{k: v for k, v in row.items() if k in kept} for row in read_jsonl(tiny.data(self.latents_in))]
-        return {row["id"]: Latent(**row | {"top_tokens": tuple(row["top_tokens"])}) for row in found}
+        return {row["id"]: Latent.of(row) for row in read_jsonl(tiny.data(self.latents_in))}
 
     @cached_property
     def words(self) -> Mapping[str, list[str]]:
@@ -85,9 +90,9 @@ class Ground:
         labels = tuple(f"{self.latents[i].category}: {self.latents[i].topic}" for i in picked.ids)
         return replace(picked, labels=labels)
 
-    def information(self, ids: Iterable[str]) -> dict[str, dict[str, object]]:
+    def information(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """What a run folder keeps of the planted truth."""
-        return {i: {k: getattr(self.latents[i], k) for k in Latent.__dataclass_fields__} for i in ids}
+        return {i: asdict(self.latents[i]) for i in ids}
 
 
 GROUNDS = {

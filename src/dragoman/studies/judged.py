@@ -46,11 +46,7 @@ class Heard:
     @cached_property
     def latents(self) -> dict[str, Latent]:
         """Planted truth of the study's features."""
-        return {i: Latent(**row | {"top_tokens": tuple(row["top_tokens"])}) for i, row in self._info.items()}
-
-    @property
-    def _info(self) -> dict[str, dict[str, Any]]:
-        return self.run.manifest["feature_info"]
+        return {i: Latent.of(row) for i, row in self.run.manifest["feature_info"].items()}
 
     @property
     def words(self) -> Mapping[str, Sequence[str]]:

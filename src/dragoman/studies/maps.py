@@ -74,9 +74,9 @@ def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
 def direct(tokens: Tokens, rows: NDArray[np.int64], target: Site) -> DirectTable:
     """The direct route's table of some rows, read at a block of the target."""
     ids = [str(i) for i in range(tokens.fired.shape[1])]
-    y = tokens.y[target.block][rows]
+    y, fired = tokens.y[target.block][rows], tokens.fired[rows]
     empty = DirectStatistics.empty(target, ids, y.shape[1])
-    return empty.accumulate(tokens.fired[rows], y, tokens.documents[rows]).table()
+    return empty.accumulate(fired, y, tokens.documents[rows]).table()
 
 
 def moments_of(x: NDArray[Any], y: NDArray[Any], *, centred: bool = True) -> Moments:

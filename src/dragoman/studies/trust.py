@@ -1,8 +1,8 @@
 """What a confidence is fitted and tested on: explanations of features with everything known of them, and of nulls.
 
-In: a ground, a library. Out: conditions to be said, four times each (the first greedily), with cards. The nulls are what
-an auditor would try: random directions; rows of features outside the study under the names of features in it; true rows
-carried by a map that was fitted on shuffled pairs.
+In: a ground, a library. Out: conditions to be said, four times each (the first greedily), with cards. The nulls are
+what an auditor would try: random directions; rows of features outside the study under the names of features in it; true
+rows carried by a map that was fitted on shuffled pairs.
 """
 
 from __future__ import annotations
