@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,13 @@ class Tokens:
     """n tokens that end at the same character in both models.
 
     ``documents``: (n,) index of the text, increasing. ``x``, ``y``: block -> (n, width) float32 of source and target.
-    ``fired``: (n, d_sae) sparse activations of the source's dictionary. ``left_out``: sinks, by count.
+    ``fired``: (n, d_sae) scipy sparse activations of the source's dictionary. ``left_out``: sinks, by count.
     """
 
     documents: NDArray[np.int64]
     x: Mapping[int, Floats]
     y: Mapping[int, Floats]
-    fired: csr_array
+    fired: Any
     left_out: int
 
     def __len__(self) -> int:

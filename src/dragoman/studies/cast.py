@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dragoman.core import Background, Directions, Floats
 from dragoman.explain import Talk, background_report, own_version, versions
@@ -112,5 +113,5 @@ class Cast:
         return run
 
 
-def _unit(mean: Floats) -> Floats:
+def _unit(mean: Floats) -> NDArray[np.floating]:
     return mean / np.linalg.norm(mean)

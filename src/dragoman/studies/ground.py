@@ -46,8 +46,9 @@ class Latent:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Latent:
         """From a row of the packaged list, or of a run's manifest; what else stands there is left."""
-        known = {name: row[name] for name in cls.__dataclass_fields__}
-        return cls(**known | {"top_tokens": tuple(row["top_tokens"])})
+        known: dict[str, Any] = {name: row[name] for name in cls.__dataclass_fields__}
+        known["top_tokens"] = tuple(row["top_tokens"])
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)

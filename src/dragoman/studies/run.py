@@ -22,6 +22,7 @@ from dragoman.studies.library import Library
 from dragoman.studies.reading import read_back
 from dragoman.verbalize.protocol import Verbalizer
 
+COMPARED = ("post", "trust")  # studies in which texts are compared with other texts
 Prepare = Callable[[Ground, Library, int, int], Cast]
 
 
@@ -108,7 +109,12 @@ def say(
 
 
 def hear(study: Study, ground: Ground, run: RunFolder, voices: Voices, talk: Talk) -> None:
-    """Have a run's texts read by the sentence model, and where a confidence is at stake by the reconstructors."""
+    """Have a run's texts read by the sentence model, and where a confidence is at stake by the reconstructors.
+
+    Most studies are judged by planted truth alone, and need neither.
+    """
+    if study.name not in COMPARED:
+        return
     readers: dict[str, Reconstructor] = {}
     if study.name == "trust":
         readers = {"target": voices.reader(ground.reads_target), "source": voices.reader(ground.reads_source)}
