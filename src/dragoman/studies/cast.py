@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dragoman.core import Background, Directions, Floats
 from dragoman.explain import Talk, background_report, own_version, versions
@@ -60,9 +59,9 @@ class Cast:
         own = self.own_background if by == "native" else self.background
         kept, shown = carried, list(cards)
         if vectors is None and washout not in ("none", "0.5"):
-            there = np.abs(carried.unit @ _unit(own.mean)) < COLLAPSED
-            kept = carried.pick(i for i, ok in zip(carried.ids, there, strict=True) if ok)
-            shown = [card for card, ok in zip(cards, there, strict=True) if ok] if cards else []
+            kept = standing(carried, own)
+            there = set(kept.ids)
+            shown = [card for card, name in zip(cards, carried.ids, strict=True) if name in there] if cards else []
         injected = wash(kept, own, washout) if vectors is None else vectors
         self.conditions.append(Condition.of(name, kept, by, vectors=injected, cards=shown))
         collapsed = len(carried) - len(kept)
@@ -113,5 +112,8 @@ class Cast:
         return run
 
 
-def _unit(mean: Floats) -> NDArray[np.floating]:
-    return mean / np.linalg.norm(mean)
+def standing(carried: Directions, background: Background) -> Directions:
+    """Those that have not collapsed onto the background: ``washout`` refuses the others."""
+    b = background.mean.astype(np.float64)
+    there = np.abs(carried.unit @ (b / np.linalg.norm(b))) < COLLAPSED
+    return carried.pick(name for name, ok in zip(carried.ids, there, strict=True) if ok)

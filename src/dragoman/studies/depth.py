@@ -14,7 +14,7 @@ import numpy as np
 from dragoman.core import Background, Directions, Site, frozen
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, relative_lambda
-from dragoman.studies.cast import Cast
+from dragoman.studies.cast import Cast, standing
 from dragoman.studies.data import aligned_map
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
@@ -58,9 +58,9 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         if bridge.direct is not None:  # far more documents than are read here
             cast.measured[name]["identity"] = identity(carried, bridge.direct)
     for block in near:
-        found = firing_at(tokens, fitted, replace(target, block=block), features, "y")
-        told = {"block": block, "away": block - target.block, "side": "target", "kind": "carried"}
         there = background_at(tokens, fitted, replace(target, block=block))
+        found = standing(firing_at(tokens, fitted, replace(target, block=block), features, "y"), there)
+        told = {"block": block, "away": block - target.block, "side": "target", "kind": "carried"}
         here = replace(found, site=target)  # said to live where the verbalizer reads: the post's first observation
         cast.add(
             f"target block {block}, as it is",

@@ -17,7 +17,7 @@ from dragoman.routes.aligned import Judges
 from dragoman.routes.crossing import Bridge
 from dragoman.routes.dictionary import WHOLE
 from dragoman.routes.direct import FLOOR, DirectTable
-from dragoman.studies.cast import Cast
+from dragoman.studies.cast import Cast, standing
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
 from dragoman.washout import contrast
@@ -64,7 +64,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     for name, carried, how in nulls(ground, bridge, ridge, moments, features, n=min(NULLS, n), seed=seed):
         for washout in ("none", "on-shell"):
             cast.add(f"{name}, {washout}", carried, washout, route=how, kind="null", null=name.rpartition(" by ")[0])
-    carried = bridge.directions(directions, "auto")
+    carried = standing(bridge.directions(directions, "auto"), cast.background)
     opposite = contrast(carried, cast.background)
     cast.add("opposite, on-shell", carried, vectors=opposite.minus, route="auto", kind="contrast")
     alone = Directions.of(ground.target, opposite.alone, ["background"], kind="custom")

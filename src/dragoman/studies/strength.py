@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from dragoman.routes import the_posts_fit
-from dragoman.studies.cast import Cast
+from dragoman.studies.cast import Cast, standing
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
 from dragoman.washout import on_shell_angle, on_shell_weight, sweep
@@ -31,7 +31,8 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         background=bridge.aligned.background,
         own_background=bridge.aligned.source_background,
     )
-    routes = {"auto": bridge.directions(directions, "auto"), "post": ridge.directions(directions)}
+    both = {"auto": bridge.directions(directions, "auto"), "post": ridge.directions(directions)}
+    routes = {route: standing(carried, cast.background) for route, carried in both.items()}
     for route, carried in routes.items():
         for point in sweep(carried, cast.background, times=TIMES, weights=WEIGHTS):
             told = {"degrees": math.degrees(point.angle), "times": point.times, "route": route, "kind": "carried"}
