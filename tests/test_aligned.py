@@ -22,7 +22,6 @@ from planted_readers import (
     UNICODE,
     WORDS,
     PlantedPair,
-    opened,
     planted_pair,
     sae,
     same,
@@ -30,21 +29,6 @@ from planted_readers import (
 )
 from planted_worlds import SOURCE, TARGET
 from tiny_checkpoints import WIDTH
-
-
-@pytest.fixture(scope="module")
-def pair() -> PlantedPair:
-    return planted_pair()
-
-
-@pytest.fixture(scope="module")
-def found(pair: PlantedPair) -> Aligned:
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
-
-
-@pytest.fixture(scope="module")
-def readers() -> tuple[Reader, Reader]:
-    return opened("llama"), opened("gemma3")
 
 
 def names(pair: PlantedPair) -> np.ndarray:

@@ -16,23 +16,8 @@ from dragoman.lm.aligned import encoded, read_aligned
 from dragoman.lm.manner import Manner, distinct, document_name
 from dragoman.lm.paired import Reader
 from dragoman.routes.aligned import Aligned
-from planted_readers import FIRST, TEXTS, PlantedPair, opened, planted_pair, sae, same, same_everything
+from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
-
-
-@pytest.fixture(scope="module")
-def pair() -> PlantedPair:
-    return planted_pair()
-
-
-@pytest.fixture(scope="module")
-def found(pair: PlantedPair) -> Aligned:
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
-
-
-@pytest.fixture(scope="module")
-def readers() -> tuple[Reader, Reader]:
-    return opened("llama"), opened("gemma3")
 
 
 def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,6 +256,21 @@ def test_purity_is_the_features_own_share_of_its_read_out():
         purity(d, DirectStatistics.empty(SOURCE, range(192), 65), m, lam)
 
 
+def test_a_row_turned_towards_another_feature_shows_at_home_before_it_crosses():
+    world = sparse_world(n=4000)
+    m = Moments.of(world.x, world.y)
+    bridge = fit_ridge(m, SOURCE, TARGET, relative_lambda(m, 1e-3))
+    fired = DirectStatistics.empty(SOURCE, range(192), 64).accumulate(world.f, world.x, world.documents)
+    rows_turned = world.source.copy()
+    rows_turned[5] = unit(0.5 * world.source[5] + 0.9 * world.source[9])
+    cards = make_cards(at_source(rows_turned), bridge, m, evidence=Evidence(fired=fired))
+    assert np.delete(column(cards, "home_margin"), 5).min() > 0.2
+    assert cards[5]["home_margin"] < 0
+    assert cards[5]["home_nearest"] == "9"
+    assert cards[5]["home_agreement"] == pytest.approx(float(at_source(rows_turned).unit[5] @ unit(fired.beta())[5]))
+    assert make_cards(at_source(world.source), bridge, m)[0]["home_margin"] is None
+
+
 def test_a_yardstick_ranks_directions_among_random_ones_and_the_dictionarys():
     rng = np.random.default_rng(9)
     x, y = rows(60, 100, 30, rng)

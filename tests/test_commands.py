@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from dragoman.commands.words import settings_from
 from dragoman.core import Refusal
 from report_fixture import build_run
-from small_world import Said, World, build, command
+from small_world import Said, World, command
 
 Dragoman = Callable[..., Said]
 COMMANDS = ("demo", "explain", "harvest", "fit", "score", "report", "checkpoints", "doctor", "export")
@@ -23,17 +22,6 @@ COMMANDS = ("demo", "explain", "harvest", "fit", "score", "report", "checkpoints
 def dragoman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dragoman:
     monkeypatch.setenv("COLUMNS", "100")
     return lambda *words: command(monkeypatch, capsys, *map(str, words))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("commands")
-    before = os.environ.get("DRAGOMAN_CACHE")
-    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
-    yield build(root)
-    os.environ.pop("DRAGOMAN_CACHE")
-    if before is not None:
-        os.environ["DRAGOMAN_CACHE"] = before
 
 
 def refused(said: Said) -> str:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
@@ -206,8 +207,6 @@ def test_baselines_are_compared_on_the_same_draws():
 
 
 def test_false_label_rate_has_the_exact_interval():
-    from scipy import stats
-
     found = false_label_rate(np.r_[np.zeros(195), np.ones(5)], 0.5, null="random directions")
     assert found.value == 0.025 and found.extra["hits"] == 5
     assert (found.low, found.high) == pytest.approx((stats.beta.ppf(0.025, 5, 196), stats.beta.ppf(0.975, 6, 195)))
@@ -221,6 +220,13 @@ def test_threshold_by_clopper_and_pearson_keeps_its_promise_nineteen_times_in_tw
         assert line.bound <= 0.02
         broken += 1 - line.value > 0.02
     assert broken / 400 <= 0.07
+
+
+def test_the_bound_of_a_line_is_scipys_one_sided_exact_interval():
+    lines = [threshold_for_nulls(rng(seed).random(400), rate, level=0.9) for seed, rate in ((1, 0.02), (2, 0.1))]
+    for line in lines:
+        exact = stats.binomtest(line.hits, line.n, alternative="less").proportion_ci(0.9, method="exact")
+        assert line.hits > 0 and line.bound == pytest.approx(exact.high, abs=1e-9)
 
 
 def test_threshold_by_conformal_keeps_its_promise_on_average_and_is_milder():

@@ -126,7 +126,7 @@ def test_adapters_in_a_circle_or_without_a_base_are_refused(tmp_path: Path) -> N
     with pytest.raises(Refusal, match="the adapter in .*adapter does not say what it sits on"):
         stacked(other, str(adapter), "x")
     path.write_text("{")
-    with pytest.raises(Refusal, match="adapter_config.json: it cannot be read as JSON"):
+    with pytest.raises(Refusal, match="adapter_config.json: it is not JSON"):
         LocalVerbalizer(adapter)
 
 

@@ -180,6 +180,24 @@ def test_states_of_a_text_depend_on_no_other_text(states: StateEmbedder) -> None
     assert states.encode([]).shape == (0, 576)
 
 
+def test_which_states_are_outliers_depends_on_no_other_text(
+    states: StateEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At once the median, about half of all states are outliers, and any shift of the median moves some across.
+    monkeypatch.setattr("dragoman.lm.harvest.OUTLIER", 1.0)
+    strict = StateEmbedder(states._model, states._tokenizer, states._site, PROSE)
+    texts = [
+        "The court ruled on the new law, and the judges went home early in the rain.",
+        "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30",
+        "%% ;; }} {{ == && ||",
+        "A late goal won the football match.",
+    ]
+    alone = np.concatenate([strict.encode([text]) for text in texts])
+    np.testing.assert_allclose(strict.encode(texts), alone, atol=1e-4)
+    np.testing.assert_allclose(strict.encode(texts[::-1])[::-1], alone, atol=1e-4)
+    assert np.abs(states.encode(texts) - alone).max() > 1e-2  # states were left out
+
+
 def test_what_all_texts_share_is_taken_out(states: StateEmbedder) -> None:
     rows = states.encode(PROSE)
     others = (rows @ rows.T)[~np.eye(len(rows), dtype=bool)]

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from dragoman.commands.show import show_rows
 from dragoman.core import Refusal, Site
 from dragoman.demo import request_for
 from dragoman.embed import HashEmbedder
-from dragoman.explain import Request, check_route, explain
+from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.judge import judge_run
 from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
@@ -34,10 +36,9 @@ FEATURES = tuple(str(i) for i in range(6))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Source (Llama) with a native verbalizer, target (Gemma 3) with a verbalizer, an SAE, texts."""
     root = tmp_path_factory.mktemp("world")
-    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
     for family in ("llama", "gemma3"):
         folder = root / family
         sidecar = sidecar_of(family) | {"base_checkpoint": str(folder)}
@@ -46,12 +47,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     block = sidecar_of("llama")["extraction_layer_index"]
     write_sae(root / "sae", rng, WIDTH["llama"], block)
     (root / "texts.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS))
-    return {
-        "root": root,
-        "source": Site(str(root / "llama"), block),
-        "av": str(root / "gemma3"),
-        "native": str(root / "llama"),
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        yield {
+            "root": root,
+            "source": Site(str(root / "llama"), block),
+            "av": str(root / "gemma3"),
+            "native": str(root / "llama"),
+        }
 
 
 def write_sae(folder: Path, rng: np.random.Generator, d: int, block: int) -> None:
@@ -418,3 +421,26 @@ def test_the_demo_asks_for_the_posts_map() -> None:
 def test_a_route_counted_on_aligned_tokens_is_refused_without_them(world: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="counted on aligned tokens; say --map aligned, or --route map"):
         explain(request(world, route="auto"), tmp_path / "run")
+
+
+def test_plain_vectors_have_no_encoder_and_cross_by_the_map_alone(world: dict[str, Any], tmp_path: Path) -> None:
+    rows = read_arrays(world["root"] / "sae" / "sae_weights.safetensors")[0]["W_dec"]
+    np.save(tmp_path / "rows.npy", rows)
+    said: list[str] = []
+    asked = request(world, dictionary=str(tmp_path / "rows.npy"), map="aligned", native=None)
+    run = explain(asked, tmp_path / "run", talk=Talk(say=said.append))
+    assert "file rows.npy holds vectors without an encoder, so there is no route but the map" in said
+    assert [r["condition"] for r in run.rows()] == ["washed"] * len(FEATURES)
+    with pytest.raises(Refusal, match="route 'direct': no feature was watched in these texts"):
+        explain(replace(asked, route="direct"), tmp_path / "direct")
+
+
+def test_an_encoder_that_cannot_be_used_is_refused_where_pairs_of_tokens_are_read(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    write_sae(tmp_path / "sae", np.random.default_rng(0), WIDTH["llama"], world["source"].block)
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config | {"architecture": "gated"}))
+    with pytest.raises(Refusal, match="encoder of sae: architecture 'gated' is not known"):
+        explain(request(world, dictionary=str(tmp_path / "sae"), map="aligned"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

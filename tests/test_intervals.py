@@ -78,6 +78,16 @@ def test_bootstrap_of_a_mean_agrees_with_students_interval():
     assert (found.units, found.unit) == (200, "features")
 
 
+def test_bootstrap_of_single_rows_is_scipys_percentile_bootstrap():
+    values = rng().gamma(2, size=40)
+    found = bootstrap(lambda rows: float(np.median(values[rows])), 40, rng=rng(1), level=0.9)
+    theirs = stats.bootstrap(
+        (values,), np.median, n_resamples=2000, confidence_level=0.9, method="percentile", rng=rng(1)
+    )
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), rel=0.03)
+    assert found.error == pytest.approx(theirs.standard_error, rel=0.05)
+
+
 def test_bootstrap_over_topics_draws_whole_topics_and_has_their_spread():
     topics = np.array(list("abcab"))
     for rows in resampled(5, rng(), clusters=topics, draws=20):

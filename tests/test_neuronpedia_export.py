@@ -112,6 +112,7 @@ def test_a_second_export_changes_nothing(run: RunFolder, tmp_path: Path) -> None
         ({"condition": "random_washed"}, "random directions, which nobody has an index for"),
         ({"source_id": "21-matryoshka-65k"}, "rows live at block 21, the run's at block 20"),
         ({"resid_pre": True}, "rows live at block 19, the run's at block 20"),
+        ({"source_id": "0-res", "resid_pre": True}, "np:qwen2.5-7b-it/0-res: it reads the embedding"),
         ({"model_id": "qwen3-8b"}, "that is Qwen/Qwen3-8B, the run's directions are of Qwen/Qwen2.5-7B-Instruct"),
         ({"source_id": "matryoshka"}, "begins with the layer"),
     ],

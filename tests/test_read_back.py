@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +19,9 @@ from dragoman.score.reconstruct import mean_output
 from dragoman.store import RunFolder
 from dragoman.verbalize import registry
 from dragoman.verbalize.registry import Checkpoint
-from small_world import World, build, command
+from small_world import World, command
 
 FEATURES = tuple(str(i) for i in range(6))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("read-back")
-    before = os.environ.get("DRAGOMAN_CACHE")
-    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
-    yield build(root)
-    os.environ.pop("DRAGOMAN_CACHE")
-    if before is not None:
-        os.environ["DRAGOMAN_CACHE"] = before
 
 
 @pytest.fixture(scope="module")

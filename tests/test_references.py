@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,10 @@ from dragoman.verbalize import registry
 from dragoman.verbalize.registry import Checkpoint
 from dragoman.verbalize.sidecar import NAME, sidecar_file
 from range_server import Served, serving
-from small_world import World, build, easynla_run
+from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 
 SOURCE_ID = f"gemma-2-2b/{BLOCK}-tiny-res"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("references")
-    before = os.environ.get("DRAGOMAN_CACHE")
-    os.environ["DRAGOMAN_CACHE"] = str(root / "cache")
-    yield build(root)
-    os.environ.pop("DRAGOMAN_CACHE")
-    if before is not None:
-        os.environ["DRAGOMAN_CACHE"] = before
 
 
 @pytest.fixture

@@ -38,9 +38,10 @@ def test_a_tally_is_the_statistics_that_accumulate_gives(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"y": np.zeros((2, 5))}, r"activations \(2, 3\), rows \(2, 5\)"),
+        ({"y": np.zeros((2, 5))}, r"activations \(2, 3\), target rows \(2, 5\)"),
         ({"f": csr_array([[0.0, -1, 0], [0, 0, 0]])}, "negative"),
         ({"y": np.array([[np.nan] * 4, [0.0] * 4])}, "NaN"),
+        ({"documents": np.array(["a", "b"])}, "they are integers"),
         ({"documents": np.array([1, 8])}, "document 8: its rows came before"),
     ],
 )

@@ -66,6 +66,32 @@ class Site:
             )
         return cls(found["model"], int(found["block"]), found["revision"])
 
+    @classmethod
+    def before_block(cls, model: str, block: int, revision: str | None = None, *, what: str | None = None) -> Site:
+        """The stream that enters a block: what left the block before.
+
+        Args:
+            model: as of a site.
+            block: the block that is entered (``blocks.K.hook_resid_pre``).
+            revision: as of a site.
+            what: how a refusal calls what reads there.
+
+        Raises:
+            Refusal: what enters block 0 is the embedding, and no site.
+        """
+        return cls(model, cls.block_before(block, what or f"what enters block {block} of {model}"), revision)
+
+    @staticmethod
+    def block_before(block: int, what: str) -> int:
+        """The block whose output enters ``block``, where the model is not known; refusals as of ``before_block``."""
+        if block < 1:
+            raise Refusal(
+                what,
+                "it reads the embedding, which enters block 0 and is not the output of a block",
+                "use one at the output of a block (blocks.K.hook_resid_post)",
+            )
+        return block - 1
+
     @property
     def hidden_states_index(self) -> int:
         """Index into transformers' ``hidden_states`` (wrong for the last block, which is normalised there)."""

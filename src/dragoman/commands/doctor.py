@@ -10,13 +10,16 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dragoman import tiny
 from dragoman.commands.words import ContractName, Settings, settings_from
 from dragoman.core import Refusal
+
+if TYPE_CHECKING:
+    from dragoman.doctor import Finding
 
 
 def doctor(
@@ -49,9 +52,7 @@ def doctor(
 
     Without options it examines the two small models that ship.
     """
-    from dragoman.doctor import Finding, examine, open_patient
-    from dragoman.doctor.report import as_json as jsoned
-    from dragoman.doctor.report import faults, sheet
+    from dragoman.doctor import examine, open_patient
     from dragoman.explain import how_fed, load_background
     from dragoman.store import read_texts
 
@@ -63,7 +64,7 @@ def doctor(
     chosen = tuple(read_texts(texts)[:32]) if texts else None
     background = load_background(tiny.data("tiny-background")) if by == "tiny-gemma-av" else None
     fed = how_fed(by, contract, settings_from(setting or []), base) if by else {}
-    found: list[Finding] = examine(
+    found = examine(
         open_patient(
             sae=sae,
             by=by,
@@ -78,7 +79,14 @@ def doctor(
     )
     if native is not None:
         found += examine(open_patient(by=native, **how_fed(native, None, {}, None), dtype=dtype, device=device))
-    seconds = time.monotonic() - started
+    _tell(found, time.monotonic() - started, as_json=as_json)
+
+
+def _tell(found: list[Finding], seconds: float, *, as_json: bool) -> None:
+    """Findings on stdout, and exit code 1 if one is a fault."""
+    from dragoman.doctor.report import as_json as jsoned
+    from dragoman.doctor.report import faults, sheet
+
     if as_json:
         sys.stdout.write(json.dumps(jsoned(found, seconds), ensure_ascii=False, indent=1) + "\n")
     else:

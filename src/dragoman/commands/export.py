@@ -89,7 +89,7 @@ def refuse_elsewhere(source: NeuronpediaRef, site: str, *, resid_pre: bool) -> N
     from dragoman.neuronpedia.ids import HUB_MODELS
 
     own = Site.parse(site)
-    block = source.layer - 1 if resid_pre else source.layer
+    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
     if block != own.block:
         raise Refusal(
             f"labels for {source}",

@@ -90,7 +90,7 @@ def show_reconstruction(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=f"read back by {found['reconstructor']} at {found['site']}", title_justify="left")
-    for name in ("condition", "texts", "centred cosine", "shuffled", "FVE", "top-1", "chance", "MRR"):
+    for name in ("condition", "texts", "centred cosine", "FVE", "shuffled FVE", "top-1", "chance", "MRR"):
         table.add_column(name, justify="left" if name == "condition" else "right")
     for row in found["table"]:
         cosine, fve = row["cosine"], row["fve"]
@@ -98,8 +98,8 @@ def show_reconstruction(found: dict[str, Any]) -> None:
             row["condition"],
             str(row["n"]),
             f"{cosine['value']:+.3f}",
-            f"{fve['extra']['shuffled']:+.3f}" if "shuffled" in fve.get("extra", {}) else "",
             f"{fve['value']:+.3f}",
+            f"{fve['extra']['shuffled']:+.3f}" if "shuffled" in fve.get("extra", {}) else "",
             f"{row['top1']['value']:.0%}",
             f"{1 / row['n']:.1%}",
             f"{row['mrr']['value']:.3f}",

@@ -149,15 +149,13 @@ def residual_block(what: str, hook: str, layer: int | None, *, writes: bool = Fa
     found = _STREAM.match(hook) or (_WRITTEN.match(hook) if writes else None)
     groups = found.groupdict() if found else {}
     named = next((int(groups[g]) for g in ("a", "b", "c") if groups.get(g)), -1)
-    # What enters block K is what left block K - 1; what enters block 0 is the embedding, no block's output.
-    block = named - 1 if groups.get("where") == "pre" else named
-    if block >= 0 and layer is not None and layer != named:
+    if named >= 0 and layer is not None and layer != named:
         raise Refusal(what, f"its hook is {shown(hook)} but its hook_layer {layer}", "mend its configuration")
-    if block < 0:
+    if named < 0:
         raise Refusal(
             what, f"its hook {shown(hook)} is not the output of a block", "use one at blocks.K.hook_resid_post"
         )
-    return block
+    return Site.block_before(named, what) if groups.get("where") == "pre" else named
 
 
 def need(arrays: Arrays, names: Sequence[str], what: str, file: str) -> None:

@@ -7,14 +7,12 @@ In: the folders of a verbalizer and of a reconstructor that are on this machine.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
@@ -22,7 +20,9 @@ from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import Patient, Probes, folder_at_hand
 from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
-from dragoman.store import ArraysFile, file_sha256
+from dragoman.store import ArraysFile, file_sha256, read_json
+from dragoman.store.plainyaml import read_yaml
+from dragoman.store.spans import shown
 from dragoman.verbalize import registry
 from dragoman.verbalize.sidecar import sidecar_file
 
@@ -85,40 +85,52 @@ def _base(folder: Path) -> str | None:
 
 
 def meta(folder: Path) -> dict[str, Any]:
-    """The sidecar as it is written; empty where there is none or it is no plain YAML."""
+    """The sidecar as it is written; empty where there is none or it is no plain YAML, which ``role`` says."""
     try:
-        read = yaml.safe_load(sidecar_file(folder).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        read = sidecar_of(folder)
+    except Refusal:
         return {}
     return read if isinstance(read, dict) else {}
 
 
+def sidecar_of(folder: Path) -> Any:
+    """What the sidecar holds, None where there is none; refuse one that is no plain YAML."""
+    path = sidecar_file(folder)
+    return read_yaml(path, f"sidecar {path}") if path.is_file() else None
+
+
 def config(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of the folder; empty where there is none or it is damaged."""
+    """A JSON file of the folder; empty where there is none or it is damaged (see ``damaged``)."""
     try:
-        read = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read = read_json(folder / name)
+    except Refusal:
         return {}
     return read if isinstance(read, dict) else {}
 
 
 def role(ref: str, folder: Path, wanted: str) -> Finding:
     """A verbalizer speaks, a reconstructor has a value head and no injection scale: they must not be swapped."""
-    stated = meta(folder).get("role")
-    extraction = meta(folder).get("extraction") or {}
+    what = "what its files say it is"
+    try:
+        sidecar_of(folder)
+    except Refusal as refusal:
+        return refused("role", ref, what, refusal)
+    told = meta(folder)
+    stated, extraction = told.get("role"), told.get("extraction")
+    norm = extraction.get("injection_scale") if isinstance(extraction, dict) else None
     heads = [name for name in HEADS if (folder / name).is_file()]
     other = "reconstructor" if wanted == "verbalizer" else "verbalizer"
     swapped = stated in ROLES[other]
-    evidence = f"role {stated}" if stated else "no role"
+    evidence = f"role {shown(stated)}" if stated else "no role"
     if wanted == "verbalizer" and heads and stated not in ROLES[wanted]:
         swapped, evidence = True, f"{evidence}, {heads[0]}"
-    if wanted == "reconstructor" and not stated and not heads and extraction.get("injection_scale") is not None:
-        swapped, evidence = True, f"{evidence}, injection_scale {extraction['injection_scale']}, no value head"
+    if wanted == "reconstructor" and not stated and not heads and norm is not None:
+        swapped, evidence = True, f"{evidence}, injection_scale {shown(norm)}, no value head"
     article = "ar" if wanted == "reconstructor" else "av"
     return judged(
         "role",
         ref,
-        "what its files say it is",
+        what,
         measured=evidence,
         against=" or ".join(ROLES[wanted]),
         origin=f"roles of a {wanted}",
@@ -157,7 +169,7 @@ def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
     vouched = known is not None and patient.base is not None and known.switches.stacked_on == patient.base
     found = [base_names(ref, {k: str(v) for k, v in names.items() if v}, patient.base, vouched=vouched)]
     if not settings:
-        return found
+        return [*found, *damaged(ref, folder)]
     # An adapter may sit on an adapter: what it is put on in the end is what the verbalizer opened.
     root = getattr(patient.verbalizer, "_root", None)
     named = [str(v) for v in (root, patient.base, *names.values()) if v]
@@ -176,6 +188,16 @@ def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
     except Refusal as refusal:
         found.append(refused("adapter-fits", ref, "its weights and its base's", refusal))
     return found
+
+
+def damaged(ref: str, folder: Path) -> list[Finding]:
+    """A fault where there are settings of an adapter, and they cannot be read."""
+    try:
+        if (folder / ADAPTER).is_file():
+            read_json(folder / ADAPTER)
+    except Refusal as refusal:
+        return [refused("adapter-fits", ref, "what its adapter's settings say", refusal)]
+    return []
 
 
 def base_names(ref: str, names: dict[str, str], given: str | None, *, vouched: bool = False) -> Finding:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dragoman import tiny
 from dragoman.core import Background, Directions, Refusal, Site
 from dragoman.directions import DictionaryRef, Encoder, read_directions, read_encoder
+from dragoman.directions import dictionary as open_dictionary
 from dragoman.explain.open import default_texts, dictionary_of
 from dragoman.explain.request import Request, Route, Talk
 from dragoman.lm.aligned import read_aligned
@@ -24,7 +25,11 @@ from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, 
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.crossing import Bridge, build_bridge, to_watch
 from dragoman.routes.dictionary import WHOLE
-from dragoman.store import Cache, digest, read_arrays, write_arrays
+from dragoman.store import Cache, Contents, digest, write_arrays
+
+_BACKGROUND = Contents(
+    called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +153,8 @@ def save_background(background: Background, path: Path) -> None:
 
 def load_background(path: Path) -> Background:
     """Read what ``save_background`` wrote."""
-    arrays, meta = read_arrays(path)
-    if meta.get("holds") != "background":
-        raise Refusal(f"{path}", "it does not hold a background", "name a file that dragoman wrote")
-    return Background(Site.parse(meta["site"]), arrays["mean"], int(meta["n"]), meta["texts"])
+    arrays, meta = _BACKGROUND.read(path)
+    return Background(Site.parse(meta["site"]), arrays["mean"], meta["n"], meta["texts"])
 
 
 def crossing(
@@ -227,9 +230,9 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
+        encoder = _encoder(where, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
-        encoder = _encoder(where, talk)
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
 
     path, reused = Cache().get_or_make("aligned", key, make)
@@ -239,12 +242,17 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
 
 
 def _encoder(where: Path | DictionaryRef, talk: Talk) -> Encoder | None:
-    """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""
-    try:
+    """The dictionary's encoder; plain vectors have none, and then only the map can carry them.
+
+    Raises:
+        Refusal: a dictionary has an encoder that cannot be read or used; to go on without would change the routes.
+    """
+    with open_dictionary(where) as opened:
+        name, plain = opened.name, opened.layout == "vectors"
+    if not plain:
         return read_encoder(where)
-    except Refusal as refusal:
-        talk.say(f"no encoder, so no route but the map: {refusal}")
-        return None
+    talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
+    return None
 
 
 def _weights(site: Site) -> str:

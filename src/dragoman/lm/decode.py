@@ -35,6 +35,7 @@ from dragoman.lm.load import (
     sits_on,
     stacked,
     torch_dtype,
+    weight_digests,
 )
 from dragoman.lm.resolve import folder_of
 from dragoman.store import digest, file_sha256
@@ -135,7 +136,7 @@ class LocalVerbalizer:
             "checkpoint": self._ref,
             "site": str(self._site),
             "sidecar": file_sha256(sidecar) if sidecar.is_file() else None,
-            "weights": _weights(self.contract.weights),
+            "weights": weight_digests(self.contract.weights),
             "base": self._base,
             "prompt": digest(self.prompt.text, np.array(self.prompt.ids, np.int64)),
             **self.contract.identity,
@@ -143,7 +144,7 @@ class LocalVerbalizer:
         }
         for name, ref in (("base_weights", self._base), ("root_weights", self._root)):
             if self._stack and (name == "base_weights" or ref != self._base):
-                known[name] = _weights(folder_of(ref))
+                known[name] = weight_digests(folder_of(ref))
         return known
 
     @torch.inference_mode()
@@ -343,11 +344,6 @@ def _flatten_head(net: Any) -> None:
     head = net.get_output_embeddings()
     forward = head.forward
     head.forward = lambda x: forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
-
-
-def _weights(folder: Path) -> dict[str, str]:
-    """sha256 of each weight file of a folder."""
-    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:

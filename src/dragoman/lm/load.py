@@ -7,7 +7,6 @@ random or lose a block, adapters that do not fit, unknown dtypes and models with
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,13 +21,15 @@ from transformers.utils import logging as talk
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
+from dragoman.lm.adapters import ADAPTER, check_places, read_settings
 from dragoman.lm.convert import check_tokens
 from dragoman.lm.resolve import folder_of
+from dragoman.store import file_sha256
+from dragoman.store.spans import shown
 
-ADAPTER = "adapter_config.json"
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
-_OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
+OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 talk.disable_progress_bar()
@@ -70,7 +71,7 @@ def load_model(
         )
     kind = torch_dtype(dtype)
     try:
-        with _judged_here():
+        with judged_here():
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=kind, use_safetensors=True, output_loading_info=True
             )
@@ -86,7 +87,7 @@ def load_model(
 
 
 @contextmanager
-def _judged_here() -> Iterator[None]:
+def judged_here() -> Iterator[None]:
     """Keep transformers from telling of missing weights as advice; here they are judged."""
     before = talk.get_verbosity()
     talk.set_verbosity_error()
@@ -107,7 +108,7 @@ def _refuse_partial(report: Any, ref: str) -> None:
             f"and {len(report['unexpected_keys'])} stored ones have no place",
             "use the config.json and weights of one checkpoint",
         )
-    lost = sorted(k for k in report["unexpected_keys"] if _OF_BLOCK.search(k) and not _OF_VISION.search(k))
+    lost = sorted(k for k in report["unexpected_keys"] if _OF_BLOCK.search(k) and not OF_VISION.search(k))
     if lost:
         raise Refusal(
             ref,
@@ -117,6 +118,11 @@ def _refuse_partial(report: Any, ref: str) -> None:
         )
 
 
+def weight_digests(folder: Path) -> dict[str, str]:
+    """Hex sha256 of each weight file of a folder, by its name; every byte is read."""
+    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter rather than a whole model."""
     return (folder / ADAPTER).is_file()
@@ -124,10 +130,7 @@ def is_adapter(folder: Path) -> bool:
 
 def sits_on(folder: Path) -> str | None:
     """The model an adapter says it was trained on."""
-    try:
-        stated = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as err:
-        raise Refusal(f"{folder / ADAPTER}", "it cannot be read as JSON", "get the published file again") from err
+    stated = read_settings(folder).get("base_model_name_or_path")
     return str(stated) if stated else None
 
 
@@ -159,11 +162,14 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> Any:
     """
     from peft import PeftConfig, PeftModel
 
-    config = PeftConfig.from_pretrained(str(folder))
-    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
-        raise Refusal(what, f"its adapter is of type {config.peft_type}, not LoRA", "merge it into its base")
-    config.inference_mode = True
+    settings = read_settings(folder)
+    if settings.get("peft_type") != "LORA":
+        kind = shown(settings.get("peft_type"))
+        raise Refusal(what, f"its adapter is of type {kind}, not LoRA", "merge it into its base")
+    check_places(settings, folder)
     try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns of tensors it could not place; they are refused below
             adapted: Any = PeftModel(net, config)
@@ -176,7 +182,7 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> Any:
                 "use the base model the adapter was trained on",
             )
         merged = adapted.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError) as err:
+    except (ValueError, TypeError, RuntimeError, KeyError) as err:
         raise Refusal(
             what,
             f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})",
@@ -187,7 +193,7 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> Any:
 
 def _of_text(keys: Iterable[str]) -> list[str]:
     """Without those of a vision tower: trainers adapt it by accident, transformers renames it, no text passes it."""
-    return [key for key in keys if not _OF_VISION.search(key)]
+    return [key for key in keys if not OF_VISION.search(key)]
 
 
 def text_stack(model: nn.Module) -> nn.Module:

@@ -28,10 +28,17 @@ from dragoman.lm.harvest import (
 )
 from dragoman.lm.load import check_site, load_model
 from dragoman.routes import DirectStatistics
-from dragoman.store import digest, read_arrays, write_arrays
+from dragoman.store import Contents, digest, write_arrays
 
 CHUNK = 128  # documents read at a time
 SLICE = 4096  # rows encoded at a time: a dense (rows, d_sae) array of all of a chunk would be gigabytes
+_FILE = Contents(
+    called="a harvest",
+    holds="harvest",
+    origin="dragoman harvest",
+    arrays={"x": "np", "y": "nq", "source_background": "p", "background": "q"},
+    words={"source": str, "target": str, "n": int, "source_n": int, "texts": str},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +168,10 @@ class Harvest:
     @classmethod
     def load(cls, path: Path) -> Harvest:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "harvest":
-            raise Refusal(f"{path}", "it does not hold a harvest", "name a file that dragoman harvest wrote")
+        arrays, meta = _FILE.read(path)
         source, target = Site.parse(meta["source"]), Site.parse(meta["target"])
-        own = Background(source, frozen(arrays["source_background"]), int(meta["source_n"]), meta["texts"])
-        background = Background(target, frozen(arrays["background"]), int(meta["n"]), meta["texts"])
+        own = Background(source, frozen(arrays["source_background"]), meta["source_n"], meta["texts"])
+        background = Background(target, frozen(arrays["background"]), meta["n"], meta["texts"])
         x, y = arrays["x"], arrays["y"]
         return cls(source=source, target=target, x=x, y=y, source_background=own, background=background)
 

@@ -94,11 +94,7 @@ class SourceRecord:
                 "name the site yourself as MODEL:BLOCK",
             )
         if found["where"] == "pre":
-            if block == 0:
-                raise Refusal(
-                    f"source {self.ref}", "it reads the embedding, before any block", "use a source of a block's output"
-                )
-            block -= 1
+            return Site.before_block(model, block, what=f"source {self.ref}")
         return Site(model, block)
 
     def _model(self) -> str:

@@ -22,9 +22,25 @@ from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.direct import DirectStatistics, DirectTable
 from dragoman.routes.firings import Firings
 from dragoman.routes.folds import FoldedDirect, FoldedMoments
-from dragoman.store import read_arrays, read_json, refusing, write_arrays, write_json
+from dragoman.store import Contents, refusing, write_arrays, write_json
 
 _INDEX = "aligned.json"
+_FOLDER = Contents(
+    called="aligned pairs",
+    holds="aligned pairs",
+    origin="dragoman harvest",
+    words={"source": str, "target": str, "n": int, "texts": str, "calibration": int, "report": dict},
+)
+_BACKGROUNDS = Contents(
+    called="backgrounds", holds=None, origin="dragoman harvest", arrays={"source": "p", "target": "q"}
+)
+_JUDGES = Contents(
+    called="pairs to judge on",
+    holds=None,
+    origin="dragoman harvest",
+    arrays={"x": "np", "y": "nq", "documents": "n"},
+    words={"fold": int},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,9 +132,7 @@ class Aligned:
     @classmethod
     def load(cls, folder: Path) -> Aligned:
         """Read what ``save`` wrote."""
-        index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else {}
-        if not isinstance(index, dict) or index.get("holds") != "aligned pairs":
-            raise Refusal(f"{folder}", "it does not hold aligned pairs", "name a folder that dragoman harvest wrote")
+        index = _FOLDER.read_index(folder / _INDEX)
         source, target = Site.parse(index["source"]), Site.parse(index["target"])
         dictionary = sums = fired = None
         if (folder / "dictionary").is_dir():
@@ -129,8 +143,8 @@ class Aligned:
         if (folder / "fired.safetensors").is_file():
             fired = DirectStatistics.load(folder / "fired.safetensors")
         parts = [DirectStatistics.load(folder / f"calibration-{k}.safetensors") for k in range(index["calibration"])]
-        means, _ = read_arrays(folder / "backgrounds.safetensors")
-        rows, told = read_arrays(folder / "judges.safetensors")
+        means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
+        rows, told = _JUDGES.read(folder / "judges.safetensors")
         return cls(
             source=source,
             target=target,
@@ -142,7 +156,7 @@ class Aligned:
             background=Background(target, frozen(means["target"]), index["n"], index["texts"]),
             source_background=Background(source, frozen(means["source"]), index["n"], index["texts"]),
             judges=Judges(
-                fold=int(told["fold"]),
+                fold=told["fold"],
                 x=frozen(rows["x"]),
                 y=frozen(rows["y"]),
                 documents=frozen(rows["documents"], np.int64),

@@ -37,7 +37,8 @@ class Evidence:
     """What a card can say more with; every part may be left out.
 
     ``reverse``: the map from target to source, for ``cycle``. ``folds``: moments by fold, for ``rel`` over documents.
-    ``fired``: direct statistics taken with the source's own rows, for ``purity``. ``yardstick``: for ranks.
+    ``fired``: direct statistics taken with the source's own rows, for ``purity`` and the comparison at home.
+    ``yardstick``: for ranks.
     """
 
     reverse: LinearMap | None = None
@@ -67,6 +68,10 @@ def make_cards(
         drifted to j. None where the direct route cannot answer: features it did not watch, or with fewer than
         ``floor`` effective documents; competitors are held to the same floor.
 
+        ``home_agreement``, ``home_margin`` and ``home_nearest`` say the same of d itself against the source's mean
+        where each feature fires: a row that was turned, swapped or mislabelled before it crossed shows there, whatever
+        the map does.
+
         Further ``rel``, how near dW is to what more such rows would give (None but for ridge); ``cycle``
         cos(d, dW V) with the map back; ``purity``, the feature's own part of the mixture dW is; the shares of random
         (``coverage_over_random``) and of the dictionary's directions (``coverage_over_dictionary``,
@@ -80,14 +85,15 @@ def make_cards(
     unit = directions.unit / np.linalg.norm(directions.unit.astype(np.float64), axis=1, keepdims=True)
     image = unit @ bridge.weight
     cards = _measured(directions, unit, image, bridge, moments, evidence)
+    # Only a feature can be one of those watched: a random direction may happen to bear the same id.
+    names = directions.ids if directions.kind == "feature" else (None,) * len(directions)
     if direct is None:
         none = {"n_eff": None, "agreement": None, "margin": None, "nearest": None}
         checks = [none] * len(cards)
     else:
-        # Only a feature can be one of those watched: a random direction may happen to bear the same id.
-        names = directions.ids if directions.kind == "feature" else (None,) * len(directions)
         checks = _compared(names, image, direct, floor)
-    cards = [card | check for card, check in zip(cards, checks, strict=True)]
+    home = _at_home(names, unit, evidence.fired, floor)
+    cards = [card | check | own for card, check, own in zip(cards, checks, home, strict=True)]
     lowest = float(np.quantile(evidence.yardstick.random_norm, 0.01)) if evidence.yardstick else None
     for card in cards:
         card["verdict"], card["why"] = verdict(card, floor=floor, lowest_norm=lowest)
@@ -180,6 +186,14 @@ def _measured(
         {name: None if values is None or np.isnan(values[k]) else float(values[k]) for name, values in columns.items()}
         for k in range(len(unit))
     ]
+
+
+def _at_home(names: tuple[str | None, ...], unit: Doubles, fired: DirectStatistics | None, floor: float) -> list[Card]:
+    """The same comparison in the source itself: rows d (k, p) against the source's mean where each feature fires."""
+    keys = ("agreement", "margin", "nearest")
+    if fired is None:
+        return [{f"home_{key}": None for key in keys}] * len(names)
+    return [{f"home_{key}": found[key] for key in keys} for found in _compared(names, unit, fired.table(), floor)]
 
 
 def _compared(ids: tuple[str | None, ...], image: Doubles, direct: DirectTable, floor: float) -> list[Card]:

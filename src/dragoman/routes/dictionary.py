@@ -23,11 +23,18 @@ from scipy.sparse import csr_array
 from dragoman.core import Directions, Refusal, Site
 from dragoman.routes.direct import FLOOR, DirectStatistics, DirectTable
 from dragoman.routes.moments import Doubles
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
 
 WHOLE = 8192  # features solved at once: 0.5 GB and some ten seconds
 PARTNERS = 256  # co-active features held fixed when the dictionary is larger
 LAM_REL = 1e-2  # of the mean activation variance
+_GRAM = Contents(
+    called="dictionary statistics",
+    holds="co-firing",
+    origin="dragoman harvest",
+    arrays={"data": "n", "indices": "n", "indptr": "r"},
+    words={"features": int},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,9 +153,13 @@ class DictionaryStatistics:
     @classmethod
     def load(cls, folder: Path) -> DictionaryStatistics:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(folder / "gram.safetensors")
-        if meta.get("holds") != "co-firing":
-            raise Refusal(f"{folder}", "it does not hold dictionary statistics", "name a folder that dragoman wrote")
-        m = int(meta["features"])
-        gram = csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(m, m))
-        return cls(direct=DirectStatistics.load(folder / "direct.safetensors"), gram=gram)
+        arrays, words = _GRAM.read(folder / "gram.safetensors")
+        direct, m = DirectStatistics.load(folder / "direct.safetensors"), words["features"]
+        try:
+            gram = csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(m, m))
+            gram.check_format(full_check=True)
+        except (ValueError, OverflowError) as error:
+            raise Refusal(f"{folder}", f"its table of co-firing is damaged ({error})", "make it again") from error
+        if m != len(direct.ids):
+            raise Refusal(f"{folder}", f"its table is of {m} features, its sums of {len(direct.ids)}", "make it again")
+        return cls(direct=direct, gram=gram)

@@ -17,12 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
+from dragoman.routes.batch import Batch
 from dragoman.routes.moments import Doubles
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
 
 FLOOR = 20.0  # effective documents below which a mean is noise; 50 are comfortable
 
 _ARRAYS = ("weight_sum", "weight_sq_sum", "weighted_sum", "y_sum", "documents")
+_SUMS = Contents(
+    called="direct statistics",
+    holds="direct statistics",
+    origin="dragoman harvest",
+    arrays=dict(zip(_ARRAYS, ("m", "m", "mq", "q", "n"), strict=True)),
+    words={"site": str, "ids": list, "count": int},
+)
+_TABLE = Contents(
+    called="a direct table",
+    holds="direct table",
+    arrays={"unit": "mq", "norms": "m", "n_eff": "m"},
+    words={"site": str, "ids": list},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +74,7 @@ class DirectStatistics:
         )
 
     def accumulate(self, f: Any, y: NDArray[Any], documents: NDArray[Any]) -> DirectStatistics:
-        """These statistics with more rows added; the old value stays as it was.
+        """These statistics with more rows added; the old value stays as it was (``Tally`` adds in place).
 
         Args:
             f: (n, M) activations >= 0, dense or scipy sparse (much faster for a TopK dictionary).
@@ -70,22 +84,16 @@ class DirectStatistics:
         Raises:
             Refusal: shapes that do not fit, negative or non-finite numbers, or a document seen before.
         """
-        from scipy.sparse import csr_array
-
-        f, y, documents = csr_array(f, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(documents)
-        self._refuse_rows(f, y, documents)
-        names, where = np.unique(documents, return_inverse=True)
-        rows = np.arange(len(where))
-        per_document = csr_array((np.ones(len(where)), (where, rows)), shape=(len(names), len(where))) @ f
+        batch = Batch.of(f, y, documents, features=len(self.ids), width=self.y_sum.size)
         more = DirectStatistics(
             site=self.site,
             ids=self.ids,
-            count=len(y),
-            weight_sum=np.asarray(f.sum(axis=0)),
-            weight_sq_sum=np.asarray(per_document.power(2).sum(axis=0)),
-            weighted_sum=f.T @ y,
-            y_sum=y.sum(axis=0),
-            documents=names.astype(np.int64),
+            count=len(batch.y),
+            weight_sum=batch.weight_sum,
+            weight_sq_sum=batch.weight_sq_sum,
+            weighted_sum=batch.f.T @ batch.y,
+            y_sum=batch.y.sum(axis=0),
+            documents=batch.documents,
         )
         return self.merge(more)
 
@@ -137,22 +145,6 @@ class DirectStatistics:
         """Target directions of the named features; see ``DirectTable.directions``."""
         return self.table().directions(ids, floor=floor, labels=labels)
 
-    def _refuse_rows(self, f: Any, y: Doubles, documents: NDArray[Any]) -> None:
-        if f.shape != (len(y), len(self.ids)) or y.shape[1:] != self.y_sum.shape or documents.shape != (len(y),):
-            raise Refusal(
-                f"activations {f.shape}, target rows {y.shape} and documents {documents.shape}",
-                f"{len(self.ids)} features and width {self.y_sum.size} are watched",
-                "pass f (n, M), y (n, q) and documents (n,) of the same rows",
-            )
-        if not (np.isfinite(f.data).all() and np.isfinite(y).all()) or (f.data < 0).any():
-            raise Refusal(
-                "activations or target rows",
-                "some are NaN, infinite or, for activations, negative",
-                "pass the SAE's activations after its nonlinearity",
-            )
-        if not np.issubdtype(documents.dtype, np.integer):
-            raise Refusal(f"document ids of type {documents.dtype}", "they are integers", "number the documents")
-
     def save(self, path: Path) -> None:
         """Write the sums to one file."""
         words = {"holds": "direct statistics", "site": str(self.site), "ids": list(self.ids), "count": self.count}
@@ -161,11 +153,12 @@ class DirectStatistics:
     @classmethod
     def load(cls, path: Path) -> DirectStatistics:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "direct statistics":
-            raise Refusal(f"{path}", "it does not hold direct statistics", "name a file that dragoman harvest wrote")
-        kept = {name: frozen(arrays[name], arrays[name].dtype) for name in _ARRAYS}
-        return cls(site=Site.parse(meta["site"]), ids=tuple(meta["ids"]), count=int(meta["count"]), **kept)
+        arrays, words = _SUMS.read(path)
+        ids, rows = tuple(words["ids"]), len(arrays["weight_sum"])
+        if len(ids) != rows:
+            raise Refusal(f"{path}", f"it holds {len(ids)} ids and sums of {rows} features", "make it again")
+        kept = {name: frozen(array, array.dtype) for name, array in arrays.items()}
+        return cls(site=Site.parse(words["site"]), ids=ids, count=words["count"], **kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -221,11 +214,9 @@ class DirectTable:
     @classmethod
     def load(cls, path: Path) -> DirectTable:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "direct table":
-            raise Refusal(f"{path}", "it does not hold a direct table", "name a file that dragoman wrote")
+        arrays, words = _TABLE.read(path)
         beta = arrays["unit"].astype(np.float32) * arrays["norms"][:, None]
-        return cls.of(Site.parse(meta["site"]), meta["ids"], beta, arrays["n_eff"])
+        return cls.of(Site.parse(words["site"]), words["ids"], beta, arrays["n_eff"])
 
 
 def blend(a: Directions, b: Directions, share: float = 0.5) -> Directions:

@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal, Site, frozen
 from dragoman.routes.direct import DirectStatistics
 from dragoman.routes.moments import Doubles, Moments, Sums, checked_pairs
-from dragoman.store import read_arrays, read_json, write_arrays, write_json
+from dragoman.store import Contents, write_arrays, write_json
 
 FOLDS = 5
 PILOT = 512  # rows whose mean is taken off before multiplying
 _WAITING = 1024  # rows a fold gathers before they are multiplied: each product costs a pass over all sums
 _INDEX = "folds.json"
+_FOLDER = Contents(called="folded moments", holds="folded moments", origin="dragoman harvest", words={"folds": int})
+_DOCUMENTS = Contents(called="document ids", holds=None, origin="dragoman harvest", arrays={"documents": "n"})
 
 
 def fold_of(documents: NDArray[Any], folds: int = FOLDS) -> NDArray[np.int64]:
@@ -104,12 +106,10 @@ class FoldedMoments:
     @classmethod
     def load(cls, folder: Path) -> FoldedMoments:
         """Read what ``save`` wrote."""
-        index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else {}
-        if not isinstance(index, dict) or index.get("holds") != "folded moments":
-            raise Refusal(f"{folder}", "it does not hold folded moments", "name a folder that dragoman harvest wrote")
+        index = _FOLDER.read_index(folder / _INDEX)
         folds = tuple(Moments.load(folder / f"fold-{k}.safetensors") for k in range(index["folds"]))
-        documents = read_arrays(folder / "documents.safetensors")[0]["documents"]
-        return cls(folds=folds, documents=frozen(documents, np.int64))
+        arrays, _ = _DOCUMENTS.read(folder / "documents.safetensors")
+        return cls(folds=folds, documents=frozen(arrays["documents"], np.int64))
 
 
 class MomentStream:

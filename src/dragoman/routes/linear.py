@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Refusal, Site, frozen, refuse_other_site
 from dragoman.routes.moments import Doubles
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
+
+_FILE = Contents(
+    called="a map",
+    holds="map",
+    origin="dragoman fit",
+    arrays={"weight": "pq", "mean_x": "p", "mean_y": "q"},
+    words={"source": str, "target": str, "method": str, "settings": dict, "report": dict},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,8 +96,6 @@ class LinearMap:
     @classmethod
     def load(cls, path: Path) -> LinearMap:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "map":
-            raise Refusal(f"{path}", "it does not hold a map", "name a file that dragoman fit wrote")
-        words = {name: meta[name] for name in ("method", "settings", "report")}
-        return cls(source=Site.parse(meta["source"]), target=Site.parse(meta["target"]), **arrays, **words)
+        arrays, words = _FILE.read(path)
+        source, target = (Site.parse(words.pop(name)) for name in ("source", "target"))
+        return cls(source=source, target=target, **arrays, **words)

@@ -18,12 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal, frozen
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
 
 Doubles = NDArray[np.float64]
 
 _BLOCK = 4096  # rows per product: float32 products are summed in float64, one block at a time
 _BAND = 256  # rows of an outer product held at a time
+_FILE = Contents(
+    called="moments",
+    holds="moments",
+    origin="dragoman harvest",
+    arrays={"mean_x": "p", "mean_y": "q", "sxx": "pp", "sxy": "pq", "syy": "qq"},
+    words={"count": int},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -190,10 +197,8 @@ class Moments:
     @classmethod
     def load(cls, path: Path) -> Moments:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "moments":
-            raise Refusal(f"{path}", "it does not hold moments", "name a file that dragoman harvest wrote")
-        return cls(count=int(meta["count"]), **{name: frozen(a, np.float64) for name, a in arrays.items()})
+        arrays, words = _FILE.read(path)
+        return cls(count=words["count"], **{name: frozen(a, np.float64) for name, a in arrays.items()})
 
 
 def refuse_few(count: int, p: int, *, allow_underdetermined: bool) -> None:

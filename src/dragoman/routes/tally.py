@@ -1,10 +1,11 @@
-"""The direct route's sums, added to in place: what one pass over many rows holds.
+"""``DirectStatistics`` and the table of co-firing, added to in place: what one pass over many rows holds.
 
-In: batches of sparse activations, target rows and documents, then the finish. Out: ``DirectStatistics``, and which
-features fired together. Refuses rows that do not fit, and rows of a document that come twice.
+In: batches of sparse activations, target rows and documents, then the finish. Out: the ``DirectStatistics``, and the
+``DictionaryStatistics``, that ``accumulate`` would have given. Refuses what it refuses (``Batch`` says what), rows
+of a document that come twice, and rows after the finish.
 
-``DirectStatistics.accumulate`` gives a new value and leaves the old as it was, which at each batch costs several copies
-of M x q sums (352 MB at 8192 features and width 5376). Here they are held once: 8 M q bytes, and a band of them more.
+``accumulate`` gives a new value and leaves the old as it was, which at each batch costs several copies of M x q sums
+(352 MB at 8192 features and width 5376). Here they are held once: 8 M q bytes, and a band of them more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dragoman.core import Refusal, Site
+from dragoman.routes.batch import Batch
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.direct import DirectStatistics
 
@@ -39,47 +41,29 @@ class Tally:
         """Take activations f (n, M) >= 0 and rows y (n, q); all rows of a document (n,) come in one call.
 
         Raises:
-            Refusal: shapes that do not fit, a document seen before, or a tally already finished.
+            Refusal: a batch that ``Batch`` refuses, a document seen before, or a tally already finished.
         """
-        f, y = csr_array(f, dtype=np.float64), np.asarray(y, dtype=np.float64)
-        names, where = np.unique(documents, return_inverse=True)
-        fresh = {int(name) for name in names}
-        self._refuse(f, y, documents, fresh)
-        rows = np.arange(len(where))
-        per_document: Any = csr_array((np.ones(len(where)), (where, rows)), shape=(len(names), len(where))) @ f
-        self._documents |= fresh
-        self._count += len(y)
-        self._weight += f.sum(axis=0)
-        self._squares += per_document.power(2).sum(axis=0)
-        self._sum += y.sum(axis=0)
-        columns = f.tocsc()
-        for start in range(0, len(self._ids), _BAND):
-            band = columns[:, start : start + _BAND]
-            if band.nnz:
-                self._weighted[start : start + _BAND] += band.T @ y
-        if self._gram is not None:
-            self._gram = csr_array(self._gram + f.T @ f)
-
-    def _refuse(self, f: csr_array, y: NDArray[np.float64], documents: NDArray[np.int64], fresh: set[int]) -> None:
         if self._finished:
             raise Refusal("adding rows", "the tally was finished", "open another and merge the two")
-        if f.shape != (len(y), len(self._ids)) or y.shape[1:] != self._sum.shape or np.shape(documents) != (len(y),):
-            raise Refusal(
-                f"activations {f.shape}, rows {y.shape} and documents {np.shape(documents)}",
-                f"{len(self._ids)} features and width {self._sum.size} are counted",
-                "pass f (n, M), y (n, q) and documents (n,) of the same rows",
-            )
-        if not (np.isfinite(f.data).all() and np.isfinite(y).all()) or (f.data < 0).any():
-            raise Refusal(
-                "activations or rows",
-                "some are NaN, infinite or, for activations, negative",
-                "pass the SAE's activations after its nonlinearity",
-            )
+        batch = Batch.of(f, y, documents, features=len(self._ids), width=self._sum.size)
+        fresh = set(batch.documents.tolist())
         again = fresh & self._documents
         if again:
             raise Refusal(
                 f"document {min(again)}", "its rows came before, and it would count twice", "keep a document together"
             )
+        self._documents |= fresh
+        self._count += len(batch.y)
+        self._weight += batch.weight_sum
+        self._squares += batch.weight_sq_sum
+        self._sum += batch.y.sum(axis=0)
+        columns = batch.f.tocsc()
+        for start in range(0, len(self._ids), _BAND):
+            band = columns[:, start : start + _BAND]
+            if band.nnz:
+                self._weighted[start : start + _BAND] += band.T @ batch.y
+        if self._gram is not None:
+            self._gram = csr_array(self._gram + batch.f.T @ batch.f)
 
     def finish(self) -> tuple[DirectStatistics, DictionaryStatistics | None]:
         """The statistics, and with ``pairs`` the dictionary's. They own the sums; the tally is closed."""

@@ -32,16 +32,21 @@ SIGNS: Mapping[str, int] = dict.fromkeys(
         "coverage_over_random",
         "cycle",
         "cycle_over_dictionary",
+        "detection",
+        "detection_gap",
+        "home_agreement",
+        "home_margin",
         "kappa",
         "log_probability",
         "margin",
         "purity",
         "reconstruction",
+        "reconstruction_source",
         "rel",
         "sample_agreement",
     ),
     1,
-) | {"fallback": -1, "problems": -1}
+) | {"fallback": -1, "problems": -1, "reconstruction_rank": -1, "reconstruction_source_rank": -1}
 
 
 def evidence(

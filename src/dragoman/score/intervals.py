@@ -108,6 +108,7 @@ def _variance_of(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -
 
 
 def _wilson(rate: float, n: float, level: float) -> tuple[float, float]:
+    """Wilson's interval at an effective number, seldom a whole one; scipy's takes whole counts only."""
     from scipy import stats
 
     z = float(stats.norm.ppf((1 + level) / 2))

@@ -43,7 +43,10 @@ class Adjusted:
 
 
 def holm(p: NDArray[Any]) -> NDArray[np.float64]:
-    """Holm's (1979) step-down adjusted p-values (n,): running maximum of (n - i) p_(i), at most 1."""
+    """Holm's (1979) step-down adjusted p-values (n,): running maximum of (n - i) p_(i), at most 1.
+
+    scipy has none of its own.
+    """
     p = _checked(p)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])

@@ -12,7 +12,7 @@ direction, so the mean of the AR's unit outputs is taken off first: c_i = r_i / 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -146,45 +146,49 @@ def reconstruction_estimates(
     if spread < _NOTHING:
         raise Refusal("directions", "they are all the same", "score different features")
     shuffled = float((s.sum() - own.sum()) / (n * (n - 1)))
-
-    def mean(values: Doubles, dealt: Doubles, statistic: str, extra: dict[str, float]) -> Estimate:
-        interval, units, unit = _interval(values, topics)
-        return Estimate(
-            value=float(values.mean()),
-            low=interval[0],
-            high=interval[1],
-            p=permutation_p(dealt, rng, permutations),
-            n=units,
-            statistic=statistic,
-            null=NULL,
-            unit=unit,
-            method=f"t interval over {unit}; two-sided permutation p, at most {permutations} draws",
-            extra=extra,
-        )
-
-    cosine = mean(
-        own,
+    mean = _Means(rng=rng, topics=topics, permutations=permutations)
+    cosine = mean.of(
         s,
         "mean cosine of AR(text) less the AR's mean with the direction",
         {"shuffled": shuffled, "constant": constant},
     )
     over = lift_estimate(s, topics, rng=rng, permutations=permutations)
     hits, reciprocal = row_credits(s)
-    top1 = mean(np.diag(hits), hits, f"top-1 retrieval among {n} directions", {"chance": float(hits.mean())})
+    top1 = mean.of(hits, f"top-1 retrieval among {n} directions", {"chance": float(hits.mean())})
     low, high = rate_interval(np.diag(hits), topics)
-    top1 = replace(top1, low=low, high=high, method=top1.method.replace("t interval", "Wilson interval"))
     return {
         "cosine": cosine,
         "cosine_over_shuffled": replace(over, statistic="mean cosine over that of shuffled texts", null=NULL),
         "fve": _fve(cosine, s, directions, constant),
-        "top1": top1,
-        "mrr": mean(
-            np.diag(reciprocal),
-            reciprocal,
-            f"mean reciprocal rank among {n} directions",
-            {"chance": float(reciprocal.mean())},
-        ),
+        "top1": replace(top1, low=low, high=high, method=top1.method.replace("t interval", "Wilson interval")),
+        "mrr": mean.of(reciprocal, f"mean reciprocal rank among {n} directions", {"chance": float(reciprocal.mean())}),
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Means:
+    """How a mean over texts becomes an Estimate; each takes its permutations from ``rng`` in turn."""
+
+    rng: np.random.Generator
+    topics: Sequence[Any] | None
+    permutations: int
+
+    def of(self, dealt: Doubles, statistic: str, extra: dict[str, float]) -> Estimate:
+        """Mean of the diagonal of ``dealt`` (n, n): [i, k] is what text i would count if it were said of k."""
+        values = np.diag(dealt)
+        (low, high), units, unit = _interval(values, self.topics)
+        return Estimate(
+            value=float(values.mean()),
+            low=low,
+            high=high,
+            p=permutation_p(dealt, self.rng, self.permutations),
+            n=units,
+            statistic=statistic,
+            null=NULL,
+            unit=unit,
+            method=f"t interval over {unit}; two-sided permutation p, at most {self.permutations} draws",
+            extra=extra,
+        )
 
 
 def per_direction(cosines: NDArray[Any], directions: Directions) -> list[dict[str, Any]]:
@@ -237,19 +241,7 @@ def reconstruction_scores(
     Raises:
         Refusal: no condition can be scored, or the directions are at another site.
     """
-    said: dict[str, dict[str, str]] = {}
-    for row in rows:
-        known = directions if isinstance(directions, Directions) else directions.get(row["condition"])
-        if row["sample"] == 0 and known is not None and row["feature"] in known.ids:
-            # A reconstructor refuses empty text; an empty explanation is a bad one, not a missing one.
-            said.setdefault(row["condition"], {})[row["feature"]] = row["text"].strip() or "(empty)"
-    said = {condition: texts for condition, texts in said.items() if len(texts) >= 3}
-    if not said:
-        raise Refusal(
-            f"scores by {reconstructor.name}",
-            "no condition has texts of three of the directions",
-            "pass directions with the ids of the run's features",
-        )
+    said = _said(rows, directions, reconstructor.name)
     sets = {c: (directions if isinstance(directions, Directions) else directions[c]).pick(said[c]) for c in said}
     for chosen in sets.values():
         refuse_other_site("directions", chosen.site, reconstructor.site)
@@ -259,12 +251,8 @@ def reconstruction_scores(
     for condition, texts in said.items():
         chosen = sets[condition]
         s = centred_cosines(np.stack([outputs[t] for t in texts.values()]), chosen, site=reconstructor.site)
-        groups = [topics[f] for f in texts] if topics and all(f in topics for f in texts) else None
-        if groups is not None and not 1 < len(set(groups)) < len(groups):
-            groups = None
-        found = reconstruction_estimates(
-            s, chosen, rng=np.random.default_rng(seed), topics=groups, permutations=permutations
-        )
+        rng, groups = np.random.default_rng(seed), _groups(texts, topics)
+        found = reconstruction_estimates(s, chosen, rng=rng, topics=groups, permutations=permutations)
         table.append({"condition": condition, "n": len(texts), **{k: asdict(e) for k, e in found.items()}})
         per_feature[condition] = per_direction(s, chosen)
     return {
@@ -274,6 +262,38 @@ def reconstruction_scores(
         "table": table,
         "per_feature": per_feature,
     }
+
+
+def _said(
+    rows: Sequence[Mapping[str, Any]], directions: Directions | Mapping[str, Directions], name: str
+) -> dict[str, dict[str, str]]:
+    """Condition -> feature -> text, first samples of known directions; conditions with three of them at least.
+
+    Raises:
+        Refusal: there is no such condition.
+    """
+    said: dict[str, dict[str, str]] = {}
+    for row in rows:
+        known = directions if isinstance(directions, Directions) else directions.get(row["condition"])
+        if row["sample"] == 0 and known is not None and row["feature"] in known.ids:
+            # A reconstructor refuses empty text; an empty explanation is a bad one, not a missing one.
+            said.setdefault(row["condition"], {})[row["feature"]] = row["text"].strip() or "(empty)"
+    said = {condition: texts for condition, texts in said.items() if len(texts) >= 3}
+    if not said:
+        raise Refusal(
+            f"scores by {name}",
+            "no condition has texts of three of the directions",
+            "pass directions with the ids of the run's features",
+        )
+    return said
+
+
+def _groups(texts: Mapping[str, str], topics: Mapping[str, Any] | None) -> list[Any] | None:
+    """Topics of the features of ``texts``; None where one has none, or they are all alike or all different."""
+    if not topics or not all(feature in topics for feature in texts):
+        return None
+    groups = [topics[feature] for feature in texts]
+    return groups if 1 < len(set(groups)) < len(groups) else None
 
 
 def _fve(cosine: Estimate, s: Doubles, directions: Directions, constant: float) -> Estimate:

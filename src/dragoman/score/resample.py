@@ -80,7 +80,8 @@ def bootstrap(
 ) -> Bootstrap:
     """Percentile bootstrap of ``statistic(row numbers)`` over ``n`` rows.
 
-    Draws on which the statistic is NaN (an AUROC without one of the classes) are left out.
+    Draws on which the statistic is NaN (an AUROC without one of the classes) are left out, and clusters of unequal size
+    are drawn whole; where there are neither, this is ``scipy.stats.bootstrap`` with the percentile method.
 
     Raises:
         Refusal: fewer than two rows, clusters that do not fit, or more than half of the draws undefined.

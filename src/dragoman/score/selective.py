@@ -286,7 +286,7 @@ def threshold_for_nulls(
 
 
 def _bounds(m: int, bound: str, level: float) -> Doubles:
-    """Upper bound of the rate for 0 ... m hits."""
+    """Upper bound of the rate for 0 ... m hits; Clopper and Pearson's is ``binomtest``'s one-sided, for all at once."""
     from scipy import stats
 
     hits = np.arange(m + 1)

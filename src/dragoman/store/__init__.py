@@ -6,6 +6,7 @@ folders without permission, torn and odd files, another run's folder and a secon
 
 from dragoman.store.arrays import ArraysFile, read_arrays, write_arrays
 from dragoman.store.cache import Cache, cache_root
+from dragoman.store.contents import Contents
 from dragoman.store.files import (
     digest,
     file_sha256,
@@ -25,6 +26,7 @@ from dragoman.store.texts import document_name, read_jsonl, read_texts
 __all__ = [
     "ArraysFile",
     "Cache",
+    "Contents",
     "Rows",
     "RunFolder",
     "cache_root",

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
+from dragoman.verbalize.fields import Described, Natural, Origin, Part, Scale, block_in_name, checked
 
 NAME = "nla_meta.yaml"
 SLOT = "injection_char"
@@ -29,76 +27,36 @@ VERBALIZER_ROLES = ("av", "actor", "verbalizer")
 REPLACING = (None, "normalize", "replace")  # injection modes that overwrite one embedding at a fixed norm
 RAW = "raw"
 LOUDEST = 1e30  # a norm that float32 still computes with
-_LAYER_IN_NAME = re.compile(r"(?:^|[-_./])L(\d+)(?=$|[-_./@])")
 
 
-def _no_bool(value: Any) -> Any:
-    """YAML's true is 1 to Python, and never meant as a number."""
-    if isinstance(value, bool):
-        raise ValueError("a number is due, not a yes or no")
-    return value
-
-
-def _short(value: Any) -> Any:
-    """A number, a number as text, or one of a few words."""
-    if isinstance(value, str) and len(value) > 40:
-        raise ValueError(f"a number or a word is due, not {len(value)} characters")
-    return value
-
-
-Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1 << 53)]
-Width = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1 << 53)]
-Scale = Annotated[float | str, BeforeValidator(_short), BeforeValidator(_no_bool)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Extraction(_Part):
+class _Extraction(Origin):
     injection_scale: Scale | None = None
-    d_model: Width | None = None
-    layer_index: Natural | None = None
-    base_model: str | None = None
 
 
-class _Tokens(_Part):
+class _Tokens(Part):
     injection_char: str | None = None
     injection_token_id: Natural | None = None
     injection_left_neighbor_id: Natural | None = None
     injection_right_neighbor_id: Natural | None = None
 
 
-class _Templates(_Part):
+class _Templates(Part):
     verbalizer: str | None = None
     av: str | None = None
     actor: str | None = None
 
 
-class _Reader(_Part):
-    extraction_layer_index: Natural | None = None
-    num_hidden_layers: Natural | None = None
-
-
-class _Training(_Part):
+class _Training(Part):
     injection_mode: str | None = None
     chat_template: bool | None = None
 
 
-class _File(_Part):
+class _File(Described[_Extraction]):
     """The file as written; every field may be absent, the rules are in ``read_sidecar``."""
 
-    kind: str | None = None
-    role: str | None = None
-    base_checkpoint: str | None = None
-    d_model: Width | None = None
-    extraction_layer_index: Natural | None = None
     extraction: _Extraction = _Extraction()
     tokens: _Tokens = _Tokens()
     prompt_templates: _Templates = _Templates()
-    ar: _Reader | None = None
-    critic: _Reader | None = None
-    reconstructor: _Reader | None = None
     training: _Training | None = None
 
 
@@ -180,7 +138,7 @@ def read_sidecar(folder: Path, *, name: str | None = None, given: Given | None =
     """
     what, said = f"sidecar {sidecar_file(folder)}", given or Given()
     stated = stated_in(folder)
-    found = _checked(stated, what)
+    found = checked(_File, stated, what)
     _refuse_kind(found, said, what)
     refuse_reader(stated, what)
     mode = found.training.injection_mode if found.training else None
@@ -203,7 +161,7 @@ def read_sidecar(folder: Path, *, name: str | None = None, given: Given | None =
         template=_template(found.prompt_templates, marker, what),
         left_id=found.tokens.injection_left_neighbor_id,
         right_id=found.tokens.injection_right_neighbor_id,
-        base=found.base_checkpoint or found.extraction.base_model,
+        base=found.base,
         chat_template=found.training.chat_template if found.training else None,
     )
 
@@ -242,15 +200,6 @@ def _load(path: Path, what: str) -> dict[str, Any]:
     return {str(key): value for key, value in loaded.items() if value is not None}
 
 
-def _checked(stated: Mapping[str, Any], what: str) -> _File:
-    try:
-        return _File.model_validate(stated)
-    except ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise Refusal(what, f"its field {where} is wrong ({first['msg']})", "mend that field") from err
-
-
 def _refuse_kind(found: _File, said: Given, what: str) -> None:
     """A dataset's sidecar, copied beside an adapter, does where no scale is needed or one is given."""
     if found.kind == "nla_dataset":
@@ -271,10 +220,9 @@ def _width(found: _File, folder: Path, said: Given, what: str) -> int:
     stated = {w for w in (found.d_model, found.extraction.d_model) if w}
     if len(stated) > 1:
         raise Refusal(what, f"its fields disagree about d_model ({sorted(stated)})", "correct d_model")
-    base = found.base_checkpoint or found.extraction.base_model
     width = next(iter(stated), None) or width_in(folder)
-    if not width and base and said.width_of:
-        width = said.width_of(base)
+    if not width and found.base and said.width_of:
+        width = said.width_of(found.base)
     if not width:
         raise Refusal(what, "it states no d_model", "add d_model, the width of the vectors it was trained on")
     return width
@@ -335,19 +283,14 @@ def _template(templates: _Templates, marker: str, what: str) -> str:
 
 def _block(found: _File, name: str, given: int | None, what: str) -> int:
     """Block whose output is read; refuse when two sources disagree, or nothing tells."""
-    readers = [r for r in (found.ar, found.critic, found.reconstructor) if r is not None]
-    stated = [found.extraction_layer_index, found.extraction.layer_index]
-    # In a sidecar the reconstructor's num_hidden_layers is the block itself, not the count its config.json states.
-    stated += [
-        r.extraction_layer_index if r.extraction_layer_index is not None else r.num_hidden_layers for r in readers
-    ]
-    blocks = [b for b in stated if b is not None]
+    blocks = list(found.blocks.values())
     if given is not None and any(b != given for b in blocks):
         raise Refusal(what, f"it reads block {blocks[0]}, and the block given is {given}", "leave the block out")
     if not blocks:
-        blocks = [int(n) for n in _LAYER_IN_NAME.findall(name)] if given is None else [given]
-    if not blocks:
-        raise Refusal(what, "it does not say which block's output it reads", "add extraction_layer_index")
+        block = block_in_name(name, what) if given is None else given
+        if block is None:
+            raise Refusal(what, "it does not say which block's output it reads", "add extraction_layer_index")
+        return block
     if len(set(blocks)) > 1:
         raise Refusal(
             what,

@@ -19,7 +19,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.directions.encoder import Architecture, Encoder
 from dragoman.directions.folder import Folder
 from dragoman.directions.layout import (
@@ -106,11 +106,9 @@ def _stated(what: str, trainer: Mapping[str, Any], buffer: Any) -> Stated:
     called = trainer.get("submodule_name")
     if called is not None and layer is not None:
         residual_block(what, str(called), layer, writes=_is_transcoder(buffer))
-    # A buffer of a submodule's inputs holds what left the block before.
+    # A buffer of a submodule's inputs holds what enters that block.
     if isinstance(buffer, Mapping) and buffer.get("io") == "in" and layer is not None:
-        if layer == 0:
-            raise Refusal(what, "it was trained on what enters block 0, which no block wrote", "use a later layer")
-        layer -= 1
+        layer = Site.block_before(layer, what)
     return Stated(model=word(trainer, "lm_name", CONFIG), block=layer, by=f"its {CONFIG}")
 
 

@@ -15,19 +15,8 @@ from functools import partial
 from dragoman.core import Refusal
 from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder
-from dragoman.directions.layout import (
-    Dictionary,
-    Layout,
-    Orientation,
-    Stated,
-    everywhere,
-    floats,
-    length,
-    need,
-    two_d,
-)
-from dragoman.directions.orientation import Evidence, lies_across
-from dragoman.store.spans import Arrays
+from dragoman.directions.layout import Dictionary, Layout, Orientation, Stated, no_encoder, two_d
+from dragoman.directions.layouts.jumprelu import JumpReLU
 
 WEIGHTS = "params.npz"
 DESCRIBED = f"a Gemma Scope folder ({WEIGHTS})"
@@ -44,22 +33,11 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     del k  # no TopK here
     what = f"dictionary {folder.label}"
     arrays = folder.arrays(WEIGHTS)
-    decoder = two_d(arrays, "W_dec", f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    across = lies_across(
-        decoder,
-        Evidence(
-            what=what,
-            name="W_dec",
-            expected="rows",
-            d_sae=length(arrays, "b_enc"),
-            d_in=length(arrays, "b_dec"),
-            said_by="the length of its biases",
-            asked=orientation,
-            encoder=(lambda ids: arrays.array("W_enc").columns(ids).T) if "W_enc" in arrays.names else None,
-        ),
-    )
+    weights = JumpReLU(arrays=arrays, file=WEIGHTS, w_enc="W_enc", w_dec="W_dec")
+    decoder = two_d(arrays, weights.w_dec, f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
+    across = weights.lies_across(decoder, what, orientation)
     stated, place = _stated(folder, what)
-    reader = partial(_encoder, folder, arrays, across, stated, place)
+    reader = partial(_encoder, folder, weights, across, stated, place)
     return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
 
 
@@ -77,25 +55,12 @@ def _stated(folder: Folder, what: str) -> tuple[Stated, str]:
     return Stated(model=f"google/gemma-2-{found['size']}{instructed}", block=layer, by="its name"), found["place"]
 
 
-def _encoder(folder: Folder, arrays: Arrays, across: bool, stated: Stated, place: str) -> Encoder:
+def _encoder(folder: Folder, weights: JumpReLU, across: bool, stated: Stated, place: str) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}"
     if place == "transcoders":
-        raise Refusal(
-            what, "it is a transcoder, which reads another place than it writes", "use a dictionary's encoder"
-        )
-    need(arrays, ["W_enc", "b_enc", "b_dec", "W_dec", "threshold"], what, WEIGHTS)
-    bias = arrays.array("b_enc").whole()
-    return Encoder(
-        W_enc=floats(arrays.array("W_enc").whole()),
-        b_enc=floats(bias),
-        b_dec=floats(arrays.array("b_dec").whole()),
-        W_dec=floats(arrays.array("W_dec").whole(), turned=across),
-        architecture="jumprelu",
-        threshold=floats(everywhere(arrays.array("threshold").whole(), bias.size)),
-        apply_b_dec_to_input=False,
-        site=stated.site,
-    )
+        raise no_encoder(what)
+    return weights.encoder(what, across, stated.site)
 
 
 LAYOUT = Layout(name="Gemma Scope", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)

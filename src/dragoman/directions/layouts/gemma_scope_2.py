@@ -24,16 +24,13 @@ from dragoman.directions.layout import (
     Orientation,
     Stated,
     config_of,
-    everywhere,
-    floats,
-    length,
-    need,
+    no_encoder,
     residual_block,
     two_d,
     word,
 )
-from dragoman.directions.orientation import Evidence, lies_across
-from dragoman.store.spans import Arrays, shown
+from dragoman.directions.layouts.jumprelu import JumpReLU
+from dragoman.store.spans import shown
 
 WEIGHTS, CONFIG = "params.safetensors", "config.json"
 DESCRIBED = f"a Gemma Scope 2 folder ({WEIGHTS} and {CONFIG})"
@@ -52,23 +49,12 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     what = f"dictionary {folder.label}"
     config = config_of(folder, CONFIG) if CONFIG in folder.names else {}
     arrays = folder.arrays(WEIGHTS)
-    decoder = two_d(arrays, "w_dec", f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    across = lies_across(
-        decoder,
-        Evidence(
-            what=what,
-            name="w_dec",
-            expected="rows",
-            d_sae=length(arrays, "b_enc"),
-            d_in=length(arrays, "b_dec"),
-            said_by="the length of its biases",
-            asked=orientation,
-            encoder=(lambda ids: arrays.array("w_enc").columns(ids).T) if "w_enc" in arrays.names else None,
-        ),
-    )
+    weights = JumpReLU(arrays=arrays, file=WEIGHTS, w_enc="w_enc", w_dec="w_dec")
+    decoder = two_d(arrays, weights.w_dec, f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
+    across = weights.lies_across(decoder, what, orientation)
     reads_elsewhere = _writes(folder, config)
     stated = _stated(folder, what, config, reads_elsewhere)
-    reader = partial(_encoder, folder, config, arrays, across, stated, reads_elsewhere)
+    reader = partial(_encoder, folder, config, weights, across, stated, reads_elsewhere)
     return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
 
 
@@ -111,28 +97,15 @@ def _model(folder: Folder, config: Mapping[str, Any]) -> str | None:
 
 
 def _encoder(
-    folder: Folder, config: Mapping[str, Any], arrays: Arrays, across: bool, stated: Stated, writes: bool
+    folder: Folder, config: Mapping[str, Any], weights: JumpReLU, across: bool, stated: Stated, writes: bool
 ) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}"
     if writes:
-        raise Refusal(
-            what, "it is a transcoder, which reads another place than it writes", "use a dictionary's encoder"
-        )
+        raise no_encoder(what)
     if config.get("architecture", "jump_relu") not in ("jump_relu", "jumprelu"):
         raise Refusal(what, f"architecture '{shown(config['architecture'])}' is not known", "use jump_relu")
-    need(arrays, ["w_enc", "b_enc", "b_dec", "w_dec", "threshold"], what, WEIGHTS)
-    bias = arrays.array("b_enc").whole()
-    return Encoder(
-        W_enc=floats(arrays.array("w_enc").whole()),
-        b_enc=floats(bias),
-        b_dec=floats(arrays.array("b_dec").whole()),
-        W_dec=floats(arrays.array("w_dec").whole(), turned=across),
-        architecture="jumprelu",
-        threshold=floats(everywhere(arrays.array("threshold").whole(), bias.size)),
-        apply_b_dec_to_input=False,
-        site=stated.site,
-    )
+    return weights.encoder(what, across, stated.site)
 
 
 LAYOUT = Layout(name="Gemma Scope 2", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)

@@ -35,6 +35,7 @@ from dragoman.directions.layout import (
     floats,
     length,
     need,
+    no_encoder,
     number,
     residual_block,
     two_d,
@@ -108,9 +109,7 @@ def _encoder(files: _Opened, across: bool, stated: Stated, writes: bool, k: int 
     """The encoder, whole."""
     what, config, arrays = f"encoder of {files.folder.label}", files.config, files.arrays
     if writes:
-        raise Refusal(
-            what, "it is a transcoder, which reads another place than it writes", "use a dictionary's encoder"
-        )
+        raise no_encoder(what)
     if config.get("use_glu_encoder"):
         raise Refusal(what, "its encoder is gated (use_glu_encoder), which is not done here", "use another dictionary")
     act = str(config.get("act_fn", "relu")).lower()

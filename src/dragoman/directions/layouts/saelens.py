@@ -29,6 +29,7 @@ from dragoman.directions.layout import (
     floats,
     length,
     need,
+    no_encoder,
     number,
     residual_block,
     two_d,
@@ -153,9 +154,7 @@ def _architecture(what: str, config: Mapping[str, Any]) -> Architecture:
     """Which activation, from the config; older releases call it activation_fn_str."""
     named = str(config.get("architecture") or "standard")
     if _is_transcoder(config):
-        raise Refusal(
-            what, "it is a transcoder, which reads another place than it writes", "use a dictionary's encoder"
-        )
+        raise no_encoder(what)
     activation = config.get("activation_fn") or config.get("activation_fn_str")
     if named == "standard" and activation is not None:
         named = str(activation)

@@ -13,7 +13,6 @@ easynla (also nanoNLA): ``ar_lora_value_head.safetensors`` with ``ar_meta.json``
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,8 @@ from dragoman.core import Refusal
 from dragoman.lm.reconstruct.files import (
     EASY_WEIGHTS,
     HEAD,
-    ROLES,
     Extraction,
     Meta,
-    Reader,
     Sidecar,
     Templates,
     form_of,
@@ -36,11 +33,11 @@ from dragoman.lm.reconstruct.files import (
     read_meta,
     read_sidecar_of_ar,
 )
+from dragoman.verbalize.fields import block_in_name
 from dragoman.verbalize.sidecar import NAME, slots_of
 
 LAYOUTS = ("kitft", "easynla")
 SLOT = "explanation"
-_LAYER_IN_NAME = re.compile(r"(?:^|[-_./])L(\d+)(?=$|[-_./@])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +106,7 @@ def read_contract(folder: Path, layout: str, *, name: str | None = None) -> Cont
         scale=scale if layout == "easynla" else None,
         mse_scale=scale,
         suffix_ids=found.tokens.critic_suffix_ids,
-        base=found.base_checkpoint or found.extraction.base_model or adapter.get("base_model_name_or_path"),
+        base=found.base or adapter.get("base_model_name_or_path"),
         quant=meta.quant if meta else None,
         lora=lora_of(meta, adapter) if form == "adapter" else {},
     )
@@ -148,25 +145,15 @@ def _width(found: Sidecar, config: Mapping[str, Any], what: str) -> int:
 
 def _block(found: Sidecar, config: Mapping[str, Any], meta: Meta | None, name: str, what: str) -> int:
     """The block whose output is predicted; it is the reconstructor's last one."""
-    stated: dict[str, int | None] = {
-        "extraction_layer_index": found.extraction_layer_index,
-        "extraction.layer_index": found.extraction.layer_index,
-    }
-    for key in ROLES:
-        reader: Reader | None = getattr(found, key)
-        if reader is not None:
-            own = reader.extraction_layer_index
-            stated[key] = own if own is not None else reader.num_hidden_layers
+    stated: dict[str, int | None] = {**found.blocks}
     count = config.get("num_hidden_layers")
     stated["config.json's number of blocks less one"] = None if count is None else int(count) - 1
     stated["ar_num_layers less one"] = None if meta is None else meta.ar_num_layers - 1
     block = _one(stated, "block", what)
-    if block is not None:
-        return block
-    named = _LAYER_IN_NAME.findall(name)
-    if not named:
+    block = block_in_name(name, what) if block is None else block
+    if block is None:
         raise Refusal(what, "no file says which block's output it predicts", f"add extraction_layer_index to {NAME}")
-    return int(named[0])
+    return block
 
 
 def _mse_scale(extraction: Extraction, width: int, what: str) -> float | None:

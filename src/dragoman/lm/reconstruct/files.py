@@ -8,23 +8,30 @@ are no plain LoRA, and heads that are no square matrix of the stream's width. Pi
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from dragoman.core import Floats, Refusal
-from dragoman.store import ArraysFile, read_arrays, read_json
+from dragoman.lm.adapters import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    check_places,
+    read_settings,
+    refuse_rank,
+    refuse_slow,
+)
+from dragoman.store import read_arrays, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalize.sidecar import NAME, Natural, Scale, Width, sidecar_file
+from dragoman.verbalize.fields import Described, Natural, Origin, Part, Scale, Width, checked
+from dragoman.verbalize.sidecar import NAME, sidecar_file
 
 ROLES = ("reconstructor", "ar", "critic")
 HEAD = "value_head.safetensors"
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EASY_META, EASY_WEIGHTS = "ar_meta.json", "ar_lora_value_head.safetensors"
 # What PEFT's LoRA can be told besides, and what the plain sum of A and B then is not.
 _MORE_THAN_LORA = (
@@ -49,34 +56,21 @@ _LORA = (
     "layers_pattern",
     "exclude_modules",
 )
-_LORA_A = re.compile(r"\.lora_A(?:\.default)?\.weight$|\.lora_A$")
-# A pattern of names is tried on every module; these are what makes one take for ever.
-_REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
-_REPEATED = re.compile(r"(?<!\\)[*+{]")
-_MOST_REPEATED = 4
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Extraction(_Part):
-    """Section ``extraction``: where the vectors are from; two of its fields are those of datasets."""
+class Extraction(Origin):
+    """Section ``extraction``: where the vectors are from; its other fields are those of datasets."""
 
     mse_scale: Scale | None = None
-    d_model: Width | None = None
-    layer_index: Natural | None = None
-    base_model: str | None = None
 
 
-class Tokens(_Part):
+class Tokens(Part):
     """Section ``tokens``, as far as a reconstructor is concerned."""
 
     critic_suffix_ids: tuple[Natural, ...] | None = None
 
 
-class Templates(_Part):
+class Templates(Part):
     """The reconstructor's template under its three names, newest first."""
 
     reconstructor: str | None = None
@@ -84,30 +78,15 @@ class Templates(_Part):
     critic: str | None = None
 
 
-class Reader(_Part):
-    """The block under two names; neither is config.json's count of blocks."""
-
-    extraction_layer_index: Natural | None = None
-    num_hidden_layers: Natural | None = None
-
-
-class Sidecar(_Part):
+class Sidecar(Described[Extraction]):
     """The sidecar as written; every field may be absent, the rules are below."""
 
-    kind: str | None = None
-    role: str | None = None
-    base_checkpoint: str | None = None
-    d_model: Width | None = None
-    extraction_layer_index: Natural | None = None
     extraction: Extraction = Extraction()
     tokens: Tokens = Tokens()
     prompt_templates: Templates = Templates()
-    ar: Reader | None = None
-    critic: Reader | None = None
-    reconstructor: Reader | None = None
 
 
-class Meta(_Part):
+class Meta(Part):
     """``ar_meta.json``: how EasyNLA's trainers rebuild the adapter."""
 
     ar_num_layers: Width
@@ -121,27 +100,20 @@ class Meta(_Part):
     use_rslora: bool = True
 
 
-class Config(_Part):
+class Config(Part):
     """What of ``config.json`` is compared with the other files."""
 
     hidden_size: Width | None = None
     num_hidden_layers: Natural | None = None
 
 
-class Adapter(_Part):
-    """``adapter_config.json``, as far as a plain LoRA is told by it; the rest is refused or of no account."""
+class Adapter(Part):
+    """``adapter_config.json`` beside its places, as far as a plain LoRA is told by it; the rest is of no account."""
 
-    r: Width
     lora_alpha: float = Field(gt=0, allow_inf_nan=False)
-    target_modules: str | list[str]
     base_model_name_or_path: str | None = None
     use_rslora: bool | None = None
     fan_in_fan_out: bool | None = None
-    rank_pattern: dict[str, Width] | None = None
-    alpha_pattern: dict[str, float] | None = None
-    layers_to_transform: Natural | list[Natural] | None = None
-    layers_pattern: str | list[str] | None = None
-    exclude_modules: str | list[str] | None = None
 
 
 def form_of(folder: Path, layout: str, what: str) -> str:
@@ -180,7 +152,7 @@ def read_sidecar_of_ar(folder: Path, kinds: tuple[str, ...], what: str) -> Sidec
             f"it holds no {NAME}, so its template and block are unknown",
             "copy the sidecar that was published with it, or with the run it is from, into the folder",
         )
-    found = _checked(Sidecar, read_yaml(path, f"{path}"), path)
+    found = checked(Sidecar, read_yaml(path, f"{path}"), f"{path}")
     if found.kind not in kinds:
         raise Refusal(
             f"{path}",
@@ -201,10 +173,10 @@ def read_meta(folder: Path) -> Meta | None:
     path = folder / EASY_META
     if not path.is_file():
         return None
-    meta = _checked(Meta, read_json(path), path)
-    _refuse_slow([meta.target_modules] if isinstance(meta.target_modules, str) else [], path)
+    meta = checked(Meta, read_json(path), f"{path}")
+    refuse_slow([meta.target_modules] if isinstance(meta.target_modules, str) else [], path)
     if _has(folder, EASY_WEIGHTS):
-        _refuse_rank([meta.lora_r], folder / EASY_WEIGHTS, path)
+        refuse_rank([meta.lora_r], folder / EASY_WEIGHTS, path)
     return meta
 
 
@@ -213,16 +185,14 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     config = read_json(path)
     text = config.get("text_config") or config if isinstance(config, dict) else {}
-    return _checked(Config, text, path).model_dump()
+    return checked(Config, text, f"{path}").model_dump()
 
 
 def read_adapter_config(folder: Path, what: str) -> Mapping[str, Any]:
     """``adapter_config.json``, if there is one; refuse other adapters than plain LoRA."""
     if not _has(folder, ADAPTER):
         return {}
-    path = folder / ADAPTER
-    config = read_json(path)
-    config = config if isinstance(config, dict) else {}
+    path, config = folder / ADAPTER, read_settings(folder)
     odd = [name for name in _MORE_THAN_LORA if config.get(name)]
     # These initialisations change the base's own weights as well.
     start = config.get("init_lora_weights")
@@ -234,52 +204,9 @@ def read_adapter_config(folder: Path, what: str) -> Mapping[str, Any]:
     lacking = [name for name in ("r", "lora_alpha", "target_modules") if not config.get(name)]
     if lacking:
         raise Refusal(what, f"its {ADAPTER} states no {lacking[0]}", "get the published file again")
-    checked = _checked(Adapter, config, path)
-    patterns = [checked.target_modules, checked.exclude_modules, checked.layers_pattern]
-    _refuse_slow([p for p in patterns if isinstance(p, str)], path)
-    _refuse_slow([*(checked.rank_pattern or {}), *(checked.alpha_pattern or {})], path)
-    if _has(folder, ADAPTER_WEIGHTS):
-        _refuse_rank([checked.r, *(checked.rank_pattern or {}).values()], folder / ADAPTER_WEIGHTS, path)
+    checked(Adapter, config, f"{path}")
+    check_places(config, folder)
     return config
-
-
-def _refuse_rank(ranks: Iterable[int], weights: Path, path: Path) -> None:
-    """Refuse ranks that the weights do not have: room for them is made before the weights are put there."""
-    shapes = ArraysFile(weights).shapes
-    there = max((shape[0] for name, shape in shapes.items() if _LORA_A.search(name) and len(shape) == 2), default=0)
-    if max(ranks) > there:
-        raise Refusal(
-            f"{path}", f"it states rank {max(ranks)}, {weights.name} has rank {there}", "use files of one checkpoint"
-        )
-
-
-def _refuse_slow(patterns: Iterable[str], path: Path) -> None:
-    """Refuse a pattern of module names that is none, or could take for ever to fail."""
-    for pattern in patterns:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # what re means to read otherwise some day is no plain pattern either
-                re.compile(pattern)
-            good = len(pattern) < 2000 and not _REPEATED_GROUP.search(pattern)
-        except (re.error, RecursionError, OverflowError, Warning):
-            good = False
-        if not good or any(len(_REPEATED.findall(part)) > _MOST_REPEATED for part in _alternatives(pattern)):
-            raise Refusal(
-                f"{path}", f"its pattern '{shown(pattern)}' is no plain pattern of module names", "list the modules"
-            )
-
-
-def _alternatives(pattern: str) -> list[str]:
-    """The parts of a pattern between the bars that stand in no bracket."""
-    parts, depth = [""], 0
-    for at, letter in enumerate(pattern):
-        plain = at == 0 or pattern[at - 1] != "\\"
-        depth += (letter == "(") - (letter == ")") if plain else 0
-        if letter == "|" and plain and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
 
 
 def lora_of(meta: Meta | None, adapter: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,15 +248,3 @@ def read_head(path: Path, width: int) -> tuple[Floats, Floats | None, dict[str, 
 
 def _has(folder: Path, name: str) -> bool:
     return (folder / name).is_file()
-
-
-def _checked(model: type[_Model], values: Any, path: Path) -> _Model:
-    """A file's values as its model; published files write an empty section as null."""
-    if not isinstance(values, dict):
-        raise Refusal(f"{path}", "it is not a mapping of names to values", "get the published file again")
-    try:
-        return model.model_validate({k: v for k, v in values.items() if v is not None})
-    except ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise Refusal(f"{path}", f"its field {where} is wrong ({first['msg']})", "mend that field") from err

@@ -19,7 +19,7 @@ from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.lm.harvest import reading
-from dragoman.lm.load import load_tokenizer, torch_dtype
+from dragoman.lm.load import load_tokenizer, torch_dtype, weight_digests
 from dragoman.lm.reconstruct.contract import SLOT, Contract, read_contract
 from dragoman.lm.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
 from dragoman.lm.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
@@ -101,7 +101,7 @@ class LocalReconstructor:
             "checkpoint": self._ref,
             "site": str(self._site),
             "sidecar": file_sha256(sidecar_file(folder)),
-            "weights": _digests(folder),
+            "weights": weight_digests(folder),
             "base": self._base,
             "template": digest(contract.template),
             "special_tokens": contract.special,
@@ -113,7 +113,7 @@ class LocalReconstructor:
         }
         if (folder / EASY_META).is_file():
             known |= {"ar_meta": file_sha256(folder / EASY_META), "trained_on_quant": contract.quant}
-        return known if contract.form == "full" else {**known, "base_weights": _digests(folder_of(self._base))}
+        return known if contract.form == "full" else {**known, "base_weights": weight_digests(folder_of(self._base))}
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the template around each text, checked; tags around an explanation are taken off first.
@@ -235,8 +235,3 @@ class LocalReconstructor:
             tensors = rest or read_arrays(self._folder / ADAPTER_WEIGHTS)[0]
             merge_lora(stack, contract.lora, tensors, self._what)
         return stack
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of each weight file of a folder."""
-    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}

@@ -8,39 +8,25 @@ change a reading which leaves it out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel
-from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
-from dragoman.lm.load import text_stack
+from dragoman.lm.load import OF_VISION, judged_here, text_stack
 
 NORMS = ("norm", "final_layernorm", "ln_f")
 _FINAL_NORM = re.compile(rf"^(?:\w+\.)*(?:{'|'.join(NORMS)})\.weight$")
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
-_OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
 # What trainers wrap a text model in; other paths to a "layers" (a vision tower's) are not the text model's.
 _ADAPTED = re.compile(
     r"^(?:(?:backbone|base_model|model|language_model|text_model)\.)*(?P<layer>layers\.\d+\..+)"
     r"\.(?P<part>lora_[AB])(?:\.default)?\.weight$"
 )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence advice about missing and unexpected weights; here they are judged."""
-    before = talk.get_verbosity()
-    talk.set_verbosity_error()
-    try:
-        yield
-    finally:
-        talk.set_verbosity(before)
 
 
 def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headless: bool) -> Any:
@@ -57,7 +43,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
     if not any(folder.glob("*.safetensors")):
         raise Refusal(what, f"{folder} holds no *.safetensors weights", "download them (pickles are never loaded)")
     try:
-        with _quiet():
+        with judged_here():
             net, report = AutoModel.from_pretrained(folder, dtype=kind, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError) as err:
         detail = " ".join(str(err).split())[:160]
@@ -130,6 +116,9 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
+    # Not `load.merge_adapter`, which has PEFT read a folder: here the stack is cut off at block K and has no output
+    # layer, EasyNLA keeps its matrices in one file with the head and under other names and has no adapter_config.json,
+    # and every matrix must have its place. PEFT makes the places and merges; only the matrices are put there by hand.
     given = _by_layer(tensors, what)
     holder = nn.Module()
     holder.model = stack  # module names as text models have them, which target patterns are written for
@@ -175,7 +164,7 @@ def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        if _OF_VISION.search(name):
+        if OF_VISION.search(name):
             continue
         found = _ADAPTED.match(name)
         if not found:

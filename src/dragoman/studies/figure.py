@@ -1,0 +1,74 @@
+"""One style for the studies' figures: matplotlib, written as SVG that is the same every time.
+
+In: a path, panels to draw. Out: the file. Refuses where matplotlib is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dragoman.core import Refusal
+
+COLOURS = ("#0b6e8a", "#c2571a", "#5a7d2b", "#7a4fa3", "#8a8a8a", "#b8920a", "#a33b5c", "#2b3f8c")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: Any = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "dragoman",  # ids in the file are otherwise drawn at random
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def panels(path: Path, columns: int, *, rows: int = 1, width: float = 4.4, height: float = 3.4) -> Iterator[Any]:
+    """A figure of ``rows`` x ``columns`` axes; inside, draw; afterwards it is on disk."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError:
+        raise Refusal("a figure", "matplotlib is not installed", "run: pip install 'dragoman[studies]'") from None
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+        )
+        try:
+            yield axes[0] if rows == 1 else axes
+            figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "dragoman"})
+        finally:
+            plt.close(figure)
+
+
+def points(axis: Any, x: Any, rates: list[dict[str, float]], label: str, number: int = 0, *, line: bool = True) -> None:
+    """Values with their intervals; ``number`` picks colour and mark, so that print and colour-blind eyes tell them."""
+    y = [rate["value"] for rate in rates]
+    below = [max(rate["value"] - rate["low"], 0.0) for rate in rates]
+    above = [max(rate["high"] - rate["value"], 0.0) for rate in rates]
+    axis.errorbar(
+        x,
+        y,
+        yerr=[below, above],
+        label=label,
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKS[number % len(MARKS)],
+        markersize=4.5,
+        linewidth=1.4 if line else 0,
+        elinewidth=0.9,
+        capsize=2,
+    )

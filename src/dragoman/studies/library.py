@@ -1,0 +1,123 @@
+"""What the studies read, each thing once: models, sums over aligned tokens, pooled rows, whole rows.
+
+In: a ground, how to read. Out: bridges, harvests, tokens. What takes minutes is kept in the cache by digest; models and
+rows stay in memory while the process lives. Refuses what the rooms below refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from dragoman import tiny
+from dragoman.core import Site
+from dragoman.explain import Talk
+from dragoman.lm.aligned import read_aligned
+from dragoman.lm.paired import Harvest, Reader, harvest
+from dragoman.lm.tokens import Tokens, read_tokens
+from dragoman.routes import DirectTable
+from dragoman.routes.aligned import Aligned
+from dragoman.routes.crossing import Bridge, build_bridge
+from dragoman.store import Cache, digest, read_jsonl
+from dragoman.studies.ground import GROUNDS, Ground
+
+FIT = 6000  # of the pair's texts; the others make the table that judges
+__all__ = ["FIT", "Library"]
+
+
+@dataclass(kw_only=True)
+class Library:
+    """Reads with ``dtype`` on ``device``; ``limit``: only so many texts of each kind, for rehearsals."""
+
+    device: str = "cpu"
+    dtype: str = "bfloat16"
+    limit: int | None = None
+    talk: Talk = field(default_factory=Talk)
+    _readers: dict[str, Reader] = field(default_factory=dict)
+    _tokens: dict[str, Tokens] = field(default_factory=dict)
+    _bridges: dict[str, Bridge] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> dict[str, list[str]]:
+        """``map``: the sentences of the map; ``all``: these and the openings of the direct route."""
+        rows = read_jsonl(tiny.data("tiny-documents"))
+        found = {s: [r["text"] for r in rows if r["split"] == s][: self.limit] for s in ("map", "direct")}
+        return {"map": found["map"], "all": found["map"] + found["direct"]}
+
+    @property
+    def fit(self) -> int:
+        """How many of ``all`` maps may be fitted on; the rest judge."""
+        return min(FIT, int(0.6 * len(self.texts["all"])))
+
+    def reader(self, site: Site) -> Reader:
+        """A model, opened once, to be read at a site."""
+        if site.model not in self._readers:
+            self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device)
+        return replace(self._readers[site.model], site=site)
+
+    def bridge(self, ground: Ground) -> Bridge:
+        """What ``explain`` crosses by when nothing else is said.
+
+        From SmolLM2 that is the map over the sentences with the direct route's table that ships, which rests on the
+        openings; the other way nothing ships, and all texts are read.
+        """
+        if ground.name not in self._bridges:
+            packaged = ground.name == next(iter(GROUNDS))
+            sums = self.aligned(ground, "map" if packaged else "all")
+            table = DirectTable.load(tiny.data("tiny-direct")) if packaged else None
+            self._bridges[ground.name] = build_bridge(sums, ground.rows, direct=table)
+        return self._bridges[ground.name]
+
+    def aligned(self, ground: Ground, which: str) -> Aligned:
+        """Sums over aligned tokens of some of the texts, kept in the cache."""
+
+        def make(path: Path) -> None:
+            self.talk.say(f"{ground.name}: reading {len(self.texts[which])} texts token by token")
+            both = self.reader(ground.source), self.reader(ground.target)
+            say = self.talk.towards(f"aligned {ground.name}")
+            read_aligned(*both, self.texts[which], ground.encoder, progress=say).save(path)
+
+        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-2", ground, which), make)
+        return Aligned.load(path)
+
+    def pooled(self, ground: Ground, which: str) -> Harvest:
+        """One mean row a text and model, as the post did, kept in the cache."""
+
+        def make(path: Path) -> None:
+            self.talk.say(f"{ground.name}: pooling {len(self.texts[which])} texts")
+            both = self.reader(ground.source), self.reader(ground.target)
+            harvest(*both, self.texts[which], progress=self.talk.towards(f"pooled {ground.name}")).save(path)
+
+        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-1", ground, which), make)
+        return Harvest.load(path)
+
+    def tokens(self, ground: Ground) -> Tokens:
+        """Every token of all texts at the two sites, in memory (2.2 GB)."""
+        if ground.name not in self._tokens:
+            self._tokens.clear()  # one direction at a time
+            self.talk.say(f"{ground.name}: reading {len(self.texts['all'])} texts, rows kept")
+            self._tokens[ground.name] = self._read(ground, self.texts["all"])
+        return self._tokens[ground.name]
+
+    def blocks(self, ground: Ground, source: tuple[int, ...], target: tuple[int, ...]) -> Tokens:
+        """Every token of the map's sentences at several blocks."""
+        return self._read(ground, self.texts["map"], source, target)
+
+    def _read(
+        self, ground: Ground, texts: list[str], source: tuple[int, ...] = (), target: tuple[int, ...] = ()
+    ) -> Tokens:
+        return read_tokens(
+            self.reader(ground.source),
+            self.reader(ground.target),
+            ground.encoder,
+            texts,
+            source_blocks=source,
+            target_blocks=target,
+            progress=self.talk.towards(f"tokens {ground.name}"),
+        )
+
+    def _key(self, kind: str, ground: Ground, which: str) -> str:
+        weights = [m.sha256 for m in tiny.MODELS.values()]
+        parts = [kind, str(ground.source), str(ground.target), self.dtype, *weights, "\n".join(self.texts[which])]
+        return digest(*parts, tiny.data(ground.dictionary))

@@ -1,0 +1,106 @@
+"""Maps fitted on parts of the same rows, and whether a feature's image is still the feature's.
+
+In: ``Tokens``, which rows, how. Out: ``LinearMap``s and the share of features whose image lies nearest their own direct
+row of *other* documents. Refuses what the fits refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Directions, Floats, Site
+from dragoman.lm.tokens import Tokens
+from dragoman.routes import DirectStatistics, DirectTable, LinearMap, Moments, held_out
+from dragoman.routes.direct import FLOOR
+
+Doubles = NDArray[np.float64]
+JUDGED = 4000  # held-out rows a map is judged on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The judges: a direct table of documents no map was fitted on, and rows of the same documents.
+
+    ``rows``: numbers of the rows that judge a map; ``target``: the block they are held against.
+    """
+
+    table: DirectTable
+    tokens: Tokens
+    rows: NDArray[np.int64]
+    target: int
+
+    @classmethod
+    def of(cls, tokens: Tokens, rows: NDArray[np.int64], target: Site, seed: int) -> Reference:
+        """From rows of the documents that judge."""
+        some = np.sort(np.random.default_rng(seed).permutation(rows)[:JUDGED])
+        return cls(table=direct(tokens, rows, target), tokens=tokens, rows=some, target=target.block)
+
+    def judged(self, bridge: LinearMap) -> dict[str, float]:
+        """Held-out report of a map from the block it was fitted at, in few numbers, baselines beside."""
+        x, y = self.tokens.x[bridge.source.block][self.rows], self.tokens.y[self.target][self.rows]
+        told = held_out(bridge, x, y, documents=self.tokens.documents[self.rows])
+        keys = ("n", "fve_raw", "fve_unit", "centred_cosine", "top1", "top1_among", "shuffled_fve", "constant_fve_unit")
+        return {key: told[key] for key in keys}
+
+    def identity(self, carried: Directions) -> dict[str, float]:
+        """See ``identity``, against this table."""
+        return identity(carried, self.table)
+
+
+def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
+    """Of directions at the target: the share that lies nearest its own row among all rows that fire often enough.
+
+    ``cosine`` is the mean with the own row, ``others`` with all rows, ``n`` how many have a row, ``among`` how many
+    rows there are: chance is 1 / among.
+    """
+    able = np.flatnonzero(table.n_eff >= FLOOR)
+    where = {table.ids[column]: place for place, column in enumerate(able.tolist())}
+    mine = [k for k, name in enumerate(carried.ids) if name in where]
+    told: dict[str, float] = {"n": len(mine), "among": len(where)}
+    if not mine:
+        return told
+    beta = table.beta[able].astype(np.float64)
+    beta /= np.linalg.norm(beta, axis=1, keepdims=True)
+    cosines = carried.unit[mine].astype(np.float64) @ beta.T
+    own = cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]]
+    found = {"top1": np.mean(own >= cosines.max(axis=1)), "cosine": own.mean(), "others": cosines.mean()}
+    return told | {name: float(value) for name, value in found.items()}
+
+
+def direct(tokens: Tokens, rows: NDArray[np.int64], target: Site) -> DirectTable:
+    """The direct route's table of some rows, read at a block of the target."""
+    ids = [str(i) for i in range(tokens.fired.shape[1])]
+    y, fired = tokens.y[target.block][rows], tokens.fired[rows]
+    empty = DirectStatistics.empty(target, ids, y.shape[1])
+    return empty.accumulate(fired, y, tokens.documents[rows]).table()
+
+
+def moments_of(x: NDArray[Any], y: NDArray[Any], *, centred: bool = True) -> Moments:
+    """Moments of rows; without centring as if both means were zero, which is a fit without an intercept."""
+    found = Moments.of(x, y)
+    if centred:
+        return found
+    n, a, b = found.count, found.mean_x, found.mean_y
+    return Moments(
+        count=n,
+        mean_x=np.zeros_like(a),
+        mean_y=np.zeros_like(b),
+        sxx=found.sxx + n * np.outer(a, a),
+        sxy=found.sxy + n * np.outer(a, b),
+        syy=found.syy + n * np.outer(b, b),
+    )
+
+
+def pooled(tokens: Tokens, rows: NDArray[np.int64], source: int, target: int) -> tuple[Floats, Floats]:
+    """Means of x and y over each document's rows, the post's way."""
+    _, where, counts = np.unique(tokens.documents[rows], return_inverse=True, return_counts=True)
+    found = []
+    for values in (tokens.x[source][rows], tokens.y[target][rows]):
+        sums = np.zeros((len(counts), values.shape[1]))
+        np.add.at(sums, where, values)
+        found.append((sums / counts[:, None]).astype(np.float32))
+    return found[0], found[1]

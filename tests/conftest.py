@@ -1,0 +1,53 @@
+"""Fixtures of more than one test file: a small world in folders, and two readers of planted rows.
+
+What they are made of loads torch, so it is imported when one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from dragoman.lm.paired import Reader
+    from dragoman.routes.aligned import Aligned
+    from planted_readers import PlantedPair
+    from small_world import World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Models, checkpoints, a dictionary and texts in folders, with a cache of their own."""
+    from small_world import build
+
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        yield build(root)
+
+
+@pytest.fixture(scope="module")
+def pair() -> PlantedPair:
+    """Two planted readers and the dictionary their rows were made with."""
+    from planted_readers import planted_pair
+
+    return planted_pair()
+
+
+@pytest.fixture(scope="module")
+def found(pair: PlantedPair) -> Aligned:
+    """What reading ``pair`` token by token gives, from the second word on."""
+    from dragoman.lm.aligned import read_aligned
+    from planted_readers import FIRST
+
+    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+
+
+@pytest.fixture(scope="module")
+def readers() -> tuple[Reader, Reader]:
+    """Readers of two tiny random models, Llama and Gemma 3."""
+    from planted_readers import opened
+
+    return opened("llama"), opened("gemma3")

@@ -1,0 +1,120 @@
+"""What is written is there whole or not at all, and digests tell contents apart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman import store
+from dragoman.core import Estimate, Refusal
+from store_faults import forbidden, full, one_sentence
+
+TEXT = st.text(alphabet=st.characters(codec="utf-8"))
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def test_digest_tells_where_one_part_ends() -> None:
+    assert store.digest("ab", "c") != store.digest("a", "bc") != store.digest("abc")
+    assert store.digest("a") != store.digest(b"a")
+
+
+@given(st.lists(TEXT), st.lists(TEXT))
+def test_digest_is_equal_only_for_equal_parts(one: list[str], other: list[str]) -> None:
+    assert (store.digest(*one) == store.digest(*other)) == (one == other)
+
+
+def test_digest_of_arrays_counts_dtype_shape_and_values_but_not_memory_order() -> None:
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert store.digest(a) == store.digest(np.asfortranarray(a))
+    assert len({store.digest(x) for x in (a, a.reshape(3, 2), a.astype(np.float64), a + 1)}) == 4
+
+
+def test_digest_of_a_folder_counts_names_and_contents_and_not_its_own_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        store.write_text(tmp_path / name / "a.txt", "x")
+        store.write_text(tmp_path / name / "sub" / "b.txt", "y")
+    before = store.digest(tmp_path / "one")
+    assert before == store.digest(tmp_path / "two")
+    (tmp_path / "two" / "a.txt").rename(tmp_path / "two" / "c.txt")
+    assert before != store.digest(tmp_path / "two")
+    store.write_text(tmp_path / "one" / "sub" / "b.txt", "z")
+    assert before != store.digest(tmp_path / "one")
+
+
+def test_digest_refuses_object_arrays() -> None:
+    with pytest.raises(Refusal, match="object array"):
+        store.digest(np.array([{}], dtype=object))
+
+
+def test_sha256_is_the_published_one_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"abc" * 1000)
+    published = hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert store.file_sha256(path) == published
+    store.verify_sha256(path, published.upper())
+    path.write_bytes(b"abc" * 999 + b"abd")
+    with pytest.raises(Refusal, match="wrong sha256") as error:
+        store.verify_sha256(path, published)
+    assert one_sentence(error) and published in str(error.value)
+
+
+# --- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "scores.json"
+    store.write_json(path, {"lift": 1})
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(Refusal, match="full disk") as error:
+            store.write_json(path, {"lift": 2})
+    assert one_sentence(error)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store.replacing(tmp_path / "page.html") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forbidden_places_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_json(tmp_path / "manifest.json", {})
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(Refusal, match=r"unreadable folder or file \(Permission denied\)") as error:
+        store.read_json(tmp_path / "manifest.json")
+    assert one_sentence(error)
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(Refusal, match="unwritable folder"):
+        store.write_text(tmp_path / "page.html", "x")
+    with pytest.raises(Refusal, match="unreadable folder"):
+        store.file_sha256(tmp_path / "manifest.json")
+
+
+def test_json_keeps_order_and_says_null_for_numbers_that_are_not_there(tmp_path: Path) -> None:
+    estimate = Estimate(np.float64("nan"), 0.0, float("inf"), 1.0, 3, "lift", "none", "features", "t")
+    store.write_json(tmp_path / "s.json", {"z": estimate, "a": (np.int64(1), np.arange(2)), 7: Path("x")})
+    back = store.read_json(tmp_path / "s.json")
+    assert list(back) == ["z", "a", "7"]
+    assert back["z"]["value"] is None and back["z"]["high"] is None and back["z"]["n"] == 3
+    assert back["a"] == [1, [0, 1]] and back["7"] == "x"
+
+
+def test_garbage_is_not_json(tmp_path: Path) -> None:
+    store.write_text(tmp_path / "m.json", "{")
+    with pytest.raises(Refusal, match="it is not JSON"):
+        store.read_json(tmp_path / "m.json")
