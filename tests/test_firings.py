@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,15 @@ def test_firings_survive_the_disk_and_older_folders_have_none(
     assert Aligned.load(tmp_path / "kept").firings is None
     with pytest.raises(Refusal, match="it does not hold firings"):
         Firings.load(tmp_path / "kept" / "backgrounds.safetensors")
+
+
+def test_damaged_firings_are_refused(firings: Firings, tmp_path: Path) -> None:
+    replace(firings, ids=firings.ids[1:]).save(tmp_path / "ids")
+    with pytest.raises(Refusal, match="it holds 39 ids and firings of 40 features; make it again"):
+        Firings.load(tmp_path / "ids")
+    replace(firings, reach=firings.reach[1:]).save(tmp_path / "shape")
+    with pytest.raises(Refusal, match="it holds firings, but its arrays 'documents' .* do not fit together"):
+        Firings.load(tmp_path / "shape")
 
 
 # --- windows -----------------------------------------------------------------------------------------------------

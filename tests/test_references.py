@@ -281,7 +281,7 @@ def test_the_registry_gives_the_base_and_the_doctor_takes_its_word(
     with pytest.raises(Refusal, match=r"its adapter was trained on /elsewhere/av_sft, its sidecar names"):
         open_verbalizer(str(step), world.request(contract="karvonen"))
     listed(monkeypatch, str(step), switches={"stacked_on": "org/warm/av"})
-    run = explain(world.request(by=str(step)), tmp_path / "out")
+    run = explain(world.request(by=str(step), map="post", route="map"), tmp_path / "out")
     told = run.manifest["verbalizers"]["by"]
     assert told["base"] == "org/warm/av" and told["site"] == str(world.target) and set(asked) == {"org/warm"}
     vectors = run.vectors()[0]["washed"]

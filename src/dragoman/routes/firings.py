@@ -19,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal, frozen
-from dragoman.store import read_arrays, write_arrays
+from dragoman.store import Contents, write_arrays
 
 K = 12  # documents kept in which a feature fires
 S = 24  # and in which it does not
 _NONE = np.iinfo(np.uint64).max
 _ARRAYS = {"documents": np.int64, "ends": np.int64, "strength": np.float32, "silent": np.int64, "reach": np.int64}
+_FILE = Contents(
+    called="firings",
+    holds="firings",
+    arrays={"documents": "mk", "ends": "mk", "strength": "mk", "silent": "ms", "reach": "ms"},
+    words={"ids": list},
+)
 Names = NDArray[np.int64]
 
 
@@ -63,10 +69,11 @@ class Firings:
     @classmethod
     def load(cls, path: Path) -> Firings:
         """Read what ``save`` wrote."""
-        arrays, meta = read_arrays(path)
-        if meta.get("holds") != "firings":
-            raise Refusal(f"{path}", "it does not hold firings", "name a file that dragoman wrote")
-        return cls(ids=tuple(meta["ids"]), **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
+        arrays, words = _FILE.read(path)
+        ids, rows = tuple(words["ids"]), len(arrays["documents"])
+        if len(ids) != rows:
+            raise Refusal(f"{path}", f"it holds {len(ids)} ids and firings of {rows} features", "make it again")
+        return cls(ids=ids, **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
 
 
 class FiringsTally:
