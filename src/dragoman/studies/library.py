@@ -6,9 +6,12 @@ rows stay in memory while the process lives. Refuses what the rooms below refuse
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Site
@@ -18,6 +21,7 @@ from dragoman.lm.paired import Harvest, Reader, harvest
 from dragoman.lm.tokens import Tokens, read_tokens
 from dragoman.routes import DirectTable
 from dragoman.routes.aligned import Aligned
+from dragoman.routes.contexts import by_name, contexts
 from dragoman.routes.crossing import Bridge, build_bridge
 from dragoman.store import Cache, digest, read_jsonl
 from dragoman.studies.ground import GROUNDS, Ground
@@ -63,8 +67,8 @@ class Library:
         openings; the other way nothing ships, and all texts are read.
         """
         if ground.name not in self._bridges:
+            sums = self.aligned(ground, self.which(ground))
             packaged = ground.name == next(iter(GROUNDS))
-            sums = self.aligned(ground, "map" if packaged else "all")
             table = DirectTable.load(tiny.data("tiny-direct")) if packaged else None
             self._bridges[ground.name] = build_bridge(sums, ground.rows, direct=table)
         return self._bridges[ground.name]
@@ -78,8 +82,23 @@ class Library:
             say = self.talk.towards(f"aligned {ground.name}")
             read_aligned(*both, self.texts[which], ground.encoder, progress=say).save(path)
 
-        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-2", ground, which), make)
+        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-3", ground, which), make)
         return Aligned.load(path)
+
+    def contexts(self, ground: Ground, features: Iterable[str], *, seed: int = 0) -> dict[str, dict[str, list[str]]]:
+        """Where each feature fires and where it is silent, as windows of the texts its cards come from."""
+        firings = self.bridge(ground).aligned.firings
+        if firings is None:
+            raise RuntimeError("a dictionary with an encoder was read")
+        known, found = by_name(self.texts[self.which(ground)]), {}
+        for name in features:
+            firing, silent = contexts(firings, known, name, rng=np.random.default_rng([seed, int(name)]))
+            found[name] = {"firing": firing, "silent": silent}
+        return found
+
+    def which(self, ground: Ground) -> str:
+        """Which texts ``bridge`` reads."""
+        return "map" if ground.name == next(iter(GROUNDS)) else "all"
 
     def pooled(self, ground: Ground, which: str) -> Harvest:
         """One mean row a text and model, as the post did, kept in the cache."""
