@@ -42,6 +42,10 @@ class Tokens:
         """How many tokens."""
         return len(self.documents)
 
+    def turned(self, encoder: Encoder, block: int) -> Tokens:
+        """The same tokens with source and target changed: ``encoder`` reads what was the target, at ``block``."""
+        return replace(self, x=self.y, y=self.x, fired=encoded(encoder, self.y[block]))
+
     def of(self, documents: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
         """Numbers of the rows that belong to some documents."""
         chosen = np.arange(self.documents.max() + 1)[documents]

@@ -10,19 +10,17 @@ import numpy as np
 
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
-from dragoman.routes import FoldedDirect, LinearMap, MomentStream, fit_map, fit_ridge, relative_lambda
-from dragoman.routes.penalty import Calibration
+from dragoman.routes import fit_ridge, relative_lambda
 from dragoman.studies.cast import Cast
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
-from dragoman.studies.maps import Reference, direct, moments_of, pooled
+from dragoman.studies.maps import Reference, aligned_map, direct, moments_of, pooled
 
 QUESTION = "How much text does each route need, and where does more stop helping?"
 FEATURES = 225
 PAIRS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 200_000)
 TEXTS = (100, 300, 800, 2000, 6000)
 FEWEST = 40  # documents: with fewer one of the five folds may stay empty
-CALIBRATORS = 512
 
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
@@ -43,7 +41,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         rows = nested(tokens, pool, pairs, seed)
         if len(rows) < 0.9 * pairs:
             continue
-        made = aligned_map(ground, tokens, rows)
+        made = aligned_map(tokens, rows, ground.rows, ground.target)
         told = {"pairs": len(rows), "texts": len(np.unique(tokens.documents[rows])), "kind": "carried"}
         carried = made.directions(directions)
         cast.add(f"aligned map, {pairs} pairs", carried, route="map", reading="aligned", **told)
@@ -86,27 +84,3 @@ def nested(tokens: Tokens, pool: np.ndarray, pairs: int, seed: int) -> np.ndarra
     if len(rows) <= 1.2 * pairs:
         return rows
     return np.sort(np.random.default_rng([seed, pairs]).permutation(rows)[:pairs])
-
-
-def aligned_map(ground: Ground, tokens: Tokens, rows: np.ndarray, source: int | None = None) -> LinearMap:
-    """The default map: penalty by document folds, on the direction criterion where enough features fire."""
-    block = ground.source.block if source is None else source
-    x, y = tokens.x[block][rows], tokens.y[ground.target.block][rows]
-    documents = tokens.documents[rows]
-    stream = MomentStream(x.shape[1], y.shape[1])
-    stream.add(x, y, documents)
-    calibration = None
-    if block == ground.source.block:
-        fired = tokens.fired[rows]
-        often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
-        empty = FoldedDirect.empty(ground.target, [str(i) for i in often], y.shape[1])
-        calibration = Calibration(
-            directions=ground.rows, direct=empty.accumulate(fired.tocsc()[:, often], y, documents)
-        )
-    return fit_map(
-        stream.finish(),
-        type(ground.source)(ground.source.model, block),
-        ground.target,
-        calibration=calibration,
-        allow_underdetermined=True,
-    )

@@ -15,10 +15,9 @@ from dragoman.core import Background, Directions, Site, frozen
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, relative_lambda
 from dragoman.studies.cast import Cast, standing
-from dragoman.studies.data import aligned_map
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
-from dragoman.studies.maps import Reference, identity
+from dragoman.studies.maps import Reference, aligned_map, identity
 from dragoman.studies.post import frequent
 from dragoman.washout import on_shell
 
@@ -49,7 +48,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     reference = Reference.of(tokens, judging, target, seed)
     for block in across:
         found = firing_at(tokens, fitted, replace(source, block=block), features, "x")
-        made = aligned_map(ground, tokens, fitted, source=block)
+        made = aligned_map(tokens, fitted, ground.rows, target, block)
         carried = made.directions(found)
         name = f"source block {block}"
         told = {"block": block, "relative_depth": (block + 1) / depth[source.model], "side": "source"}

@@ -2,12 +2,11 @@
 
 In: a ground, a library. Out: conditions to be said (turned rows, by the map), and every flag of every row, turned and
 not. A turned row keeps its feature's name and its encoder, as a mislabelled or damaged release would; the flags are
-those of the card. Natural drift is judged by a direct table of documents the cards have not seen.
+those of a card made from the texts that maps may be fitted on. Natural drift is judged on the other texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions
+from dragoman.lm.tokens import Tokens
 from dragoman.studies.cast import Cast
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
-from dragoman.studies.maps import direct, identity
+from dragoman.studies.maps import Fitted, direct, identity
 
 QUESTION = "Can drift be seen before a word is said?"
 FEATURES = 225
@@ -42,10 +42,12 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         background=bridge.aligned.background,
         own_background=bridge.aligned.source_background,
     )
+    tokens = library.tokens(ground)
+    fitted = Fitted.of(tokens, tokens.of(slice(0, library.fit)), ground.rows, ground.target)
     planted: dict[str, dict[str, list[float | None]]] = {}
     for degrees in DEGREES:
         bent = towards(rows, neighbours, degrees)
-        cards = bridge.cards(bent)
+        cards = fitted.cards(bent)
         planted[str(degrees)] = {flag: [card[flag] for card in cards] for flag in FLAGS}
         planted[str(degrees)]["named"] = [
             float(card["home_nearest"] == other or card["nearest"] == other)
@@ -53,23 +55,21 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         ]
         some = bent.pick(features)
         told = {"degrees": degrees, "towards": list(neighbours.ids[:n]), "route": "map", "kind": "turned"}
-        cast.add(f"turned by {degrees}", bridge.directions(some, "map"), cards=cards[:n], **told)
+        cast.add(f"turned by {degrees}", bridge.directions(some, "map"), cards=bridge.cards(some), **told)
     cast.measured |= {
         "rows": list(many),
         "neighbours": list(neighbours.ids),
         "neighbour_categories": [ground.latents[i].category if i in ground.latents else None for i in neighbours.ids],
         "planted": planted,
-        "natural": natural(ground, library, many),
+        "natural": natural(ground, tokens, fitted, rows, library.fit),
     }
     return cast
 
 
-def natural(ground: Ground, library: Library, ids: Iterable[str]) -> dict[str, Any]:
-    """Which rows lose their identity in crossing, by a table of the texts that the cards did not read."""
-    tokens, bridge = library.tokens(ground), library.bridge(ground)
-    table = direct(tokens, tokens.of(slice(library.fit, None)), ground.target)
-    rows = ground.rows.pick(ids)
-    carried = bridge.directions(rows, "map")
+def natural(ground: Ground, tokens: Tokens, fitted: Fitted, rows: Directions, fit: int) -> dict[str, Any]:
+    """Which rows lose their identity in crossing, by a direct table of the texts that nothing was fitted on."""
+    table = direct(tokens, tokens.of(slice(fit, None)), ground.target)
+    carried = fitted.forward.directions(rows)
     kept = [identity(carried.pick([i]), table).get("top1") for i in carried.ids]
     return {"kept": kept, "summary": identity(carried, table)}
 

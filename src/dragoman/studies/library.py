@@ -114,9 +114,13 @@ class Library:
     def tokens(self, ground: Ground) -> Tokens:
         """Every token of all texts at the two sites, in memory (2.2 GB)."""
         if ground.name not in self._tokens:
+            other = next(iter(self._tokens.values()), None)
             self._tokens.clear()  # one direction at a time
-            self.talk.say(f"{ground.name}: reading {len(self.texts['all'])} texts, rows kept")
-            self._tokens[ground.name] = self._read(ground, self.texts["all"])
+            if other is None:
+                self.talk.say(f"{ground.name}: reading {len(self.texts['all'])} texts, rows kept")
+                self._tokens[ground.name] = self._read(ground, self.texts["all"])
+            else:  # the same rows, seen from the other side
+                self._tokens[ground.name] = other.turned(ground.encoder, ground.source.block)
         return self._tokens[ground.name]
 
     def blocks(self, ground: Ground, source: tuple[int, ...], target: tuple[int, ...]) -> Tokens:

@@ -6,7 +6,7 @@ row of *other* documents. Refuses what the fits refuse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,26 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
 from dragoman.lm.tokens import Tokens
-from dragoman.routes import DirectStatistics, DirectTable, LinearMap, Moments, held_out
+from dragoman.routes import (
+    Calibration,
+    Card,
+    DirectStatistics,
+    DirectTable,
+    Evidence,
+    FoldedDirect,
+    FoldedMoments,
+    LinearMap,
+    Moments,
+    MomentStream,
+    fit_map,
+    held_out,
+    make_cards,
+)
 from dragoman.routes.direct import FLOOR
 
 Doubles = NDArray[np.float64]
 JUDGED = 4000  # held-out rows a map is judged on
+CALIBRATORS = 512  # most frequent features, among which the penalty's criterion chooses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +84,63 @@ def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
     own = cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]]
     found = {"top1": np.mean(own >= cosines.max(axis=1)), "cosine": own.mean(), "others": cosines.mean()}
     return told | {name: float(value) for name, value in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A default map over some rows with everything a card asks for, all of the same documents."""
+
+    forward: LinearMap
+    moments: Moments
+    table: DirectTable
+    evidence: Evidence
+
+    @classmethod
+    def of(cls, tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site) -> Fitted:
+        """From rows of the documents that may be fitted on."""
+        source = dictionary.site
+        folds = folded(tokens, rows, source.block, target.block)
+        forward = aligned_map(tokens, rows, dictionary, target)
+        turned = FoldedMoments(folds=tuple(fold.reversed() for fold in folds.folds), documents=folds.documents)
+        back = fit_map(turned, target, source, allow_underdetermined=True)
+        ids = [str(i) for i in range(tokens.fired.shape[1])]
+        x, fired = tokens.x[source.block][rows], tokens.fired[rows]
+        at_home = DirectStatistics.empty(source, ids, x.shape[1]).accumulate(fired, x, tokens.documents[rows])
+        return cls(
+            forward=forward,
+            moments=folds.total,
+            table=direct(tokens, rows, target),
+            evidence=Evidence(reverse=back, folds=folds, fired=at_home),
+        )
+
+    def cards(self, directions: Directions) -> list[Card]:
+        """A card per direction."""
+        return make_cards(directions, self.forward, self.moments, self.table, evidence=self.evidence)
+
+
+def folded(tokens: Tokens, rows: NDArray[np.int64], source: int, target: int) -> FoldedMoments:
+    """Moments by fold of documents."""
+    x, y = tokens.x[source][rows], tokens.y[target][rows]
+    stream = MomentStream(x.shape[1], y.shape[1])
+    stream.add(x, y, tokens.documents[rows])
+    return stream.finish()
+
+
+def aligned_map(
+    tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site, block: int | None = None
+) -> LinearMap:
+    """The default map: penalty by document folds, on the direction criterion where it is the dictionary's own block."""
+    source = dictionary.site if block is None else replace(dictionary.site, block=block)
+    calibration = None
+    if source == dictionary.site:
+        fired = tokens.fired[rows]
+        often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
+        y = tokens.y[target.block][rows]
+        empty = FoldedDirect.empty(target, [str(i) for i in often], y.shape[1])
+        sums = empty.accumulate(fired.tocsc()[:, often], y, tokens.documents[rows])
+        calibration = Calibration(directions=dictionary, direct=sums)
+    moments = folded(tokens, rows, source.block, target.block)
+    return fit_map(moments, source, target, calibration=calibration, allow_underdetermined=True)
 
 
 def direct(tokens: Tokens, rows: NDArray[np.int64], target: Site) -> DirectTable:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import panels, points
+from dragoman.studies.figure import COLOURS, MARKS, panels
 from dragoman.studies.judged import Heard, accuracy, both, paired
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
 AGAINST = "ridge"
-SWITCHES = ("Procrustes", "Procrustes, informative rank", "Procrustes, not centred", "Procrustes, whitened")
+SWITCHES = (
+    ("Procrustes, informative rank", "cutting the arbitrary completion"),
+    ("Procrustes, whitened", "whitening both sides"),
+    ("Procrustes, not centred", "leaving the means in"),
+)
 
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
@@ -27,14 +31,14 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
                     percent(row["accuracy"]),
                     signed(row["minus_ridge"]),
                     number(row["identity"].get("top1")),
-                    number(row["centred_cosine"]),
-                    number(row["fve_raw"]),
+                    "–" if "not centred" in row["variant"] else number(row["centred_cosine"]),
+                    "–" if "not centred" in row["variant"] else number(row["fve_raw"]),
                 )
                 for row in rows
             ],
             note=f"n {rows[0]['accuracy']['n']} features; a category named by chance, the same texts dealt to other features: "
             f"{100 * rows[0]['dealt']:.0f} %. Nearest among {rows[0]['identity'].get('among')} rows. Predicting the mean has "
-            f"FVE 0; rows dealt wrongly have {rows[0]['shuffled_fve']:.2f} under ridge.",
+            f"FVE 0, rows dealt wrongly {rows[0]['shuffled_fve']:.2f} under ridge; without centring neither number is comparable.",
         )
         for ground, found in data.items()
         for amount, rows in found["amounts"].items()
@@ -67,18 +71,21 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
     parts = []
     for amount, rows in found["amounts"].items():
         by = {row["variant"]: row for row in rows}
-        gap = by["Procrustes"]["minus_ridge"]
-        told = f"On {amount} the textbook's Procrustes names {signed(gap)} less than ridge"
-        told = told.replace("+-", "-") + "; "
-        switched = []
-        for name, what in (
-            ("Procrustes, informative rank", "cutting the arbitrary rank"),
-            ("Procrustes, whitened", "whitening both sides"),
-            ("Procrustes, not centred", "not centring"),
-        ):
-            change = by[name]["accuracy"]["value"] - by["Procrustes"]["accuracy"]["value"]
-            switched.append(f"{what} changes it by {change:+.3f}")
-        parts.append(told.replace("less than", "against") + ", ".join(switched) + ".")
+        plain = by["Procrustes"]["accuracy"]["value"]
+        told = [f"{by[name]['accuracy']['value'] - plain:+.3f} by {what}" for name, what in SWITCHES if name in by]
+        ranks = [row for row in rows if row["variant"].startswith("Procrustes, rank")]
+        best = max(ranks, key=lambda row: row["accuracy"]["value"])
+        parts.append(
+            f"On {amount} the textbook's Procrustes names the category of {percent(by['Procrustes']['accuracy'])}, ridge of "
+            f"{percent(by['ridge']['accuracy'])} (difference {signed(by['Procrustes']['minus_ridge'])}). Switched one at a time, the "
+            f"share changes {', '.join(told)}; the best cut, {best['variant'].removeprefix('Procrustes, ')}, gives "
+            f"{percent(best['accuracy'])}."
+        )
+    flat = found["anisotropy"]["all tokens"]
+    parts.append(
+        f"The streams' variance is carried by {flat['source']['dimensions']:.1f} of {flat['source']['width']} dimensions at the source "
+        f"and {flat['target']['dimensions']:.1f} of {flat['target']['width']} at the target (participation ratio, tokens)."
+    )
     return f"**{NAMES[ground]}.** " + " ".join(parts)
 
 
@@ -102,14 +109,9 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
 
 def _across(axis: Any, places: list[float], rates: list[dict[str, float]], label: str, number_: int) -> None:
     """Values with intervals along x."""
-    from dragoman.studies.figure import COLOURS, MARKS
-
     x = [rate["value"] for rate in rates]
     spans = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
     axis.errorbar(
         x, places, xerr=spans, label=label, color=COLOURS[number_], marker=MARKS[number_], markersize=4.5, linewidth=0,
         elinewidth=1.0, capsize=2,
     )  # fmt: skip
-
-
-__all__ = ["SWITCHES", "answer", "points"]
