@@ -44,6 +44,7 @@ def assessed(
     *,
     read_back: Mapping[str, ReadBack] | None = None,
     contexts: Mapping[str, Contexts] | None = None,
+    usual: Floats | None = None,
     fallbacks: Fallbacks | None = None,
 ) -> tuple[list[str], list[Evidence]]:
     """Evidence on each feature's first sample.
@@ -54,7 +55,10 @@ def assessed(
         read_back: by name ("reconstruction" for the target's; "reconstruction_source"); each gives NAME, the centred
             cosine with what was sought, and NAME_rank, the logarithm of its place among the rivals.
         contexts: by feature, embedded with the same embedder: gives ``detection``, the AUROC of the text for firing
-            against silent contexts, and ``detection_gap``, the difference of mean cosines.
+            against silent contexts, ``detection_cosine``, its cosine with the difference of their means, and of the
+            contexts alone ``context_gap``, how much more alike firing ones are among themselves than to silent ones.
+        usual: (e,) mean embedding of what this verbalizer says of anything: ``detection_centred`` is the cosine with
+            that taken off the text, which removes its manner.
         fallbacks: the verbalizer's: gives ``fallback``, how many of its phrases the text uses.
 
     Raises:
@@ -75,7 +79,7 @@ def assessed(
         more: dict[str, float | None] = {"log_probability": row.get("log_probability")}
         for key, (cosine, rank) in found.items():
             more |= {key: cosine[place], f"{key}_rank": rank[place]}
-        more |= _detected(said, contexts.get(name) if contexts else None)
+        more |= _detected(said, contexts.get(name) if contexts else None, usual)
         if fallbacks is not None:
             more["fallback"] = len(fallbacks.said(row["text"]))
         out.append(
@@ -115,8 +119,17 @@ def _found(back: ReadBack, first: Mapping[str, int]) -> tuple[list[float | None]
     return own, place
 
 
-def _detected(said: Doubles, contexts: Contexts | None) -> dict[str, float | None]:
+def _detected(said: Doubles, contexts: Contexts | None, usual: Floats | None) -> dict[str, float | None]:
+    names = ("detection", "detection_cosine", "detection_centred", "context_gap")
     if contexts is None:
-        return {"detection": None, "detection_gap": None}
-    near, far = contexts.firing.astype(np.float64) @ said, contexts.silent.astype(np.float64) @ said
-    return {"detection": auroc(near, far), "detection_gap": float(near.mean() - far.mean())}
+        return dict.fromkeys(names)
+    firing, silent = contexts.firing.astype(np.float64), contexts.silent.astype(np.float64)
+    contrast = firing.mean(axis=0) - silent.mean(axis=0)
+    contrast /= max(float(np.linalg.norm(contrast)), 1e-12)
+    alike = (np.sum(firing.sum(axis=0) ** 2) - len(firing)) / (len(firing) * (len(firing) - 1))
+    centred = None
+    if usual is not None:
+        own = said - usual
+        centred = float(own @ contrast / max(float(np.linalg.norm(own)), 1e-12))
+    gap = float(alike - np.mean(firing @ silent.T))
+    return dict(zip(names, (auroc(firing @ said, silent @ said), float(said @ contrast), centred, gap), strict=True))

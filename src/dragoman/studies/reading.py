@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.embed import Embedder
+from dragoman.score.detection import FEWEST, Contexts
 from dragoman.score.reconstruct import Reconstructor
-from dragoman.store import RunFolder, digest, read_arrays, write_arrays
+from dragoman.store import RunFolder, digest, read_arrays, read_json, write_arrays
 
-FILE = "reading.safetensors"
+FILE, CONTEXTS = "reading.safetensors", "contexts.safetensors"
 STEP = 2048
 
 
@@ -59,6 +60,26 @@ def read_back(
     arrays = {name: np.concatenate(parts) for name, parts in made.items()}
     write_arrays(path, arrays, {"holds": "reading", "key": key})
     return _spread(arrays, distinct, first, texts)
+
+
+def read_contexts(run: RunFolder, embedder: Embedder) -> dict[str, Contexts]:
+    """Where features fire and where not, embedded; from ``contexts.json`` of the run, once. Too few leave one out."""
+    told: dict[str, dict[str, list[str]]] = read_json(run.path / "contexts.json")
+    spans = [(name, kind, [t or "(empty)" for t in told[name][kind]]) for name in told for kind in ("firing", "silent")]
+    distinct = sorted({text for _, _, texts in spans for text in texts})
+    key, path = digest(embedder.name, "\n\n\n".join(distinct)), run.path / CONTEXTS
+    arrays, meta = read_arrays(path) if path.exists() else ({}, {})
+    if meta.get("key") != key:
+        arrays = {"texts": embedder.encode(distinct).astype(np.float16)}
+        write_arrays(path, arrays, {"holds": "contexts", "key": key})
+    rows = arrays["texts"].astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    where = {text: k for k, text in enumerate(distinct)}
+    found: dict[str, dict[str, Floats]] = {}
+    for name, kind, texts in spans:
+        found.setdefault(name, {})[kind] = rows[[where[text] for text in texts]]
+    enough = {name: kinds for name, kinds in found.items() if min(map(len, kinds.values())) >= FEWEST}
+    return {name: Contexts.of(kinds["firing"], kinds["silent"]) for name, kinds in enough.items()}
 
 
 def kept(run: RunFolder) -> Reading | None:

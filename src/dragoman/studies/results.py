@@ -39,14 +39,17 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """``findings``: sentences that begin the page. ``data``: everything, for JSON. ``draw``: writes the figure."""
+    """``findings``: sentences that begin the page. ``data``: everything, for JSON. ``draw``: writes the figure.
+
+    ``files``: more JSON, by name beside the page.
+    """
 
     findings: Sequence[str]
     tables: Sequence[Table]
     data: Mapping[str, Any]
     draw: Callable[[Path], None]
     caption: str
-    also: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Answers(Protocol):
@@ -78,6 +81,9 @@ def written(name: str, work: Path, out: Path, *, seed: int = 0) -> Path:
         for ground, run in runs.items()
     }
     write_json(out / f"{name}.json", {"study": name, "question": study.question, "made": made, **found.data})
+    for other, told in found.files.items():
+        (out / other).parent.mkdir(parents=True, exist_ok=True)
+        write_json(out / other, told)
     write_text(page, paged(study.question, found, figure.name, f"dragoman study {name}"))
     return page
 

@@ -14,12 +14,12 @@ from dragoman.explain import Talk, open_reconstructor
 from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.score.reconstruct import Reconstructor
-from dragoman.store import RunFolder
+from dragoman.store import RunFolder, write_json
 from dragoman.studies import data, depth, drift, post, procrustes, strength, trust
 from dragoman.studies.cast import Cast
 from dragoman.studies.ground import Ground
 from dragoman.studies.library import Library
-from dragoman.studies.reading import read_back
+from dragoman.studies.reading import read_back, read_contexts
 from dragoman.verbalize.protocol import Verbalizer
 
 COMPARED = ("post", "trust")  # studies in which texts are compared with other texts
@@ -105,7 +105,10 @@ def say(
     if any(condition.verbalizer == "native" for condition in cast.conditions):
         verbalizers["native"] = voices.verbalizer(ground.native)
     named = Talk(say=talk.say, bar=lambda what, done, total: talk.bar(f"{study.name}: {what}", done, total))
-    return cast.say(work / study.name / ground.name, verbalizers, seed=seed, batch_size=batch_size, talk=named)
+    run = cast.say(work / study.name / ground.name, verbalizers, seed=seed, batch_size=batch_size, talk=named)
+    if study.name == "trust" and not (run.path / "contexts.json").exists():
+        write_json(run.path / "contexts.json", library.contexts(ground, cast.features, seed=seed))
+    return run
 
 
 def hear(study: Study, ground: Ground, run: RunFolder, voices: Voices, talk: Talk) -> None:
@@ -118,4 +121,6 @@ def hear(study: Study, ground: Ground, run: RunFolder, voices: Voices, talk: Tal
     readers: dict[str, Reconstructor] = {}
     if study.name == "trust":
         readers = {"target": voices.reader(ground.reads_target), "source": voices.reader(ground.reads_source)}
+    if (run.path / "contexts.json").exists():
+        read_contexts(run, voices.embedder())
     read_back(run, voices.embedder(), readers, talk.towards(f"{study.name} {ground.name}: reading back"))

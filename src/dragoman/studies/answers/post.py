@@ -45,6 +45,7 @@ MAIN = (
     "auto, on-shell",
 )
 DEALS = 999
+OTHERS = "other features"
 
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
@@ -208,22 +209,33 @@ def _planted(ground: str, found: Mapping[str, Any]) -> Table:
 
 
 def _lifts(ground: str, found: Mapping[str, Any]) -> Table:
-    nulls = ("other features", "other features, by words", *NULL_OF.values(), "background alone")
+    nulls = (*NULL_OF.values(), "background alone")
     return Table(
-        title=f"{NAMES[ground]}: centred lift over each null",
-        columns=("condition", *nulls, "top-1 (chance)", "post's lift"),
+        title=f"{NAMES[ground]}: lift, by two embedders and over each null",
+        columns=(
+            "condition",
+            "centred",
+            "centred, by words",
+            "top-1 (chance)",
+            "over others (the post's)",
+            *(f"over {n}" for n in nulls),
+        ),
         rows=[
             (
                 name,
-                *(signed(one[null]["centred"]) if null in one else "–" for null in nulls),
-                f"{number(one['other features']['top1']['value'])} ({number(one['other features']['top1']['extra']['chance'])})",
-                signed(one["other features"]["lift"]),
+                signed(one[OTHERS]["centred"]),
+                signed(one[f"{OTHERS}, by words"]["centred"]),
+                f"{number(one[OTHERS]['top1']['value'])} ({number(one[OTHERS]['top1']['extra']['chance'])})",
+                signed(one[OTHERS]["lift"]),
+                *(signed(one[null]["lift"]) if null in one else "–" for null in nulls),
             )
             for name, one in found["lift"].items()
         ],
-        note="Cosine with the native text (washed) of the same feature beyond that with others', by all-MiniLM-L6-v2, and by "
-        "weighted words in the second column; intervals over categories, for the nulls' own texts also over these. Holm over "
-        f"conditions and both embedders: {_survivors(found['adjusted'])}.",
+        note="Cosine with the native text (washed) of the same feature, less that of: other features' natives; texts of the null. "
+        "Centred: each text's mean over all natives is taken off first, and with it whatever style all carried texts share with all "
+        "natives; it is the same number against every null. By all-MiniLM-L6-v2, and by weighted words. Intervals over categories. Holm "
+        f"over conditions and both embedders: {_survivors(found['adjusted'])}. A native text that is wrong is no yardstick: where "
+        "lift and the planted category disagree, believe the category.",
     )
 
 

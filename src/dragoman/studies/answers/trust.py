@@ -1,0 +1,286 @@
+"""May a confidence be believed? Fitted on one direction of the pair, judged on the other, and on nulls.
+
+Beside the page lies ``kits.json``: every kit fitted on both directions together, as it ships; it was judged by nobody, its
+halves were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.assess import ReadBack, assessed
+from dragoman.core import Directions, Site
+from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.score import ConfidenceReport, Outcomes, confidence_report
+from dragoman.score.evidence import Evidence
+from dragoman.score.reconstruct import mean_output
+from dragoman.score.trust import Trust
+from dragoman.studies.figure import COLOURS, panels, points
+from dragoman.studies.judged import Heard, accuracy, level_of, plain
+from dragoman.studies.kits import KITS
+from dragoman.studies.reading import read_contexts
+from dragoman.studies.results import NAMES, Answer, Table, number, percent
+
+NULLS = ("random", "shuffled", "unused")
+BARE = "vectors, samples"  # a random direction is no feature of a dictionary: nothing more is known of it
+FULL = next(iter(KITS))
+ALONE = ("log_probability", "sample_agreement", "margin", "detection_centred", "reconstruction")
+DRAWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One direction's explanations: ``rows`` with what was ``right`` and the ``topics``; ``nulls`` by name."""
+
+    rows: list[Evidence]
+    right: NDArray[np.bool_]
+    topics: list[str]
+    levels: list[str]
+    nulls: Mapping[str, list[Evidence]]
+    tables: Mapping[str, Any]
+
+
+def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
+    """Every kit fitted on each direction and judged on the other."""
+    checked = {ground: _checked(one) for ground, one in heard.items()}
+    judged: dict[str, dict[str, Any]] = {}
+    reports: dict[str, ConfidenceReport] = {}
+    for fitted in checked:
+        for tested in checked:
+            if fitted != tested:
+                judged[tested], reports[tested] = _judged(checked[fitted], checked[tested], seed)
+    data = {ground: {"accuracy": found.tables, "kits": judged.get(ground, {})} for ground, found in checked.items()}
+    return Answer(
+        findings=[_finding(ground, data[ground], reports[ground]) for ground in reports],
+        tables=[t for ground in reports for t in (_kits(ground, data[ground]), _alone(ground, data[ground]))],
+        data={"grounds": data, "promised": promised(data)},
+        draw=lambda path: _draw(path, reports),
+        caption="Confidence fitted on the other direction: calibration (share right against confidence, ten bins, 95 % intervals; "
+        "dotted: perfect), and share right among the surest part of the explanations.",
+        files={"kits.json": _packaged(checked, seed)},
+    )
+
+
+def _checked(heard: Heard) -> Checked:
+    """Evidence of every condition; outcomes of the default's."""
+    embedder = SentenceEmbedder()
+    contexts = read_contexts(heard.run, embedder)
+    reading = heard.reading
+    if reading is None:
+        raise RuntimeError("a run is read before it is judged")
+    rows, vectors = heard.run.rows(), heard.run.vectors()[0]
+    numbers: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        numbers.setdefault(row["condition"], []).append(k)
+    first = [k for k, row in enumerate(rows) if row["sample"] == 0]
+    outputs = reading.rebuilt["target"]
+    mean = mean_output(outputs[first])
+    usual = reading.texts[heard.said["real activations"].rows].mean(axis=0)
+
+    def of(name: str) -> list[Evidence]:
+        mine = numbers[name]
+        said = heard.said[name]
+        sought = Directions.of(Site.parse(heard.run.manifest["target"]), vectors[f"bare/{name}"], said.features)
+        back = {"reconstruction": ReadBack(outputs=outputs[mine], mean=mean, sought=sought)}
+        _, found = assessed(
+            [rows[k] for k in mine], reading.texts[mine], read_back=back, contexts=contexts, usual=usual
+        )
+        return found
+
+    auto = heard.said["auto"]
+    return Checked(
+        rows=of("auto"),
+        right=heard.right(auto),
+        topics=heard.categories(auto),
+        levels=[str(level_of(heard.latents[f])) for f in auto.features],
+        nulls={name: of(name) for name in NULLS},
+        tables={name: accuracy(heard, heard.said[name], of=_asked(heard)) for name in ("auto", "map", "post")},
+    )
+
+
+def _asked(heard: Heard) -> int:
+    return len(heard.said["map"].features)
+
+
+def _nulls_of(kit: str, found: Checked) -> dict[str, list[Evidence]]:
+    """The nulls a kit can meet: random directions are no dictionary's, and have no firings to be checked against."""
+    if "dictionary" in kit:
+        return {name: found.nulls[name] for name in ("shuffled", "unused")}
+    return dict(found.nulls)
+
+
+def _fitted(kit: str, found: Checked, seed: int) -> Trust:
+    nulls = [row for rows in zip(*_nulls_of(kit, found).values(), strict=True) for row in rows]
+    return Trust.fit(found.rows, found.right, nulls, groups=found.topics, asks=KITS[kit], seed=seed)
+
+
+def _judged(fit: Checked, test: Checked, seed: int) -> tuple[dict[str, Any], ConfidenceReport]:
+    """Every kit on the other direction; the full one's whole report."""
+    out: dict[str, Any] = {}
+    whole: ConfidenceReport | None = None
+    for kit in KITS:
+        trust = _fitted(kit, fit, seed)
+        outcomes = Outcomes.of(trust.predict(test.rows), test.right, clusters=test.topics)
+        nulls = {name: trust.predict(rows) for name, rows in _nulls_of(kit, test).items()}
+        alone = {name: [row.get(name) for row in test.rows] for name in ALONE} if kit == FULL else None
+        found = confidence_report(
+            outcomes, trust.threshold, alone=alone, nulls=nulls, rng=np.random.default_rng(seed), draws=DRAWS
+        )
+        whole = found if kit == FULL else whole
+        out[kit] = {
+            **{
+                key: plain(getattr(found, key))
+                for key in ("ece", "brier", "auroc", "accuracy_at_80", "accuracy_at_100")
+            },
+            "false_labels": {name: plain(one) for name, one in found.false_labels.items()},
+            "answered": found.answered,
+            "threshold": trust.threshold,
+            "alone": {name: {key: plain(value) for key, value in one.items()} for name, one in found.alone.items()},
+            "risk": {"area": found.risk.area, "least": found.risk.least, "chance": found.risk.chance},
+            "weights": trust.to_dict(),
+        }
+    if whole is None:
+        raise RuntimeError("the first kit is judged like the others")
+    return out, whole
+
+
+def _packaged(checked: Mapping[str, Checked], seed: int) -> dict[str, Any]:
+    """Every kit fitted on both directions together: what ships, never judged itself."""
+    both = Checked(
+        rows=[row for one in checked.values() for row in one.rows],
+        right=np.concatenate([one.right for one in checked.values()]),
+        topics=[topic for one in checked.values() for topic in one.topics],
+        levels=[],
+        nulls={name: [row for one in checked.values() for row in one.nulls[name]] for name in NULLS},
+        tables={},
+    )
+    kits = [{"name": kit, "trust": _fitted(kit, both, seed).to_dict()} for kit in KITS]
+    return {"kind": "dragoman kits", "format": 1, "fitted_on": "the embedded pair, both directions", "kits": kits}
+
+
+def promised(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures by the names they were promised under, each with its n; the first direction is fitted on, the second judged."""
+    if len(data) < 2:
+        return {}
+    fitted, tested = list(data)
+    full, bare = (data[tested]["kits"][kit] for kit in (FULL, BARE))
+
+    def brief(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: found[key] for key in ("value", "low", "high", "n") if key in found}
+
+    def share(route: str) -> dict[str, Any]:
+        by = {ground: data[ground]["accuracy"][route]["accuracy"] for ground in data}
+        n = sum(one["n"] for one in by.values())
+        return {"value": sum(one["value"] * one["n"] for one in by.values()) / n, "n": n, "by_direction": by}
+
+    default, post = share("auto"), share("post")
+    return {
+        "fitted_on": fitted,
+        "tested_on": tested,
+        "accuracy_default": default,
+        "accuracy_post_recipe": post,
+        "accuracy_ratio": {
+            "value": default["value"] / post["value"],
+            "by_direction": {
+                ground: default["by_direction"][ground]["value"] / post["by_direction"][ground]["value"]
+                for ground in data
+            },
+        },
+        "false_label_rate": {
+            "random": brief(bare["false_labels"]["random"]) | {"kit": BARE},
+            "shuffled": brief(full["false_labels"]["shuffled"]) | {"kit": FULL},
+            "unused": brief(full["false_labels"]["unused"]) | {"kit": FULL},
+        },
+        "ece": brief(full["ece"]) | {"if_calibrated": full["ece"]["extra"].get("if_calibrated")},
+        "auroc": brief(full["auroc"]),
+        "accuracy_at_80": brief(full["accuracy_at_80"]) | {"gain": full["accuracy_at_80"]["extra"]["gain"]},
+        "accuracy_at_100": brief(full["accuracy_at_100"]),
+    }
+
+
+def _kits(ground: str, found: Mapping[str, Any]) -> Table:
+    rows = []
+    for kit, one in found["kits"].items():
+        false = ", ".join(f"{name} {100 * rate['value']:.1f} %" for name, rate in one["false_labels"].items())
+        rows.append(
+            (
+                kit,
+                f"{one['auroc']['value']:.3f} [{one['auroc']['low']:.3f}, {one['auroc']['high']:.3f}]",
+                f"{one['ece']['value']:.3f} ({number(one['ece']['extra'].get('if_calibrated'))})",
+                number(one["brier"]["value"]),
+                f"{one['accuracy_at_80']['value']:.3f} / {one['accuracy_at_100']['value']:.3f}",
+                f"{one['threshold']:.2f}",
+                f"{number(one['answered']['accuracy'])} of {100 * (one['answered']['coverage'] or 0):.0f} %",
+                false,
+            )
+        )
+    return Table(
+        title=f"{NAMES[ground]}: judged here, fitted on the other direction",
+        columns=(
+            "evidence at hand", "AUROC", "ECE (if perfectly calibrated)", "Brier", "accuracy of the surest 80 % / all", "line",
+            "right, of those answered", "nulls answered",
+        ),
+        rows=rows,
+        note="Intervals: bootstrap over categories. The line is drawn on the other direction's nulls, at 2 % with 95 % confidence, and never "
+        "below 0.5. Random directions belong to no dictionary, so only kits without one can meet them.",
+    )  # fmt: skip
+
+
+def _alone(ground: str, found: Mapping[str, Any]) -> Table:
+    full = found["kits"][FULL]
+    return Table(
+        title=f"{NAMES[ground]}: each piece of evidence alone, and what the confidence adds",
+        columns=("evidence", "AUROC alone", "AUROC added", "accuracy added at 80 %"),
+        rows=[
+            (
+                name,
+                number(one["auroc"]["value"]),
+                f"{one['auroc_gain']['value']:+.3f}",
+                f"{one['accuracy_gain']['value']:+.3f}",
+            )
+            for name, one in full["alone"].items()
+        ],
+        note=f"Always answering is right {100 * full['accuracy_at_100']['value']:.1f} % of the time.",
+    )
+
+
+def _finding(ground: str, found: Mapping[str, Any], report: ConfidenceReport) -> str:
+    del report
+    full, bare = found["kits"][FULL], found["kits"][BARE]
+    auto, post = (found["accuracy"][route]["accuracy"] for route in ("auto", "post"))
+    false = {**{n: full["false_labels"][n] for n in ("shuffled", "unused")}, "random": bare["false_labels"]["random"]}
+    told = ", ".join(
+        f"{name} {100 * one['value']:.1f} % [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+        for name, one in false.items()
+    )
+    return (
+        f"**Judged on {NAMES[ground]}, fitted on the other direction.** {auto['n']} explanations of the default pipeline, right "
+        f"{percent(auto)} (the post's recipe: {percent(post)}). AUROC {full['auroc']['value']:.3f} [{full['auroc']['low']:.3f}, "
+        f"{full['auroc']['high']:.3f}], ECE {full['ece']['value']:.3f}; the surest 80 % are right {100 * full['accuracy_at_80']['value']:.0f} % of the "
+        f"time, all of them {100 * full['accuracy_at_100']['value']:.0f} %. Nulls that would be given a confident label: {told}."
+    )
+
+
+def _draw(path: Path, reports: Mapping[str, ConfidenceReport]) -> None:
+    with panels(path, 2 * len(reports), width=4.0, height=3.5) as axes:
+        for k, (ground, report) in enumerate(reports.items()):
+            left, right = axes[2 * k], axes[2 * k + 1]
+            bins = [b for b in report.curve if b.n]
+            rates = [{"value": b.right, "low": b.low, "high": b.high} for b in bins]
+            points(left, [b.said for b in bins], rates, "share right", 0)
+            left.plot([0, 1], [0, 1], color="#999", lw=0.9, ls=":")
+            left.set_xlabel("confidence")
+            left.set_ylabel("share right")
+            left.set_title(f"judged on {NAMES[ground]}")
+            right.plot(report.risk.coverage, 1 - report.risk.risk, color=COLOURS[0], lw=1.5)
+            right.axhline(1 - report.risk.chance, color="#999", lw=0.9, ls=":")
+            right.set_xlabel("share answered, surest first")
+            right.set_ylabel("right among them")
+            for axis in (left, right):
+                axis.set_ylim(0, 1.02)
