@@ -72,3 +72,9 @@ def points(axis: Any, x: Any, rates: list[dict[str, float]], label: str, number:
         elinewidth=0.9,
         capsize=2,
     )
+
+
+def legend_above(axis: Any) -> None:
+    """One legend for the whole figure, above it, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))

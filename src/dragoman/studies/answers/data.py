@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import panels, points
+from dragoman.studies.figure import legend_above, panels, points
 from dragoman.studies.judged import Heard, accuracy, both, paired
 from dragoman.studies.results import NAMES, Answer, Table, number, percent
 
@@ -116,4 +116,4 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
                 axis.set_ylabel(what)
             below.set_xlabel("pairs of tokens read")
             above.set_title(NAMES[ground])
-        grid[0][0].legend(loc="upper left")
+        legend_above(grid[0][0])

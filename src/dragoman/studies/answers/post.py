@@ -19,7 +19,7 @@ from dragoman.score import (
     topic_estimates,
 )
 from dragoman.score.contexts import nameable, named_estimate, token_table
-from dragoman.studies.figure import panels
+from dragoman.studies.figure import legend_above, panels
 from dragoman.studies.judged import Heard, Said, accuracy, both, paired, plain
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
@@ -323,4 +323,4 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
             axis.set_xlim(left=0)
             axis.set_xlabel("names the planted category")
             axis.set_title(NAMES[ground])
-        axes[0].legend(loc="lower right")
+        legend_above(axes[0])

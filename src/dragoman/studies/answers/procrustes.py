@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import COLOURS, MARKS, panels
+from dragoman.studies.figure import COLOURS, MARKS, legend_above, panels
 from dragoman.studies.judged import Heard, accuracy, both, paired
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
@@ -104,7 +104,7 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
             axis.set_xlabel("names the planted category")
             axis.set_title(NAMES[ground])
             axis.set_xlim(left=0)
-        axes[-1].legend(loc="lower right")
+        legend_above(axes[-1])
 
 
 def _across(axis: Any, places: list[float], rates: list[dict[str, float]], label: str, number_: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import panels, points
+from dragoman.studies.figure import legend_above, panels, points
 from dragoman.studies.judged import Heard, accuracy, both, paired
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
@@ -87,4 +87,4 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
             axis.set_ylabel("names the planted category")
             axis.set_title(f"{NAMES[ground]} (spread {found['site']['spread']:.2f})")
             axis.set_ylim(bottom=0)
-        axes[0].legend(loc="lower right")
+        legend_above(axes[0])
