@@ -139,6 +139,9 @@ def _cards(features: list[str], rng: np.random.Generator) -> dict[str, dict[str,
             "agreement": 0.3 + margin if margin is not None else None,
             "margin": margin,
             "nearest": features[(k + 1) % len(features)] if seen else None,
+            "home_agreement": 0.9 if seen else None,
+            "home_margin": 0.5 - 0.02 * k if seen else None,
+            "home_nearest": features[(k + 2) % len(features)] if seen else None,
         }
         card["verdict"], card["why"] = verdict(card)
         card["route"], card["route_why"] = choose(card) if k % 3 == 0 else ("map", "it was asked for")

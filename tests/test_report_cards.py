@@ -89,6 +89,16 @@ def test_every_diagnostic_a_card_can_have_is_explained() -> None:
     assert set(card) - {"verdict", "why"} == set(DIAGNOSTICS)
 
 
+def test_the_nearest_feature_at_home_is_linked_like_any_other(tmp_path: Path) -> None:
+    card = {"home_agreement": -0.25, "home_margin": -1.0, "home_nearest": "9"}
+    rows = ({"card": card}, {"feature": "9"})
+    page = page_of(small(tmp_path / "run", *rows), tmp_path / "page.html")
+    name, meaning = DIAGNOSTICS["home_nearest"]
+    assert re.search(rf"{name} feature 9 {meaning}", page.text)
+    assert "margin at home \N{MINUS SIGN}1.000 agreement at home" in page.text
+    assert page.having("a", href="#feature-9")
+
+
 def test_every_text_shows_what_was_read_back_from_it(run: RunFolder, page: Page) -> None:
     found: Any = (run.scores or {})["reconstruction"]
     for row in found["table"]:
@@ -214,6 +224,7 @@ def test_page_of_five_hundred_features_stays_small(tmp_path: Path) -> None:
 def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     bad = '"><script>x</script>'
     card = {"verdict": bad, "why": bad, "route": bad, "route_why": bad, "nearest": bad, bad: None, "flag": True}
+    card |= {"home_nearest": bad, "home_margin": bad}
     run = small(tmp_path / "run", {"label": bad, "card": card}, settings={"labels": bad})
     entry = {"feature": "1", "rank": 2, "cosine": 0.1, "nearest": bad}
     row = {"condition": "plain", "n": bad, "cosine_over_shuffled": {"method": bad}, "top1": {"value": 0.1}}

@@ -19,7 +19,8 @@ from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
 _TOLD = ("verdict", "why", "route", "route_why")  # of a card, in sentences; the rest is numbers
-_SIGNED = ("margin", "agreement")
+_SIGNED = ("margin", "agreement", "home_margin", "home_agreement")
+_NAMES = ("nearest", "home_nearest")  # features, not sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,4 +271,4 @@ def _written(key: str, value: object) -> str:
         return figures.number(round(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value) if key == "nearest" else figures.number(value)
+    return str(value) if key in _NAMES else figures.number(value)

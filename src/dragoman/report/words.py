@@ -61,6 +61,19 @@ DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
     "agreement": ("agreement", "cosine of the map’s image with the target’s average where the feature fires"),
     "margin": ("margin", "agreement less that with the nearest other feature; at or below 0 it has drifted"),
     "nearest": ("nearest other", "the other feature that the map’s image lies nearest to"),
+    "home_agreement": (
+        "agreement at home",
+        "cosine of the direction itself with the source’s own average where the feature fires; no map is used",
+    ),
+    "home_margin": (
+        "margin at home",
+        "agreement at home less that with the nearest other feature; at or below 0 the row was turned, swapped or "
+        "misnamed before it crossed",
+    ),
+    "home_nearest": (
+        "nearest other at home",
+        "the other feature whose average in the source the direction itself lies nearest to",
+    ),
     "norm": ("length", "of the carried direction before it is made a unit; short ones are mostly noise"),
 }
 SHARES = ("coverage_over_random", "coverage_over_dictionary", "cycle_over_dictionary")

@@ -83,8 +83,13 @@ class Heard:
         return own(self.table(said)).astype(bool)
 
     def table(self, said: Said) -> Doubles:
-        """(n, n): whether text i names the category of feature j."""
-        return naming_table(said.texts, [self.words[self.latents[f].category] for f in said.features])
+        """(n, n): whether text i names the category of feature j; a feature without one is a column of zeros."""
+        found = np.zeros((len(said.texts), len(said.features)))
+        known = [j for j, f in enumerate(said.features) if f in self.latents]
+        if known:
+            words = [self.words[self.latents[said.features[j]].category] for j in known]
+            found[:, known] = naming_table(said.texts, words)
+        return found
 
     def categories(self, said: Said) -> list[str]:
         """Category of each feature."""

@@ -46,7 +46,7 @@ def read_back(
     key, path = digest("\n".join(names), "\n\n\n".join(distinct)), run.path / FILE
     if path.exists():
         arrays, meta = read_arrays(path)
-        if meta.get("key") == key:
+        if meta.get("key") == key and _fits(arrays, meta, distinct, first):
             return _spread(arrays, distinct, first, texts)
     made: dict[str, list[NDArray[Any]]] = {"texts": [], **{name: [] for name in readers}}
     for start in range(0, len(distinct), STEP):
@@ -58,7 +58,7 @@ def read_back(
             outputs = reader.reconstruct(first[start : start + STEP]).astype(np.float64)
             made[name].append((outputs / np.linalg.norm(outputs, axis=1, keepdims=True)).astype(np.float16))
     arrays = {name: np.concatenate(parts) for name, parts in made.items()}
-    write_arrays(path, arrays, {"holds": "reading", "key": key})
+    write_arrays(path, arrays, {"holds": "reading", "key": key, "said": _said(distinct, first)})
     return _spread(arrays, distinct, first, texts)
 
 
@@ -87,9 +87,22 @@ def kept(run: RunFolder) -> Reading | None:
     path = run.path / FILE
     if not path.exists():
         return None
-    arrays, _ = read_arrays(path)
+    arrays, meta = read_arrays(path)
     texts, distinct, first = _texts(run)
-    return _spread(arrays, distinct, first, texts) if len(arrays["texts"]) == len(distinct) else None
+    return _spread(arrays, distinct, first, texts) if _fits(arrays, meta, distinct, first) else None
+
+
+def _fits(
+    arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], distinct: Sequence[str], first: Sequence[str]
+) -> bool:
+    """Whether arrays are of these texts; files from before their digest was kept are held to the numbers alone."""
+    many = all(len(rows) == len(distinct if name == "texts" else first) for name, rows in arrays.items())
+    return many and meta.get("said", said := _said(distinct, first)) == said
+
+
+def _said(distinct: Sequence[str], first: Sequence[str]) -> str:
+    """Digest of the texts and of those of them that are first samples."""
+    return digest("\n\n\n".join(distinct), "\n\n\n".join(first))
 
 
 def _texts(run: RunFolder) -> tuple[list[str], list[str], list[str]]:
