@@ -1,7 +1,7 @@
 """The figures a map must earn before it is trusted: ``python bench/trust.py``.
 
-Reads what ``dragoman study trust`` and ``dragoman study drift`` left in ``docs/results`` (with ``--judge`` it judges their
-rows anew first, where they lie in ``runs/studies``), prints each figure beside what it must reach, and writes
+Reads what ``dragoman study trust`` and ``dragoman study drift`` left in ``docs/results`` (with ``--judge`` it judges
+their rows anew first, where they lie in ``runs/studies``), prints each figure beside what it must reach, and writes
 ``bench/results/trust.json``. Fitted on SmolLM2 -> Gemma, judged on Gemma -> SmolLM2, unless it says otherwise.
 """
 

@@ -1,10 +1,11 @@
 """One probability in two steps: did the feature's vector arrive at all, and if so, are the words right?
 
-In: evidence of explanations that were checked, and of nulls (random directions, rows under a wrong name, a map fitted on
-shuffled pairs). Out: a ``Trust``, a page of JSON. Refuses what ``Confidence`` refuses, and a probability of another kind.
+In: evidence of explanations that were checked, and of nulls (random directions, rows under a wrong name, a map fitted
+on shuffled pairs). Out: a ``Trust``, a page of JSON. Refuses what ``Confidence`` refuses, and a probability of another
+kind.
 
-A confidence fitted on features alone has never seen a null, and is sure of some; one fitted on both spends its weights on
-telling nulls apart, and is worse on features. The product P(arrived) P(right | arrived) does both.
+A confidence fitted on features alone has never seen a null, and is sure of some; one fitted on both spends its weights
+on telling nulls apart, and is worse on features. The product P(arrived) P(right | arrived) does both.
 """
 
 from __future__ import annotations

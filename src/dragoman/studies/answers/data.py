@@ -47,8 +47,9 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
                 for key, label in LINES
                 for row in lines.get(key, [])
             ],
-            note="A feature that never fires in what was read has no direct row and counts as not named. Own row nearest: "
-            f"share of images nearest their own row of a direct table of other documents, among {_among(lines)} rows.",
+            note="A feature that never fires in what was read has no direct row and "
+            "counts as not named. Own row nearest: share of images nearest their own "
+            f"row of a direct table of other documents, among {_among(lines)} rows.",
         )
         for ground, lines in data.items()
     ]
@@ -57,8 +58,9 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Share of all features asked for whose washed explanation names the planted category (above) and whose image "
-        "lies nearest its own row of other documents (below), against pairs of tokens read; 95 % intervals over categories.",
+        caption="Share of all features asked for whose washed explanation names the "
+        "planted category (above) and whose image lies nearest its own row of other "
+        "documents (below), against pairs of tokens read; 95 % intervals over categories.",
     )
 
 

@@ -39,8 +39,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
                     )
                     for row in found["source"]
                 ],
-                note=f"n {found['source'][0]['accuracy']['n']} features that fire in 20 effective documents or more; named when "
-                f"dealt to other features: {100 * found['source'][0]['dealt']:.0f} %.",
+                note=f"n {found['source'][0]['accuracy']['n']} features that fire in 20 effective documents or more; "
+                f"named when dealt to other features: {100 * found['source'][0]['dealt']:.0f} %.",
             )
         )
         tables.append(
@@ -59,8 +59,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Share of explanations that name the planted category: features taken at blocks across the source (above), "
-        "and the verbalizer fed from blocks around its own (below); 95 % intervals over categories.",
+        caption="Share of explanations that name the planted category: features taken at blocks across the source "
+        "(above), and the verbalizer fed from blocks around its own (below); 95 % intervals over categories.",
     )
 
 
@@ -88,8 +88,8 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
     told = ", ".join(f"{away:+d}: {percent(rate)}" for away, rate in sorted(near.items()))
     return (
         f"**{NAMES[ground]}.** Best from block {best['block']} (relative depth {best['relative_depth']:.2f}): "
-        f"{percent(best['accuracy'])}; from block {first['block']} ({first['relative_depth']:.2f}): {percent(first['accuracy'])}. "
-        f"Read as they are, rows of blocks around the verbalizer's give {told}."
+        f"{percent(best['accuracy'])}; from block {first['block']} ({first['relative_depth']:.2f}): "
+        f"{percent(first['accuracy'])}. Read as they are, rows of blocks around the verbalizer's give {told}."
     )
 
 

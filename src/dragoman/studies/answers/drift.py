@@ -1,7 +1,7 @@
 """What the flags say of drift: planted at known angles, and natural; each flag's ROC, and their combination's.
 
-The combination is a logistic regression on all flags, fitted on the other direction of the pair (rows as they are against
-rows turned by 45 degrees), so that nothing it is judged on was seen.
+The combination is a logistic regression on all flags, fitted on the other direction of the pair (rows as they are
+against rows turned by 45 degrees), so that nothing it is judged on was seen.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=[t for ground, found in data.items() for t in (_planted(ground, found), _natural(ground, found))],
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Left of each pair: share of turned rows that are flagged, the threshold set where 5 % of the unturned are. Right: "
-        "what the explanation of a turned row names, its own category or its neighbour's; 95 % intervals over categories.",
+        caption="Left of each pair: share of turned rows that are flagged, the threshold "
+        "set where 5 % of the unturned are. Right: what the explanation of a turned row "
+        "names, its own category or its neighbour's; 95 % intervals over categories.",
     )
 
 
@@ -153,8 +154,9 @@ def _planted(ground: str, found: Mapping[str, Any]) -> Table:
         title=f"{NAMES[ground]}: rows turned towards their nearest neighbour, detection at 5 % false alarms",
         columns=("flag", *(f"{a}°" for a in angles), "AUROC at 45°", "could be judged"),
         rows=rows,
-        note="False alarms are counted on the same rows, unturned; Wilson intervals over rows. A flag that says nothing detects 5 %. The "
-        f"card names the neighbour of {100 * found['named'][str(PLANTED)]:.0f} % at 45° and {100 * found['named']['90']:.0f} % at 90°.",
+        note="False alarms are counted on the same rows, unturned; Wilson intervals over rows. A flag that says "
+        f"nothing detects 5 %. The card names the neighbour of {100 * found['named'][str(PLANTED)]:.0f} % at 45° and "
+        f"{100 * found['named']['90']:.0f} % at 90°.",
     )
 
 
@@ -167,8 +169,9 @@ def _natural(ground: str, found: Mapping[str, Any]) -> Table:
             (WORDS[flag], f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
             for flag, one in sorted(found["natural"]["flags"].items(), key=lambda item: -item[1]["value"])
         ],
-        note=f"{100 * (1 - summary['top1']):.0f} % of {summary['n']} unturned rows lose their identity: by a direct table of other documents "
-        f"their image lies nearer another feature's row, of {summary['among']}. 0.5 says nothing.",
+        note=f"{100 * (1 - summary['top1']):.0f} % of {summary['n']} unturned rows "
+        "lose their identity: by a direct table of other documents their image lies "
+        f"nearer another feature's row, of {summary['among']}. 0.5 says nothing.",
     )
 
 
@@ -178,11 +181,13 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
     natural = max(found["natural"]["flags"].items(), key=lambda item: item[1]["value"])
     words = found["words"]
     return (
-        f"**{NAMES[ground]}.** Of rows turned by 45° the best flag, {WORDS[best]}, finds {percent(by[best])} at 5 % false alarms"
-        f" (n {by[best]['n']}); the margin after crossing alone {percent(by['margin'])}, coverage {percent(by['coverage'])}. The words follow the "
-        f"turn: the own category is named by {percent(words['0']['own'])} at 0°, {percent(words['45']['own'])} at 45°, "
-        f"{percent(words['90']['own'])} at 90°, the neighbour's by {percent(words['0']['neighbour'])}, {percent(words['45']['neighbour'])} and "
-        f"{percent(words['90']['neighbour'])}. Natural drift is foretold best by {WORDS[natural[0]]}: AUROC {natural[1]['value']:.3f}."
+        f"**{NAMES[ground]}.** Of rows turned by 45° the best flag, {WORDS[best]}, finds "
+        f"{percent(by[best])} at 5 % false alarms (n {by[best]['n']}); the margin after crossing alone "
+        f"{percent(by['margin'])}, coverage {percent(by['coverage'])}. The words follow the turn: the own "
+        f"category is named by {percent(words['0']['own'])} at 0°, {percent(words['45']['own'])} at 45°, "
+        f"{percent(words['90']['own'])} at 90°, the neighbour's by {percent(words['0']['neighbour'])}, "
+        f"{percent(words['45']['neighbour'])} and {percent(words['90']['neighbour'])}. Natural drift is "
+        f"foretold best by {WORDS[natural[0]]}: AUROC {natural[1]['value']:.3f}."
     )
 
 

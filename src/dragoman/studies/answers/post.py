@@ -59,8 +59,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Share of explanations that name the planted category, by route and washout, over all stratified features; "
-        "95 % intervals over categories. Grey: the same texts dealt to features of other categories.",
+        caption="Share of explanations that name the planted category, by route and washout, over all stratified "
+        "features; 95 % intervals over categories. Grey: the same texts dealt to features of other categories.",
     )
 
 
@@ -90,7 +90,10 @@ def _judged(heard: Heard, seed: int) -> dict[str, Any]:
 def _against(
     heard: Heard, said: Said, native: Said, lexical: Embedder, rng: np.random.Generator
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Lift of one condition against every null there is, by the sentence model; against other features also by words."""
+    """Lift of one condition against every null there is, by the sentence model.
+
+    Against other features also by words.
+    """
     place = {f: k for k, f in enumerate(native.features)}
     rows = [place[f] for f in said.features]
     b = heard.embedded(native)[rows]
@@ -202,9 +205,9 @@ def _planted(ground: str, found: Mapping[str, Any]) -> Table:
         title=f"{NAMES[ground]}: names the planted category",
         columns=("route", "bare", "mix 0.5", "on-shell", "projected", "faint / middling / sharp, on-shell", "n"),
         rows=rows,
-        note=f"Dealt to features of other categories, the default's texts name {100 * dealt:.1f} %. The opposite direction's texts "
-        f"name {100 * found['contrast']['minus']:.1f} %. Direct, blend and dictionary leave out features that fire too rarely. Routes of "
-        f"the default: {found['measured']['routes']}.",
+        note=f"Dealt to features of other categories, the default's texts name {100 * dealt:.1f} %. The opposite "
+        f"direction's texts name {100 * found['contrast']['minus']:.1f} %. Direct, blend and dictionary leave out "
+        f"features that fire too rarely. Routes of the default: {found['measured']['routes']}.",
     )
 
 
@@ -231,11 +234,12 @@ def _lifts(ground: str, found: Mapping[str, Any]) -> Table:
             )
             for name, one in found["lift"].items()
         ],
-        note="Cosine with the native text (washed) of the same feature, less that of: other features' natives; texts of the null. "
-        "Centred: each text's mean over all natives is taken off first, and with it whatever style all carried texts share with all "
-        "natives; it is the same number against every null. By all-MiniLM-L6-v2, and by weighted words. Intervals over categories. Holm "
-        f"over conditions and both embedders: {_survivors(found['adjusted'])}. A native text that is wrong is no yardstick: where "
-        "lift and the planted category disagree, believe the category.",
+        note="Cosine with the native text (washed) of the same feature, less that of: other features' "
+        "natives; texts of the null. Centred: each text's mean over all natives is taken off first, "
+        "and with it whatever style all carried texts share with all natives; it is the same number "
+        "against every null. By all-MiniLM-L6-v2, and by weighted words. Intervals over categories. "
+        f"Holm over conditions and both embedders: {_survivors(found['adjusted'])}. A native text that "
+        "is wrong is no yardstick: where lift and the planted category disagree, believe the category.",
     )
 
 
@@ -262,12 +266,14 @@ def _more(ground: str, found: Mapping[str, Any]) -> Table:
         note="; ".join(
             f"{name}: topic {percent(one['all'])}"
             + (
-                f", topics no verbalizer was trained on {percent(one['held out'])} (dealt {100 * one['held out']['extra']['others']:.0f} %)"
+                f", topics no verbalizer was trained on {percent(one['held out'])} (dealt "
+                f"{100 * one['held out']['extra']['others']:.0f} %)"
                 if "held out" in one
                 else ""
             )
             + (
-                f", top tokens used {number(one['top tokens']['value'])} (dealt {number(one['top tokens']['extra']['others'])})"
+                f", top tokens used {number(one['top tokens']['value'])} (dealt "
+                f"{number(one['top tokens']['extra']['others'])})"
                 if "top tokens" in one
                 else ""
             )
@@ -282,10 +288,12 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
     washed = found["paired"]["post, on-shell minus post, none"]
     turned = found["paired"]["post, on-shell minus procrustes, on-shell"]
     return (
-        f"**{NAMES[ground]}**, {found['n']} features. The default names the planted category of {percent(auto['accuracy'])}, the post's recipe, "
-        f"washed, of {percent(post['accuracy'])}: {auto['accuracy']['value'] / post['accuracy']['value']:.1f} times as many. Washing the post's own "
-        f"directions changes lift by {signed(washed['lift'])} (p {washed['lift']['p']:.4f}) and the category by {signed(washed['category'])}. Ridge "
-        f"minus Procrustes, both washed: lift {signed(turned['lift'])}, category {signed(turned['category'])}."
+        f"**{NAMES[ground]}**, {found['n']} features. The default names the planted category of "
+        f"{percent(auto['accuracy'])}, the post's recipe, washed, of {percent(post['accuracy'])}: "
+        f"{auto['accuracy']['value'] / post['accuracy']['value']:.1f} times as many. Washing the "
+        f"post's own directions changes lift by {signed(washed['lift'])} (p {washed['lift']['p']:.4f}) "
+        f"and the category by {signed(washed['category'])}. Ridge minus Procrustes, both washed: lift "
+        f"{signed(turned['lift'])}, category {signed(turned['category'])}."
     )
 
 

@@ -36,9 +36,10 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
                 )
                 for row in rows
             ],
-            note=f"n {rows[0]['accuracy']['n']} features; a category named by chance, the same texts dealt to other features: "
-            f"{100 * rows[0]['dealt']:.0f} %. Nearest among {rows[0]['identity'].get('among')} rows. Predicting the mean has "
-            f"FVE 0, rows dealt wrongly {rows[0]['shuffled_fve']:.2f} under ridge; without centring neither number is comparable.",
+            note=f"n {rows[0]['accuracy']['n']} features; a category named by chance, the same texts "
+            f"dealt to other features: {100 * rows[0]['dealt']:.0f} %. Nearest among "
+            f"{rows[0]['identity'].get('among')} rows. Predicting the mean has FVE 0, rows dealt wrongly "
+            f"{rows[0]['shuffled_fve']:.2f} under ridge; without centring neither number is comparable.",
         )
         for ground, found in data.items()
         for amount, rows in found["amounts"].items()
@@ -48,7 +49,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Share of washed explanations that name the planted category, by map, with 95 % intervals over categories.",
+        caption="Share of washed explanations that name the planted "
+        "category, by map, with 95 % intervals over categories.",
     )
 
 
@@ -76,15 +78,16 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
         ranks = [row for row in rows if row["variant"].startswith("Procrustes, rank")]
         best = max(ranks, key=lambda row: row["accuracy"]["value"])
         parts.append(
-            f"On {amount} the textbook's Procrustes names the category of {percent(by['Procrustes']['accuracy'])}, ridge of "
-            f"{percent(by['ridge']['accuracy'])} (difference {signed(by['Procrustes']['minus_ridge'])}). Switched one at a time, the "
-            f"share changes {', '.join(told)}; the best cut, {best['variant'].removeprefix('Procrustes, ')}, gives "
-            f"{percent(best['accuracy'])}."
+            f"On {amount} the textbook's Procrustes names the category of {percent(by['Procrustes']['accuracy'])}, "
+            f"ridge of {percent(by['ridge']['accuracy'])} (difference {signed(by['Procrustes']['minus_ridge'])}). "
+            f"Switched one at a time, the share changes {', '.join(told)}; the best cut, "
+            f"{best['variant'].removeprefix('Procrustes, ')}, gives {percent(best['accuracy'])}."
         )
     flat = found["anisotropy"]["all tokens"]
     parts.append(
-        f"The streams' variance is carried by {flat['source']['dimensions']:.1f} of {flat['source']['width']} dimensions at the source "
-        f"and {flat['target']['dimensions']:.1f} of {flat['target']['width']} at the target (participation ratio, tokens)."
+        f"The streams' variance is carried by {flat['source']['dimensions']:.1f} of "
+        f"{flat['source']['width']} dimensions at the source and {flat['target']['dimensions']:.1f} "
+        f"of {flat['target']['width']} at the target (participation ratio, tokens)."
     )
     return f"**{NAMES[ground]}.** " + " ".join(parts)
 

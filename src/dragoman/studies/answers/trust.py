@@ -1,7 +1,7 @@
 """May a confidence be believed? Fitted on one direction of the pair, judged on the other, and on nulls.
 
-Beside the page lies ``kits.json``: every kit fitted on both directions together, as it ships; it was judged by nobody, its
-halves were.
+Beside the page lies ``kits.json``: every kit fitted on both directions together, as it ships; it was judged by nobody,
+its halves were.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=[t for ground in reports for t in (_kits(ground, data[ground]), _alone(ground, data[ground]))],
         data={"grounds": data, "promised": promised(data)},
         draw=lambda path: _draw(path, reports),
-        caption="Confidence fitted on the other direction: calibration (share right against confidence, ten bins, 95 % intervals; "
-        "dotted: perfect), and share right among the surest part of the explanations.",
+        caption="Confidence fitted on the other direction: calibration (share right against confidence, ten bins, 95 % "
+        "intervals; dotted: perfect), and share right among the surest part of the explanations.",
         files={"kits.json": _packaged(checked, seed)},
     )
 
@@ -165,7 +165,10 @@ def _packaged(checked: Mapping[str, Checked], seed: int) -> dict[str, Any]:
 
 
 def promised(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures by the names they were promised under, each with its n; the first direction is fitted on, the second judged."""
+    """The figures by the names they were promised under, each with its n.
+
+    The first direction is fitted on, the second judged.
+    """
     if len(data) < 2:
         return {}
     fitted, tested = list(data)
@@ -223,12 +226,13 @@ def _kits(ground: str, found: Mapping[str, Any]) -> Table:
     return Table(
         title=f"{NAMES[ground]}: judged here, fitted on the other direction",
         columns=(
-            "evidence at hand", "AUROC", "ECE (if perfectly calibrated)", "Brier", "accuracy of the surest 80 % / all", "line",
-            "right, of those answered", "nulls answered",
+            "evidence at hand", "AUROC", "ECE (if perfectly calibrated)", "Brier", "accuracy of the surest 80 % / all",
+            "line", "right, of those answered", "nulls answered",
         ),
         rows=rows,
-        note="Intervals: bootstrap over categories. The line is drawn on the other direction's nulls, at 2 % with 95 % confidence, and never "
-        "below 0.5. Random directions belong to no dictionary, so only kits without one can meet them.",
+        note="Intervals: bootstrap over categories. The line is drawn on the other "
+        "direction's nulls, at 2 % with 95 % confidence, and never below 0.5. Random "
+        "directions belong to no dictionary, so only kits without one can meet them.",
     )  # fmt: skip
 
 
@@ -260,10 +264,11 @@ def _finding(ground: str, found: Mapping[str, Any], report: ConfidenceReport) ->
         for name, one in false.items()
     )
     return (
-        f"**Judged on {NAMES[ground]}, fitted on the other direction.** {auto['n']} explanations of the default pipeline, right "
-        f"{percent(auto)} (the post's recipe: {percent(post)}). AUROC {full['auroc']['value']:.3f} [{full['auroc']['low']:.3f}, "
-        f"{full['auroc']['high']:.3f}], ECE {full['ece']['value']:.3f}; the surest 80 % are right {100 * full['accuracy_at_80']['value']:.0f} % of the "
-        f"time, all of them {100 * full['accuracy_at_100']['value']:.0f} %. Nulls that would be given a confident label: {told}."
+        f"**Judged on {NAMES[ground]}, fitted on the other direction.** {auto['n']} explanations of the default "
+        f"pipeline, right {percent(auto)} (the post's recipe: {percent(post)}). AUROC {full['auroc']['value']:.3f} "
+        f"[{full['auroc']['low']:.3f}, {full['auroc']['high']:.3f}], ECE {full['ece']['value']:.3f}; the surest 80 % "
+        f"are right {100 * full['accuracy_at_80']['value']:.0f} % of the time, all of them "
+        f"{100 * full['accuracy_at_100']['value']:.0f} %. Nulls that would be given a confident label: {told}."
     )
 
 

@@ -46,8 +46,8 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
-        caption="Share of explanations that name the planted category against the angle between what is injected and the "
-        "background, in on-shell angles; the last points are the bare direction. 95 % intervals over categories.",
+        caption="Share of explanations that name the planted category against the angle between what is injected and "
+        "the background, in on-shell angles; the last points are the bare direction. 95 % intervals over categories.",
     )
 
 
@@ -71,8 +71,8 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
         shell = next(row for row in rows if row["washout"] == ON_SHELL)
         bare = next(row for row in rows if row["washout"] == "none")
         parts.append(
-            f"{route}: best at {best['times']:.2f} on-shell angles ({best['washout']}, {percent(best['accuracy'])}); on shell "
-            f"{percent(shell['accuracy'])}; bare {percent(bare['accuracy'])}"
+            f"{route}: best at {best['times']:.2f} on-shell angles ({best['washout']}, {percent(best['accuracy'])}); "
+            f"on shell {percent(shell['accuracy'])}; bare {percent(bare['accuracy'])}"
         )
     return f"**{NAMES[ground]}**, spread {found['site']['spread']:.2f}. " + ". ".join(parts) + "."
 
