@@ -141,6 +141,7 @@ def score(args: argparse.Namespace) -> None:
             "map_report": run.manifest["map_report"],
             "background": run.manifest["background"],
             "versions": run.manifest["versions"],
+            "by_verdict": by_verdict(run, scores),
         },
     )
     show_scores(scores, run.manifest)
@@ -151,6 +152,20 @@ def score(args: argparse.Namespace) -> None:
             controls = f"shuffled {row['shuffled']:.3f}, n {row['n']}"
             sys.stdout.write(f"{side}, {split} activations: AV {row['value']:.3f} {interval}, {beside}, {controls}\n")
     sys.stdout.write(args.out.read_text() + "\n")
+
+
+def by_verdict(run: RunFolder, scores: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Share right by what the card said of the map, for the map's texts and for those of the direct route."""
+    right = {c: {f["feature"]: f["names_category"] for f in rows} for c, rows in scores["per_feature"].items()}
+    found: dict[str, dict[str, list[bool]]] = {}
+    for row in run.rows():
+        if row["condition"] in ("washed", "direct") and row["card"] and row["sample"] == 0:
+            hit = right[row["condition"]][row["feature"]]
+            found.setdefault(row["condition"], {}).setdefault(row["card"].get("verdict", "none"), []).append(hit)
+    return {
+        condition: {verdict: {"right": float(np.mean(hits)), "n": len(hits)} for verdict, hits in by.items()}
+        for condition, by in found.items()
+    }
 
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:

@@ -211,9 +211,15 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
     )
 
 
+def texts_of(request: Request) -> str:
+    """Which packaged texts are read token by token: the sentences; all of them where no direct table ships."""
+    return "all" if request.dictionary == "tiny-gemma-sae" else "map"
+
+
 def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: Talk) -> tuple[Aligned, str]:
     """The sums over aligned tokens, from the cache when nothing that decides them has changed."""
-    source, texts, where = dictionary.site, default_texts(request.texts), dictionary_of(request)
+    source, where = dictionary.site, dictionary_of(request)
+    texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
     key = digest(

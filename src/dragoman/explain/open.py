@@ -112,10 +112,15 @@ def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: s
 
 
 def default_texts(texts: str | None, split: str = "map") -> list[str]:
-    """Texts of a file, or the sentences that come with the embedded pair."""
+    """Texts of a file, or those that come with the embedded pair.
+
+    ``split``: "map", a thousand sentences; "direct", nine thousand openings; "all", both.
+    """
     if texts is not None:
         return read_texts(Path(texts))
-    return [row["text"] for row in read_jsonl(tiny.data("tiny-documents")) if row["split"] == split]
+    wanted = ("map", "direct") if split == "all" else (split,)
+    rows = read_jsonl(tiny.data("tiny-documents"))
+    return [row["text"] for name in wanted for row in rows if row["split"] == name]
 
 
 def with_labels(directions: Directions, dictionary: str) -> Directions:
