@@ -1,0 +1,6 @@
+"""A finished run judged: against natives, every named null, planted truth, contexts, a reconstructor; and believed."""
+
+from dragoman.judge.run import RULE, judge_run
+from dragoman.judge.said import dealt_to, first_samples
+
+__all__ = ["RULE", "dealt_to", "first_samples", "judge_run"]
