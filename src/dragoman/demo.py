@@ -137,7 +137,7 @@ def scored(
     layout: str | None = None,
     dtype: str = "float32",
 ) -> dict[str, Any]:
-    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if one is named; keep the scores."""
+    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores."""
     reader = directions = None
     if ar is not None:
         reader = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)

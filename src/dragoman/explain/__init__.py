@@ -1,5 +1,6 @@
 """The main job, from references to a run folder: ask, open, cross, say, keep."""
 
+from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import (
     Crossing,
     crossing,
@@ -36,6 +37,7 @@ __all__ = [
     "carry_out",
     "category_words",
     "check_route",
+    "contexts_of",
     "crossing",
     "default_texts",
     "dictionary_of",
