@@ -2,5 +2,6 @@
 
 from dragoman.judge.run import RULE, judge_run
 from dragoman.judge.said import dealt_to, first_samples
+from dragoman.judge.trust import trusted
 
-__all__ = ["RULE", "dealt_to", "first_samples", "judge_run"]
+__all__ = ["RULE", "dealt_to", "first_samples", "judge_run", "trusted"]
