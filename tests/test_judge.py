@@ -228,6 +228,7 @@ def test_every_text_is_embedded_once() -> None:
     np.testing.assert_array_equal(first, HashEmbedder().encode(["a b", "c", "a b"]))
     np.testing.assert_array_equal(one.encode(["c"]), first[1:2])
     assert Counted.asked == ["a b", "c"] and one.encode([]).shape == (0, 256)
+    np.testing.assert_array_equal(one.encode(["", " ,.", "(empty)"]), HashEmbedder().encode(["empty"] * 3))
 
 
 @pytest.mark.parametrize(

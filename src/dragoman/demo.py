@@ -19,17 +19,19 @@ from dragoman.embed import LexicalEmbedder
 from dragoman.explain import (
     Crossing,
     Request,
+    Say,
     Talk,
     carry_out,
     crossing,
     default_texts,
     fitted,
+    kits_from,
     open_reconstructor,
     open_verbalizer,
     reconstructable,
     with_labels,
 )
-from dragoman.judge import judge_run
+from dragoman.judge import judge_run, judgeable, trusted
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.routes import LinearMap
 from dragoman.routes.direct import FLOOR
@@ -136,14 +138,24 @@ def scored(
     ar: str | None = None,
     layout: str | None = None,
     dtype: str = "float32",
+    confidence: str | Path | None = None,
+    say: Say = lambda _text: None,
 ) -> dict[str, Any]:
-    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores."""
+    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
+
+    ``confidence``: a file of kits; those that ship, if None. A run that only they can judge is judged by them alone.
+    """
+    kits = kits_from(confidence, say)
     reader = directions = None
     if ar is not None:
         reader = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
         directions = reconstructable(run, reader.site)
     embedder, also = SentenceEmbedder(device=device), [second_opinion()]
-    scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reader, directions=directions)
+    scores: dict[str, Any] = {}
+    if kits is None or reader is not None or judgeable(run):
+        scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reader, directions=directions)
+    if kits is not None:
+        scores["confidence"] = trusted(run, embedder, kits, reconstructor=reader, directions=directions)
     run.write_scores(scores)
     return scores
 

@@ -55,7 +55,7 @@ def judge_run(
     embedder, also = Once(embedder), [Once(one) for one in also]
     info: Mapping[str, Mapping[str, Any]] = run.manifest.get("feature_info") or {}
     words: Mapping[str, Sequence[str]] = run.manifest.get("category_words") or {}
-    if "native" not in texts and not info and not contexts and reconstructor is None:
+    if reconstructor is None and not judgeable(run):
         raise Refusal(
             f"{run.path}",
             "it has no native explanations and no planted categories, so there is nothing to judge by",
@@ -94,6 +94,12 @@ def judge_run(
             run.rows(), directions, reconstructor, seed=seed, topics=said.category or None
         )
     return scores
+
+
+def judgeable(run: RunFolder) -> bool:
+    """Whether a run brings along what its texts can be judged by, a reconstructor aside."""
+    native = any(row["condition"] == "native" for row in run.rows())
+    return native or bool(run.manifest.get("feature_info")) or bool(run.contexts)
 
 
 def _compared(

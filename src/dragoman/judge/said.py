@@ -5,6 +5,7 @@ In: rows and manifest of a run. Out: ``Said``. Refuses a null that nobody knows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from dragoman.score import NULLS, similarity
 
 Doubles = NDArray[np.float64]
 ALONE = NULLS[-1]  # the background alone is washed by nothing, and is what every washout mixes in
+NOTHING = "(empty)"
+_WORD = re.compile(r"\w")
 FEWEST = 3  # features that a lift needs
 
 
@@ -26,8 +29,7 @@ def first_samples(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]
     texts: dict[str, dict[str, str]] = {}
     for row in rows:
         if row["sample"] == 0:
-            # An embedder refuses empty text; an empty explanation is a bad one, not a missing one.
-            texts.setdefault(row["condition"], {})[row["feature"]] = row["text"] or "(empty)"
+            texts.setdefault(row["condition"], {})[row["feature"]] = row["text"]
     return texts
 
 
@@ -114,7 +116,10 @@ class Said:
 
 
 class Once:
-    """An embedder that reads every different text once, however often it is asked."""
+    """An embedder that reads every different text once, and one without a word as "(empty)" instead of refusing it.
+
+    An explanation that says nothing is a bad one, not a missing one.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         """Nothing read yet."""
@@ -128,6 +133,7 @@ class Once:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """(n, width) float32 unit rows."""
+        texts = [text if _WORD.search(text) else NOTHING for text in texts]
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new or not texts:
             found = self._embedder.encode(new)

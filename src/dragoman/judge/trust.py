@@ -15,7 +15,7 @@ from dragoman.assess import ReadBack, assessed
 from dragoman.core import Directions, Floats, Site, refuse_other_site
 from dragoman.embed import Embedder
 from dragoman.judge.contexts import embedded
-from dragoman.judge.said import Once
+from dragoman.judge.said import NOTHING, Once
 from dragoman.score import Fallbacks, Judged, Kits
 from dragoman.score.reconstruct import Reconstructor, mean_output
 from dragoman.store import RunFolder
@@ -73,7 +73,7 @@ def trusted(
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    return row["text"].strip() or "(empty)"
+    return row["text"].strip() or NOTHING
 
 
 def _told(feature: str, one: Judged) -> dict[str, Any]:
