@@ -56,7 +56,8 @@ def exported(run: RunFolder, out: Path, **changes: Any) -> None:
 def test_a_run_is_written_and_read_back_with_its_provenance(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.write_scores({"per_feature": {"washed": [{"feature": "982", "confidence": 0.75}, {"feature": "7"}]}})
+    sure = [{"feature": "982", "probability": 0.75, "answered": True}, {"feature": "7"}]
+    run.write_scores({"confidence": {"per_feature": {"washed": sure}}})
     exported(run, tmp_path / "out")
     said = capsys.readouterr()
     path = tmp_path / "out/v1/qwen2.5-7b-it/20-matryoshka-65k/explanations/batch-0.jsonl.gz"
@@ -67,7 +68,7 @@ def test_a_run_is_written_and_read_back_with_its_provenance(
     assert labels.kinds == {("dragoman_foreign-av", VERBALIZER): 2}
     told = labels.all["982"][0].told
     assert told["text"] == "<explanation>Food.\n\nMore of it."
-    assert told["confidence"] == 0.75
+    assert told["confidence"] == 0.75 and told["answered"] is True
     assert told["samples"] == ["Cooking."]
     assert told["card"] == {"margin": 0.5}
     assert (told["condition"], told["route"], told["verbalizer"]) == ("washed", "map", VERBALIZER)

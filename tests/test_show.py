@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.commands.show import show_reconstruction
+from dragoman.commands.show import show_reconstruction, show_rows, show_scores, with_confidence
 
 
 def cells(line: str) -> list[str]:
@@ -35,3 +35,59 @@ def test_the_shuffled_fve_stands_beside_the_fve_and_not_beside_the_cosine(
         "condition": "washed", "texts": "8", "centred cosine": "+0.250", "FVE": "-0.500",
         "shuffled FVE": "-0.750" if with_shuffled else "", "top-1": "50%", "chance": "12.5%", "MRR": "0.625",
     }  # fmt: skip
+
+
+def row(feature: str, sample: int = 0) -> dict[str, Any]:
+    return {"feature": feature, "label": "", "condition": "auto", "sample": sample, "text": "words", "card": None}
+
+
+def test_each_first_sample_stands_with_its_confidence_or_abstention(capsys: pytest.CaptureFixture[str]) -> None:
+    why = [{"evidence": "margin", "adds": 0.4}]
+    sure = [
+        {"feature": "1", "probability": 0.868, "answered": True, "kit": "card", "why": why},
+        {"feature": "2", "probability": 0.21, "answered": False, "kit": "card", "why": why},
+    ]
+    rows = with_confidence([row("1"), row("1", 1), row("2"), row("3")], {"confidence": {"per_feature": {"auto": sure}}})
+    assert rows[0]["confidence"] == {"probability": 0.868, "answered": True, "kit": "card", "why": why}
+    assert [("confidence" in r) for r in rows] == [True, False, True, False]
+    show_rows(rows)
+    heads = [line for line in capsys.readouterr().out.splitlines() if "[auto" in line]
+    assert heads == ["1 [auto] confidence 0.87", "1 [auto, sample 2]", "2 [auto] abstains (0.21)", "3 [auto]"]
+    assert with_confidence([row("1")], None) == with_confidence([row("1")], {"table": []}) == [row("1")]
+
+
+def test_every_part_of_the_judging_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    told = {"value": 0.25, "low": 0.125, "high": 0.375, "p": 0.001, "n": 9, "statistic": "lift", "null": "deals",
+            "unit": "features", "method": "t", "extra": {"chance": 0.1, "others": 0.5}}  # fmt: skip
+    tests = [{"condition": "washed", "embedder": "e", "adjusted": 0.002, "holds": True},
+             {"condition": "plain", "embedder": "[e]", "adjusted": 0.4, "holds": False}]  # fmt: skip
+    scores: dict[str, Any] = {
+        "table": [{"condition": "washed", "lift": told}],
+        "nulls": {"washed": {"random directions": {"lift": told, "top1": told}}},
+        "embedders": {"verdict": "the embedders agree in sign on washed"},
+        "adjusted": {"tests": tests},
+        "detection": {"table": [{"condition": "washed", **told}]},
+        "paired": [{"what": "washed minus plain", **told}],
+        "power": [{"what": "washed minus plain", "lift": 0.25, "power": 0.8, "level": 0.05, "n": 31, "observed": 9,
+                   "detectable": 0.5}],
+        "confidence": {"per_feature": {"washed": [{"answered": True}, {"answered": False}, {"answered": False}]},
+                       "kits": {"card": {"fitted_on": "the embedded pair"}}},
+    }  # fmt: skip
+    show_scores(scores, {"source": "a:1", "target": "b:2"})
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    null = next(cells(line) for line in lines if "random directions" in line)
+    assert null == ["washed", "random directions", "+0.250", "[+0.125, +0.375]", "0.001", "25%", "10%"]
+    assert ["washed", "9", "0.250", "[0.125, 0.375]", "0.500", "0.001"] in [cells(line) for line in lines]
+    for said in (
+        "the embedders agree in sign on washed.",
+        "1 of 2 lifts (conditions by embedders) hold after Holm's adjustment; not plain by [e] (0.4)",
+        "washed minus plain: +0.250 [+0.125, +0.375], p 0.001, n 9",
+        "to find washed minus plain again at +0.250 (80% power, level 0.05) takes 31 features; these 9 find 0.500",
+        "confidence: washed, answers for 1 of 3, abstains on 2",
+        "fitted on the embedded pair; on another pair of models it is a guess until you check some",
+    ):
+        assert said in out

@@ -20,8 +20,8 @@ from dragoman.commands import study as studying
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.doctor import doctor
 from dragoman.commands.export import export
-from dragoman.commands.show import show_map, show_rows, show_scores
-from dragoman.commands.words import ContractName, Settings, settings_from
+from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
+from dragoman.commands.words import ConfidenceFile, ContractName, Settings, settings_from
 from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def demo(
         request = request_for(listed(ranks=features), seed=seed, dtype=dtype, device=device)
         run = experiment(request, out, talk, from_scratch=from_scratch)
         talk.say("scoring")
-        scores = scored(run, seed=seed, device=device)
+        scores = scored(run, seed=seed, device=device, say=talk.say)
         page = write_page(run, run.page)
     show_scores(scores, run.manifest)
     sys.stdout.write(f"page: {page}\n")
@@ -211,6 +211,7 @@ def explain(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 200,
     batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
+    confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -221,7 +222,7 @@ def explain(
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
-    from dragoman.explain import Request, check_route
+    from dragoman.explain import Request, believe, check_route, kits_from
     from dragoman.explain import explain as run_explain
     from dragoman.report import write_page
     from dragoman.study import check_samples
@@ -250,14 +251,18 @@ def explain(
         device=device,
     )
     check_samples(request.samples, request.drawn_at)
+    if confidence is not None:
+        kits_from(confidence, str)  # refused before anything dear is done
     with talking() as talk:
         run = run_explain(request, out, talk)
+        believe(run, confidence, talk.say, device=device)
         page = write_page(run, run.page)
+    rows = with_confidence(run.rows(), run.scores)
     if as_json:
-        for row in run.rows():
+        for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
     else:
-        show_rows(run.rows())
+        show_rows(rows)
         sys.stdout.write(f"page: {page}\n")
 
 
@@ -313,14 +318,16 @@ def score(
     ar_layout: Annotated[
         str | None, typer.Option(help="How it is laid out: kitft or easynla; needed where the registry does not say.")
     ] = None,
+    confidence: ConfidenceFile = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Scores on stdout as JSON.")] = False,
 ) -> None:
-    """Judge a run's texts: against native ones, planted categories, or what a reconstructor reads out of them.
+    """Judge a run's texts: by natives, every null, planted categories, contexts, what a reconstructor reads in them.
 
-    A run needs native texts (explain --native), features of known category (tiny-sae), or --ar.
+    A run needs native texts (explain --native), known categories (tiny-sae), contexts (explain by aligned tokens, with
+    an encoder), --ar, or a confidence.
 
     Writes scores.json, which dragoman report then shows.
     """
@@ -328,7 +335,17 @@ def score(
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
-    scores = scored(folder, seed=seed, device=device, ar=ar, layout=ar_layout, dtype=dtype)
+    with talking() as talk:
+        scores = scored(
+            folder,
+            seed=seed,
+            device=device,
+            ar=ar,
+            layout=ar_layout,
+            dtype=dtype,
+            confidence=confidence,
+            say=talk.say,
+        )
     if as_json:
         sys.stdout.write(json.dumps(scores, ensure_ascii=False) + "\n")
     else:

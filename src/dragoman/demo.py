@@ -12,22 +12,26 @@ from typing import Any
 import numpy as np
 
 from dragoman import tiny
-from dragoman.core import Directions
+from dragoman.core import Directions, Refusal
 from dragoman.directions import random_directions, read_directions
 from dragoman.doctor import quick
+from dragoman.embed import LexicalEmbedder
 from dragoman.explain import (
     Crossing,
     Request,
+    Say,
     Talk,
     carry_out,
     crossing,
+    default_texts,
     fitted,
+    kits_from,
     open_reconstructor,
     open_verbalizer,
     reconstructable,
     with_labels,
 )
-from dragoman.judge import judge_run
+from dragoman.judge import judge_run, judgeable, trusted
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.routes import LinearMap
 from dragoman.routes.direct import FLOOR
@@ -97,20 +101,22 @@ def conditions_of(
     conditions: list[Condition] = []
     told: list[dict[str, Any]] = []
 
-    def add(name: str, carried: Directions, route: str, washout: str, by: str = "by", with_cards: bool = False) -> None:
+    def add(
+        name: str, carried: Directions, route: str, washout: str, by: str = "by", with_cards: bool = False, **more: str
+    ) -> None:
         vectors = wash(carried, cross.source_background if by == "native" else cross.background, washout)
         shown = [cards[i] for i in carried.ids] if with_cards else ()
         conditions.append(Condition.of(name, carried, by, vectors=vectors, cards=shown))
         who = request.native if by == "native" else request.by
-        told.append({"name": name, "route": route, "washout": washout, "verbalizer": who})
+        told.append({"name": name, "route": route, "washout": washout, "verbalizer": who, **more})
 
     mapped, lost = cross.carry(directions, "map"), cross.carry(noise, "map")
     add("native", directions, "identity", request.washout, by="native")
     add("native_plain", directions, "identity", "none", by="native")
     add("plain", mapped, "map (ridge)", "none", with_cards=True)
     add("washed", mapped, "map (ridge)", request.washout, with_cards=True)
-    add("random_plain", lost, "map (ridge)", "none")
-    add("random_washed", lost, "map (ridge)", request.washout)
+    add("random_plain", lost, "map (ridge)", "none", null="random directions")
+    add("random_washed", lost, "map (ridge)", request.washout, null="random directions")
     add("procrustes_washed", turned.directions(directions), "map (procrustes)", request.washout)
     add("direct", cross.carry(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
     return conditions, told
@@ -132,12 +138,31 @@ def scored(
     ar: str | None = None,
     layout: str | None = None,
     dtype: str = "float32",
+    confidence: str | Path | None = None,
+    say: Say = lambda _text: None,
 ) -> dict[str, Any]:
-    """Judge the run with MiniLM, as the post did, and by a reconstructor if one is named; keep the scores."""
+    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
+
+    ``confidence``: a file of kits; those that ship, if None. A run that only they can judge is judged by them alone.
+    """
+    kits = kits_from(confidence, say)
     reader = directions = None
     if ar is not None:
         reader = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
         directions = reconstructable(run, reader.site)
-    scores = judge_run(run, SentenceEmbedder(device=device), seed=seed, reconstructor=reader, directions=directions)
+    embedder, also = SentenceEmbedder(device=device), [second_opinion()]
+    scores: dict[str, Any] = {}
+    if kits is None or reader is not None or judgeable(run):
+        scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reader, directions=directions)
+    if kits is not None:
+        scores["confidence"] = trusted(run, embedder, kits, reconstructor=reader, directions=directions)
     run.write_scores(scores)
     return scores
+
+
+def second_opinion() -> LexicalEmbedder:
+    """Words alone, weighed by how rare they are in the sentences that ship, where those are there."""
+    try:
+        return LexicalEmbedder(default_texts(None))
+    except Refusal:
+        return LexicalEmbedder()  # without dragoman-tiny all words weigh the same

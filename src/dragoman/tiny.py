@@ -62,6 +62,7 @@ DATA = {
     "tiny-documents": "documents.jsonl.gz",
     "tiny-features": "features.json",
     "tiny-probes": "probes.safetensors",
+    "tiny-confidence": "confidence.json",
 }
 
 

@@ -154,18 +154,18 @@ def chosen(
         own = {"problems": first["problems"], "card": first["card"], "samples": [row["text"] for row in others]}
         if short_label(first["text"]):
             notes = common | {key: value for key, value in own.items() if value}
-            made.append(Explained(index=feature, text=first["text"], confidence=sure.get(feature), notes=notes))
+            told = sure.get(feature)
+            if told is not None:
+                notes["answered"] = bool(told.get("answered"))
+            probability = None if told is None else float(told["probability"])
+            made.append(Explained(index=feature, text=first["text"], confidence=probability, notes=notes))
     return made, len(by_feature) - len(made)
 
 
-def confidences(scores: Mapping[str, Any] | None, condition: str) -> dict[str, float]:
-    """Feature -> calibrated confidence, where the run was scored with one."""
-    per_feature = ((scores or {}).get("per_feature") or {}).get(condition) or []
-    return {
-        str(row["feature"]): float(row["confidence"])
-        for row in per_feature
-        if isinstance(row.get("confidence"), int | float)
-    }
+def confidences(scores: Mapping[str, Any] | None, condition: str) -> dict[str, Mapping[str, Any]]:
+    """Feature -> its calibrated confidence, where the run was scored with one."""
+    per_feature = (((scores or {}).get("confidence") or {}).get("per_feature") or {}).get(condition) or []
+    return {str(row["feature"]): row for row in per_feature if isinstance(row.get("probability"), int | float)}
 
 
 def made_at(folder: RunFolder) -> str:

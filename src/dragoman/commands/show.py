@@ -1,15 +1,33 @@
-"""What the commands print: rows, the map, the table of conditions, what a reconstructor found.
+"""What the commands print: rows, the map, the table of conditions, nulls, what a reconstructor found, confidences.
 
 In: rows, reports and scores as they are kept. Out: tables on stdout. Refuses nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def with_confidence(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows, first samples with their ``confidence`` where the run was scored with one."""
+    per_feature = ((scores or {}).get("confidence") or {}).get("per_feature") or {}
+    told = {(c, one["feature"]): one for c, found in per_feature.items() for one in found}
+    return [
+        {**row, "confidence": {k: v for k, v in told[at].items() if k != "feature"}}
+        if (at := (row["condition"], row["feature"])) in told and row["sample"] == 0
+        else dict(row)
+        for row in rows
+    ]
+
+
+def sure(told: Mapping[str, Any]) -> str:
+    """``confidence 0.87``, or ``abstains (0.21)`` below the threshold."""
+    return f"confidence {told['probability']:.2f}" if told["answered"] else f"abstains ({told['probability']:.2f})"
+
+
 def show_rows(rows: list[dict[str, Any]]) -> None:
-    """Every explanation, feature by feature; the route where each feature has its own."""
+    """Every explanation, feature by feature; the route where each feature has its own, and the confidence."""
     from rich.console import Console
     from rich.text import Text
 
@@ -18,7 +36,11 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
         route = (row.get("card") or {}).get("route") if row["condition"] == "auto" else None
         told = f"{row['condition']}: {route}" if route else row["condition"]
         told = f"[{told}, sample {row['sample'] + 1}]" if row["sample"] else f"[{told}]"
-        console.print(Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(told, style="dim"))
+        head = [Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(told, style="dim")]
+        if row.get("confidence"):
+            style = "green" if row["confidence"]["answered"] else "yellow"
+            head.append(Text(sure(row["confidence"]), style=style))
+        console.print(*head)
         console.print(Text(row["text"] + "\n"))
 
 
@@ -37,43 +59,26 @@ def show_map(report: dict[str, Any]) -> None:
 
 
 def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """The table of conditions, then paired differences, then the map."""
+    """The table of conditions, nulls, embedders, detection, paired differences, confidences, then the map."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(title=f"{manifest['source']} in the words of {manifest['target']}", title_justify="left")
-    for name in ("condition", "lift", "95 % interval", "p", "category", "random"):
-        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
-    for row in scores["table"]:
-        lift, category = row.get("lift"), row.get("category")
-        cells = (
-            [f"{lift['value']:+.3f}", f"[{lift['low']:+.3f}, {lift['high']:+.3f}]", f"{lift['p']:.2g}"]
-            if lift
-            else ["", "", ""]
-        )
-        rate = (
-            [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"]
-            if category
-            else ["", ""]
-        )
-        table.add_row(row["condition"], *(c.replace("[", "\\[") for c in cells), *rate)
-    console.print(table)
-    if scores.get("rule"):
-        console.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
-    first = next((r["lift"] for r in scores["table"] if r.get("lift")), None)
-    if first:
-        console.print(
-            f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}",
-            style="dim",
-        )
-    if scores.get("reconstruction"):
-        show_reconstruction(scores["reconstruction"])
-    for pair in scores.get("paired", []):
-        console.print(
-            f"{pair['what']}: {pair['value']:+.3f} \\[{pair['low']:+.3f}, {pair['high']:+.3f}], "
-            f"p {pair['p']:.2g}, n {pair['n']}"
-        )
+    parts = {
+        "table": lambda rows: show_conditions(
+            rows, scores, f"{manifest['source']} in the words of {manifest['target']}"
+        ),
+        "nulls": show_nulls,
+        "embedders": show_agreement,
+        "adjusted": show_adjusted,
+        "detection": show_detection,
+        "reconstruction": show_reconstruction,
+        "paired": show_pairs,
+        "power": show_power,
+        "confidence": show_confidence,
+    }
+    for name, show in parts.items():
+        if scores.get(name):
+            show(scores[name])
     if manifest.get("map_report"):
         show_map(manifest["map_report"])
     if manifest.get("background"):
@@ -81,6 +86,61 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
         console.print(
             f"background at {manifest['target']}: spread {b['spread']:.3f}, "
             f"on-shell angle {b['on_shell_degrees']:.1f} degrees"
+        )
+
+
+def show_conditions(rows: list[dict[str, Any]], scores: dict[str, Any], title: str) -> None:
+    """Lift and planted category of each condition, with what the numbers mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=title, title_justify="left")
+    for name in ("condition", "lift", "95 % interval", "p", "category", "random"):
+        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
+    for row in rows:
+        lift, category = row.get("lift"), row.get("category")
+        cells = [f"{lift['value']:+.3f}", ends(lift), f"{lift['p']:.2g}"] if lift else ["", "", ""]
+        rate = (
+            [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"]
+            if category
+            else ["", ""]
+        )
+        table.add_row(row["condition"], *cells, *rate)
+    console.print(table)
+    if scores.get("rule"):
+        console.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
+    first = next((r["lift"] for r in rows if r.get("lift")), None)
+    if first:
+        console.print(
+            f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}",
+            style="dim",
+        )
+
+
+def ends(estimate: Mapping[str, Any]) -> str:
+    """An interval of signed numbers, its bracket escaped for rich."""
+    return f"\\[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+
+
+def show_pairs(pairs: list[dict[str, Any]]) -> None:
+    """Paired differences of lift."""
+    from rich.console import Console
+
+    for pair in pairs:
+        Console(highlight=False).print(
+            f"{pair['what']}: {pair['value']:+.3f} {ends(pair)}, p {pair['p']:.2g}, n {pair['n']}"
+        )
+
+
+def show_power(needs: list[dict[str, Any]]) -> None:
+    """How many features it takes to find each paired difference again."""
+    from rich.console import Console
+
+    for need in needs:
+        Console(highlight=False).print(
+            f"to find {need['what']} again at {need['lift']:+.3f} ({need['power']:.0%} power, level {need['level']:g}) "
+            f"takes {need['n']} features; these {need['observed']} find {need['detectable']:.3f}"
         )
 
 
@@ -105,3 +165,74 @@ def show_reconstruction(found: dict[str, Any]) -> None:
             f"{row['mrr']['value']:.3f}",
         )
     Console(highlight=False).print(table)
+
+
+def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
+    """Each condition against each null: lift, and how often its text is the nearest."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="against each null", title_justify="left")
+    for name in ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance"):
+        table.add_column(name, justify="left" if name in ("condition", "null") else "right", no_wrap=True)
+    for condition, by in nulls.items():
+        for place, (null, one) in enumerate(by.items()):
+            lift, top1 = one["lift"], one["top1"]
+            table.add_row(
+                "" if place else condition,
+                null,
+                f"{lift['value']:+.3f}",
+                ends(lift),
+                f"{lift['p']:.2g}",
+                f"{top1['value']:.0%}",
+                f"{top1['extra']['chance']:.0%}",
+            )
+    Console(highlight=False).print(table)
+
+
+def show_agreement(found: dict[str, Any]) -> None:
+    """Whether the embedders agree in sign."""
+    from rich.console import Console
+
+    if found["verdict"]:
+        Console(highlight=False).print(f"{found['verdict']}.", markup=False)
+
+
+def show_adjusted(found: dict[str, Any]) -> None:
+    """Which lifts hold when all tests are counted."""
+    from rich.console import Console
+
+    tests = found["tests"]
+    failed = [f"{t['condition']} by {t['embedder']} ({t['adjusted']:.2g})" for t in tests if not t["holds"]]
+    told = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold after Holm's adjustment"
+    Console(highlight=False).print(told + (f"; not {', '.join(failed)}" if failed else ""), markup=False)
+
+
+def show_detection(found: dict[str, Any]) -> None:
+    """How well each condition's texts tell where their features fire, beside other features' texts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="telling windows where the feature fires from others", title_justify="left")
+    for name in ("condition", "features", "AUROC", "95 % interval", "others' texts", "p"):
+        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
+    for row in found["table"]:
+        span, others = f"\\[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
+        table.add_row(row["condition"], str(row["n"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
+    Console(highlight=False).print(table)
+
+
+def show_confidence(found: dict[str, Any]) -> None:
+    """How many explanations are answered for, and on what the confidence was fitted."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for condition, rows in found["per_feature"].items():
+        answered = sum(row["answered"] for row in rows)
+        console.print(
+            f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}"
+        )
+    fitted = dict.fromkeys(str(kit["fitted_on"]) for kit in found["kits"].values() if kit.get("fitted_on"))
+    if fitted:
+        told = f"fitted on {', '.join(fitted)}; on another pair of models it is a guess until you check some"
+        console.print(told, markup=False, style="dim")

@@ -6,6 +6,7 @@ In: ``NAME=VALUE``. Out: a contract's settings. Refuses words of another form, a
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         help="What the contract leaves open, NAME=VALUE (block=20, norm=150, 'question=...'); may be repeated."
+    ),
+]
+
+
+ConfidenceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--confidence", help="File of fitted confidences: how likely each text is right; default: those that ship."
     ),
 ]
 

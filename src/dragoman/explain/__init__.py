@@ -1,5 +1,7 @@
 """The main job, from references to a run folder: ask, open, cross, say, keep."""
 
+from dragoman.explain.confidence import believe, kits_from
+from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import (
     Crossing,
     crossing,
@@ -33,9 +35,11 @@ __all__ = [
     "Say",
     "Talk",
     "background_report",
+    "believe",
     "carry_out",
     "category_words",
     "check_route",
+    "contexts_of",
     "crossing",
     "default_texts",
     "dictionary_of",
@@ -45,6 +49,7 @@ __all__ = [
     "fitted",
     "harvested",
     "how_fed",
+    "kits_from",
     "load_background",
     "open_reconstructor",
     "open_verbalizer",

@@ -1,8 +1,8 @@
 """The main job: features of one model in another model's words, from references to a run folder.
 
-In: a ``Request`` of plain words (dictionary, features, verbalizer, route, washout). Out: a run folder with rows, and
-what was reused. Refuses whatever the rooms below refuse, and verbalizers in which the doctor finds a fault. Everything
-dear is kept in the cache under the digest of what decides it.
+In: a ``Request`` of plain words (dictionary, features, verbalizer, route, washout). Out: a run folder with rows, where
+the features fire, and what was reused. Refuses whatever the rooms below refuse, and verbalizers in which the doctor
+finds a fault. Everything dear is kept in the cache under the digest of what decides it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from dragoman import study
 from dragoman.core import Directions
 from dragoman.doctor import quick
+from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import SOURCE_ROWS, background_report, own_version, settings_of, versions
 from dragoman.explain.open import dictionary_of, directions_of, open_verbalizer, planted
@@ -57,8 +58,11 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
         told.insert(
             0, {"name": "native", "route": "identity", "washout": request.washout, "verbalizer": request.native}
         )
-    bare = {name: carried}
-    return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, bare=bare)
+    run = carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, bare={name: carried})
+    windows = contexts_of(cross, request, directions.ids)
+    if windows is not None:
+        run.write_contexts(windows)
+    return run
 
 
 def carry_out(

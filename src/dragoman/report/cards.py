@@ -18,6 +18,7 @@ from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order
 
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
+WINDOWS = 5  # of text in which a feature fires
 _TOLD = ("verdict", "why", "route", "route_why")  # of a card, in sentences; the rest is numbers
 _SIGNED = ("margin", "agreement", "home_margin", "home_agreement")
 _NAMES = ("nearest", "home_nearest")  # features, not sizes
@@ -68,7 +69,10 @@ class Crossed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureCard:
-    """Everything the page says of one direction; ``anchor`` is its place, ``head`` the text that speaks for it."""
+    """Everything the page says of one direction; ``anchor`` is its place, ``head`` the text that speaks for it.
+
+    ``windows``: of the texts that were read, where it fires most, strongest first.
+    """
 
     id: str
     anchor: str
@@ -76,6 +80,7 @@ class FeatureCard:
     label: str
     category: str
     tokens: Sequence[str]
+    windows: Sequence[str]
     shown: Sequence[Spoken]
     folded: Sequence[Spoken]
     crossed: Sequence[Crossed]
@@ -106,9 +111,16 @@ class Known:
     read_back: Mapping[tuple[str, str], ReadBack]
     slots: Mapping[str, int]
     conditions: Mapping[str, str]  # name and route
+    contexts: Mapping[str, Mapping[str, Sequence[str]]]
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any], scores: Mapping[str, Any], slots: Mapping[str, int]) -> Known:
+    def of(
+        cls,
+        manifest: Mapping[str, Any],
+        scores: Mapping[str, Any],
+        slots: Mapping[str, int],
+        contexts: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    ) -> Known:
         """From a run folder's own words."""
         found = scores.get("reconstruction") or {}
         among = {str(row.get("condition")): row.get("n") for row in found.get("table") or []}
@@ -128,6 +140,7 @@ class Known:
             read_back=back,
             slots=slots,
             conditions={str(c.get("name")): str(c.get("route") or "") for c in manifest["conditions"]},
+            contexts=contexts or {},
         )
 
 
@@ -181,6 +194,7 @@ def _card(feature: str, where: int, spoken: Mapping[str, list[Mapping[str, Any]]
         label=label if label not in (topic, f"{category}: {topic}") else "",
         category=category,
         tokens=[str(t) for t in info.get("top_tokens") or []],
+        windows=list((known.contexts.get(feature) or {}).get("firing") or [])[:WINDOWS],
         shown=shown,
         folded=[s for s in everything if s not in shown],
         crossed=crossed,

@@ -62,7 +62,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         raise Refusal(f"{run.path}", "it holds no explanation yet", "finish the run first")
     lifts = _lifts(scores)
     slots = _slots(lifts)
-    cards = feature_cards(rows, Known.of(manifest, scores, slots))
+    cards = feature_cards(rows, Known.of(manifest, scores, slots, run.contexts))
     features = [c for c in cards if not c.control]
     figure = _figure(features, lifts, slots)
     place = {feature: k for k, feature in enumerate(figure["order"])} if figure else {}

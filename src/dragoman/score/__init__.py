@@ -42,6 +42,7 @@ from dragoman.score.intervals import (
     two_way_interval,
     wilson_interval,
 )
+from dragoman.score.kits import Judged, Kit, Kits
 from dragoman.score.lift import (
     doubly_centred,
     doubly_centred_lift,
@@ -86,6 +87,9 @@ __all__ = [
     "Evidence",
     "Fallbacks",
     "FiringTopic",
+    "Judged",
+    "Kit",
+    "Kits",
     "NULLS",
     "Needed",
     "Outcomes",

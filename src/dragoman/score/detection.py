@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dragoman.core import Estimate, Floats, Refusal, frozen
 from dragoman.score.intervals import clustered_interval, t_interval
 from dragoman.score.lift import doubly_centred_lift, permutation_p, square
-from dragoman.score.roc import auroc, auroc_interval
+from dragoman.score.roc import auroc_interval
 
 FEWEST = 3
 
@@ -78,7 +78,8 @@ def detection_table(explanations: NDArray[Any], contexts: Sequence[Contexts]) ->
     out = np.empty((len(explanations), len(contexts)))
     for j, one in enumerate(contexts):
         near, far = explanations @ one.firing.T, explanations @ one.silent.T
-        out[:, j] = [auroc(a, b) for a, b in zip(near, far, strict=True)]
+        above, equal = near[:, :, None] > far[:, None, :], near[:, :, None] == far[:, None, :]
+        out[:, j] = (above + 0.5 * equal).mean(axis=(1, 2))  # score.roc.auroc of every row at once
     return out
 
 

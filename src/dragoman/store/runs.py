@@ -134,10 +134,18 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return text + b"\n"
 
 
+def _is_windows(told: object) -> bool:
+    """Whether this is one feature's windows."""
+    if not isinstance(told, dict) or set(told) != {"firing", "silent"}:
+        return False
+    return all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in told.values())
+
+
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
-    Made by `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
+    Where it is known where features fire also ``contexts.json``. Made by `create` or `open`. ``path``: the folder.
+    ``manifest``: what was asked, as read back from the disk.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -268,6 +276,27 @@ class RunFolder:
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
         write_json(self.path / "scores.json", scores)
+
+    @property
+    def contexts(self) -> dict[str, dict[str, list[str]]] | None:
+        """Windows of text by feature, ``firing`` and ``silent``, or None where nobody kept any.
+
+        Raises:
+            Refusal: the file holds something else.
+        """
+        path = self.path / "contexts.json"
+        with refusing("reading", path):
+            there = path.exists()
+        if not there:
+            return None
+        told = read_json(path)
+        if not isinstance(told, dict) or not all(map(_is_windows, told.values())):
+            raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
+        return told
+
+    def write_contexts(self, contexts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Keep the windows in which features fire and are silent, in place of earlier ones."""
+        write_json(self.path / "contexts.json", contexts)
 
     def write_vectors(
         self,

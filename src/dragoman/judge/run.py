@@ -1,7 +1,7 @@
-"""Judge a finished run: lift over other features, planted categories, paired differences.
+"""Judge a finished run: lift over other features, planted categories, paired differences, nulls, contexts.
 
-In: a run folder with a ``native`` condition or planted categories, an embedder. Out: the scores, as they are kept in
-``scores.json``. Refuses runs that have nothing to be judged by. Compares; never says a word itself.
+In: a run folder with a ``native`` condition, planted categories or contexts, embedders. Out: the scores, as they are
+kept in ``scores.json``. Refuses runs that have nothing to be judged by. Compares; never says a word itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Refusal
 from dragoman.embed import Embedder
-from dragoman.score import (
-    accuracy_estimate,
-    lift_estimate,
-    lift_per_feature,
-    names_category,
-    paired_difference,
-    similarity,
-)
+from dragoman.judge.contexts import detected
+from dragoman.judge.nulls import adjusted, against_nulls, by_embedders, power_of_pairs
+from dragoman.judge.said import Once, Said, dealt_to, first_samples
+from dragoman.score import accuracy_estimate, lift_estimate, lift_per_feature, names_category, paired_difference
 from dragoman.score.reconstruct import Reconstructor, reconstruction_scores
 from dragoman.store import RunFolder
 
@@ -33,40 +29,33 @@ RULE = (
 PAIRS = (("plain", "washed"), ("procrustes_washed", "washed"), ("washed", "direct"))
 
 
-def first_samples(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Condition -> feature -> text of the first sample, in file order."""
-    texts: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["sample"] == 0:
-            # An embedder refuses empty text; an empty explanation is a bad one, not a missing one.
-            texts.setdefault(row["condition"], {})[row["feature"]] = row["text"] or "(empty)"
-    return texts
-
-
 def judge_run(
     run: RunFolder,
     embedder: Embedder,
     *,
     seed: int,
+    also: Sequence[Embedder] = (),
     reconstructor: Reconstructor | None = None,
     directions: Directions | Mapping[str, Directions] | None = None,
 ) -> dict[str, Any]:
-    """Scores of every condition against the run's own natives, its planted truth and a reconstructor.
+    """Scores of every condition against the run's natives, its nulls, its planted truth, contexts and a reconstructor.
 
     Args:
         run: the folder.
         embedder: compares texts.
         seed: of every resampling.
+        also: further embedders: a lift that one of them alone sees is no lift.
         reconstructor: reads the texts back into vectors.
         directions: what it should find, at its site: one set for all conditions, or one for each.
 
     Raises:
-        Refusal: neither natives nor planted categories nor a reconstructor are there to judge by.
+        Refusal: neither natives nor planted categories nor contexts nor a reconstructor are there to judge by.
     """
-    texts = first_samples(run.rows())
+    texts, contexts = first_samples(run.rows()), run.contexts
+    embedder, also = Once(embedder), [Once(one) for one in also]
     info: Mapping[str, Mapping[str, Any]] = run.manifest.get("feature_info") or {}
     words: Mapping[str, Sequence[str]] = run.manifest.get("category_words") or {}
-    if "native" not in texts and not info and reconstructor is None:
+    if reconstructor is None and not judgeable(run):
         raise Refusal(
             f"{run.path}",
             "it has no native explanations and no planted categories, so there is nothing to judge by",
@@ -75,42 +64,63 @@ def judge_run(
     rng = np.random.default_rng(seed)
     order = list(texts.get("native") or info or run.manifest["features"])
     dealt = {c: dealt_to(said, order) for c, said in texts.items()}
-    similar = _similarities(dealt, embedder) if len(texts.get("native", {})) >= 3 else {}
-    lifts = {c: dict(zip(dealt[c], lift_per_feature(s).tolist(), strict=True)) for c, s in similar.items()}
-    hits = {c: _hits(said, info, words) for c, said in dealt.items()} if info else {}
     conditions = [c for c in run.manifest["conditions"] if c["name"] in texts]
+    said = Said(
+        texts=texts,
+        dealt=dealt,
+        told={c["name"]: c for c in conditions},
+        category={f: i["category"] for f, i in info.items()},
+    )
+    similar = said.similarities(embedder)
+    lifts = {c: dict(zip(dealt[c], lift_per_feature(s).tolist(), strict=True)) for c, s in similar.items()}
+    hits = {c: _hits(told, info, words) for c, told in dealt.items()} if info else {}
     scores: dict[str, Any] = {
         "embedder": embedder.name,
         "seed": seed,
         "rule": RULE if info else None,
-        "table": [_condition(c, dealt[c["name"]], similar.get(c["name"]), hits, info, rng) for c in conditions],
+        "table": [_condition(c, said, similar.get(c["name"]), hits, rng) for c in conditions],
         "paired": [_paired(a, b, lifts, rng) for a, b in PAIRS if a in lifts and b in lifts],
         "per_feature": {
-            c: _per_feature(said, texts[c], lifts.get(c, {}), hits.get(c, {})) for c, said in dealt.items()
+            c: _per_feature(told, texts[c], lifts.get(c, {}), hits.get(c, {})) for c, told in dealt.items()
         },
     }
+    if similar:
+        scores |= _compared(said, similar, embedder, also, scores["table"], seed=seed)
+        scores["power"] = power_of_pairs([(a, b) for a, b in PAIRS if a in lifts and b in lifts], lifts, said)
+    if contexts and (found := detected(said, contexts, embedder, seed=seed)):
+        scores["detection"] = found
     if reconstructor is not None and directions is not None:
-        topics = {f: i["category"] for f, i in info.items()} or None
         scores["reconstruction"] = reconstruction_scores(
-            run.rows(), directions, reconstructor, seed=seed, topics=topics
+            run.rows(), directions, reconstructor, seed=seed, topics=said.category or None
         )
     return scores
 
 
-def dealt_to(said: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
-    """Texts by feature, in one order; random directions, with ids of their own, are dealt to features as they come."""
-    if any(f in said for f in order):
-        return {f: said[f] for f in order if f in said}
-    return dict(zip(order, said.values(), strict=False))
+def judgeable(run: RunFolder) -> bool:
+    """Whether a run brings along what its texts can be judged by, a reconstructor aside."""
+    native = any(row["condition"] == "native" for row in run.rows())
+    return native or bool(run.manifest.get("feature_info")) or bool(run.contexts)
 
 
-def _similarities(dealt: Mapping[str, Mapping[str, str]], embedder: Embedder) -> dict[str, NDArray[np.float64]]:
-    """S = C B' of every condition with the natives of the same features, where there are at least three."""
-    native = dict(zip(dealt["native"], embedder.encode(list(dealt["native"].values())), strict=True))
+def _compared(
+    said: Said,
+    similar: Mapping[str, NDArray[np.float64]],
+    embedder: Embedder,
+    also: Sequence[Embedder],
+    table: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Lifts against each null and by each embedder, and one p for each claim, adjusted for all of them."""
+    lift = {row["condition"]: row["lift"] for row in table if row.get("lift")}
+    values = {c: one["value"] for c, one in lift.items()}
+    found = by_embedders(said, embedder.name, similar, also, values, seed=seed)
+    p = {embedder.name: {c: one["p"] for c, one in lift.items()}}
+    p |= {name: {c: one["centred"]["p"] for c, one in by.items()} for name, by in found["lifts"].items()}
     return {
-        condition: similarity(embedder.encode(list(said.values())), np.stack([native[f] for f in said]))
-        for condition, said in dealt.items()
-        if condition != "native" and len(said) >= 3
+        "nulls": against_nulls(said, similar, embedder, seed=seed),
+        "embedders": found,
+        "adjusted": adjusted(said.features, p),
     }
 
 
@@ -123,10 +133,9 @@ def _hits(
 
 def _condition(
     condition: Mapping[str, Any],
-    said: Mapping[str, str],
+    said: Said,
     similar: NDArray[np.float64] | None,
     hits: Mapping[str, Mapping[str, bool]],
-    info: Mapping[str, Mapping[str, Any]],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """One line of the table: lift with interval, p and null; share naming the category beside random directions'."""
@@ -134,9 +143,7 @@ def _condition(
     out: dict[str, Any] = {k: condition.get(k) for k in ("route", "washout", "verbalizer")} | {"condition": name}
     if similar is not None:
         # Features of one category succeed and fail together: where several share one, the interval is over categories.
-        groups = [info[f]["category"] for f in said] if all(f in info for f in said) else None
-        repeated = groups is not None and len(set(groups)) < len(groups)
-        out["lift"] = asdict(lift_estimate(similar, groups if repeated else None, rng=rng))
+        out["lift"] = asdict(lift_estimate(similar, said.groups(list(said.dealt[name])), rng=rng))
     if hits.get(name):
         named = list(hits[name].values())
         control = next((c for c in _controls(name) if c in hits), None)

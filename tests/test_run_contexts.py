@@ -1,0 +1,63 @@
+"""Where a run's features fire: cut from the texts that were read, kept with the run, shown on its page."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import numpy as np
+
+from dragoman.directions import read_encoder
+from dragoman.explain import Talk, contexts_of, crossing, explain
+from dragoman.store import RunFolder, read_json
+from report_fixture import HOSTILE, build_run, page_of
+from small_world import World
+
+
+def test_a_run_by_aligned_tokens_keeps_windows_of_the_texts_that_were_read(world: World, tmp_path: Path) -> None:
+    run = explain(world.request(features=("0", "3")), tmp_path / "run")
+    assert run.contexts is not None and set(run.contexts) == {"0", "3"}
+    read = [" ".join(text.split()) for text in (world.root / "texts.txt").read_text().splitlines()]
+    for windows in run.contexts.values():
+        assert windows["firing"] and len(windows["firing"]) <= 10
+        assert all(any(window in text for text in read) for kind in windows.values() for window in kind)
+    assert read_json(run.path / "contexts.json") == run.contexts
+
+
+def test_windows_of_a_feature_depend_on_it_and_the_seed_and_on_no_other(world: World) -> None:
+    asked = world.request(features=("3",), route="map")
+    cross, _ = crossing(asked, world.source, world.target, ["map"], Talk())
+    alone, both = contexts_of(cross, asked, ["3"]), contexts_of(cross, asked, ["11", "3"])
+    assert alone and both and alone["3"] == both["3"] and list(both) == ["11", "3"]
+    other = contexts_of(cross, world.request(features=("3",), route="map", seed=5), ["3"])
+    assert other and other["3"]["firing"] == alone["3"]["firing"]
+    assert contexts_of(cross, asked, ["random-0"]) is None
+
+
+def test_without_an_encoder_or_by_the_posts_map_nobody_watched(world: World, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", world.rows[:3])
+    plain = explain(world.request(dictionary=str(tmp_path / "rows.npy"), features=()), tmp_path / "plain")
+    pooled = explain(world.request(map="post", route="map"), tmp_path / "pooled")
+    assert plain.contexts is None and pooled.contexts is None
+    assert read_encoder(Path(world.sae)).W_dec.shape[0] == len(world.rows)
+
+
+def test_the_page_shows_five_windows_folded_and_escaped(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    first, second = run.manifest["features"][:2]
+    windows = [f"window {k} where it fires" for k in range(7)]
+    run.write_contexts({
+        first: {"firing": [HOSTILE, *windows], "silent": ["quiet"]}, second: {"firing": [], "silent": ["quiet"]},
+    })  # fmt: skip
+    page = page_of(run, tmp_path / "page.html")
+    assert len(page.having("details", **{"class": "windows"})) == 1
+    assert " ".join(HOSTILE.split()) in page.text and "quiet" not in page.text
+    shown = [w for w in windows if w in page.text]
+    assert shown == windows[:4]
+    text = (tmp_path / "page.html").read_text()
+    assert "<script>alert" not in text and html.escape("<img src=x onerror=alert(1)>") in text
+
+
+def test_a_run_without_contexts_shows_none(tmp_path: Path) -> None:
+    run: RunFolder = build_run(tmp_path / "run", count=3)
+    assert "where it fires" not in page_of(run, tmp_path / "page.html").text
