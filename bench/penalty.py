@@ -1,10 +1,11 @@
 """Which criterion should choose a map's penalty: ``python bench/penalty.py``.
 
-Each of the three curves that ``choose_penalty`` draws over left-out documents (explained variance, mean cosine with left-out
-direct directions, mean margin) has its own best penalty. For each, a map is fitted there over aligned tokens, and every
-row of the dictionary is carried: does its image lie nearest its own direct row? From SmolLM2 the direct rows are those that ship,
-of other texts than the map's; from Gemma they are of the same texts, which favours all three alike. Writes
-``bench/results/penalty.json``. The first run reads both models (a quarter of an hour on 2 cores), later ones take a minute.
+Each of the three curves that ``choose_penalty`` draws over left-out documents (explained variance, mean cosine with
+left-out direct directions, mean margin) has its own best penalty. For each, a map is fitted there over aligned tokens,
+and every row of the dictionary is carried: does its image lie nearest its own direct row? From SmolLM2 the direct rows
+are those that ship, of other texts than the map's; from Gemma they are of the same texts, which favours all three
+alike. Writes ``bench/results/penalty.json``. The first run reads both models (a quarter of an hour on 2 cores), later
+ones take a minute.
 """
 
 from __future__ import annotations

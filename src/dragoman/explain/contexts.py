@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dragoman.explain.crossing import Crossing
+from dragoman.explain.crossing import Crossing, texts_of
 from dragoman.explain.open import default_texts
 from dragoman.explain.request import Request
 from dragoman.routes.contexts import by_name, contexts
@@ -28,7 +28,7 @@ def contexts_of(cross: Crossing, request: Request, features: Sequence[str]) -> W
     watched = set(firings.ids) if firings is not None else set()
     if firings is None or not watched.intersection(features):
         return None
-    known, found = by_name(default_texts(request.texts)), Windows()
+    known, found = by_name(default_texts(request.texts, texts_of(request))), Windows()
     for name in features:
         if name in watched:
             rng = np.random.default_rng([request.seed, zlib.crc32(name.encode())])

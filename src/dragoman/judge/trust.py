@@ -20,6 +20,7 @@ from dragoman.score import Fallbacks, Judged, Kits
 from dragoman.score.reconstruct import Reconstructor, mean_output
 from dragoman.store import RunFolder
 
+MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
 CENTRED = 10  # different texts that show what all of them share; with fewer, a reconstruction cannot be centred
 Rows = Sequence[Mapping[str, Any]]
 
@@ -36,7 +37,7 @@ def trusted(
     """Judge every explanation by the first kit whose evidence is there.
 
     Args:
-        run: the folder; its ``contexts.json``, if there is one, gives ``detection`` and ``detection_gap``.
+        run: the folder; its ``contexts.json``, if there is one, gives ``detection`` and its kin.
         embedder: the one the kits were fitted with.
         kits: the confidences.
         reconstructor: at the target it gives ``reconstruction``, at the source ``reconstruction_source``, where there
@@ -55,6 +56,8 @@ def trusted(
         by_condition.setdefault(str(row["condition"]), []).append(row)
     contexts = embedded(run.contexts or {}, embedder)
     outputs = _outputs(by_condition, reconstructor) if reconstructor is not None and directions is not None else None
+    distinct = list(dict.fromkeys(_text(r) for rows in by_condition.values() for r in rows if r["sample"] == 0))
+    usual = embedder.encode(distinct).mean(axis=0) if len(distinct) >= MANY else None
     per_feature: dict[str, list[dict[str, Any]]] = {}
     spoke: set[str] = set()
     for condition, rows in by_condition.items():
@@ -63,7 +66,7 @@ def trusted(
             sought = directions if isinstance(directions, Directions) else (directions or {}).get(condition)
             back = _read_back(rows, outputs, sought, reconstructor.site, Site.parse(run.manifest["source"]))
         texts = embedder.encode([_text(row) for row in rows])
-        features, evidence = assessed(rows, texts, read_back=back, contexts=contexts, fallbacks=fallbacks)
+        features, evidence = assessed(rows, texts, read_back=back, contexts=contexts, usual=usual, fallbacks=fallbacks)
         told = [_told(f, one) for f, one in zip(features, kits.predict(evidence), strict=True) if one is not None]
         if told:
             per_feature[condition] = told

@@ -20,6 +20,8 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.score.confidence import Confidence
 from dragoman.score.evidence import Evidence
+from dragoman.score.trust import KIND as TRUST
+from dragoman.score.trust import Trust
 from dragoman.store import read_json, write_json
 
 FORMAT = 1
@@ -50,14 +52,14 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
-    """A confidence by name. ``needs``: evidence that must all be there for it to be used.
+    """A confidence by name, in one step or in two. ``needs``: evidence that must all be there for it to be used.
 
     ``confidence.report["fitted_on"]`` says in words on what it was fitted, where somebody wrote that down.
     """
 
     name: str
     needs: tuple[str, ...]
-    confidence: Confidence
+    confidence: Confidence | Trust
 
     def applies(self, row: Evidence) -> bool:
         """Whether all it needs is there, and anything that it reads."""
@@ -78,7 +80,7 @@ class Kits:
     kits: tuple[Kit, ...]
 
     @classmethod
-    def of(cls, kits: Mapping[str, tuple[Sequence[str], Confidence]]) -> Kits:
+    def of(cls, kits: Mapping[str, tuple[Sequence[str], Confidence | Trust]]) -> Kits:
         """From name -> (needs, confidence), in order.
 
         Raises:
@@ -120,7 +122,7 @@ class Kits:
         damaged = Refusal(what, "its confidences are damaged", "fetch or fit them again")
         if not isinstance(kits, list) or not all(isinstance(kit, Mapping) and _whole(kit) for kit in kits):
             raise damaged
-        made = {kit["name"]: (tuple(kit["needs"]), Confidence.from_dict(kit["confidence"])) for kit in kits}
+        made = {kit["name"]: (tuple(kit["needs"]), _read(kit["confidence"])) for kit in kits}
         if len(made) != len(kits) or not made:
             raise damaged
         return cls.of(made)
@@ -140,6 +142,19 @@ def _whole(kit: Mapping[str, Any]) -> bool:
     told, name, needs = kit.get("confidence"), kit.get("name"), kit.get("needs")
     if not (isinstance(name, str) and name and _texts(needs) and isinstance(told, Mapping)):
         return False
+    if told.get("kind") != TRUST:
+        return _whole_step(told)
+    parts = [told.get(key) for key in ("arrived", "right")]
+    steps = all(isinstance(step, Mapping) and _whole_step(step) for step in parts)
+    return steps and _number(told.get("threshold")) and isinstance(told.get("report"), Mapping)
+
+
+def _read(told: Mapping[str, Any]) -> Confidence | Trust:
+    return Trust.from_dict(told) if told["kind"] == TRUST else Confidence.from_dict(told)
+
+
+def _whole_step(told: Mapping[str, Any]) -> bool:
+    """The same of one confidence."""
     if set(told) != {"format", "kind", "report", *_LISTS, *_NUMBERS} or not isinstance(told["report"], Mapping):
         return False
     names, flagged, centre, scale, weights = (told[key] for key in _LISTS)

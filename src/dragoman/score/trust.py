@@ -49,6 +49,7 @@ class Trust:
         groups: Sequence[Any],
         asks: Mapping[str, Sequence[str]],
         seed: int = 0,
+        fitted_on: str = "",
     ) -> Trust:
         """Fit both steps, and draw the line where at most 2 % of nulls get an answer (Clopper-Pearson, 95 %).
 
@@ -59,6 +60,7 @@ class Trust:
             groups: n topics, which are not split between fitting and calibrating.
             asks: ``arrived`` and ``right``: names of the evidence each step reads.
             seed: of the deal into folds.
+            fitted_on: in words, for whoever reads a page.
 
         Raises:
             Refusal: as ``Confidence.fit`` and ``threshold_for_nulls`` do.
@@ -71,11 +73,11 @@ class Trust:
         judged = Confidence.fit(_only(rows, asks["right"]), right, groups=groups, seed=seed)
         made = cls(arrived=arrived, right=judged, threshold=1.0, report={})
         line = threshold_for_nulls(made.predict(unseen), RATE)
-        report = {"nulls": line.to_dict(), "features": len(rows), "fitted_nulls": len(seen)}
+        report = {"fitted_on": fitted_on, "n": len(rows), "right": int(np.sum(right)), "nulls": line.to_dict()}
         return replace(made, threshold=max(LEAST, min(line.value, 1.0)), report=report)
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Evidence either step reads."""
         return tuple(sorted({*self.arrived.names, *self.right.names}))
 
@@ -88,9 +90,9 @@ class Trust:
         return self.predict(rows) >= self.threshold
 
     def why(self, row: Evidence) -> dict[str, float]:
-        """What each piece of evidence adds to the log-odds of being right, largest first, and the chance of arrival."""
-        reasons = self.right.why(row)
-        return {**reasons, "arrived": float(self.arrived.predict([row])[0])}
+        """What each piece of evidence adds to the log-odds of being right; ``arrived`` is log P(arrived), 0 at best."""
+        reasons = self.right.why(row) | {"arrived": float(np.log(max(self.arrived.predict([row])[0], 1e-12)))}
+        return dict(sorted(reasons.items(), key=lambda item: -abs(item[1])))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``from_dict`` reads it."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 _RIGHT = ("sample_agreement", "log_probability", "context_gap", "n_eff")
-_ARRIVED = ("agreement", "margin", "reconstruction")
+_ROUTES = ("agreement", "margin")
 
 KITS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "dictionary, samples, many features": {"right": (*_RIGHT, "detection_centred"), "arrived": _ARRIVED},
-    "dictionary, samples": {"right": (*_RIGHT, "detection_cosine"), "arrived": _ARRIVED},
-    "dictionary": {
-        "right": ("log_probability", "context_gap", "n_eff", "detection_cosine"),
-        "arrived": ("agreement", "margin"),
+    "dictionary, samples, many features, reconstructor": {
+        "right": (*_RIGHT, "detection_centred"),
+        "arrived": (*_ROUTES, "reconstruction"),
     },
-    "vectors, samples": {
+    "dictionary, samples, many features": {"right": (*_RIGHT, "detection_centred"), "arrived": _ROUTES},
+    "dictionary, samples": {"right": (*_RIGHT, "detection_cosine"), "arrived": _ROUTES},
+    "dictionary": {"right": ("log_probability", "context_gap", "n_eff", "detection_cosine"), "arrived": _ROUTES},
+    "vectors, samples, reconstructor": {
         "right": ("sample_agreement", "log_probability"),
         "arrived": ("reconstruction", "sample_agreement", "log_probability"),
     },

@@ -19,6 +19,7 @@ from dragoman.core import Directions, Site
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.score import ConfidenceReport, Outcomes, confidence_report
 from dragoman.score.evidence import Evidence
+from dragoman.score.kits import Kits
 from dragoman.score.reconstruct import mean_output
 from dragoman.score.trust import Trust
 from dragoman.studies.figure import COLOURS, panels, points
@@ -28,7 +29,7 @@ from dragoman.studies.reading import read_contexts
 from dragoman.studies.results import NAMES, Answer, Table, number, percent
 
 NULLS = ("random", "shuffled", "unused")
-BARE = "vectors, samples"  # a random direction is no feature of a dictionary: nothing more is known of it
+BARE = "vectors, samples, reconstructor"  # nothing more is known of a random direction: it is no dictionary's feature
 FULL = next(iter(KITS))
 ALONE = ("log_probability", "sample_agreement", "margin", "detection_centred", "reconstruction")
 DRAWS = 1000
@@ -38,6 +39,7 @@ DRAWS = 1000
 class Checked:
     """One direction's explanations: ``rows`` with what was ``right`` and the ``topics``; ``nulls`` by name."""
 
+    ground: str
     rows: list[Evidence]
     right: NDArray[np.bool_]
     topics: list[str]
@@ -81,7 +83,7 @@ def _checked(heard: Heard) -> Checked:
     first = [k for k, row in enumerate(rows) if row["sample"] == 0]
     outputs = reading.rebuilt["target"]
     mean = mean_output(outputs[first])
-    usual = reading.texts[heard.said["real activations"].rows].mean(axis=0)
+    usual = reading.texts[first].mean(axis=0)
 
     def of(name: str) -> list[Evidence]:
         mine = numbers[name]
@@ -95,6 +97,7 @@ def _checked(heard: Heard) -> Checked:
 
     auto = heard.said["auto"]
     return Checked(
+        ground=heard.run.manifest["ground"],
         rows=of("auto"),
         right=heard.right(auto),
         topics=heard.categories(auto),
@@ -109,15 +112,20 @@ def _asked(heard: Heard) -> int:
 
 
 def _nulls_of(kit: str, found: Checked) -> dict[str, list[Evidence]]:
-    """The nulls a kit can meet: random directions are no dictionary's, and have no firings to be checked against."""
-    if "dictionary" in kit:
-        return {name: found.nulls[name] for name in ("shuffled", "unused")}
-    return dict(found.nulls)
+    """The nulls a kit can meet.
+
+    Random directions are no dictionary's, and have no firings to be checked against. A row under another feature's name
+    is no null where there is no dictionary to say so: the text may well say what that vector is.
+    """
+    names = ("shuffled", "unused") if "dictionary" in kit else ("random", "shuffled")
+    return {name: found.nulls[name] for name in names}
 
 
 def _fitted(kit: str, found: Checked, seed: int) -> Trust:
     nulls = [row for rows in zip(*_nulls_of(kit, found).values(), strict=True) for row in rows]
-    return Trust.fit(found.rows, found.right, nulls, groups=found.topics, asks=KITS[kit], seed=seed)
+    return Trust.fit(
+        found.rows, found.right, nulls, groups=found.topics, asks=KITS[kit], seed=seed, fitted_on=found.ground
+    )
 
 
 def _judged(fit: Checked, test: Checked, seed: int) -> tuple[dict[str, Any], ConfidenceReport]:
@@ -153,6 +161,7 @@ def _judged(fit: Checked, test: Checked, seed: int) -> tuple[dict[str, Any], Con
 def _packaged(checked: Mapping[str, Checked], seed: int) -> dict[str, Any]:
     """Every kit fitted on both directions together: what ships, never judged itself."""
     both = Checked(
+        ground="the embedded pair, both directions",
         rows=[row for one in checked.values() for row in one.rows],
         right=np.concatenate([one.right for one in checked.values()]),
         topics=[topic for one in checked.values() for topic in one.topics],
@@ -160,8 +169,8 @@ def _packaged(checked: Mapping[str, Checked], seed: int) -> dict[str, Any]:
         nulls={name: [row for one in checked.values() for row in one.nulls[name]] for name in NULLS},
         tables={},
     )
-    kits = [{"name": kit, "trust": _fitted(kit, both, seed).to_dict()} for kit in KITS]
-    return {"kind": "dragoman kits", "format": 1, "fitted_on": "the embedded pair, both directions", "kits": kits}
+    made = {kit: ((*asks["right"], *asks["arrived"]), _fitted(kit, both, seed)) for kit, asks in KITS.items()}
+    return Kits.of(made).to_dict()
 
 
 def promised(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +241,8 @@ def _kits(ground: str, found: Mapping[str, Any]) -> Table:
         rows=rows,
         note="Intervals: bootstrap over categories. The line is drawn on the other "
         "direction's nulls, at 2 % with 95 % confidence, and never below 0.5. Random "
-        "directions belong to no dictionary, so only kits without one can meet them.",
+        "directions belong to no dictionary, so only kits without one can meet them, and only a "
+        "dictionary can tell a row that bears another's name.",
     )  # fmt: skip
 
 
