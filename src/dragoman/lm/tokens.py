@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Floats, Refusal
 from dragoman.directions import Encoder
 from dragoman.lm.aligned import encoded
-from dragoman.lm.harvest import OUTLIER, Progress, median_norm, shared_ends
+from dragoman.lm.harvest import OUTLIER, Progress, TokenRows, median_norm, shared_ends
 from dragoman.lm.manner import FIRST
 from dragoman.lm.paired import Reader
 
@@ -66,7 +67,7 @@ def read_tokens(
     """Read texts at the readers' own blocks, which are always among those kept, and at others.
 
     Tokens before position 10 of either model are left out, and those longer than 5 times the median of the first chunk
-    at any block.
+    at any block; so are those that are not finite at some block.
     """
     sites = [replace(source.site, block=b) for b in dict.fromkeys((source.site.block, *source_blocks))]
     others = [replace(target.site, block=b) for b in dict.fromkeys((target.site.block, *target_blocks))]
@@ -77,11 +78,16 @@ def read_tokens(
     left_out = 0
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
-        read = [reader.rows(piece, np.inf, batch_size=batch_size) for reader in readers]
+        every = [reader.rows(piece, np.inf, batch_size=batch_size) for reader in readers]
+        read = _at_all_blocks(every[: len(sites)]) + _at_all_blocks(every[len(sites) :])
         first, second = read[0], read[len(sites)]
         left, right = shared_ends(first, second)
         late = (first.position[left] >= FIRST) & (second.position[right] >= FIRST)
         left, right = left[late], right[late]
+        if progress:
+            progress(min(start + CHUNK, len(texts)), len(texts))
+        if not len(left):
+            continue
         rows = [r.x[left if k < len(sites) else right] for k, r in enumerate(read)]
         longest = longest or [OUTLIER * median_norm(x) for x in rows]
         odd = np.any([np.linalg.norm(x, axis=1) > most for x, most in zip(rows, longest, strict=True)], axis=0)
@@ -89,9 +95,7 @@ def read_tokens(
         order = np.argsort(first.document[left][~odd], kind="stable")
         parts.append((start + first.document[left][~odd][order], [x[~odd][order] for x in rows]))
         fired.append(encoded(encoder, parts[-1][1][0]))
-        if progress:
-            progress(min(start + CHUNK, len(texts)), len(texts))
-    if not parts or not sum(len(d) for d, _ in parts):
+    if not parts:
         raise Refusal("these texts", "the two tokenizers share no token end late enough", "give longer running text")
     whole = [np.concatenate([rows[k] for _, rows in parts]) for k in range(len(readers))]
     return Tokens(
@@ -101,3 +105,17 @@ def read_tokens(
         fired=csr_array(vstack(fired)),
         left_out=left_out,
     )
+
+
+def _at_all_blocks(read: Sequence[TokenRows]) -> list[TokenRows]:
+    """Rows of one model that every block has: those that are not finite each reading drops on its own."""
+    if not any(rows.dropped for rows in read):
+        return list(read)
+    stride = 1 + max(int(rows.position.max(initial=0)) for rows in read)
+    keys = [rows.document * stride + rows.position for rows in read]
+    there = [np.isin(key, reduce(np.intersect1d, keys)) for key in keys]
+    parts = ("x", "document", "end", "position")
+    return [
+        replace(rows, **{part: getattr(rows, part)[keep] for part in parts})
+        for rows, keep in zip(read, there, strict=True)
+    ]

@@ -75,7 +75,10 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
 
 
 def nested(tokens: Tokens, pool: np.ndarray, pairs: int, seed: int) -> np.ndarray:
-    """About ``pairs`` rows of the pool: whole documents in order, but at least forty of them."""
+    """About ``pairs`` rows of the pool: whole documents in order, or where these were under forty, rows drawn of forty.
+
+    Amounts of whole documents hold one another; those that are drawn do not.
+    """
     documents = tokens.documents[pool]
     _, first, counts = np.unique(documents, return_index=True, return_counts=True)
     reach = int(np.searchsorted(np.cumsum(counts), pairs)) + 1
