@@ -18,7 +18,7 @@ from dragoman.lm.tokens import Tokens
 from dragoman.studies.cast import Cast
 from dragoman.studies.ground import Ground, stratified
 from dragoman.studies.library import Library
-from dragoman.studies.maps import Fitted, direct, identity
+from dragoman.studies.maps import Fitted, direct, identities, identity
 
 QUESTION = "Can drift be seen before a word is said?"
 FEATURES = 225
@@ -70,8 +70,7 @@ def natural(ground: Ground, tokens: Tokens, fitted: Fitted, rows: Directions, fi
     """Which rows lose their identity in crossing, by a direct table of the texts that nothing was fitted on."""
     table = direct(tokens, tokens.of(slice(fit, None)), ground.target)
     carried = fitted.forward.directions(rows)
-    kept = [identity(carried.pick([i]), table).get("top1") for i in carried.ids]
-    return {"kept": kept, "summary": identity(carried, table)}
+    return {"kept": identities(carried, table), "summary": identity(carried, table)}
 
 
 def nearest_rows(dictionary: Directions, rows: Directions) -> Directions:

@@ -72,18 +72,30 @@ def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
     ``cosine`` is the mean with the own row, ``others`` with all rows, ``n`` how many have a row, ``among`` how many
     rows there are: chance is 1 / among.
     """
+    mine, own, cosines = _looked_up(carried, table)
+    told: dict[str, float] = {"n": len(mine), "among": cosines.shape[1]}
+    if not mine:
+        return told
+    found = {"top1": np.mean(own >= cosines.max(axis=1)), "cosine": own.mean(), "others": cosines.mean()}
+    return told | {name: float(value) for name, value in found.items()}
+
+
+def identities(carried: Directions, table: DirectTable) -> list[float | None]:
+    """One by one: 1 where the own row is nearest, 0 where another is, None where it fires too rarely to have one."""
+    mine, own, cosines = _looked_up(carried, table)
+    kept = dict(zip(mine, (own >= cosines.max(axis=1)).astype(float).tolist(), strict=True)) if mine else {}
+    return [kept.get(k) for k in range(len(carried))]
+
+
+def _looked_up(carried: Directions, table: DirectTable) -> tuple[list[int], Doubles, Doubles]:
+    """Which directions have a row of their own, their cosine with it, and with all rows that fire often enough."""
     able = np.flatnonzero(table.n_eff >= FLOOR)
     where = {table.ids[column]: place for place, column in enumerate(able.tolist())}
     mine = [k for k, name in enumerate(carried.ids) if name in where]
-    told: dict[str, float] = {"n": len(mine), "among": len(where)}
-    if not mine:
-        return told
     beta = table.beta[able].astype(np.float64)
     beta /= np.linalg.norm(beta, axis=1, keepdims=True)
     cosines = carried.unit[mine].astype(np.float64) @ beta.T
-    own = cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]]
-    found = {"top1": np.mean(own >= cosines.max(axis=1)), "cosine": own.mean(), "others": cosines.mean()}
-    return told | {name: float(value) for name, value in found.items()}
+    return mine, cosines[np.arange(len(mine)), [where[carried.ids[k]] for k in mine]], cosines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dragoman.core import Directions
+from dragoman.core import Directions, Refusal
 from dragoman.routes import make_cards, the_posts_fit
 from dragoman.studies.cast import Cast
 from dragoman.studies.ground import Ground, stratified
@@ -72,9 +72,10 @@ def dealt(ground: Ground, features: Directions, unused: tuple[str, ...]) -> Dire
     waiting = list(unused)
     taken = []
     for name in features.ids:
-        k = next(
-            k for k, other in enumerate(waiting) if ground.latents[other].category != ground.latents[name].category
-        )
+        own = ground.latents[name].category
+        k = next((k for k, other in enumerate(waiting) if ground.latents[other].category != own), None)
+        if k is None:
+            raise Refusal(f"a row for feature {name}", f"all that are left are of {own} too", "offer more unused rows")
         taken.append(waiting.pop(k))
     rows = ground.rows.pick(taken)
     return replace(features, unit=rows.unit, norms=rows.norms, origin="rows of unused features")
