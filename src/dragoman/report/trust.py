@@ -98,7 +98,11 @@ def _fitted(kit: Mapping[str, Any]) -> str:
     """On what a kit was fitted, from its report."""
     if kit.get("fitted_on"):
         return f"fitted on {kit['fitted_on']}"
-    return f"fitted on {figures.number(kit.get('n'))} explanations" if kit.get("n") else "fitted on nobody says what"
+    return (
+        f"fitted on {figures.number(kit.get('n'))} explanations"
+        if kit.get("n")
+        else "fitted on what its file does not say"
+    )
 
 
 def nulls_table(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
