@@ -14,6 +14,7 @@ from typing import Any
 from dragoman.neuronpedia import short_label
 from dragoman.report import figures
 from dragoman.report.figures import finite
+from dragoman.report.trust import Sure, by_feature
 from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, is_control, spokesman
 
 BESIDE = 4  # texts side by side on a card; further conditions are folded
@@ -46,6 +47,7 @@ class Spoken:
     names_category: bool | None
     read_back: ReadBack | None
     verdict: str
+    sure: Sure | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,8 @@ class FeatureCard:
             "missed": self.head.names_category is False,
             "named": self.head.names_category is True,
             "astray": self.head.read_back is not None and self.head.read_back.rank > 1,
+            "answered": self.head.sure is not None and self.head.sure.answered,
+            "abstained": self.head.sure is not None and not self.head.sure.answered,
         }
         return " ".join(mark for mark, there in found.items() if there)
 
@@ -112,6 +116,7 @@ class Known:
     slots: Mapping[str, int]
     conditions: Mapping[str, str]  # name and route
     contexts: Mapping[str, Mapping[str, Sequence[str]]]
+    sure: Mapping[tuple[str, str], Sure]
 
     @classmethod
     def of(
@@ -141,6 +146,7 @@ class Known:
             slots=slots,
             conditions={str(c.get("name")): str(c.get("route") or "") for c in manifest["conditions"]},
             contexts=contexts or {},
+            sure=by_feature(scores),
         )
 
 
@@ -221,6 +227,7 @@ def _spoken(feature: str, condition: str, rows: Sequence[Mapping[str, Any]], kno
         names_category=names if isinstance(names, bool) else None,
         read_back=known.read_back.get((condition, feature)),
         verdict="no map" if word and _unmapped(condition, card, known) else word,
+        sure=known.sure.get((condition, feature)),
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Refusal, Site
-from dragoman.report import figures, tables, words
+from dragoman.report import figures, tables, trust, words
 from dragoman.report.cards import FeatureCard, Known, feature_cards, label_origin, wrote_more
 from dragoman.report.figures import LiftRow, finite
 from dragoman.report.headline import headline, level
@@ -82,6 +82,11 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "against": tables.tested_against(table),
         "methods": list(dict.fromkeys(row["lift"]["method"] for row in table if row["lift"].get("method"))),
         "read_back": tables.read_back_table(scores),
+        "nulls": trust.nulls_table(scores),
+        "embedders": trust.embedders_table(scores),
+        "power": trust.power_lines(scores),
+        "detection": trust.detection_rows(scores),
+        "confidence": trust.confidence_part(scores),
         "maps": tables.maps(scores, manifest),
         "background": scores.get("background") or manifest.get("background") or {},
         "verdicts": tables.verdict_tally(features),
@@ -111,6 +116,7 @@ def _columns(features: Sequence[FeatureCard]) -> list[str]:
         "verdict": any(card.verdict for card in features),
         "lift": any(card.head.lift is not None for card in features),
         "back": any(card.head.read_back for card in features),
+        "sure": any(card.head.sure for card in features),
     }
     return [name for name, filled in there.items() if filled]
 
@@ -191,6 +197,7 @@ def _environment() -> Environment:
         glyph=figures.glyph,
         diagnostics=words.DIAGNOSTICS,
         verdict_words=words.VERDICTS,
+        guess=trust.GUESS,
         style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         seal=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

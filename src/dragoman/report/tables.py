@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dragoman.report import figures
 from dragoman.report.cards import FeatureCard
 from dragoman.report.figures import finite
+from dragoman.report.trust import mark
 from dragoman.report.words import MARKS, PROBLEMS, VERDICTS, in_order, is_control
 
 Row = dict[str, Any]
@@ -34,8 +34,8 @@ def scores_table(scores: Mapping[str, Any]) -> list[Row]:
                 "control": is_control(str(row.get("condition"))),
                 "lift": lift,
                 "category": category,
-                "lift_mark": _mark(lift, span, 0.0),
-                "category_mark": _mark(category, (0.0, 1.0), category.get("random")),
+                "lift_mark": mark(lift, span, 0.0),
+                "category_mark": mark(category, (0.0, 1.0), category.get("random")),
             }
         )
     return out
@@ -80,8 +80,8 @@ def read_back_table(scores: Mapping[str, Any]) -> list[Row]:
                 "fve_shuffled": _extra(row, "fve", "shuffled"),
                 "chance": chance,
                 "mrr_chance": _extra(row, "mrr", "chance"),
-                "cosine_mark": _mark(parts["cosine"], span, _extra(row, "cosine", "shuffled")),
-                "top1_mark": _mark(parts["top1"], (0.0, 1.0), chance),
+                "cosine_mark": mark(parts["cosine"], span, _extra(row, "cosine", "shuffled")),
+                "top1_mark": mark(parts["top1"], (0.0, 1.0), chance),
             }
         )
     return out
@@ -136,10 +136,3 @@ def _span(values: Iterable[float]) -> tuple[float, float]:
 
 def _extra(row: Mapping[str, Any], name: str, key: str) -> Any:
     return ((row.get(name) or {}).get("extra") or {}).get(key)
-
-
-def _mark(estimate: Mapping[str, Any], span: tuple[float, float], reference: object) -> str:
-    value, low, high = (estimate.get(k) for k in ("value", "low", "high"))
-    if not (finite(value) and finite(low) and finite(high)):
-        return ""
-    return figures.interval_mark(value, low, high, span, reference if finite(reference) else None)

@@ -90,6 +90,8 @@ MARKS = {
     "named": "category named",
     "missed": "category not named",
     "astray": "another direction read back first",
+    "answered": "answered for",
+    "abstained": "abstained from",
     "flagged": "text flagged",
 }
 
