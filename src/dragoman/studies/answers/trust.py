@@ -115,10 +115,10 @@ def _nulls_of(kit: str, found: Checked) -> dict[str, list[Evidence]]:
     """The nulls a kit can meet.
 
     Random directions are no dictionary's, and have no firings to be checked against. A row under another feature's name
-    is no null where there is no dictionary to say so: the text may well say what that vector is.
+    cannot be told without a dictionary, and the text may well say what that vector is; counting it as a null all the
+    same makes kits without one abstain more.
     """
-    names = ("shuffled", "unused") if "dictionary" in kit else ("random", "shuffled")
-    return {name: found.nulls[name] for name in names}
+    return {name: rows for name, rows in found.nulls.items() if "dictionary" not in kit or name != "random"}
 
 
 def _fitted(kit: str, found: Checked, seed: int) -> Trust:
@@ -241,8 +241,8 @@ def _kits(ground: str, found: Mapping[str, Any]) -> Table:
         rows=rows,
         note="Intervals: bootstrap over categories. The line is drawn on the other "
         "direction's nulls, at 2 % with 95 % confidence, and never below 0.5. Random "
-        "directions belong to no dictionary, so only kits without one can meet them, and only a "
-        "dictionary can tell a row that bears another's name.",
+        "directions belong to no dictionary, so only kits without one can meet them; an unused row "
+        "that bears another feature's name can be told only by a dictionary, and may be described rightly.",
     )  # fmt: skip
 
 
