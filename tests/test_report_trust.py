@@ -94,3 +94,17 @@ def test_every_piece_of_evidence_has_words() -> None:
     known = set(EVIDENCE) | {name for name in SIGNS if evidence_words(name) != name}
     assert {"detection", "reconstruction", "sample_agreement", "rel"} <= known
     assert sure_of(None) is None and sure_of({"probability": None}) is None and confidence_part({}) is None
+
+
+def test_a_run_without_scores_but_with_confidences_does_not_say_that_nothing_can_be_trusted():
+    from dragoman.report.headline import headline
+
+    rows = [
+        {"feature": "1", "answered": True},
+        {"feature": "2", "answered": False},
+        {"feature": "3", "answered": False},
+    ]
+    assert headline({"confidence": {"per_feature": {"auto": rows}}}, 3, 9) == (
+        "9 explanations of 3 features; dragoman answers for 1 of them and abstains from 2."
+    )
+    assert "says how far to trust them" in headline({}, 3, 9)

@@ -19,10 +19,10 @@ def headline(scores: Mapping[str, Any], features: int, texts: int) -> str:
     table = {str(row.get("condition")): row for row in scores.get("table") or []}
     named = spokesman(c for c, row in table.items() if row.get("lift") or row.get("category"))
     counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
-    back = _read_back(scores)
+    back, believed = _read_back(scores), _believed(scores)
     if not named:
-        if back:
-            return f"{counted}. {back}"
+        if back or believed:
+            return f"{counted}{believed}. {back}".rstrip()
         return f"{counted}, none of them scored: nothing on this page says how far to trust them."
     lift, category = table[named].get("lift") or {}, table[named].get("category") or {}
     parts = []
@@ -37,6 +37,16 @@ def headline(scores: Mapping[str, Any], features: int, texts: int) -> str:
         return f"{counted}; the scores hold no lift and no category to judge them by. {back}".rstrip()
     said = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(table, lift)}."
     return f"{said} {back}".rstrip()
+
+
+def _believed(scores: Mapping[str, Any]) -> str:
+    """How many features dragoman answers for, in the condition that speaks for the run; nothing without confidences."""
+    per_feature = (scores.get("confidence") or {}).get("per_feature") or {}
+    named = spokesman(per_feature)
+    if not named:
+        return ""
+    answered = sum(bool(row.get("answered")) for row in per_feature[named])
+    return f"; dragoman answers for {answered} of them and abstains from {len(per_feature[named]) - answered}"
 
 
 def level(estimate: Mapping[str, Any]) -> str:

@@ -183,8 +183,11 @@ def promised(data: Mapping[str, Any]) -> dict[str, Any]:
     fitted, tested = list(data)
     full, bare = (data[tested]["kits"][kit] for kit in (FULL, BARE))
 
+    explanations = data[tested]["accuracy"]["auto"]["accuracy"]["n"]
+
     def brief(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: found[key] for key in ("value", "low", "high", "n") if key in found}
+        told = {key: found[key] for key in ("value", "low", "high", "n") if key in found}
+        return told if found["unit"] == "directions" else told | {"n": explanations, found["unit"]: found["n"]}
 
     def share(route: str) -> dict[str, Any]:
         by = {ground: data[ground]["accuracy"][route]["accuracy"] for ground in data}
