@@ -119,10 +119,11 @@ def test_a_text_that_is_its_firing_contexts_detects_them_wholly() -> None:
     silent = unit(across - (across @ said)[:, None] * said)
     contexts = {"7": Contexts.of(np.tile(said, (4, 1)), silent)}
     found = gather(contexts=contexts)
-    assert found["7"]["detection"] == 1.0 and found["7"]["detection_gap"] == pytest.approx(1.0, abs=1e-6)
+    assert found["7"]["detection"] == 1.0 and found["7"]["context_gap"] == pytest.approx(1.0, abs=1e-6)
     turned = gather(contexts={"7": Contexts.of(silent, np.tile(said, (4, 1)))})
     assert turned["7"]["detection"] == 0.0
-    assert found["3"]["detection"] is found["3"]["detection_gap"] is None
+    assert found["7"]["detection_cosine"] == -turned["7"]["detection_cosine"] > 0.5
+    assert found["3"]["detection"] is found["3"]["detection_cosine"] is found["3"]["context_gap"] is None
 
 
 def test_detection_is_the_share_of_pairs_in_which_the_firing_context_is_nearer() -> None:
@@ -130,12 +131,21 @@ def test_detection_is_the_share_of_pairs_in_which_the_firing_context_is_nearer()
     found = gather(contexts={"9": Contexts.of(firing, silent)})["9"]
     near, far = firing @ TEXTS[FIRST[2]], silent @ TEXTS[FIRST[2]]
     assert found["detection"] == pytest.approx(np.mean(near[:, None] > far[None, :]))
-    assert found["detection_gap"] == pytest.approx(near.mean() - far.mean(), abs=1e-6)
+    contrast = firing.mean(axis=0) - silent.mean(axis=0)
+    length = np.linalg.norm(contrast)
+    assert found["detection_cosine"] == pytest.approx((near.mean() - far.mean()) / length, abs=1e-6)
+    alike = (firing @ firing.T)[~np.eye(5, dtype=bool)].mean()
+    assert found["context_gap"] == pytest.approx(alike - (firing @ silent.T).mean(), abs=1e-6)
+    assert found["detection_centred"] is None
+    manner = np.full(5, 0.2, np.float32)
+    own = TEXTS[FIRST[2]] - manner
+    centred = gather(contexts={"9": Contexts.of(firing, silent)}, usual=manner)["9"]["detection_centred"]
+    assert centred == pytest.approx(own @ contrast / length / np.linalg.norm(own), abs=1e-6)
 
 
 def test_without_contexts_and_fallbacks_there_is_no_such_evidence() -> None:
     for one in gather().values():
-        assert one["detection"] is one["detection_gap"] is None
+        assert one["detection"] is one["detection_cosine"] is one["detection_centred"] is one["context_gap"] is None
         assert "fallback" not in one and "reconstruction" not in one
 
 

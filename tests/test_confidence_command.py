@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dragoman import tiny
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.embed import HashEmbedder
 from dragoman.explain import believe, explain, kits_from
 from dragoman.lm import embedder
@@ -42,6 +42,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_: HashEmbedder())
     monkeypatch.setattr(demo, "SentenceEmbedder", lambda **_: HashEmbedder())
+
+
+def of_the_pair(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this run's models were those that the packaged confidences were calibrated on."""
+    monkeypatch.setattr(tiny, "SOURCE", Site.parse(run.manifest["source"]))
+    monkeypatch.setattr(tiny, "TARGET", Site.parse(run.manifest["target"]))
 
 
 def nothing_ships(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +85,10 @@ def test_what_ships_is_used_where_it_is_there(run: RunFolder, kits: Path, monkey
     assert said == ["no confidence: none ships here, and --confidence names no file"] and run.scores == {"table": []}
     monkeypatch.setattr(tiny, "data", lambda _name: kits)
     believe(run, None, said.append)
-    assert set(run.scores or {}) == {"table", "confidence"} and len(said) == 2
+    assert "calibrated on other models" in said[-1] and run.scores == {"table": []}
+    of_the_pair(run, monkeypatch)
+    believe(run, None, said.append)
+    assert set(run.scores or {}) == {"table", "confidence"} and len(said) == 3
 
 
 def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
@@ -90,6 +99,7 @@ def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
 
     monkeypatch.setattr(embedder, "packaged_folder", absent)
     monkeypatch.setattr(tiny, "data", lambda _name: kits)
+    of_the_pair(run, monkeypatch)
     said: list[str] = []
     believe(run, None, said.append)
     assert said == ["no confidence: the sentence embedder it reads with is not installed"]

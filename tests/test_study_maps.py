@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import DirectTable, Moments, fit_ridge, held_out
-from dragoman.studies.data import FEWEST, aligned_map, nested
+from dragoman.studies.data import FEWEST, nested
 from dragoman.studies.depth import background_at, firing_at
-from dragoman.studies.maps import JUDGED, Reference, direct, identity, moments_of, pooled
+from dragoman.studies.maps import JUDGED, Reference, aligned_map, direct, identities, identity, moments_of, pooled
 from dragoman.studies.procrustes import participation, variants
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source, cosines, sparse_world, unit
 from study_worlds import ground_with, latent, tokens_of
@@ -174,11 +174,11 @@ def test_more_pairs_than_there_are_give_all_there_are() -> None:
 def test_the_aligned_map_carries_planted_rows_where_they_belong(world: SparseWorld) -> None:
     small = sparse_world(n=4000, p=40, q=56, m=30, rate=0.1, noise=0.02)
     tokens = tokens_of(small, x={5: 2.0 * small.x[:, ::-1]})
-    ground = ground_with([latent(str(k)) for k in range(30)], at_source(small.source))
-    made = aligned_map(ground, tokens, tokens.of(slice(0, 150)))
+    dictionary = at_source(small.source)
+    made = aligned_map(tokens, tokens.of(slice(0, 150)), dictionary, TARGET)
     assert (made.source, made.target) == (SOURCE, TARGET)
-    assert cosines(made.directions(ground.rows).unit, small.target).min() > 0.98
-    elsewhere = aligned_map(ground, tokens, tokens.of(slice(0, 150)), source=5)
+    assert cosines(made.directions(dictionary).unit, small.target).min() > 0.98
+    elsewhere = aligned_map(tokens, tokens.of(slice(0, 150)), dictionary, TARGET, 5)
     assert elsewhere.source == replace(SOURCE, block=5)
     there = replace(at_source(small.source[:, ::-1]), site=elsewhere.source)
     assert cosines(elsewhere.directions(there).unit, small.target).min() > 0.98
@@ -224,3 +224,17 @@ def test_a_blocks_background_is_its_mean_unit_row(tokens: Tokens, world: SparseW
     found = background_at(tokens, rows, TARGET)
     assert found.site == TARGET and found.n == len(rows) == 120
     assert_allclose(found.mean, unit(world.y[rows]).mean(axis=0), atol=1e-6)
+
+
+def test_identities_one_by_one_have_the_share_that_identity_tells(world: SparseWorld) -> None:
+    tokens = tokens_of(world)
+    table = direct(tokens, tokens.of(slice(0, None)), TARGET)
+    rng = np.random.default_rng(3)
+    own = table.beta / np.linalg.norm(table.beta, axis=1, keepdims=True)
+    rows = own + 0.15 * rng.normal(size=own.shape)
+    carried = Directions.of(TARGET, rows, table.ids)
+    kept = identities(carried, table)
+    judged = [one for one in kept if one is not None]
+    assert [one is None for one in kept] == (table.n_eff < 20).tolist()
+    assert np.mean(judged) == identity(carried, table)["top1"]
+    assert 0 < np.mean(judged) < 1

@@ -18,8 +18,10 @@ from dragoman.store import RunFolder
 PACKAGED = "tiny-confidence"
 
 
-def kits_from(path: str | Path | None, say: Say) -> Kits | None:
-    """The kits of a file, or those that ship; None where none do.
+def kits_from(path: str | Path | None, say: Say, run: RunFolder | None = None) -> Kits | None:
+    """The kits of a file, or those that ship, for runs of the pair they were calibrated on; else None.
+
+    A confident label on models that nobody calibrated it on would be the worst there is, so it takes a file, named.
 
     Raises:
         Refusal: a named file is not there, or any file holds something else.
@@ -31,7 +33,15 @@ def kits_from(path: str | Path | None, say: Say) -> Kits | None:
     except Refusal:
         say("no confidence: none ships here, and --confidence names no file")
         return None
+    if run is not None and not _of_the_pair(run):
+        say("no confidence: the one that ships was calibrated on other models; --confidence names a file")
+        return None
     return Kits.load(shipped)
+
+
+def _of_the_pair(run: RunFolder) -> bool:
+    places = {str(run.manifest.get("source")), str(run.manifest.get("target"))}
+    return places == {str(tiny.SOURCE), str(tiny.TARGET)}
 
 
 def believe(run: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
@@ -40,7 +50,7 @@ def believe(run: RunFolder, path: str | Path | None, say: Say, *, device: str = 
     Raises:
         Refusal: a file was named, and it or the embedder is not there.
     """
-    kits = kits_from(path, say)
+    kits = kits_from(path, say, run)
     if kits is None:
         return
     # Here, not above: it takes seconds to import, and most runs have no use for it where nothing ships.
