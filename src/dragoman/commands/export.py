@@ -154,10 +154,10 @@ def chosen(
         own = {"problems": first["problems"], "card": first["card"], "samples": [row["text"] for row in others]}
         if short_label(first["text"]):
             notes = common | {key: value for key, value in own.items() if value}
-            told = sure.get(feature)
-            if told is not None:
-                notes["answered"] = bool(told.get("answered"))
-            probability = None if told is None else float(told["probability"])
+            believed = sure.get(feature)
+            if believed is not None:
+                notes["answered"] = bool(believed.get("answered"))
+            probability = None if believed is None else float(believed["probability"])
             made.append(Explained(index=feature, text=first["text"], confidence=probability, notes=notes))
     return made, len(by_feature) - len(made)
 

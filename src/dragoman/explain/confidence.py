@@ -18,7 +18,7 @@ from dragoman.store import RunFolder
 PACKAGED = "tiny-confidence"
 
 
-def kits_from(path: str | Path | None, say: Say) -> Kits | None:
+def kits_from(path: str | Path | None, say: Say = lambda _text: None) -> Kits | None:
     """The kits of a file, or those that ship; None where none do.
 
     Raises:
