@@ -231,7 +231,7 @@ def test_identities_one_by_one_have_the_share_that_identity_tells(world: SparseW
     table = direct(tokens, tokens.of(slice(0, None)), TARGET)
     rng = np.random.default_rng(3)
     own = table.beta / np.linalg.norm(table.beta, axis=1, keepdims=True)
-    rows = own + 0.15 * rng.normal(size=own.shape)
+    rows = own + 0.5 * rng.normal(size=own.shape)
     carried = Directions.of(TARGET, rows, table.ids)
     kept = identities(carried, table)
     judged = [one for one in kept if one is not None]

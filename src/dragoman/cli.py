@@ -252,7 +252,7 @@ def explain(
     )
     check_samples(request.samples, request.drawn_at)
     if confidence is not None:
-        kits_from(confidence, lambda _text: None)  # refused before anything dear is done
+        kits_from(confidence)  # refused before anything dear is done
     with talking() as talk:
         run = run_explain(request, out, talk)
         believe(run, confidence, talk.say, device=device)

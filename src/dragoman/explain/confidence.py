@@ -18,7 +18,7 @@ from dragoman.store import RunFolder
 PACKAGED = "tiny-confidence"
 
 
-def kits_from(path: str | Path | None, say: Say, run: RunFolder | None = None) -> Kits | None:
+def kits_from(path: str | Path | None, say: Say = lambda _text: None, run: RunFolder | None = None) -> Kits | None:
     """The kits of a file, or those that ship, for runs of the pair they were calibrated on; else None.
 
     A confident label on models that nobody calibrated it on would be the worst there is, so it takes a file, named.
