@@ -242,3 +242,25 @@ def test_contexts_that_are_something_else_are_refused(tmp_path: Path, told: str)
     (run.path / "contexts.json").write_text(told)
     with pytest.raises(Refusal, match=r"contexts.json: it does not hold windows of text by feature; remove it"):
         _ = run.contexts
+
+
+def test_natives_drawn_twice_are_the_ceiling_and_a_condition_as_good_has_all_of_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    names = [str(k) for k in range(len(TOPICS))]
+    conditions = [{"name": "native", "washout": "none"}, {"name": "washed", "washout": "none", "route": "map"}]
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": conditions, "features": names})
+    for condition in ("native", "washed"):
+        for sample in range(3):
+            said = [words_of(topic, rng) for topic in TOPICS]
+            rows = [
+                {"feature": f, "condition": condition, "sample": sample, "text": t}
+                for f, t in zip(names, said, strict=True)
+            ]
+            run.append(rows)
+    found = judge_run(run, HashEmbedder(), seed=0)["ceiling"]
+    assert found["ceiling"]["low"] > 0.1 and found["ceiling"]["n"] == len(TOPICS)
+    assert found["share"]["washed"]["low"] < 1 < found["share"]["washed"]["high"]
+
+
+def test_natives_said_once_have_no_ceiling(tmp_path: Path) -> None:
+    assert "ceiling" not in judge_run(built(tmp_path / "run"), HashEmbedder(), seed=0)

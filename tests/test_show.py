@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.commands.show import show_reconstruction, show_rows, show_scores, with_confidence
+from dragoman.commands.show import show_ceiling, show_reconstruction, show_rows, show_scores, with_confidence
 
 
 def cells(line: str) -> list[str]:
@@ -91,3 +91,12 @@ def test_every_part_of_the_judging_is_printed(
         "fitted on the embedded pair; on another pair of models it is a guess until you check some",
     ):
         assert said in out
+
+
+def test_the_ceiling_is_told_with_every_conditions_share(capsys: pytest.CaptureFixture[str]) -> None:
+    top = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 45}
+    show_ceiling({"ceiling": top, "share": {"washed": {"value": 0.5, "low": 0.4, "high": 0.6}}})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "n 45): +0.400" in said and "washed 50%" in said
+    show_ceiling({"ceiling": top, "share": {}})
+    assert "of it" not in capsys.readouterr().out

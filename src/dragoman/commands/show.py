@@ -74,6 +74,7 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
         "reconstruction": show_reconstruction,
         "paired": show_pairs,
         "power": show_power,
+        "ceiling": show_ceiling,
         "confidence": show_confidence,
     }
     for name, show in parts.items():
@@ -142,6 +143,19 @@ def show_power(needs: list[dict[str, Any]]) -> None:
             f"to find {need['what']} again at {need['lift']:+.3f} ({need['power']:.0%} power, level {need['level']:g}) "
             f"takes {need['n']} features; these {need['observed']} find {need['detectable']:.3f}"
         )
+
+
+def show_ceiling(found: dict[str, Any]) -> None:
+    """What another native sample reaches, and each condition's part of it."""
+    from rich.console import Console
+
+    top = found["ceiling"]
+    shares = [f"{name} {one['value']:.0%} {ends(one)}" for name, one in found["share"].items()]
+    told = f"; of it: {', '.join(shares)}" if shares else ""
+    Console(highlight=False).print(
+        f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}",
+        markup=False,
+    )
 
 
 def show_reconstruction(found: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Refusal
 from dragoman.embed import Embedder
+from dragoman.judge.ceiling import ceiling
 from dragoman.judge.contexts import detected
 from dragoman.judge.nulls import adjusted, against_nulls, by_embedders, power_of_pairs
 from dragoman.judge.said import Once, Said, dealt_to, first_samples
@@ -87,6 +88,8 @@ def judge_run(
     if similar:
         scores |= _compared(said, similar, embedder, also, scores["table"], seed=seed)
         scores["power"] = power_of_pairs([(a, b) for a, b in PAIRS if a in lifts and b in lifts], lifts, said)
+    if top := ceiling(run.rows(), [c["name"] for c in conditions], embedder, seed=seed):
+        scores["ceiling"] = top
     if contexts and (found := detected(said, contexts, embedder, seed=seed)):
         scores["detection"] = found
     if reconstructor is not None and directions is not None:
