@@ -97,6 +97,6 @@ def test_the_ceiling_is_told_with_every_conditions_share(capsys: pytest.CaptureF
     top = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 45}
     show_ceiling({"ceiling": top, "share": {"washed": {"value": 0.5, "low": 0.4, "high": 0.6}}})
     said = " ".join(capsys.readouterr().out.split())
-    assert "n 45): +0.400" in said and "washed 50%" in said
+    assert "n 45): +0.400 [+0.300, +0.500]" in said and "washed 50% [+0.400, +0.600]" in said
     show_ceiling({"ceiling": top, "share": {}})
     assert "of it" not in capsys.readouterr().out

@@ -153,8 +153,7 @@ def show_ceiling(found: dict[str, Any]) -> None:
     shares = [f"{name} {one['value']:.0%} {ends(one)}" for name, one in found["share"].items()]
     told = f"; of it: {', '.join(shares)}" if shares else ""
     Console(highlight=False).print(
-        f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}",
-        markup=False,
+        f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}"
     )
 
 
