@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from dragoman.commands.show import show_ceiling, show_reconstruction, show_rows, show_scores, with_confidence
+from dragoman.commands.show import (
+    show_ceiling,
+    show_nulls,
+    show_reconstruction,
+    show_rows,
+    show_scores,
+    with_confidence,
+)
 
 
 def cells(line: str) -> list[str]:
@@ -100,3 +107,15 @@ def test_the_ceiling_is_told_with_every_conditions_share(capsys: pytest.CaptureF
     assert "n 45): +0.400 [+0.300, +0.500]" in said and "washed 50% [+0.400, +0.600]" in said
     show_ceiling({"ceiling": top, "share": {}})
     assert "of it" not in capsys.readouterr().out
+
+
+def test_numbers_against_nulls_are_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lift = {"value": 0.272, "low": 0.224, "high": 0.317, "p": 0.0002}
+    one = {"lift": lift, "top1": {"value": 0.69, "extra": {"chance": 0.02}}}
+    show_nulls({"procrustes_washed": {"other features": one, "random directions": one}})
+    said = capsys.readouterr().out
+    assert said.count("+0.272") == said.count("[+0.224, +0.317]") == said.count("0.0002") == 2
+    assert "…" not in said

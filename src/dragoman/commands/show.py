@@ -186,8 +186,10 @@ def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="against each null", title_justify="left")
-    for name in ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance"):
-        table.add_column(name, justify="left" if name in ("condition", "null") else "right", no_wrap=True)
+    for name in ("condition", "null"):
+        table.add_column(name, overflow="fold")
+    for name, width in (("lift", 6), ("95 % interval", 16), ("p", 6), ("nearest", 7), ("chance", 6)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)  # words give way, numbers do not
     for condition, by in nulls.items():
         for place, (null, one) in enumerate(by.items()):
             lift, top1 = one["lift"], one["top1"]
