@@ -32,7 +32,7 @@ def peak() -> float:
 def main() -> None:
     """Stream, measure, write."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--pairs", type=int, default=20_480)
+    parse.add_argument("--pairs", type=int, default=10_240)
     parse.add_argument("--product", choices=("float32", "float64"), default="float32")
     args = parse.parse_args()
     rng = np.random.default_rng(0)
