@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman.core import Estimate
+from dragoman.core import Estimate, Refusal
 from dragoman.score.intervals import rate_interval, wilson_interval
 from dragoman.studies.judged import Heard, accuracy, both, grounds_in, mean, own, paired, plain, rate
 from dragoman.studies.reading import Reading
@@ -114,7 +114,7 @@ def test_a_mean_has_its_interval_over_categories() -> None:
 
 
 def test_embeddings_are_those_of_a_conditions_first_samples(heard: Heard) -> None:
-    with pytest.raises(RuntimeError, match="a run is read before it is compared"):
+    with pytest.raises(Refusal, match="have not been read by the sentence model"):
         heard.embedded(heard.said["map"])
     texts = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     read = Heard(run=heard.run, reading=Reading(texts=texts, rebuilt={}))

@@ -14,6 +14,7 @@ import pytest
 
 from dragoman.commands.study import DIRECTIONS, NAMES, chosen
 from dragoman.core import Refusal
+from dragoman.store import RunFolder
 from dragoman.studies import results
 from dragoman.studies.figure import COLOURS, MARKS, panels, points
 from dragoman.studies.ground import GROUNDS
@@ -216,3 +217,13 @@ def test_finished_rows_are_judged_without_a_model(dragoman: Dragoman, tmp_path: 
     run_of(tmp_path / "work" / "drift" / "smollm2-to-gemma", [latent("1")], [row("1", "a", "An owl.")])
     said = dragoman("study", "drift", "--finished", "--work", tmp_path / "work", "--out", tmp_path / "out")
     assert (said.code, said.out) == (0, f"{tmp_path / 'out' / 'drift.md'}\n") and len(answering) == 1
+
+
+def test_what_was_said_but_not_read_is_refused_and_so_is_a_confidence_of_one_direction(tmp_path: Path) -> None:
+    from dragoman.studies.answers import trust
+    from dragoman.studies.judged import Heard, unread
+
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": [], "features": []})
+    assert "have not been read by the sentence model; give the command again without --finished" in str(unread(run))
+    with pytest.raises(Refusal, match="fitted on one direction of the pair and judged on the other"):
+        trust.answer({"smollm2-to-gemma": Heard(run=run, reading=None)}, seed=0)

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.store.spans import Bytes, LocalBytes, Matrix, StoredArray, listed, read_bytes, shown
+from dragoman.store.spans import Bytes, LocalBytes, Matrix, StoredArray, listed, read_bytes, shown, within
 
 ALONE = "array"  # what the one array of a .npy file is called
 _ZIP = b"PK"
@@ -246,13 +246,7 @@ class PackedArray:
 
     def _within(self, chosen: Sequence[int] | NDArray[np.integer], axis: int) -> NDArray[np.int64]:
         """Indices as integers that are there."""
-        out = np.asarray(chosen, dtype=np.int64)
-        count = self.shape[axis] if self.shape else 0
-        if out.size and (int(out.min()) < 0 or int(out.max()) >= count):
-            raise Refusal(
-                f"{'columns' if axis else 'rows'} of {self}", f"it has {count}", f"ask for 0 to {count - 1} only"
-            )
-        return out
+        return within(chosen, self.shape, axis, str(self))
 
     def __str__(self) -> str:
         """What and where."""

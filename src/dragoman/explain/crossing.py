@@ -80,9 +80,7 @@ class Crossing:
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
     """The pooled rows of both models over the texts, from the cache when nothing that decides them has changed."""
     texts = default_texts(request.texts)
-    key = digest(
-        "harvest-3", str(source), str(target), "\n".join(texts), request.dtype, _weights(source), _weights(target)
-    )
+    key = _key("harvest-3", request, source, target, texts)
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}")
@@ -114,16 +112,7 @@ def direct_table(
         return DirectTable.load(path), load_background(tiny.data("tiny-background")), digest(path)
     texts = default_texts(request.texts, "direct")
     where = dictionary_of(request)
-    key = digest(
-        "direct-2",
-        str(source),
-        str(target),
-        "\n".join(texts),
-        request.dtype,
-        _weights(source),
-        _weights(target),
-        _files(where),
-    )
+    key = _key("direct-2", request, source, target, texts, _files(where))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
@@ -222,17 +211,7 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
-    key = digest(
-        "aligned-2",
-        str(source),
-        str(target),
-        "\n".join(texts),
-        request.dtype,
-        _weights(source),
-        _weights(target),
-        _files(where),
-        repr(manner),
-    )
+    key = _key("aligned-2", request, source, target, texts, _files(where), repr(manner))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
@@ -259,6 +238,12 @@ def _encoder(where: Path | DictionaryRef, talk: Talk) -> Encoder | None:
         return read_encoder(where)
     talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
     return None
+
+
+def _key(kind: str, request: Request, source: Site, target: Site, texts: Sequence[str], *more: str | Path) -> str:
+    """Digest of all that decides what two models give over texts: a cache entry's name."""
+    told = (kind, str(source), str(target), "\n".join(texts), request.dtype)
+    return digest(*told, _weights(source), _weights(target), *more)
 
 
 def _weights(site: Site) -> str:

@@ -276,13 +276,7 @@ class StoredArray:
 
     def _within(self, chosen: Sequence[int] | NDArray[np.integer], axis: int) -> NDArray[np.int64]:
         """Indices as integers that are there."""
-        out = np.asarray(chosen, dtype=np.int64)
-        count = self.shape[axis] if self.shape else 0
-        if out.size and (int(out.min()) < 0 or int(out.max()) >= count):
-            raise Refusal(
-                f"{'columns' if axis else 'rows'} of {self}", f"it has {count}", f"ask for 0 to {count - 1} only"
-            )
-        return out
+        return within(chosen, self.shape, axis, str(self))
 
     def _affordable(self, cost: int, doing: str) -> None:
         """Refuse to fetch most of a large far file by ranges."""
@@ -322,3 +316,14 @@ def _places(chosen: NDArray[np.int64], pieces: Sequence[tuple[int, int]]) -> NDA
     before = np.concatenate([[0], np.cumsum([end - start for start, end in pieces])[:-1]])
     which = np.searchsorted(starts, chosen, side="right") - 1
     return before[which] + chosen - starts[which]
+
+
+def within(
+    chosen: Sequence[int] | NDArray[np.integer], shape: Sequence[int], axis: int, what: str
+) -> NDArray[np.int64]:
+    """Rows (``axis`` 0) or columns of an array as integers; refuse any that are not there."""
+    out = np.asarray(chosen, dtype=np.int64)
+    count = shape[axis] if shape else 0
+    if out.size and (int(out.min()) < 0 or int(out.max()) >= count):
+        raise Refusal(f"{'columns' if axis else 'rows'} of {what}", f"it has {count}", f"ask for 0 to {count - 1} only")
+    return out

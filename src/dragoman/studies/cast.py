@@ -15,6 +15,7 @@ import numpy as np
 
 from dragoman.core import Background, Directions, Floats
 from dragoman.explain import Talk, background_report, own_version, versions
+from dragoman.routes.crossing import Bridge
 from dragoman.store import RunFolder
 from dragoman.studies.ground import Ground
 from dragoman.study import Condition, Plan, carry_out
@@ -40,6 +41,17 @@ class Cast:
     told: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
     bare: dict[str, Directions] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, ground: Ground, bridge: Bridge, features: tuple[str, ...], *, samples: int = 1) -> Cast:
+        """Nothing gathered yet; what both verbalizers take for background is what the bridge has read."""
+        return cls(
+            ground=ground,
+            features=features,
+            background=bridge.aligned.background,
+            own_background=bridge.aligned.source_background,
+            samples=samples,
+        )
 
     def add(
         self,

@@ -30,12 +30,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     judging = tokens.of(slice(library.fit, None))
     reference = Reference.of(tokens, judging, ground.target, seed)
     bridge = library.bridge(ground)
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     pool = tokens.of(slice(0, library.fit))
     for pairs in PAIRS:
         rows = nested(tokens, pool, pairs, seed)

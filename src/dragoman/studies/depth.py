@@ -37,12 +37,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     near = tuple(b for step in NEAR if 0 <= (b := target.block + step) < depth[target.model])
     tokens = library.blocks(ground, across, near)
     bridge = library.bridge(ground)
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     count = int(tokens.documents.max()) + 1
     fitted, judging = (tokens.of(part) for part in (slice(0, int(0.8 * count)), slice(int(0.8 * count), None)))
     reference = Reference.of(tokens, judging, target, seed)

@@ -36,12 +36,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     many = (*features, *(rest[k] for k in order[: max(min(PLANTED, len(ground.latents)) - n, 0)]))
     rows = ground.rows.pick(many)
     neighbours = nearest_rows(ground.rows, rows)
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     tokens = library.tokens(ground)
     fitted = Fitted.of(tokens, tokens.of(slice(0, library.fit)), ground.rows, ground.target)
     planted: dict[str, dict[str, list[float | None]]] = {}

@@ -55,23 +55,27 @@ def panels(path: Path, columns: int, *, rows: int = 1, width: float = 4.4, heigh
             plt.close(figure)
 
 
-def points(axis: Any, x: Any, rates: list[dict[str, float]], label: str, number: int = 0, *, line: bool = True) -> None:
-    """Values with their intervals; ``number`` picks colour and mark, so that print and colour-blind eyes tell them."""
+def points(axis: Any, x: Any, rates: list[dict[str, float]], label: str, number: int = 0) -> None:
+    """Values with their intervals, joined; ``number`` picks colour and mark, so that print and every eye tell them."""
     y = [rate["value"] for rate in rates]
+    axis.errorbar(x, y, yerr=_spans(rates), linewidth=1.4, elinewidth=0.9, **_look(label, number))
+
+
+def across(axis: Any, places: list[float], rates: list[dict[str, float]], label: str, number: int = 0) -> None:
+    """The same along x, one place above the other, not joined."""
+    x = [rate["value"] for rate in rates]
+    axis.errorbar(x, places, xerr=_spans(rates), linewidth=0, elinewidth=1.0, **_look(label, number))
+
+
+def _spans(rates: list[dict[str, float]]) -> list[list[float]]:
+    """How far intervals reach below and above."""
     below = [max(rate["value"] - rate["low"], 0.0) for rate in rates]
-    above = [max(rate["high"] - rate["value"], 0.0) for rate in rates]
-    axis.errorbar(
-        x,
-        y,
-        yerr=[below, above],
-        label=label,
-        color=COLOURS[number % len(COLOURS)],
-        marker=MARKS[number % len(MARKS)],
-        markersize=4.5,
-        linewidth=1.4 if line else 0,
-        elinewidth=0.9,
-        capsize=2,
-    )
+    return [below, [max(rate["high"] - rate["value"], 0.0) for rate in rates]]
+
+
+def _look(label: str, number: int) -> dict[str, Any]:
+    told = {"label": label, "color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
+    return told | {"markersize": 4.5, "capsize": 2}
 
 
 def legend_above(axis: Any) -> None:

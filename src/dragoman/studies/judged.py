@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Floats
+from dragoman.core import Floats, Refusal
 from dragoman.score import naming_table
 from dragoman.score.intervals import clustered_interval, rate_interval
 from dragoman.store import RunFolder
@@ -75,7 +75,7 @@ class Heard:
     def embedded(self, said: Said) -> Floats:
         """(n, e) embeddings of a condition's texts."""
         if self.reading is None:
-            raise RuntimeError("a run is read before it is compared")
+            raise unread(self.run)
         return self.reading.texts[said.rows]
 
     def right(self, said: Said) -> NDArray[np.bool_]:
@@ -94,6 +94,13 @@ class Heard:
     def categories(self, said: Said) -> list[str]:
         """Category of each feature."""
         return [self.latents[f].category for f in said.features]
+
+
+def unread(run: RunFolder) -> Refusal:
+    """A run that was said, and stopped before its texts were read."""
+    return Refusal(
+        f"{run.path}", "its texts have not been read by the sentence model", "give the command again without --finished"
+    )
 
 
 def own(table: Doubles) -> Doubles:

@@ -36,12 +36,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     rows = library.pooled(ground, "map")
     ridge, moments = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
     turned, _ = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed, method="procrustes")
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     cards = bridge.cards(directions)
     posts = make_cards(directions, ridge, moments, bridge.direct)
     by_feature = dict(zip(features, cards, strict=True))

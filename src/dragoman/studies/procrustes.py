@@ -29,12 +29,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     fitted, judging = tokens.of(slice(0, library.fit)), tokens.of(slice(library.fit, None))
     reference = Reference.of(tokens, judging, ground.target, seed)
     bridge = library.bridge(ground)
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     few, some = (tokens.of(slice(0, min(count, library.fit))) for count in (FEW, POOLED))
     x, y = tokens.x[ground.source.block], tokens.y[ground.target.block]
     amounts = {

@@ -25,12 +25,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     features = stratified(ground, n, seed=seed)
     directions, bridge, rows = ground.directions(features), library.bridge(ground), library.pooled(ground, "map")
     ridge, _ = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
-    cast = Cast(
-        ground=ground,
-        features=features,
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-    )
+    cast = Cast.on(ground, bridge, features)
     both = {"auto": bridge.directions(directions, "auto"), "post": ridge.directions(directions)}
     routes = {route: standing(carried, cast.background) for route, carried in both.items()}
     for route, carried in routes.items():

@@ -31,13 +31,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     others = stratified(ground, checks, seed=seed + 1, without=features)
     bridge, rows = library.bridge(ground), library.pooled(ground, "map")
     ridge, moments = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
-    cast = Cast(
-        ground=ground,
-        features=(*features, *others),
-        background=bridge.aligned.background,
-        own_background=bridge.aligned.source_background,
-        samples=SAMPLES,
-    )
+    cast = Cast.on(ground, bridge, (*features, *others), samples=SAMPLES)
     directions = ground.directions(features)
     for name, asked in (("auto", directions), ("auto, other features", ground.directions(others))):
         carried, cards = bridge.carry(asked, "auto")

@@ -19,7 +19,7 @@ from dragoman.score import (
     topic_estimates,
 )
 from dragoman.score.contexts import nameable, named_estimate, token_table
-from dragoman.studies.figure import legend_above, panels
+from dragoman.studies.figure import across, legend_above, panels
 from dragoman.studies.judged import Heard, Said, accuracy, both, paired, plain
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
@@ -298,8 +298,6 @@ def _finding(ground: str, found: Mapping[str, Any]) -> str:
 
 
 def _draw(path: Path, data: Mapping[str, Any]) -> None:
-    from dragoman.studies.figure import COLOURS, MARKS
-
     washouts: Sequence[tuple[str, str]] = (
         ("none", "bare"),
         ("0.5", "mix 0.5"),
@@ -311,20 +309,7 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
             for k, (washout, label) in enumerate(washouts):
                 cells = [(i, found["table"].get(f"{route}, {washout}")) for i, route in enumerate(ROUTES)]
                 shown = [(i + 0.17 * (k - 1.5), one["accuracy"]) for i, one in cells if one]
-                x = [rate["value"] for _, rate in shown]
-                spans = [[r["value"] - r["low"] for _, r in shown], [r["high"] - r["value"] for _, r in shown]]
-                axis.errorbar(
-                    x,
-                    [y for y, _ in shown],
-                    xerr=spans,
-                    label=label,
-                    color=COLOURS[k],
-                    marker=MARKS[k],
-                    markersize=4.5,
-                    linewidth=0,
-                    elinewidth=1,
-                    capsize=2,
-                )
+                across(axis, [y for y, _ in shown], [rate for _, rate in shown], label, k)
             axis.axvline(found["table"]["auto, on-shell"]["dealt"], color="#999", lw=0.9, ls=":")
             axis.set_yticks(range(len(ROUTES)), [WORDS[r] for r in ROUTES])
             axis.invert_yaxis()

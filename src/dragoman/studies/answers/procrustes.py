@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import COLOURS, MARKS, legend_above, panels
+from dragoman.studies.figure import across, legend_above, panels
 from dragoman.studies.judged import Heard, accuracy, both, paired
 from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
 
@@ -101,20 +101,10 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
                 by = {row["variant"]: row["accuracy"] for row in rows}
                 shown = [k for k, name in enumerate(names) if name in by]
                 places = [k + 0.2 * (number_ - 1) for k in shown]
-                _across(axis, places, [by[names[k]] for k in shown], amount, number_)
+                across(axis, places, [by[names[k]] for k in shown], amount, number_)
             axis.set_yticks(range(len(names)), names)
             axis.invert_yaxis()
             axis.set_xlabel("names the planted category")
             axis.set_title(NAMES[ground])
             axis.set_xlim(left=0)
         legend_above(axes[-1])
-
-
-def _across(axis: Any, places: list[float], rates: list[dict[str, float]], label: str, number_: int) -> None:
-    """Values with intervals along x."""
-    x = [rate["value"] for rate in rates]
-    spans = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
-    axis.errorbar(
-        x, places, xerr=spans, label=label, color=COLOURS[number_], marker=MARKS[number_], markersize=4.5, linewidth=0,
-        elinewidth=1.0, capsize=2,
-    )  # fmt: skip

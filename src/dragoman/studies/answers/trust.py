@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.assess import ReadBack, assessed
-from dragoman.core import Directions, Site
+from dragoman.core import Directions, Refusal, Site
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.score import ConfidenceReport, Outcomes, confidence_report
 from dragoman.score.evidence import Evidence
@@ -23,7 +23,7 @@ from dragoman.score.kits import Kits
 from dragoman.score.reconstruct import mean_output
 from dragoman.score.trust import Trust
 from dragoman.studies.figure import COLOURS, panels, points
-from dragoman.studies.judged import Heard, accuracy, level_of, plain
+from dragoman.studies.judged import Heard, accuracy, level_of, plain, unread
 from dragoman.studies.kits import KITS
 from dragoman.studies.reading import read_contexts
 from dragoman.studies.results import NAMES, Answer, Table, number, percent
@@ -50,6 +50,12 @@ class Checked:
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
     """Every kit fitted on each direction and judged on the other."""
+    if len(heard) < 2:
+        raise Refusal(
+            f"a confidence from {', '.join(heard)} alone",
+            "it is fitted on one direction of the pair and judged on the other",
+            "run dragoman study trust with --direction both",
+        )
     checked = {ground: _checked(one) for ground, one in heard.items()}
     judged: dict[str, dict[str, Any]] = {}
     reports: dict[str, ConfidenceReport] = {}
@@ -75,7 +81,7 @@ def _checked(heard: Heard) -> Checked:
     contexts = read_contexts(heard.run, embedder)
     reading = heard.reading
     if reading is None:
-        raise RuntimeError("a run is read before it is judged")
+        raise unread(heard.run)
     rows, vectors = heard.run.rows(), heard.run.vectors()[0]
     numbers: dict[str, list[int]] = {}
     for k, row in enumerate(rows):
@@ -178,8 +184,6 @@ def promised(data: Mapping[str, Any]) -> dict[str, Any]:
 
     The first direction is fitted on, the second judged.
     """
-    if len(data) < 2:
-        return {}
     fitted, tested = list(data)
     full, bare = (data[tested]["kits"][kit] for kit in (FULL, BARE))
 
