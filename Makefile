@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Touched when an install has ended well; older than one of these files, it is made again.
 INSTALLED := $(VENV)/.installed
 SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard requirements/*.txt)
-CODE := $(wildcard src tests training bench)
+CODE := $(wildcard src tests training bench research)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo check fuzz fmt bench clean

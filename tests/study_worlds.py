@@ -13,8 +13,8 @@ from scipy.sparse import csr_array
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
 from dragoman.store import RunFolder
-from dragoman.studies.ground import Ground, Latent
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source
+from studies.ground import Ground, Latent
 
 WORDS = {"birds": ["birds", "owl"], "boats": ["boats", "harbour"], "bread": ["bread", "oven"]}
 

@@ -15,7 +15,7 @@ from report_fixture import build_run
 from small_world import Said, World, command
 
 Dragoman = Callable[..., Said]
-COMMANDS = ("demo", "explain", "harvest", "fit", "score", "report", "checkpoints", "doctor", "export", "study")
+COMMANDS = ("demo", "explain", "harvest", "fit", "score", "report", "checkpoints", "doctor", "export")
 
 
 @pytest.fixture

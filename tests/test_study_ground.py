@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.studies.ground import (
+from studies.ground import (
     GROUNDS,
     LEVELS,
     Ground,

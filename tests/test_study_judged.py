@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Estimate, Refusal
 from dragoman.score.intervals import rate_interval, wilson_interval
-from dragoman.studies.judged import Heard, accuracy, both, grounds_in, mean, own, paired, plain, rate
-from dragoman.studies.reading import Reading
+from studies.judged import Heard, accuracy, both, grounds_in, mean, own, paired, plain, rate
+from studies.reading import Reading
 from study_worlds import latent, row, run_of
 
 LATENTS = [

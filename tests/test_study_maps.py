@@ -12,11 +12,11 @@ from sklearn.linear_model import Ridge
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import DirectTable, Moments, fit_ridge, held_out
-from dragoman.studies.data import FEWEST, nested
-from dragoman.studies.depth import background_at, firing_at
-from dragoman.studies.maps import JUDGED, Reference, aligned_map, direct, identities, identity, moments_of, pooled
-from dragoman.studies.procrustes import participation, variants
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source, cosines, sparse_world, unit
+from studies.data import FEWEST, nested
+from studies.depth import background_at, firing_at
+from studies.maps import JUDGED, Reference, aligned_map, direct, identities, identity, moments_of, pooled
+from studies.procrustes import participation, variants
 from study_worlds import ground_with, latent, tokens_of
 
 RARE = slice(0, 12)

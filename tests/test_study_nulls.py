@@ -12,11 +12,11 @@ from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, held_out, make_cards, relative_lambda
 from dragoman.routes.aligned import Judges
 from dragoman.routes.cards import Evidence
-from dragoman.studies.cast import COLLAPSED, standing
-from dragoman.studies.drift import DEGREES, bend, nearest_rows, towards
-from dragoman.studies.post import frequent, like_activations, shuffled_map
-from dragoman.studies.trust import dealt
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
+from studies.cast import COLLAPSED, standing
+from studies.drift import DEGREES, bend, nearest_rows, towards
+from studies.post import frequent, like_activations, shuffled_map
+from studies.trust import dealt
 from study_worlds import ground_with, latent
 
 # --- drift -----------------------------------------------------------------------------------------------------------

@@ -11,17 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from dragoman.commands.study import DIRECTIONS, NAMES, chosen
 from dragoman.core import Refusal
 from dragoman.store import RunFolder
-from dragoman.studies import results
-from dragoman.studies.figure import COLOURS, MARKS, panels, points
-from dragoman.studies.ground import GROUNDS
-from dragoman.studies.judged import Heard
-from dragoman.studies.results import Answer, Table, number, paged, percent, signed, written
-from dragoman.studies.run import STUDIES, study_of
 from small_world import Said, command
+from studies import results
+from studies.figure import COLOURS, MARKS, panels, points
+from studies.ground import GROUNDS
+from studies.judged import Heard
+from studies.results import Answer, Table, number, paged, percent, signed, written
+from studies.run import STUDIES, study_of
+from study import DIRECTIONS, NAMES, app, chosen
 from study_worlds import latent, row, run_of
 
 RATES = [{"value": 0.2, "low": 0.1, "high": 0.35}, {"value": 0.4, "low": 0.4, "high": 0.6}]
@@ -53,11 +54,11 @@ def test_a_cell_may_hold_what_separates_cells() -> None:
 
 
 def test_a_page_begins_with_the_question_and_says_how_it_is_made_again() -> None:
-    page = paged("Does it hold?", an_answer(), "post.svg", "dragoman study post")
+    page = paged("Does it hold?", an_answer(), "post.svg", "python research/study.py post")
     assert page.startswith(
         "# Does it hold?\n\nIt does.\n\nIt does not.\n\n![Rates.](post.svg)\n\n*Rates.*\n\n### Rates\n"
     )
-    assert "Made again by `dragoman study post`" in page and page.endswith(".\n")
+    assert "Made again by `python research/study.py post`" in page and page.endswith(".\n")
     assert page.index(r"map \| direct") < page.index("Made again")
 
 
@@ -90,7 +91,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((heard, seed))
         return an_answer()
 
-    monkeypatch.setitem(sys.modules, "dragoman.studies.answers.drift", SimpleNamespace(answer=answer))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "studies.answers.drift", SimpleNamespace(answer=answer))  # type: ignore[arg-type]
     return asked
 
 
@@ -112,7 +113,7 @@ def test_an_answer_is_a_page_a_figure_and_everything_behind_them(tmp_path: Path,
 
 def test_a_study_that_was_never_said_has_no_answer(tmp_path: Path) -> None:
     (tmp_path / "drift" / "gemma-to-smollm2").mkdir(parents=True)
-    message = "nothing was said there yet; run dragoman study drift without --finished first"
+    message = "nothing was said there yet; run python research/study.py drift without --finished first"
     with pytest.raises(Refusal, match=message):
         written("drift", tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -205,23 +206,22 @@ def test_unknown_studies_and_directions_are_refused(name: str, direction: str, m
 
 
 @pytest.mark.parametrize("words", [("nonsense",), ("post", "--direction", "up"), ("drift", "--finished")])
-def test_a_refused_study_says_one_sentence(dragoman: Dragoman, tmp_path: Path, words: tuple[str, ...]) -> None:
-    said = dragoman("study", *words, "--work", tmp_path / "work", "--out", tmp_path / "out")
-    assert said.code == 1 and not said.out
-    sentence = said.err.lstrip("\n")  # an empty progress bar may leave a line before it
-    assert sentence.startswith("dragoman: ") and sentence.endswith(".\n") and sentence.count("\n") == 1, said.err
-    assert not list(tmp_path.iterdir())
+def test_a_refused_study_leaves_nothing(tmp_path: Path, words: tuple[str, ...]) -> None:
+    where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, *where])
+    assert isinstance(done.exception, Refusal) and not done.stdout and not list(tmp_path.iterdir())
 
 
-def test_finished_rows_are_judged_without_a_model(dragoman: Dragoman, tmp_path: Path, answering: list[Any]) -> None:
+def test_finished_rows_are_judged_without_a_model(tmp_path: Path, answering: list[Any]) -> None:
     run_of(tmp_path / "work" / "drift" / "smollm2-to-gemma", [latent("1")], [row("1", "a", "An owl.")])
-    said = dragoman("study", "drift", "--finished", "--work", tmp_path / "work", "--out", tmp_path / "out")
-    assert (said.code, said.out) == (0, f"{tmp_path / 'out' / 'drift.md'}\n") and len(answering) == 1
+    where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["drift", "--finished", *where])
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'out' / 'drift.md'}\n") and len(answering) == 1
 
 
 def test_what_was_said_but_not_read_is_refused_and_so_is_a_confidence_of_one_direction(tmp_path: Path) -> None:
-    from dragoman.studies.answers import trust
-    from dragoman.studies.judged import Heard, unread
+    from studies.answers import trust
+    from studies.judged import Heard, unread
 
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": [], "features": []})
     assert "have not been read by the sentence model; give the command again without --finished" in str(unread(run))

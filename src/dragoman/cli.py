@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dragoman import tiny
-from dragoman.commands import study as studying
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.doctor import doctor
 from dragoman.commands.export import export
@@ -106,44 +105,6 @@ def demo(
         page = write_page(run, run.page)
     show_scores(scores, run.manifest)
     sys.stdout.write(f"page: {page}\n")
-
-
-@app.command()
-def study(
-    name: studying.Name,
-    direction: studying.Direction = "both",
-    features: studying.Features = None,
-    work: studying.Work = Path("runs/studies"),
-    out: studying.Results = Path("docs/results"),
-    rows_only: studying.RowsOnly = False,
-    finished: studying.Finished = False,
-    limit: studying.Limit = None,
-    batch_size: studying.BatchSize = 128,
-    dtype: Dtype = "bfloat16",
-    device: Device = "cpu",
-    seed: Seed = 0,
-) -> None:
-    """Answer what the post left open, on the pair that ships: rows, then a table and a figure. Hours on a CPU."""
-    names, directions = studying.chosen(name, direction)
-    with talking() as talk:
-        if not finished:
-            studying.carry_out(
-                names,
-                directions,
-                talk,
-                work=work,
-                features=features,
-                seed=seed,
-                device=device,
-                dtype=dtype,
-                batch_size=batch_size,
-                limit=limit,
-            )
-        if not rows_only:
-            from dragoman.studies.results import written
-
-            for each in names:
-                sys.stdout.write(f"{written(each, work, out, seed=seed)}\n")
 
 
 @app.command()

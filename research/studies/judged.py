@@ -19,8 +19,8 @@ from dragoman.core import Floats, Refusal
 from dragoman.score import naming_table
 from dragoman.score.intervals import clustered_interval, rate_interval
 from dragoman.store import RunFolder
-from dragoman.studies.ground import GROUNDS, LEVELS, Latent, level_of
-from dragoman.studies.reading import Reading
+from studies.ground import GROUNDS, LEVELS, Latent, level_of
+from studies.reading import Reading
 
 Doubles = NDArray[np.float64]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import panels, points
-from dragoman.studies.judged import Heard, accuracy, both, paired
-from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
+from studies.figure import panels, points
+from studies.judged import Heard, accuracy, both, paired
+from studies.results import NAMES, Answer, Table, number, percent, signed
 
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:

@@ -15,12 +15,12 @@ from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.embedder import SentenceEmbedder
 from dragoman.score.reconstruct import Reconstructor
 from dragoman.store import RunFolder, write_json
-from dragoman.studies import data, depth, drift, post, procrustes, strength, trust
-from dragoman.studies.cast import Cast
-from dragoman.studies.ground import Ground
-from dragoman.studies.library import Library
-from dragoman.studies.reading import read_back, read_contexts
 from dragoman.verbalize.protocol import Verbalizer
+from studies import data, depth, drift, post, procrustes, strength, trust
+from studies.cast import Cast
+from studies.ground import Ground
+from studies.library import Library
+from studies.reading import read_back, read_contexts
 
 COMPARED = ("post", "trust")  # studies in which texts are compared with other texts
 Prepare = Callable[[Ground, Library, int, int], Cast]

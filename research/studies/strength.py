@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 from dragoman.routes import the_posts_fit
-from dragoman.studies.cast import Cast, standing
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
 from dragoman.washout import on_shell_angle, on_shell_weight, sweep
+from studies.cast import Cast, standing
+from studies.ground import Ground, stratified
+from studies.library import Library
 
 QUESTION = "How strong should the washout be, and is it where real activations lie?"
 FEATURES = 225

@@ -1,7 +1,7 @@
-"""The figures a map must earn before it is trusted: ``python bench/trust.py``.
+"""The figures a map must earn before it is trusted: ``python research/trust.py``.
 
-Reads what ``dragoman study trust`` and ``dragoman study drift`` left in ``docs/results`` (with ``--judge`` it judges
-their rows anew first, where they lie in ``runs/studies``), prints each figure beside what it must reach, and writes
+Reads what ``python research/study.py trust`` and ``drift`` left in ``docs/results`` (with ``--judge`` it judges their
+rows anew first, where they lie in ``runs/studies``), prints each figure beside what it must reach, and writes
 ``bench/results/trust.json``. Fitted on SmolLM2 -> Gemma, judged on Gemma -> SmolLM2, unless it says otherwise.
 """
 
@@ -36,14 +36,14 @@ def main() -> None:
     parse.add_argument("--results", type=Path, default=HERE.parent / "docs" / "results")
     args = parse.parse_args()
     if args.judge:
-        from dragoman.studies.results import written
+        from studies.results import written
 
         for name in ("drift", "trust"):
             written(name, args.work, args.results)
     found = gathered(
         read_json(args.results / "trust.json")["promised"], read_json(args.results / "drift.json")["grounds"]
     )
-    write_json(HERE / "results" / "trust.json", found)
+    write_json(HERE.parent / "bench" / "results" / "trust.json", found)
     for line in told(found):
         sys.stdout.write(line + "\n")
 

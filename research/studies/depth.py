@@ -14,12 +14,12 @@ import numpy as np
 from dragoman.core import Background, Directions, Site, frozen
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, relative_lambda
-from dragoman.studies.cast import Cast, standing
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
-from dragoman.studies.maps import Reference, aligned_map, identity
-from dragoman.studies.post import frequent
 from dragoman.washout import on_shell
+from studies.cast import Cast, standing
+from studies.ground import Ground, stratified
+from studies.library import Library
+from studies.maps import Reference, aligned_map, identity
+from studies.post import frequent
 
 QUESTION = "Does the source's depth matter, and may a verbalizer be fed from a neighbouring block?"
 FEATURES = 225

@@ -22,11 +22,11 @@ from dragoman.score.evidence import Evidence
 from dragoman.score.kits import Kits
 from dragoman.score.reconstruct import mean_output
 from dragoman.score.trust import Trust
-from dragoman.studies.figure import COLOURS, panels, points
-from dragoman.studies.judged import Heard, accuracy, level_of, plain, unread
-from dragoman.studies.kits import KITS
-from dragoman.studies.reading import read_contexts
-from dragoman.studies.results import NAMES, Answer, Table, number, percent
+from studies.figure import COLOURS, panels, points
+from studies.judged import Heard, accuracy, level_of, plain, unread
+from studies.kits import KITS
+from studies.reading import read_contexts
+from studies.results import NAMES, Answer, Table, number, percent
 
 NULLS = ("random", "shuffled", "unused")
 BARE = "vectors, samples, reconstructor"  # nothing more is known of a random direction: it is no dictionary's feature
@@ -54,7 +54,7 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         raise Refusal(
             f"a confidence from {', '.join(heard)} alone",
             "it is fitted on one direction of the pair and judged on the other",
-            "run dragoman study trust with --direction both",
+            "run python research/study.py trust with --direction both",
         )
     checked = {ground: _checked(one) for ground, one in heard.items()}
     judged: dict[str, dict[str, Any]] = {}

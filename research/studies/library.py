@@ -24,7 +24,7 @@ from dragoman.routes.aligned import Aligned
 from dragoman.routes.contexts import by_name, contexts
 from dragoman.routes.crossing import Bridge, build_bridge
 from dragoman.store import Cache, digest, read_jsonl
-from dragoman.studies.ground import GROUNDS, Ground
+from studies.ground import GROUNDS, Ground
 
 FIT = 6000  # of the pair's texts; the others make the table that judges
 __all__ = ["FIT", "Library"]

@@ -19,9 +19,9 @@ from dragoman.score import (
     topic_estimates,
 )
 from dragoman.score.contexts import nameable, named_estimate, token_table
-from dragoman.studies.figure import across, legend_above, panels
-from dragoman.studies.judged import Heard, Said, accuracy, both, paired, plain
-from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
+from studies.figure import across, legend_above, panels
+from studies.judged import Heard, Said, accuracy, both, paired, plain
+from studies.results import NAMES, Answer, Table, number, percent, signed
 
 ROUTES = ("native", "post", "procrustes", "map", "dictionary", "blend", "direct", "auto")
 WORDS = {

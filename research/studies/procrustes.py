@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from dragoman.routes import LinearMap, Moments, fit_gamma, fit_procrustes, fit_ridge, relative_lambda
-from dragoman.studies.cast import Cast
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
-from dragoman.studies.maps import Reference, moments_of, pooled
+from studies.cast import Cast
+from studies.ground import Ground, stratified
+from studies.library import Library
+from studies.maps import Reference, moments_of, pooled
 
 QUESTION = "Why does Procrustes fail: arbitrary completion, anisotropy, or centring?"
 FEATURES = 225

@@ -17,10 +17,10 @@ from dragoman.routes.aligned import Judges
 from dragoman.routes.crossing import Bridge
 from dragoman.routes.dictionary import WHOLE
 from dragoman.routes.direct import FLOOR, DirectTable
-from dragoman.studies.cast import Cast, standing
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
 from dragoman.washout import contrast
+from studies.cast import Cast, standing
+from studies.ground import Ground, stratified
+from studies.library import Library
 
 QUESTION = "Does the post hold on hundreds of features, in both directions, against every null?"
 FEATURES = 600

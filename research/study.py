@@ -1,16 +1,19 @@
-"""``dragoman study``: the questions the seed post left open, answered on the embedded pair.
+"""Answer the questions the seed post left open, on the embedded pair: ``python research/study.py post``.
 
-In: a study's name. Out: rows under ``--work``; JSON, table and figure under ``--out``. Refuses unknown names.
+In: a study's name. Out: rows under ``--work``; JSON, table and figure under ``--out``. Refuses unknown names. Hours on
+a CPU, minutes on a GPU.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dragoman.cli import Device, Dtype, Seed, talking
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
@@ -53,9 +56,9 @@ def carry_out(
     limit: int | None,
 ) -> None:
     """Rows and readings of every study in every direction."""
-    from dragoman.studies.ground import ground_of
-    from dragoman.studies.library import Library
-    from dragoman.studies.run import Voices, hear, say, study_of
+    from studies.ground import ground_of
+    from studies.library import Library
+    from studies.run import Voices, hear, say, study_of
 
     voices = Voices(device=device, dtype=dtype)
     for direction in directions:
@@ -64,3 +67,51 @@ def carry_out(
             study = study_of(name)
             run = say(study, ground, library, voices, work, n=features, seed=seed, batch_size=batch_size)
             hear(study, ground, run, voices, talk)
+
+
+def main(
+    name: Name,
+    direction: Direction = "both",
+    features: Features = None,
+    work: Work = Path("runs/studies"),
+    out: Results = Path("docs/results"),
+    rows_only: RowsOnly = False,
+    finished: Finished = False,
+    limit: Limit = None,
+    batch_size: BatchSize = 128,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Answer what the post left open, on the pair that ships: rows, then a table and a figure. Hours on a CPU."""
+    names, directions = chosen(name, direction)
+    with talking() as talk:
+        if not finished:
+            carry_out(
+                names,
+                directions,
+                talk,
+                work=work,
+                features=features,
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                batch_size=batch_size,
+                limit=limit,
+            )
+        if not rows_only:
+            from studies.results import written
+
+            for each in names:
+                sys.stdout.write(f"{written(each, work, out, seed=seed)}\n")
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    try:
+        app()
+    except Refusal as refusal:
+        sys.stderr.write(f"study: {refusal}\n")
+        raise SystemExit(1) from None

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dragoman.score import Confidence, Outcomes, auroc, auroc_estimate
 from dragoman.score.intervals import wilson_interval
-from dragoman.studies.drift import DEGREES, FLAGS
-from dragoman.studies.figure import panels, points
-from dragoman.studies.judged import Heard, accuracy, plain, rate
-from dragoman.studies.results import NAMES, Answer, Table, number, percent
+from studies.drift import DEGREES, FLAGS
+from studies.figure import panels, points
+from studies.judged import Heard, accuracy, plain, rate
+from studies.results import NAMES, Answer, Table, number, percent
 
 PLANTED, ALARMS = 45, 0.05
 JUDGING = ("home_margin", "margin")  # what the combination is made of: the two comparisons with rival features

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import legend_above, panels, points
-from dragoman.studies.judged import Heard, accuracy, both, paired
-from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
+from studies.figure import legend_above, panels, points
+from studies.judged import Heard, accuracy, both, paired
+from studies.results import NAMES, Answer, Table, number, percent, signed
 
 ON_SHELL = "on-shell x 1"
 

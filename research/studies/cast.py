@@ -17,10 +17,10 @@ from dragoman.core import Background, Directions, Floats
 from dragoman.explain import Talk, background_report, own_version, versions
 from dragoman.routes.crossing import Bridge
 from dragoman.store import RunFolder
-from dragoman.studies.ground import Ground
 from dragoman.study import Condition, Plan, carry_out
 from dragoman.verbalize.protocol import Verbalizer
 from dragoman.washout import wash
+from studies.ground import Ground
 
 COLLAPSED = 0.9  # cosine with the background above which ``washout`` refuses: nothing of a direction would be left
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from dragoman.core import Directions, Refusal
 from dragoman.routes import make_cards, the_posts_fit
-from dragoman.studies.cast import Cast
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
-from dragoman.studies.post import UNUSED_SEED, like_activations, shuffled_map
+from studies.cast import Cast
+from studies.ground import Ground, stratified
+from studies.library import Library
+from studies.post import UNUSED_SEED, like_activations, shuffled_map
 
 QUESTION = "May a confidence be believed: on other features, in the other direction, on nulls?"
 FEATURES, CHECKS, NULLS, REAL, NOTHING = 600, 150, 300, 200, 100

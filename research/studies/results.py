@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from dragoman.core import Refusal
 from dragoman.store import RunFolder, write_json, write_text
-from dragoman.studies.judged import Heard, grounds_in
-from dragoman.studies.reading import kept
-from dragoman.studies.run import study_of
+from studies.judged import Heard, grounds_in
+from studies.reading import kept
+from studies.run import study_of
 
 NAMES = {"smollm2-to-gemma": "SmolLM2 → Gemma", "gemma-to-smollm2": "Gemma → SmolLM2"}
 
@@ -66,11 +66,13 @@ def written(name: str, work: Path, out: Path, *, seed: int = 0) -> Path:
     grounds = grounds_in(work / name)
     if not grounds:
         raise Refusal(
-            f"{work / name}", "nothing was said there yet", f"run dragoman study {name} without --finished first"
+            f"{work / name}",
+            "nothing was said there yet",
+            f"run python research/study.py {name} without --finished first",
         )
     runs = {ground: RunFolder.open(work / name / ground) for ground in grounds}
     heard = {ground: Heard(run=run, reading=kept(run)) for ground, run in runs.items()}
-    room: Answers = import_module(f"dragoman.studies.answers.{name}")  # type: ignore[assignment]
+    room: Answers = import_module(f"studies.answers.{name}")  # type: ignore[assignment]
     found = room.answer(heard, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     figure, page = out / f"{name}.svg", out / f"{name}.md"
@@ -84,7 +86,7 @@ def written(name: str, work: Path, out: Path, *, seed: int = 0) -> Path:
     for other, told in found.files.items():
         (out / other).parent.mkdir(parents=True, exist_ok=True)
         write_json(out / other, told)
-    write_text(page, paged(study.question, found, figure.name, f"dragoman study {name}"))
+    write_text(page, paged(study.question, found, figure.name, f"python research/study.py {name}"))
     return page
 
 

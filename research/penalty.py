@@ -1,4 +1,4 @@
-"""Which criterion should choose a map's penalty: ``python bench/penalty.py``.
+"""Which criterion should choose a map's penalty: ``python research/penalty.py``.
 
 Each of the three curves that ``choose_penalty`` draws over left-out documents (explained variance, mean cosine with
 left-out direct directions, mean margin) has its own best penalty. For each, a map is fitted there over aligned tokens,
@@ -19,9 +19,9 @@ import numpy as np
 from dragoman.explain import Talk
 from dragoman.routes import Calibration, choose_penalty, fit_map
 from dragoman.store import write_json
-from dragoman.studies.ground import GROUNDS, Ground
-from dragoman.studies.library import Library
-from dragoman.studies.maps import identity
+from studies.ground import GROUNDS, Ground
+from studies.library import Library
+from studies.maps import identity
 
 HERE = Path(__file__).parent
 
@@ -48,7 +48,7 @@ def main() -> None:
     """Measure both directions, print, write."""
     library = Library(talk=Talk(say=lambda text: print(text, file=sys.stderr)))
     found = {name: measured(ground, library) for name, ground in GROUNDS.items()}
-    write_json(HERE / "results" / "penalty.json", found)
+    write_json(HERE.parent / "bench" / "results" / "penalty.json", found)
     for name, by in found.items():
         print(name)
         for criterion, one in by.items():

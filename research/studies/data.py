@@ -11,10 +11,10 @@ import numpy as np
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
 from dragoman.routes import fit_ridge, relative_lambda
-from dragoman.studies.cast import Cast
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
-from dragoman.studies.maps import Reference, aligned_map, direct, moments_of, pooled
+from studies.cast import Cast
+from studies.ground import Ground, stratified
+from studies.library import Library
+from studies.maps import Reference, aligned_map, direct, moments_of, pooled
 
 QUESTION = "How much text does each route need, and where does more stop helping?"
 FEATURES = 225

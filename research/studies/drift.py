@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions
 from dragoman.lm.tokens import Tokens
-from dragoman.studies.cast import Cast
-from dragoman.studies.ground import Ground, stratified
-from dragoman.studies.library import Library
-from dragoman.studies.maps import Fitted, direct, identities, identity
+from studies.cast import Cast
+from studies.ground import Ground, stratified
+from studies.library import Library
+from studies.maps import Fitted, direct, identities, identity
 
 QUESTION = "Can drift be seen before a word is said?"
 FEATURES = 225

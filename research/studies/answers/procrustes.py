@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.studies.figure import across, legend_above, panels
-from dragoman.studies.judged import Heard, accuracy, both, paired
-from dragoman.studies.results import NAMES, Answer, Table, number, percent, signed
+from studies.figure import across, legend_above, panels
+from studies.judged import Heard, accuracy, both, paired
+from studies.results import NAMES, Answer, Table, number, percent, signed
 
 AGAINST = "ridge"
 SWITCHES = (
