@@ -1,0 +1,192 @@
+"""What a run folder holds, typed: cards, rows, conditions, the manifest.
+
+In: JSON text, or values. Out: frozen records, and JSON objects to write. Refuses a record whose
+fields are missing, unknown or of another type, by the name of the file it stands in. Computes nothing.
+
+`FORMAT` is the version of the run folder; a folder of another version is refused by `store.runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from dragoman.core import Refusal
+
+FORMAT = 2
+
+Status = Literal["ok", "weak", "drift", "unverified"]
+Role = Literal["native", "claim", "null"]
+NullName = Literal["random directions", "shuffled map", "unused rows", "background alone"]
+NULL_NAMES: tuple[NullName, ...] = ("random directions", "shuffled map", "unused rows", "background alone")
+
+
+class Record(BaseModel):
+    """A frozen record that knows all of its fields; numbers are not taken from text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def read(cls, text: str | bytes, where: str) -> Self:
+        """A record from JSON text.
+
+        Raises:
+            Refusal: it is not JSON, lacks a field, or has an unknown one or one of another type; ``where`` names its
+                file.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the record"
+            raise Refusal(
+                where, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", "use the version that wrote it"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as they are written, in the order they are declared."""
+        return self.model_dump(mode="json")
+
+
+class Card(Record):
+    """Diagnostics of one direction's crossing; None where something could not be known.
+
+    ``coverage``: d H d' in [0, 1], the share of the direction the map explains. ``kappa``: cos(d, dH). ``norm``: |dW|.
+    ``rel``: how little other texts would turn the image. ``cycle``: cosine after the map there and the map back.
+    ``purity``: the feature's own part of the mixture its image is. ``*_over_random``, ``*_over_dictionary``: shares of
+    random directions and of the dictionary's that have less. ``n_eff``: effective documents in which it fires.
+    ``agreement``: cosine of the map's image with the direct route's row. ``margin``: that cosine less the largest with
+    another feature, ``nearest``. ``home_*``: the same in the source itself. ``status`` and ``why``: one word and its
+    reason. ``route`` and ``route_why``: how it was carried.
+    """
+
+    coverage: float | None = None
+    kappa: float | None = None
+    norm: float | None = None
+    rel: float | None = None
+    cycle: float | None = None
+    purity: float | None = None
+    coverage_over_random: float | None = None
+    coverage_over_dictionary: float | None = None
+    cycle_over_dictionary: float | None = None
+    n_eff: float | None = None
+    agreement: float | None = None
+    margin: float | None = None
+    nearest: str | None = None
+    home_agreement: float | None = None
+    home_margin: float | None = None
+    home_nearest: str | None = None
+    status: Status = "unverified"
+    why: str = ""
+    route: str | None = None
+    route_why: str | None = None
+
+
+class Row(Record):
+    """One explanation as it is written in ``rows.jsonl``.
+
+    ``kind``: "feature", "random", "shuffled" or "custom". ``sample``: 0 for the first. ``raw``: what the verbalizer
+    wrote, ``text``: what stands between its tags. ``problems``: flags on the text. ``log_probability``: mean per token
+    at temperature 1. ``digest``: of this row and of the plan it belongs to.
+    """
+
+    feature: str
+    label: str
+    kind: str
+    condition: str
+    sample: int
+    text: str
+    raw: str
+    problems: tuple[str, ...]
+    tokens: int
+    log_probability: float | None
+    card: Card | None
+    digest: str = ""
+
+
+def _null_name(value: object) -> object:
+    """A null's name; its first word is enough ("random")."""
+    return next((name for name in NULL_NAMES if value in (name, name.split()[0])), value)
+
+
+class ConditionEntry(Record):
+    """What the manifest tells of one condition.
+
+    ``role``: "native" is what lift is measured against, "claim" what a claim is made of, "null" what it is compared
+    with; ``null`` then says which null.
+    """
+
+    name: str
+    route: str
+    washout: str
+    verbalizer: str
+    map: str | None = None
+    role: Role = "claim"
+    null: Annotated[NullName | None, BeforeValidator(_null_name)] = None
+    collapsed: int = 0
+    about: Mapping[str, Any] = {}
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it is there only to be compared with."""
+        return self.role == "null"
+
+
+class FeatureInfo(Record):
+    """Planted truth of a feature of a pair that has some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    category: str
+    topic: str = ""
+
+
+class BackgroundReport(Record):
+    """Spread, cosine of the constant predictor, and on-shell angle of a background over ``n`` rows of ``texts``."""
+
+    spread: float
+    constant_cosine: float
+    on_shell_degrees: float
+    n: int
+    texts: str
+
+
+class Manifest(Record):
+    """What was asked and what decided it: ``manifest.json``.
+
+    ``source`` and ``target``: sites as MODEL:BLOCK. ``settings``: the request's own. ``about``: what a recipe of its
+    own (a study, a demo) adds. Two runs are the same when their ``plan_digest`` are equal.
+    """
+
+    format: int = FORMAT
+    dragoman: str
+    source: str
+    target: str
+    dictionary: Mapping[str, str]
+    conditions: tuple[ConditionEntry, ...]
+    features: tuple[str, ...]
+    settings: Mapping[str, Any] = {}
+    digests: Mapping[str, str] = {}
+    verbalizers: Mapping[str, Any] = {}
+    versions: Mapping[str, str] = {}
+    seeds: Mapping[str, int] = {}
+    plan_digest: str
+    map_report: Mapping[str, Any] = {}
+    background: BackgroundReport | None = None
+    feature_info: Mapping[str, FeatureInfo] = {}
+    category_words: Mapping[str, tuple[str, ...]] = {}
+    about: Mapping[str, Any] = {}
+
+    def condition(self, name: str) -> ConditionEntry:
+        """The entry of a condition by name.
+
+        Raises:
+            Refusal: there is none.
+        """
+        found = next((entry for entry in self.conditions if entry.name == name), None)
+        if found is None:
+            known = ", ".join(entry.name for entry in self.conditions)
+            raise Refusal(f"condition '{name}'", f"the run has {known}", "name one of these")
+        return found
