@@ -1,4 +1,4 @@
-"""What a run folder holds, typed: cards, rows, conditions, the manifest.
+"""What a run folder holds, typed: cards, rows, conditions, the manifest. The scores are in `scores`.
 
 In: JSON text, or values. Out: frozen records, and JSON objects to write. Refuses a record whose
 fields are missing, unknown or of another type, by the name of the file it stands in. Computes nothing.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from dragoman.core import Refusal
 
@@ -115,7 +115,7 @@ class ConditionEntry(Record):
     """What the manifest tells of one condition.
 
     ``role``: "native" is what lift is measured against, "claim" what a claim is made of, "null" what it is compared
-    with; ``null`` then says which null.
+    with; ``null`` then says which null. An entry that does not tell its role has the one its null or its name gives.
     """
 
     name: str
@@ -127,6 +127,20 @@ class ConditionEntry(Record):
     null: Annotated[NullName | None, BeforeValidator(_null_name)] = None
     collapsed: int = 0
     about: Mapping[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_role(cls, told: object) -> object:
+        if not isinstance(told, Mapping) or "role" in told:
+            return told
+        role = "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
+        return {**told, "role": role}
+
+    @model_validator(mode="after")
+    def _null_has_a_name(self) -> Self:
+        if self.is_null != (self.null is not None):
+            raise ValueError("a null names which one it is, and nothing else does")
+        return self
 
     @property
     def is_null(self) -> bool:
