@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.routes import LinearMap, debiased_cka, held_out
-from dragoman.score.intervals import t_interval
-from dragoman.score.lift import (
+from dragoman.stats.intervals import t_interval
+from dragoman.stats.lift import (
     doubly_centred,
     doubly_centred_lift,
     lift_estimate,

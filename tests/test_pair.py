@@ -10,10 +10,11 @@ from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
 from dragoman.directions import read_directions, read_encoder
-from dragoman.explain import Request, category_words, explain, load_background, open_reconstructor
+from dragoman.explain import Request, category_words, explain, load_background
 from dragoman.lm.paired import Reader, activations_at
 from dragoman.routes import DirectTable
-from dragoman.score import names_category
+from dragoman.score import open_reconstructor
+from dragoman.stats.planted import names_category
 from dragoman.store import read_json, read_jsonl
 from dragoman.verbalize.sidecar import read_sidecar
 

@@ -94,16 +94,17 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
-    from dragoman.demo import experiment, listed, request_for, scored
+    from dragoman.demo import experiment, listed, request_for
     from dragoman.report import write_page
+    from dragoman.score import score_run
 
     with talking() as talk:
         request = request_for(listed(ranks=features), seed=seed, dtype=dtype, device=device)
         run = experiment(request, out, talk, from_scratch=from_scratch)
         talk.say("scoring")
-        scores = scored(run, seed=seed, device=device, say=talk.say)
+        scores = score_run(run, seed=seed, device=device, say=talk.say)
         page = write_page(run, run.page)
-    show_scores(scores, run.manifest)
+    show_scores(scores.to_json(), run.manifest)
     sys.stdout.write(f"page: {page}\n")
 
 
@@ -183,9 +184,10 @@ def explain(
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
-    from dragoman.explain import Request, believe, check_route, kits_from
+    from dragoman.explain import Request, check_route
     from dragoman.explain import explain as run_explain
     from dragoman.report import write_page
+    from dragoman.score import add_confidence, confidence_set
     from dragoman.study import check_samples
 
     check_route(route, washout, map_kind)
@@ -213,10 +215,10 @@ def explain(
     )
     check_samples(request.samples, request.drawn_at)
     if confidence is not None:
-        kits_from(confidence)  # refused before anything dear is done
+        confidence_set(confidence)  # refused before anything dear is done
     with talking() as talk:
         run = run_explain(request, out, talk)
-        believe(run, confidence, talk.say, device=device)
+        add_confidence(run, confidence, talk.say, device=device)
         page = write_page(run, run.page)
     rows = with_confidence(run.rows(), run.scores)
     if as_json:
@@ -292,12 +294,12 @@ def score(
 
     Writes scores.json, which dragoman report then shows.
     """
-    from dragoman.demo import scored
+    from dragoman.score import score_run
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
     with talking() as talk:
-        scores = scored(
+        scores = score_run(
             folder,
             seed=seed,
             device=device,
@@ -308,9 +310,9 @@ def score(
             say=talk.say,
         )
     if as_json:
-        sys.stdout.write(json.dumps(scores, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(scores.to_json(), ensure_ascii=False) + "\n")
     else:
-        show_scores(scores, folder.manifest)
+        show_scores(scores.to_json(), folder.manifest)
 
 
 @app.command()

@@ -11,16 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dragoman.core import Refusal
 
 FORMAT = 2
+SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 
 Status = Literal["ok", "weak", "drift", "unverified"]
 Role = Literal["native", "claim", "null"]
 NullName = Literal["random directions", "shuffled map", "unused rows", "background alone"]
 NULL_NAMES: tuple[NullName, ...] = ("random directions", "shuffled map", "unused rows", "background alone")
+
+
+def _refusal(error: ValidationError, where: str) -> Refusal:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the record"
+    return Refusal(where, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", "use the version that wrote it")
+
+
+def _with_tuples(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(one) for key, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 class Record(BaseModel):
@@ -39,11 +52,18 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the record"
-            raise Refusal(
-                where, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", "use the version that wrote it"
-            ) from error
+            raise _refusal(error, where) from error
+
+    @classmethod
+    def of(cls, told: object, where: str) -> Self:
+        """A record from a JSON object that is parsed already, whose lists may stand for tuples; refusals as of `read`.
+
+        Text that is not valid Unicode (half of a surrogate pair) is kept as it is, which JSON text cannot hold.
+        """
+        try:
+            return cls.model_validate(_with_tuples(told))
+        except ValidationError as error:
+            raise _refusal(error, where) from error
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as they are written, in the order they are declared."""
@@ -78,7 +98,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Status = "unverified"
+    status: Annotated[Status, Field(validation_alias=AliasChoices("status", "verdict"))] = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None

@@ -209,8 +209,8 @@ def show_agreement(found: dict[str, Any]) -> None:
     """Whether the embedders agree in sign."""
     from rich.console import Console
 
-    if found["verdict"]:
-        Console(highlight=False).print(f"{found['verdict']}.", markup=False)
+    if found["summary"]:
+        Console(highlight=False).print(f"{found['summary']}.", markup=False)
 
 
 def show_adjusted(found: dict[str, Any]) -> None:
@@ -233,7 +233,7 @@ def show_detection(found: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
     for row in found["table"]:
         span, others = f"\\[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
-        table.add_row(row["condition"], str(row["n"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
+        table.add_row(row["condition"], str(row["features"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
     Console(highlight=False).print(table)
 
 
@@ -247,7 +247,7 @@ def show_confidence(found: dict[str, Any]) -> None:
         console.print(
             f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}"
         )
-    fitted = dict.fromkeys(str(kit["fitted_on"]) for kit in found["kits"].values() if kit.get("fitted_on"))
+    fitted = dict.fromkeys(str(one["fitted_on"]) for one in found["members"].values() if one.get("fitted_on"))
     if fitted:
         told = f"fitted on {', '.join(fitted)}; on another pair of models it is a guess until you check some"
         console.print(told, markup=False, style="dim")

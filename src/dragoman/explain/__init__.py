@@ -1,6 +1,5 @@
 """The main job, from references to a run folder: ask, open, cross, say, keep."""
 
-from dragoman.explain.confidence import believe, kits_from
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import (
     Crossing,
@@ -22,7 +21,6 @@ from dragoman.explain.open import (
     planted,
     with_labels,
 )
-from dragoman.explain.read_back import open_reconstructor, reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
 
@@ -35,7 +33,6 @@ __all__ = [
     "Say",
     "Talk",
     "background_report",
-    "believe",
     "carry_out",
     "category_words",
     "check_route",
@@ -49,13 +46,10 @@ __all__ = [
     "fitted",
     "harvested",
     "how_fed",
-    "kits_from",
     "load_background",
-    "open_reconstructor",
     "open_verbalizer",
     "own_version",
     "planted",
-    "reconstructable",
     "save_background",
     "versions",
     "with_labels",

@@ -16,9 +16,10 @@ from dragoman.core import Directions
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
-from dragoman.explain.manifest import SOURCE_ROWS, background_report, own_version, settings_of, versions
+from dragoman.explain.manifest import background_report, own_version, settings_of, versions
 from dragoman.explain.open import dictionary_of, directions_of, open_verbalizer, planted
 from dragoman.explain.request import Request, Talk, check_route
+from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
 from dragoman.verbalize.protocol import Verbalizer
 from dragoman.washout import wash

@@ -1,8 +1,9 @@
 """Feature-specific lift: is an explanation nearer its own feature's reference than the other features' references?
 
 In: unit sentence embeddings, or their similarity S (N, N), row k the explanation carried for feature k, column j the
-native explanation of feature j. Out: lifts per feature, and an ``Estimate`` of their mean. Refuses S that is not square
-or has fewer than three features.
+native explanation of feature j. Out: lifts per feature, ``Estimate``s of their mean, of differences of two conditions
+and of the share of the ceiling. Refuses S that is not square or has fewer than three features, and a share of a ceiling
+that cannot be told from zero.
 
 The post's lift is L_k = S_kk - mean_{j != k} S_kj. The primary one here is doubly centred: it also removes hubs,
 natives that resemble every explanation. Both have the same mean.
@@ -10,14 +11,15 @@ natives that resemble every explanation. Both have the same mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import PERMUTATIONS, clustered_interval, mean_estimate, t_interval
+from dragoman.stats.intervals import PERMUTATIONS, Topics, mean_estimate, mean_interval, t_interval
 
 Doubles = NDArray[np.float64]
 
@@ -81,12 +83,35 @@ def permutation_p(s: NDArray[Any], rng: np.random.Generator, n: int = PERMUTATIO
     return float(dealt.pvalue)
 
 
-def lift_estimate(
-    s: NDArray[Any],
-    topics: Sequence[Any] | NDArray[Any] | None = None,
+def dealt_estimate(
+    table: NDArray[Any],
+    values: Doubles,
+    topics: Topics,
     *,
+    statistic: str,
+    null: str,
     rng: np.random.Generator,
     permutations: int = PERMUTATIONS,
+    extra: Mapping[str, float],
+) -> Estimate:
+    """Mean of ``values`` (N,) with a t interval, over topics where given, and p by dealing rows of ``table`` (N, N)."""
+    low, high, units, unit = mean_interval(values, topics)
+    return Estimate(
+        value=float(values.mean()),
+        low=low,
+        high=high,
+        p=permutation_p(table, rng, permutations),
+        n=units,
+        statistic=statistic,
+        null=null,
+        unit=unit,
+        method=f"t interval over {unit}; two-sided permutation p, at most {permutations} draws",
+        extra=dict(extra),
+    )
+
+
+def lift_estimate(
+    s: NDArray[Any], topics: Topics = None, *, rng: np.random.Generator, permutations: int = PERMUTATIONS
 ) -> Estimate:
     """Mean doubly-centred lift of S (N, N).
 
@@ -103,27 +128,20 @@ def lift_estimate(
     """
     lifts, posts = doubly_centred_lift(s), lift_per_feature(s)
     n, value = len(lifts), float(lifts.mean())
-    features = t_interval(value, float(lifts.std(ddof=1)), n)
-    post = t_interval(value, float(posts.std(ddof=1)), n)
-    low, high, units, unit = features[0], features[1], n, "features"
-    if topics is not None:
-        low, high, _, units = clustered_interval(lifts, topics)
-        unit = "topics"
-    mean, variance = permutation_moments(s)
     extra = {"sd": float(lifts.std(ddof=1)), "post_sd": float(posts.std(ddof=1))}
-    extra |= dict(zip(("features_low", "features_high", "features_p"), features, strict=True))
-    extra |= dict(zip(("post_low", "post_high", "post_p"), post, strict=True))
+    for name, spread in (("features", extra["sd"]), ("post", extra["post_sd"])):
+        ends = t_interval(value, spread, n)
+        extra |= dict(zip((f"{name}_low", f"{name}_high", f"{name}_p"), ends, strict=True))
+    mean, variance = permutation_moments(s)
     extra["z"] = float((np.trace(s) - mean) / np.sqrt(variance)) if variance > 0 else 0.0
-    return Estimate(
-        value=value,
-        low=low,
-        high=high,
-        p=permutation_p(s, rng, permutations),
-        n=units,
+    return dealt_estimate(
+        s,
+        lifts,
+        topics,
         statistic="mean doubly-centred feature-specific lift",
         null="explanations dealt to features at random",
-        unit=unit,
-        method=f"t interval over {unit}; two-sided permutation p, at most {permutations} draws",
+        rng=rng,
+        permutations=permutations,
         extra=extra,
     )
 
@@ -142,22 +160,6 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], rng: np.random.
     )
 
 
-def lift_over_random(s: NDArray[Any], r: NDArray[Any]) -> Doubles:
-    """S_kk - mean_r <R_r, B_k> (N,): over explanations of random directions instead of other features' natives.
-
-    ``r`` (n_random, N) is the similarity of random directions' explanations to the natives of ``s``. All features share
-    one random sample, so these N numbers are not independent.
-    """
-    s, r = square(s), np.asarray(r, dtype=np.float64)
-    if r.ndim != 2 or r.shape[1] != len(s) or not len(r):
-        raise Refusal(
-            f"random similarities of shape {r.shape}",
-            f"they are one row per random direction and {len(s)} columns",
-            "compare the random explanations with the same natives",
-        )
-    return np.diag(s) - r.mean(axis=0)
-
-
 def square(s: NDArray[Any]) -> Doubles:
     """S as float64, checked: square, finite, three features at least."""
     s = np.asarray(s, dtype=np.float64)
@@ -170,3 +172,61 @@ def square(s: NDArray[Any]) -> Doubles:
     if not np.isfinite(s).all():
         raise Refusal("similarities", "some are NaN or infinite", "embed the texts again")
     return s
+
+
+def ceiling_estimate(s: NDArray[Any], rng: np.random.Generator) -> Estimate:
+    """Mean doubly-centred lift of one native sample over another, S (N, N) their similarity.
+
+    The two samples play the same part, so S is made symmetric first. Greedy decoding says the same twice; sample both
+    at the temperature the carried texts are sampled at.
+    """
+    s = square(s)
+    lift = lift_estimate((s + s.T) / 2, rng=rng)
+    return replace(lift, statistic="mean doubly-centred lift of one native sample over another (ceiling)")
+
+
+def share_of_ceiling(lifts: NDArray[Any], ceilings: NDArray[Any]) -> Estimate:
+    """Mean of ``lifts`` (N,) over mean of ``ceilings`` (N,), per-feature lifts of the same features.
+
+    Interval: Fieller's (1954), which takes both means to be normal and keeps their covariance. ``p``: that the
+    share is 1, by the paired t test.
+
+    Raises:
+        Refusal: unequal lengths, or a ceiling whose own interval holds 0.
+    """
+    from scipy import stats
+
+    lifts, ceilings = np.asarray(lifts, dtype=np.float64), np.asarray(ceilings, dtype=np.float64)
+    if lifts.ndim != 1 or lifts.shape != ceilings.shape or len(lifts) < 3:
+        raise Refusal(
+            f"lifts of shapes {lifts.shape} and {ceilings.shape}",
+            "a share needs the same features in the same order, three at least",
+            "score both on one set of features",
+        )
+    g = len(lifts)
+    off = np.stack([v - v.mean() for v in (lifts, ceilings)])
+    cov = g / (g - 1) * (off @ off.T) / g**2
+    a, b = float(lifts.mean()), float(ceilings.mean())
+    t2 = float(stats.t.ppf((1 + 0.95) / 2, g - 1)) ** 2
+    lead = b**2 - t2 * cov[1, 1]
+    if b <= 0 or lead <= 0:
+        raise Refusal(
+            f"a share of a ceiling of {b:.3g}",
+            "the ceiling cannot be told from zero",
+            "score more features, or report the lift without a share",
+        )
+    middle = a * b - t2 * cov[0, 1]
+    half = np.sqrt(max(0.0, middle**2 - lead * (a**2 - t2 * cov[0, 0])))
+    error = float(np.sqrt(max(0.0, cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])))
+    return Estimate(
+        value=a / b,
+        low=float((middle - half) / lead),
+        high=float((middle + half) / lead),
+        p=float(2 * stats.t.sf(abs(a - b) / error, g - 1)) if error > 0 else float(a == b),
+        n=g,
+        statistic="lift as a share of the native-native ceiling",
+        null="as good as a second native sample (share 1)",
+        unit="features",
+        method="Fieller's interval; paired t test",
+        extra={"lift": a, "ceiling": b},
+    )

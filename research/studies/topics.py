@@ -1,7 +1,6 @@
 """Truth from where a feature fires: its topic, topics nobody was trained on, and the tokens it fires on most.
 
-In: activations per document with the documents' topics; texts; tokens. Out: topics, tables and rates. Refuses features
-that never fire, and topics or tokens that could not be named.
+In: texts, topics, tokens. Out: tables and rates. Refuses topics or tokens that could not be named.
 
 Every rate is read off a table (text i, feature j) so that the same texts dealt to other features are its null: a text
 that lists many topics names many features' topics.
@@ -12,68 +11,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import rate_interval
-from dragoman.score.lift import permutation_p, square
-from dragoman.score.planted import names_category
+from dragoman.stats.intervals import rate_interval
+from dragoman.stats.lift import permutation_p, square
+from dragoman.stats.planted import names_category
 
 Doubles = NDArray[np.float64]
 _WORD = re.compile(r"[^\W\d_]{3,}")  # letters only, three at least: pieces of words and marks name nothing
 _MARKS = str.maketrans("\u0120\u010a\u2581", "   ")  # how vocabularies write a space or a line's end before a word
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FiringTopic:
-    """Where a feature fires: ``topic`` has ``share`` of its activation, ``times`` its share of all documents.
-
-    ``documents``: effective number that it fires in, (sum f)^2 / sum f^2.
-    """
-
-    topic: str
-    share: float
-    times: float
-    documents: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a page or a file."""
-        return asdict(self)
-
-
-def firing_topic(activations: NDArray[Any], topics: Sequence[str]) -> FiringTopic:
-    """The topic in which a feature is most active, per document of the topic.
-
-    Args:
-        activations: (n,) at least 0, one per document (its sum or its largest).
-        topics: n topics. That with the largest mean activation wins, so that a topic is not chosen for being common.
-
-    Raises:
-        Refusal: unequal lengths, negative or undefined activations, or a feature that never fires.
-    """
-    f = np.asarray(activations, dtype=np.float64)
-    if f.ndim != 1 or len(f) != len(topics) or not np.isfinite(f).all() or (f < 0).any():
-        raise Refusal(
-            f"activations of shape {f.shape} in {len(topics)} documents",
-            "they are finite, not negative, one per document",
-            "pass what the dictionary's encoder gives",
-        )
-    if not f.any():
-        raise Refusal("a feature's topic", "it fires in none of these documents", "leave it out, or read more text")
-    names, where, counts = np.unique(np.asarray(topics), return_inverse=True, return_counts=True)
-    sums = np.bincount(where, weights=f)
-    best = int(np.argmax(sums / counts))
-    share = float(sums[best] / f.sum())
-    return FiringTopic(
-        topic=str(names[best]),
-        share=share,
-        times=share / float(counts[best] / len(f)),
-        documents=float(f.sum() ** 2 / np.sum(f**2)),
-    )
 
 
 def naming_table(texts: Sequence[str], words: Sequence[Sequence[str]]) -> Doubles:
@@ -166,7 +116,7 @@ def topic_estimates(
 
     Args:
         texts: one per feature.
-        topics: the topic each feature fires in (``firing_topic``).
+        topics: the topic each feature fires in.
         words: topic -> words that name it.
         held_out: per feature, whether its topic was kept from every verbalizer's training. A topic learnt as a class
             and one understood look alike among the ``seen``; only those ``held out`` tell them apart.

@@ -1,7 +1,7 @@
 """Everything known of a condition's explanations before anybody checks them, as evidence for a confidence.
 
 In: a condition's rows; where a sentence model places their texts; what a reconstructor made of them; contexts of the
-features. Out: features and one ``Evidence`` each. Refuses embeddings and outputs that are not one per row. Nothing here
+features. Out: one ``Evidence`` for each feature. Refuses embeddings and outputs that are not one per row. Nothing here
 knows an answer: no native text, no planted category, no label.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.confidence.evidence import Evidence, evidence
 from dragoman.core import Directions, Floats, Refusal
-from dragoman.score.detection import Contexts
-from dragoman.score.evidence import Evidence, evidence
-from dragoman.score.fallback import Fallbacks
-from dragoman.score.roc import auroc
+from dragoman.records import Row
+from dragoman.stats.detection import ContextEmbeddings
+from dragoman.stats.roc import auroc
 
 Doubles = NDArray[np.float64]
 
@@ -38,19 +38,18 @@ class ReadBack:
     rivals: Directions | None = None
 
 
-def assessed(
-    rows: Sequence[Mapping[str, Any]],
+def gather_evidence(
+    rows: Sequence[Row],
     texts: Floats,
     *,
     read_back: Mapping[str, ReadBack] | None = None,
-    contexts: Mapping[str, Contexts] | None = None,
+    contexts: Mapping[str, ContextEmbeddings] | None = None,
     usual: Floats | None = None,
-    fallbacks: Fallbacks | None = None,
-) -> tuple[list[str], list[Evidence]]:
-    """Evidence on each feature's first sample.
+) -> dict[str, Evidence]:
+    """Evidence on each feature's first sample, by feature in the order of the rows.
 
     Args:
-        rows: of one condition, all samples, as in ``rows.jsonl``.
+        rows: of one condition, all samples.
         texts: (n, e) unit embeddings of the rows' texts.
         read_back: by name ("reconstruction" for the target's; "reconstruction_source"); each gives NAME, the centred
             cosine with what was sought, and NAME_rank, the logarithm of its place among the rivals.
@@ -59,42 +58,32 @@ def assessed(
             contexts alone ``context_gap``, how much more alike firing ones are among themselves than to silent ones.
         usual: (e,) mean embedding of what this verbalizer says of anything: ``detection_centred`` is the cosine with
             that taken off the text, which removes its manner.
-        fallbacks: the verbalizer's: gives ``fallback``, how many of its phrases the text uses.
 
     Raises:
         Refusal: not one embedding or output per row.
     """
-    for what, found in {"texts": texts, **{k: r.outputs for k, r in (read_back or {}).items()}}.items():
-        if len(found) != len(rows):
-            raise Refusal(f"{len(found)} {what} for {len(rows)} rows", "each row has one", "read the same rows")
+    for what, given in {"texts": texts, **{k: r.outputs for k, r in (read_back or {}).items()}}.items():
+        if len(given) != len(rows):
+            raise Refusal(f"{len(given)} {what} for {len(rows)} rows", "each row has one", "read the same rows")
     samples: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        samples.setdefault(str(row["feature"]), []).append(number)
-    first = {name: min(numbers, key=lambda k: rows[k]["sample"]) for name, numbers in samples.items()}
-    found = {name: _found(back, first) for name, back in (read_back or {}).items()}
-    features = list(samples)
-    out: list[Evidence] = []
-    for place, name in enumerate(features):
-        row, said = rows[first[name]], np.asarray(texts[first[name]], dtype=np.float64)
-        more: dict[str, float | None] = {"log_probability": row.get("log_probability")}
-        for key, (cosine, rank) in found.items():
+        samples.setdefault(row.feature, []).append(number)
+    first = {name: min(numbers, key=lambda k: rows[k].sample) for name, numbers in samples.items()}
+    cosines = {name: _cosines(back, first) for name, back in (read_back or {}).items()}
+    gathered: dict[str, Evidence] = {}
+    for place, name in enumerate(samples):
+        row, text = rows[first[name]], np.asarray(texts[first[name]], dtype=np.float64)
+        more: dict[str, float | None] = {"log_probability": row.log_probability}
+        for key, (cosine, rank) in cosines.items():
             more |= {key: cosine[place], f"{key}_rank": rank[place]}
-        more |= _detected(said, contexts.get(name) if contexts else None, usual)
-        if fallbacks is not None:
-            more["fallback"] = len(fallbacks.said(row["text"]))
-        out.append(
-            evidence(
-                row["card"],
-                samples=texts[samples[name]],
-                problems=row["problems"],
-                tokens=row["tokens"],
-                **more,
-            )
+        more |= _detection(text, contexts.get(name) if contexts else None, usual)
+        gathered[name] = evidence(
+            row.card, samples=texts[samples[name]], problems=row.problems, tokens=row.tokens, **more
         )
-    return features, out
+    return gathered
 
 
-def _found(back: ReadBack, first: Mapping[str, int]) -> tuple[list[float | None], list[float | None]]:
+def _cosines(back: ReadBack, first: Mapping[str, int]) -> tuple[list[float | None], list[float | None]]:
     """Centred cosine with what was sought, and log of its place among the rivals, per feature."""
     unit = back.outputs[list(first.values())].astype(np.float64)
     centred = unit / np.linalg.norm(unit, axis=1, keepdims=True) - back.mean
@@ -119,7 +108,7 @@ def _found(back: ReadBack, first: Mapping[str, int]) -> tuple[list[float | None]
     return own, place
 
 
-def _detected(said: Doubles, contexts: Contexts | None, usual: Floats | None) -> dict[str, float | None]:
+def _detection(text: Doubles, contexts: ContextEmbeddings | None, usual: Floats | None) -> dict[str, float | None]:
     names = ("detection", "detection_cosine", "detection_centred", "context_gap")
     if contexts is None:
         return dict.fromkeys(names)
@@ -129,7 +118,7 @@ def _detected(said: Doubles, contexts: Contexts | None, usual: Floats | None) ->
     alike = (np.sum(firing.sum(axis=0) ** 2) - len(firing)) / (len(firing) * (len(firing) - 1))
     centred = None
     if usual is not None:
-        own = said - usual
+        own = text - usual
         centred = float(own @ contrast / max(float(np.linalg.norm(own)), 1e-12))
     gap = float(alike - np.mean(firing @ silent.T))
-    return dict(zip(names, (auroc(firing @ said, silent @ said), float(said @ contrast), centred, gap), strict=True))
+    return dict(zip(names, (auroc(firing @ text, silent @ text), float(text @ contrast), centred, gap), strict=True))

@@ -1,4 +1,4 @@
-"""Intervals and p-values, each a thin name over scipy.stats, which is imported when one is asked for.
+"""Intervals and p-values from scipy.stats, which is imported when one is asked for. All intervals are at 95 %.
 
 In: per-feature numbers or counts. Out: intervals, or an ``Estimate`` with all its words filled in. Refuses too few
 units to have a spread.
@@ -15,28 +15,21 @@ from numpy.typing import NDArray
 from dragoman.core import Estimate, Refusal
 
 PERMUTATIONS = 9999
+Topics = Sequence[Any] | NDArray[Any] | None
+_LEVEL = 0.95
 
 
-def t_interval(mean: float, sd: float, n: int, *, level: float = 0.95) -> tuple[float, float, float]:
-    """Student's interval for a mean, and its two-sided p against 0.
+def t_interval(mean: float, sd: float, n: int) -> tuple[float, float, float]:
+    """Student's interval for the mean of ``n`` independent values, and its two-sided p against 0: ``low, high, p``.
 
-    Args:
-        mean: of ``n`` independent values.
-        sd: their standard deviation (n - 1 in the denominator).
-        n: how many.
-        level: coverage.
-
-    Returns:
-        ``low, high, p``.
+    ``sd``: their standard deviation (n - 1 in the denominator).
     """
     if n < 2:
         raise Refusal(f"an interval from {n} values", "one value has no spread", "score at least two features")
-    return _about(mean, sd / np.sqrt(n), n - 1, level)
+    return _about(mean, sd / np.sqrt(n), n - 1)
 
 
-def clustered_interval(
-    values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any], *, level: float = 0.95
-) -> tuple[float, float, float, int]:
+def clustered_interval(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -> tuple[float, float, float, int]:
     """Interval for a mean whose values come in clusters: CR1 standard error, t with clusters - 1 degrees of freedom.
 
     With equal cluster sizes this is Student's interval over cluster means. Features of one topic succeed and fail
@@ -55,31 +48,47 @@ def clustered_interval(
             "score features of at least two topics",
         )
     error = float(np.sqrt(_variance_of(values, where)))
-    return *_about(float(values.mean()), error, g - 1, level), g
+    return *_about(float(values.mean()), error, g - 1), g
 
 
-def _about(mean: float, error: float, df: int, level: float) -> tuple[float, float, float]:
+def mean_interval(values: NDArray[Any], topics: Topics) -> tuple[float, float, int, str]:
+    """Student's interval for a mean of per-feature values (n,), over topics where they are given.
+
+    Returns:
+        ``low, high``, how many units, and what they are: "features" or "topics".
+    """
+    if topics is None:
+        low, high, _ = t_interval(float(values.mean()), float(values.std(ddof=1)), len(values))
+        return low, high, len(values), "features"
+    low, high, _, count = clustered_interval(values, topics)
+    return low, high, count, "topics"
+
+
+def units_of(n: int, topics: Topics) -> tuple[int, str]:
+    """How many units n features are, and what they are called."""
+    return (n, "features") if topics is None else (len(np.unique(np.asarray(topics))), "topics")
+
+
+def _about(mean: float, error: float, df: int) -> tuple[float, float, float]:
     from scipy import stats
 
     if error <= 0:  # all values equal: the interval is a point
         return mean, mean, float(mean == 0)
-    low, high = stats.t.interval(level, df, loc=mean, scale=error)
+    low, high = stats.t.interval(_LEVEL, df, loc=mean, scale=error)
     return float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, df))
 
 
-def wilson_interval(hits: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """Wilson's (1927) score interval for a rate of ``hits`` in ``n``."""
     from scipy import stats
 
     if n < 1 or not 0 <= hits <= n:
         raise Refusal(f"a rate of {hits} in {n}", "there must be at least one trial", "score at least one feature")
-    found = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
+    found = stats.binomtest(hits, n).proportion_ci(_LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
 
-def rate_interval(
-    values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any] | None = None, *, level: float = 0.95
-) -> tuple[float, float]:
+def rate_interval(values: NDArray[Any], clusters: Topics = None) -> tuple[float, float]:
     """Wilson's interval for a mean of values in [0, 1] (hits, or shares of a hit), at their effective number.
 
     The effective number is mean (1 - mean) over the variance of the mean, CR1 over clusters where there are some (Korn
@@ -96,7 +105,7 @@ def rate_interval(
         most = clustered_interval(values, clusters)[3]
         variance = max(variance, _variance_of(values, clusters))
     effective = mean * (1 - mean) / variance if variance > 0 else most
-    return _wilson(mean, min(effective, n), level)
+    return _wilson(mean, min(effective, n))
 
 
 def _variance_of(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -> float:
@@ -107,22 +116,18 @@ def _variance_of(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -
     return float(g / (g - 1) * np.sum(sums**2) / len(values) ** 2)
 
 
-def _wilson(rate: float, n: float, level: float) -> tuple[float, float]:
+def _wilson(rate: float, n: float) -> tuple[float, float]:
     """Wilson's interval at an effective number, seldom a whole one; scipy's takes whole counts only."""
     from scipy import stats
 
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(stats.norm.ppf((1 + _LEVEL) / 2))
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def two_way_interval(
-    values: NDArray[Any],
-    null_means: NDArray[Any],
-    clusters: Sequence[Any] | NDArray[Any] | None = None,
-    *,
-    level: float = 0.95,
+    values: NDArray[Any], null_means: NDArray[Any], clusters: Topics = None
 ) -> tuple[float, float, float]:
     """Interval for the mean of ``values`` (n,), differences from the mean of m texts that all features share.
 
@@ -148,7 +153,7 @@ def two_way_interval(
         return float(values.mean()), float(values.mean()), float(values.mean() == 0)
     joint = (own + theirs) ** 2 / (own**2 / df + (theirs**2 / (len(null_means) - 1) if theirs > 0 else 0.0))
     mean, error = float(values.mean()), float(np.sqrt(own + theirs))
-    low, high = stats.t.interval(level, joint, loc=mean, scale=error)
+    low, high = stats.t.interval(_LEVEL, joint, loc=mean, scale=error)
     return float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, joint))
 
 
@@ -158,13 +163,11 @@ def mean_estimate(
     *,
     statistic: str,
     null: str,
-    unit: str = "features",
-    permutations: int = PERMUTATIONS,
 ) -> Estimate:
-    """Mean of per-unit differences ``values`` (n,): t interval, and a sign-flip p, two-sided.
+    """Mean of per-feature differences ``values`` (n,): t interval, and a sign-flip p, two-sided.
 
     The p-value takes the values to be symmetric about 0 under the null; it is exact where 2^n is small and otherwise
-    (1 + hits) / (1 + permutations), so never 0. ``extra`` has ``sd``, ``d_z`` = mean / sd, and ``p_t``, the t test's p.
+    (1 + hits) / (1 + draws), so never 0. ``extra`` has ``sd``, ``d_z`` = mean / sd, and ``p_t``, the t test's p.
     """
     from scipy import stats
 
@@ -176,7 +179,7 @@ def mean_estimate(
         np.mean,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=permutations,
+        n_resamples=PERMUTATIONS,
         batch=1000,
         rng=rng,
     )
@@ -188,7 +191,7 @@ def mean_estimate(
         n=len(values),
         statistic=statistic,
         null=null,
-        unit=unit,
-        method=f"t interval; two-sided sign-flip permutation p, at most {permutations} draws",
+        unit="features",
+        method=f"t interval; two-sided sign-flip permutation p, at most {PERMUTATIONS} draws",
         extra={"sd": sd, "d_z": mean / sd if sd > 0 else 0.0, "p_t": p_t},
     )

@@ -1,6 +1,7 @@
-"""Are probabilities what they say: calibration error, Brier score taken apart, the curve behind them.
+"""Are probabilities what they say: the reliability curve and the calibration error.
 
-In: ``Outcomes`` whose scores are probabilities. Out: ``Estimate``s and curves. Refuses scores that are none.
+In: ``Outcomes`` whose scores are probabilities. Out: bins and an ``Estimate``. Refuses scores that are no
+probabilities, and bins of fewer than two.
 
 The calibration error is a sum of absolute values, so noise only ever adds to it: perfect probabilities of 500
 explanations in 10 bins score about 0.045. That floor stands beside every value, with a test against it.
@@ -8,17 +9,16 @@ explanations in 10 bins score about 0.045. That floor stands beside every value,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import rate_interval, t_interval
-from dragoman.score.outcomes import Outcomes
-from dragoman.score.resample import DRAWS, Bootstrap, bootstrap
+from dragoman.stats.intervals import rate_interval
+from dragoman.stats.resample import DRAWS, bootstrap
+from dragoman.stats.roc import Outcomes
 
 Doubles = NDArray[np.float64]
 BINS = 10
@@ -26,17 +26,13 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """``n`` explanations of similar probability: the mean that was ``said``, the share ``right`` with its interval."""
+    """``n`` explanations of similar probability: its mean, and the share that was right with Wilson's interval."""
 
-    said: float
-    right: float
+    predicted: float
+    observed: float
     low: float
     high: float
     n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a page or a file."""
-        return asdict(self)
 
 
 def bins_of(p: NDArray[Any], bins: int = BINS) -> NDArray[np.intp]:
@@ -55,7 +51,7 @@ def bins_of(p: NDArray[Any], bins: int = BINS) -> NDArray[np.intp]:
 
 
 def reliability_curve(outcomes: Outcomes, *, bins: int = BINS) -> list[Bin]:
-    """What was said against what was right, by equal-mass bins, low probabilities first; Wilson intervals."""
+    """Predicted against observed, by equal-mass bins, low probabilities first."""
     p, right = outcomes.probabilities("a reliability curve"), outcomes.right
     where = bins_of(p, bins)
     curve: list[Bin] = []
@@ -64,8 +60,8 @@ def reliability_curve(outcomes: Outcomes, *, bins: int = BINS) -> list[Bin]:
         low, high = rate_interval(right[rows])
         curve.append(
             Bin(
-                said=float(p[rows].mean()),
-                right=float(right[rows].mean()),
+                predicted=float(p[rows].mean()),
+                observed=float(right[rows].mean()),
                 low=low,
                 high=high,
                 n=int(rows.sum()),
@@ -90,7 +86,13 @@ def ece_estimate(outcomes: Outcomes, *, rng: np.random.Generator, bins: int = BI
     """
     p, right = outcomes.probabilities("a calibration error"), outcomes.right.astype(np.float64)
     value = calibration_error(p, right, bins)
-    spread = _bootstrap(lambda rows: calibration_error(p[rows], right[rows], bins), outcomes, rng, draws)
+    spread = bootstrap(
+        lambda rows: calibration_error(p[rows], right[rows], bins),
+        len(outcomes),
+        rng=rng,
+        clusters=outcomes.clusters,
+        draws=draws,
+    )
     where = bins_of(p, bins)
     exact = np.array(
         [np.abs(np.bincount(where, weights=p - (rng.random(len(p)) < p))).sum() / len(p) for _ in range(draws)]
@@ -112,57 +114,3 @@ def ece_estimate(outcomes: Outcomes, *, rng: np.random.Generator, bins: int = BI
             "bins": len(np.unique(where)),
         },
     )
-
-
-def brier_parts(p: NDArray[Any], right: NDArray[Any]) -> dict[str, float]:
-    """Brier score = miscalibration - discrimination + uncertainty, exactly and without bins.
-
-    Dimitriadis, Gneiting and Jordan (2021): with q the isotonic regression of outcomes on p and B the Brier score,
-    miscalibration = B(p) - B(q), discrimination = B(base rate) - B(q), uncertainty = B(base rate); none is negative.
-    """
-    from scipy.optimize import isotonic_regression
-
-    p, y = np.asarray(p, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    values, where, counts = np.unique(p, return_inverse=True, return_counts=True)
-    best = isotonic_regression(np.bincount(where, weights=y) / counts, weights=counts).x[where]
-    score, least, base = (float(np.mean((q - y) ** 2)) for q in (p, best, np.full(len(y), y.mean())))
-    del values
-    return {
-        "brier": score,
-        "miscalibration": max(0.0, score - least),
-        "discrimination": max(0.0, base - least),
-        "uncertainty": base,
-    }
-
-
-def brier_estimate(outcomes: Outcomes, *, rng: np.random.Generator, draws: int = DRAWS) -> Estimate:
-    """Brier score, lower is better, against always saying the base rate.
-
-    ``p``: that the two do equally well, by the t test on the differences per explanation (independent explanations).
-    ``extra``: ``miscalibration``, ``discrimination`` and ``uncertainty``, see ``brier_parts``, and ``skill``, the share
-    of the base rate's score that is saved. The base rate is the set's own, which flatters it.
-    """
-    p, y = outcomes.probabilities("a Brier score"), outcomes.right.astype(np.float64)
-    spread = _bootstrap(lambda rows: float(np.mean((p[rows] - y[rows]) ** 2)), outcomes, rng, draws)
-    parts = brier_parts(p, y)
-    value = parts.pop("brier")
-    saved = (y.mean() - y) ** 2 - (p - y) ** 2
-    skill = 1 - value / parts["uncertainty"] if parts["uncertainty"] > 0 else 0.0
-    return Estimate(
-        value=value,
-        low=spread.low,
-        high=spread.high,
-        p=t_interval(float(saved.mean()), float(saved.std(ddof=1)), len(y))[2] if np.ptp(saved) > 0 else 1.0,
-        n=spread.units,
-        statistic="Brier score",
-        null="always saying the base rate",
-        unit=spread.unit,
-        method=f"{spread.method}; t test of the differences from the base rate's score",
-        extra=parts | {"skill": skill},
-    )
-
-
-def _bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float], outcomes: Outcomes, rng: np.random.Generator, draws: int
-) -> Bootstrap:
-    return bootstrap(statistic, len(outcomes), rng=rng, clusters=outcomes.clusters, draws=draws)

@@ -10,17 +10,16 @@ says nothing gains nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import rate_interval
-from dragoman.score.outcomes import Outcomes
-from dragoman.score.resample import DRAWS, bootstrap
-from dragoman.score.roc import area_of, auroc_estimate
+from dragoman.stats.intervals import rate_interval
+from dragoman.stats.resample import DRAWS, bootstrap
+from dragoman.stats.roc import Outcomes, area_of, auroc_estimate
 
 Doubles = NDArray[np.float64]
 
@@ -39,10 +38,6 @@ class RiskCoverage:
     least: float
     chance: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a page or a file."""
-        return asdict(self) | {"coverage": self.coverage.tolist(), "risk": self.risk.tolist()}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
@@ -57,10 +52,6 @@ class Threshold:
     n: int
     rate: float
     method: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a page or a file."""
-        return asdict(self)
 
 
 def kept_right(score: NDArray[Any], right: NDArray[Any]) -> Doubles:
@@ -250,31 +241,27 @@ def threshold_for_nulls(
     nulls: NDArray[Any],
     rate: float = 0.02,
     *,
-    bound: Literal["conformal", "clopper-pearson"] = "clopper-pearson",
     level: float = 0.95,
 ) -> Threshold:
     """Lowest confidence at which at most ``rate`` of null directions get an answer, from m confidences of nulls.
 
-    "conformal": a new null direction gets an answer with probability at most (1 + hits) / (m + 1), on average over
-    such samples. "clopper-pearson": with confidence ``level`` over samples, the rate itself is at most the exact upper
-    bound of hits in m; lines are tried from the strictest down and the last before the first failure is taken, which
+    With confidence ``level`` over such samples, the rate itself is at most the exact (Clopper-Pearson) upper bound of
+    hits in m; lines are tried from the strictest down and the last before the first failure is taken, which
     needs no correction as the bound only grows. Take nulls the confidence was not fitted on.
 
     Raises:
         Refusal: a rate or level outside 0 to 1, nulls that are not finite, or too few of them for the rate even
-            without a single hit (49 and 149 for 2 %).
+            without a single hit (149 for 2 %).
     """
     nulls = _null_scores(nulls)
     if not (0 < rate < 1 and 0 < level < 1):
         raise Refusal(f"a false-label rate of {rate:g} at level {level:g}", "both are shares", "ask for 0.02 at 0.95")
-    bounds = _bounds(len(nulls), bound, level)
+    bounds = _bounds(len(nulls), level)
     if bounds[0] > rate:
-        need = int(np.ceil(1 / rate - 1e-9)) - 1
-        if bound == "clopper-pearson":
-            need = int(np.ceil(np.log(1 - level) / np.log(1 - rate) - 1e-9))
+        need = int(np.ceil(np.log(1 - level) / np.log(1 - rate) - 1e-9))
         raise Refusal(
             f"a false-label rate of {rate:g} from {len(nulls)} nulls",
-            f"even without a hit their {bound} bound is {bounds[0]:.3g}",
+            f"even without a hit their clopper-pearson bound is {bounds[0]:.3g}",
             f"judge {need} null directions at least",
         )
     allowed = int(np.flatnonzero(bounds <= rate)[-1])
@@ -282,19 +269,17 @@ def threshold_for_nulls(
     # The line goes just above the first null that must not pass; equal ones stay out together.
     value = float(np.nextafter(falling[allowed], np.inf))
     hits = int((nulls >= value).sum())
-    return Threshold(value=value, bound=float(bounds[hits]), hits=hits, n=len(nulls), rate=rate, method=bound)
+    return Threshold(
+        value=value, bound=float(bounds[hits]), hits=hits, n=len(nulls), rate=rate, method="clopper-pearson"
+    )
 
 
-def _bounds(m: int, bound: str, level: float) -> Doubles:
+def _bounds(m: int, level: float) -> Doubles:
     """Upper bound of the rate for 0 ... m hits; Clopper and Pearson's is ``binomtest``'s one-sided, for all at once."""
     from scipy import stats
 
     hits = np.arange(m + 1)
-    if bound == "conformal":
-        return (1 + hits) / (m + 1)
-    if bound == "clopper-pearson":
-        return np.append(stats.beta.ppf(level, hits[:-1] + 1, m - hits[:-1]), 1.0)
-    raise Refusal(f"bound '{bound}'", "known are conformal, clopper-pearson", "use one of these")
+    return np.append(stats.beta.ppf(level, hits[:-1] + 1, m - hits[:-1]), 1.0)
 
 
 def _null_scores(nulls: NDArray[Any]) -> Doubles:

@@ -9,13 +9,13 @@ The naming rule: whole words, in any case; the last word of a phrase may be sing
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import wilson_interval
+from dragoman.stats.intervals import wilson_interval
 
 _HISSES = ("s", "x", "z", "ch", "sh", "o")  # these may take -es
 _ONE_ALREADY = frozenset({"gas", "lens", "news", "physics", "series", "species"})  # an s, but no plural
@@ -24,13 +24,6 @@ _ONE_ALREADY = frozenset({"gas", "lens", "news", "physics", "series", "species"}
 def names_category(text: str, words: Sequence[str]) -> bool:
     """Whether ``text`` names any of ``words`` (words or phrases): "Arts" names "art", "start" does not."""
     return _pattern(tuple(words)).search(text) is not None
-
-
-def first_named(text: str, table: Mapping[str, Sequence[str]]) -> str | None:
-    """The category named earliest in ``text``; the longer wording wins a tie, then the table's order. None if none."""
-    found = ((category, _pattern(tuple(words)).search(text)) for category, words in table.items())
-    spans = [(match.start(), -match.end(), category) for category, match in found if match]
-    return min(spans, key=lambda span: span[:2])[2] if spans else None
 
 
 def accuracy_estimate(named: Sequence[bool], random_named: Sequence[bool]) -> Estimate:
