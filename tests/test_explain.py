@@ -27,7 +27,7 @@ from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistic
 from dragoman.report import write_page
 from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
-from judging import judged
+from judging import judged, whole
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
 from word_hash import HashEmbedder
 
@@ -274,7 +274,10 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
     texts = {str(i): f"A passage about {c} and more {c}" for i, c in enumerate(words)}
     manifest = {
         "plan_digest": "x", "feature_info": info, "category_words": words,
-        "conditions": [{"name": n} for n in ("native", "washed", "shuffled", "random_washed")],
+        "conditions": [
+            {"name": "native"}, {"name": "washed"}, {"name": "shuffled"},
+            {"name": "random_washed", "null": "random directions"},
+        ],
     }  # fmt: skip
     run = RunFolder.create(tmp_path / "run", manifest)
     turned = {f: texts[str((int(f) + 1) % 4)] for f in texts}
@@ -285,7 +288,9 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
         "random_washed": {f"random-{f}": t for f, t in turned.items()},
     }
     for condition, by_feature in said.items():
-        run.append([{"feature": f, "condition": condition, "sample": 0, "text": t} for f, t in by_feature.items()])
+        run.append(
+            [whole({"feature": f, "condition": condition, "sample": 0, "text": t}) for f, t in by_feature.items()]
+        )
     table = {r["condition"]: r for r in judged(run, HashEmbedder(), seed=0)["table"]}
     assert table["washed"]["lift"]["value"] > 0.2 > 0 > table["shuffled"]["lift"]["value"]
     assert table["washed"]["category"]["value"] == 1.0 and table["washed"]["category"]["random"] == 0.0
@@ -294,7 +299,7 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
 
 def test_a_run_without_natives_or_planted_truth_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": [{"name": "washed"}]})
-    run.append([{"feature": "1", "condition": "washed", "sample": 0, "text": "words"}])
+    run.append([whole({"feature": "1", "condition": "washed", "sample": 0, "text": "words"})])
     with pytest.raises(Refusal, match="nothing to judge by"):
         judged(run, HashEmbedder(), seed=0)
 

@@ -1,5 +1,6 @@
 """A finished run scored: against natives, every named null, planted truth, contexts, a reconstructor, confidence."""
 
+from dragoman.score.checked import fit_from, recalibrate_from
 from dragoman.score.confidence import confidence_set, run_evidence
 from dragoman.score.judge import judge_run
 from dragoman.score.judged_run import JudgedRun
@@ -16,8 +17,10 @@ __all__ = [
     "Reconstructor",
     "add_confidence",
     "confidence_set",
+    "fit_from",
     "judge_run",
     "open_reconstructor",
+    "recalibrate_from",
     "reconstruction_scores",
     "run_evidence",
     "score_run",
