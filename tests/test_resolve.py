@@ -53,7 +53,7 @@ def test_a_packaged_folder_is_found_by_its_name(name: str) -> None:
     assert any(folder.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["tiny-documents", "tiny-features", "tiny-probes"])
+@pytest.mark.parametrize("name", ["tiny-documents", "tiny-truth", "tiny-probes"])
 def test_a_packaged_file_is_found_by_its_name(name: str) -> None:
     assert folder_of(name).is_file()
 

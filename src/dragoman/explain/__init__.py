@@ -13,14 +13,12 @@ from dragoman.explain.crossing import (
 )
 from dragoman.explain.manifest import background_report, own_version, versions
 from dragoman.explain.open import (
-    category_words,
     default_texts,
     dictionary_of,
     directions_of,
     how_fed,
     open_verbalizer,
     planted,
-    with_labels,
 )
 from dragoman.explain.read_back import open_reconstructor, reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
@@ -37,7 +35,6 @@ __all__ = [
     "background_report",
     "believe",
     "carry_out",
-    "category_words",
     "check_route",
     "contexts_of",
     "crossing",
@@ -58,5 +55,4 @@ __all__ = [
     "reconstructable",
     "save_background",
     "versions",
-    "with_labels",
 ]

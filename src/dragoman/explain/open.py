@@ -14,11 +14,12 @@ from typing import Any
 from dragoman import tiny
 from dragoman.core import Directions, Refusal
 from dragoman.directions import DictionaryRef, read_directions
+from dragoman.directions.beside import TRUTH, beside, read_truth
 from dragoman.explain.request import Request
 from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.resolve import dictionary_at, hub_place
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
-from dragoman.store import read_json, read_jsonl, read_texts
+from dragoman.store import read_jsonl, read_texts
 from dragoman.verbalize import registry
 
 
@@ -33,7 +34,7 @@ def dictionary_of(request: Request) -> Path | DictionaryRef:
 
 
 def directions_of(request: Request) -> Directions:
-    """The directions asked for, with labels from an export or the embedded list.
+    """The directions asked for, with labels from an export or from beside the dictionary.
 
     A Neuronpedia id brings its place in the model along; another dictionary says it itself, or the request does.
 
@@ -50,7 +51,7 @@ def directions_of(request: Request) -> Directions:
         site = _record(request, named).site
     found = read_directions(dictionary_of(request), site=site, features=wanted)
     if request.labels is None:
-        return with_labels(found, request.dictionary)
+        return found
     told = Export.open(request.labels, named.at(None) if named else None).labels().chosen()
     return replace(found, labels=tuple(told.get(i, "") for i in found.ids))
 
@@ -123,28 +124,15 @@ def default_texts(texts: str | None, split: str = "map") -> list[str]:
     return [row["text"] for name in wanted for row in rows if row["split"] == name]
 
 
-def with_labels(directions: Directions, dictionary: str) -> Directions:
-    """Planted labels of the embedded SAE's features, where the dictionary brings none."""
-    if dictionary != "tiny-sae":
-        return directions
-    info = {f["id"]: f"{f['category']}: {f['topic']}" for f in read_json(tiny.data("tiny-features"))}
-    labels = tuple(given or info.get(i, "") for i, given in zip(directions.ids, directions.labels, strict=True))
-    return replace(directions, labels=labels)
+def planted(dictionary: Path | DictionaryRef, ids: Sequence[str]) -> dict[str, Any]:
+    """Planted truth that lies beside a dictionary, of the features asked for, and the words that name a category.
 
-
-def planted(dictionary: str, ids: Sequence[str]) -> dict[str, Any]:
-    """Planted truth of the embedded SAE's features: category, topic, top tokens, and the words that name a category."""
-    if dictionary != "tiny-sae":
+    Scores by planted truth are read over whole runs: with a feature of which none is known there are none.
+    """
+    path = beside(dictionary, TRUTH)
+    if path is None:
         return {}
-    info = {f["id"]: f for f in read_json(tiny.data("tiny-features")) if f["id"] in set(ids)}
-    if len(info) < len(ids):  # planted scores are read over whole runs
+    truth = read_truth(path)
+    if not all(i in truth.features for i in ids):
         return {"feature_info": {}}
-    return {"feature_info": {i: info[i] for i in ids}, "category_words": category_words()}
-
-
-def category_words() -> dict[str, list[str]]:
-    """Category -> the words that name it: its own name and its topics' names."""
-    words: dict[str, set[str]] = {}
-    for row in read_jsonl(tiny.data("tiny-documents")):
-        words.setdefault(row["category"], {row["category"]}).add(row["topic"])
-    return {category: sorted(found) for category, found in sorted(words.items())}
+    return {"feature_info": {i: truth.features[i] for i in ids}, "category_words": truth.category_words}

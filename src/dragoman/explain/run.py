@@ -105,7 +105,7 @@ def carry_out(
         "plan_digest": plan.digest(verbalizers),
         "map_report": {cross.bridge.method: cross.bridge.report["held_out"]} if cross.bridge else {},
         "background": background_report(cross.background),
-        **planted(request.dictionary, directions.ids),
+        **planted(dictionary_of(request), directions.ids),
         **(more or {}),
     }
     run = RunFolder.create(out, manifest)
