@@ -6,18 +6,14 @@ weights, hooks outside the residual stream, and a hook that disagrees with the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dragoman import hooks
 from dragoman.core import Refusal, Site
 from dragoman.neuronpedia.ids import NeuronpediaRef, hub_model
 from dragoman.store.spans import shown
-
-_HOOK = re.compile(
-    r"(?:blocks\.(?P<block>\d{1,6})\.hook_resid_(?P<where>post|pre)|(?:model\.)?layers\.(?P<layer>\d{1,6}))$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +75,21 @@ class SourceRecord:
         hook = self.hook
         if hook is None:
             return Site(model, self.ref.layer)
-        found = _HOOK.search(hook)
-        if not found:
+        found = hooks.parsed(hook)
+        if found is None or found.place not in ("output", "input"):
             raise Refusal(
                 f"source {self.ref}",
                 f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read",
                 "use a source of a residual stream",
             )
-        block = int(found["block"] or found["layer"])
+        block = found.block
         if block != self.ref.layer:
             raise Refusal(
                 f"source {self.ref}",
                 f"its id says layer {self.ref.layer} and its hook '{shown(hook)}'",
                 "name the site yourself as MODEL:BLOCK",
             )
-        if found["where"] == "pre":
+        if found.place == "input":
             return Site.before_block(model, block, what=f"source {self.ref}")
         return Site(model, block)
 
