@@ -6,14 +6,18 @@ weights, hooks outside the residual stream, and a hook that disagrees with the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dragoman import hooks
 from dragoman.core import Refusal, Site
-from dragoman.neuronpedia.ids import NeuronpediaRef, hub_model
+from dragoman.neuronpedia.ids import HUB_MODELS, NeuronpediaRef, hub_model
 from dragoman.store.spans import shown
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +101,37 @@ class SourceRecord:
         named = self.config.get("model_name")
         more = {self.ref.model: named} if isinstance(named, str) and "/" in named else {}
         return hub_model(self.ref.model, more)
+
+
+def refuse_elsewhere(source: NeuronpediaRef, own: Site, *, resid_pre: bool, whose: str, instead: str) -> None:
+    """Refuse labels of a source at another block or of another model than directions at ``own``.
+
+    Models are compared only where the table knows both: ours by its hub id, their id, or the last part of a path.
+
+    Args:
+        source: what the labels are of.
+        own: where the directions are.
+        resid_pre: the source counts the block that it enters.
+        whose: what the directions are called, for the refusal.
+        instead: what else to do.
+
+    Raises:
+        Refusal: another block, or another model.
+    """
+    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
+    if block != own.block:
+        why = f"its rows live at block {block}, {whose} at block {own.block}"
+        raise Refusal(f"labels for {source}", why, instead)
+    theirs, ours = HUB_MODELS.get(source.model.lower()), known_model(own.model)
+    if theirs and ours and theirs.casefold() != ours.casefold():
+        why = f"that is {theirs}, {whose} directions are of {own.model}"
+        raise Refusal(f"labels for {source}", why, instead)
+
+
+def known_model(name: str) -> str | None:
+    """The hub id of a model by its hub id, their id, or a folder that is called like one of the table; else None."""
+    if name.lower() in HUB_MODELS:
+        return HUB_MODELS[name.lower()]
+    last = name.rstrip("/").rpartition("/")[2].casefold()
+    found = next((hub for hub in HUB_MODELS.values() if hub.rpartition("/")[2].casefold() == last), None)
+    return found or (name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None)
