@@ -350,7 +350,7 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
     raise Refusal(
         f"export {base}",
         f"it holds no {'/, '.join(KINDS)}/" + (f", neither itself nor under {ref.path}" if ref else ""),
-        "pass a source's own folder" if ref else "pass a source's own folder, or say which source is meant",
+        "pass a source's own folder" if ref else "pass a source's own folder, or name the dictionary as np:MODEL/SOURCE",
     )
 
 
