@@ -51,6 +51,7 @@ class Dictionary:
 
     ``decoder``: (d_sae, d_in), or (d_in, d_sae) where ``across``. ``arrays``: the file it lies in. ``make``: the
     encoder of such a file's arrays. ``unwhitened``: rows as they are in the stream, where the decoder is of white ones.
+    ``asked_k``: the k that the caller says of a TopK.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dictionary:
     arrays: Arrays
     make: Callable[[Arrays], Encoder]
     unwhitened: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    asked_k: int | None = None
 
     @property
     def d_sae(self) -> int:
@@ -89,7 +91,7 @@ class Dictionary:
         Raises:
             Refusal: when it cannot be used.
         """
-        return self.make(self.arrays)
+        return self._made(self.arrays)
 
     def check_encoder(self) -> None:
         """What ``encoder`` would refuse by settings, names and shapes, without reading the matrices.
@@ -97,7 +99,16 @@ class Dictionary:
         Raises:
             Refusal: when it cannot be used.
         """
-        self.make(Outlines(self.arrays))
+        self._made(Outlines(self.arrays))
+
+    def _made(self, arrays: Arrays) -> Encoder:
+        """The encoder of these arrays; a k that nothing would read is refused."""
+        found = self.make(arrays)
+        if self.asked_k is not None and found.k is None:
+            raise Refusal(
+                f"k {self.asked_k} for {self.name}", f"it is a {found.architecture}, no TopK", "leave --k out"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,17 +104,22 @@ def read_encoder(
 
 
 def check_encoder(
-    ref: Ref, *, key: str | None = None, orientation: Orientation | None = None, k: int | None = None
+    ref: Ref,
+    *,
+    key: str | None = None,
+    orientation: Orientation | None = None,
+    k: int | None = None,
+    required: bool = True,
 ) -> None:
     """Refuse what ``read_encoder`` would refuse by settings, names and shapes; matrices are not read.
 
-    Plain vectors have no encoder and are not refused.
+    Plain vectors have no encoder, and are refused where one is ``required``.
 
     Raises:
         Refusal: as ``read_encoder``, but for numbers that are not finite in its matrices.
     """
     with dictionary(ref, key=key, orientation=orientation, k=k) as source, _odd_numbers():
-        if source.layout != "vectors":
+        if required or source.layout != "vectors":
             source.check_encoder()
 
 
@@ -192,6 +197,10 @@ def _source(
 ) -> Dictionary:
     """The dictionary of a folder, or the vectors of a file: one is told from the other by what lies beside it."""
     key = key if key is not None else ref.key
+    if key is not None and folder.focus is None:
+        raise Refusal(
+            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
+        )
     if folder.focus is not None and (key is not None or layout_of(folder) is None):
         return open_vectors(folder, key, d_model, orientation)
     return open_dictionary(folder, orientation, k)

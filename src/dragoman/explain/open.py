@@ -88,7 +88,8 @@ def refuse_unusable_encoder(request: Request) -> None:
         Refusal: as ``encoder_of``.
     """
     with _without():
-        check_encoder(dictionary_of(request), **how_encoder(request))
+        required = request.route not in ("map", "auto")
+        check_encoder(dictionary_of(request), **how_encoder(request), required=required)
 
 
 @contextmanager

@@ -350,7 +350,9 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
     raise Refusal(
         f"export {base}",
         f"it holds no {'/, '.join(KINDS)}/" + (f", neither itself nor under {ref.path}" if ref else ""),
-        "pass a source's own folder" if ref else "pass a source's own folder, or name the dictionary as np:MODEL/SOURCE",
+        "pass a source's own folder"
+        if ref
+        else "pass a source's own folder, or name the dictionary as np:MODEL/SOURCE",
     )
 
 

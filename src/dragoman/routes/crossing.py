@@ -96,7 +96,10 @@ class Bridge:
         if found is not None:
             return found
         if self.aligned.sums is None:
-            why, instead = "no feature was watched in these texts", "say --route map, or name a dictionary that has an encoder"
+            why, instead = (
+                "no feature was watched in these texts",
+                "say --route map, or name a dictionary that has an encoder",
+            )
         else:
             why = f"{len(self.aligned.sums.ids)} features were watched, too many to hold one another fixed"
             instead = "say --route direct, or name the features that matter with --features"

@@ -55,7 +55,7 @@ def open_dictionary(folder: Folder, orientation: Orientation | None = None, k: i
             f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})",
             f"name {KNOWN}",
         )
-    opened = layout.open(folder, orientation, k)
+    opened = replace(layout.open(folder, orientation, k), asked_k=k)
     overrides = folder.extra.get("config_overrides", {})
     return opened if layout is saelens.LAYOUT or not overrides else _overridden(opened, overrides)
 

@@ -5,6 +5,9 @@ threshold). Out: a `Dictionary`. A transcoder's rows live where its decoder writ
 transcoder that says only what it reads, BatchTopK without its learnt threshold, activation scaling or whitening that is
 not stored, architectures and settings it does not know (see ``saelens_settings``).
 
+Rows of a dictionary that was trained on a centred stream (center_writing_weights) are taken: they are right up to their
+mean over the stream's width, which no LayerNorm sees; its encoder is refused.
+
 Semantics: SAELens 6, ``saes/sae.py``, ``jumprelu_sae.py``, ``topk_sae.py``, ``batchtopk_sae.py``,
 ``loading/pretrained_sae_loaders.py`` (older configs).
 """
