@@ -106,7 +106,7 @@ def test_a_models_own_sidecar_with_a_scale_says_kitft_itself(folder: Path) -> No
     assert silent.identity["contract"] == "kitft"
 
 
-SAYS_NOTHING = "the sidecar does not say which contract its vector is fed by; pass contract= with one of"
+SAYS_NOTHING = "the sidecar does not say which contract its vector is fed by; pass --contract with one of"
 
 
 @pytest.mark.parametrize(

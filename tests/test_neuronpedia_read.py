@@ -180,7 +180,7 @@ def test_other_places_are_refused(base: str, said: str) -> None:
 
 
 def test_a_folder_of_sources_asks_which(root: Path) -> None:
-    with pytest.raises(Refusal, match="say which source is meant"):
+    with pytest.raises(Refusal, match="or name the dictionary as np:MODEL/SOURCE"):
         Export.open(root)
     with pytest.raises(Refusal, match="neither itself nor under gemma-2-2b/21-other"):
         Export.open(root, "np:gemma-2-2b/21-other")

@@ -20,7 +20,17 @@ from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.doctor import doctor
 from dragoman.commands.export import export
 from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
-from dragoman.commands.words import ConfidenceFile, ContractName, Settings, settings_from
+from dragoman.commands.words import (
+    ArrayKey,
+    ConfidenceFile,
+    ContractName,
+    Lying,
+    Settings,
+    TopK,
+    Width,
+    features_from,
+    settings_from,
+)
 from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
@@ -149,9 +159,16 @@ def explain(
     contract: ContractName = None,
     setting: Settings = None,
     base: Annotated[str | None, typer.Option(help="Model the verbalizer's adapter sits on, if it names none.")] = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    d_model: Width = None,
+    k: TopK = None,
     labels: Annotated[
         str | None, typer.Option(help="Folder or address of a Neuronpedia export with the dictionary's labels.")
     ] = None,
+    resid_pre: Annotated[
+        bool, typer.Option("--resid-pre", help="That export's source counts the block it enters, one above its own.")
+    ] = False,
     native: Annotated[
         str | None, typer.Option(help="A verbalizer of the source model itself, to compare with.")
     ] = None,
@@ -191,14 +208,19 @@ def explain(
     check_route(route, washout, map_kind)
     request = Request(
         dictionary=dictionary,
-        features=tuple(f.strip() for f in features.split(",") if f.strip()) if features else (),
+        features=features_from(features),
         by=by,
         source=Site.parse(source) if source else None,
         contract=contract,
         settings=settings_from(setting or []),
         base=base,
         native=native,
+        key=key,
+        orientation=orientation,
+        d_model=d_model,
+        k=k,
         labels=labels,
+        resid_pre=resid_pre,
         route=route,  # type: ignore[arg-type]
         washout=washout,
         map=map_kind,  # type: ignore[arg-type]

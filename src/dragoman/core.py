@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+NO_LENGTH = 1e-12  # a row shorter than this has no direction
 Kind = Literal["feature", "random", "shuffled", "custom"]
 
 _SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>\d+)$")
@@ -121,8 +122,8 @@ def unit_rows(rows: NDArray[Any], what: str) -> tuple[Floats, Floats]:
     if bad.size:
         raise Refusal(f"{what}, row {bad[0]}", "it holds NaN or infinite numbers", "drop the row or mend the file")
     norms = np.linalg.norm(wide, axis=1)
-    if (norms < 1e-12).any():
-        row = int(np.flatnonzero(norms < 1e-12)[0])
+    if (norms < NO_LENGTH).any():
+        row = int(np.flatnonzero(norms < NO_LENGTH)[0])
         raise Refusal(f"{what}, row {row}", "its length is zero, so it has no direction", "leave that row out")
     return frozen(wide / norms[:, None]), frozen(norms)
 
@@ -132,7 +133,8 @@ class Directions:
     """Unit rows in the residual stream at a site.
 
     ``unit``: (n, d_model) float32, read-only. ``norms``: (n,) lengths before normalising. ``ids`` and ``labels``: n
-    strings. ``kind`` says what they are; ``origin`` where they came from (file, digest, how they crossed).
+    strings. ``kind`` says what they are; ``origin`` where they came from (file, digest, how they crossed). ``dead``:
+    ids of rows that were left out of these because they have no direction, their length being zero.
     """
 
     site: Site
@@ -142,6 +144,7 @@ class Directions:
     labels: tuple[str, ...]
     kind: Kind = "feature"
     origin: str = ""
+    dead: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -180,6 +183,12 @@ class Directions:
         where = {name: row for row, name in enumerate(self.ids)}
         wanted = [str(i) for i in ids]
         missing = [i for i in wanted if i not in where]
+        if missing and missing[0] in self.dead:
+            raise Refusal(
+                f"feature {missing[0]} of {self.origin or self.site}",
+                "its row is zero, so it has no direction (a dead feature)",
+                "leave it out of --features",
+            )
         if missing:
             raise Refusal(
                 f"feature {missing[0]}",

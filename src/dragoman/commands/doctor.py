@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman import tiny
-from dragoman.commands.words import ContractName, Settings, settings_from
+from dragoman.commands.words import ArrayKey, ContractName, Lying, Settings, TopK, settings_from
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def doctor(
         str | None, typer.Option(help="A reconstructor (text back to vector); only its files are checked.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="Model the verbalizer's adapter sits on, if it names none.")] = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    k: TopK = None,
     contract: ContractName = None,
     setting: Settings = None,
     texts: Annotated[
@@ -67,6 +70,7 @@ def doctor(
     found = examine(
         open_patient(
             sae=sae,
+            sae_how={"key": key, "orientation": orientation, "k": k},
             by=by,
             source=source,
             **fed,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dragoman.neuronpedia import Explained, NeuronpediaRef
+    from dragoman.neuronpedia import Explained
     from dragoman.store import RunFolder
 
 FORMATS = ("neuronpedia",)
@@ -48,15 +48,17 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="What was written, as one JSON object.")] = False,
 ) -> None:
     """Write a run's explanations as files that Neuronpedia can import (nothing is uploaded)."""
-    from dragoman.core import Refusal
-    from dragoman.neuronpedia import NeuronpediaRef, write_explanations
+    from dragoman.core import Refusal, Site
+    from dragoman.neuronpedia import NeuronpediaRef, refuse_elsewhere, write_explanations
     from dragoman.store import RunFolder
 
     if format_ not in FORMATS:
         raise Refusal(f"format '{format_}'", f"known are {', '.join(FORMATS)}", "use one of these")
     folder = RunFolder.open(run)
     source = NeuronpediaRef(model=model_id, source=source_id)
-    refuse_elsewhere(source, str(folder.manifest["source"]), resid_pre=resid_pre)
+    instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
+    own = Site.parse(folder.manifest["source"])
+    refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
     rows = folder.rows()
     name = condition or default_condition(rows, run)
     told = next((c for c in folder.manifest["conditions"] if c["name"] == name), {})
@@ -78,29 +80,6 @@ def export(
         sys.stdout.write(json.dumps(summary | {"files": [str(p) for p in paths]}, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{path}\n" for path in paths))
-
-
-def refuse_elsewhere(source: NeuronpediaRef, site: str, *, resid_pre: bool) -> None:
-    """Refuse labels for a source at another block or of another model than the run's directions.
-
-    Models are compared only where the table knows theirs and the run names the hub's.
-    """
-    from dragoman.core import Refusal, Site
-    from dragoman.neuronpedia.ids import HUB_MODELS
-
-    own = Site.parse(site)
-    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
-    if block != own.block:
-        raise Refusal(
-            f"labels for {source}",
-            f"its rows live at block {block}, the run's at block {own.block}",
-            "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)",
-        )
-    theirs = HUB_MODELS.get(source.model.lower())
-    if theirs and "/" in own.model and not Path(own.model).exists() and theirs.casefold() != own.model.casefold():
-        raise Refusal(
-            f"labels for {source}", f"that is {theirs}, the run's directions are of {own.model}", "check --model-id"
-        )
 
 
 def default_condition(rows: Sequence[Mapping[str, Any]], run: Path) -> str:

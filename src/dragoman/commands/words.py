@@ -1,17 +1,19 @@
 """Options that several commands share, and their words as values.
 
-In: ``NAME=VALUE``. Out: a contract's settings. Refuses words of another form, and a setting given twice.
+In: ``NAME=VALUE``, ids with commas. Out: a contract's settings, ids. Refuses words of another form, empty ids, and
+what is given twice.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dragoman.core import Refusal
+from dragoman.store.spans import shown
 
 ContractName = Annotated[
     str | None,
@@ -34,6 +36,40 @@ ConfidenceFile = Annotated[
         "--confidence", help="File of fitted confidences: how likely each text is right; default: those that ship."
     ),
 ]
+
+
+ArrayKey = Annotated[str | None, typer.Option("--key", help="Which array of a file of vectors that holds several.")]
+Lying = Annotated[
+    Literal["rows", "columns"] | None,
+    typer.Option(
+        "--orientation", help="Which way the dictionary's features lie in its decoder, where its files do not show it."
+    ),
+]
+Width = Annotated[
+    int | None, typer.Option("--d-model", help="Width of the stream, where a file of vectors does not show it.", min=1)
+]
+TopK = Annotated[int | None, typer.Option("--k", help="Features a TopK keeps, where its files do not say.", min=1)]
+
+
+def features_from(words: str | None) -> tuple[str, ...]:
+    """Ids between commas; none where nothing was said.
+
+    Raises:
+        Refusal: an id is empty, or stands there twice.
+    """
+    if words is None:
+        return ()
+    ids = [word.strip() for word in words.split(",")]
+    if "" in ids:
+        raise Refusal(
+            f"features '{shown(words)}'",
+            "an id is empty",
+            "write ids with a comma between them, such as --features 982,1748, or leave --features out for all",
+        )
+    twice = next((name for place, name in enumerate(ids) if name in ids[:place]), None)
+    if twice is not None:
+        raise Refusal(f"features '{shown(words)}'", f"{shown(twice)} is there twice", "name every feature once")
+    return tuple(ids)
 
 
 def settings_from(words: list[str]) -> dict[str, Any]:

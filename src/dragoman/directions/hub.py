@@ -20,7 +20,7 @@ from dragoman.directions.layouts import layout_of
 from dragoman.directions.refs import DictionaryRef
 from dragoman.directions.vectors import SUFFIXES
 from dragoman.store.remote import RemoteFile
-from dragoman.store.spans import Arrays
+from dragoman.store.spans import Arrays, shown
 
 _INSIDE = "checkpoints"
 
@@ -183,6 +183,12 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
     entry = entries[ref.inside]
     factor = entry.get("norm_scaling_factor")
     extra = {} if factor is None else {"norm_scaling_factor": factor}
+    overrides = release.get("config_overrides") or {}
+    if not isinstance(overrides, dict):
+        why = f"its config_overrides are '{shown(overrides)}', not settings"
+        raise Refusal(f"{ref}", why, "name the repository and path")
+    if overrides:
+        extra["config_overrides"] = overrides
     place = DictionaryRef(kind="hf", place=str(release["repo_id"]), inside=str(entry["path"]), indices=ref.indices)
     return place, extra
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from dragoman import tiny
 from dragoman.core import Background, Directions, Refusal, Site
-from dragoman.directions import DictionaryRef, Encoder, read_directions, read_encoder
+from dragoman.directions import DictionaryRef, Encoder, read_directions
 from dragoman.directions import dictionary as open_dictionary
-from dragoman.explain.open import default_texts, dictionary_of
+from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Route, Talk
 from dragoman.lm.aligned import read_aligned
 from dragoman.lm.manner import Manner
@@ -34,7 +34,10 @@ _BACKGROUND = Contents(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
-    """Everything between a direction at the source and a vector at the target: made once, shared by conditions."""
+    """Everything between a direction at the source and a vector at the target: made once, shared by conditions.
+
+    ``dead``: features of the dictionary that have no direction and took no part in it.
+    """
 
     source: Site
     target: Site
@@ -45,6 +48,7 @@ class Crossing:
     direct: DirectTable | None
     digests: Mapping[str, str]
     over: Bridge | None = None
+    dead: tuple[str, ...] = ()
 
     def carried(self, directions: Directions, route: Route) -> tuple[Directions, list[dict[str, Any]]]:
         """Directions at the target by a route, and their cards."""
@@ -112,15 +116,16 @@ def direct_table(
         return DirectTable.load(path), load_background(tiny.data("tiny-background")), digest(path)
     texts = default_texts(request.texts, "direct")
     where = dictionary_of(request)
-    key = _key("direct-2", request, source, target, texts, _files(where))
+    key = _key("direct-2", request, source, target, texts, _files(where), *_said(request))
 
     def make(path: Path) -> None:
+        encoder = encoder_of(request)  # first: it may be refused, and models take long to open
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
         how = {"dtype": request.dtype, "device": request.device}
+        readers = (Reader.open(source, **how), Reader.open(target, **how))
         stats, background = direct_statistics(
-            Reader.open(source, **how),
-            Reader.open(target, **how),
-            read_encoder(where),
+            *readers,
+            encoder,
             texts,
             progress=talk.towards("direct route"),
         )
@@ -179,7 +184,8 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
 
     For the embedded pair the direct route's table ships, from more documents and other ones: cards are the better.
     """
-    dictionary = read_directions(dictionary_of(request), site=source)
+    dictionary = read_directions(dictionary_of(request), site=source, **how_rows(request))
+    tell_dead(dictionary, talk)
     aligned, key = paired_tokens(request, target, dictionary, talk)
     digests, direct = {"aligned": key}, None
     packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
@@ -197,6 +203,7 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
         direct=over.direct,
         digests=digests,
         over=over,
+        dead=dictionary.dead,
     )
 
 
@@ -211,11 +218,11 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
-    key = _key("aligned-2", request, source, target, texts, _files(where), repr(manner))
+    key = _key("aligned-2", request, source, target, texts, _files(where), repr(manner), *_said(request))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
-        encoder = _encoder(where, talk)  # first: it may be refused, and models take long to open
+        encoder = _encoder(request, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
@@ -226,16 +233,16 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     return Aligned.load(path), key
 
 
-def _encoder(where: Path | DictionaryRef, talk: Talk) -> Encoder | None:
+def _encoder(request: Request, talk: Talk) -> Encoder | None:
     """The dictionary's encoder; plain vectors have none, and then only the map can carry them.
 
     Raises:
         Refusal: a dictionary has an encoder that cannot be read or used; to go on without would change the routes.
     """
-    with open_dictionary(where) as opened:
+    with open_dictionary(dictionary_of(request), **how_encoder(request)) as opened:
         name, plain = opened.name, opened.layout == "vectors"
     if not plain:
-        return read_encoder(where)
+        return encoder_of(request)
     talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
     return None
 
@@ -262,6 +269,12 @@ def _files(where: Path | DictionaryRef) -> str | Path:
         return str(where)
     inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return digest(str(where), *map(_stamp, inside))
+
+
+def _said(request: Request) -> list[str]:
+    """What the request says of how the dictionary is read, where it says anything."""
+    said = {name: value for name, value in {**how_rows(request), **how_encoder(request)}.items() if value is not None}
+    return [repr(sorted(said.items()))] if said else []
 
 
 def _stamp(path: Path) -> str:

@@ -37,13 +37,16 @@ class Request:
     """What was asked, in the words of the command line.
 
     ``dictionary``: packaged name, folder, file, ``sae:``, ``hf:`` or Neuronpedia reference. ``features``: ids, empty
-    for all. ``by``: the verbalizer; ``contract``, ``settings`` and ``base``: how it is fed and what its adapter sits
-    on, where neither its sidecar nor the registry says. ``native``: a verbalizer of the source model to compare with,
-    if there is one. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes dictionary and auto
-    need the former, so the post's recipe is map "post" and route "map". ``labels``: folder or address of a Neuronpedia
-    export with the dictionary's labels. ``texts``: a file, or None for the sentences that come with the embedded pair.
-    ``washout``: see ``dragoman.washout.wash``. ``samples``: texts per feature, of several the first greedy, the others
-    drawn at ``temperature``; None is 0 (greedy) for one sample and 1 for several.
+    for all. ``by``: the verbalizer; ``contract``, ``settings`` and ``base``: how it is fed and what its adapter
+    sits on, where neither its sidecar nor the registry says. ``native``: a verbalizer of the source model to
+    compare with, if there is one. ``key``, ``orientation``, ``d_model`` and ``k``: which array of the dictionary's
+    file, which way its decoder lies, how wide the stream is and how many features a TopK keeps, where its files do
+    not say. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes dictionary and auto need
+    the former, so the post's recipe is map "post" and route "map". ``labels``: folder or address of a Neuronpedia
+    export with the dictionary's labels; ``resid_pre``: its source counts the block that it enters. ``texts``: a
+    file, or None for the sentences that come with the embedded pair. ``washout``: see ``dragoman.washout.wash``.
+    ``samples``: texts per feature, of several the first greedy, the others drawn at ``temperature``; None is 0
+    (greedy) for one sample and 1 for several.
     """
 
     dictionary: str
@@ -54,7 +57,12 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
     native: str | None = None
+    key: str | None = None
+    orientation: Literal["rows", "columns"] | None = None
+    d_model: int | None = None
+    k: int | None = None
     labels: str | None = None
+    resid_pre: bool = False
     route: Route = "auto"
     map: MapKind = "aligned"
     washout: str = "on-shell"
@@ -74,6 +82,11 @@ class Request:
         if self.temperature is not None:
             return self.temperature
         return 1.0 if self.samples > 1 else 0.0
+
+
+def needs_encoder(request: Request) -> bool:
+    """Whether the crossing asks where the dictionary's features fire."""
+    return request.map == "aligned" or request.route in ("direct", "blend")
 
 
 def check_route(route: str, washout: str, kind: str = "aligned") -> None:

@@ -17,8 +17,15 @@ from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import SOURCE_ROWS, background_report, own_version, settings_of, versions
-from dragoman.explain.open import dictionary_of, directions_of, open_verbalizer, planted
-from dragoman.explain.request import Request, Talk, check_route
+from dragoman.explain.open import (
+    dictionary_of,
+    directions_of,
+    open_verbalizer,
+    planted,
+    refuse_unusable_encoder,
+    tell_dead,
+)
+from dragoman.explain.request import Request, Talk, check_route, needs_encoder
 from dragoman.store import RunFolder, digest
 from dragoman.verbalize.protocol import Verbalizer
 from dragoman.washout import wash
@@ -38,11 +45,15 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     directions = directions_of(request)
     talk.say(f"opening verbalizer {request.by}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
+    if directions.site != verbalizers["by"].site and needs_encoder(request):
+        refuse_unusable_encoder(request)
     if request.native:
         verbalizers["native"] = open_verbalizer(request.native, request, native=True)
     talk.say("checking the verbalizers")
     quick(verbalizers.values())
     target = verbalizers["by"].site
+    if request.map != "aligned" or directions.site == target:
+        tell_dead(directions, talk)
     cross, _ = crossing(request, directions.site, target, [request.route], talk)
     carried, cards = cross.carried(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
@@ -94,7 +105,7 @@ def carry_out(
         "dragoman": own_version(),
         "source": str(directions.site),
         "target": str(cross.target),
-        "dictionary": _dictionary(request, directions),
+        "dictionary": _dictionary(request, directions) | _dead(directions.dead or cross.dead),
         "conditions": told,
         "features": list(directions.ids),
         "settings": settings_of(request),
@@ -115,6 +126,11 @@ def carry_out(
     kept = {c.name: c.vectors for c in conditions} | {f"bare/{name}": d.unit for name, d in bare.items()}
     run.write_vectors(kept | {SOURCE_ROWS: directions.unit})
     return run
+
+
+def _dead(dead: tuple[str, ...]) -> dict[str, Any]:
+    """How many of the dictionary's features were set aside because they have no direction, where there are any."""
+    return {"dead": len(dead)} if dead else {}
 
 
 def _dictionary(request: Request, directions: Directions) -> dict[str, str]:

@@ -363,7 +363,7 @@ def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:
             f"verbalizer {ref}",
             f"its adapter was trained on {below}, its sidecar names {sidecar.base}, "
             "and on another model than its own an adapter says fluent nonsense",
-            "pass base= with the model, or the merged earlier stage, that it sits on",
+            "pass --base with the model, or the merged earlier stage, that it sits on",
         )
     stated = base or sidecar.base or below
     if not stated:

@@ -266,6 +266,19 @@ class Export:
             hub=self._hub(),
         )
 
+    def told_by_rows(self) -> NeuronpediaRef:
+        """The source that its explanations say they are of.
+
+        Raises:
+            Refusal: there is no row, or its names are not of their form.
+        """
+        if self.ref is not None:
+            return self.ref
+        first = next(self._rows("explanations", _ExplanationRow), None)
+        if first is None:
+            raise Refusal(f"explanations of {self.place.base}", "there is none in it", "check the folder or address")
+        return NeuronpediaRef(model=first[1].modelId, source=first[1].layer)
+
     def _hub(self) -> str | None:
         """The model's hub id, when the model's record carries one."""
         found = self.place.lines("model.jsonl")
@@ -337,7 +350,9 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
     raise Refusal(
         f"export {base}",
         f"it holds no {'/, '.join(KINDS)}/" + (f", neither itself nor under {ref.path}" if ref else ""),
-        "pass a source's own folder" if ref else "pass a source's own folder, or say which source is meant",
+        "pass a source's own folder"
+        if ref
+        else "pass a source's own folder, or name the dictionary as np:MODEL/SOURCE",
     )
 
 

@@ -44,7 +44,7 @@ class Oracle(Contract):
             raise Refusal(
                 asked.what,
                 f"an activation oracle has no sidecar, and {' and '.join(missing)} is not given",
-                "pass settings with block (whose output the vectors are) and question",
+                "pass --setting block=K (whose output the vectors are) and --setting question=TEXT",
             )
         if said.get("positions", 1) < 1:
             raise Refusal(f"positions {said['positions']}", "the vector needs a place", "ask for at least 1")

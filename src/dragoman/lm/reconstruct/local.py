@@ -62,7 +62,7 @@ class LocalReconstructor:
             raise Refusal(
                 self._what,
                 "no file names the model it was made from",
-                f"add base_checkpoint to its {NAME}, or pass base",
+                f"add base_checkpoint to its {NAME}",
             )
         self._base = str(stated)
         self._site = Site(self.contract.base or self._base, self.contract.block)
