@@ -35,6 +35,7 @@ _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
 _TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 _SETTLED = 2_000_000_000  # nanoseconds after which a second change of a file gets another time than the first
+_WHOLE = 1_000_000_000  # nanoseconds
 
 
 @contextmanager
@@ -264,7 +265,7 @@ def stamp(path: Path) -> tuple[int, int, int, int] | None:
     their maker wrote. The device's number is left out: it is given anew at every mount.
     """
     found = path.stat()
-    if found.st_ctime_ns % 1_000_000_000 == 0 or time.time_ns() - found.st_ctime_ns < _SETTLED:
+    if found.st_ctime_ns % _WHOLE == 0 or time.time_ns() - found.st_ctime_ns < _SETTLED:
         return None
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 

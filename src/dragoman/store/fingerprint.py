@@ -27,19 +27,20 @@ def fingerprint(path: Path | str) -> str:
     Raises:
         Refusal: no such file, no permission, or no regular file.
     """
-    with refusing("reading", Path(path)):
-        real = Path(path).resolve(strict=True)
+    path = Path(path)
+    with refusing("reading", path):
+        real = Path(os.path.realpath(path, strict=True))
         small = real.stat().st_size < _SMALL
         before = None if small else stamp(real)
     if before is None:
-        return file_sha256(real)
+        return file_sha256(path)
     note = cache_root() / "fingerprints" / f"{hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest()}.json"
     told = {"path": str(real), "stamp": list(before)}
     kept = _kept(note)
     if {name: kept.get(name) for name in told} == told and isinstance(kept.get("sha256"), str):
         return str(kept["sha256"])
-    made = file_sha256(real)
-    with refusing("reading", real):
+    made = file_sha256(path)
+    with refusing("reading", path):
         after = stamp(real)
     if after == before:
         # A cache that cannot be written to costs time, not the answer.
