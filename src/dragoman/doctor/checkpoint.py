@@ -20,7 +20,7 @@ from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import Patient, Probes, folder_at_hand
 from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
-from dragoman.store import ArraysFile, file_sha256, read_json
+from dragoman.store import ArraysFile, file_sha256, read_json, read_text
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
 from dragoman.verbalize import registry
@@ -70,7 +70,7 @@ def unopened(patient: Patient, folder: Path) -> list[Finding]:
         return []  # opening has said so
     template_file = folder / "chat_template.jinja"
     if template_file.is_file():
-        tokenizer.chat_template = template_file.read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(template_file)
     ids = tokenizer.encode(rendered(tokenizer, TWO_TURNS), add_special_tokens=False)
     return [
         tokenizer_whole(patient.voice, tokenizer),

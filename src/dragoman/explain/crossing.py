@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from dragoman import tiny
 from dragoman.core import Background, Directions, Refusal, Site
-from dragoman.directions import DictionaryRef, Encoder, read_directions
+from dragoman.directions import Encoder, read_directions
 from dragoman.directions import dictionary as open_dictionary
+from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Route, Talk
 from dragoman.lm.aligned import read_aligned
 from dragoman.lm.manner import Manner
 from dragoman.lm.paired import Harvest, Reader, direct_statistics, harvest
-from dragoman.lm.resolve import folder_of
 from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.crossing import Bridge, build_bridge, to_watch
@@ -84,7 +84,7 @@ class Crossing:
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
     """The pooled rows of both models over the texts, from the cache when nothing that decides them has changed."""
     texts = default_texts(request.texts)
-    key = _key("harvest-3", request, source, target, texts)
+    key = key_of("harvest-4", request, source, target, texts)
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}")
@@ -92,7 +92,7 @@ def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple
         made = harvest(Reader.open(source, **how), Reader.open(target, **how), texts, progress=talk.towards("harvest"))
         made.save(path)
 
-    path, reused = Cache().get_or_make("harvest", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
     if reused:
         talk.say(f"reused harvest {key[:8]} ({len(texts)} texts)")
     return Harvest.load(path), key
@@ -116,7 +116,7 @@ def direct_table(
         return DirectTable.load(path), load_background(tiny.data("tiny-background")), digest(path)
     texts = default_texts(request.texts, "direct")
     where = dictionary_of(request)
-    key = _key("direct-2", request, source, target, texts, _files(where), *_said(request))
+    key = key_of("direct-3", request, source, target, texts, fingerprint_of_dictionary(where), *_reading(request))
 
     def make(path: Path) -> None:
         encoder = encoder_of(request)  # first: it may be refused, and models take long to open
@@ -133,7 +133,7 @@ def direct_table(
         stats.table().save(path / "direct.safetensors")
         save_background(background, path / "background.safetensors")
 
-    path, reused = Cache().get_or_make("direct", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("direct", key, make)
     if reused:
         talk.say(f"reused direct-route statistics {key[:8]}")
     return DirectTable.load(path / "direct.safetensors"), load_background(path / "background.safetensors"), key
@@ -218,7 +218,8 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
-    key = _key("aligned-2", request, source, target, texts, _files(where), repr(manner), *_said(request))
+    dictionary_key = fingerprint_of_dictionary(where)
+    key = key_of("aligned-3", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
@@ -227,7 +228,7 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
         readers = (Reader.open(source, **how), Reader.open(target, **how))
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
 
-    path, reused = Cache().get_or_make("aligned", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
     if reused:
         talk.say(f"reused aligned tokens {key[:8]} ({len(texts)} texts)")
     return Aligned.load(path), key
@@ -247,36 +248,7 @@ def _encoder(request: Request, talk: Talk) -> Encoder | None:
     return None
 
 
-def _key(kind: str, request: Request, source: Site, target: Site, texts: Sequence[str], *more: str | Path) -> str:
-    """Digest of all that decides what two models give over texts: a cache entry's name."""
-    told = (kind, str(source), str(target), "\n".join(texts), request.dtype)
-    return digest(*told, _weights(source), _weights(target), *more)
-
-
-def _weights(site: Site) -> str:
-    """Digest of a model's files by name, size and time, and of its config: reading gigabytes would cost more."""
-    ref = f"{site.model}@{site.revision}" if site.revision else site.model
-    folder = folder_of(ref)
-    return digest(*map(_stamp, sorted(folder.glob("*.safetensors"))), folder / "config.json")
-
-
-def _files(where: Path | DictionaryRef) -> str | Path:
-    """A dictionary's files in the same way, where they are here; else its reference."""
-    if isinstance(where, Path):
-        return where
-    path = Path(where.place).expanduser()
-    if where.kind != "file" or not path.exists():
-        return str(where)
-    inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest(str(where), *map(_stamp, inside))
-
-
-def _said(request: Request) -> list[str]:
+def _reading(request: Request) -> list[str]:
     """What the request says of how the dictionary is read, where it says anything."""
     said = {name: value for name, value in {**how_rows(request), **how_encoder(request)}.items() if value is not None}
     return [repr(sorted(said.items()))] if said else []
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{path.name}:{path.resolve().name}:{stat.st_size}:{stat.st_mtime_ns}"

@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.lm.contracts import contract_for
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook
+from dragoman.lm.deciding import fingerprint_of_settings
 from dragoman.lm.load import (
     decoder_blocks,
     is_adapter,
@@ -38,7 +39,7 @@ from dragoman.lm.load import (
     weight_digests,
 )
 from dragoman.lm.resolve import folder_of
-from dragoman.store import digest, file_sha256
+from dragoman.store import digest, file_sha256, read_text
 from dragoman.verbalize.prompt import CLOSE, Prompt, parse
 from dragoman.verbalize.protocol import checked_vectors
 from dragoman.verbalize.sidecar import Sidecar, sidecar_file, width_in
@@ -124,19 +125,25 @@ class LocalVerbalizer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt."""
+        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt.
+
+        ``settings``: digest of all files beside the weights, its own and its bases': configuration, tokenizer, prompt.
+        """
         return self._identity
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """Made once: it reads every byte of the weights."""
         sidecar = sidecar_file(self._folder)
+        below = [folder_of(self._root)] if self._stack else []
+        folders = dict.fromkeys([self._folder, self.contract.weights, *self._stack, *below])
         known = {
             "contract": self.contract.name,
             "checkpoint": self._ref,
             "site": str(self._site),
             "sidecar": file_sha256(sidecar) if sidecar.is_file() else None,
             "weights": weight_digests(self.contract.weights),
+            "settings": fingerprint_of_settings(*folders),
             "base": self._base,
             "prompt": digest(self.prompt.text, np.array(self.prompt.ids, np.int64)),
             **self.contract.identity,
@@ -270,7 +277,7 @@ class LocalVerbalizer:
                 tokenizer = load_tokenizer(folder)
             own_template = folder / "chat_template.jinja"
             if own_template.is_file():
-                tokenizer.chat_template = own_template.read_text(encoding="utf-8")
+                tokenizer.chat_template = read_text(own_template)
         return net, tokenizer
 
 

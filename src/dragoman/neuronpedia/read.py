@@ -24,6 +24,7 @@ from dragoman.core import Floats, Refusal, frozen
 from dragoman.neuronpedia.files import LIMITS, Limits, Place
 from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
 from dragoman.neuronpedia.source import SourceRecord
+from dragoman.store import refusing
 from dragoman.store.spans import shown
 
 _HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
@@ -342,10 +343,12 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
         return any((path / kind).is_dir() for kind in KINDS) or (path / "source.jsonl").is_file()
 
     places = [base] if ref is None else [base, base / ref.path, base / "v1" / ref.path]
-    for place in places:
-        if is_source(place):
-            return place
-    if not base.is_dir():
+    with refusing("reading", base):
+        found = next((place for place in places if is_source(place)), None)
+        there = base.is_dir()
+    if found is not None:
+        return found
+    if not there:
         raise Refusal(f"export {base}", "there is no such folder", "check the path")
     raise Refusal(
         f"export {base}",

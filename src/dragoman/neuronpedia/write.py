@@ -22,7 +22,7 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.neuronpedia.files import batch_files
 from dragoman.neuronpedia.ids import NeuronpediaRef
-from dragoman.store import plain, refusing, write_bytes
+from dragoman.store import opened, plain, write_bytes
 
 LONGEST = 512  # UTF-16 units, which is how their site counts characters
 BATCH = 1024
@@ -89,9 +89,9 @@ def write_explanations(
     folder = Path(out) / "v1" / source.model / source.source / "explanations"
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
-    _refuse_others(folder, contents)
+    there = _refuse_others(folder, contents)
     for path, content in contents.items():
-        if not path.exists():
+        if path not in there:
             write_bytes(path, content)
     return list(contents)
 
@@ -167,13 +167,19 @@ def _order(one: Explained) -> tuple[int, int, str]:
     return (0, int(one.index), "") if one.index.isdecimal() else (1, 0, one.index)
 
 
-def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> None:
-    """Refuse a folder whose batches are not these ones: labels of another run must not be mixed in or written over."""
-    for path in batch_files(folder):
-        with refusing("reading", path):
-            same = contents.get(path) == path.read_bytes()
+def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> set[Path]:
+    """Refuse a folder whose batches are not these ones: labels of another run must not be mixed in or written over.
+
+    Gives those of these that are there already.
+    """
+    there = set(batch_files(folder))
+    for path in sorted(there):
+        with opened(path) as file:
+            most = len(contents.get(path, b""))
+            same = path in contents and file.read(most + 1) == contents[path]
         if not same:
             raise Refusal(f"{path}", "it holds other explanations", "name a new folder")
+    return there
 
 
 def _untagged(text: str) -> str:

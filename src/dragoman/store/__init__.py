@@ -11,8 +11,10 @@ from dragoman.store.files import (
     digest,
     file_sha256,
     held,
+    opened,
     plain,
     read_json,
+    read_text,
     refusing,
     replacing,
     verify_sha256,
@@ -20,6 +22,7 @@ from dragoman.store.files import (
     write_json,
     write_text,
 )
+from dragoman.store.fingerprint import fingerprint, fingerprint_of
 from dragoman.store.runs import Rows, RunFolder
 from dragoman.store.texts import document_name, read_jsonl, read_texts
 
@@ -33,11 +36,15 @@ __all__ = [
     "digest",
     "document_name",
     "file_sha256",
+    "fingerprint",
+    "fingerprint_of",
     "held",
+    "opened",
     "plain",
     "read_arrays",
     "read_json",
     "read_jsonl",
+    "read_text",
     "read_texts",
     "refusing",
     "replacing",

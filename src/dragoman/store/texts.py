@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dragoman.core import Refusal
-from dragoman.store.files import digest, refusing
+from dragoman.store.files import digest, opened
 
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
@@ -104,7 +105,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _opened(path: Path) -> Iterator[IO[str]]:
     """UTF-8 text of a plain or gzipped file, its failures said in one sentence."""
     try:
-        with refusing("reading", path), path.open("rb") as raw:
+        with opened(path) as raw:
             file = io.BufferedReader(_Unpacked(path, raw)) if path.suffix == ".gz" else raw
             with TextIOWrapper(file, encoding="utf-8-sig") as text:
                 yield text
@@ -120,7 +121,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path, raw: IO[bytes]) -> None:
         super().__init__()
         self._path, self._file, self._done = path, gzip.GzipFile(fileobj=raw), 0
-        self._most = max(_SUSPECT, _RATIO * path.stat().st_size)
+        self._most = max(_SUSPECT, _RATIO * os.fstat(raw.fileno()).st_size)
 
     def readable(self) -> bool:
         return True

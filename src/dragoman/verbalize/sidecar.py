@@ -8,7 +8,6 @@ Field names and fallbacks are those found in published checkpoints (kitft's sche
 
 from __future__ import annotations
 
-import json
 import math
 import string
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.store.files import read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
 from dragoman.verbalize.fields import Described, Natural, Origin, Part, Scale, block_in_name, checked
@@ -232,8 +232,8 @@ def width_in(folder: Path) -> int | None:
     """Width of the model in a folder by its config.json, a multimodal wrapper's text part included; None if untold."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as err:
+        config = read_json(path) if path.is_file() else {}
+    except Refusal as err:
         raise Refusal(f"{path}", "it cannot be read as JSON", "get the published file again") from err
     text = config.get("text_config") or config if isinstance(config, dict) else {}
     width = text.get("hidden_size") if isinstance(text, dict) else None

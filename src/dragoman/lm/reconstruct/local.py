@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.lm.deciding import fingerprint_of_settings
 from dragoman.lm.harvest import reading
 from dragoman.lm.load import load_tokenizer, torch_dtype, weight_digests
 from dragoman.lm.reconstruct.contract import SLOT, Contract, read_contract
@@ -102,6 +103,7 @@ class LocalReconstructor:
             "site": str(self._site),
             "sidecar": file_sha256(sidecar_file(folder)),
             "weights": weight_digests(folder),
+            "settings": fingerprint_of_settings(folder, *([] if contract.form == "full" else [folder_of(self._base)])),
             "base": self._base,
             "template": digest(contract.template),
             "special_tokens": contract.special,
