@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -16,11 +17,13 @@ from urllib.parse import unquote, urlsplit
 class Served:
     """What the server holds and what became of it.
 
+    ``commits``: (repository, revision) -> sha, where a test moves a branch; files are put under their revision.
     ``fault`` is given (path, how many requests came before) and returns a word that `Handler` knows, or None.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes | Path] = {}
+        self.commits: dict[tuple[str, str], str] = {}
         self.sent = self.requests = 0
         self.ranges: list[tuple[int, int]] = []
         self.headers: list[dict[str, str]] = []
@@ -31,6 +34,19 @@ class Served:
     def size(self, path: str) -> int:
         held = self.files[path]
         return held.stat().st_size if isinstance(held, Path) else len(held)
+
+    def commit(self, repo: str, revision: str) -> str:
+        """The sha of a revision: its own name, if it is one already."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision
+        return self.commits.setdefault((repo, revision), hashlib.sha1(f"{repo}@{revision}".encode()).hexdigest())
+
+    def under_revision(self, path: str) -> str:
+        """A path that names a commit, with the revision instead that files were put under."""
+        for (repo, revision), sha in self.commits.items():
+            path = path.replace(f"/{repo}/resolve/{sha}/", f"/{repo}/resolve/{revision}/")
+            path = re.sub(rf"^(/api/models/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{revision}", path)
+        return path
 
     def part(self, path: str, start: int, end: int) -> bytes:
         held = self.files[path]
@@ -57,7 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = served.fault(path, seen)
         if isinstance(fault, int):
             return self._answer(fault, b"")
-        if path not in served.files and self._listed(path):
+        path = served.under_revision(path)
+        if path not in served.files and (self._told(path) or self._listed(path)):
             return None
         if path not in served.files:
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -86,6 +103,19 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "more":
             body += b"x" * 100
         return self._answer(206, body, told, cut=fault == "cut")
+
+    def _told(self, path: str) -> bool:
+        """The hub's commit of a revision: /api/models/ORG/REPO/revision/REVISION."""
+        found = re.match(r"/api/models/([^/]+/[^/]+)/revision/(.+)$", path)
+        if not found:
+            return False
+        repo, revision = found.groups()
+        if any(name.startswith(f"/{repo}/resolve/{revision}/") for name in self.served.files):
+            self._answer(200, json.dumps({"sha": self.served.commit(repo, revision)}).encode())
+        else:
+            known = any(name.startswith(f"/{repo}/") for name in self.served.files)
+            self._answer(404, b"", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
+        return True
 
     def _listed(self, path: str) -> bool:
         """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH."""

@@ -6,6 +6,7 @@ are not there, transposed decoders, and encoders whose activation it does not kn
 """
 
 from dragoman.directions.encoder import Encoder
+from dragoman.directions.hub import commit_of, pinned
 from dragoman.directions.layout import Dictionary
 from dragoman.directions.read import dictionary, random_directions, read_directions, read_encoder
 from dragoman.directions.refs import DictionaryRef
@@ -14,7 +15,9 @@ __all__ = [
     "Dictionary",
     "DictionaryRef",
     "Encoder",
+    "commit_of",
     "dictionary",
+    "pinned",
     "random_directions",
     "read_directions",
     "read_encoder",

@@ -13,7 +13,7 @@ from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal
-from dragoman.directions import DictionaryRef, read_directions
+from dragoman.directions import DictionaryRef, pinned, read_directions
 from dragoman.explain.request import Request
 from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.resolve import dictionary_at, hub_place
@@ -23,13 +23,14 @@ from dragoman.verbalize import registry
 
 
 def dictionary_of(request: Request) -> Path | DictionaryRef:
-    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges.
+    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges, at one commit.
 
     Raises:
         Refusal: a Neuronpedia id without an export that says what the source was made from.
     """
     named = _neuronpedia(request.dictionary)
-    return DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    where = DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    return pinned(where) if isinstance(where, DictionaryRef) else where
 
 
 def directions_of(request: Request) -> Directions:

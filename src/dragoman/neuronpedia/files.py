@@ -170,7 +170,7 @@ class Place:
                     return
                 self._check(answer, url)
                 yield b"there"
-                yield from answer.pieces()
+                yield from answer.pieces(_PIECE)
         except NoAnswer as error:
             raise Refusal(
                 public_address(url),

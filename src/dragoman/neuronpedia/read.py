@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from dragoman.addresses import public_address
 from dragoman.core import Floats, Refusal, frozen
 from dragoman.neuronpedia.files import LIMITS, Limits, Place
 from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
@@ -27,6 +28,7 @@ from dragoman.neuronpedia.source import SourceRecord
 from dragoman.store.spans import shown
 
 _HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
+_EACH = 512  # bytes that a row takes in memory beside its text
 KINDS = ("explanations", "features", "activations")
 
 
@@ -172,6 +174,23 @@ class FeatureRow:
     vector: Floats | None
 
 
+class _Kept:
+    """What has been taken into memory, about."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name, self.most, self.bytes = name, most, 0
+
+    def add(self, count: int) -> None:
+        """One more row, of so many bytes beside what every row takes."""
+        self.bytes += _EACH + count
+        if self.bytes > self.most:
+            raise Refusal(
+                self.name,
+                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
+                "fetch the folder yourself, look at it, and pass the batches that are needed",
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """One source's export, opened by `open`; files are read when asked for."""
@@ -202,7 +221,9 @@ class Export:
     def labels(self) -> Labels:
         """Every explanation, by feature index; those without a word are passed over."""
         found: dict[str, list[Label]] = {}
+        kept = _Kept(f"explanations of {self.place.name}", self.place.limits.kept)
         for _, row in self._rows("explanations", _ExplanationRow):
+            kept.add(len(row.description) + len(row.notes or ""))
             if row.description.strip():
                 label = Label(
                     index=row.index,
@@ -218,9 +239,11 @@ class Export:
     def contexts(self, indices: frozenset[str] | set[str] | None = None) -> dict[str, tuple[Context, ...]]:
         """Texts by feature index (all, or only those asked for), the strongest first."""
         found: dict[str, list[Context]] = {}
+        kept = _Kept(f"activations of {self.place.name}", self.place.limits.kept)
         for where, row in self._rows("activations", _ActivationRow, indices):
             if not row.tokens or len(row.tokens) != len(row.values):
                 raise Refusal(where, f"{len(row.tokens)} tokens and {len(row.values)} values", "get the export again")
+            kept.add(_EACH * len(row.tokens) // 8)
             peak = int(np.argmax(row.values)) if row.maxValueTokenIndex is None else row.maxValueTokenIndex
             if not 0 <= peak < len(row.tokens):
                 raise Refusal(where, f"its strongest token is number {peak} of {len(row.tokens)}", "get it again")
@@ -231,8 +254,11 @@ class Export:
 
     def features(self) -> dict[str, FeatureRow]:
         """Statistics by feature index."""
-        return {
-            row.index: FeatureRow(
+        found: dict[str, FeatureRow] = {}
+        kept = _Kept(f"features of {self.place.name}", self.place.limits.kept)
+        for where, row in self._rows("features", _FeatureRow):
+            kept.add(4 * len(row.vector or ()))
+            found[row.index] = FeatureRow(
                 index=row.index,
                 density=row.frac_nonzero,
                 most=row.maxActApprox,
@@ -241,8 +267,7 @@ class Export:
                 hook=row.hookName or None,
                 vector=_float32(where, row.vector) if row.vector else None,
             )
-            for where, row in self._rows("features", _FeatureRow)
-        }
+        return found
 
     def source(self) -> SourceRecord | None:
         """The source's record, or None when the export has none."""
@@ -297,7 +322,7 @@ class Export:
                     yield where, row
         if not files:
             raise Refusal(
-                f"{kind} of {self.place.base}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
+                f"{kind} of {self.place.name}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
             )
 
 
@@ -308,13 +333,14 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
         scheme, host = parts.scheme.lower(), (parts.hostname or "").removeprefix("www.")
     except ValueError:
         scheme, host = "", ""
+    shown_as = f"address '{public_address(base)}'"
     if scheme not in ("http", "https") or not host:
         raise Refusal(
-            f"address '{base}'", "exports are read over http and https, or from a folder", "pass one of these"
+            shown_as, "exports are read over http and https, or from a folder", "pass one of these"
         )
     if host == HOST:
         raise Refusal(
-            f"address '{base}'",
+            shown_as,
             "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/",
             "pass the bucket's address, or a folder fetched from it",
         )

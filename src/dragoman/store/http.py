@@ -67,13 +67,19 @@ class Answer:
         except Exception as error:  # whatever the header makes of its parser: it names no page
             raise NoAnswer("its next page has no address") from error
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body as the server sends it."""
+    def pieces(self, at_least: int = 1) -> Iterator[bytes]:
+        """The body as the server sends it, in pieces of ``at_least`` so many bytes but for the last."""
+        held = bytearray()
         for piece in self._response.iter_raw():
             self._clock.received += len(piece)
-            yield piece
+            held += piece
+            if len(held) >= at_least:
+                yield bytes(held)
+                held.clear()
         # A body that ends with the connection looks whole when the connection was cut because of the time.
         self._clock.refuse_late()
+        if held:
+            yield bytes(held)
 
     def body(self, most: int) -> bytes:
         """All of a small body.
