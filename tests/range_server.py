@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 
 class Served:
@@ -45,7 +45,9 @@ class Served:
         """A path that names a commit, with the revision instead that files were put under."""
         for (repo, revision), sha in self.commits.items():
             path = path.replace(f"/{repo}/resolve/{sha}/", f"/{repo}/resolve/{revision}/")
-            path = re.sub(rf"^(/api/models/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{revision}", path)
+            path = re.sub(
+                rf"^(/api/models/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{quote(revision, safe='')}", path
+            )
         return path
 
     def part(self, path: str, start: int, end: int) -> bytes:
@@ -122,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         found = re.match(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)$", path)
         if not found:
             return False
-        repo, revision, inside = found.groups()
+        repo, revision, inside = found[1], unquote(found[2]), found[3]
         base = f"/{repo}/resolve/{revision}/" + (f"{inside}/" if inside else "")
         below = [name[len(base) :] for name in self.served.files if name.startswith(base)]
         if not below:

@@ -215,7 +215,9 @@ def _from_url(said: str) -> NeuronpediaRef:
         parts = parts[2:]
     elif parts[:1] == ["api"]:
         raise Refusal(
-            f"address '{public_address(said)}'", "that part of their API names no feature", f"use /api/feature/ addresses, or {FORMS}"
+            f"address '{public_address(said)}'",
+            "that part of their API names no feature",
+            f"use /api/feature/ addresses, or {FORMS}",
         )
     return _from_parts(parts, said)
 

@@ -335,9 +335,7 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
         scheme, host = "", ""
     shown_as = f"address '{public_address(base)}'"
     if scheme not in ("http", "https") or not host:
-        raise Refusal(
-            shown_as, "exports are read over http and https, or from a folder", "pass one of these"
-        )
+        raise Refusal(shown_as, "exports are read over http and https, or from a folder", "pass one of these")
     if host == HOST:
         raise Refusal(
             shown_as,

@@ -17,9 +17,7 @@ MAGIC = b"\x1f\x8b"
 _PIECE = 1 << 16
 
 
-def unpacked(
-    name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, plain: bool = False
-) -> Iterator[bytes]:
+def unpacked(name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, plain: bool = False) -> Iterator[bytes]:
     """What packed pieces hold.
 
     Args:

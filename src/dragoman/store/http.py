@@ -199,7 +199,9 @@ class _Clock:
     def refuse_late(self) -> None:
         """Say so when the time ran out."""
         if self.late:
-            raise NoAnswer(f"it sent {self.received} bytes in {time.monotonic() - self._begun:.0f} s, too slow to go on")
+            raise NoAnswer(
+                f"it sent {self.received} bytes in {time.monotonic() - self._begun:.0f} s, too slow to go on"
+            )
 
     def _left(self) -> float:
         bounds = self._bounds
@@ -215,5 +217,8 @@ class _Clock:
 
 def _cut(connection: socket.socket) -> None:
     with suppress(OSError):  # it is closed already
-        # Not its own method: that of a TLS connection would take the encryption away under a reader's hands.
+        # Not its own methods: those of a TLS connection would take the encryption away under a reader's hands.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        # What has arrived already could still be read: megabytes of 100 Continue.
+        while socket.socket.recv(connection, 1 << 20, socket.MSG_DONTWAIT):
+            pass

@@ -78,13 +78,13 @@ def way_of(error: Exception) -> tuple[No, str]:
         (errors.EntryNotFoundError, "entry"),
         ((errors.HfHubHTTPError, OSError), "away"),
     ]
-    found = next((no for kind, no in table if isinstance(error, kind)), None)
+    found: No | None = next((no for kind, no in table if isinstance(error, kind)), None)
     if found is not None:
         return found, said
     # What is left comes from whichever HTTP library the hub's own is built on, or from an answer that made no sense.
     network = any(base.__name__ in ("TransportError", "RequestError") for base in type(error).__mro__)
-    lost = network and "Redirect" not in type(error).__name__
-    return ("away" if lost else "odd"), f"{type(error).__name__}: {said}"
+    lost: No = "away" if network and "Redirect" not in type(error).__name__ else "odd"
+    return lost, f"{type(error).__name__}: {said}"
 
 
 def endpoint() -> str:
