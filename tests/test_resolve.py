@@ -336,7 +336,7 @@ def test_a_dictionary_may_be_a_file_here_with_key_and_index(tmp_path: Path, monk
 def test_offline_a_hub_id_is_refused_at_once(tmp_path: Path) -> None:
     """The real call, in a process that was told to stay off the network and has nothing cached."""
     code = (
-        "from dragoman.core import Refusal\nfrom dragoman.lm.resolve import commit_of, folder_of\n"
+        "from dragoman.core import Refusal\nfrom dragoman.lm.resolve import folder_of\n"
         "try:\n    folder_of('org/name')\nexcept Refusal as no:\n    print(no)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -23,6 +23,7 @@ from dragoman.store.gunzip import unpacked
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
 
 _BATCH = re.compile(r"batch-(\d{1,9})\.jsonl(\.gz)?")
+EACH = 512  # bytes that a row takes in memory beside its text
 _PIECE = 1 << 16
 _RATIO = 100
 _SUSPECT = 8 << 20  # bytes: below, a file of one row over and over may well gain that much
@@ -83,6 +84,24 @@ class _Budget:
 
     def _refusal(self, why: str) -> Refusal:
         return Refusal(self.name, why, "fetch the folder yourself, look at it, and pass that")
+
+
+class Kept:
+    """What has been taken into memory, about."""
+
+    def __init__(self, name: str, most: int) -> None:
+        """Nothing yet."""
+        self.name, self.most, self.bytes = name, most, 0
+
+    def add(self, count: int) -> None:
+        """One more row, of so many bytes beside what every row takes."""
+        self.bytes += EACH + count
+        if self.bytes > self.most:
+            raise Refusal(
+                self.name,
+                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
+                "fetch the folder yourself, look at it, and pass the batches that are needed",
+            )
 
 
 @dataclass(frozen=True, slots=True)

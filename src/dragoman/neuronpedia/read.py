@@ -22,13 +22,12 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from dragoman.addresses import public_address
 from dragoman.core import Floats, Refusal, frozen
-from dragoman.neuronpedia.files import LIMITS, Limits, Place
+from dragoman.neuronpedia.files import EACH, LIMITS, Kept, Limits, Place
 from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
 from dragoman.neuronpedia.source import SourceRecord
 from dragoman.store.spans import shown
 
 _HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
-_EACH = 512  # bytes that a row takes in memory beside its text
 KINDS = ("explanations", "features", "activations")
 
 
@@ -174,23 +173,6 @@ class FeatureRow:
     vector: Floats | None
 
 
-class _Kept:
-    """What has been taken into memory, about."""
-
-    def __init__(self, name: str, most: int) -> None:
-        self.name, self.most, self.bytes = name, most, 0
-
-    def add(self, count: int) -> None:
-        """One more row, of so many bytes beside what every row takes."""
-        self.bytes += _EACH + count
-        if self.bytes > self.most:
-            raise Refusal(
-                self.name,
-                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
-                "fetch the folder yourself, look at it, and pass the batches that are needed",
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """One source's export, opened by `open`; files are read when asked for."""
@@ -221,7 +203,7 @@ class Export:
     def labels(self) -> Labels:
         """Every explanation, by feature index; those without a word are passed over."""
         found: dict[str, list[Label]] = {}
-        kept = _Kept(f"explanations of {self.place.name}", self.place.limits.kept)
+        kept = Kept(f"explanations of {self.place.name}", self.place.limits.kept)
         for _, row in self._rows("explanations", _ExplanationRow):
             kept.add(len(row.description) + len(row.notes or ""))
             if row.description.strip():
@@ -239,11 +221,11 @@ class Export:
     def contexts(self, indices: frozenset[str] | set[str] | None = None) -> dict[str, tuple[Context, ...]]:
         """Texts by feature index (all, or only those asked for), the strongest first."""
         found: dict[str, list[Context]] = {}
-        kept = _Kept(f"activations of {self.place.name}", self.place.limits.kept)
+        kept = Kept(f"activations of {self.place.name}", self.place.limits.kept)
         for where, row in self._rows("activations", _ActivationRow, indices):
             if not row.tokens or len(row.tokens) != len(row.values):
                 raise Refusal(where, f"{len(row.tokens)} tokens and {len(row.values)} values", "get the export again")
-            kept.add(_EACH * len(row.tokens) // 8)
+            kept.add(EACH * len(row.tokens) // 8)
             peak = int(np.argmax(row.values)) if row.maxValueTokenIndex is None else row.maxValueTokenIndex
             if not 0 <= peak < len(row.tokens):
                 raise Refusal(where, f"its strongest token is number {peak} of {len(row.tokens)}", "get it again")
@@ -255,7 +237,7 @@ class Export:
     def features(self) -> dict[str, FeatureRow]:
         """Statistics by feature index."""
         found: dict[str, FeatureRow] = {}
-        kept = _Kept(f"features of {self.place.name}", self.place.limits.kept)
+        kept = Kept(f"features of {self.place.name}", self.place.limits.kept)
         for where, row in self._rows("features", _FeatureRow):
             kept.add(4 * len(row.vector or ()))
             found[row.index] = FeatureRow(
