@@ -27,7 +27,7 @@ from dragoman.core import Refusal
 from dragoman.lm import convert, load
 from dragoman.lm.convert import check_tokens, join_verified
 from dragoman.lm.load import load_model, load_tokenizer
-from dragoman.lm.resolve import cached, called, dictionary_at, folder_of, hub_place
+from dragoman.lm.resolve import cached, called, commit_of, dictionary_at, folder_of, hub_place
 from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import save_checkpoint, tokenizer_of
 
@@ -201,6 +201,37 @@ def test_what_the_hub_does_not_have_is_refused_as_that(
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(Refusal, match=message):
         folder_of("org/name@v2")
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            ValueError("Invalid pointer path: ../../etc/shadow"),
+            r"the hub's answer cannot be used \(ValueError: Invalid",
+        ),
+        (type("TooManyRedirects", (Exception,), {})("Exceeded"), r"cannot be used \(TooManyRedirects: Exceeded\)"),
+        (type("ReadError", (type("TransportError", (Exception,), {}),), {})("cut"), "the hub cannot be reached"),
+        (ValueError("GET https://u:PW@h/f?X-Amz-Signature=SIG"), r"ValueError: GET https://h/f"),
+    ],
+)
+def test_what_the_hubs_library_passes_on_is_one_sentence(
+    failure: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise failure
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(Refusal, match=message) as error:
+        folder_of("org/name@v2")
+    assert "PW" not in str(error.value) and "SIG" not in str(error.value)
+
+
+def test_the_commit_of_a_fetched_folder_is_its_snapshots(tmp_path: Path) -> None:
+    sha = "0123456789" * 4
+    folder = tmp_path / "models--org--name" / "snapshots" / sha / "av"
+    assert commit_of(folder) == commit_of(folder.parent) == sha
+    assert commit_of(tmp_path) is None and commit_of(tmp_path / "snapshots" / sha) is None
 
 
 def test_a_folder_of_a_repository_is_fetched_alone_with_the_sidecar_above_it(

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.addresses import without_secrets
+
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
 Kind = Literal["feature", "random", "shuffled", "custom"]
@@ -28,9 +30,9 @@ class Refusal(Exception):
     """
 
     def __init__(self, what: str, why: str, instead: str) -> None:
-        """Keep the three parts; the message joins them into one sentence."""
-        self.what, self.why, self.instead = what, why, instead
-        super().__init__(f"{what}: {why}; {instead}.")
+        """Keep the three parts without passwords, signatures and tokens; the message joins them into one sentence."""
+        self.what, self.why, self.instead = (without_secrets(part) for part in (what, why, instead))
+        super().__init__(f"{self.what}: {self.why}; {self.instead}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,32 @@
 """``dragoman export``: a run's explanations as files that somebody else's tool reads.
 
-In: a run folder, a condition of it, what the features are called elsewhere. Out: Neuronpedia's explanation batches.
-Refuses conditions the run does not have, random directions, and a source that is not the run's own place in the model.
+In: a run folder, a condition of it, what the features and the author are called elsewhere. Out: Neuronpedia's
+explanation batches and what its importer needs beside them; a copy of the run gives the same bytes. Refuses conditions
+the run does not have, random directions, an author that is none, and a source that is not the run's own place in the
+model.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dragoman.addresses import public_address
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained
     from dragoman.store import RunFolder
 
 FORMATS = ("neuronpedia",)
+_OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations\n"
 PREFERRED = "washed"
+_LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  # a path, by its beginning
 
 
 def export(
@@ -40,7 +46,10 @@ def export(
     explanation_model: Annotated[
         str | None, typer.Option(help="Name of the model there; default: the verbalizer.")
     ] = None,
-    author: Annotated[str, typer.Option(help="Id of the author there.")] = "",
+    author_id: Annotated[
+        str,
+        typer.Option(help="Id of the author there, a user of the receiving database; rows without one are rejected."),
+    ] = "",
     batch_size: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 1024,
     resid_pre: Annotated[
         bool, typer.Option("--resid-pre", help="The source counts the block it enters, one above the run's.")
@@ -49,7 +58,7 @@ def export(
 ) -> None:
     """Write a run's explanations as files that Neuronpedia can import (nothing is uploaded)."""
     from dragoman.core import Refusal, Site
-    from dragoman.neuronpedia import NeuronpediaRef, refuse_elsewhere, write_explanations
+    from dragoman.neuronpedia import NeuronpediaRef, must_exist, refuse_elsewhere, write_explanations
     from dragoman.store import RunFolder
 
     if format_ not in FORMATS:
@@ -68,15 +77,19 @@ def export(
         source,
         explained,
         type_name=type_name or f"dragoman_{'native' if told.get('route') == 'identity' else 'foreign'}-av",
-        model_name=explanation_model or str(told.get("verbalizer") or folder.manifest["target"]),
-        created_at=made_at(folder),
-        author=author,
+        model_name=explanation_model or without_folders(str(told.get("verbalizer") or folder.manifest["target"])),
+        author=author_id,
         batch_size=batch_size,
     )
     if empty:
         sys.stderr.write(f"left out {empty} features whose explanation is empty\n")
+    there = must_exist(source, author_id)
+    needed = "".join(f"  {table}: {row}\n" for table, row in there)
+    sys.stderr.write(f"the receiving database must hold, before this goes in (see README.md beside):\n{needed}")
+    sys.stderr.write(_OTHER_WAY)
     if as_json:
         summary = {"source": str(source), "condition": name, "explanations": len(explained), "empty": empty}
+        summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
         sys.stdout.write(json.dumps(summary | {"files": [str(p) for p in paths]}, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{path}\n" for path in paths))
@@ -126,6 +139,7 @@ def chosen(
         "condition": name,
         **{key: told[key] for key in ("route", "washout", "verbalizer") if key in told},
     }
+    common = {key: _named(value) for key, value in common.items()}
     sure = confidences(folder.scores, name)
     made = []
     for feature, samples in by_feature.items():
@@ -147,7 +161,19 @@ def confidences(scores: Mapping[str, Any] | None, condition: str) -> dict[str, M
     return {str(row["feature"]): row for row in per_feature if isinstance(row.get("probability"), int | float)}
 
 
-def made_at(folder: RunFolder) -> str:
-    """When the run was begun, by its manifest: the same run gives the same bytes, today and tomorrow."""
-    stamp = int((folder.path / "manifest.json").stat().st_mtime)
-    return datetime.fromtimestamp(stamp, UTC).replace(tzinfo=None).isoformat()
+def without_folders(text: str) -> str:
+    """A reference as others may read it: of a path here the last name alone, of an address no password and no query.
+
+    By the text alone, so that a copy of the run says the same where the path leads nowhere.
+    """
+    found = _LOCAL.match(text)
+    if not found:
+        return public_address(text)
+    return (found["kind"] or "") + re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def _named(value: Any) -> Any:
+    """A manifest's entry, its references without folders."""
+    if isinstance(value, str):
+        return without_folders(value)
+    return {key: _named(one) for key, one in value.items()} if isinstance(value, Mapping) else value

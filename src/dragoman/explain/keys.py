@@ -18,13 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dragoman.core import Site
-from dragoman.directions import DictionaryRef
+from dragoman.directions import DictionaryRef, commit_of
 from dragoman.directions.folder import LocalFolder
 from dragoman.directions.hub import hub_folder, registered
 from dragoman.directions.layouts import layout_of
 from dragoman.explain.request import Request
 from dragoman.lm.deciding import fingerprint_of_model
-from dragoman.lm.resolve import commit_of
 from dragoman.store import digest, fingerprint_of, plain
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
@@ -73,7 +72,7 @@ def fingerprint_of_dictionary(where: Path | DictionaryRef) -> str:
     if isinstance(found, LocalFolder):  # the hub's cache holds it
         return digest(asked, told, _of_folder(found, where.key))
     found.close()
-    return digest(asked, told, place.place, place.inside, commit_of(place.place, place.revision))
+    return digest(asked, told, place.place, place.inside, commit_of(where) or "")
 
 
 def _of_folder(folder: LocalFolder, key: str | None) -> str:

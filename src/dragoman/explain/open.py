@@ -14,7 +14,7 @@ from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal, Site
-from dragoman.directions import DictionaryRef, Encoder, check_encoder, read_directions, read_encoder
+from dragoman.directions import DictionaryRef, Encoder, check_encoder, pinned, read_directions, read_encoder
 from dragoman.directions.beside import TRUTH, beside, read_truth
 from dragoman.explain.request import Request, Talk
 from dragoman.lm.decode import LocalVerbalizer
@@ -27,13 +27,14 @@ OTHER_LABELS = "pass the export of this dictionary's own source (--resid-pre for
 
 
 def dictionary_of(request: Request) -> Path | DictionaryRef:
-    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges.
+    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges, at one commit.
 
     Raises:
         Refusal: a Neuronpedia id without an export that says what the source was made from.
     """
     named = _neuronpedia(request.dictionary)
-    return DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    where = DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    return pinned(where) if isinstance(where, DictionaryRef) else where
 
 
 def directions_of(request: Request) -> Directions:

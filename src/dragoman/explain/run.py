@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman import study
+from dragoman.addresses import public_address
 from dragoman.core import Directions
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
@@ -43,7 +44,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     check_route(request.route, request.washout, request.map)
     study.check_samples(request.samples, request.drawn_at)
     directions = directions_of(request)
-    talk.say(f"opening verbalizer {request.by}")
+    talk.say(f"opening verbalizer {public_address(request.by)}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
     if directions.site != verbalizers["by"].site and needs_encoder(request):
         refuse_unusable_encoder(request)

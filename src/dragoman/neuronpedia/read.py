@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from dragoman.addresses import public_address
 from dragoman.core import Floats, Refusal, frozen
-from dragoman.neuronpedia.files import LIMITS, Limits, Place
+from dragoman.neuronpedia.files import EACH, LIMITS, Kept, Limits, Place
 from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
 from dragoman.neuronpedia.source import SourceRecord
 from dragoman.store import refusing
@@ -203,7 +204,9 @@ class Export:
     def labels(self) -> Labels:
         """Every explanation, by feature index; those without a word are passed over."""
         found: dict[str, list[Label]] = {}
+        kept = Kept(f"explanations of {self.place.name}", self.place.limits.kept)
         for _, row in self._rows("explanations", _ExplanationRow):
+            kept.add(len(row.description) + len(row.notes or ""))
             if row.description.strip():
                 label = Label(
                     index=row.index,
@@ -219,9 +222,11 @@ class Export:
     def contexts(self, indices: frozenset[str] | set[str] | None = None) -> dict[str, tuple[Context, ...]]:
         """Texts by feature index (all, or only those asked for), the strongest first."""
         found: dict[str, list[Context]] = {}
+        kept = Kept(f"activations of {self.place.name}", self.place.limits.kept)
         for where, row in self._rows("activations", _ActivationRow, indices):
             if not row.tokens or len(row.tokens) != len(row.values):
                 raise Refusal(where, f"{len(row.tokens)} tokens and {len(row.values)} values", "get the export again")
+            kept.add(EACH * len(row.tokens) // 8)
             peak = int(np.argmax(row.values)) if row.maxValueTokenIndex is None else row.maxValueTokenIndex
             if not 0 <= peak < len(row.tokens):
                 raise Refusal(where, f"its strongest token is number {peak} of {len(row.tokens)}", "get it again")
@@ -232,8 +237,11 @@ class Export:
 
     def features(self) -> dict[str, FeatureRow]:
         """Statistics by feature index."""
-        return {
-            row.index: FeatureRow(
+        found: dict[str, FeatureRow] = {}
+        kept = Kept(f"features of {self.place.name}", self.place.limits.kept)
+        for where, row in self._rows("features", _FeatureRow):
+            kept.add(4 * len(row.vector or ()))
+            found[row.index] = FeatureRow(
                 index=row.index,
                 density=row.frac_nonzero,
                 most=row.maxActApprox,
@@ -242,8 +250,7 @@ class Export:
                 hook=row.hookName or None,
                 vector=_float32(where, row.vector) if row.vector else None,
             )
-            for where, row in self._rows("features", _FeatureRow)
-        }
+        return found
 
     def source(self) -> SourceRecord | None:
         """The source's record, or None when the export has none."""
@@ -311,7 +318,7 @@ class Export:
                     yield where, row
         if not files:
             raise Refusal(
-                f"{kind} of {self.place.base}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
+                f"{kind} of {self.place.name}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
             )
 
 
@@ -322,13 +329,12 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
         scheme, host = parts.scheme.lower(), (parts.hostname or "").removeprefix("www.")
     except ValueError:
         scheme, host = "", ""
+    shown_as = f"address '{public_address(base)}'"
     if scheme not in ("http", "https") or not host:
-        raise Refusal(
-            f"address '{base}'", "exports are read over http and https, or from a folder", "pass one of these"
-        )
+        raise Refusal(shown_as, "exports are read over http and https, or from a folder", "pass one of these")
     if host == HOST:
         raise Refusal(
-            f"address '{base}'",
+            shown_as,
             "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/",
             "pass the bucket's address, or a folder fetched from it",
         )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import (
@@ -180,6 +181,21 @@ def _digest(body: bytes, plan: str, number: int) -> str:
     return hashlib.blake2b(f"{plan}\n{number}\n".encode() + body, digest_size=_DIGEST).hexdigest()
 
 
+def _public(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest whose references (dictionary, settings, conditions) tell no password and no signature."""
+
+    def shown_as(value: Any) -> Any:
+        return public_address(value) if isinstance(value, str) else value
+
+    def entry(told: Any) -> Any:
+        if isinstance(told, Mapping):
+            return {key: shown_as(value) for key, value in told.items()}
+        return [entry(one) for one in told] if isinstance(told, list | tuple) else shown_as(told)
+
+    known = ("dictionary", "settings", "conditions")
+    return {key: entry(value) if key in known else value for key, value in manifest.items()}
+
+
 def _is_windows(told: object) -> bool:
     """Whether this is one feature's windows."""
     if not isinstance(told, dict) or set(told) != {"firing", "silent"}:
@@ -231,6 +247,7 @@ class RunFolder:
             if written:
                 return cls._same(path, manifest)
             write_json(path / "manifest.json", {"format": FORMAT} | dict(manifest) | {"format": FORMAT})
+            write_json(path / "manifest.json", {"format": FORMAT, **_public(manifest)})
         return cls.open(path)
 
     @classmethod
@@ -269,7 +286,7 @@ class RunFolder:
                 f"its format is {shown(found)}, this dragoman reads {FORMAT}",
                 "make the run again in another folder, or use the version that wrote it",
             )
-        return cls(path, manifest)
+        return cls(path, _public(manifest))
 
     @staticmethod
     def _locked(path: Path) -> AbstractContextManager[None]:

@@ -6,11 +6,8 @@ lines without end, lines that are not JSON objects and rows without a text, nami
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -19,7 +16,9 @@ from typing import IO, Any
 
 from dragoman.core import Refusal
 from dragoman.store.files import digest, opened
+from dragoman.store.gunzip import Pieces, unpacked
 
+_PIECE = 1 << 16
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
 _SUSPECT = 64 << 20  # bytes: below, a file of one line over and over may well gain that much
@@ -106,34 +105,14 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     """UTF-8 text of a plain or gzipped file, its failures said in one sentence."""
     try:
         with opened(path) as raw:
-            file = io.BufferedReader(_Unpacked(path, raw)) if path.suffix == ".gz" else raw
+            file = io.BufferedReader(_contents(path, raw)) if path.suffix == ".gz" else raw
             with TextIOWrapper(file, encoding="utf-8-sig") as text:
                 yield text
     except UnicodeDecodeError as error:
         raise Refusal(f"{path}", f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    except (EOFError, zlib.error) as error:
-        raise Refusal(f"{path}", f"the gzip file is torn ({error})", "fetch or write it again") from error
 
 
-class _Unpacked(io.RawIOBase):
+def _contents(path: Path, raw: IO[bytes]) -> Pieces:
     """The contents of a gzip file, as long as they stay in proportion to it."""
-
-    def __init__(self, path: Path, raw: IO[bytes]) -> None:
-        super().__init__()
-        self._path, self._file, self._done = path, gzip.GzipFile(fileobj=raw), 0
-        self._most = max(_SUSPECT, _RATIO * os.fstat(raw.fileno()).st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        got = self._file.read1(len(buffer))
-        self._done += len(got)
-        if self._done > self._most:
-            raise Refusal(
-                f"{self._path}",
-                f"it unpacks to more than {self._most >> 20} MB, far too many for its size",
-                "get the file from where it was published",
-            )
-        buffer[: len(got)] = got
-        return len(got)
+    most = max(_SUSPECT, _RATIO * path.stat().st_size)
+    return Pieces(unpacked(f"{path}", iter(lambda: raw.read(_PIECE), b""), lambda _read: most))
