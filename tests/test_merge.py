@@ -94,7 +94,7 @@ def test_half_precision_is_within_its_own_limit(
     adapter = save_peft(tmp_path / "adapter", BASES[base][0], bases[base], size=0.2, **MERGED[what])
     (found,) = LocalVerbalizer(adapter, dtype=dtype).merged
     limit, whole_limit = LIMITS[getattr(torch, dtype)]
-    assert 0 < found.error < limit / 2 and 0 < found.whole < whole_limit / 2, (found.error, found.whole)
+    assert 0 < found.error < limit / 2 and 0 < found.whole < whole_limit / 2
 
 
 def test_an_adapter_on_an_adapter_is_checked_at_each_step(bases: dict[str, Path], tmp_path: Path) -> None:

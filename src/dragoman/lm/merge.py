@@ -30,8 +30,9 @@ from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
 
 ROWS, TOKENS = 3, 4  # of what is read before and after merging: one prefill of a dozen tokens
-# Largest relative error of one layer's output, and of the model's, that rounding explains; measured, with room.
-LIMITS = {torch.float32: (1e-4, 1e-3), torch.float16: (1e-2, 0.05), torch.bfloat16: (3e-2, 0.3)}
+# Largest relative error that rounding explains: of one layer's output on the same input, and of the model's. In half
+# precision the model's grows with its depth (0.23 after 18 blocks of honest sums), so there the layers decide.
+LIMITS = {torch.float32: (1e-4, 1e-3), torch.float16: (3e-3, 0.2), torch.bfloat16: (2e-2, 1.0)}
 WRAPPERS = r"(?:(?:base_model|backbone|model|language_model|text_model)\.)*"
 _PEFT = "base_model.model."
 # What PEFT raises on settings and tensors that it cannot use.
