@@ -14,14 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dragoman.core import Refusal
-from dragoman.directions import DictionaryRef
+from dragoman.directions import DictionaryRef, commit_of
 from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import directions_of
 from dragoman.lm.deciding import fingerprint_of_model, fingerprint_of_settings
 from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.resolve import commit_of
 from range_server import Served, serving
 from small_world import World, build, write_sae
 from tiny_checkpoints import save_adapter
@@ -244,8 +243,8 @@ def test_a_dictionary_in_the_hub_s_cache_counts_by_its_bytes(tmp_path: Path, hub
 
 
 def test_a_whole_commit_is_not_asked_about(hub: Served) -> None:
-    assert commit_of("org/saes", "d" * 40) == "d" * 40 and hub.requests == 0
-    assert commit_of("org/saes", None) == "0" * 40 and hub.requests == 1
+    assert commit_of(DictionaryRef.parse(f"hf:org/saes@{'d' * 40}/res")) == "d" * 40 and hub.requests == 0
+    assert commit_of(DictionaryRef.parse("hf:org/saes/res")) == "0" * 40 and hub.requests == 1
 
 
 # --- verbalizers -----------------------------------------------------------------------------------------------------

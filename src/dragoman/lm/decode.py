@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
+from dragoman.lm.adapters import refuse_quantised
 from dragoman.lm.contracts import contract_for
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook
 from dragoman.lm.deciding import fingerprint_of_settings
@@ -32,12 +33,12 @@ from dragoman.lm.load import (
     is_adapter,
     load_model,
     load_tokenizer,
-    merge_adapter,
     sits_on,
     stacked,
     torch_dtype,
     weight_digests,
 )
+from dragoman.lm.merge import Agreement, merge_adapter
 from dragoman.lm.resolve import folder_of
 from dragoman.store import digest, file_sha256, read_text
 from dragoman.verbalize.prompt import CLOSE, Prompt, parse
@@ -56,7 +57,7 @@ class LocalVerbalizer:
     """A verbalizer run by transformers in this process.
 
     ``site``: the stream it reads. ``prompt``: its checked prompt. ``sidecar``: how it wants its vector. ``contract``:
-    what feeds it.
+    what feeds it. ``merged``: how each of its adapters, now in the weights, agrees with PEFT unmerged.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class LocalVerbalizer:
         self._base = _base_of(self.contract.weights, self.sidecar, base, self._ref)
         self._stack, self._root = stacked(self.contract.weights, self._base, f"verbalizer {ref}")
         self._site = self.contract.site(self._base)
+        self.merged: list[Agreement] = []
         net, tokenizer = self._opened()
         self._net: Any = net
         self._tokenizer: Any = tokenizer
@@ -260,6 +262,8 @@ class LocalVerbalizer:
     def _opened(self) -> tuple[Any, Any]:
         """Model and tokenizer, adapters merged in; tokenizer or chat template in an adapter's own folder win."""
         whole = self._root if self._stack else self.contract.weights
+        if self._stack:
+            refuse_quantised(folder_of(whole), f"verbalizer {self._ref}")
         opened: tuple[Any, Any] = load_model(whole, dtype=self._dtype, device=self._device)
         net, tokenizer = opened
         width = int(net.get_input_embeddings().weight.shape[1])
@@ -272,7 +276,8 @@ class LocalVerbalizer:
             )
         self.contract.check(net, self._site)
         for folder in self._stack:
-            net = merge_adapter(net, folder, f"verbalizer {self._ref}", self._device)
+            net, agreement = merge_adapter(net, folder, f"verbalizer {self._ref}", self._device)
+            self.merged.append(agreement)
             if (folder / "tokenizer.json").is_file():
                 tokenizer = load_tokenizer(folder)
             own_template = folder / "chat_template.jinja"

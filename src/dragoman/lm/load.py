@@ -1,15 +1,14 @@
 """Open a model and its tokenizer, whatever family it is, and find its decoder blocks.
 
-In: a reference or folder, of a whole model or of a LoRA adapter on one. Out: a transformers model in eval mode, its
-tokenizer, its blocks. Refuses folders without safetensors (pickles are never loaded), weights that would stay at
-random or lose a block, adapters that do not fit, unknown dtypes and models without decoder blocks.
+In: a reference or folder, of a whole model or of a LoRA adapter on one (`merge` adds it). Out: a transformers model in
+eval mode, its tokenizer, its blocks. Refuses folders without safetensors (pickles are never loaded), weights that
+would stay at random or lose a block, adapters on nothing, unknown dtypes and models without decoder blocks.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from transformers.utils import logging as talk
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.lm.adapters import ADAPTER, check_places, read_settings
+from dragoman.lm.adapters import ADAPTER, read_settings
 from dragoman.lm.convert import check_tokens
 from dragoman.lm.resolve import folder_of
 from dragoman.store import file_sha256
-from dragoman.store.spans import shown
 
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
@@ -152,48 +150,6 @@ def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
         stack.insert(0, folder)
         folder = folder_of(base)
     return stack, base
-
-
-def merge_adapter(net: Any, folder: Path, what: str, device: str) -> Any:
-    """The base model with a LoRA adapter added to its weights; refuse one that does not fit, whole or in part.
-
-    Merged rather than carried along, in every dtype: one product per layer instead of three. The update is computed
-    in float32 and the sum rounded once.
-    """
-    from peft import PeftConfig, PeftModel
-
-    settings = read_settings(folder)
-    if settings.get("peft_type") != "LORA":
-        kind = shown(settings.get("peft_type"))
-        raise Refusal(what, f"its adapter is of type {kind}, not LoRA", "merge it into its base")
-    check_places(settings, folder)
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = True
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft warns of tensors it could not place; they are refused below
-            adapted: Any = PeftModel(net, config)
-            placed = adapted.load_adapter(str(folder), "default", torch_device=device)
-        missing, extra = _of_text(placed.missing_keys), _of_text(placed.unexpected_keys)
-        if missing or extra:
-            raise Refusal(
-                what,
-                f"{len(missing)} of its adapter's tensors are missing and {len(extra)} have no place in the base",
-                "use the base model the adapter was trained on",
-            )
-        merged = adapted.merge_and_unload(safe_merge=True)
-    except (ValueError, TypeError, RuntimeError, KeyError) as err:
-        raise Refusal(
-            what,
-            f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})",
-            "use the base model the adapter was trained on",
-        ) from err
-    return merged.eval().requires_grad_(False)
-
-
-def _of_text(keys: Iterable[str]) -> list[str]:
-    """Without those of a vision tower: trainers adapt it by accident, transformers renames it, no text passes it."""
-    return [key for key in keys if not OF_VISION.search(key)]
 
 
 def text_stack(model: nn.Module) -> nn.Module:

@@ -18,9 +18,11 @@ import torch
 from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.lm.adapters import refuse_quantised
 from dragoman.lm.deciding import fingerprint_of_settings
 from dragoman.lm.harvest import reading
 from dragoman.lm.load import load_tokenizer, torch_dtype, weight_digests
+from dragoman.lm.merge import Agreement
 from dragoman.lm.reconstruct.contract import SLOT, Contract, read_contract
 from dragoman.lm.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
 from dragoman.lm.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
@@ -36,7 +38,8 @@ TURN_STARTS = ("<|im_start|>",)
 class LocalReconstructor:
     """A reconstructor run by transformers in this process.
 
-    ``site``: the stream it predicts. ``contract``: how it is read.
+    ``site``: the stream it predicts. ``contract``: how it is read. ``merged``: how its adapter, now in the weights,
+    agrees with PEFT unmerged.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class LocalReconstructor:
         weight, bias, rest = read_head(self._folder / self.contract.head_file, self.contract.d_model)
         self._weight = torch.tensor(weight, device=device)
         self._bias = None if bias is None else torch.tensor(bias, device=device)
+        self.merged: list[Agreement] = []
         self._stack: Any = self._opened(kind, rest)
         self._norm = final_norm(self._stack) if self.contract.final_norm else None
         own = (self._folder / "tokenizer.json").is_file()
@@ -221,9 +225,10 @@ class LocalReconstructor:
     def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""
         contract, full = self.contract, self.contract.form == "full"
-        stack = open_stack(
-            self._folder if full else folder_of(self._base), kind, self._device, self._what, headless=full
-        )
+        folder = self._folder if full else folder_of(self._base)
+        if not full:
+            refuse_quantised(folder, self._what)
+        stack = open_stack(folder, kind, self._device, self._what, headless=full)
         width = int(stack.get_input_embeddings().weight.shape[1])
         if width != contract.d_model:
             raise Refusal(
@@ -235,5 +240,5 @@ class LocalReconstructor:
         truncate(stack, contract.block, self._what)
         if not full:
             tensors = rest or read_arrays(self._folder / ADAPTER_WEIGHTS)[0]
-            merge_lora(stack, contract.lora, tensors, self._what)
+            self.merged = [merge_lora(stack, contract.lora, tensors, self._what)]
         return stack
