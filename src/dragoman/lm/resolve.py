@@ -73,7 +73,9 @@ def folder_of(ref: str | Path) -> Path:
         return tiny.data(text)
     path = Path(text).expanduser()
     if path.exists():
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        if not path.is_dir():
+            raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
+        if not os.access(path, os.R_OK | os.X_OK):
             raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
         return path
     place = hub_place(text)
