@@ -24,6 +24,7 @@ from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
 from dragoman.verbalize import registry
+from dragoman.verbalize.prompt import encoded
 from dragoman.verbalize.sidecar import sidecar_file
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -59,6 +60,7 @@ def check_checkpoint(patient: Patient, probes: Probes) -> list[Finding]:
 
 def unopened(patient: Patient, folder: Path) -> list[Finding]:
     """The tokenizer of a verbalizer that did not open: it is often the reason."""
+    from dragoman.lm.folder import TEMPLATE, read_template
     from dragoman.lm.load import load_tokenizer
 
     own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(patient.base or _base(folder))
@@ -66,12 +68,11 @@ def unopened(patient: Patient, folder: Path) -> list[Finding]:
         return []
     try:
         tokenizer: Any = load_tokenizer(own)
-    except (Refusal, ValueError, OSError):
+        if (folder / TEMPLATE).is_file():
+            tokenizer.chat_template = read_template(folder / TEMPLATE)
+        ids = encoded(rendered(tokenizer, TWO_TURNS), tokenizer)
+    except Refusal:
         return []  # opening has said so
-    template_file = folder / "chat_template.jinja"
-    if template_file.is_file():
-        tokenizer.chat_template = template_file.read_text(encoding="utf-8")
-    ids = tokenizer.encode(rendered(tokenizer, TWO_TURNS), add_special_tokens=False)
     return [
         tokenizer_whole(patient.voice, tokenizer),
         bos(patient.voice, "beginning-of-text tokens of a chat it renders", tokenizer, ids),

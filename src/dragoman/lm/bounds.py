@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig
+from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
 from dragoman.lm.folder import CONFIG
@@ -46,11 +48,40 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def quantised(config: Mapping[str, Any]) -> bool:
     """Whether the weights are stored packed."""
-    return bool(config.get("quantization_config") or config.get("compression_config"))
+    return bool(config.get("quantization_config"))
+
+
+def refuse_unknown_packing(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a way of packing weights that transformers does not know: it would go on as if there were none."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    told = config.get("quantization_config")
+    if not told:
+        return
+    method = told.get("quant_method") if isinstance(told, Mapping) else told
+    known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}  # there by its number of bits
+    if not isinstance(method, str) or method not in known:
+        raise Refusal(
+            f"{folder / CONFIG}",
+            f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not",
+            "use its weights in bfloat16",
+        )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from telling of missing weights and odd settings as advice; here they are judged."""
+    before = talk.get_verbosity()
+    talk.set_verbosity_error()
+    try:
+        yield
+    finally:
+        talk.set_verbosity(before)
 
 
 def refuse_counts(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> None:
     """Refuse counts that the stored tensors could not fill; ``shapes`` None where there are no weights."""
+    refuse_unknown_packing(folder, config)
     largest = max((side for shape in shapes.values() for side in shape), default=0) if shapes else 0
     for name, value in _whole_numbers(config):
         if _OF_BLOCKS.search(name):
@@ -71,7 +102,7 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         kind = shown(config.get("model_type"))
         raise Refusal(f"{path}", f"it is of an encoder-decoder model ({kind})", "use a decoder-only model")
     why = f"transformers {transformers.__version__} cannot build the model it tells of"
-    with opening(path, why):
+    with quietly(), opening(path, why):
         told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
             net: Any = auto.from_config(told, trust_remote_code=False)

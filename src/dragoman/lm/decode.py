@@ -27,7 +27,15 @@ from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.lm.adapters import ADAPTER
 from dragoman.lm.contracts import contract_for
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook
-from dragoman.lm.folder import TEMPLATE, TOKENIZER, check_folder, deciding_digests, read_template, weight_digests
+from dragoman.lm.folder import (
+    TEMPLATE,
+    TOKENIZER,
+    check_folder,
+    deciding_digests,
+    read_template,
+    weight_digests,
+    weight_files,
+)
 from dragoman.lm.load import (
     decoder_blocks,
     is_adapter,
@@ -365,10 +373,8 @@ def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:
         raise Refusal(
             f"verbalizer {ref}", "the folder holds no adapter_model.safetensors", "download the adapter's weights"
         )
-    if not adapted and not any(folder.glob("*.safetensors")):
-        raise Refusal(
-            f"verbalizer {ref}", "the folder holds no *.safetensors weights", "download the checkpoint's weights"
-        )
+    if not adapted:
+        weight_files(folder, f"verbalizer {ref}")
     below = sits_on(folder) if adapted else None
     if not base and below and sidecar.base and Path(below).name.lower() != Path(sidecar.base).name.lower():
         raise Refusal(

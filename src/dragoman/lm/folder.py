@@ -72,13 +72,13 @@ def weight_files(folder: Path, what: str) -> list[Path]:
         files = [folder / name for name in _shards(index)]
     elif there:
         raise Refusal(
-            what, f"{folder} holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}", "download all of its files"
+            what, f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}", "download all of its files"
         )
     else:
         raise Refusal(
             what,
-            f"{folder} holds no *.safetensors weights, and pickled weights are never loaded",
-            "download them, or convert them to safetensors",
+            "the folder holds no *.safetensors weights, and pickled weights are never loaded",
+            "convert them to safetensors, or download them so",
         )
     for path in files:
         _refuse_odd_file(path)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers.utils import logging as talk
 
 from dragoman.core import Refusal, Site
 from dragoman.lm.adapters import ADAPTER, check_places, read_settings
-from dragoman.lm.bounds import quantised, read_config, refuse_counts, refuse_size
+from dragoman.lm.bounds import quantised, quietly, read_config, refuse_counts, refuse_size
 from dragoman.lm.folder import CONFIG, check_folder, shapes_in, weight_files
 from dragoman.lm.resolve import folder_of
 from dragoman.lm.tokenizer import load_tokenizer
@@ -71,7 +70,7 @@ def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple
     why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
     if quantised(config):
         why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
-    with judged_here(), opening(what, why, instead):
+    with quietly(), opening(what, why, instead):
         net, report = auto.from_pretrained(
             folder,
             dtype=kind,
@@ -111,17 +110,6 @@ def ready(net: Any, folder: Path, device: str) -> Any:
     with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
         net(input_ids=torch.zeros((1, 2), dtype=torch.long, device=device), use_cache=True)
     return net
-
-
-@contextmanager
-def judged_here() -> Iterator[None]:
-    """Keep transformers from telling of missing weights as advice; here they are judged."""
-    before = talk.get_verbosity()
-    talk.set_verbosity_error()
-    try:
-        yield
-    finally:
-        talk.set_verbosity(before)
 
 
 def _refuse_partial(report: Any, ref: str) -> None:

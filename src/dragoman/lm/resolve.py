@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.directions import DictionaryRef
+from dragoman.store import refusing
+from dragoman.store.boundary import opening
 from dragoman.verbalize.sidecar import NAME
 
 _PART = r"[\w.-]+"
@@ -71,8 +73,11 @@ def folder_of(ref: str | Path) -> Path:
         return converted(tiny.MODELS[text])
     if text in tiny.DATA:
         return tiny.data(text)
-    path = Path(text).expanduser()
-    if path.exists():
+    with opening(f"'{text}'", "it names no folder", "give a path or a hub id"):
+        path = Path(text).expanduser()
+    with refusing("reading", path):
+        there = path.exists()
+    if there:
         if not path.is_dir():
             raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
         if not os.access(path, os.R_OK | os.X_OK):

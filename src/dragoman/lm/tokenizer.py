@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dragoman import tiny
 from dragoman.core import Refusal
-from dragoman.lm.bounds import read_config, refuse_counts
+from dragoman.lm.bounds import quietly, read_config, refuse_counts
 from dragoman.lm.convert import check_tokens
 from dragoman.lm.folder import CONFIG, TOKENIZER, check_folder
 from dragoman.lm.resolve import folder_of
@@ -28,7 +28,12 @@ from dragoman.verbalize.prompt import PLAIN_ENGLISH
 LIMITS = Limits(seconds=30, megabytes=4000)
 _CHILD = Path(__file__).with_name("tokenizer_child.py")
 INSTEAD = "copy the original tokenizer.json of the base model into the folder"
-_TEXTS = (PLAIN_ENGLISH, "".join(map(chr, range(32, 127))) * 4, "a" * 200 + "\n\t  Zäöß € 東京 \U0001f600 ﷺ", " " * 200)
+_TEXTS = (
+    PLAIN_ENGLISH,
+    "".join(map(chr, range(32, 127))) * 4,
+    "a" * 200 + "!\n\t  Zäöß € 東京 \U0001f600 ﷺ",
+    " " * 200,
+)
 
 _tried: set[str] = set()  # digests of those that held
 
@@ -46,7 +51,7 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
         refuse_counts(folder, read_config(folder), None)
     if not packaged:
         refuse_unbounded(path)
-    with opening(path, "transformers cannot open the tokenizer"):
+    with quietly(), opening(path, "transformers cannot open the tokenizer"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise Refusal(f"{ref}", f"its tokenizer is a {type(tokenizer).__name__}, not a fast one", INSTEAD)
