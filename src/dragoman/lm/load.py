@@ -99,7 +99,8 @@ def ready(net: Any, folder: Path, device: str) -> Any:
         Refusal: a weight is NaN or infinite, the device does not take the model, or two tokens do not pass through it.
     """
     for name, weight in net.named_parameters():
-        if weight.is_floating_point() and weight.numel() and not torch.isfinite(torch.stack(weight.aminmax())).all():
+        plain = weight.is_floating_point() and weight.element_size() > 1 and weight.numel()  # eight bits are packed
+        if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
             raise Refusal(
                 f"{folder}",
                 f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}",
