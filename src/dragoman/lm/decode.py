@@ -27,7 +27,6 @@ from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.lm.adapters import ADAPTER, refuse_quantised
 from dragoman.lm.contracts import contract_for
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook
-from dragoman.lm.deciding import fingerprint_of_settings
 from dragoman.lm.folder import (
     TEMPLATE,
     TOKENIZER,
@@ -52,7 +51,7 @@ from dragoman.lm.stops import stops
 from dragoman.store import digest, file_sha256
 from dragoman.store.boundary import opening
 from dragoman.verbalize.prompt import CLOSE, Prompt, parse
-from dragoman.verbalize.protocol import checked_vectors
+from dragoman.verbalize.protocol import check_temperature, checked_vectors
 from dragoman.verbalize.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream
@@ -146,15 +145,12 @@ class LocalVerbalizer:
     def _identity(self) -> dict[str, Any]:
         """Made once: it reads every byte of the weights."""
         sidecar = sidecar_file(self._folder)
-        below = [folder_of(self._root)] if self._stack else []
-        folders = dict.fromkeys([self._folder, self.contract.weights, *self._stack, *below])
         known = {
             "contract": self.contract.name,
             "checkpoint": self._ref,
             "site": str(self._site),
             "sidecar": file_sha256(sidecar) if sidecar.is_file() else None,
             "weights": weight_digests(self.contract.weights),
-            "settings": fingerprint_of_settings(*folders),
             "files": deciding_digests(self.contract.weights),
             "base": self._base,
             "prompt": digest(self.prompt.text, np.array(self.prompt.ids, np.int64)),
@@ -215,8 +211,7 @@ class LocalVerbalizer:
         """
         if max_new_tokens < 1:
             raise Refusal(f"max_new_tokens {max_new_tokens}", "nothing could be said", "ask for at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise Refusal(f"temperature {temperature}", "it must be 0 or more", "use 0 for greedy decoding")
+        check_temperature(temperature)
         rows = checked_vectors(vectors, self.contract.width, f"verbalizer {self._ref}")
         if not len(rows):
             return []

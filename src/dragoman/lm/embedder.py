@@ -94,6 +94,9 @@ class SentenceEmbedder:
                 model_kwargs={"use_safetensors": True},
             )
         self._batch_size = batch_size
+        # A text that names "[SEP]" holds these characters and is no two texts; a long one is read from its beginning.
+        self._model.tokenizer.split_special_tokens = True
+        self._model.tokenizer.truncation_side = "right"
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.lm.adapters import refuse_quantised
-from dragoman.lm.deciding import fingerprint_of_settings
+from dragoman.lm.encode import encode_filled
 from dragoman.lm.folder import deciding_digests, weight_digests
 from dragoman.lm.harvest import reading
 from dragoman.lm.load import load_tokenizer, torch_dtype
@@ -108,7 +108,6 @@ class LocalReconstructor:
             "site": str(self._site),
             "sidecar": file_sha256(sidecar_file(folder)),
             "weights": weight_digests(folder),
-            "settings": fingerprint_of_settings(folder, *([] if contract.form == "full" else [folder_of(self._base)])),
             "files": deciding_digests(folder),
             "base": self._base,
             "template": digest(contract.template),
@@ -134,8 +133,8 @@ class LocalReconstructor:
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")
-        prompts = [self.contract.template.format(**{SLOT: self._body(k, text)}) for k, text in enumerate(texts)]
-        ids = [list(encoded(p, self._tokenizer, special=self.contract.special)) for p in prompts]
+        bodies = [self._body(k, text) for k, text in enumerate(texts)]
+        ids = [encode_filled(self._tokenizer, self._filled, body, special=self.contract.special) for body in bodies]
         for row in ids:
             self._refuse_encoding(row)
         return ids
@@ -180,6 +179,9 @@ class LocalReconstructor:
         if self.contract.scale is not None:
             last = f.normalize(last, dim=-1, eps=1e-12) * self.contract.scale
         return f.linear(last, self._weight, self._bias)
+
+    def _filled(self, text: str) -> str:
+        return self.contract.template.format(**{SLOT: text})
 
     def _body(self, number: int, text: str) -> str:
         body = parse(text, opened=True).text
