@@ -262,7 +262,7 @@ def test_a_verbalizer_is_another_when_its_tokenizer_or_configuration_is(world: W
     assert before == LocalVerbalizer(world.av).identity
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
     after = LocalVerbalizer(world.av).identity
-    assert after != before and {**after, "settings": before["settings"]} == before
+    assert after != before and {**after, "files": before["files"]} == before
 
 
 def test_the_texts_of_the_file_that_was_asked_for_decide(world: World) -> None:
