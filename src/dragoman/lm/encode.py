@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from dragoman.core import Refusal
 from dragoman.store import refuse_halves
+from dragoman.store.boundary import opening
 
 Span = tuple[int, int]
 _FORM = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)
@@ -61,7 +62,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Encod
     if not texts:
         return Encoded(ids=[], spans=[])
     tokenizer.truncation_side = "right"
-    told: Any = tokenizer(list(texts), return_offsets_mapping=True, truncation=True, max_length=max_tokens)
+    with opening(_name(tokenizer), "its tokenizer cannot encode the texts"):
+        told: Any = tokenizer(list(texts), return_offsets_mapping=True, truncation=True, max_length=max_tokens)
     ids: list[list[int]] = list(told["input_ids"])
     spans: list[list[Span]] = list(told["offset_mapping"])
     markup = markup_of(tokenizer)
@@ -114,7 +116,8 @@ def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, spec
     markup, whole = markup_of(tokenizer), fill(text)
     named = {i: written for i, written in markup.items() if written in text}
     if not named:
-        return [int(i) for i in tokenizer.encode(whole, add_special_tokens=special)]
+        with opening(_name(tokenizer), "its tokenizer cannot encode the text"):
+            return [int(i) for i in tokenizer.encode(whole, add_special_tokens=special)]
     frame = fill("")
     both = next((written for written in named.values() if written in frame), None)
     if both is not None:
@@ -122,6 +125,11 @@ def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, spec
             f"a text with '{both}' in it", "the template around it has that markup too", "leave that text out"
         )
     return list(_as_characters(tokenizer, named).encode(whole, add_special_tokens=special).ids)
+
+
+def _name(tokenizer: Any) -> str:
+    """What the tokenizer was opened from."""
+    return str(getattr(tokenizer, "name_or_path", "") or "the tokenizer")
 
 
 def shared_cuts(first: Encoded, second: Encoded, texts: Sequence[str], max_tokens: int) -> list[int]:
