@@ -18,7 +18,8 @@ from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for
-from dragoman.explain import Talk, category_words
+from dragoman.directions.beside import read_truth
+from dragoman.explain import Talk
 from dragoman.lm.decode import LocalVerbalizer
 from dragoman.lm.paired import Reader, activations_at
 from dragoman.score import JudgedRun, open_reconstructor, reconstruction_scores, score_run, sought_directions
@@ -73,7 +74,7 @@ def compared(rows: list[dict[str, Any]], x: np.ndarray, said: list[str], side: s
     probes, meta = read_arrays(tiny.data("tiny-probes"))
     classes = json.loads(meta["classes"]) if isinstance(meta["classes"], str) else meta["classes"]
     guess = (x @ probes[f"{side}_weight"].astype(np.float32).T + probes[f"{side}_bias"]).argmax(1)
-    words = category_words()
+    words = read_truth(tiny.data("tiny-truth")).category_words
     out = {}
     for split in ("test", "heldout"):
         mine = [i for i, r in enumerate(rows) if r["split"] == split]

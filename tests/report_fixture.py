@@ -85,7 +85,6 @@ def _manifest(count: int) -> dict[str, Any]:
         {"name": name, "route": how[0], "washout": how[1], "verbalizer": how[2]} for name, how in CONDITIONS.items()
     ]
     return {
-        "format": 1,
         "dragoman": "0.1.0",
         "source": "tiny-smollm2:20",
         "target": "tiny-gemma:12",

@@ -14,7 +14,8 @@ from dragoman.core import Refusal
 from dragoman.doctor import Patient, examine
 from dragoman.doctor.checkpoint import config, meta, role
 from dragoman.lm.adapters import check_places, read_settings
-from dragoman.lm.load import merge_adapter, sits_on
+from dragoman.lm.load import sits_on
+from dragoman.lm.merge import merge_adapter
 from dragoman.lm.reconstruct.contract import read_contract
 from dragoman.verbalize.fields import block_in_name
 from dragoman.verbalize.sidecar import read_sidecar

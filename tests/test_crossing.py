@@ -143,7 +143,7 @@ def test_without_an_sae_the_map_is_chosen_by_prediction_and_other_routes_are_ref
     assert cosines(carried.unit, pair.world.target[[4]])[0] > 0.98
     assert cards[0]["n_eff"] is None and cards[0]["purity"] is None and cards[0]["cycle"] is not None
     for route in ("direct", "dictionary", "blend"):
-        with pytest.raises(Refusal, match=f"route '{route}': no feature was watched in these texts; read them with"):
+        with pytest.raises(Refusal, match=f"route '{route}': no feature was watched in these texts; say --route map"):
             made.carry(dictionary.pick(["4"]), route)
 
 
@@ -219,7 +219,7 @@ def test_a_bridge_from_the_disk_carries_the_same(
 
 def test_too_many_features_cannot_be_held_fixed(aligned: Aligned, bridge: Bridge, dictionary: Directions) -> None:
     made = replace(bridge, aligned=replace(aligned, dictionary=None))
-    with pytest.raises(Refusal, match=r"route 'dictionary': 40 features were watched, too many .* say direct"):
+    with pytest.raises(Refusal, match=r"route 'dictionary': 40 features were watched, too many .* say --route direct"):
         made.carry(dictionary.pick(["1"]), "dictionary")
     assert made.carry(dictionary.pick(["1"]), "direct")[0].site == TARGET
 

@@ -97,7 +97,7 @@ SOURCE: dict[str, Any] = {
     "hfFolderId": "layer_20/width_16k/average_l0_71",
     "saelensConfig": json.dumps({"hook_name": "blocks.20.hook_resid_post", "model_name": "gemma-2-2b"}),
 }
-MANIFEST = {"format": 1, "plan_digest": "0" * 64, "source": "m:20", "target": "n:3", "features": ["1", "2"]}
+MANIFEST = {"plan_digest": "0" * 64, "source": "m:20", "target": "n:3", "features": ["1", "2"]}
 
 
 # Readers

@@ -14,6 +14,7 @@ import numpy as np
 from dragoman import tiny
 from dragoman.core import Directions
 from dragoman.directions import random_directions, read_directions
+from dragoman.directions.beside import read_truth
 from dragoman.doctor import quick
 from dragoman.explain import (
     Crossing,
@@ -23,11 +24,10 @@ from dragoman.explain import (
     crossing,
     fitted,
     open_verbalizer,
-    with_labels,
 )
 from dragoman.routes import LinearMap
 from dragoman.routes.direct import FLOOR
-from dragoman.store import RunFolder, read_json
+from dragoman.store import RunFolder
 from dragoman.study import Condition
 from dragoman.verbalize.protocol import Verbalizer
 from dragoman.washout import wash
@@ -37,7 +37,7 @@ WASHOUT = "on-shell"
 
 def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
     """Ids of the embedded SAE's listed features: the ``ranks`` most category-selective of each category in a split."""
-    rows = [f for f in read_json(tiny.data("tiny-features")) if f["split"] == split]
+    rows = [f for f in read_truth(tiny.data("tiny-truth")).features.values() if f["split"] == split]
     lowest = min(f["rank"] for f in rows)
     return tuple(f["id"] for f in rows if f["rank"] < lowest + ranks)
 
@@ -63,9 +63,7 @@ def request_for(
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
     """All conditions over the features; resumable."""
-    directions = with_labels(
-        read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features), request.dictionary
-    )
+    directions = read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features)
     cross, rows = crossing(request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch)
     if rows is None or cross.bridge is None:
         raise RuntimeError("a crossing by map has a harvest and a map")

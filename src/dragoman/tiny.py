@@ -57,10 +57,10 @@ DATA = {
     "tiny-gemma-sae": "gemma-sae",
     "tiny-latents": "latents-sae.jsonl.gz",
     "tiny-gemma-latents": "latents-gemma-sae.jsonl.gz",
-    "tiny-direct": "direct.safetensors",
-    "tiny-background": "background.safetensors",
+    "tiny-direct": "sae/direct/tiny-gemma-12/direct.safetensors",
+    "tiny-background": "sae/direct/tiny-gemma-12/background.safetensors",
     "tiny-documents": "documents.jsonl.gz",
-    "tiny-features": "features.json",
+    "tiny-truth": "sae/truth.json",
     "tiny-probes": "probes.safetensors",
     "tiny-confidence": "confidence.json",
 }

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.directions.whitening import Whitening
 
 Architecture = Literal["topk", "relu", "jumprelu", "groupmax"]
-Normalize = Literal["none", "constant_norm_rescale", "layer_norm", "factor"]
+Normalize = Literal["none", "constant_norm_rescale", "layer_norm", "factor", "whitening"]
 _EPSILON = 1e-5  # SAELens' layer_norm adds it to the standard deviation
 
 
@@ -30,8 +31,8 @@ class Encoder:
     off the (normalised) input. ``rescale_by_decoder_norm``: whether pre-activations are multiplied by the decoder rows'
     lengths, as if the decoder had unit rows. ``normalize``: what is done to each input row x before anything else:
     "constant_norm_rescale" x sqrt(d_in) / |x|, "layer_norm" (x - mean) / (standard deviation + 1e-5), "factor"
-    x ``input_factor``; undone after decoding (``output_factor``, the same number where None). ``site``: what the
-    dictionary says, if it does.
+    x ``input_factor``, "whitening" as ``whitening`` says; undone after decoding (``output_factor``, the same number
+    where None). ``site``: what the dictionary says, if it does.
     """
 
     W_enc: Floats
@@ -46,6 +47,7 @@ class Encoder:
     normalize: Normalize = "none"
     input_factor: float = 1.0
     output_factor: float | None = None
+    whitening: Whitening | None = None
     site: Site | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +83,8 @@ class Encoder:
             raise Refusal(
                 "GroupMax encoder", f"{self.d_sae} features do not make {self.k} groups", "say k in its configuration"
             )
+        if self.normalize == "whitening" and (self.whitening is None or self.whitening.width != self.d_in):
+            raise Refusal("encoder", "its whitening is not there, or of another width", "fetch the dictionary again")
         for factor in (self.input_factor, self.output_factor):
             if factor is not None and not (np.isfinite(factor) and factor > 0):
                 raise Refusal("encoder", f"its normalisation factor is {factor}", "fetch the dictionary again")
@@ -129,8 +133,11 @@ class Encoder:
         if self.rescale_by_decoder_norm:
             lengths = np.linalg.norm(self.W_dec, axis=1)
             acts = acts / np.where(lengths > 0, lengths, np.float32(1))
+        out = acts @ self.W_dec + self.b_dec
+        if self.normalize == "whitening" and self.whitening is not None:
+            return self.whitening.undone(out)
         _, scale, shift = self._normalised(x)
-        return (acts @ self.W_dec + self.b_dec) * scale + shift
+        return out * scale + shift
 
     def _rows(self, x: NDArray[Any]) -> Floats:
         """Rows of the right width."""
@@ -162,6 +169,8 @@ class Encoder:
             # One degree of freedom less, as torch's std.
             deviation = x.std(axis=1, keepdims=True, ddof=1)
             return (x - mean) / (deviation + np.float32(_EPSILON)), deviation, mean
+        if self.normalize == "whitening" and self.whitening is not None:
+            return self.whitening.applied(x), none + 1, none
         if self.normalize == "factor":
             back = np.float32(1 / (self.output_factor or self.input_factor))
             return x * np.float32(self.input_factor), back.reshape(1), none

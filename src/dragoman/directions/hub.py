@@ -1,16 +1,17 @@
 """Dictionaries of the hub, row by row: a repository's folder seen as names, JSON and arrays.
 
 In: a repository, a revision and a path in it, or a SAELens release and SAE id. Out: a `HubFolder` (or the `LocalFolder`
-of the hub's cache, when it is there already). Rows come by range requests, so a dictionary of gigabytes costs what its
-rows cost. Refuses repositories that cannot be reached or read, ``.pt`` files (which cannot be read in ranges), and
-SAELens releases when SAELens is not installed. Loads the hub's library when a name is looked up.
+of the hub's cache, when it is there already), and the commit all of it is read at. Rows come by range requests, so a
+dictionary of gigabytes costs what its rows cost. Refuses repositories that cannot be reached or read, ``.pt`` files
+(which cannot be read in ranges), and SAELens releases when SAELens is not installed. Loads the hub's library when a
+name is looked up.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,22 +20,22 @@ from dragoman.directions.folder import TORCH, LocalFolder, opened, parsed
 from dragoman.directions.layouts import layout_of
 from dragoman.directions.refs import DictionaryRef
 from dragoman.directions.vectors import SUFFIXES
+from dragoman.store import hub
 from dragoman.store.remote import RemoteFile
-from dragoman.store.spans import Arrays
+from dragoman.store.spans import Arrays, shown
 
 _INSIDE = "checkpoints"
 
 
 class HubFolder:
-    """A folder of a hub repository; close it when done."""
+    """A folder of a hub repository at one ``commit``; close it when done."""
 
-    def __init__(
-        self, repo: str, path: str, revision: str | None, names: frozenset[str], extra: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, ref: DictionaryRef, commit: str, names: frozenset[str], extra: Mapping[str, Any]) -> None:
         """Remember what was listed. A path that ends like a file of arrays is that file."""
+        repo, path, revision = ref.place, ref.inside, ref.revision
         pure = PurePosixPath(path)
         is_file = pure.suffix.lower() in SUFFIXES
-        self._repo, self._revision = repo, revision
+        self._repo, self.commit = repo, commit
         self._base = str(pure.parent) if is_file else path
         self.focus = pure.name if is_file else None
         self.names, self.extra = names, extra
@@ -58,7 +59,7 @@ class HubFolder:
         from huggingface_hub.utils import build_hf_headers
 
         inside = str(PurePosixPath(self._base) / name) if self._base not in ("", ".") else name
-        url = hf_hub_url(self._repo, inside, revision=self._revision, endpoint=_endpoint())
+        url = hf_hub_url(self._repo, inside, revision=self.commit, endpoint=hub.endpoint())
         file = RemoteFile(url, headers=build_hf_headers(), name=f"hf:{self._repo}/{inside}")
         self._open.append(file)
         return file
@@ -83,11 +84,6 @@ class HubFolder:
         return opened(self._remote(name), suffix)
 
 
-def _endpoint() -> str | None:
-    """Where the hub is, when the environment says so."""
-    return os.environ.get("HF_ENDPOINT") or None
-
-
 def hub_folder(ref: DictionaryRef, extra: Mapping[str, Any] | None = None) -> HubFolder | LocalFolder:
     """The folder of a hub reference: the cache's when it holds a dictionary there, else the hub's own.
 
@@ -98,8 +94,27 @@ def hub_folder(ref: DictionaryRef, extra: Mapping[str, Any] | None = None) -> Hu
     if cached is not None:
         cached.extra = dict(extra or {})
         return cached
-    names = _listed(ref)
-    return HubFolder(ref.place, ref.inside, ref.revision, names, dict(extra or {}))
+    commit = hub.commit(ref.place, ref.revision, str(ref))
+    return HubFolder(ref, commit, _listed(ref, commit), dict(extra or {}))
+
+
+def commit_of(ref: DictionaryRef) -> str | None:
+    """The sha of the commit that a reference's files are read at, asked of the hub once a process; None for files here.
+
+    Raises:
+        Refusal: as of `hub_folder` and `registered`.
+    """
+    if ref.kind == "file":
+        return None
+    place = registered(ref)[0] if ref.kind == "sae" else ref
+    cached = _cached(place)
+    at = hub.commit_at(cached.path) if cached is not None else None
+    return at or hub.commit(place.place, place.revision, str(ref))
+
+
+def pinned(ref: DictionaryRef) -> DictionaryRef:
+    """The reference with the commit that it is read at, so that nothing changes under a run; files here as they are."""
+    return replace(ref, revision=commit_of(ref)) if ref.kind != "file" else ref
 
 
 def _cached(ref: DictionaryRef) -> LocalFolder | None:
@@ -120,46 +135,16 @@ def _cached(ref: DictionaryRef) -> LocalFolder | None:
     return folder if layout_of(folder) is not None else None
 
 
-def _listed(ref: DictionaryRef) -> frozenset[str]:
+def _listed(ref: DictionaryRef, commit: str) -> frozenset[str]:
     """Names of the files in the folder, those of ``checkpoints`` with their folder."""
-    from huggingface_hub import HfApi
-
     pure = PurePosixPath(ref.inside)
     folder = str(pure.parent) if pure.suffix.lower() in SUFFIXES else ref.inside
     folder = "" if folder == "." else folder
-
-    def listing(path: str) -> list[Any]:
-        tree = HfApi(endpoint=_endpoint()).list_repo_tree(ref.place, path_in_repo=path or None, revision=ref.revision)
-        return list(tree)
-
-    entries = _asked(ref, lambda: listing(folder))
-    inner = [e for e in entries if PurePosixPath(e.path).name == _INSIDE and not hasattr(e, "size")]
-    if inner:
-        entries += _asked(ref, lambda: listing(inner[0].path))
-    return frozenset(str(PurePosixPath(e.path).relative_to(folder)) for e in entries if hasattr(e, "size"))
-
-
-def _asked(ref: DictionaryRef, ask: Callable[[], list[Any]]) -> list[Any]:
-    """The hub's answer, its ways of saying no told apart."""
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return ask()
-    except RepositoryNotFoundError as error:
-        why, instead = "the hub has no such repository, or it is gated", "check the id, and run: hf auth login"
-        raise Refusal(f"{ref}", why, instead) from error
-    except RevisionNotFoundError as error:
-        why = f"the hub has the repository, but not the revision '{ref.revision}'"
-        raise Refusal(f"{ref}", why, "name a branch, tag or commit that it has") from error
-    except EntryNotFoundError as error:
-        raise Refusal(f"{ref}", "the repository has no such folder", "check the path in the repository") from error
-    # The network's failures come from whichever library the hub's own library is built on.
-    except Exception as error:
-        raise Refusal(
-            f"{ref}",
-            f"the hub cannot be reached and its cache does not hold it ({type(error).__name__})",
-            f"on a machine with access run: hf download {ref.place} --local-dir FOLDER, and name the folder in it",
-        ) from error
+    entries = hub.listing(ref.place, commit, folder, str(ref))
+    if entries.get(_INSIDE) is False:
+        inner = hub.listing(ref.place, commit, f"{folder}/{_INSIDE}".lstrip("/"), str(ref))
+        entries |= {f"{_INSIDE}/{name}": is_file for name, is_file in inner.items()}
+    return frozenset(name for name, is_file in entries.items() if is_file)
 
 
 # SAELens' registry
@@ -183,7 +168,22 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
     entry = entries[ref.inside]
     factor = entry.get("norm_scaling_factor")
     extra = {} if factor is None else {"norm_scaling_factor": factor}
-    place = DictionaryRef(kind="hf", place=str(release["repo_id"]), inside=str(entry["path"]), indices=ref.indices)
+    parts = [part for part in str(entry["path"]).split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise Refusal(f"{ref}", "SAELens' registry names a path outside the repository", "name repository and path")
+    overrides = release.get("config_overrides") or {}
+    if not isinstance(overrides, dict):
+        why = f"its config_overrides are '{shown(overrides)}', not settings"
+        raise Refusal(f"{ref}", why, "name the repository and path")
+    if overrides:
+        extra["config_overrides"] = overrides
+    place = DictionaryRef(
+        kind="hf",
+        place=str(release["repo_id"]),
+        inside="/".join(parts),
+        revision=ref.revision,
+        indices=ref.indices,
+    )
     return place, extra
 
 

@@ -6,7 +6,6 @@ they share. Refuses settings that are not numbers, and hooks whose directions do
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman import hooks
 from dragoman.core import Floats, Refusal, Site
 from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder
+from dragoman.directions.outlines import Outlines
 from dragoman.store.spans import Arrays, Matrix, listed, shown
 
 Orientation = Literal["rows", "columns"]
@@ -24,37 +25,33 @@ Orientation = Literal["rows", "columns"]
 _AGAIN = "fetch the dictionary again"
 _FLOAT32 = 3e38
 _LARGEST = 1 << 53  # beyond, JSON's numbers are no longer whole ones
-_STREAM = re.compile(
-    r"(?:blocks\.(?P<a>\d{1,6})\.hook_resid_(?P<where>post|pre)"
-    r"|(?:model\.)?layers\.(?P<b>\d{1,6})(?:\.output)?"
-    r"|resid_post_layer_(?P<c>\d{1,6}))$"
-)
-# What a block's MLP or attention adds to the stream is a direction of that block's output.
-_WRITTEN = re.compile(
-    r"(?:blocks\.(?P<a>\d{1,6})\.hook_(?:mlp|attn)_out"
-    r"|(?:model\.)?layers\.(?P<b>\d{1,6})\.(?:mlp|post_feedforward_layernorm)(?:\.output)?)$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stated:
-    """What a dictionary says of its site: the model, the block whose output it is, and which file or name says so."""
+    """What a dictionary says of its site: the model, the block whose output it is, and which file or name says so.
+
+    ``revision``: of the model, where the dictionary was trained on one that it names.
+    """
 
     model: str | None = None
     block: int | None = None
+    revision: str | None = None
     by: str = "its configuration"
 
     @property
     def site(self) -> Site | None:
         """The site, if it is stated wholly."""
-        return None if self.model is None or self.block is None else Site(self.model, self.block)
+        return None if self.model is None or self.block is None else Site(self.model, self.block, self.revision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dictionary:
     """A dictionary, opened: nothing of its decoder has been read yet.
 
-    ``decoder``: (d_sae, d_in), or (d_in, d_sae) where ``across``. ``encoder``: reads the encoder, whole.
+    ``decoder``: (d_sae, d_in), or (d_in, d_sae) where ``across``. ``arrays``: the file it lies in. ``make``: the
+    encoder of such a file's arrays. ``unwhitened``: rows as they are in the stream, where the decoder is of white ones.
+    ``asked_k``: the k that the caller says of a TopK.
     """
 
     name: str
@@ -62,7 +59,10 @@ class Dictionary:
     decoder: Matrix
     across: bool
     stated: Stated
-    encoder: Callable[[], Encoder]
+    arrays: Arrays
+    make: Callable[[Arrays], Encoder]
+    unwhitened: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    asked_k: int | None = None
 
     @property
     def d_sae(self) -> int:
@@ -75,10 +75,40 @@ class Dictionary:
         return self.decoder.shape[0 if self.across else 1]
 
     def rows(self, features: Sequence[int]) -> NDArray[Any]:
-        """Decoder rows of the features ``(n, d_in)``; only they are read."""
-        if self.across:
-            return np.ascontiguousarray(self.decoder.columns(features).T)
-        return self.decoder.rows(features)
+        """Decoder rows of the features ``(n, d_in)``, in the stream; only they are read.
+
+        Raises:
+            Refusal: when they are whole numbers.
+        """
+        found = self.decoder.columns(features).T if self.across else self.decoder.rows(features)
+        rows = np.ascontiguousarray(found)
+        refuse_whole(self.name, rows)
+        return rows if self.unwhitened is None else self.unwhitened(rows)
+
+    def encoder(self) -> Encoder:
+        """The encoder, whole, in memory.
+
+        Raises:
+            Refusal: when it cannot be used.
+        """
+        return self._made(self.arrays)
+
+    def check_encoder(self) -> None:
+        """What ``encoder`` would refuse by settings, names and shapes, without reading the matrices.
+
+        Raises:
+            Refusal: when it cannot be used.
+        """
+        self._made(Outlines(self.arrays))
+
+    def _made(self, arrays: Arrays) -> Encoder:
+        """The encoder of these arrays; a k that nothing would read is refused."""
+        found = self.make(arrays)
+        if self.asked_k is not None and found.k is None:
+            raise Refusal(
+                f"k {self.asked_k} for {self.name}", f"it is a {found.architecture}, no TopK", "leave --k out"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +158,51 @@ def factor(value: Any) -> float | None:
     return float(value) if abs(value) < _FLOAT32 else None
 
 
+def one_k(what: str, asked: int | None, said: int | None, said_by: str) -> int | None:
+    """K of a TopK: the caller's where the dictionary does not say it.
+
+    Raises:
+        Refusal: when both say it and differ.
+    """
+    if asked is not None and said is not None and asked != said:
+        raise Refusal(what, f"{said_by} says k {said}, not {asked}", "leave --k out")
+    return said if asked is None else asked
+
+
+def refuse_unread(what: str, config: Mapping[str, Any], known: frozenset[str], said_by: str) -> None:
+    """Refuse a setting that nothing here reads and that is not known to leave activations alone, unless it is off.
+
+    Raises:
+        Refusal: by the setting's name.
+    """
+    odd = next((name for name, value in config.items() if name not in known and not off(value)), None)
+    if odd is not None:
+        raise Refusal(
+            what,
+            f"what the setting {shown(odd)} ('{shown(config[odd])}') of {said_by} does to what fires is not known here",
+            "take the setting out of a copy, where its authors say that it does not",
+        )
+
+
+def off(value: Any) -> bool:
+    """Whether a setting's value means that nothing is done."""
+    return value is None or (
+        isinstance(value, bool | int | float | str | list | dict) and (not value or value == "none")
+    )
+
+
+def flag(config: Mapping[str, Any], key: str, said_by: str, *, usual: bool = False) -> bool:
+    """A setting that is on or off, ``usual`` where it is not there.
+
+    Raises:
+        Refusal: when it is something else, such as the text "false", which Python would take for true.
+    """
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise Refusal(f"{said_by}", f"its {key} is '{shown(value)}', not true or false", f"mend {said_by}")
+    return usual if value is None else value
+
+
 def word(config: Mapping[str, Any], key: str, said_by: str) -> str | None:
     """A name of a configuration, None where it is not there or empty.
 
@@ -146,16 +221,15 @@ def residual_block(what: str, hook: str, layer: int | None, *, writes: bool = Fa
     Raises:
         Refusal: when it is neither, or hook and layer differ.
     """
-    found = _STREAM.match(hook) or (_WRITTEN.match(hook) if writes else None)
-    groups = found.groupdict() if found else {}
-    named = next((int(groups[g]) for g in ("a", "b", "c") if groups.get(g)), -1)
-    if named >= 0 and layer is not None and layer != named:
+    found = hooks.parsed(hook)
+    stream = found is not None and found.place in ("output", "input", *(["written"] if writes else []))
+    if found is not None and stream and layer is not None and layer != found.block:
         raise Refusal(what, f"its hook is {shown(hook)} but its hook_layer {layer}", "mend its configuration")
-    if named < 0:
+    if found is None or not stream:
         raise Refusal(
             what, f"its hook {shown(hook)} is not the output of a block", "use one at blocks.K.hook_resid_post"
         )
-    return Site.block_before(named, what) if groups.get("where") == "pre" else named
+    return Site.block_before(found.block, what) if found.place == "input" else found.block
 
 
 def need(arrays: Arrays, names: Sequence[str], what: str, file: str) -> None:
@@ -190,8 +264,23 @@ def length(arrays: Arrays, name: str) -> int | None:
     return shape[0] if len(shape) == 1 else None
 
 
+def refuse_whole(what: str, array: NDArray[Any]) -> None:
+    """Refuse whole numbers: they are the bits of bfloat16 or a quantised matrix, and not the directions they stand for.
+
+    Raises:
+        Refusal: when the numbers are no floats.
+    """
+    if array.dtype.kind != "f":
+        raise Refusal(
+            what,
+            f"its numbers are whole ones ({array.dtype}): bits of bfloat16 or a quantised matrix, and no directions",
+            "save them as float32, float16 or bfloat16",
+        )
+
+
 def floats(array: NDArray[Any], *, turned: bool = False) -> Floats:
     """Float32, read-only, turned where it is stored the other way; copied only where the numbers change."""
+    refuse_whole("encoder", array)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and the encoder refuses it
         out = np.asarray(array, dtype=np.float32)
     out.flags.writeable = False
@@ -200,6 +289,7 @@ def floats(array: NDArray[Any], *, turned: bool = False) -> Floats:
 
 def everywhere(threshold: NDArray[Any], d_sae: int) -> Floats:
     """One threshold for all features, or each its own."""
+    refuse_whole("encoder", threshold)
     with np.errstate(over="ignore"):
         flat = np.asarray(threshold, dtype=np.float32).reshape(-1)
     return np.full(d_sae, flat[0], dtype=np.float32) if flat.size == 1 else flat

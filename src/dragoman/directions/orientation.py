@@ -62,7 +62,7 @@ def lies_across(matrix: Matrix, known: Evidence) -> bool:
         raise Refusal(
             known.what,
             f"{known.name} has shape {shape}, and nothing shows whether its rows or its columns are the features",
-            "pass orientation='rows' or orientation='columns'",
+            "say it with --orientation rows or --orientation columns",
         )
     if found != known.expected:
         declared = f"{known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}"
@@ -70,8 +70,8 @@ def lies_across(matrix: Matrix, known: Evidence) -> bool:
         raise Refusal(
             known.what,
             f"{known.name} of shape {shape} is transposed: {why}",
-            f"save it with one {'row' if known.expected == 'rows' else 'column'} per feature, or pass "
-            f"orientation='{found}'",
+            f"save it with one {'row' if known.expected == 'rows' else 'column'} per feature, or say "
+            f"--orientation {found}",
         )
     return found == "columns"
 

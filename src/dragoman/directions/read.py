@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Directions, Refusal, Site
+from dragoman.core import NO_LENGTH, Directions, Refusal, Site
 from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder, LocalFolder
 from dragoman.directions.layout import Dictionary, Orientation
@@ -52,7 +53,8 @@ def read_directions(
         orientation: "rows" or "columns", where the decoder itself does not show which are the features.
 
     Returns:
-        Directions with row numbers as ids and, where ``labels.json`` ({id: label}) lies beside, labels.
+        Directions with row numbers as ids and, where ``labels.json`` ({id: label}) lies beside, labels. Of all rows,
+        those that are zero (dead features) are left out and named in ``dead``; asked for, they are refused.
 
     Raises:
         Refusal: as the module says.
@@ -72,18 +74,24 @@ def read_directions(
             )
         wanted = list(range(source.d_sae)) if features is None else _wanted(features, source)
         ids = [str(i) for i in wanted]
-        rows = source.rows(wanted)
+        rows, dead = source.rows(wanted), ()
+        if features is None:
+            rows, ids, dead = _living(rows, ids, folder.focus or folder.label)
         _refuse_undirected(rows, ids, folder.focus or folder.label)
         names = _labels(folder)
     origin = str(named) if isinstance(ref, DictionaryRef) else str(ref)
-    return Directions.of(where, rows, ids, labels=[names.get(i, "") for i in ids], origin=origin)
+    found = Directions.of(where, rows, ids, labels=[names.get(i, "") for i in ids], origin=origin)
+    return replace(found, dead=dead) if dead else found
 
 
-def read_encoder(ref: Ref, *, orientation: Orientation | None = None, k: int | None = None) -> Encoder:
+def read_encoder(
+    ref: Ref, *, key: str | None = None, orientation: Orientation | None = None, k: int | None = None
+) -> Encoder:
     """Read the encoder of a dictionary, whole, into memory.
 
     Args:
         ref: the dictionary, in any form of `DictionaryRef`.
+        key: as for `read_directions`; a named array is a file of vectors, which has no encoder.
         orientation: as for `read_directions`.
         k: of a TopK, where its files do not say it.
 
@@ -91,8 +99,28 @@ def read_encoder(ref: Ref, *, orientation: Orientation | None = None, k: int | N
         Refusal: on an unknown layout or activation, a decoder that lies otherwise than its layout, arrays that do not
             fit together, or input scaling whose factor is not stored.
     """
-    with dictionary(ref, orientation=orientation, k=k) as source, _odd_numbers():
+    with dictionary(ref, key=key, orientation=orientation, k=k) as source, _odd_numbers():
         return source.encoder()
+
+
+def check_encoder(
+    ref: Ref,
+    *,
+    key: str | None = None,
+    orientation: Orientation | None = None,
+    k: int | None = None,
+    required: bool = True,
+) -> None:
+    """Refuse what ``read_encoder`` would refuse by settings, names and shapes; matrices are not read.
+
+    Plain vectors have no encoder, and are refused where one is ``required``.
+
+    Raises:
+        Refusal: as ``read_encoder``, but for numbers that are not finite in its matrices.
+    """
+    with dictionary(ref, key=key, orientation=orientation, k=k) as source, _odd_numbers():
+        if required or source.layout != "vectors":
+            source.check_encoder()
 
 
 @contextmanager
@@ -169,6 +197,10 @@ def _source(
 ) -> Dictionary:
     """The dictionary of a folder, or the vectors of a file: one is told from the other by what lies beside it."""
     key = key if key is not None else ref.key
+    if key is not None and folder.focus is None:
+        raise Refusal(
+            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
+        )
     if folder.focus is not None and (key is not None or layout_of(folder) is None):
         return open_vectors(folder, key, d_model, orientation)
     return open_dictionary(folder, orientation, k)
@@ -180,6 +212,9 @@ def _site(source: Dictionary, site: Site | None) -> Site:
     if site is not None:
         if own.block is not None and site.block != own.block:
             raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
+        if own.revision and site.revision and site.revision != own.revision:
+            why = f"{own.by} says revision {shown(own.revision)} of its model"
+            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
         return site
     if own.site is not None:
         return own.site
@@ -190,7 +225,7 @@ def _site(source: Dictionary, site: Site | None) -> Site:
     raise Refusal(
         source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
         why,
-        "name the site as MODEL:BLOCK",
+        "name the site with --source MODEL:BLOCK",
     )
 
 
@@ -221,22 +256,36 @@ def _wanted(features: Sequence[int | str], source: Dictionary) -> list[int]:
     return list(rows)
 
 
+def _living(rows: NDArray[Any], ids: list[str], name: str) -> tuple[NDArray[Any], list[str], tuple[str, ...]]:
+    """Rows that have a direction and their ids; ids of those whose length is zero.
+
+    Raises:
+        Refusal: none has one.
+    """
+    dead = _zero(rows)
+    if not dead.any():
+        return rows, ids, ()
+    if dead.all():
+        raise Refusal(f"{name}", "all its rows are zero, so none has a direction", "fetch or save it again")
+    kept = [i for i, out in zip(ids, dead, strict=True) if not out]
+    return rows[~dead], kept, tuple(i for i, out in zip(ids, dead, strict=True) if out)
+
+
+def _zero(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Rows too short to have a direction."""
+    return np.linalg.norm(rows.astype(np.float64), axis=1) < NO_LENGTH
+
+
 def _refuse_undirected(rows: NDArray[Any], ids: Sequence[str], name: str) -> None:
     """Say which feature has no direction; the types check again, but know rows only."""
-    for bad, why in (
-        (
-            ~np.isfinite(rows).all(axis=1),
-            "its row is not finite (NaN or infinite numbers)",
-        ),
-        (_immense(rows), "its length is beyond float32"),
-        (~rows.any(axis=1), "its row is zero, so it has no direction (a dead feature)"),
+    again = "fetch the file again, or save it without that row"
+    for bad, why, instead in (
+        (~np.isfinite(rows).all(axis=1), "its row is not finite (NaN or infinite numbers)", again),
+        (_immense(rows), "its length is beyond float32", again),
+        (_zero(rows), "its row is zero, so it has no direction (a dead feature)", "leave it out of --features"),
     ):
         if bad.any():
-            raise Refusal(
-                f"feature {ids[int(np.argmax(bad))]} of {name}",
-                why,
-                "leave that feature out",
-            )
+            raise Refusal(f"feature {ids[int(np.argmax(bad))]} of {name}", why, instead)
 
 
 def _immense(rows: NDArray[Any]) -> NDArray[np.bool_]:

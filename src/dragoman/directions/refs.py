@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
+from dragoman.store.hub import REPOSITORY, REVISION
 
 Kind = Literal["sae", "hf", "file"]
 FORMS = "sae:RELEASE/SAE_ID, hf:ORG/REPO@REVISION/PATH, ORG/REPO/PATH, file:PATH#KEY[INDEX] or a path"
 _INDICES = r"(?P<indices>\d{1,12}(?:,\d{1,12})*)"
-_SAE = re.compile(rf"(?P<place>[^/#\s]+)/(?P<inside>[^#\s]+?)(?:#{_INDICES})?$")
+_SAE = re.compile(rf"(?P<place>[^/#@\s]+)(?:@(?P<revision>{REVISION}))?/(?P<inside>[^#\s]+?)(?:#{_INDICES})?$")
 _HUB = re.compile(
-    rf"(?P<place>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@#\s]+))?(?:/(?P<inside>[^#\s]*?))?/?(?:#{_INDICES})?$"
+    rf"(?P<place>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>[^#\s]*?))?/?(?:#{_INDICES})?$"
 )
 _FILE = re.compile(rf"(?P<place>[^#]+)(?:#(?P<key>[^\[\]#]+)?(?:\[{_INDICES}\])?)?$")
 
@@ -29,8 +31,8 @@ class DictionaryRef:
     """A dictionary, and perhaps features of it.
 
     ``place``: a SAELens release ("sae"), a hub repository ("hf") or a path ("file"). ``inside``: the SAE id, or the
-    path in the repository. ``revision``: of the repository. ``key``: which array of a file. ``indices``: which
-    features.
+    path in the repository. ``revision``: of the repository, which for "sae" is the one the release lies in. ``key``:
+    which array of a file. ``indices``: which features.
     """
 
     kind: Kind
@@ -55,7 +57,7 @@ class DictionaryRef:
             return cls._of(scheme, patterns[scheme].match(rest), text)
         if scheme in ("np", "http", "https"):
             raise Refusal(
-                f"dictionary '{text}'",
+                f"dictionary '{public_address(text)}'",
                 "it is the address of a page, not of a dictionary's files",
                 f"name it as {FORMS}",
             )
@@ -67,8 +69,9 @@ class DictionaryRef:
     def _of(cls, scheme: str, found: re.Match[str] | None, text: str) -> DictionaryRef:
         groups = found.groupdict() if found else {}
         inside = groups.get("inside") or ""
-        if not found or any(part in ("..", ".", "") for part in inside.split("/") if inside):
-            raise Refusal(f"dictionary '{text}'", "it is of no known form", f"name it as {FORMS}")
+        dots = any(not part.strip(".") for part in groups.get("place", "").split("/")) and scheme == "hf"
+        if not found or dots or any(part in ("..", ".", "") for part in inside.split("/") if inside):
+            raise Refusal(f"dictionary '{public_address(text)}'", "it is of no known form", f"name it as {FORMS}")
         kinds: dict[str, Kind] = {"sae": "sae", "hf": "hf", "file": "file"}
         indices = groups.get("indices")
         return cls(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import PICKLES, TORCH, Folder
-from dragoman.directions.layout import Dictionary, Orientation, Stated
+from dragoman.directions.layout import Dictionary, Orientation, Stated, refuse_whole
 from dragoman.directions.layouts import KNOWN
 from dragoman.directions.orientation import looks_across
 from dragoman.store.spans import Arrays, Matrix, listed, shown
@@ -69,20 +69,24 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
         raise Refusal(what, f"unknown dictionary layout ('{suffix}' file)", f"name {KNOWN}")
     arrays = folder.arrays(name)
     matrix = arrays.array(_key(what, arrays, key))
-    dtype = getattr(matrix, "dtype", None)
-    if dtype is not None and dtype.kind not in "fiu":
-        raise Refusal(what, f"dtype {dtype} is not a real number's", "save floats")
     if len(matrix.shape) == 1 and matrix.shape[0]:
         matrix = _OneVector(matrix)
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
+    refuse_whole(what, matrix.rows([0]))
     across = orientation == "columns" if orientation else _across(what, matrix, d_model)
 
-    def no_encoder() -> Encoder:
+    def no_encoder(_arrays: Arrays) -> Encoder:
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
     return Dictionary(
-        name=f"file {name}", layout="vectors", decoder=matrix, across=across, stated=Stated(), encoder=no_encoder
+        name=f"file {name}",
+        layout="vectors",
+        decoder=matrix,
+        across=across,
+        stated=Stated(),
+        arrays=arrays,
+        make=no_encoder,
     )
 
 
@@ -96,7 +100,7 @@ def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:
         raise Refusal(
             what,
             f"its array of shape {(n, width)} seems to hold one vector a column",
-            "save it as (n, d_model), or pass orientation='columns' or orientation='rows'",
+            "save it as (n, d_model), or say which are the vectors with --orientation columns or --orientation rows",
         )
     return False
 
@@ -108,5 +112,5 @@ def _key(what: str, arrays: Arrays, key: str | None) -> str:
         return names[0]
     if key is None or key not in names:
         why = "it holds several arrays" if key is None and names else f"it has no array '{shown(key or '')}'"
-        raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them as key")
+        raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them: FILE#KEY, or --key KEY")
     return key

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dragoman import tiny
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.directions import DictionaryRef
+from dragoman.store import hub, refusing
+from dragoman.store.boundary import opening
+from dragoman.store.hub import PART, REPOSITORY, REVISION
 from dragoman.verbalize.sidecar import NAME
 
-_PART = r"[\w.-]+"
-# Only the hub's own kinds of reference have slashes in a revision; what follows any other is a folder.
-_HUB = re.compile(
-    rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>refs/(?:pr|convert|heads|tags)/{_PART}|{_PART}))?"
-    rf"(?:/(?P<inside>{_PART}(?:/{_PART})*))?/?"
-)
+_HUB = re.compile(rf"(?P<repo>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>{PART}(?:/{PART})*))?/?")
 # Llama repositories carry a second copy of the weights (140 GB) that transformers never reads; pickles are never read.
 SKIP = ["original/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
 
@@ -71,16 +70,21 @@ def folder_of(ref: str | Path) -> Path:
         return converted(tiny.MODELS[text])
     if text in tiny.DATA:
         return tiny.data(text)
-    path = Path(text).expanduser()
-    if path.exists():
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+    with opening(f"'{text}'", "it names no folder", "give a path or a hub id"):
+        path = Path(text).expanduser()
+    with refusing("reading", path):
+        there = path.exists()
+    if there:
+        if not path.is_dir():
+            raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
+        if not os.access(path, os.R_OK | os.X_OK):
             raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
         return path
     place = hub_place(text)
     if place is None:
         names = ", ".join([*tiny.MODELS, *tiny.DATA])
         raise Refusal(
-            f"'{text}'",
+            f"'{public_address(text)}'",
             "there is no such folder here, and it is no hub id",
             f"give a path, org/name, org/name/folder, or one of {names}",
         )
@@ -100,6 +104,11 @@ def cached(ref: str) -> Path | None:
         return None
     folder = root / place.inside
     return folder if folder.is_dir() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of the hub's repository that a model's folder was fetched at; None for other folders."""
+    return hub.commit_at(folder)
 
 
 def called(ref: str | Path) -> str:
@@ -126,37 +135,19 @@ def dictionary_at(text: str) -> Path | DictionaryRef:
 def _fetched(place: HubPlace, ref: str) -> Path:
     """What the hub or its cache has of a place."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     only: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
     try:
         root = Path(snapshot_download(place.repo, revision=place.revision, ignore_patterns=SKIP, **only))
-    except HFValidationError as err:
-        why = f"there is no such folder here, and the hub allows no such name ({' '.join(str(err).split())[:120]})"
-        raise Refusal(f"'{ref}'", why, "give a path or org/name") from err
-    except RepositoryNotFoundError as err:
-        why = "there is no such folder here, and the hub has no such repository, or it is gated"
-        raise Refusal(f"'{ref}'", why, "check the id, and run: hf auth login") from err
-    except RevisionNotFoundError as err:
-        raise Refusal(
-            f"'{ref}'",
-            f"the hub has the repository, but not the revision '{place.revision}'",
-            "name a branch, tag or commit that it has",
-        ) from err
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as err:
-        raise Refusal(
-            f"'{ref}'",
-            "there is no such folder here, the hub cannot be reached and nothing of it is cached"
-            " (config.json, tokenizer files and *.safetensors are missing)",
-            f"on a machine with access run: {place.command}, and pass FOLDER"
-            + (f"/{place.inside}" if place.inside else ""),
-        ) from err
+    # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
+    except Exception as error:
+        no, said = hub.way_of(error)
+        if no == "away":
+            said = "config.json, tokenizer files and *.safetensors are missing"
+        by_hand = f"on a machine with access run: {place.command}, and pass FOLDER"
+        fetch = by_hand + (f"/{place.inside}" if place.inside else "")
+        here = "there is no such folder here, and "
+        raise hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here) from error
     if not (root / place.inside).is_dir():
         raise Refusal(
             f"'{ref}'",

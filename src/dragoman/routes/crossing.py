@@ -96,10 +96,13 @@ class Bridge:
         if found is not None:
             return found
         if self.aligned.sums is None:
-            why, instead = "no feature was watched in these texts", "read them with the SAE's encoder, or say map"
+            why, instead = (
+                "no feature was watched in these texts",
+                "say --route map, or name a dictionary that has an encoder",
+            )
         else:
             why = f"{len(self.aligned.sums.ids)} features were watched, too many to hold one another fixed"
-            instead = "watch fewer, or say direct"
+            instead = "say --route direct, or name the features that matter with --features"
         raise Refusal(f"route '{route}'", why, instead)
 
 

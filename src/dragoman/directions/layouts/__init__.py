@@ -4,9 +4,14 @@ In: a `Folder`. Out: the `Dictionary` it holds. To add a layout, write its modul
 no layout recognises, saying which are known.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from dragoman.core import Refusal
+from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder
-from dragoman.directions.layout import Dictionary, Layout, Orientation
+from dragoman.directions.layout import Dictionary, Layout, Orientation, refuse_unread, residual_block, word
 from dragoman.directions.layouts import (
     dictionary_learning,
     gemma_scope,
@@ -16,8 +21,9 @@ from dragoman.directions.layouts import (
     saelens,
     sparsify,
 )
-from dragoman.store.spans import listed
+from dragoman.store.spans import Arrays, listed
 
+_PLACE = frozenset({"model_name", "hook_name", "dataset_path", "neuronpedia_id"})
 LAYOUTS: tuple[Layout, ...] = tuple(
     module.LAYOUT
     for module in (saelens, gemma_scope, gemma_scope_2, llama_scope, dictionary_learning, sparsify, qwen_scope)
@@ -49,7 +55,30 @@ def open_dictionary(folder: Folder, orientation: Orientation | None = None, k: i
             f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})",
             f"name {KNOWN}",
         )
-    return layout.open(folder, orientation, k)
+    opened = replace(layout.open(folder, orientation, k), asked_k=k)
+    overrides = folder.extra.get("config_overrides", {})
+    return opened if layout is saelens.LAYOUT or not overrides else _overridden(opened, overrides)
+
+
+def _overridden(opened: Dictionary, overrides: Mapping[str, Any]) -> Dictionary:
+    """A dictionary of another layout than SAELens' own, with what SAELens' registry says of it.
+
+    Its place in a model is taken from there; another setting, whose meaning in that layout is not known, makes its
+    encoder refused.
+    """
+    by = "SAELens' registry"
+    stated = opened.stated
+    model, hook = word(overrides, "model_name", by), word(overrides, "hook_name", by)
+    if model is not None:
+        stated = replace(stated, model=model, by=by)
+    if hook is not None:
+        stated = replace(stated, block=residual_block(opened.name, hook, None), by=by)
+
+    def make(arrays: Arrays) -> Encoder:
+        refuse_unread(f"encoder of {opened.name}", overrides, _PLACE, by)
+        return replace(opened.make(arrays), site=stated.site)
+
+    return replace(opened, stated=stated, make=make)
 
 
 __all__ = ["KNOWN", "LAYOUTS", "layout_of", "open_dictionary"]

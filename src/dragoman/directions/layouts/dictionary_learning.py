@@ -34,6 +34,7 @@ from dragoman.directions.layout import (
     need,
     no_encoder,
     number,
+    one_k,
     residual_block,
     two_d,
     word,
@@ -86,8 +87,10 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
         ),
     )
     stated = _stated(what, trainer, config.get("buffer"))
-    reader = partial(_encoder, folder, config, arrays, across, stated, k)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, folder, config, across, stated, k)
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
 def _encoder_rows(arrays: Arrays, linear: bool, features: Sequence[int]) -> NDArray[Any]:
@@ -104,8 +107,9 @@ def _stated(what: str, trainer: Mapping[str, Any], buffer: Any) -> Stated:
     """Model and block; the submodule is a block, unless it is called otherwise."""
     layer = number(trainer, "layer", CONFIG)
     called = trainer.get("submodule_name")
-    if called is not None and layer is not None:
-        residual_block(what, str(called), layer, writes=_is_transcoder(buffer))
+    if called is not None:
+        found = residual_block(what, str(called), layer, writes=_is_transcoder(buffer))
+        layer = found if layer is None else layer
     # A buffer of a submodule's inputs holds what enters that block.
     if isinstance(buffer, Mapping) and buffer.get("io") == "in" and layer is not None:
         layer = Site.block_before(layer, what)
@@ -117,7 +121,7 @@ def _is_transcoder(buffer: Any) -> bool:
 
 
 def _encoder(
-    folder: Folder, config: Mapping[str, Any], arrays: Arrays, across: bool, stated: Stated, k: int | None
+    folder: Folder, config: Mapping[str, Any], across: bool, stated: Stated, k: int | None, arrays: Arrays
 ) -> Encoder:
     """The encoder, whole."""
     what, trainer = f"encoder of {folder.label}", config["trainer"]
@@ -138,7 +142,7 @@ def _encoder(
         b_dec=floats(arrays.array(_bias(arrays)).whole()),
         W_dec=floats(arrays.array(decoder).whole(), turned=across),
         architecture=architecture,
-        k=(k or _k(what, arrays, trainer)) if architecture == "topk" else None,
+        k=one_k(what, k, _k(what, arrays, trainer), CONFIG) if architecture == "topk" else None,
         threshold=_threshold(what, named, arrays, b_enc.size) if architecture == "jumprelu" else None,
         apply_b_dec_to_input=named not in _NOTHING_OFF,
         rescale_by_decoder_norm=named == "AutoEncoder",

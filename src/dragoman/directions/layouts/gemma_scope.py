@@ -10,6 +10,7 @@ Semantics: the JumpReLU of arXiv 2408.05147: p = x W_enc + b_enc, max(p, 0) wher
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 
 from dragoman.core import Refusal
@@ -17,6 +18,7 @@ from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder
 from dragoman.directions.layout import Dictionary, Layout, Orientation, Stated, no_encoder, two_d
 from dragoman.directions.layouts.jumprelu import JumpReLU
+from dragoman.store.spans import Arrays
 
 WEIGHTS = "params.npz"
 DESCRIBED = f"a Gemma Scope folder ({WEIGHTS})"
@@ -37,8 +39,10 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     decoder = two_d(arrays, weights.w_dec, f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
     across = weights.lies_across(decoder, what, orientation)
     stated, place = _stated(folder, what)
-    reader = partial(_encoder, folder, weights, across, stated, place)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, folder, weights, across, stated, place)
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
 def _stated(folder: Folder, what: str) -> tuple[Stated, str]:
@@ -55,12 +59,12 @@ def _stated(folder: Folder, what: str) -> tuple[Stated, str]:
     return Stated(model=f"google/gemma-2-{found['size']}{instructed}", block=layer, by="its name"), found["place"]
 
 
-def _encoder(folder: Folder, weights: JumpReLU, across: bool, stated: Stated, place: str) -> Encoder:
+def _encoder(folder: Folder, weights: JumpReLU, across: bool, stated: Stated, place: str, arrays: Arrays) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}"
     if place == "transcoders":
         raise no_encoder(what)
-    return weights.encoder(what, across, stated.site)
+    return replace(weights, arrays=arrays).encoder(what, across, stated.site)
 
 
 LAYOUT = Layout(name="Gemma Scope", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)

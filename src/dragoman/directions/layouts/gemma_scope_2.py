@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,17 +26,21 @@ from dragoman.directions.layout import (
     Stated,
     config_of,
     no_encoder,
+    refuse_unread,
     residual_block,
     two_d,
     word,
 )
 from dragoman.directions.layouts.jumprelu import JumpReLU
-from dragoman.store.spans import shown
+from dragoman.store.spans import Arrays, shown
 
 WEIGHTS, CONFIG = "params.safetensors", "config.json"
 DESCRIBED = f"a Gemma Scope 2 folder ({WEIGHTS} and {CONFIG})"
 _LAYER = re.compile(r"layer_(\d+)_")
 _REPOSITORY = re.compile(r"gemma-scope-2-(?P<size>\d+[bm])-(?P<kind>pt|it)$")
+# Read above, or said of what the dictionary is: none of these changes what fires.
+_READ = ("architecture", "model_name", "hf_hook_point_in", "hf_hook_point_out")
+_HARMLESS = frozenset({*_READ, "width", "l0", "layer", "type", "affine_connection"})
 _KINDS = ("resid_post", "attn_out", "mlp_out", "transcoder")
 
 
@@ -54,8 +59,10 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     across = weights.lies_across(decoder, what, orientation)
     reads_elsewhere = _writes(folder, config)
     stated = _stated(folder, what, config, reads_elsewhere)
-    reader = partial(_encoder, folder, config, weights, across, stated, reads_elsewhere)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, folder, config, weights, across, stated, reads_elsewhere)
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
 def _writes(folder: Folder, config: Mapping[str, Any]) -> bool:
@@ -97,7 +104,13 @@ def _model(folder: Folder, config: Mapping[str, Any]) -> str | None:
 
 
 def _encoder(
-    folder: Folder, config: Mapping[str, Any], weights: JumpReLU, across: bool, stated: Stated, writes: bool
+    folder: Folder,
+    config: Mapping[str, Any],
+    weights: JumpReLU,
+    across: bool,
+    stated: Stated,
+    writes: bool,
+    arrays: Arrays,
 ) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}"
@@ -105,7 +118,8 @@ def _encoder(
         raise no_encoder(what)
     if config.get("architecture", "jump_relu") not in ("jump_relu", "jumprelu"):
         raise Refusal(what, f"architecture '{shown(config['architecture'])}' is not known", "use jump_relu")
-    return weights.encoder(what, across, stated.site)
+    refuse_unread(what, config, _HARMLESS, CONFIG)
+    return replace(weights, arrays=arrays).encoder(what, across, stated.site)
 
 
 LAYOUT = Layout(name="Gemma Scope 2", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,13 @@ from dragoman.directions.layout import (
     config_of,
     everywhere,
     factor,
+    flag,
     floats,
     length,
     need,
     no_encoder,
     number,
+    one_k,
     residual_block,
     two_d,
 )
@@ -101,16 +103,19 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     named = any(_NAMED.search(part) for part in folder.parts)
     stated = Stated(model="meta-llama/Llama-3.1-8B" if named else None, block=block, by=f"its {said_by}")
     files = _Opened(folder=folder, config=config, said_by=said_by, weights=weights, arrays=arrays)
-    reader = partial(_encoder, files, across, stated, writes, k)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, files, across, stated, writes, k)
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
-def _encoder(files: _Opened, across: bool, stated: Stated, writes: bool, k: int | None) -> Encoder:
+def _encoder(files: _Opened, across: bool, stated: Stated, writes: bool, k: int | None, arrays: Arrays) -> Encoder:
     """The encoder, whole."""
-    what, config, arrays = f"encoder of {files.folder.label}", files.config, files.arrays
+    files = replace(files, arrays=arrays)
+    what, config = f"encoder of {files.folder.label}", files.config
     if writes:
         raise no_encoder(what)
-    if config.get("use_glu_encoder"):
+    if flag(config, "use_glu_encoder", files.said_by):
         raise Refusal(what, "its encoder is gated (use_glu_encoder), which is not done here", "use another dictionary")
     act = str(config.get("act_fn", "relu")).lower()
     if act not in ("relu", "topk", "jumprelu"):
@@ -118,7 +123,7 @@ def _encoder(files: _Opened, across: bool, stated: Stated, writes: bool, k: int 
     need(arrays, ["encoder.weight", "encoder.bias", "decoder.weight"], what, files.weights)
     bias = arrays.array("encoder.bias").whole()
     decoder = floats(arrays.array("decoder.weight").whole(), turned=across)
-    if act == "topk" and config.get("sparsity_include_decoder_norm"):
+    if act == "topk" and flag(config, "sparsity_include_decoder_norm", files.said_by):
         raise Refusal(what, "its TopK chooses by decoder length, which is not done here", "use a JumpReLU one")
     has_bias = "decoder.bias" in arrays.names
     normalize, factors = _normalised(what, files)
@@ -128,9 +133,9 @@ def _encoder(files: _Opened, across: bool, stated: Stated, writes: bool, k: int 
         b_dec=floats(arrays.array("decoder.bias").whole() if has_bias else np.zeros(decoder.shape[1], np.float32)),
         W_dec=decoder,
         architecture="topk" if act == "topk" else "jumprelu" if act == "jumprelu" else "relu",
-        k=(k or number(config, "top_k", files.said_by)) if act == "topk" else None,
+        k=one_k(what, k, number(config, "top_k", files.said_by), files.said_by) if act == "topk" else None,
         threshold=_threshold(what, files, decoder) if act == "jumprelu" else None,
-        apply_b_dec_to_input=has_bias and bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
+        apply_b_dec_to_input=has_bias and flag(config, "apply_decoder_bias_to_pre_encoder", files.said_by),
         normalize=normalize,
         input_factor=factors[0],
         output_factor=factors[1],
@@ -150,7 +155,9 @@ def _threshold(what: str, files: _Opened, decoder: np.ndarray) -> Any:
                     what, f"{len(each)} thresholds do not fit {len(decoder)} features", "fetch the dictionary again"
                 )
             lengths = np.linalg.norm(decoder, axis=1)
-            return floats(each / lengths if files.config.get("sparsity_include_decoder_norm") else each)
+            return floats(
+                each / lengths if flag(files.config, "sparsity_include_decoder_norm", files.said_by) else each
+            )
     value = factor(files.config.get("jump_relu_threshold"))
     if value is None:
         raise Refusal(what, f"{files.said_by} has no jump_relu_threshold", "fetch the dictionary again")

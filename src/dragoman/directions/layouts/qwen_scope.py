@@ -27,6 +27,7 @@ from dragoman.directions.layout import (
     floats,
     length,
     need,
+    one_k,
     two_d,
 )
 from dragoman.directions.orientation import Evidence, lies_across
@@ -84,8 +85,10 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
         ),
     )
     stated, said_k = _stated(folder)
-    reader = partial(_encoder, folder, arrays, names, across, stated, k or said_k)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, folder, names, across, stated, one_k(what, k, said_k, "its repository's name"))
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
 def _stated(folder: Folder) -> tuple[Stated, int | None]:
@@ -100,7 +103,7 @@ def _stated(folder: Folder) -> tuple[Stated, int | None]:
 
 
 def _encoder(
-    folder: Folder, arrays: Arrays, names: tuple[str, str, str, str], across: bool, stated: Stated, k: int | None
+    folder: Folder, names: tuple[str, str, str, str], across: bool, stated: Stated, k: int | None, arrays: Arrays
 ) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}/{folder.focus}"
@@ -110,7 +113,7 @@ def _encoder(
         raise Refusal(
             what,
             "it is a TopK, and its k stands in the repository's name only",
-            "keep that name (SAE-Res-...-L0_50) on the way to the file, or pass k",
+            "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k",
         )
     return Encoder(
         W_enc=floats(arrays.array(names[0]).whole(), turned=True),

@@ -2,8 +2,11 @@
 
 In: a folder with ``cfg.json`` and ``sae_weights.safetensors`` (W_dec (d_sae, d_in), W_enc (d_in, d_sae), b_enc, b_dec,
 threshold). Out: a `Dictionary`. A transcoder's rows live where its decoder writes (``hook_name_out``). Refuses a
-transcoder that says only what it reads, BatchTopK without its learnt threshold, activation scaling whose factor is not
-stored, and architectures it does not know.
+transcoder that says only what it reads, BatchTopK without its learnt threshold, activation scaling or whitening that is
+not stored, architectures and settings it does not know (see ``saelens_settings``).
+
+Rows of a dictionary that was trained on a centred stream (center_writing_weights) are taken: they are right up to their
+mean over the stream's width, which no LayerNorm sees; its encoder is refused.
 
 Semantics: SAELens 6, ``saes/sae.py``, ``jumprelu_sae.py``, ``topk_sae.py``, ``batchtopk_sae.py``,
 ``loading/pretrained_sae_loaders.py`` (older configs).
@@ -12,6 +15,7 @@ Semantics: SAELens 6, ``saes/sae.py``, ``jumprelu_sae.py``, ``topk_sae.py``, ``b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,19 +30,24 @@ from dragoman.directions.layout import (
     config_of,
     everywhere,
     factor,
+    flag,
     floats,
     length,
     need,
     no_encoder,
     number,
+    one_k,
     residual_block,
     two_d,
     word,
 )
+from dragoman.directions.layouts.saelens_settings import CONFIG, merged, refuse_odd_settings, revision
 from dragoman.directions.orientation import Evidence, lies_across
+from dragoman.directions.whitening import Whitening, unwhitened
 from dragoman.store.spans import Arrays, shown
 
-CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
+WEIGHTS, SCALER = "sae_weights.safetensors", "activation_scaler.json"
+WHITENING, WHITE = "activation_whitening.safetensors", "covariance_whitening"
 DESCRIBED = f"a SAELens folder ({CONFIG} and {WEIGHTS} with W_dec)"
 _ARCHITECTURES: dict[str, Architecture] = {
     "topk": "topk",
@@ -58,7 +67,9 @@ def _recognises(folder: Folder) -> bool:
 def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
     """The dictionary of a folder; its weights' header is read, no numbers (but where nothing declares shapes)."""
     what = f"dictionary {folder.label}"
-    config = _flat(config_of(folder, CONFIG))
+    raw = config_of(folder, CONFIG)
+    overrides = folder.extra.get("config_overrides", {})
+    config = merged(raw, overrides)
     arrays = folder.arrays(WEIGHTS)
     decoder = two_d(arrays, "W_dec", f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
     transcoder = _is_transcoder(config)
@@ -78,14 +89,53 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
         ),
     )
     stated = _stated(what, config, transcoder)
-    reader = partial(_encoder, folder, config, arrays, across, stated, k)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    white = _whitening(what, folder, config)
+    opened = _Opened(folder=folder, raw={**raw, **overrides}, config=config, white=white)
+    return Dictionary(
+        name=what,
+        layout=LAYOUT.name,
+        decoder=decoder,
+        across=across,
+        stated=stated,
+        arrays=arrays,
+        make=partial(_encoder, opened, across, stated, k),
+        unwhitened=None if white is None else partial(unwhitened, arrays=white, what=what),
+    )
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Newer releases' nested ``metadata`` laid under the top level."""
-    nested = config.get("metadata")
-    return {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in config.items() if v is not None}}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """The folder, its configuration as it is written and as it is meant, and the whitening's file, if there is one."""
+
+    folder: Folder
+    raw: Mapping[str, Any]
+    config: Mapping[str, Any]
+    white: Arrays | None
+
+
+def _whitening(what: str, folder: Folder, config: Mapping[str, Any]) -> Arrays | None:
+    """The whitening's file of a checkpoint that was saved before whitening was folded into its weights.
+
+    Raises:
+        Refusal: whitened weights without it, or it beside weights that are said not to be whitened.
+    """
+    said = config.get("normalize_activations") == WHITE
+    told = flag(config_of(folder, SCALER), "has_whitening", SCALER, usual=True) if SCALER in folder.names else True
+    held = WHITENING in folder.names and told
+    if said and not held:
+        raise Refusal(
+            what,
+            f"its rows are of whitened activations ({WHITE}), and without {WHITENING} nobody knows where they point",
+            "fetch that file too, or the checkpoint of the end of training",
+        )
+    if held and not said:
+        raise Refusal(
+            what,
+            f"{WHITENING} lies beside it, and its {CONFIG} says nothing of {WHITE}: whether its rows are of whitened"
+            " activations is not sure",
+            "fetch configuration and weights of the same checkpoint",
+        )
+    return folder.arrays(WHITENING) if said else None
 
 
 def _is_transcoder(config: Mapping[str, Any]) -> bool:
@@ -109,29 +159,29 @@ def _stated(what: str, config: Mapping[str, Any], transcoder: bool) -> Stated:
                 "add hook_name_out",
             )
     block = layer if hook is None else residual_block(what, str(hook), layer, writes=transcoder)
-    return Stated(model=word(config, "model_name", CONFIG), block=block, by=f"its {CONFIG}")
+    return Stated(
+        model=word(config, "model_name", CONFIG),
+        block=block,
+        revision=revision(what, config),
+        by=f"its {CONFIG}",
+    )
 
 
-def _encoder(
-    folder: Folder,
-    config: Mapping[str, Any],
-    arrays: Arrays,
-    across: bool,
-    stated: Stated,
-    k: int | None,
-) -> Encoder:
+def _encoder(opened: _Opened, across: bool, stated: Stated, k: int | None, arrays: Arrays) -> Encoder:
     """The encoder, whole."""
-    what = f"encoder of {folder.label}"
+    what, folder, config = f"encoder of {opened.folder.label}", opened.folder, opened.config
     architecture = _architecture(what, config)
     need(arrays, ["W_enc", "b_enc", "b_dec", "W_dec"], what, WEIGHTS)
-    if "scaling_factor" in arrays.names and not (arrays.array("scaling_factor").whole() == 1).all():
-        raise Refusal(what, "it was fine-tuned with a scaling factor, which is not done here", "fold it into W_dec")
+    refuse_odd_settings(what, opened.raw, config, arrays)
     bias = arrays.array("b_enc").whole()
     decoder = arrays.array("W_dec")
     arguments = config.get("activation_fn_kwargs")
-    if architecture == "topk" and k is None:  # a BatchTopK's k may be a fraction, and is not needed
-        k = number(config if "k" in config else arguments if isinstance(arguments, Mapping) else {}, "k", CONFIG)
+    if architecture == "topk":  # a BatchTopK's k may be a fraction, and is not needed
+        said = number(config if "k" in config else arguments if isinstance(arguments, Mapping) else {}, "k", CONFIG)
+        k = one_k(what, k, said, CONFIG)
     normalize, factor = _normalised(what, folder, config)
+    # Of outlines too: the file is asked for, and its three arrays are looked at.
+    white = None if opened.white is None else Whitening.read(opened.white, decoder.shape[0 if across else 1], what)
     return Encoder(
         W_enc=floats(arrays.array("W_enc").whole()),
         b_enc=floats(bias),
@@ -142,10 +192,11 @@ def _encoder(
         threshold=_threshold(what, str(config.get("architecture")), arrays, bias.size)
         if architecture == "jumprelu"
         else None,
-        apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
-        rescale_by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+        apply_b_dec_to_input=flag(config, "apply_b_dec_to_input", CONFIG, usual=True),
+        rescale_by_decoder_norm=flag(config, "rescale_acts_by_decoder_norm", CONFIG),
         normalize=normalize,
         input_factor=factor,
+        whitening=white,
         site=stated.site,
     )
 
@@ -158,6 +209,10 @@ def _architecture(what: str, config: Mapping[str, Any]) -> Architecture:
     activation = config.get("activation_fn") or config.get("activation_fn_str")
     if named == "standard" and activation is not None:
         named = str(activation)
+    elif named in _ARCHITECTURES and activation not in (None, "relu", named):
+        raise Refusal(
+            what, f"its activation_fn is '{shown(activation)}' under architecture '{named}'", "use one of relu"
+        )
     if named not in _ARCHITECTURES:
         raise Refusal(what, f"architecture '{shown(named)}' is not known", f"use {', '.join(sorted(_ARCHITECTURES))}")
     if config.get("reshape_activations", "none") not in ("none", False):
@@ -191,6 +246,8 @@ def _normalised(what: str, folder: Folder, config: Mapping[str, Any]) -> tuple[N
     said = config.get("normalize_activations", "none")
     if said in (None, False, "none"):
         return "none", 1.0
+    if said == WHITE:
+        return "whitening", 1.0
     if said in ("constant_norm_rescale", "layer_norm"):
         return said, 1.0
     if said not in (True, "expected_average_only_in"):

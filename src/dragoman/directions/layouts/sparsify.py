@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from dragoman import hooks
 from dragoman.core import Refusal
 from dragoman.directions.encoder import Encoder
 from dragoman.directions.folder import Folder
@@ -24,11 +25,14 @@ from dragoman.directions.layout import (
     Orientation,
     Stated,
     config_of,
+    flag,
     floats,
     length,
     need,
     no_encoder,
     number,
+    one_k,
+    refuse_unread,
     residual_block,
     two_d,
 )
@@ -36,7 +40,9 @@ from dragoman.directions.orientation import Evidence, lies_across
 from dragoman.store.spans import Arrays, shown
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
-_HOOKPOINTS = ("layers.", "model.layers.", "embed_tokens")
+_READ = ("activation", "d_in", "expansion_factor", "k", "num_latents", "signed", "skip_connection", "transcode")
+_TRAINED = ("hookpoint", "multi_topk", "normalize_decoder")  # of interest while it was trained
+_HARMLESS = frozenset({*_READ, *_TRAINED})
 DESCRIBED = f"a sparsify folder ({WEIGHTS} and {CONFIG})"
 
 
@@ -49,7 +55,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     what = f"dictionary {folder.label}"
     config, arrays = config_of(folder, CONFIG), folder.arrays(WEIGHTS)
     decoder = two_d(arrays, "W_dec", f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    transcodes = bool(config.get("transcode", False))
+    transcodes = flag(config, "transcode", CONFIG)
     d_in, d_sae = number(config, "d_in", CONFIG), number(config, "num_latents", CONFIG)
     grown = number(config, "expansion_factor", CONFIG)
     if not d_sae:  # 0 stands for "by the expansion factor"
@@ -69,30 +75,36 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
         ),
     )
     stated = _stated(what, folder, transcodes)
-    reader = partial(_encoder, folder, config, arrays, across, stated, k)
-    return Dictionary(name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, encoder=reader)
+    make = partial(_encoder, folder, config, across, stated, k)
+    return Dictionary(
+        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    )
 
 
 def _stated(what: str, folder: Folder, transcodes: bool) -> Stated:
     """The hookpoint is the folder's name; sparsify does not write the model into the folder."""
-    hook = next((part for part in reversed(folder.parts) if part.startswith(_HOOKPOINTS)), None)
+    named = (part for part in reversed(folder.parts) if hooks.parsed(part) or part.endswith("embed_tokens"))
+    hook = next(named, None)
     if hook is None:
         return Stated(by="its folder's name")
     return Stated(block=residual_block(what, hook, None, writes=transcodes), by="its folder's name")
 
 
 def _encoder(
-    folder: Folder, config: Mapping[str, Any], arrays: Arrays, across: bool, stated: Stated, k: int | None
+    folder: Folder, config: Mapping[str, Any], across: bool, stated: Stated, k: int | None, arrays: Arrays
 ) -> Encoder:
     """The encoder, whole."""
     what = f"encoder of {folder.label}"
-    if config.get("transcode", False):
+    if flag(config, "transcode", CONFIG):
         raise no_encoder(what)
-    if config.get("signed", False):
+    if flag(config, "signed", CONFIG):
         raise Refusal(what, "it is signed: its features also fire below zero", "use an unsigned dictionary")
     act = str(config.get("activation", "topk"))
     if act not in ("topk", "groupmax"):
         raise Refusal(what, f"activation '{shown(act)}' is not known", "use topk or groupmax")
+    if flag(config, "skip_connection", CONFIG):
+        raise Refusal(what, "it has a skip_connection beside its features, which is not done here", "use one without")
+    refuse_unread(what, config, _HARMLESS, CONFIG)
     need(arrays, ["encoder.weight", "encoder.bias", "W_dec", "b_dec"], what, WEIGHTS)
     return Encoder(
         W_enc=floats(arrays.array("encoder.weight").whole(), turned=True),
@@ -100,7 +112,7 @@ def _encoder(
         b_dec=floats(arrays.array("b_dec").whole()),
         W_dec=floats(arrays.array("W_dec").whole(), turned=across),
         architecture="topk" if act == "topk" else "groupmax",
-        k=k or number(config, "k", CONFIG),
+        k=one_k(what, k, number(config, "k", CONFIG), CONFIG),
         apply_b_dec_to_input=True,
         site=stated.site,
     )

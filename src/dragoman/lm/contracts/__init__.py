@@ -75,6 +75,6 @@ def _claimed(asked: Asked, stated: Mapping[str, Any]) -> str:
         raise Refusal(
             asked.sidecar_name,
             "the sidecar does not say which contract its vector is fed by",
-            f"pass contract= with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
+            f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
         )
     return claiming[0]

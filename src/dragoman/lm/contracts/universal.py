@@ -62,7 +62,7 @@ class Universal(Contract):
             raise Refusal(
                 asked.what,
                 f"its bundle reads several models, and {', '.join(missing)} of yours is not given",
-                "pass settings with model_tag (its tag in the bundle), model (its id) and block",
+                "pass --setting model_tag=TAG (in the bundle), --setting model=ID and --setting block=K",
             )
         shared, tokens = _count(stated.get("d_shared")), _mapping(stated.get("tokens"))
         template = _mapping(stated.get("prompt_templates")).get("actor")
@@ -169,7 +169,7 @@ def _layout(asked: Asked) -> tuple[str, dict[str, int]]:
         raise Refusal(
             asked.what,
             f"it holds no {ADAPTERS}/{META} with {ADAPTERS}/{WEIGHTS}, so where its encoders lie is not known",
-            "pass settings with encoder (the file in the bundle) and key (the tensor in it)",
+            "pass --setting encoder=FILE (in the bundle) and --setting key=NAME (the tensor in it)",
         )
     meta = _mapping(read_json(path))
     widths = {str(tag): width for tag, width in _mapping(meta.get("model_dims")).items() if _count(width)}

@@ -7,7 +7,6 @@ are no plain LoRA, and heads that are no square matrix of the stream's width. Pi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from dragoman.core import Floats, Refusal
 from dragoman.lm.adapters import (
     ADAPTER,
     ADAPTER_WEIGHTS,
+    PLAIN,
     check_places,
     read_settings,
     refuse_rank,
+    refuse_settings,
     refuse_slow,
 )
 from dragoman.store import read_arrays, read_json
@@ -33,29 +34,6 @@ from dragoman.verbalize.sidecar import NAME, sidecar_file
 ROLES = ("reconstructor", "ar", "critic")
 HEAD = "value_head.safetensors"
 EASY_META, EASY_WEIGHTS = "ar_meta.json", "ar_lora_value_head.safetensors"
-# What PEFT's LoRA can be told besides, and what the plain sum of A and B then is not.
-_MORE_THAN_LORA = (
-    "use_dora",
-    "modules_to_save",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "lora_bias",
-    "use_qalora",
-)
-_LORA = (
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "layers_to_transform",
-    "layers_pattern",
-    "exclude_modules",
-)
 
 
 class Extraction(Origin):
@@ -193,14 +171,9 @@ def read_adapter_config(folder: Path, what: str) -> Mapping[str, Any]:
     if not _has(folder, ADAPTER):
         return {}
     path, config = folder / ADAPTER, read_settings(folder)
-    odd = [name for name in _MORE_THAN_LORA if config.get(name)]
-    # These initialisations change the base's own weights as well.
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and re.match("pissa|olora|corda|loftq", start.lower()):
-        odd.append(f"init_lora_weights={shown(start)}")
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
-        detail = f"uses {odd[0]}" if odd else "is not plain LoRA"
-        raise Refusal(what, f"its adapter {detail}", "merge it into its base and use the full form")
+    if config.get("peft_type") != "LORA":
+        raise Refusal(what, "its adapter is not plain LoRA", "merge it into its base and use the full form")
+    refuse_settings(config, what, plain=True)
     lacking = [name for name in ("r", "lora_alpha", "target_modules") if not config.get(name)]
     if lacking:
         raise Refusal(what, f"its {ADAPTER} states no {lacking[0]}", "get the published file again")
@@ -212,7 +185,7 @@ def read_adapter_config(folder: Path, what: str) -> Mapping[str, Any]:
 def lora_of(meta: Meta | None, adapter: Mapping[str, Any]) -> dict[str, Any]:
     """The adapter in the words of PEFT's LoraConfig, from whichever file describes it."""
     if adapter:
-        return {name: adapter[name] for name in _LORA if adapter.get(name) is not None}
+        return {name: adapter[name] for name in PLAIN if adapter.get(name) is not None}
     if meta is None:
         return {}
     return {

@@ -18,14 +18,18 @@ import torch
 from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.lm.adapters import refuse_quantised
+from dragoman.lm.encode import encode_filled
+from dragoman.lm.folder import deciding_digests, weight_digests
 from dragoman.lm.harvest import reading
-from dragoman.lm.load import load_tokenizer, torch_dtype, weight_digests
+from dragoman.lm.load import load_tokenizer, torch_dtype
+from dragoman.lm.merge import Agreement
 from dragoman.lm.reconstruct.contract import SLOT, Contract, read_contract
 from dragoman.lm.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
 from dragoman.lm.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
 from dragoman.lm.resolve import called, folder_of
 from dragoman.store import digest, file_sha256, read_arrays
-from dragoman.verbalize.prompt import parse
+from dragoman.verbalize.prompt import encoded, parse
 from dragoman.verbalize.sidecar import NAME, sidecar_file
 
 # Families that open every turn with what their tokenizer calls BOS, and whose models never saw it before plain text.
@@ -35,7 +39,8 @@ TURN_STARTS = ("<|im_start|>",)
 class LocalReconstructor:
     """A reconstructor run by transformers in this process.
 
-    ``site``: the stream it predicts. ``contract``: how it is read.
+    ``site``: the stream it predicts. ``contract``: how it is read. ``merged``: how its adapter, now in the weights,
+    agrees with PEFT unmerged.
     """
 
     def __init__(
@@ -62,13 +67,14 @@ class LocalReconstructor:
             raise Refusal(
                 self._what,
                 "no file names the model it was made from",
-                f"add base_checkpoint to its {NAME}, or pass base",
+                f"add base_checkpoint to its {NAME}",
             )
         self._base = str(stated)
         self._site = Site(self.contract.base or self._base, self.contract.block)
         weight, bias, rest = read_head(self._folder / self.contract.head_file, self.contract.d_model)
         self._weight = torch.tensor(weight, device=device)
         self._bias = None if bias is None else torch.tensor(bias, device=device)
+        self.merged: list[Agreement] = []
         self._stack: Any = self._opened(kind, rest)
         self._norm = final_norm(self._stack) if self.contract.final_norm else None
         own = (self._folder / "tokenizer.json").is_file()
@@ -102,6 +108,7 @@ class LocalReconstructor:
             "site": str(self._site),
             "sidecar": file_sha256(sidecar_file(folder)),
             "weights": weight_digests(folder),
+            "files": deciding_digests(folder),
             "base": self._base,
             "template": digest(contract.template),
             "special_tokens": contract.special,
@@ -113,7 +120,10 @@ class LocalReconstructor:
         }
         if (folder / EASY_META).is_file():
             known |= {"ar_meta": file_sha256(folder / EASY_META), "trained_on_quant": contract.quant}
-        return known if contract.form == "full" else {**known, "base_weights": weight_digests(folder_of(self._base))}
+        if contract.form == "full":
+            return known
+        base = folder_of(self._base)
+        return {**known, "base_weights": weight_digests(base), "base_files": deciding_digests(base)}
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the template around each text, checked; tags around an explanation are taken off first.
@@ -123,8 +133,8 @@ class LocalReconstructor:
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")
-        prompts = [self.contract.template.format(**{SLOT: self._body(k, text)}) for k, text in enumerate(texts)]
-        ids = [[int(i) for i in self._tokenizer.encode(p, add_special_tokens=self.contract.special)] for p in prompts]
+        bodies = [self._body(k, text) for k, text in enumerate(texts)]
+        ids = [encode_filled(self._tokenizer, self._filled, body, special=self.contract.special) for body in bodies]
         for row in ids:
             self._refuse_encoding(row)
         return ids
@@ -170,6 +180,9 @@ class LocalReconstructor:
             last = f.normalize(last, dim=-1, eps=1e-12) * self.contract.scale
         return f.linear(last, self._weight, self._bias)
 
+    def _filled(self, text: str) -> str:
+        return self.contract.template.format(**{SLOT: text})
+
     def _body(self, number: int, text: str) -> str:
         body = parse(text, opened=True).text
         if not body:
@@ -184,7 +197,7 @@ class LocalReconstructor:
         if self.contract.suffix_ids is not None:
             return list(self.contract.suffix_ids)
         end = self.contract.template.split(f"{{{SLOT}}}", 1)[-1].format()
-        return [int(i) for i in self._tokenizer.encode(end, add_special_tokens=False)][1:]
+        return list(encoded(end, self._tokenizer))[1:]
 
     def _refuse_encoding(self, ids: list[int]) -> None:
         """Refuse ids that do not begin and end as they did in training."""
@@ -219,9 +232,10 @@ class LocalReconstructor:
     def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""
         contract, full = self.contract, self.contract.form == "full"
-        stack = open_stack(
-            self._folder if full else folder_of(self._base), kind, self._device, self._what, headless=full
-        )
+        folder = self._folder if full else folder_of(self._base)
+        if not full:
+            refuse_quantised(folder, self._what)
+        stack = open_stack(folder, kind, self._device, self._what, headless=full)
         width = int(stack.get_input_embeddings().weight.shape[1])
         if width != contract.d_model:
             raise Refusal(
@@ -233,5 +247,5 @@ class LocalReconstructor:
         truncate(stack, contract.block, self._what)
         if not full:
             tensors = rest or read_arrays(self._folder / ADAPTER_WEIGHTS)[0]
-            merge_lora(stack, contract.lora, tensors, self._what)
+            self.merged = [merge_lora(stack, contract.lora, tensors, self._what)]
         return stack

@@ -1,8 +1,8 @@
 """Blocks 0 to K of a base model, with an adapter merged in where there is one; nothing left at random.
 
 In: a model folder; LoRA tensors. Out: the module that owns the blocks, in eval mode. Refuses weights that are missing
-or have no place, adapters that do not cover exactly the layers they name, and a stored final norm that would
-change a reading which leaves it out.
+or have no place, adapters that do not cover exactly the layers they name or compute something else once merged, and a
+stored final norm that would change a reading which leaves it out.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from torch import nn
 from transformers import AutoModel
 
 from dragoman.core import Refusal
-from dragoman.lm.load import OF_VISION, judged_here, text_stack
+from dragoman.lm.load import OF_VISION, open_weights, ready, text_stack
+from dragoman.lm.merge import WRAPPERS, Agreement, merged_alike, settle_names, trained_prefix
 
 NORMS = ("norm", "final_layernorm", "ln_f")
 _FINAL_NORM = re.compile(rf"^(?:\w+\.)*(?:{'|'.join(NORMS)})\.weight$")
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
 # What trainers wrap a text model in; other paths to a "layers" (a vision tower's) are not the text model's.
-_ADAPTED = re.compile(
-    r"^(?:(?:backbone|base_model|model|language_model|text_model)\.)*(?P<layer>layers\.\d+\..+)"
-    r"\.(?P<part>lora_[AB])(?:\.default)?\.weight$"
-)
+_ADAPTED = re.compile(rf"^{WRAPPERS}(?P<layer>layers\.\d+\..+)\.(?P<part>lora_[AB])(?:\.default)?\.weight$")
+# What trainers of both layouts put before the names that PEFT knew; PEFT's own is of two words.
+_OUTER = re.compile(r"^(?:backbone|base_model\.model)\.")
+_TEXT = "model."
 
 
 def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headless: bool) -> Any:
@@ -40,14 +41,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
         headless: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
             layer, and nothing else; else it is a base model and must be whole.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise Refusal(what, f"{folder} holds no *.safetensors weights", "download them (pickles are never loaded)")
-    try:
-        with judged_here():
-            net, report = AutoModel.from_pretrained(folder, dtype=kind, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as err:
-        detail = " ".join(str(err).split())[:160]
-        raise Refusal(what, f"transformers cannot load {folder} ({detail})", "get the published files again") from err
+    net, report = open_weights(AutoModel, folder, kind, what)
     stack: Any = text_stack(net)
     where = next(f"{name}." if name else "" for name, module in net.named_modules() if module is stack)
     missing = {str(k).removeprefix(where) for k in report["missing_keys"] if str(k).startswith(where)}
@@ -62,7 +56,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
         )
     if headless:
         _refuse_extra(extra, stack, spared, what)
-    return stack.to(device).eval().requires_grad_(False)
+    return ready(stack, folder, device)
 
 
 def _refuse_extra(extra: set[str], stack: Any, spared: set[str], what: str) -> None:
@@ -101,8 +95,8 @@ def truncate(stack: Any, block: int, what: str) -> None:
     stack.layers = nn.ModuleList(stack.layers[: block + 1])
 
 
-def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], what: str) -> None:
-    """Add a LoRA adapter to the weights of a truncated stack.
+def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], what: str) -> Agreement:
+    """Add a LoRA adapter to the weights of a truncated stack; how the sum agrees with PEFT unmerged.
 
     Args:
         stack: blocks 0 to K.
@@ -111,12 +105,13 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
         what: whose refusal it is.
 
     Raises:
-        Refusal: it is no plain LoRA, or its tensors are not exactly those its configuration asks for.
+        Refusal: it is no plain LoRA, its tensors are not exactly those its configuration asks for, or the merged stack
+            does not compute what PEFT computes unmerged.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    # Not `load.merge_adapter`, which has PEFT read a folder: here the stack is cut off at block K and has no output
+    # Not `merge.merge_adapter`, which has PEFT read a folder: here the stack is cut off at block K and has no output
     # layer, EasyNLA keeps its matrices in one file with the head and under other names and has no adapter_config.json,
     # and every matrix must have its place. PEFT makes the places and merges; only the matrices are put there by hand.
     given = _by_layer(tensors, what)
@@ -125,8 +120,12 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
     if lora["target_modules"] == "all-linear":
         linear = {n.rsplit(".", 1)[-1] for n, m in stack.named_modules() if isinstance(m, nn.Linear)}
         lora = {**lora, "target_modules": linear}
+    trained = trained_prefix((_OUTER.sub("", name) for name in tensors), _TEXT)
     try:
-        tuner = LoraModel(holder, {"default": LoraConfig(**lora, inference_mode=True)}, "default")
+        config = LoraConfig(**lora, inference_mode=True)
+        if trained != _TEXT:
+            settle_names(config, holder, _TEXT, trained)
+        tuner = LoraModel(holder, {"default": config}, "default")
     except (ValueError, TypeError, KeyError) as err:
         detail = " ".join(str(err).split())[:160]
         raise Refusal(what, f"its adapter does not fit its base ({detail})", "use the base it was trained on") from err
@@ -153,8 +152,9 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
             )
         # Their product in float32, whatever the model's dtype; the sum is rounded once.
         place.data = tensor.to(place.device, torch.float32)
-    tuner.merge_and_unload(safe_merge=True)
+    _, agreement = merged_alike(tuner.eval(), stack, what)
     stack.requires_grad_(False)
+    return agreement
 
 
 def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
