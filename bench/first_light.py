@@ -18,10 +18,10 @@ from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Talk
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.paired import Reader, activations_at
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.paired import Reader, activations_at
 from dragoman.score import JudgedRun, open_reconstructor, reconstruction_scores, score_run, sought_directions
 from dragoman.stats.intervals import wilson_interval
 from dragoman.stats.planted import names_category

@@ -237,7 +237,7 @@ def test_the_report_is_lines_of_eighty_columns() -> None:
 
 
 def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.lm.embedder.SentenceEmbedder", lambda **_: HashEmbedder())
+    monkeypatch.setattr("dragoman.models.embedder.SentenceEmbedder", lambda **_: HashEmbedder())
     draw, names = np.random.default_rng(0), [str(k) for k in range(120)]
     margins = draw.normal(size=120)
     right = draw.random(120) < 1 / (1 + np.exp(-2 * margins))
