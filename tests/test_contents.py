@@ -13,7 +13,7 @@ import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
-from dragoman.lm.paired import Harvest
+from dragoman.models.paired import Harvest
 from dragoman.routes import DirectStatistics, DirectTable, FoldedMoments, LinearMap, Moments
 from dragoman.routes.aligned import Aligned, Judges
 from dragoman.routes.dictionary import DictionaryStatistics
@@ -87,7 +87,9 @@ NEEDED: dict[str, dict[str, list[str]]] = {
         "folds/fold-0.safetensors": _OF_MOMENTS,
         "folds/fold-1.safetensors": _OF_MOMENTS,
     },
-    "harvest": {"": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts", "left_out"]},
+    "harvest": {
+        "": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts", "left_out"]
+    },
     "background": {"": ["mean", "site", "n", "texts"]},
 }
 PARTS = [(kind, file, name) for kind, files in NEEDED.items() for file, names in files.items() for name in names]
