@@ -2,8 +2,8 @@
 
 Random rows of widths 3,584 and 5,376 (Qwen2.5-7B and Gemma-3-27B) go through the stream that ``models.aligned`` uses,
 in five folds of documents and batches of 2,048, as they would come from the models. Prints seconds and the peak of the
-process (VmHWM) after reading and after leaving one fold out, and writes ``bench/results/moments.json``. Sums do not grow
-with the number of pairs.
+process (VmHWM) after reading and after leaving one fold out, and writes ``bench/results/moments.json``. Sums do not
+grow with the number of pairs.
 """
 
 from __future__ import annotations
