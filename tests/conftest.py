@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from dragoman.lm.paired import Reader
-    from dragoman.routes.aligned import Aligned
+    from dragoman.maps.aligned import Aligned
     from planted_readers import PlantedPair
     from small_world import World
 

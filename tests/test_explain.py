@@ -26,8 +26,8 @@ from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.judge import judge_run
 from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.maps import LinearMap
 from dragoman.report import write_page
-from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
 

@@ -13,7 +13,7 @@ from dragoman.directions import read_directions, read_encoder
 from dragoman.directions.beside import read_truth
 from dragoman.explain import Request, explain, load_background, open_reconstructor
 from dragoman.lm.paired import Reader, activations_at
-from dragoman.routes import DirectTable
+from dragoman.maps import DirectTable
 from dragoman.score import names_category
 from dragoman.store import read_jsonl
 from dragoman.verbalize.sidecar import read_sidecar

@@ -280,10 +280,10 @@ def fit(
 ) -> None:
     """Second step: fit a map on a harvest, and judge it on the fifth of the texts that it did not see."""
     from dragoman.lm.paired import Harvest
-    from dragoman.routes import the_posts_recipe
+    from dragoman.maps import fit_pooled
 
     read = Harvest.load(rows)
-    made = the_posts_recipe(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
+    made, _ = fit_pooled(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
     made.save(out)
     show_map({made.method: made.report["held_out"]})
     sys.stdout.write(f"map: {out}\n")

@@ -7,24 +7,25 @@ Refuses a route that was not prepared, and whatever the rooms below refuse.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dragoman import tiny
-from dragoman.core import Background, Directions, Refusal, Site
+from dragoman.core import Background, Directions, Site
 from dragoman.directions import Encoder, read_directions
 from dragoman.directions import dictionary as open_dictionary
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
-from dragoman.explain.request import Request, Route, Talk
+from dragoman.explain.request import Request, Talk
 from dragoman.lm.aligned import read_aligned
 from dragoman.lm.manner import Manner
 from dragoman.lm.paired import Harvest, Reader, direct_statistics, harvest
-from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.crossing import Bridge, build_bridge, to_watch
-from dragoman.routes.dictionary import WHOLE
+from dragoman.maps import Crossing as Prepared
+from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.crossing import to_watch
+from dragoman.maps.direct import WHOLE
 from dragoman.store import Cache, Contents, digest, write_arrays
 
 _BACKGROUND = Contents(
@@ -32,53 +33,11 @@ _BACKGROUND = Contents(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crossing:
-    """Everything between a direction at the source and a vector at the target: made once, shared by conditions.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crossing(Prepared):
+    """A crossing, and ``digests`` of what it was made from."""
 
-    ``dead``: features of the dictionary that have no direction and took no part in it.
-    """
-
-    source: Site
-    target: Site
-    background: Background
-    source_background: Background | None
-    bridge: LinearMap | None
-    moments: Moments | None
-    direct: DirectTable | None
-    digests: Mapping[str, str]
-    over: Bridge | None = None
-    dead: tuple[str, ...] = ()
-
-    def carried(self, directions: Directions, route: Route) -> tuple[Directions, list[dict[str, Any]]]:
-        """Directions at the target by a route, and their cards."""
-        if self.over is not None:
-            return self.over.carry(directions, route)
-        return self.carry(directions, route), self.cards(directions)
-
-    def carry(self, directions: Directions, route: Route) -> Directions:
-        """Directions at the target by a route; refuse one that was not prepared."""
-        if self.source == self.target:
-            return directions
-        if self.over is not None:
-            return self.over.directions(directions, route)
-        if route in ("map", "blend") and self.bridge is None or route in ("direct", "blend") and self.direct is None:
-            raise Refusal(f"route '{route}'", "it was not prepared", "prepare the crossing with that route")
-        mapped = self.bridge.directions(directions) if self.bridge and route != "direct" else None
-        direct = (
-            self.direct.directions(directions.ids, labels=directions.labels) if self.direct and route != "map" else None
-        )
-        if mapped is not None and direct is not None:
-            return blend(mapped, direct)
-        return mapped or direct or directions
-
-    def cards(self, directions: Directions) -> list[dict[str, Any]]:
-        """What is known of each crossing: the two routes check each other."""
-        if self.over is not None:
-            return self.over.cards(directions)
-        if self.bridge is None or self.moments is None:
-            return []
-        return make_cards(directions, self.bridge, self.moments, self.direct)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
@@ -102,7 +61,7 @@ def fitted(
     rows: Harvest, request: Request, method: Literal["ridge", "procrustes"] = "ridge"
 ) -> tuple[LinearMap, Moments]:
     """The post's map over a harvest, and the moments of the rows it was fitted on."""
-    return the_posts_fit(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
+    return fit_pooled(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
 
 
 def direct_table(
@@ -158,21 +117,31 @@ def crossing(
     if request.map == "aligned" and source != target:
         return by_tokens(request, source, target, talk, from_scratch=from_scratch), None
     digests: dict[str, str] = {}
-    rows = direct = background = own = bridge = moments = None
+    rows = direct = background = None
     if "direct" in routes or "blend" in routes:
         direct, background, digests["direct"] = direct_table(request, source, target, talk, from_scratch=from_scratch)
     if "map" in routes or "blend" in routes or background is None or request.native:
         rows, digests["harvest"] = harvested(request, source, target, talk)
-        background, own = rows.background, rows.source_background
-        if source != target:
-            bridge, moments = fitted(rows, request)
+        background = rows.background
+    own = rows.source_background if rows else None
+    if rows and own and source != target:
+        made = Crossing.from_pooled(
+            rows.x,
+            rows.y,
+            own,
+            background,
+            direct=direct,
+            lam=request.lam,
+            seed=request.seed,
+            texts=default_texts(request.texts),
+        )
+        return replace(made, digests=digests), rows
     made = Crossing(
+        recipe="pooled",
         source=source,
         target=target,
         background=background,
         source_background=own,
-        bridge=bridge,
-        moments=moments,
         direct=direct,
         digests=digests,
     )
@@ -192,19 +161,9 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
     if packaged and request.texts is None and not from_scratch:
         direct, _, digests["direct"] = direct_table(request, source, target, talk)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
-    over = build_bridge(aligned, dictionary, direct=direct, seed=request.seed)
-    return Crossing(
-        source=source,
-        target=target,
-        background=aligned.background,
-        source_background=aligned.source_background,
-        bridge=over.forward,
-        moments=over.moments,
-        direct=over.direct,
-        digests=digests,
-        over=over,
-        dead=dictionary.dead,
-    )
+    texts = default_texts(request.texts, texts_of(request))
+    made = Crossing.from_tokens(aligned, dictionary, direct=direct, seed=request.seed, texts=texts)
+    return replace(made, digests=digests)
 
 
 def texts_of(request: Request) -> str:
@@ -219,7 +178,7 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
     dictionary_key = fingerprint_of_dictionary(where)
-    key = key_of("aligned-3", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
+    key = key_of("aligned-4", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")

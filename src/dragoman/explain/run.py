@@ -56,7 +56,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     if request.map != "aligned" or directions.site == target:
         tell_dead(directions, talk)
     cross, _ = crossing(request, directions.site, target, [request.route], talk)
-    carried, cards = cross.carried(directions, request.route)
+    carried, cards = cross.carry(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
     route = request.route if directions.site != target else "identity"
     bare_name = "plain" if request.washout == "none" else "washed"
@@ -115,7 +115,7 @@ def carry_out(
         "versions": versions(),
         "seeds": {"seed": request.seed},
         "plan_digest": plan.digest(verbalizers),
-        "map_report": {cross.bridge.method: cross.bridge.report["held_out"]} if cross.bridge else {},
+        "map_report": {cross.map.method: cross.map.report["held_out"]} if cross.map else {},
         "background": background_report(cross.background),
         **planted(dictionary_of(request), directions.ids),
         **(more or {}),

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.lm.harvest import MAX_TOKENS
-from dragoman.routes import at_most, fold_of
-from dragoman.routes.folds import FOLDS
-from dragoman.routes.pairs import PER_DOCUMENT
+from dragoman.maps.folds import FOLDS, PER_DOCUMENT, at_most, fold_of
 from dragoman.store import document_name
 
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
