@@ -48,6 +48,8 @@ class PlantedReader:
     pieces: int = 1
     sinks: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
+    dtype: str = "float32"
+
     @property
     def width(self) -> int:
         return self.table.shape[1]

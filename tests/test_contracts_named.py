@@ -180,7 +180,9 @@ def test_the_two_contracts_say_different_things_of_one_vector(said: Any, folder:
 
 
 def test_unknown_settings_and_values_of_another_kind_are_refused(folder: Path) -> None:
-    with pytest.raises(Refusal, match="setting 'alpha' of contract 'kitft': it takes block, chat_template, norm,"):
+    with pytest.raises(
+        Refusal, match="setting 'alpha' of contract 'kitft': it takes block, chat_template, date, norm,"
+    ):
         LocalVerbalizer(folder, settings={"alpha": 2})
     for key, value, kind in (("chat_template", "no", "bool"), ("block", True, "int"), ("slots", ["a"], "Mapping")):
         with pytest.raises(Refusal, match=f"setting '{key}' of contract 'kitft': .* is no {kind}"):

@@ -327,7 +327,7 @@ def export(folder: Path, ref: str, hook: str | None = None, model: str | None = 
     """An export of labels, with a record that names its hook where one is given."""
     source = parse(ref)
     said = [Explained(index=str(i), text=f"label {i}") for i in range(5)]
-    write_explanations(folder, source, said, type_name="t", model_name="m", created_at="2026-01-01T00:00:00")
+    write_explanations(folder, source, said, type_name="t", model_name="m", author="someone")
     if hook is not None:
         record = {
             "id": source.source,

@@ -203,10 +203,10 @@ def test_direct_statistics_read_in_chunks_equal_one_pass(
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")
-    whole, background = direct_statistics(*readers, encoder, TEXTS)
+    whole, background, _ = direct_statistics(*readers, encoder, TEXTS)
     monkeypatch.setattr(paired, "CHUNK", 7)
     monkeypatch.setattr(paired, "SLICE", 50)
-    pieces, other = direct_statistics(*readers, encoder, TEXTS)
+    pieces, other, _ = direct_statistics(*readers, encoder, TEXTS)
     np.testing.assert_allclose(pieces.beta(), whole.beta(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(pieces.n_eff, whole.n_eff, rtol=1e-3)
     np.testing.assert_allclose(other.mean, background.mean, atol=1e-5)

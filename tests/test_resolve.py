@@ -24,7 +24,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from dragoman import tiny
 from dragoman.core import Refusal
-from dragoman.lm import convert, load
+from dragoman.lm import convert
+from dragoman.lm import tokenizer as opener
 from dragoman.lm.convert import check_tokens, join_verified
 from dragoman.lm.load import load_model, load_tokenizer
 from dragoman.lm.resolve import cached, called, commit_of, dictionary_at, folder_of, hub_place
@@ -399,7 +400,7 @@ def test_a_damaged_tokenizer_is_refused() -> None:
 def test_loading_a_packaged_tokenizer_checks_it(merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = tuple(tokenizer_of("qwen2").tokenize(SMOLLM2.sentence))
     monkeypatch.setitem(tiny.MODELS, "tiny-planted", replace(SMOLLM2, name="tiny-planted", tokens=tokens))
-    monkeypatch.setattr(load, "folder_of", lambda _ref: tmp_path)
+    monkeypatch.setattr(opener, "folder_of", lambda _ref: tmp_path)
     tokenizer_of("qwen2", merges=merges).save_pretrained(tmp_path)
     if merges:
         assert load_tokenizer("tiny-planted").tokenize(SMOLLM2.sentence) == list(tokens)

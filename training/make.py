@@ -269,7 +269,7 @@ def direct_stage(args: argparse.Namespace) -> None:
         Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
         for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
     ]
-    stats, background = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
+    stats, background, _ = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
     beside = args.out / "sae" / "direct" / "tiny-gemma-12"
     beside.mkdir(parents=True, exist_ok=True)
     stats.table().save(beside / "direct.safetensors")

@@ -118,7 +118,7 @@ class Library:
             both = self.reader(ground.source), self.reader(ground.target)
             harvest(*both, self.texts[which], progress=self.talk.towards(f"pooled {ground.name}")).save(path)
 
-        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-1", ground, which), make)
+        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-2", ground, which), make)
         return Harvest.load(path)
 
     def tokens(self, ground: Ground) -> Tokens:

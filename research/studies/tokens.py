@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Floats, Refusal
 from dragoman.directions import Encoder
 from dragoman.lm.aligned import encoded
-from dragoman.lm.harvest import OUTLIER, Progress, TokenRows, median_norm, shared_ends
+from dragoman.lm.harvest import OUTLIER, Progress, TokenRows, median_norm, refuse_undefined, shared_ends
 from dragoman.lm.manner import FIRST
 from dragoman.lm.paired import Reader
 
@@ -68,6 +68,9 @@ def read_tokens(
 
     Tokens before position 10 of either model are left out, and those longer than 5 times the median of the first chunk
     at any block; so are those that are not finite at some block.
+
+    Raises:
+        Refusal: no token end is shared, or more than 1 % of the rows of some texts are not finite.
     """
     sites = [replace(source.site, block=b) for b in dict.fromkeys((source.site.block, *source_blocks))]
     others = [replace(target.site, block=b) for b in dict.fromkeys((target.site.block, *target_blocks))]
@@ -79,6 +82,8 @@ def read_tokens(
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
         every = [reader.rows(piece, np.inf, batch_size=batch_size) for reader in readers]
+        for reader, rows in zip(readers, every, strict=True):
+            refuse_undefined(rows.undefined, rows.seen, reader.site, reader.dtype)
         read = _at_all_blocks(every[: len(sites)]) + _at_all_blocks(every[len(sites) :])
         first, second = read[0], read[len(sites)]
         left, right = shared_ends(first, second)

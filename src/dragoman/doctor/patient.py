@@ -213,10 +213,9 @@ def folder_at_hand(ref: str | None) -> Path | None:
     """A folder that is on this machine, the hub's cache included; the doctor downloads nothing to look at it."""
     if ref is None:
         return None
-    path = Path(ref).expanduser()
-    if ref not in tiny.MODELS and ref not in tiny.DATA and not path.is_dir():
-        return cached(ref)
     try:
+        if ref not in tiny.MODELS and ref not in tiny.DATA and not Path(ref).expanduser().is_dir():
+            return cached(ref)
         return folder_of(ref)
-    except Refusal:
+    except (Refusal, OSError, RuntimeError):  # names that are too long, or of nobody's home
         return None

@@ -2,7 +2,8 @@
 
 In: two readers, texts, the SAE's encoder if there is one. Out: ``Aligned``: moments by fold, the direct route's and the
 dictionary's sums, backgrounds, and a report of what was left out and why. Refuses texts that share no token ends, too
-few of them, dictionaries whose sums would not fit, and more outliers than sinks explain.
+few of them, dictionaries whose sums would not fit, more outliers than sinks explain, and more than 1 % of rows that are
+not finite.
 
 A pair is two tokens, one of each model, that end at the same character of the same text: equal ends are equal prefixes.
 Nothing that is chosen depends on batches or on the order of the texts: documents are named by the digest of their text
@@ -29,9 +30,9 @@ from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Background, Floats, Refusal, frozen
 from dragoman.directions import Encoder
-from dragoman.lm.harvest import OUTLIER, Progress, median_norm, shared_ends
+from dragoman.lm.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends
 from dragoman.lm.manner import Document, Manner, at_most_each, calibrating, distinct, judging
-from dragoman.lm.paired import Reader, refuse_other_width
+from dragoman.lm.paired import SIDES, Reader, refuse_other_width
 from dragoman.maps import FiringSums
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
@@ -42,7 +43,6 @@ from dragoman.store import digest
 SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
 _CELLS = 2**24  # activations encoded at a time: 64 MB
-_SIDES = ("source", "target")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _columns(source: Reader, target: Reader, encoder: Encoder | None, manner: Ma
     if encoder is None:
         return None
     for name in (*(manner.watched or ()), *(manner.calibration or ())):
-        if not (name.isdecimal() and int(name) < encoder.d_sae):
+        if not (name.isdecimal() and len(name) < 19 and int(name) < encoder.d_sae):
             raise Refusal(f"feature {name}", f"the dictionary has 0 to {encoder.d_sae - 1}", "name one of these")
     columns = np.arange(encoder.d_sae)
     if manner.watched is not None:
@@ -188,7 +188,7 @@ class _Reading:
         self.stream = MomentStream(p, q, folds=manner.folds, product=getattr(np, manner.product))
         self.units = {"source": np.zeros(p), "target": np.zeros(q)}
         self.counts: Counter[str] = Counter()
-        self.tokens: dict[str, Counter[str]] = {side: Counter() for side in _SIDES}
+        self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
         self.fold, self.judging, self.quota = judging([d.name for d in documents], manner.folds)
         self.kept: list[_Pairs] = []
         self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
@@ -229,7 +229,7 @@ class _Reading:
         x, y = (reader.rows(texts, np.inf, **how) for reader in (self.source, self.target))
         left, right = shared_ends(x, y)
         for side, rows in (("source", x), ("target", y)):
-            told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}
+            told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}  # none is too long here
             self.tokens[side].update(told | {"no shared end": len(rows.x) - len(left)})
         self.counts["shared ends"] += len(left)
         early = (x.position[left] < self.manner.first) | (y.position[right] < self.manner.first)
@@ -263,6 +263,10 @@ class _Reading:
     def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
         """Everything that was counted."""
         n = self.counts["pairs"]
+        for side, reader in zip(SIDES, (self.source, self.target), strict=True):
+            told = self.tokens[side]
+            read = told["not finite"] + told["no shared end"] + self.counts["shared ends"]
+            refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
         if not n or not self.kept:
             raise Refusal(
                 "these texts", "the two tokenizers share no token end late enough in them", "give longer running text"

@@ -32,8 +32,3 @@ def fingerprint_of_model(ref: str | Path) -> str:
     adapters, root = stacked(folder, sits_on(folder) or "", f"model {ref}")
     folders = [*adapters, folder_of(root)]
     return digest(*(fingerprint_of(each, deciding(each)) for each in folders))
-
-
-def fingerprint_of_settings(*folders: Path) -> str:
-    """Digest of the same of several folders, weights left out: configurations, tokenizers, templates."""
-    return digest(*(fingerprint_of(each, deciding(each, weights=False)) for each in folders))

@@ -24,10 +24,18 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
-from dragoman.lm.adapters import refuse_quantised
+from dragoman.lm.adapters import ADAPTER, refuse_quantised
 from dragoman.lm.contracts import contract_for
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook
-from dragoman.lm.deciding import fingerprint_of_settings
+from dragoman.lm.folder import (
+    TEMPLATE,
+    TOKENIZER,
+    check_folder,
+    deciding_digests,
+    read_template,
+    weight_digests,
+    weight_files,
+)
 from dragoman.lm.load import (
     decoder_blocks,
     is_adapter,
@@ -36,17 +44,17 @@ from dragoman.lm.load import (
     sits_on,
     stacked,
     torch_dtype,
-    weight_digests,
 )
 from dragoman.lm.merge import Agreement, merge_adapter
 from dragoman.lm.resolve import folder_of
-from dragoman.store import digest, file_sha256, read_text
+from dragoman.lm.stops import stops
+from dragoman.store import digest, file_sha256
+from dragoman.store.boundary import opening
 from dragoman.verbalize.prompt import CLOSE, Prompt, parse
-from dragoman.verbalize.protocol import checked_vectors
+from dragoman.verbalize.protocol import check_temperature, checked_vectors
 from dragoman.verbalize.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream
-TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 # The tag in any tokenisation, and what may follow it inside the token that ends it.
 _TAIL = len(CLOSE) + 2
 
@@ -106,7 +114,7 @@ class LocalVerbalizer:
             ids = torch.tensor(self.prompt.ids, device=device)
             self._rows: torch.Tensor = self._net.get_input_embeddings()(ids)
         _flatten_head(net)
-        self._stops = _stops(net, tokenizer)
+        self._stops = stops(net, tokenizer, f"verbalizer {ref}")
         # Only a token with a ">" in it can end the tag; the rest is never decoded to look.
         self._closers = {i for word, i in tokenizer.get_vocab().items() if ">" in word}
 
@@ -137,24 +145,30 @@ class LocalVerbalizer:
     def _identity(self) -> dict[str, Any]:
         """Made once: it reads every byte of the weights."""
         sidecar = sidecar_file(self._folder)
-        below = [folder_of(self._root)] if self._stack else []
-        folders = dict.fromkeys([self._folder, self.contract.weights, *self._stack, *below])
         known = {
             "contract": self.contract.name,
             "checkpoint": self._ref,
             "site": str(self._site),
             "sidecar": file_sha256(sidecar) if sidecar.is_file() else None,
             "weights": weight_digests(self.contract.weights),
-            "settings": fingerprint_of_settings(*folders),
+            "files": deciding_digests(self.contract.weights),
             "base": self._base,
             "prompt": digest(self.prompt.text, np.array(self.prompt.ids, np.int64)),
+            "prompt_text": self.prompt.text,
+            "prompt_date": self.prompt.day,
             **self.contract.identity,
             "dtype": self._dtype,
         }
-        for name, ref in (("base_weights", self._base), ("root_weights", self._root)):
-            if self._stack and (name == "base_weights" or ref != self._base):
-                known[name] = weight_digests(folder_of(ref))
+        # What lies under an adapter: adapters, highest first, and the whole model.
+        for depth, folder in enumerate(self._below):
+            name = "base" if not depth else "root" if folder == self._below[-1] else f"base_{depth}"
+            known |= {f"{name}_weights": weight_digests(folder), f"{name}_files": deciding_digests(folder)}
         return known
+
+    @property
+    def _below(self) -> list[Path]:
+        """Folders under an adapter, highest first; none under a whole checkpoint."""
+        return [*reversed(self._stack[:-1]), folder_of(self._root)] if self._stack else []
 
     @torch.inference_mode()
     def feed(self, vectors: NDArray[Any]) -> Feed:
@@ -197,8 +211,7 @@ class LocalVerbalizer:
         """
         if max_new_tokens < 1:
             raise Refusal(f"max_new_tokens {max_new_tokens}", "nothing could be said", "ask for at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise Refusal(f"temperature {temperature}", "it must be 0 or more", "use 0 for greedy decoding")
+        check_temperature(temperature)
         rows = checked_vectors(vectors, self.contract.width, f"verbalizer {self._ref}")
         if not len(rows):
             return []
@@ -276,13 +289,14 @@ class LocalVerbalizer:
             )
         self.contract.check(net, self._site)
         for folder in self._stack:
-            net, agreement = merge_adapter(net, folder, f"verbalizer {self._ref}", self._device)
+            check_folder(folder, f"verbalizer {self._ref}")
+            with opening(folder / ADAPTER, "its adapter cannot be put on its base"):
+                net, agreement = merge_adapter(net, folder, f"verbalizer {self._ref}", self._device)
             self.merged.append(agreement)
-            if (folder / "tokenizer.json").is_file():
+            if (folder / TOKENIZER).is_file():
                 tokenizer = load_tokenizer(folder)
-            own_template = folder / "chat_template.jinja"
-            if own_template.is_file():
-                tokenizer.chat_template = read_text(own_template)
+            if (folder / TEMPLATE).is_file():
+                tokenizer.chat_template = read_template(folder / TEMPLATE)
         return net, tokenizer
 
 
@@ -365,10 +379,8 @@ def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:
         raise Refusal(
             f"verbalizer {ref}", "the folder holds no adapter_model.safetensors", "download the adapter's weights"
         )
-    if not adapted and not any(folder.glob("*.safetensors")):
-        raise Refusal(
-            f"verbalizer {ref}", "the folder holds no *.safetensors weights", "download the checkpoint's weights"
-        )
+    if not adapted:
+        weight_files(folder, f"verbalizer {ref}")
     below = sits_on(folder) if adapted else None
     if not base and below and sidecar.base and Path(below).name.lower() != Path(sidecar.base).name.lower():
         raise Refusal(
@@ -390,13 +402,3 @@ def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:
 def _width_of(ref: str) -> int | None:
     """Width of a base model as its config.json states it."""
     return width_in(folder_of(ref))
-
-
-def _stops(net: Any, tokenizer: Any) -> set[int]:
-    """Every id that ends a text or a turn, by generation settings, configuration, tokenizer and the families' words."""
-    stated = [getattr(net.generation_config, "eos_token_id", None), getattr(net.config, "eos_token_id", None)]
-    stated.append(getattr(tokenizer, "eos_token_id", None))
-    # Base models name only the end of a document, yet a verbalizer made from one ends its turn.
-    words = tokenizer.get_vocab()
-    stated.append([words[word] for word in TURN_ENDS if word in words])
-    return {int(i) for ids in stated if ids is not None for i in (ids if isinstance(ids, list | tuple) else [ids])}

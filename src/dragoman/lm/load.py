@@ -8,22 +8,22 @@ would stay at random or lose a block, adapters on nothing, unknown dtypes and mo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as talk
 
-from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.lm.adapters import ADAPTER, read_settings
-from dragoman.lm.convert import check_tokens
+from dragoman.lm.bounds import quantised, quietly, read_config, refuse_counts, refuse_size
+from dragoman.lm.folder import CONFIG, check_folder, shapes_in, weight_files
 from dragoman.lm.resolve import folder_of
-from dragoman.store import file_sha256
+from dragoman.lm.tokenizer import load_tokenizer
+from dragoman.store.boundary import AGAIN, opening
 
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
@@ -40,69 +40,83 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer in a folder; the embedded ones are checked against a known tokenisation."""
-    folder = folder_of(ref)
-    if not (folder / "tokenizer.json").is_file():
-        raise Refusal(
-            f"{ref}", "it holds no tokenizer.json, and offsets need a fast tokenizer", "save the fast tokenizer there"
-        )
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    if str(ref) in tiny.MODELS:
-        check_tokens(tiny.MODELS[str(ref)], tokenizer.tokenize(tiny.MODELS[str(ref)].sentence))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
 def load_model(
     ref: str | Path, *, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A causal language model in eval mode with its tokenizer."""
     folder = folder_of(ref)
-    if not any(folder.glob("*.safetensors")):
-        raise Refusal(
-            f"{ref}",
-            "the folder holds no *.safetensors weights, and pickled weights are never loaded",
-            "convert them to safetensors",
-        )
-    kind = torch_dtype(dtype)
-    try:
-        with judged_here():
-            opened: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=kind, use_safetensors=True, output_loading_info=True
-            )
-    except RuntimeError as err:
-        raise Refusal(
-            f"{ref}",
-            f"its weights do not fit its config.json ({' '.join(str(err).split())[:160]})",
-            "get the published files again",
-        ) from err
-    net, report = opened
+    net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
     _refuse_partial(report, f"{ref}")
-    return net.to(device).eval().requires_grad_(False), load_tokenizer(ref)
+    return ready(net, folder, device), load_tokenizer(ref)
 
 
-@contextmanager
-def judged_here() -> Iterator[None]:
-    """Keep transformers from telling of missing weights as advice; here they are judged."""
-    before = talk.get_verbosity()
-    talk.set_verbosity_error()
-    try:
-        yield
-    finally:
-        talk.set_verbosity(before)
+def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple[Any, Any]:
+    """A model by one of transformers' classes, and its report of what was missing or had no place.
+
+    Raises:
+        Refusal: the folder's files are not what they should be (`folder`), its config.json tells of a model of another
+            size (`bounds`), or transformers cannot load it, whatever it raises.
+    """
+    check_folder(folder, what)
+    if is_adapter(folder):
+        raise Refusal(what, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
+    files, config = weight_files(folder, what), read_config(folder)
+    shapes = shapes_in(files, quantised=quantised(config))
+    refuse_counts(folder, config, shapes)
+    refuse_size(folder, auto, config, shapes)
+    why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
+    if quantised(config):
+        why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
+    with quietly(), opening(what, why, instead):
+        net, report = auto.from_pretrained(
+            folder,
+            dtype=kind,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused here by name
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    odd = sorted(report["mismatched_keys"], key=str)
+    if odd:
+        name, stored, wanted = odd[0]
+        raise Refusal(
+            what,
+            f"its weights do not fit its config.json ({len(odd)} have another shape, the first is {name}: "
+            f"{tuple(stored)} stored, {tuple(wanted)} wanted)",
+            "use the config.json and weights of one checkpoint",
+        )
+    return net, report
+
+
+def ready(net: Any, folder: Path, device: str) -> Any:
+    """A model as it is read with: on its device, in eval mode, seen to run.
+
+    Raises:
+        Refusal: a weight is NaN or infinite, the device does not take the model, or two tokens do not pass through it.
+    """
+    for name, weight in net.named_parameters():
+        plain = weight.is_floating_point() and weight.element_size() > 1 and weight.numel()  # eight bits are packed
+        if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
+            raise Refusal(
+                f"{folder}",
+                f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}",
+                "get the published files again, or use float32",
+            )
+    with opening(f"{folder}", f"it cannot be put on device {device}", "use another device, or a smaller model"):
+        net = net.to(device).eval().requires_grad_(False)
+    with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
+        net(input_ids=torch.zeros((1, 2), dtype=torch.long, device=device), use_cache=True)
+    return net
 
 
 def _refuse_partial(report: Any, ref: str) -> None:
     """Refuse a load after which any weight is random, or a stored decoder block has no place."""
     missing = sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        odd = [*missing, *(str(key) for key in report["mismatched_keys"])]
+    if missing:
         raise Refusal(
             ref,
-            f"{len(odd)} weights would stay at random (the first is {odd[0]}), "
+            f"{len(missing)} weights would stay at random (the first is {missing[0]}), "
             f"and {len(report['unexpected_keys'])} stored ones have no place",
             "use the config.json and weights of one checkpoint",
         )
@@ -114,11 +128,6 @@ def _refuse_partial(report: Any, ref: str) -> None:
             f"(the first is {lost[0]})",
             "use the config.json and weights of one checkpoint",
         )
-
-
-def weight_digests(folder: Path) -> dict[str, str]:
-    """Hex sha256 of each weight file of a folder, by its name; every byte is read."""
-    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def is_adapter(folder: Path) -> bool:

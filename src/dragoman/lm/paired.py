@@ -6,9 +6,11 @@ Streams documents; holds one chunk of activations at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -16,13 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.directions import Encoder
+from dragoman.lm.encode import shared_cuts
 from dragoman.lm.harvest import (
     MAX_TOKENS,
     Progress,
     TokenRows,
+    encoded_whole,
     median_norm,
     pilot_rows,
     pool,
+    refuse_undefined,
     shared_ends,
     token_rows,
 )
@@ -31,13 +36,15 @@ from dragoman.maps import FiringSums
 from dragoman.store import Contents, digest, write_arrays
 
 CHUNK = 128  # documents read at a time
+SIDES = ("source", "target")
+LeftOut = Mapping[str, Mapping[str, int]]  # side -> rows kept, outliers, not finite
 SLICE = 4096  # rows encoded at a time: a dense (rows, d_sae) array of all of a chunk would be gigabytes
 _FILE = Contents(
     called="a harvest",
     holds="harvest",
     origin="dragoman harvest",
     arrays={"x": "np", "y": "nq", "source_background": "p", "background": "q"},
-    words={"source": str, "target": str, "n": int, "source_n": int, "texts": str},
+    words={"source": str, "target": str, "n": int, "source_n": int, "texts": str, "left_out": dict},
 )
 
 
@@ -55,6 +62,11 @@ class Reader:
         ref = f"{site.model}@{site.revision}" if site.revision else site.model
         model, tokenizer = load_model(ref, dtype=dtype, device=device)
         return cls(site=site, model=model, tokenizer=tokenizer)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return str(self.model.dtype)
 
     @property
     def width(self) -> int:
@@ -95,28 +107,35 @@ class Reader:
         if len(parts) == 1:
             return parts[0]
         joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
-        dropped, special, first = (sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first"))
-        return TokenRows(**joined, dropped=dropped, special=special, first=first)
+        counts: dict[str, Any] = {
+            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
+        }
+        return TokenRows(**joined, **counts)
 
 
 def direct_statistics(
     source: Reader, target: Reader, encoder: Encoder, texts: Sequence[str], *, progress: Progress | None = None
-) -> tuple[FiringSums, Background]:
-    """Where each latent fires in the source, what the target holds there, and the target's background.
+) -> tuple[FiringSums, Background, LeftOut]:
+    """Where each latent fires in the source, what the target holds there, its background, and what was left out.
 
     Raises:
-        Refusal: the encoder's width is not the source's, or no token end is shared.
+        Refusal: the encoder's width is not the source's, no token end is shared, or too many rows are not finite.
     """
     refuse_other_width(encoder, source)
     typical = [reader.typical(texts) for reader in (source, target)]
     ids = [str(i) for i in range(encoder.d_sae)]
     stats: FiringSums | None = None
     unit_sum, count = 0.0, 0
+    tally = {side: Counter[str]() for side in SIDES}
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
         x, y = source.rows(piece, typical[0]), target.rows(piece, typical[1])
+        for side, rows in zip(SIDES, (x, y), strict=True):
+            tally[side].update(counted(len(rows.x), rows.dropped, rows.undefined))
         left, right = shared_ends(x, y)
         if not len(left):
+            for side, reader in zip(SIDES, (source, target), strict=True):
+                refuse_tally(tally[side], reader)
             raise Refusal("these texts", "the two tokenizers share no token end in them", "give running text")
         if stats is None:
             stats = FiringSums(target.site, ids, y.x.shape[1])
@@ -131,8 +150,30 @@ def direct_statistics(
         raise Refusal(
             "an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE"
         )
+    for side, reader in zip(SIDES, (source, target), strict=True):
+        refuse_tally(tally[side], reader)
     mean: Floats = (unit_sum / count).astype(np.float32)  # type: ignore[union-attr]
-    return stats, Background(target.site, mean, count, digest("\n".join(texts)))
+    return stats, Background(target.site, mean, count, digest("\n".join(texts))), tally
+
+
+def counted(kept: int, dropped: int, undefined: int) -> dict[str, int]:
+    """What became of one model's rows."""
+    return {"kept": kept, "outliers": dropped - undefined, "not finite": undefined}
+
+
+def refuse_tally(tally: Mapping[str, int], reader: Reader) -> None:
+    """Refuse a reading of which too many rows are not finite."""
+    refuse_undefined(tally["not finite"], sum(tally.values()), reader.site, reader.dtype)
+
+
+def told_left_out(left_out: LeftOut, source: Site, target: Site) -> list[str]:
+    """A sentence for each model of which rows that are not finite were left out."""
+    sites = {"source": source, "target": target}
+    return [
+        f"left out {n['not finite']} of {sum(n.values())} activations of {sites[side]} that are not finite"
+        for side, n in left_out.items()
+        if n.get("not finite")
+    ]
 
 
 def refuse_other_width(encoder: Encoder, source: Reader) -> None:
@@ -148,7 +189,7 @@ class Harvest:
     """What the post's map is fitted on: one pooled row per text and model, and the target's background.
 
     ``x``: (texts, d_source) and ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over all
-    tokens, at either site.
+    tokens, at either site. ``left_out``: what became of each model's rows.
     """
 
     source: Site
@@ -157,11 +198,13 @@ class Harvest:
     y: Floats
     source_background: Background
     background: Background
+    left_out: LeftOut = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write to one file."""
-        words = {"holds": "harvest", "source": str(self.source), "target": str(self.target)}
+        words: dict[str, Any] = {"holds": "harvest", "source": str(self.source), "target": str(self.target)}
         words |= {"n": self.background.n, "source_n": self.source_background.n, "texts": self.background.texts}
+        words["left_out"] = {side: dict(counts) for side, counts in self.left_out.items()}
         means = {"source_background": self.source_background.mean, "background": self.background.mean}
         write_arrays(path, {"x": self.x, "y": self.y, **means}, words)
 
@@ -172,21 +215,37 @@ class Harvest:
         source, target = Site.parse(meta["source"]), Site.parse(meta["target"])
         own = Background(source, frozen(arrays["source_background"]), meta["source_n"], meta["texts"])
         background = Background(target, frozen(arrays["background"]), meta["n"], meta["texts"])
-        x, y = arrays["x"], arrays["y"]
-        return cls(source=source, target=target, x=x, y=y, source_background=own, background=background)
+        return cls(
+            source=source,
+            target=target,
+            x=arrays["x"],
+            y=arrays["y"],
+            source_background=own,
+            background=background,
+            left_out=meta["left_out"],
+        )
 
 
 def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: Progress | None = None) -> Harvest:
-    """Pool both models over the same texts (the post's way) and keep the target's background.
+    """Pool both models over the same characters of the same texts (the post's way) and keep the target's background.
 
+    Where a text is too long for one of the models, both read it up to the last token end that they share.
     ``progress`` counts texts over both models.
+
+    Raises:
+        Refusal: as ``pool`` does, or every text gives one and the same row.
     """
-    total = 2 * len(texts)
+    total, until = 2 * len(texts), cuts_of(source, target, texts)
     pooled = []
     for turn, reader in enumerate((source, target)):
         say = _shifted(progress, turn * len(texts), total) if progress else None
-        pooled.append(pool(reader.model, reader.tokenizer, reader.site, texts, progress=say))
+        pooled.append(pool(reader.model, reader.tokenizer, reader.site, texts, until=until, progress=say))
     x, y = pooled[0], pooled[1]
+    for reader, one in zip((source, target), pooled, strict=True):
+        if not np.ptp(one.rows, axis=0).any():
+            raise Refusal(
+                f"{len(texts)} texts", f"every one gives the same row at {reader.site}", "give texts that differ more"
+            )
     key = digest("\n".join(texts))
     return Harvest(
         source=source.site,
@@ -195,7 +254,16 @@ def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: P
         y=y.rows,
         source_background=Background(source.site, frozen(x.unit_mean), x.tokens, key),
         background=Background(target.site, frozen(y.unit_mean), y.tokens, key),
+        left_out={
+            side: counted(one.tokens, one.dropped, one.undefined) for side, one in zip(SIDES, pooled, strict=True)
+        },
     )
+
+
+def cuts_of(source: Reader, target: Reader, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> list[int]:
+    """The character up to which both models read each text."""
+    first, second = (encoded_whole(reader.tokenizer, texts, max_tokens) for reader in (source, target))
+    return shared_cuts(first, second, texts, max_tokens)
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:

@@ -17,6 +17,7 @@ from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.directions import DictionaryRef
 from dragoman.store import hub, refusing
+from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
 from dragoman.verbalize.sidecar import NAME
 
@@ -69,11 +70,14 @@ def folder_of(ref: str | Path) -> Path:
         return converted(tiny.MODELS[text])
     if text in tiny.DATA:
         return tiny.data(text)
-    path = Path(text).expanduser()
+    with opening(f"'{text}'", "it names no folder", "give a path or a hub id"):
+        path = Path(text).expanduser()
     with refusing("reading", path):
         there = path.exists()
     if there:
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        if not path.is_dir():
+            raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
+        if not os.access(path, os.R_OK | os.X_OK):
             raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
         return path
     place = hub_place(text)

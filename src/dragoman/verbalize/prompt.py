@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dragoman.core import Explanation, Refusal
+from dragoman.store.boundary import opening
+from dragoman.verbalize.chat import DAY, Rendered, render_chat
 from dragoman.verbalize.sidecar import SLOT, Sidecar, slots_of
 from dragoman.verbalize.smells import fallbacks
 
@@ -30,7 +32,8 @@ class Prompt:
     """Token ids of the prompt. ``slot``: index of the marker, where the vector goes in.
 
     ``left_id`` and ``right_id``: the slot's neighbours. ``text``: the rendered prompt. ``opened``: it already ends
-    with the opening tag, so that an answer need not repeat it.
+    with the opening tag, so that an answer need not repeat it. ``day``: the date its chat template was told, None where
+    it did not ask for one.
     """
 
     ids: tuple[int, ...]
@@ -39,6 +42,7 @@ class Prompt:
     right_id: int
     text: str
     opened: bool = False
+    day: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +52,14 @@ class Wording:
     ``slots``: values of further template slots (for example ``depth_pct``). ``chat``: the message is a user turn of
     the chat template; else it is encoded as it stands, with the tokenizer's own BOS. ``prefill``: how the answer
     begins, put after the prompt (published ones use the opening tag). ``switches``: further words for the
-    chat template, such as ``enable_thinking``.
+    chat template, such as ``enable_thinking``. ``day``: the date a chat template is told when it asks for today's.
     """
 
     slots: Mapping[str, str] = field(default_factory=dict)
     chat: bool = True
     prefill: str = ""
     switches: Mapping[str, Any] = field(default_factory=dict)
+    day: str = DAY
 
 
 def build_prompt(
@@ -64,7 +69,7 @@ def build_prompt(
 
     Args:
         sidecar: what the checkpoint wants.
-        tokenizer: anything with ``encode``, ``apply_chat_template``, ``chat_template``, ``bos_token`` and its id.
+        tokenizer: anything with ``encode``, ``chat_template``, ``bos_token`` and its id.
         slots: values of further template slots, when nothing else of the wording is needed.
         wording: what the prompt needs beside the sidecar.
 
@@ -74,19 +79,20 @@ def build_prompt(
     how = wording or Wording(slots=dict(slots or {}))
     refuse_damaged(tokenizer)
     _refuse_other_marker(sidecar, tokenizer)
-    text, ids = render(_filled(sidecar, how.slots), tokenizer, how)
+    written, ids = render(_filled(sidecar, how.slots), tokenizer, how)
     slot = _slot(ids, sidecar)
     return Prompt(
         ids=ids,
         slot=slot,
         left_id=ids[slot - 1],
         right_id=ids[slot + 1],
-        text=text,
-        opened=text.rstrip().endswith(OPEN),
+        text=written.text,
+        opened=written.text.rstrip().endswith(OPEN),
+        day=written.day,
     )
 
 
-def render(message: str, tokenizer: Any, wording: Wording) -> tuple[str, tuple[int, ...]]:
+def render(message: str, tokenizer: Any, wording: Wording) -> tuple[Rendered, tuple[int, ...]]:
     """A user message as the model sees it: the rendered text and its ids.
 
     Rendering and encoding are two steps without special tokens: the chat template writes the BOS itself, and the
@@ -95,10 +101,25 @@ def render(message: str, tokenizer: Any, wording: Wording) -> tuple[str, tuple[i
     Raises:
         Refusal: no chat template although one is needed, or a doubled or torn BOS.
     """
-    text = (_rendered(message, tokenizer, wording.switches) if wording.chat else message) + wording.prefill
-    ids = tuple(int(i) for i in tokenizer.encode(text, add_special_tokens=not wording.chat))
-    _refuse_bos(message, text, ids, tokenizer)
-    return text, ids
+    written = Rendered(text=message, day=None)
+    if wording.chat:
+        turn = [{"role": "user", "content": message}]
+        written = render_chat(tokenizer, turn, switches=wording.switches, day=wording.day)
+    written = replace(written, text=written.text + wording.prefill)
+    ids = encoded(written.text, tokenizer, special=not wording.chat)
+    _refuse_bos(message, written.text, ids, tokenizer)
+    return written, ids
+
+
+def encoded(text: str, tokenizer: Any, *, special: bool = False) -> tuple[int, ...]:
+    """Token ids of a text; ``special``: whether the tokenizer adds its own before and after it.
+
+    Raises:
+        Refusal: the tokenizer fails at it, as some do at some texts.
+    """
+    where = getattr(tokenizer, "name_or_path", "")
+    with opening(f"tokenizer of {where}" if where else "tokenizer", "it cannot encode a text"):
+        return tuple(int(i) for i in tokenizer.encode(text, add_special_tokens=special))
 
 
 def parse(raw: str, *, tokens: int = 0, opened: bool = False, tagged: bool = True) -> Explanation:
@@ -133,7 +154,7 @@ def parse(raw: str, *, tokens: int = 0, opened: bool = False, tagged: bool = Tru
 
 def refuse_damaged(tokenizer: Any) -> None:
     """A byte-pair tokenizer that lost its merges still encodes, one token per character, without any error."""
-    count = len(tokenizer.encode(PLAIN_ENGLISH, add_special_tokens=False))
+    count = len(encoded(PLAIN_ENGLISH, tokenizer))
     if 2 * count >= len(PLAIN_ENGLISH):
         raise Refusal(
             "tokenizer",
@@ -145,7 +166,7 @@ def refuse_damaged(tokenizer: Any) -> None:
 
 def _refuse_other_marker(sidecar: Sidecar, tokenizer: Any) -> None:
     # encode, not convert_tokens_to_ids: byte-level vocabularies do not key on the character.
-    ids = [int(i) for i in tokenizer.encode(sidecar.marker, add_special_tokens=False)]
+    ids = encoded(sidecar.marker, tokenizer)
     if len(ids) != 1:
         raise Refusal(
             f"marker '{sidecar.marker}'",
@@ -170,17 +191,6 @@ def _filled(sidecar: Sidecar, slots: Mapping[str, str]) -> str:
             "pass a value for it, or use another verbalizer",
         )
     return sidecar.template.format_map(known)
-
-
-def _rendered(message: str, tokenizer: Any, switches: Mapping[str, Any]) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise Refusal(
-            "tokenizer",
-            "it has no chat template, so the prompt of the verbalizer cannot be rendered",
-            "put the chat_template.jinja the verbalizer was trained with into its folder",
-        )
-    chat = [{"role": "user", "content": message}]
-    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **switches))
 
 
 def _refuse_bos(message: str, text: str, ids: tuple[int, ...], tokenizer: Any) -> None:

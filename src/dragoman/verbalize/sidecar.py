@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.store.files import read_json
+from dragoman.store import read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
 from dragoman.verbalize.fields import Described, Natural, Origin, Part, Scale, block_in_name, checked
@@ -231,10 +231,7 @@ def _width(found: _File, folder: Path, said: Given, what: str) -> int:
 def width_in(folder: Path) -> int | None:
     """Width of the model in a folder by its config.json, a multimodal wrapper's text part included; None if untold."""
     path = folder / "config.json"
-    try:
-        config = read_json(path) if path.is_file() else {}
-    except Refusal as err:
-        raise Refusal(f"{path}", "it cannot be read as JSON", "get the published file again") from err
+    config = read_json(path) if path.is_file() else {}
     text = config.get("text_config") or config if isinstance(config, dict) else {}
     width = text.get("hidden_size") if isinstance(text, dict) else None
     return width if isinstance(width, int) and not isinstance(width, bool) and 0 < width < 1 << 53 else None

@@ -17,6 +17,7 @@ import torch
 from dragoman.core import Refusal, Site
 from dragoman.lm.load import check_site
 from dragoman.lm.resolve import called
+from dragoman.verbalize.chat import DAY, checked_day
 from dragoman.verbalize.prompt import Prompt, Wording, build_prompt
 from dragoman.verbalize.sidecar import Given, Sidecar, read_sidecar, sidecar_file, stated_in
 
@@ -125,6 +126,7 @@ class Contract(ABC):
         "prefill": (str,),
         "tagged": (bool,),
         "block": (int,),
+        "date": (str,),
     }
     scaled: ClassVar[bool] = True
 
@@ -201,7 +203,7 @@ class Contract(ABC):
                 "leave the setting out",
             )
         told = {**slots, **{str(k): str(v) for k, v in said.get("slots", {}).items()}}
-        return Wording(slots=told, chat=chat, prefill=said.get("prefill", ""))
+        return Wording(slots=told, chat=chat, prefill=said.get("prefill", ""), day=checked_day(said.get("date", DAY)))
 
     @abstractmethod
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:

@@ -60,10 +60,14 @@ def _section(stated: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _is_scale(value: Any) -> bool:
-    """A number, also one that YAML reads as text (8e4), or the root of the width."""
+    """The root of the width, or a number, also one that YAML reads as text (8e4); whether it can be one is said later.
+
+    Words of other kinds ("raw", another contract's) claim nothing.
+    """
     if value == "sqrt_d_model":
         return True
     try:
-        return not isinstance(value, bool) and float(value) > 0
+        float(value)
     except (TypeError, ValueError, OverflowError):
-        return False
+        return isinstance(value, int)
+    return True

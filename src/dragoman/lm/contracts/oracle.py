@@ -20,7 +20,7 @@ from dragoman.core import Refusal, Site
 from dragoman.lm.contracts.base import Asked, Contract, Feed, Hook, Sampling
 from dragoman.lm.contracts.karvonen import BLOCK, norm_matched, refuse_block
 from dragoman.lm.load import is_adapter, sits_on
-from dragoman.verbalize.prompt import Prompt, Wording, refuse_damaged, render
+from dragoman.verbalize.prompt import Prompt, Wording, encoded, refuse_damaged, render
 from dragoman.verbalize.sidecar import Sidecar, width_in
 
 PLACEHOLDER = " ?"
@@ -83,7 +83,7 @@ class Oracle(Contract):
     def prompt(self, tokenizer: Any) -> Prompt:
         """The checked prompt; ``slot`` is the first placeholder."""
         refuse_damaged(tokenizer)
-        found = [int(i) for i in tokenizer.encode(PLACEHOLDER, add_special_tokens=False)]
+        found = list(encoded(PLACEHOLDER, tokenizer))
         if len(found) != 1:
             raise Refusal(
                 f"placeholder '{PLACEHOLDER}'",
@@ -91,7 +91,7 @@ class Oracle(Contract):
                 "use the tokenizer the oracle was trained with",
             )
         self.sidecar = replace(self.sidecar, marker_id=found[0])
-        text, ids = render(self.sidecar.template, tokenizer, self.wording())
+        written, ids = render(self.sidecar.template, tokenizer, self.wording())
         wanted = found * self._count
         # The prefix stands before the question, so its placeholders are the first of the prompt.
         slot = next((k for k, i in enumerate(ids) if i == found[0]), 0)
@@ -101,7 +101,8 @@ class Oracle(Contract):
                 f"it does not stand {self._count} times in a row in the encoded prompt",
                 "use the tokenizer and chat template the oracle was trained with",
             )
-        return Prompt(ids=ids, slot=slot, left_id=ids[slot - 1], right_id=ids[slot + 1], text=text)
+        left, right = ids[slot - 1], ids[slot + 1]
+        return Prompt(ids=ids, slot=slot, left_id=left, right_id=right, text=written.text, day=written.day)
 
     @property
     def _count(self) -> int:

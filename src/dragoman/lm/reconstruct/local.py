@@ -19,16 +19,17 @@ from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.lm.adapters import refuse_quantised
-from dragoman.lm.deciding import fingerprint_of_settings
+from dragoman.lm.encode import encode_filled
+from dragoman.lm.folder import deciding_digests, weight_digests
 from dragoman.lm.harvest import reading
-from dragoman.lm.load import load_tokenizer, torch_dtype, weight_digests
+from dragoman.lm.load import load_tokenizer, torch_dtype
 from dragoman.lm.merge import Agreement
 from dragoman.lm.reconstruct.contract import SLOT, Contract, read_contract
 from dragoman.lm.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
 from dragoman.lm.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
 from dragoman.lm.resolve import called, folder_of
 from dragoman.store import digest, file_sha256, read_arrays
-from dragoman.verbalize.prompt import parse
+from dragoman.verbalize.prompt import encoded, parse
 from dragoman.verbalize.sidecar import NAME, sidecar_file
 
 # Families that open every turn with what their tokenizer calls BOS, and whose models never saw it before plain text.
@@ -107,7 +108,7 @@ class LocalReconstructor:
             "site": str(self._site),
             "sidecar": file_sha256(sidecar_file(folder)),
             "weights": weight_digests(folder),
-            "settings": fingerprint_of_settings(folder, *([] if contract.form == "full" else [folder_of(self._base)])),
+            "files": deciding_digests(folder),
             "base": self._base,
             "template": digest(contract.template),
             "special_tokens": contract.special,
@@ -119,7 +120,10 @@ class LocalReconstructor:
         }
         if (folder / EASY_META).is_file():
             known |= {"ar_meta": file_sha256(folder / EASY_META), "trained_on_quant": contract.quant}
-        return known if contract.form == "full" else {**known, "base_weights": weight_digests(folder_of(self._base))}
+        if contract.form == "full":
+            return known
+        base = folder_of(self._base)
+        return {**known, "base_weights": weight_digests(base), "base_files": deciding_digests(base)}
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the template around each text, checked; tags around an explanation are taken off first.
@@ -129,8 +133,8 @@ class LocalReconstructor:
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")
-        prompts = [self.contract.template.format(**{SLOT: self._body(k, text)}) for k, text in enumerate(texts)]
-        ids = [[int(i) for i in self._tokenizer.encode(p, add_special_tokens=self.contract.special)] for p in prompts]
+        bodies = [self._body(k, text) for k, text in enumerate(texts)]
+        ids = [encode_filled(self._tokenizer, self._filled, body, special=self.contract.special) for body in bodies]
         for row in ids:
             self._refuse_encoding(row)
         return ids
@@ -176,6 +180,9 @@ class LocalReconstructor:
             last = f.normalize(last, dim=-1, eps=1e-12) * self.contract.scale
         return f.linear(last, self._weight, self._bias)
 
+    def _filled(self, text: str) -> str:
+        return self.contract.template.format(**{SLOT: text})
+
     def _body(self, number: int, text: str) -> str:
         body = parse(text, opened=True).text
         if not body:
@@ -190,7 +197,7 @@ class LocalReconstructor:
         if self.contract.suffix_ids is not None:
             return list(self.contract.suffix_ids)
         end = self.contract.template.split(f"{{{SLOT}}}", 1)[-1].format()
-        return [int(i) for i in self._tokenizer.encode(end, add_special_tokens=False)][1:]
+        return list(encoded(end, self._tokenizer))[1:]
 
     def _refuse_encoding(self, ids: list[int]) -> None:
         """Refuse ids that do not begin and end as they did in training."""

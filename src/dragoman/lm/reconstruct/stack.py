@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModel
 
 from dragoman.core import Refusal
-from dragoman.lm.load import OF_VISION, judged_here, text_stack
+from dragoman.lm.load import OF_VISION, open_weights, ready, text_stack
 from dragoman.lm.merge import WRAPPERS, Agreement, merged_alike, settle_names, trained_prefix
 
 NORMS = ("norm", "final_layernorm", "ln_f")
@@ -41,14 +41,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
         headless: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
             layer, and nothing else; else it is a base model and must be whole.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise Refusal(what, f"{folder} holds no *.safetensors weights", "download them (pickles are never loaded)")
-    try:
-        with judged_here():
-            net, report = AutoModel.from_pretrained(folder, dtype=kind, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as err:
-        detail = " ".join(str(err).split())[:160]
-        raise Refusal(what, f"transformers cannot load {folder} ({detail})", "get the published files again") from err
+    net, report = open_weights(AutoModel, folder, kind, what)
     stack: Any = text_stack(net)
     where = next(f"{name}." if name else "" for name, module in net.named_modules() if module is stack)
     missing = {str(k).removeprefix(where) for k in report["missing_keys"] if str(k).startswith(where)}
@@ -63,7 +56,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
         )
     if headless:
         _refuse_extra(extra, stack, spared, what)
-    return stack.to(device).eval().requires_grad_(False)
+    return ready(stack, folder, device)
 
 
 def _refuse_extra(extra: set[str], stack: Any, spared: set[str], what: str) -> None:
