@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 
 from dragoman.core import Background, Explanation, Refusal, Site
-from dragoman.directions import Encoder
+from dragoman.dictionaries import Encoder
 from dragoman.doctor import Patient
 from dragoman.doctor.patient import SENTENCES
 from dragoman.doctor.probe import Opened, stream_over
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.load import load_model
-from dragoman.lm.paired import Reader
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.load import load_model
+from dragoman.models.paired import Reader
 from dragoman.store import file_sha256
 from tiny_checkpoints import (
     BLOCK,

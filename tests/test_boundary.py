@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from dragoman.core import Refusal
-from dragoman.lm.tokenizer_child import answer as tried
+from dragoman.models.tokenizer_child import answer as tried
 from dragoman.store.boundary import opening, told
 from dragoman.store.bounded import Limits, ask
 

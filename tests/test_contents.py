@@ -13,10 +13,10 @@ import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
-from dragoman.lm.paired import Harvest
 from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.folds import FoldedMoments
+from dragoman.models.paired import Harvest
 from dragoman.store import Contents, read_arrays, write_arrays
 
 X, Y, F = (np.random.default_rng(7).random((6, width)).astype(np.float32) for width in (3, 2, 4))

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dragoman.core import Refusal, Site
-from dragoman.lm.decode import LocalVerbalizer, _Sampler
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.decode import LocalVerbalizer, _Sampler
+from dragoman.verbalizers.protocol import Verbalizer
 from tiny_checkpoints import BLOCK, FAMILIES, WIDTH, model_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 
 TOKENS = 24

@@ -14,13 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dragoman.core import Refusal
-from dragoman.directions import DictionaryRef, commit_of
+from dragoman.dictionaries import DictionaryRef, commit_of
 from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import directions_of
-from dragoman.lm.deciding import fingerprint_of_model
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.deciding import fingerprint_of_model
+from dragoman.models.decode import LocalVerbalizer
 from dragoman.store.hub import forget
 from range_server import Served, serving
 from small_world import World, build, write_sae

@@ -1,7 +1,7 @@
 """Rows of two models at the same token ends, at as many blocks of each as are asked for, kept whole.
 
 In: readers, texts, an encoder. Out: ``Tokens``. Refuses texts without a shared token end. For studies that fit many
-maps on parts of the same rows; one map needs only the sums of ``lm.aligned``, which hold no rows.
+maps on parts of the same rows; one map needs only the sums of ``models.aligned``, which hold no rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Floats, Refusal
-from dragoman.directions import Encoder
-from dragoman.lm.aligned import encoded
-from dragoman.lm.harvest import OUTLIER, Progress, TokenRows, median_norm, refuse_undefined, shared_ends
-from dragoman.lm.manner import FIRST
-from dragoman.lm.paired import Reader
+from dragoman.dictionaries import Encoder
+from dragoman.models.aligned import encoded
+from dragoman.models.harvest import OUTLIER, Progress, TokenRows, median_norm, refuse_undefined, shared_ends
+from dragoman.models.manner import FIRST
+from dragoman.models.paired import Reader
 
 CHUNK = 256  # texts read at a time
 

@@ -13,19 +13,19 @@ from typing import Literal
 
 from dragoman import tiny
 from dragoman.core import Background, Directions, Site
-from dragoman.directions import Encoder, read_directions
-from dragoman.directions import dictionary as open_dictionary
+from dragoman.dictionaries import Encoder, read_directions
+from dragoman.dictionaries import dictionary as open_dictionary
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.maps import Crossing as Prepared
 from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import to_watch
 from dragoman.maps.direct import WHOLE
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import Manner
+from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.store import Cache, Contents, digest, read_json, write_arrays, write_json
 
 _BACKGROUND = Contents(
