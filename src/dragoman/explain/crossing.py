@@ -40,7 +40,6 @@ class Crossing(Prepared):
     """A crossing, and ``digests`` of what it was made from."""
 
     digests: Mapping[str, str] = field(default_factory=dict)
-    dead: tuple[str, ...] = ()  # features of the dictionary that have no direction and took no part in it
     left_out: LeftOut = field(default_factory=dict)  # by side: rows kept, outliers, and rows that are not finite
 
 
@@ -177,7 +176,7 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = default_texts(request.texts, texts_of(request))
     made = Crossing.from_tokens(aligned, dictionary, direct=direct, seed=request.seed, texts=texts)
-    return replace(made, digests=digests, dead=dictionary.dead, left_out=left_out)
+    return replace(made, digests=digests, left_out=left_out)
 
 
 def aligned_left_out(aligned: Aligned) -> LeftOut:
