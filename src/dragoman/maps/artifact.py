@@ -86,6 +86,7 @@ class CrossingIndex(Record):
     dictionary: DictionaryInfo | None
     texts: TextsInfo
     method: str
+    map_settings: Mapping[str, Any]
     settings: Mapping[str, Any]
     held_out: Mapping[str, float]
     files: Mapping[str, str]
@@ -141,7 +142,8 @@ def save_crossing(crossing: Crossing, folder: Path) -> None:
             dictionary=None if key is None else DictionaryInfo(features=len(key.ids), digest=key.digest),
             texts=TextsInfo(digest=crossing.background.texts, n_source=own.n, n_target=crossing.background.n),
             method=map_.method,
-            settings={**map_.settings, **crossing.settings},
+            map_settings=map_.settings,
+            settings=crossing.settings,
             held_out=map_.report["held_out"],
             files={name: file_sha256(made / name) for name in names},
         )
@@ -215,7 +217,7 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
         "dictionary": DictionaryKey.load(path) if (path := there("dictionary")) else None,
         "texts": _texts(index, folder),
-        "settings": {name: value for name, value in index.settings.items() if name not in map_.settings},
+        "settings": index.settings,
     }
 
 
