@@ -144,7 +144,7 @@ def crossing(
             seed=request.seed,
             texts=default_texts(request.texts),
         )
-        return replace(made, digests=digests), rows
+        return replace(made, digests=digests, left_out=rows.left_out), rows
     made = Crossing(
         recipe="pooled",
         source=source,
