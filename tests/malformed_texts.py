@@ -126,7 +126,7 @@ def beside(said: str, content: str, *, name: str) -> None:
     case("sidecar", said, name=name)(make)
 
 
-beside("it cannot be read as JSON", NESTED, name="model config nested deep")
+beside("it is not JSON", NESTED, name="model config nested deep")
 beside("it states no d_model", '{"text_config": "x"}', name="model config text part a word")
 beside("it states no d_model", '{"hidden_size": true}', name="model config width a truth")
 beside("it states no d_model", '{"hidden_size": -8}', name="model config width negative")

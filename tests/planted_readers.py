@@ -13,12 +13,12 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Site
-from dragoman.directions import Encoder
-from dragoman.lm.harvest import PILOT, TokenRows, pilot_texts
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import Reader
+from dragoman.dictionaries import Encoder
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
+from dragoman.models.harvest import PILOT, TokenRows, pilot_texts
+from dragoman.models.manner import Manner
+from dragoman.models.paired import Reader
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world
 from tiny_checkpoints import CORPUS, model_of, tokenizer_of
 
@@ -47,6 +47,8 @@ class PlantedReader:
     table: np.ndarray
     pieces: int = 1
     sinks: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    dtype: str = "float32"
 
     @property
     def width(self) -> int:

@@ -19,7 +19,6 @@ class Served:
 
     ``commits``: (repository, revision) -> sha, where a test moves a branch; files are put under their revision.
     ``fault`` is given (path, how many requests came before) and returns a word that `Handler` knows, or None.
-    ``commit``: what a repository's revisions are said to be.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,6 @@ class Served:
         self.ranges: list[tuple[int, int]] = []
         self.headers: list[dict[str, str]] = []
         self.fault: Any = lambda path, seen: None
-        self.commit = "0" * 40
         self.url = ""
         self.lock = threading.Lock()
 
@@ -122,11 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _listed(self, path: str) -> bool:
-        """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH; of a repository, its commit."""
-        if re.fullmatch(r"/api/models/[^/]+/[^/]+(/revision/[^/]+)?", path):
-            told = {"id": "/".join(path.split("/")[3:5]), "sha": self.served.commit}
-            self._answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
-            return True
+        """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH."""
         found = re.match(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)$", path)
         if not found:
             return False

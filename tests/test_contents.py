@@ -13,10 +13,10 @@ import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
-from dragoman.lm.paired import Harvest
 from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.folds import FoldedMoments
+from dragoman.models.paired import Harvest
 from dragoman.store import Contents, read_arrays, write_arrays
 
 X, Y, F = (np.random.default_rng(7).random((6, width)).astype(np.float32) for width in (3, 2, 4))
@@ -96,7 +96,9 @@ NEEDED: dict[str, dict[str, list[str]]] = {
         "folds/fold-0.safetensors": _OF_MOMENTS,
         "folds/fold-1.safetensors": _OF_MOMENTS,
     },
-    "harvest": {"": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts"]},
+    "harvest": {
+        "": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts", "left_out"]
+    },
     "background": {"": ["mean", "site", "n", "texts"]},
 }
 PARTS = [(kind, file, name) for kind, files in NEEDED.items() for file, names in files.items() for name in names]

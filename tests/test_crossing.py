@@ -9,8 +9,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import document_name
 from dragoman.maps import Crossing, DirectTable, make_cards
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import to_watch
@@ -18,6 +16,8 @@ from dragoman.maps.evaluate import held_out
 from dragoman.maps.folds import FoldedMoments, fold_of
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.maps.penalty import choose_penalty
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import document_name
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from dragoman.core import Background, Directions, Refusal, Site, frozen
-from dragoman.lm.aligned import read_aligned
 from dragoman.maps import Crossing, DirectTable
 from dragoman.maps.crossing import ROUTES
+from dragoman.models.aligned import read_aligned
 from dragoman.store import digest, file_sha256, write_json
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, rows

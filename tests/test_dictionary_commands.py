@@ -16,7 +16,7 @@ import dictionary_folders as made
 from ar_checkpoints import WIDTH
 from dictionary_folders import ARRAYS, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import check_encoder, read_directions, read_encoder
+from dragoman.dictionaries import check_encoder, read_directions, read_encoder
 from dragoman.explain import explain
 from dragoman.explain import run as running
 from dragoman.explain.open import directions_of
@@ -304,7 +304,7 @@ def test_every_layouts_encoder_is_checked_without_its_matrices(
 ) -> None:
     where = make(tmp_path)
     read_encoder(where)
-    from dragoman.directions import outlines
+    from dragoman.dictionaries import outlines
 
     shapes: list[tuple[int, ...]] = []
     real = outlines.Outlines.array
@@ -327,7 +327,7 @@ def export(folder: Path, ref: str, hook: str | None = None, model: str | None = 
     """An export of labels, with a record that names its hook where one is given."""
     source = parse(ref)
     said = [Explained(index=str(i), text=f"label {i}") for i in range(5)]
-    write_explanations(folder, source, said, type_name="t", model_name="m", created_at="2026-01-01T00:00:00")
+    write_explanations(folder, source, said, type_name="t", model_name="m", author="someone")
     if hook is not None:
         record = {
             "id": source.source,

@@ -25,8 +25,8 @@ from dragoman.demo import request_for
 from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.judge import judge_run
-from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.maps import LinearMap
+from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.store import RunFolder, read_arrays
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
@@ -198,15 +198,15 @@ def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) ->
 def test_direct_statistics_read_in_chunks_equal_one_pass(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.directions import read_encoder
-    from dragoman.lm import paired
+    from dragoman.dictionaries import read_encoder
+    from dragoman.models import paired
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")
-    whole, background = direct_statistics(*readers, encoder, TEXTS)
+    whole, background, _ = direct_statistics(*readers, encoder, TEXTS)
     monkeypatch.setattr(paired, "CHUNK", 7)
     monkeypatch.setattr(paired, "SLICE", 50)
-    pieces, other = direct_statistics(*readers, encoder, TEXTS)
+    pieces, other, _ = direct_statistics(*readers, encoder, TEXTS)
     np.testing.assert_allclose(pieces.beta(), whole.beta(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(pieces.n_eff, whole.n_eff, rtol=1e-3)
     np.testing.assert_allclose(other.mean, background.mean, atol=1e-5)

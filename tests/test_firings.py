@@ -16,9 +16,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from dragoman.core import Refusal
-from dragoman.lm.aligned import read_aligned
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.firings import Firings, FiringsTally, K, S, around, by_name, contexts, priority, somewhere
+from dragoman.models.aligned import read_aligned
 from dragoman.store import document_name
 from planted_readers import FIRST, WORDS, PlantedPair, planted_pair
 

@@ -15,7 +15,7 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.explain import explain
-from dragoman.lm import convert
+from dragoman.models import convert
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
 from dragoman.tiny import SMOLLM2
@@ -148,7 +148,7 @@ def test_labels_in_a_folder_that_may_not_be_entered_are_one_sentence(
 
 def test_an_export_is_not_written_over_a_link_or_taken_for_written_where_a_pipe_stands(tmp_path: Path) -> None:
     said = [Explained(index="3", text="rivers", confidence=None, notes={})]
-    told: dict[str, Any] = {"type_name": "t", "model_name": "m", "created_at": "2026-01-01T00:00:00"}
+    told: dict[str, Any] = {"type_name": "t", "model_name": "m", "author": "someone"}
     source = parse("np:gemma-2-2b/20-res-16k")
     for kind, why in (("a pipe", REPLACED), ("a link", "No such file")):
         out = tmp_path / kind

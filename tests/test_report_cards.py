@@ -15,7 +15,7 @@ from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
 from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS
 from dragoman.store import RunFolder
-from dragoman.verbalize.smells import SMELLS
+from dragoman.verbalizers.smells import SMELLS
 from report_fixture import TOPICS, Page, build_run, page_of
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")

@@ -31,11 +31,11 @@ import select_features
 import settings as s
 import sweep
 from dragoman.core import Site
-from dragoman.directions import read_encoder
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries import read_encoder
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import save_background
-from dragoman.lm.load import load_model
-from dragoman.lm.paired import Reader, direct_statistics
+from dragoman.models.load import load_model
+from dragoman.models.paired import Reader, direct_statistics
 from dragoman.store import read_jsonl
 
 START = time.time()
@@ -269,7 +269,7 @@ def direct_stage(args: argparse.Namespace) -> None:
         Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
         for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
     ]
-    stats, background = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
+    stats, background, _ = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
     beside = args.out / "sae" / "direct" / "tiny-gemma-12"
     beside.mkdir(parents=True, exist_ok=True)
     stats.table().save(beside / "direct.safetensors")

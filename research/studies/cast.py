@@ -19,7 +19,7 @@ from dragoman.maps import Crossing
 from dragoman.records import Card
 from dragoman.store import RunFolder
 from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 from studies.ground import Ground
 

@@ -16,11 +16,11 @@ import numpy as np
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.explain import Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.paired import Harvest, Reader, harvest
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.firings import by_name, contexts
+from dragoman.models.aligned import read_aligned
+from dragoman.models.paired import Harvest, Reader, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.ground import GROUNDS, Ground
 from studies.tokens import Tokens, read_tokens
@@ -118,7 +118,7 @@ class Library:
             both = self.reader(ground.source), self.reader(ground.target)
             harvest(*both, self.texts[which], progress=self.talk.towards(f"pooled {ground.name}")).save(path)
 
-        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-1", ground, which), make)
+        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-2", ground, which), make)
         return Harvest.load(path)
 
     def tokens(self, ground: Ground) -> Tokens:

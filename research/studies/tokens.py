@@ -1,7 +1,7 @@
 """Rows of two models at the same token ends, at as many blocks of each as are asked for, kept whole.
 
 In: readers, texts, an encoder. Out: ``Tokens``. Refuses texts without a shared token end. For studies that fit many
-maps on parts of the same rows; one map needs only the sums of ``lm.aligned``, which hold no rows.
+maps on parts of the same rows; one map needs only the sums of ``models.aligned``, which hold no rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Floats, Refusal
-from dragoman.directions import Encoder
-from dragoman.lm.aligned import encoded
-from dragoman.lm.harvest import OUTLIER, Progress, TokenRows, median_norm, shared_ends
-from dragoman.lm.manner import FIRST
-from dragoman.lm.paired import Reader
+from dragoman.dictionaries import Encoder
+from dragoman.models.aligned import encoded
+from dragoman.models.harvest import OUTLIER, Progress, TokenRows, median_norm, refuse_undefined, shared_ends
+from dragoman.models.manner import FIRST
+from dragoman.models.paired import Reader
 
 CHUNK = 256  # texts read at a time
 
@@ -68,6 +68,9 @@ def read_tokens(
 
     Tokens before position 10 of either model are left out, and those longer than 5 times the median of the first chunk
     at any block; so are those that are not finite at some block.
+
+    Raises:
+        Refusal: no token end is shared, or more than 1 % of the rows of some texts are not finite.
     """
     sites = [replace(source.site, block=b) for b in dict.fromkeys((source.site.block, *source_blocks))]
     others = [replace(target.site, block=b) for b in dict.fromkeys((target.site.block, *target_blocks))]
@@ -79,6 +82,8 @@ def read_tokens(
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
         every = [reader.rows(piece, np.inf, batch_size=batch_size) for reader in readers]
+        for reader, rows in zip(readers, every, strict=True):
+            refuse_undefined(rows.undefined, rows.seen, reader.site, reader.dtype)
         read = _at_all_blocks(every[: len(sites)]) + _at_all_blocks(every[len(sites) :])
         first, second = read[0], read[len(sites)]
         left, right = shared_ends(first, second)

@@ -20,7 +20,8 @@ Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
 Kind = Literal["feature", "random", "shuffled", "custom"]
 
-_SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>\d+)$")
+_BLOCKS = 10_000  # no model has so many
+_SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>[0-9]+)$")
 
 
 class Refusal(Exception):
@@ -67,7 +68,11 @@ class Site:
                 "a site names a model and a block",
                 "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20",
             )
-        return cls(found["model"], int(found["block"]), found["revision"])
+        block = found["block"].lstrip("0") or "0"
+        if len(block) > len(str(_BLOCKS)) or int(block) >= _BLOCKS:
+            shown = block if len(block) < 20 else f"{block[:20]}... ({len(block)} digits)"
+            raise Refusal(f"site {found['model']}:{shown}", f"no model has {_BLOCKS} blocks", "name a block it has")
+        return cls(found["model"], int(block), found["revision"])
 
     @classmethod
     def before_block(cls, model: str, block: int, revision: str | None = None, *, what: str | None = None) -> Site:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
 from dragoman.records import Card
 from dragoman.store import Rows, RunFolder, digest, plain
+from dragoman.verbalizers.protocol import check_temperature
 
 if TYPE_CHECKING:
     from dragoman.core import Explanation
-    from dragoman.verbalize.protocol import Verbalizer
+    from dragoman.verbalizers.protocol import Verbalizer
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,7 +129,8 @@ class Condition:
 
 
 def check_samples(samples: int, temperature: float) -> None:
-    """Refuse several samples of which the later ones could only repeat the first."""
+    """Refuse several samples of which the later ones could only repeat the first, and temperatures that are none."""
+    check_temperature(temperature)
     if samples > 1 and not temperature > 0:
         raise Refusal(
             f"{samples} samples at temperature {temperature:g}",

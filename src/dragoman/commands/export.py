@@ -8,9 +8,7 @@ model.
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dragoman.addresses import public_address
+from dragoman.commands.printing import put, put_json, tell
+from dragoman.commands.words import Run, folder_path
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained
@@ -30,12 +30,19 @@ _LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     model_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")],
     source_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write v1/MODEL/SOURCE/explanations into.")] = Path(
-        "export"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder to write v1/MODEL/SOURCE/explanations into.",
+        ),
+    ] = Path("export"),
     format_: Annotated[str, typer.Option("--format", help="So far: neuronpedia.")] = "neuronpedia",
     condition: Annotated[
         str | None, typer.Option(help="Which of the run's conditions; default: washed, or its only foreign one.")
@@ -82,17 +89,18 @@ def export(
         batch_size=batch_size,
     )
     if empty:
-        sys.stderr.write(f"left out {empty} features whose explanation is empty\n")
+        tell(f"left out {empty} features whose explanation is empty")
     there = must_exist(source, author_id)
-    needed = "".join(f"  {table}: {row}\n" for table, row in there)
-    sys.stderr.write(f"the receiving database must hold, before this goes in (see README.md beside):\n{needed}")
-    sys.stderr.write(_OTHER_WAY)
+    needed = "".join(f"\n  {table}: {row}" for table, row in there)
+    tell(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
+    tell(_OTHER_WAY)
     if as_json:
         summary = {"source": str(source), "condition": name, "explanations": len(explained), "empty": empty}
         summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
-        sys.stdout.write(json.dumps(summary | {"files": [str(p) for p in paths]}, ensure_ascii=False) + "\n")
+        put_json(summary | {"files": [str(p) for p in paths]})
     else:
-        sys.stdout.write("".join(f"{path}\n" for path in paths))
+        for path in paths:
+            put(path)
 
 
 def default_condition(rows: Sequence[Mapping[str, Any]], run: Path) -> str:

@@ -20,13 +20,14 @@ from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import Patient, Probes, folder_at_hand
 from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
-from dragoman.lm.adapters import scale_of
-from dragoman.lm.load import OF_VISION, load_tokenizer
-from dragoman.store import ArraysFile, file_sha256, read_json, read_text
+from dragoman.models.adapters import scale_of
+from dragoman.models.load import OF_VISION, load_tokenizer
+from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalize import registry
-from dragoman.verbalize.sidecar import sidecar_file
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.prompt import encoded
+from dragoman.verbalizers.sidecar import sidecar_file
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROLES = {"verbalizer": ("av", "actor", "verbalizer"), "reconstructor": ("ar", "critic", "reconstructor")}
@@ -61,17 +62,18 @@ def check_checkpoint(patient: Patient, probes: Probes) -> list[Finding]:
 
 def unopened(patient: Patient, folder: Path) -> list[Finding]:
     """The tokenizer of a verbalizer that did not open: it is often the reason."""
+    from dragoman.models.folder import TEMPLATE, read_template
+
     own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(patient.base or _base(folder))
     if own is None:
         return []
     try:
         tokenizer: Any = load_tokenizer(own)
-    except (Refusal, ValueError, OSError):
+        if (folder / TEMPLATE).is_file():
+            tokenizer.chat_template = read_template(folder / TEMPLATE)
+        ids = encoded(rendered(tokenizer, TWO_TURNS), tokenizer)
+    except Refusal:
         return []  # opening has said so
-    template_file = folder / "chat_template.jinja"
-    if template_file.is_file():
-        tokenizer.chat_template = read_text(template_file)
-    ids = tokenizer.encode(rendered(tokenizer, TWO_TURNS), add_special_tokens=False)
     return [
         tokenizer_whole(patient.voice, tokenizer),
         bos(patient.voice, "beginning-of-text tokens of a chat it renders", tokenizer, ids),

@@ -13,24 +13,26 @@ from typing import Literal
 
 from dragoman import tiny
 from dragoman.core import Background, Directions, Site
-from dragoman.directions import Encoder, read_directions
-from dragoman.directions import dictionary as open_dictionary
+from dragoman.dictionaries import Encoder, read_directions
+from dragoman.dictionaries import dictionary as open_dictionary
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import Harvest, Reader, direct_statistics, harvest
 from dragoman.maps import Crossing as Prepared
 from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import to_watch
 from dragoman.maps.direct import WHOLE
-from dragoman.store import Cache, Contents, digest, write_arrays
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import Manner
+from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
+from dragoman.store import Cache, Contents, digest, read_json, write_arrays, write_json
 
 _BACKGROUND = Contents(
     called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
 )
+
+_LEFT_OUT = "left_out.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +40,7 @@ class Crossing(Prepared):
     """A crossing, and ``digests`` of what it was made from."""
 
     digests: Mapping[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)  # by side: rows kept, outliers, and rows that are not finite
 
 
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
@@ -54,7 +57,10 @@ def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple
     path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
     if reused:
         talk.say(f"reused harvest {key[:8]} ({len(texts)} texts)")
-    return Harvest.load(path), key
+    rows = Harvest.load(path)
+    for sentence in told_left_out(rows.left_out, source, target):
+        talk.say(sentence)
+    return rows, key
 
 
 def fitted(
@@ -82,7 +88,7 @@ def direct_table(
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
-        stats, background = direct_statistics(
+        stats, background, left_out = direct_statistics(
             *readers,
             encoder,
             texts,
@@ -91,10 +97,13 @@ def direct_table(
         path.mkdir()
         stats.table().save(path / "direct.safetensors")
         save_background(background, path / "background.safetensors")
+        write_json(path / _LEFT_OUT, left_out)
 
     path, reused = Cache(say=talk.say).get_or_make("direct", key, make)
     if reused:
         talk.say(f"reused direct-route statistics {key[:8]}")
+    for sentence in told_left_out(read_json(path / _LEFT_OUT), source, target):
+        talk.say(sentence)
     return DirectTable.load(path / "direct.safetensors"), load_background(path / "background.safetensors"), key
 
 
@@ -135,7 +144,7 @@ def crossing(
             seed=request.seed,
             texts=default_texts(request.texts),
         )
-        return replace(made, digests=digests), rows
+        return replace(made, digests=digests, left_out=rows.left_out), rows
     made = Crossing(
         recipe="pooled",
         source=source,
@@ -144,6 +153,7 @@ def crossing(
         source_background=own,
         direct=direct,
         digests=digests,
+        left_out=rows.left_out if rows is not None else {},
     )
     return made, rows
 
@@ -160,10 +170,24 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
     packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
     if packaged and request.texts is None and not from_scratch:
         direct, _, digests["direct"] = direct_table(request, source, target, talk)
+    left_out = aligned_left_out(aligned)
+    for sentence in told_left_out(left_out, source, target):
+        talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = default_texts(request.texts, texts_of(request))
     made = Crossing.from_tokens(aligned, dictionary, direct=direct, seed=request.seed, texts=texts)
-    return replace(made, digests=digests)
+    return replace(made, digests=digests, left_out=left_out)
+
+
+def aligned_left_out(aligned: Aligned) -> LeftOut:
+    """What became of the tokens of either model, by the report of the reading; outliers are those among the pairs."""
+    found = {}
+    for side in SIDES:
+        told = aligned.report["tokens"][side]
+        out = sum(told["left out"][why] for why in ("special", "first", "not finite"))
+        odd = aligned.report["pairs_left_out"][f"outlier at {side}"]
+        found[side] = {"kept": told["all"] - out - odd, "outliers": odd, "not finite": told["left out"]["not finite"]}
+    return found
 
 
 def texts_of(request: Request) -> str:

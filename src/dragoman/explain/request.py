@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dragoman.core import Refusal, Site
+from dragoman.store import check_name
 from dragoman.washout import understood
 
 Route = Literal["map", "direct", "dictionary", "blend", "auto"]
@@ -18,6 +19,8 @@ Say = Callable[[str], None]
 Bar = Callable[[str, int, int], None]
 ROUTES = ("map", "direct", "dictionary", "blend", "auto")
 MAPS = ("post", "aligned")
+MOST_TIMES = 100  # on-shell angles: they would have to be below a degree
+_NAMES = ("dictionary", "by", "base", "native", "labels", "texts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,18 @@ class Request:
     dtype: str = "float32"
     device: str = "cpu"
 
+    def check(self) -> None:
+        """Refuse words that can be no route, washout, temperature or name, before anything is opened.
+
+        Raises:
+            Refusal: the first that is none.
+        """
+        check_route(self.route, self.washout, self.map)
+        for name in _NAMES:
+            word = getattr(self, name)
+            if word is not None:
+                check_name(word, name)
+
     @property
     def drawn_at(self) -> float:
         """The temperature, said or usual: a verbalizer's own distribution is that at 1."""
@@ -98,5 +113,9 @@ def check_route(route: str, washout: str, kind: str = "aligned") -> None:
     if kind == "post" and route in ("dictionary", "auto"):
         raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
     form, strength = understood(washout)
-    if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not strength > 0):
-        raise Refusal(f"washout '{washout}'", "its strength is out of range", "use a share between 0 and 1")
+    if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not 0 < strength <= MOST_TIMES):
+        raise Refusal(
+            f"washout '{washout[:40]}'",
+            "its strength is out of range",
+            f"use a share between 0 and 1, or on-shell x up to {MOST_TIMES}",
+        )

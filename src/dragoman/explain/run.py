@@ -26,9 +26,10 @@ from dragoman.explain.open import (
     refuse_unusable_encoder,
     tell_dead,
 )
-from dragoman.explain.request import Request, Talk, check_route, needs_encoder
+from dragoman.explain.request import Request, Talk, needs_encoder
+from dragoman.models.device import check_device
 from dragoman.store import RunFolder, digest
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 
 
@@ -41,8 +42,9 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
         Refusal: one of the rooms below refused; nothing is written by halves.
     """
     talk = talk or Talk()
-    check_route(request.route, request.washout, request.map)
+    request.check()
     study.check_samples(request.samples, request.drawn_at)
+    check_device(request.device)
     directions = directions_of(request)
     talk.say(f"opening verbalizer {public_address(request.by)}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
@@ -117,6 +119,9 @@ def carry_out(
         "plan_digest": plan.digest(verbalizers),
         "map_report": {cross.map.method: cross.map.report["held_out"]} if cross.map else {},
         "background": background_report(cross.background),
+        "about": {"left_out": {side: dict(counts) for side, counts in cross.left_out.items()}}
+        if cross.left_out
+        else {},
         **planted(dictionary_of(request), directions.ids),
         **(more or {}),
     }

@@ -23,8 +23,9 @@ from dragoman.store.files import (
     write_text,
 )
 from dragoman.store.fingerprint import fingerprint, fingerprint_of
+from dragoman.store.names import check_name
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import document_name, read_jsonl, read_texts
+from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_halves
 
 __all__ = [
     "ArraysFile",
@@ -33,6 +34,7 @@ __all__ = [
     "Rows",
     "RunFolder",
     "cache_root",
+    "check_name",
     "digest",
     "document_name",
     "file_sha256",
@@ -46,6 +48,7 @@ __all__ = [
     "read_jsonl",
     "read_text",
     "read_texts",
+    "refuse_halves",
     "refusing",
     "replacing",
     "verify_sha256",

@@ -1,7 +1,8 @@
 """Texts and JSON lines, plain or gzipped.
 
 In: paths. Out: lists of objects or of texts. Refuses empty files, broken gzip, gzip that unpacks beyond all measure,
-lines without end, lines that are not JSON objects and rows without a text, naming the line.
+lines without end, lines that are not JSON objects, rows without a text and texts with half a character, naming the
+line.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def read_texts(path: Path | str) -> list[str]:
     """Texts of a file: one a line in ``.txt``, the field "text" of each row in ``.jsonl``; either may end in ``.gz``.
 
     Raises:
-        Refusal: when there is no text in it, a row has no "text", or the file's name ends otherwise.
+        Refusal: when there is no text in it, a row has no "text" or half a character in it, or the file's name ends
+            otherwise.
     """
     path = Path(path)
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -69,6 +71,8 @@ def read_texts(path: Path | str) -> list[str]:
                 'it has no string "text"',
                 'give every row a field "text"',
             )
+        for number, row in enumerate(rows, 1):
+            refuse_halves(row["text"], f"{path}, row {number}")
         texts = [row["text"] for row in rows if row["text"].strip()]
     else:
         raise Refusal(
@@ -79,6 +83,21 @@ def read_texts(path: Path | str) -> list[str]:
     if not texts:
         raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
     return texts
+
+
+def refuse_halves(text: str, what: str) -> None:
+    """Refuse half a character (a lone surrogate, half of a pair that JSON escapes): no tokenizer has it.
+
+    Raises:
+        Refusal: there is one; ``what`` says where, and the sentence names its code.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise Refusal(
+            what, f"it holds half a character (U+{code:04X}, at {error.start})", "write it whole, or leave it out"
+        ) from None
 
 
 def document_name(text: str) -> int:
