@@ -136,7 +136,7 @@ def test_rows_of_a_far_decoder_cost_what_they_take(served: Served) -> None:
     served.files["/d"] = save({"W_dec": rows, "b": rows[0]})
     with remote(served, "/d") as file:
         arrays = ArraysFile(file)
-        np.testing.assert_array_equal(arrays.rows("W_dec", [3999, 17, 2000]), rows[[3999, 17, 2000]])
+        np.testing.assert_array_equal(arrays.array("W_dec").rows([3999, 17, 2000]), rows[[3999, 17, 2000]])
         np.testing.assert_array_equal(arrays.whole("b"), rows[0])
         assert file.fetched < 65_536 + 5 * 1024 and served.sent == file.fetched
 

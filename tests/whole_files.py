@@ -22,7 +22,7 @@ from dragoman.core import Refusal, Site
 from dragoman.dictionaries import read_directions, read_encoder
 from dragoman.neuronpedia import Export
 from dragoman.store import RunFolder, read_arrays, read_json, read_jsonl, read_texts, write_arrays
-from dragoman.torchfile import TorchFile
+from dragoman.store.torchfile import TorchFile
 from dragoman.verbalizers.registry import parse_registry
 from dragoman.verbalizers.sidecar import Given, read_sidecar
 
@@ -116,7 +116,7 @@ def dictionary(path: Path) -> Any:
 def tensors(path: Path) -> Any:
     """Every tensor of a .pt file."""
     file = TorchFile(path)
-    return {name: file.array(name).whole() for name in file.names}, file.values
+    return {name: file.array(name).whole() for name in file.names}
 
 
 def sidecar(path: Path) -> Any:

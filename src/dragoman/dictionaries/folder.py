@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dragoman.core import Refusal
-from dragoman.dictionaries.numpyfile import NumpyFile
 from dragoman.store import ArraysFile, refusing
+from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import Arrays, Bytes, LocalBytes, read_bytes
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
@@ -96,7 +96,7 @@ class LocalFolder:
         """A file of arrays, opened: headers only."""
         path = self.file(name)
         if path.suffix.lower() in TORCH:
-            from dragoman.torchfile import TorchFile
+            from dragoman.store.torchfile import TorchFile
 
             return TorchFile(path)
         return opened(LocalBytes(path), path.suffix)
