@@ -172,7 +172,7 @@ def export(path: Path) -> Any:
         record = found.source()
         return record and (record.site, record.dictionary)
 
-    return _all([found.labels, found.contexts, found.features, source])
+    return _all([found.labels, source])
 
 
 def _all(parts: list[Callable[[], Any]]) -> list[Any]:
@@ -331,8 +331,6 @@ def run_folder(folder: Path) -> Path:
 def export_folder(folder: Path) -> Path:
     kinds = {
         "explanations": [{**EXPORTED, "index": str(i), "description": f"rivers {i}", "typeName": "a"} for i in (0, 1)],
-        "activations": [{**EXPORTED, "index": 0, "tokens": ["a", " b"], "values": [0.5, 2], "maxValueTokenIndex": 1}],
-        "features": [{**EXPORTED, "index": "0", "frac_nonzero": 0.1, "pos_str": ["a"], "vector": [3.0, 4.0]}],
     }
     for kind, rows in kinds.items():
         written(folder / kind / "batch-0.jsonl.gz", gzip.compress(jsonl(rows).encode(), mtime=0))

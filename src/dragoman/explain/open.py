@@ -59,7 +59,7 @@ def directions_of(request: Request) -> Directions:
     export = Export.open(request.labels, named.at(None) if named else None)
     if named is None:
         _refuse_others_labels(export, found.site, resid_pre=request.resid_pre)
-    told = export.labels().chosen()
+    told = export.labels()
     return replace(found, labels=tuple(told.get(i, "") for i in found.ids))
 
 
