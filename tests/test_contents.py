@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
-from dragoman.explain import load_background, save_background
 from dragoman.models.paired import Harvest
 from dragoman.routes import DirectStatistics, DirectTable, FoldedMoments, LinearMap, Moments
 from dragoman.routes.aligned import Aligned, Judges
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.folds import FoldedDirect
 from dragoman.store import Contents, read_arrays, write_arrays
+from dragoman.store.backgrounds import load_background, save_background
 
 X, Y, F = (np.random.default_rng(7).random((6, width)).astype(np.float32) for width in (3, 2, 4))
 SOURCE, TARGET, DOCUMENTS = Site("a", 1), Site("b", 2), np.arange(6)

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions
 from dragoman.store import ArraysFile
 from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import LocalBytes, coalesced
+from reading import read_directions
 
 SITE = Site("m", 3)
 # The process's own peak in kilobytes; getrusage would count what its parent held when it was started.
@@ -313,9 +313,9 @@ def test_rows_of_stored_members_are_read_in_place(tmp_path: Path) -> None:
         "import re, sys\n"
         f"{PEAK}\n"
         "from dragoman.core import Site\n"
-        "from dragoman.dictionaries import read_directions\n"
+        "from dragoman.dictionaries import open_dictionary\n"
         "start = peak()\n"
-        "found = read_directions(sys.argv[1], site=Site('m', 3), features=range(0, 20000, 500))\n"
+        "found = open_dictionary(sys.argv[1], site=Site('m', 3)).features(range(0, 20000, 500)).directions\n"
         "print(peak() - start, found.norms[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)

@@ -198,8 +198,8 @@ def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) ->
 def test_direct_statistics_read_in_chunks_equal_one_pass(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.dictionaries import read_encoder
     from dragoman.models import paired
+    from reading import read_encoder
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")

@@ -14,12 +14,14 @@ from safetensors.numpy import save
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import DictionaryRef, commit_of, dictionary, pinned, read_directions, read_encoder
+from dragoman.dictionaries import DictionaryRef, open_dictionary
+from dragoman.dictionaries.hub import commit_of, pinned
 from dragoman.store import ArraysFile
 from dragoman.store.hub import forget
 from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import FAR_LIMIT, StoredArray
 from range_server import Served, serving
+from reading import read_directions, read_encoder
 
 BODY = np.random.default_rng(0).integers(0, 256, 1 << 20, dtype=np.uint8).tobytes()
 SITE = Site("m", BLOCK)
@@ -218,9 +220,9 @@ def test_each_layout_that_can_be_read_far_away_is(hub: Served, tmp_path: Path) -
         path = make(root)
         put(hub, root / path.relative_to(root).parts[0], repo)
         inside = "/".join(path.relative_to(root).parts[1:])
-        with dictionary(f"{repo}/{inside}") as found:
-            assert found.stated.block == BLOCK and found.d_sae == D_SAE
-            np.testing.assert_array_equal(found.rows([7]), ARRAYS["W_dec"][[7]])
+        found = open_dictionary(f"{repo}/{inside}").weights
+        assert found.stated.block == BLOCK and found.d_sae == D_SAE
+        np.testing.assert_array_equal(found.rows([7]), ARRAYS["W_dec"][[7]])
         assert read_encoder(f"hf:{repo}/{inside}").d_sae == D_SAE
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions
 from dragoman.store.torchfile import TorchFile
+from reading import read_directions
 
 torch = pytest.importorskip("torch")
 

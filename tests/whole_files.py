@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 
 import dictionary_folders as folders
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions, read_encoder
 from dragoman.neuronpedia import Export
 from dragoman.store import RunFolder, read_arrays, read_json, read_jsonl, read_texts, write_arrays
 from dragoman.store.torchfile import TorchFile
 from dragoman.verbalizers.registry import parse_registry
 from dragoman.verbalizers.sidecar import Given, read_sidecar
+from reading import read_directions, read_encoder
 
 SITE = Site("m", folders.BLOCK)
 ROWS = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)

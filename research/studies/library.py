@@ -15,6 +15,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Site
+from dragoman.dictionaries.beside import TABLE
 from dragoman.explain import Talk
 from dragoman.models.aligned import read_aligned
 from dragoman.models.paired import Harvest, Reader, harvest
@@ -24,7 +25,7 @@ from dragoman.routes.aligned import Aligned
 from dragoman.routes.contexts import by_name, contexts
 from dragoman.routes.crossing import Bridge, build_bridge
 from dragoman.store import Cache, digest, read_jsonl
-from studies.ground import GROUNDS, Ground
+from studies.ground import Ground
 
 FIT = 6000  # of the pair's texts; the others make the table that judges
 __all__ = ["FIT", "Library"]
@@ -68,8 +69,8 @@ class Library:
         """
         if ground.name not in self._bridges:
             sums = self.aligned(ground, self.which(ground))
-            packaged = ground.name == next(iter(GROUNDS))
-            table = DirectTable.load(tiny.data("tiny-direct")) if packaged else None
+            beside = ground.opened.direct_folder(ground.target)
+            table = DirectTable.load(beside / TABLE) if beside is not None else None
             self._bridges[ground.name] = build_bridge(sums, ground.rows, direct=table)
         return self._bridges[ground.name]
 
@@ -98,7 +99,7 @@ class Library:
 
     def which(self, ground: Ground) -> str:
         """Which texts ``bridge`` reads."""
-        return "map" if ground.name == next(iter(GROUNDS)) else "all"
+        return "all" if ground.opened.direct_folder(ground.target) is None else "map"
 
     def pooled(self, ground: Ground, which: str) -> Harvest:
         """One mean row a text and model, as the post did, kept in the cache."""
@@ -143,4 +144,4 @@ class Library:
     def _key(self, kind: str, ground: Ground, which: str) -> str:
         weights = [m.sha256 for m in tiny.MODELS.values()]
         parts = [kind, str(ground.source), str(ground.target), self.dtype, *weights, "\n".join(self.texts[which])]
-        return digest(*parts, tiny.data(ground.dictionary))
+        return digest(*parts, ground.opened.fingerprint())

@@ -53,6 +53,10 @@ class Folder(Protocol):
         """A file of arrays, opened."""
         ...
 
+    def close(self) -> None:
+        """Close connections; reading again opens new ones."""
+        ...
+
 
 class LocalFolder:
     """A folder of this machine, or the file ``focus`` in it."""
@@ -83,6 +87,9 @@ class LocalFolder:
             if name != self.focus:
                 _refuse_stray(path, self.path)
         return path
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
     def json(self, name: str) -> Any:
         """A JSON file.
