@@ -156,11 +156,11 @@ def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_
     ("changes", "sentence"),
     [
         ({"features": ("3", "50")}, "50"),
-        ({"dictionary": "no-such-thing"}, "no such folder here"),
+        ({"dictionary": "no-such-thing"}, "no such folder or file here"),
         ({"washout": "2"}, "washout '2'"),
         ({"route": "teleport"}, "route 'teleport'"),
         ({"source": Site("m", 0)}, "block"),
-        ({"by": "sae"}, "no such folder here"),
+        ({"by": "sae"}, "no such folder or file here"),
         ({"samples": 4, "temperature": 0.0}, "4 samples at temperature 0: greedy decoding says the same thing"),
     ],
 )

@@ -198,7 +198,8 @@ def test_a_neuronpedia_id_without_labels_does_not_say_where_the_weights_are(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_index_of_neuronpedia_and_other_features_are_one_too_many(world: World, export: Path) -> None:
+def test_an_index_of_neuronpedia_and_other_features_are_one_too_many(world: World, hub: Served, export: Path) -> None:
+    publish(hub, Path(world.sae), "res/l1")
     with pytest.raises(Refusal, match="its features are named twice; drop --features, or the index"):
         directions_of(world.request(dictionary=f"np:{SOURCE_ID}/7", features=("3",), labels=str(export)))
 
