@@ -160,7 +160,7 @@ def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_
         ({"washout": "2"}, "washout '2'"),
         ({"route": "teleport"}, "route 'teleport'"),
         ({"source": Site("m", 0)}, "block"),
-        ({"by": "sae"}, "no such folder or file here"),
+        ({"by": "sae"}, "no such folder here"),
         ({"samples": 4, "temperature": 0.0}, "4 samples at temperature 0: greedy decoding says the same thing"),
     ],
 )
