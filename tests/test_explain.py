@@ -25,9 +25,9 @@ from dragoman.demo import request_for
 from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.judge import judge_run
+from dragoman.maps import LinearMap
 from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
-from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
 

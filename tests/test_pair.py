@@ -11,8 +11,8 @@ from dragoman.core import Site
 from dragoman.demo import listed
 from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Request, explain, open_reconstructor
+from dragoman.maps import DirectTable
 from dragoman.models.paired import Reader, activations_at
-from dragoman.routes import DirectTable
 from dragoman.score import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.backgrounds import load_background

@@ -28,11 +28,11 @@ def test_windows_of_a_feature_depend_on_it_and_the_seed_and_on_no_other(world: W
     asked = world.request(features=("3",), route="map")
     dictionary = open_for(asked)
     cross, _ = crossing(dictionary, asked, world.source, world.target, ["map"], Talk())
-    alone, both = contexts_of(cross, dictionary, asked, ["3"]), contexts_of(cross, dictionary, asked, ["11", "3"])
+    alone, both = contexts_of(cross, asked, ["3"]), contexts_of(cross, asked, ["11", "3"])
     assert alone and both and alone["3"] == both["3"] and list(both) == ["11", "3"]
-    other = contexts_of(cross, dictionary, world.request(features=("3",), route="map", seed=5), ["3"])
+    other = contexts_of(cross, world.request(features=("3",), route="map", seed=5), ["3"])
     assert other and other["3"]["firing"] == alone["3"]["firing"]
-    assert contexts_of(cross, dictionary, asked, ["random-0"]) is None
+    assert contexts_of(cross, asked, ["random-0"]) is None
 
 
 def test_without_an_encoder_or_by_the_posts_map_nobody_watched(world: World, tmp_path: Path) -> None:

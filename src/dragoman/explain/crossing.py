@@ -7,78 +7,36 @@ Refuses a route that was not prepared, and whatever the rooms below refuse.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dragoman.core import Background, Directions, Refusal, Site
+from dragoman.core import Background, Site
 from dragoman.dictionaries import Dictionary, Encoder
 from dragoman.dictionaries.beside import BACKGROUND, TABLE
 from dragoman.explain.keys import key_of
 from dragoman.explain.open import default_texts, encoder_of, tell_dead
-from dragoman.explain.request import Request, Route, Talk
+from dragoman.explain.request import Request, Talk
+from dragoman.maps import Crossing as Prepared
+from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.crossing import to_watch
+from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
 from dragoman.models.manner import Manner
 from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
-from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.crossing import Bridge, build_bridge, to_watch
-from dragoman.routes.dictionary import WHOLE
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.backgrounds import load_background, save_background
 
 _LEFT_OUT = "left_out.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crossing:
-    """Everything between a direction at the source and a vector at the target: made once, shared by conditions.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crossing(Prepared):
+    """A crossing, and ``digests`` of what it was made from."""
 
-    ``dead``: features of the dictionary that have no direction and took no part in it.
-    ``left_out``: by side, how many rows of the texts were kept, outliers, and not finite.
-    """
-
-    source: Site
-    target: Site
-    background: Background
-    source_background: Background | None
-    bridge: LinearMap | None
-    moments: Moments | None
-    direct: DirectTable | None
-    digests: Mapping[str, str]
-    over: Bridge | None = None
-    dead: tuple[str, ...] = ()
-    left_out: LeftOut = field(default_factory=dict)
-
-    def carried(self, directions: Directions, route: Route) -> tuple[Directions, list[dict[str, Any]]]:
-        """Directions at the target by a route, and their cards."""
-        if self.over is not None:
-            return self.over.carry(directions, route)
-        return self.carry(directions, route), self.cards(directions)
-
-    def carry(self, directions: Directions, route: Route) -> Directions:
-        """Directions at the target by a route; refuse one that was not prepared."""
-        if self.source == self.target:
-            return directions
-        if self.over is not None:
-            return self.over.directions(directions, route)
-        if route in ("map", "blend") and self.bridge is None or route in ("direct", "blend") and self.direct is None:
-            raise Refusal(f"route '{route}'", "it was not prepared", "prepare the crossing with that route")
-        mapped = self.bridge.directions(directions) if self.bridge and route != "direct" else None
-        direct = (
-            self.direct.directions(directions.ids, labels=directions.labels) if self.direct and route != "map" else None
-        )
-        if mapped is not None and direct is not None:
-            return blend(mapped, direct)
-        return mapped or direct or directions
-
-    def cards(self, directions: Directions) -> list[dict[str, Any]]:
-        """What is known of each crossing: the two routes check each other."""
-        if self.over is not None:
-            return self.over.cards(directions)
-        if self.bridge is None or self.moments is None:
-            return []
-        return make_cards(directions, self.bridge, self.moments, self.direct)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)  # by side: rows kept, outliers, and rows that are not finite
 
 
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
@@ -105,7 +63,7 @@ def fitted(
     rows: Harvest, request: Request, method: Literal["ridge", "procrustes"] = "ridge"
 ) -> tuple[LinearMap, Moments]:
     """The post's map over a harvest, and the moments of the rows it was fitted on."""
-    return the_posts_fit(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
+    return fit_pooled(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
 
 
 def direct_table(
@@ -157,22 +115,32 @@ def crossing(
     if request.map == "aligned" and source != target:
         return by_tokens(dictionary, request, target, talk), None
     digests: dict[str, str] = {}
-    rows = direct = background = own = bridge = moments = None
+    rows = direct = background = None
     if "direct" in routes or "blend" in routes:
         table = direct_table(dictionary, request, source, target, talk, from_scratch=from_scratch)
         direct, background, digests["direct"] = table
     if "map" in routes or "blend" in routes or background is None or request.native:
         rows, digests["harvest"] = harvested(request, source, target, talk)
-        background, own = rows.background, rows.source_background
-        if source != target:
-            bridge, moments = fitted(rows, request)
+        background = rows.background
+    own = rows.source_background if rows else None
+    if rows and own and source != target:
+        made = Crossing.from_pooled(
+            rows.x,
+            rows.y,
+            own,
+            background,
+            direct=direct,
+            lam=request.lam,
+            seed=request.seed,
+            texts=default_texts(request.texts),
+        )
+        return replace(made, digests=digests, left_out=rows.left_out), rows
     made = Crossing(
+        recipe="pooled",
         source=source,
         target=target,
         background=background,
         source_background=own,
-        bridge=bridge,
-        moments=moments,
         direct=direct,
         digests=digests,
         left_out=rows.left_out if rows is not None else {},
@@ -196,20 +164,9 @@ def by_tokens(dictionary: Dictionary, request: Request, target: Site, talk: Talk
     for sentence in told_left_out(left_out, source, target):
         talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
-    over = build_bridge(aligned, rows, direct=direct, seed=request.seed)
-    return Crossing(
-        source=source,
-        target=target,
-        background=aligned.background,
-        source_background=aligned.source_background,
-        bridge=over.forward,
-        moments=over.moments,
-        direct=over.direct,
-        digests=digests,
-        over=over,
-        dead=rows.dead,
-        left_out=left_out,
-    )
+    texts = default_texts(request.texts, texts_of(dictionary, target))
+    made = Crossing.from_tokens(aligned, rows, direct=direct, seed=request.seed, texts=texts)
+    return replace(made, digests=digests, left_out=left_out)
 
 
 def aligned_left_out(aligned: Aligned) -> LeftOut:
@@ -236,7 +193,7 @@ def paired_tokens(dictionary: Dictionary, request: Request, target: Site, talk: 
     watched = to_watch(rows, asked, seed=request.seed) if len(rows) > WHOLE else None
     manner = Manner(watched=watched)
     told = (dictionary.fingerprint(), repr(manner), *_reading(request))
-    key = key_of("aligned-3", request, source, target, texts, *told)
+    key = key_of("aligned-4", request, source, target, texts, *told)
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")

@@ -53,7 +53,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     if request.map != "aligned" or directions.site == target:
         tell_dead(directions, talk)
     cross, _ = crossing(dictionary, request, directions.site, target, [request.route], talk)
-    carried, cards = cross.carried(directions, request.route)
+    carried, cards = cross.carry(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
     route = request.route if directions.site != target else "identity"
     bare_name = "plain" if request.washout == "none" else "washed"
@@ -70,7 +70,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     run = carry_out(
         dictionary, request, directions, cross, conditions, told, verbalizers, out, talk, bare={name: carried}
     )
-    windows = contexts_of(cross, dictionary, request, directions.ids)
+    windows = contexts_of(cross, request, directions.ids)
     if windows is not None:
         run.write_contexts(windows)
     return run
@@ -115,7 +115,7 @@ def carry_out(
         "versions": versions(),
         "seeds": {"seed": request.seed},
         "plan_digest": plan.digest(verbalizers),
-        "map_report": {cross.bridge.method: cross.bridge.report["held_out"]} if cross.bridge else {},
+        "map_report": {cross.map.method: cross.map.report["held_out"]} if cross.map else {},
         "background": background_report(cross.background),
         "about": {"left_out": {side: dict(counts) for side, counts in cross.left_out.items()}}
         if cross.left_out
