@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
 from dragoman.explain import explain
 from dragoman.models import convert
@@ -261,3 +262,9 @@ def test_nothing_beside_a_dictionary_s_rows_may_be_a_pipe_or_device(
     led_out = kind == "a device" and name != "truth.json"
     assert ("it is a link that leads out of its folder" if led_out else f"it is {kind}, and {READ}") in said.err
     assert name in said.err
+
+
+def test_what_may_not_be_entered_is_not_said_to_be_unwritable() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "/closed/adapter_config.json")
+    told = str(translated(error))
+    assert told.startswith("using /closed/adapter_config.json: closed folder or file (Permission denied)")

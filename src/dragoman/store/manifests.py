@@ -1,7 +1,7 @@
-"""What a run's ``manifest.json`` must be before anything reads in it.
+"""What a run's ``manifest.json`` must be before anything reads in it, and before texts are judged by it.
 
 In: a manifest as JSON. Out: nothing. Refuses conditions, features and planted truth of another form than dragoman
-writes, and a planted category that no word names. What a manifest leaves out is its readers' to ask for.
+writes, and, for judging, a planted category that no word names. What a manifest leaves out is its readers' to ask for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     for name, (fits, form) in _PARTS.items():
         if name in manifest and not fits(manifest[name]):
             raise _odd(path, f"its {name} {form}")
+
+
+def check_truth(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse planted truth that nothing can be judged by: a category that no word names.
+
+    A run with such a manifest can be shown all the same.
+    """
     words = manifest.get("category_words") or {}
     for feature, info in (manifest.get("feature_info") or {}).items():
         if not any(word.strip() for word in words.get(info["category"], ())):
