@@ -46,9 +46,8 @@ TEXTS = [
 NAMES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
 
 
-@cache
 def tokenizer_for(family: str) -> Any:
-    """The family's tiny tokenizer."""
+    """The family's tiny tokenizer, made anew: who adds a token to one or has it cut texts changes nobody else's."""
     return tokenizer_of(TOKENS.get(family, family))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
 from dragoman.explain import explain
 from dragoman.models import convert
@@ -245,3 +246,25 @@ def test_a_file_that_may_not_be_read_or_written_is_one_sentence(
         assert said.code == 1 and f"{name}: {kind} folder or file (Permission denied)" in said.err
         assert said.err.count("\n") == 1
     assert isinstance(RunFolder.open(run.path).rows(), list)
+
+
+@pytest.mark.parametrize("name", ["labels.json", "cfg.json", "sae_weights.safetensors", "truth.json"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_nothing_beside_a_dictionary_s_rows_may_be_a_pipe_or_device(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str,
+    kind: str,
+) -> None:  # fmt: skip
+    dictionary = Path(shutil.copytree(world.sae, tmp_path / "sae"))
+    odd(dictionary / name, kind)
+    words = ["--by", world.av, "--source", str(world.source), "--features", "3", "-o", str(tmp_path / "run")]
+    said = command(monkeypatch, capsys, "explain", str(dictionary), *words)
+    assert said.code == 1 and not (tmp_path / "run").exists() and "Traceback" not in said.err
+    led_out = kind == "a device" and name != "truth.json"
+    assert ("it is a link that leads out of its folder" if led_out else f"it is {kind}, and {READ}") in said.err
+    assert name in said.err
+
+
+def test_what_may_not_be_entered_is_not_said_to_be_unwritable() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "/closed/adapter_config.json")
+    told = str(translated(error))
+    assert told.startswith("using /closed/adapter_config.json: closed folder or file (Permission denied)")

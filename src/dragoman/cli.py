@@ -19,7 +19,7 @@ from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.doctor import doctor
 from dragoman.commands.export import export
-from dragoman.commands.printing import console, one_line, put, put_json
+from dragoman.commands.printing import console, put, put_json, spoken
 from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
 from dragoman.commands.words import (
     MOST_SAMPLES,
@@ -99,10 +99,10 @@ def talking() -> Iterator[Talk]:
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(one_line(what), total=total)
+                tasks[what] = progress.add_task(spoken(what), total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        yield Talk(say=lambda text: shown.print(one_line(text)), bar=bar)
+        yield Talk(say=lambda text: shown.print(spoken(text)), bar=bar)
 
 
 @app.command()

@@ -6,6 +6,7 @@ Labels, texts, names and refusals come from files and from models. A control seq
 terminal: it can set the clipboard, clear the screen, or show other words than are there. So control characters are
 shown by their codes. Consoles made here do so with every segment they draw; ``guarded`` does so with what
 libraries write to the standard streams (warnings, logs), where only colours and a progress bar's carriage return pass.
+What is said on stderr tells addresses without passwords, signatures and tokens; data on stdout stays as it is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from dragoman.addresses import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,14 +56,19 @@ def put_json(value: Any, *, indent: int | None = None) -> None:
     _unfiltered(sys.stdout).write(f"{told}\n")
 
 
+def spoken(text: object) -> str:
+    """A sentence as it is said: on one line, its addresses public ones."""
+    return one_line(without_secrets(str(text)))
+
+
 def tell(text: object) -> None:
     """A sentence, on stderr, on a line of its own."""
-    _unfiltered(sys.stderr).write(f"{one_line(text)}\n")
+    _unfiltered(sys.stderr).write(f"{spoken(text)}\n")
 
 
 def tell_lines(text: object) -> None:
     """Several lines on stderr, such as a traceback."""
-    _unfiltered(sys.stderr).write(f"{visible(text).rstrip()}\n")
+    _unfiltered(sys.stderr).write(f"{visible(without_secrets(str(text))).rstrip()}\n")
 
 
 def styled(text: object, style: str = "") -> Text:
@@ -100,16 +108,18 @@ def _unfiltered(stream: Any) -> TextIO:
 class _Guarded:
     """A stream through which control characters pass as their escapes, whoever writes."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.unfiltered = stream
+    def __init__(self, stream: TextIO, *, talk: bool) -> None:
+        self.unfiltered, self._talk = stream, talk
 
     def write(self, text: str) -> int:
+        written = len(text)
+        text = without_secrets(text) if self._talk else text
         start = "\r" if text.startswith("\r") else ""  # how a progress bar goes back to the line's beginning
         parts = _COLOUR.split(text[len(start) :])
         colours = self.unfiltered.isatty()
         shown = [part if n % 2 and colours else visible(part) for n, part in enumerate(parts)]
         self.unfiltered.write(start + "".join(shown))
-        return len(text)
+        return written
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
@@ -126,7 +136,8 @@ def guarded() -> Iterator[None]:
     for stream in before:
         with suppress(AttributeError, ValueError):  # a stream of another encoding shows what it lacks as an escape
             cast(Any, stream).reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (cast(TextIO, _Guarded(_unfiltered(stream))) for stream in before)
+    sys.stdout = cast(TextIO, _Guarded(_unfiltered(before[0]), talk=False))
+    sys.stderr = cast(TextIO, _Guarded(_unfiltered(before[1]), talk=True))
     try:
         yield
     finally:

@@ -45,7 +45,7 @@ def direct_folder(dictionary: Path | DictionaryRef, target: Site) -> Path | None
     if root is None:
         return None
     with refusing("reading", root):
-        folders = [f for f in sorted(root.iterdir()) if (f / TABLE).is_file() and (f / BACKGROUND).is_file()]
+        folders = [f for f in sorted(root.iterdir()) if (f / TABLE).exists() and (f / BACKGROUND).exists()]
     return next((f for f in folders if Site.parse(str(ArraysFile(f / TABLE).meta.get("site"))) == target), None)
 
 
@@ -97,10 +97,12 @@ def read_truth(path: Path) -> Truth:
     try:
         features = {str(one["id"]): one for one in found["features"]}
         words = {str(name): [str(word) for word in some] for name, some in found["category_words"].items()}
-        known = all(one["category"] in words and isinstance(one["topic"], str) for one in features.values())
+        named = {name for name, some in words.items() if any(word.strip() for word in some)}
+        known = all(one["category"] in named and isinstance(one["topic"], str) for one in features.values())
     except (TypeError, KeyError, AttributeError):
         known = False
         features, words = {}, {}
     if not known:
-        raise Refusal(f"{path}", "it is no list of features with category and topic", "get the published file again")
+        why = "it is no list of features with a topic and a category that has words"
+        raise Refusal(f"{path}", why, "get the published file again")
     return Truth(features=features, category_words=words)

@@ -71,7 +71,8 @@ class LocalFolder:
         with refusing("reading", self.path):
             entries = sorted(self.path.iterdir())
             inner = [p for entry in entries if entry.name in _INSIDE and entry.is_dir() for p in entry.iterdir()]
-            self.names = frozenset(p.relative_to(self.path).as_posix() for p in (*entries, *inner) if p.is_file())
+            # A pipe, a device or a link to nothing bears its name here too, and is refused by it when it is read.
+            self.names = frozenset(p.relative_to(self.path).as_posix() for p in (*entries, *inner) if not p.is_dir())
         self.entries: tuple[str, ...] = tuple(entry.name for entry in entries)
 
     def file(self, name: str) -> Path:
@@ -82,7 +83,7 @@ class LocalFolder:
         """
         path = self.path / name
         with refusing("reading", path):
-            if name not in self.names or not path.is_file():
+            if name not in self.names or not path.exists():
                 raise Refusal(f"{path}", "there is no such file", "fetch the dictionary again")
             if name != self.focus:
                 _refuse_stray(path, self.path)

@@ -219,7 +219,8 @@ class Dictionary:
         folder, told = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
         if not isinstance(folder, LocalFolder):
             return digest(asked, told)
-        names = folder.names - {CONFIDENCE}
+        # What is no file is refused when it is read, and stands in the way of nothing else.
+        names = frozenset(n for n in folder.names - {CONFIDENCE} if (folder.path / n).is_file())
         if folder.focus is not None and self.layout == "vectors":  # the file, and what tells of it
             names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _TOLD_IN)
         # Which names are there decides the layout.

@@ -19,6 +19,7 @@ from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import similarity
 from dragoman.store import RunFolder
+from dragoman.store.manifests import check_truth
 
 Doubles = NDArray[np.float64]
 NATIVE = "native"
@@ -53,11 +54,12 @@ class JudgedRun:
         """Read a run.
 
         Raises:
-            Refusal: its rows or conditions are not as this version writes them.
+            Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
         """
         rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.rows(), 1)]
         texts = first_samples(rows)
         manifest = folder.manifest
+        check_truth(folder.path / "manifest.json", manifest)
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
         order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
         entries = [_entry(told, str(folder.path)) for told in manifest.get("conditions") or []]

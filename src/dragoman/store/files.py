@@ -52,7 +52,7 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
                 "free some space and run the same command again, nothing was half-written",
             )
         elif error.errno in _FORBIDDEN:
-            kind = "unreadable" if doing == "reading" else "unwritable"
+            kind = {"reading": "unreadable", "writing": "unwritable"}.get(doing, "closed")
             why, instead = (
                 f"{kind} folder or file ({said})",
                 "change its permissions or name another place",

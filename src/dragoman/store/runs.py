@@ -32,6 +32,7 @@ from dragoman.store.files import (
     sync_folder,
     write_json,
 )
+from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
@@ -246,8 +247,7 @@ class RunFolder:
         with cls._locked(path):
             if written:
                 return cls._same(path, manifest)
-            write_json(path / "manifest.json", {"format": FORMAT} | dict(manifest) | {"format": FORMAT})
-            write_json(path / "manifest.json", {"format": FORMAT, **_public(manifest)})
+            write_json(path / "manifest.json", {"format": FORMAT} | _public(manifest) | {"format": FORMAT})
         return cls.open(path)
 
     @classmethod
@@ -286,6 +286,7 @@ class RunFolder:
                 f"its format is {shown(found)}, this dragoman reads {FORMAT}",
                 "make the run again in another folder, or use the version that wrote it",
             )
+        check_manifest(path / "manifest.json", manifest)
         return cls(path, _public(manifest))
 
     @staticmethod

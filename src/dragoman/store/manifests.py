@@ -1,0 +1,77 @@
+"""What a run's ``manifest.json`` must be before anything reads in it, and before texts are judged by it.
+
+In: a manifest as JSON. Out: nothing. Refuses conditions, features and planted truth of another form than dragoman
+writes, and, for judging, a planted category that no word names. What a manifest leaves out is its readers' to ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dragoman.core import Refusal
+from dragoman.store.spans import shown
+
+
+def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest whose parts are of another form than they are written in."""
+    for name, (fits, form) in _PARTS.items():
+        if name in manifest and not fits(manifest[name]):
+            raise _odd(path, f"its {name} {form}")
+
+
+def check_truth(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse planted truth that nothing can be judged by: a category that no word names.
+
+    A run with such a manifest can be shown all the same.
+    """
+    words = manifest.get("category_words") or {}
+    for feature, info in (manifest.get("feature_info") or {}).items():
+        if not any(word.strip() for word in words.get(info["category"], ())):
+            category, whose = shown(info["category"]), shown(feature)
+            raise _odd(path, f"no word in its category_words names the category '{category}' of feature {whose}")
+
+
+def _odd(path: Path, why: str) -> Refusal:
+    return Refusal(f"{path}", why, "make the run again in another folder")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _conditions(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value)
+
+
+def _truth(value: object) -> bool:
+    told = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(one, dict) and isinstance(one.get("category"), str) for one in told)
+
+
+def _words(value: object) -> bool:
+    return isinstance(value, dict) and all(_texts(some) for some in value.values())
+
+
+def _object(value: object) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+_PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "conditions": (_conditions, "are no list of objects with names"),
+    "features": (_texts, "are no list of ids"),
+    "feature_info": (_truth, "is no object of features with categories"),
+    "category_words": (_words, "is no object of lists of words"),
+    "source": (lambda value: isinstance(value, str), "is no site"),
+    "target": (lambda value: isinstance(value, str), "is no site"),
+    "dictionary": (_object, "is no object"),
+    "settings": (_object, "is no object"),
+    "verbalizers": (_object, "is no object"),
+    "digests": (_object, "is no object"),
+    "versions": (_object, "is no object"),
+    "seeds": (_object, "is no object"),
+    "map_report": (_object, "is no object"),
+    "background": (_object, "is no object"),
+    "about": (_object, "is no object"),
+}

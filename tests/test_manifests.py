@@ -1,0 +1,78 @@
+"""A manifest that somebody else wrote is refused by name, and tells no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragoman import store
+from dragoman.core import Refusal
+from dragoman.dictionaries.beside import read_truth
+from dragoman.score.judged_run import JudgedRun
+from dragoman.store import RunFolder
+
+PLANTED = {"feature_info": {"7": {"category": "birds", "topic": "owls"}}, "category_words": {"birds": ["bird"]}}
+WHOLE = {"format": 2, "plan_digest": "x", "conditions": [{"name": "washed"}], "features": ["7"], **PLANTED}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"category_words": {"birds": "bird"}}, "category_words is no object of lists of words"),
+        ({"category_words": None}, "category_words is no object of lists of words"),
+        ({"feature_info": {"7": {}}}, "feature_info is no object of features with categories"),
+        ({"feature_info": {"7": {"category": 3}}}, "feature_info is no object of features with categories"),
+        ({"feature_info": ["7"]}, "feature_info is no object of features with categories"),
+        ({"conditions": {"name": "washed"}}, "conditions are no list of objects with names"),
+        ({"conditions": [{"route": "map"}]}, "conditions are no list of objects with names"),
+        ({"features": [7]}, "features are no list of ids"),
+        ({"features": "7"}, "features are no list of ids"),
+        ({"source": None}, "source is no site"),
+        ({"dictionary": "tiny-sae"}, "dictionary is no object"),
+        ({"map_report": [1]}, "map_report is no object"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused_by_what_is_odd(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    store.write_json(tmp_path / "manifest.json", WHOLE | changes)
+    with pytest.raises(Refusal, match=rf"manifest\.json: its {why}; make the run again"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("words", [{}, {"birds": []}, {"birds": [" "]}, {"boats": ["boat"]}])
+def test_a_category_that_no_word_names_is_shown_and_not_judged(tmp_path: Path, words: dict[str, list[str]]) -> None:
+    store.write_json(tmp_path / "manifest.json", WHOLE | {"category_words": words})
+    run = RunFolder.open(tmp_path)
+    with pytest.raises(Refusal, match=r"no word in its category_words names the category 'birds' of feature 7; make"):
+        JudgedRun.of(run)
+
+
+def test_a_whole_manifest_and_one_that_leaves_things_out_are_read(tmp_path: Path) -> None:
+    for manifest in (WHOLE, {"format": 2, "plan_digest": "x"}, WHOLE | {"feature_info": {}, "category_words": {}}):
+        store.write_json(tmp_path / "manifest.json", manifest)
+        assert RunFolder.open(tmp_path).manifest == manifest
+
+
+def test_planted_truth_whose_category_no_word_names_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    path, features = tmp_path / "truth.json", [{"id": "7", "category": "birds", "topic": "owls"}]
+    for words in ({}, {"birds": []}, {"birds": [""]}):
+        store.write_json(path, {"features": features, "category_words": words})
+        with pytest.raises(Refusal, match="no list of features with a topic and a category that has words"):
+            read_truth(path)
+    store.write_json(path, {"features": features, "category_words": {"birds": ["bird"], "none of them": []}})
+    assert read_truth(path).of(["7"])["category_words"]["birds"] == ["bird"]
+
+
+def test_no_secret_of_a_manifest_is_on_the_disk_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    real = store.files.write_bytes
+    monkeypatch.setattr(
+        store.files, "write_bytes", lambda path, content: (written.append(content), real(path, content))
+    )
+    secret = "https://user:PASSWORD@host.example/export?X-Amz-Signature=SIGNED"
+    run = RunFolder.create(tmp_path / "run", WHOLE | {"settings": {"labels": secret}})
+    assert run.manifest["settings"]["labels"] == "https://host.example/export"
+    assert len(written) == 1 and b"PASSWORD" not in written[0] and b"SIGNED" not in written[0]
