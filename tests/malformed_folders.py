@@ -139,7 +139,9 @@ def linked(name: str, outside: Callable[[Path], object]) -> Callable[[Path], Pat
 _OUT = "it is a link that leads out of its folder"
 case("dictionary", _OUT, name="weights a link that leads out")(linked("sae_weights.safetensors", lambda _: None))
 case("dictionary", _OUT, name="cfg.json a link that leads out")(linked("cfg.json", lambda _: None))
-case("dictionary", "unknown dictionary layout", name="cfg.json a link to nothing")(linked("cfg.json", Path.unlink))
+case("dictionary", "cfg.json: there is no such file", name="cfg.json a link to nothing")(
+    linked("cfg.json", Path.unlink)
+)
 
 
 @case("dictionary", _OUT)

@@ -151,7 +151,8 @@ def test_no_answer_is_among_the_evidence(tmp_path: Path) -> None:
     before = believed(run, HashEmbedder(), kits)["per_feature"]["auto"]
     other = RunFolder.create(
         tmp_path / "other",
-        {k: v for k, v in run.manifest.items() if k != "format"} | {"feature_info": {"0": {"category": "bees"}}},
+        {k: v for k, v in run.manifest.items() if k != "format"}
+        | {"feature_info": {"0": {"category": "bees"}}, "category_words": {"bees": ["bees"]}},
     )
     other.append([r | {"text": "something else"} if r["condition"] == "native" else r for r in run.rows()])
     other.write_contexts(run.contexts or {})

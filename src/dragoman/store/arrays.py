@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dragoman.core import Refusal
-from dragoman.store.files import plain, write_bytes
+from dragoman.store.files import plain, uncollected, write_bytes
 from dragoman.store.spans import WIDENED, Bytes, LocalBytes, StoredArray, bounded, listed, read_bytes, shown
 
 _META = "dragoman"
@@ -107,7 +107,8 @@ class ArraysFile:
         if length > _HEADER_LIMIT:
             raise self._refusal(f"its header takes {length} bytes, more than {_HEADER_LIMIT}")
         try:
-            header = json.loads(read_bytes(self._source, 8, length).decode(), object_pairs_hook=_once)
+            with uncollected():
+                header = json.loads(read_bytes(self._source, 8, length).decode(), object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise self._refusal("its header is not JSON") from error
         if not isinstance(header, dict):
