@@ -82,7 +82,9 @@ def _pairs(count: int) -> list[tuple[str, str]]:
 def _manifest(count: int) -> dict[str, Any]:
     features = {str(100 + 37 * k): item for k, item in enumerate(_pairs(count))}
     conditions = [
-        {"name": name, "route": how[0], "washout": how[1], "verbalizer": how[2]} for name, how in CONDITIONS.items()
+        {"name": name, "route": how[0], "washout": how[1], "verbalizer": how[2]}
+        | ({"null": "random directions"} if name.startswith("random") else {})
+        for name, how in CONDITIONS.items()
     ]
     return {
         "dragoman": "0.1.0",

@@ -157,7 +157,7 @@ def test_a_quantised_base_is_refused_before_it_is_loaded(
     adapter = save_peft(tmp_path / "adapter", "llama", base)
     (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
     (base / "model.safetensors").write_bytes(b"not read")
-    with pytest.raises(Refusal, match=rf"its base base is quantised \({method}\).*; pass base= with the model it was"):
+    with pytest.raises(Refusal, match=rf"its base base is quantised \({method}\).*; name the model it was"):
         LocalVerbalizer(adapter)
 
 

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dragoman.core import Refusal
+from dragoman.records import ConditionEntry, NullName
 from dragoman.report import write_page
 from dragoman.report.figures import LiftRow, interval_mark, lifts_figure, number, probability, share, signed
 from dragoman.report.headline import headline
+from dragoman.report.words import Controls, spokesman
 from dragoman.store import RunFolder
 from dragoman.store.runs import FORMAT
 from report_fixture import HOSTILE, TOPICS, Page, build_run, page_of
@@ -189,10 +191,22 @@ def test_page_shows_conditions_it_has_never_heard_of(tmp_path: Path) -> None:
 
 
 def test_a_feature_whose_text_is_missing_says_so(tmp_path: Path) -> None:
-    conditions = [{"name": "plain"}, {"name": "washed"}, {"name": "random_washed"}]
+    conditions = [{"name": "plain"}, {"name": "washed"}, {"name": "random_washed", "null": "random directions"}]
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": conditions})
     run.append([{"feature": "1", "condition": "plain", "text": "here"}])
     assert page_of(run, tmp_path / "page.html").text.count("not in this run") == 1
+
+
+@pytest.mark.parametrize("null", ["unused rows", "background alone"])
+def test_what_the_manifest_calls_a_null_is_one_whatever_its_name(null: NullName, tmp_path: Path) -> None:
+    conditions = [{"name": "plain"}, {"name": "auto", "null": null}]  # named as the condition that speaks first
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": conditions})
+    run.append([{"feature": "1", "condition": name, "text": f"by {name}"} for name in ("plain", "auto")])
+    page = page_of(run, tmp_path / "page.html")
+    assert page.text.index("by plain") < page.text.index("by auto")  # with the other conditions, folded away
+    assert "1 explanations of 1 features" in page.text  # a null's text is none of them
+    assert ConditionEntry.of({**conditions[1], "route": "", "washout": "", "verbalizer": ""}, "it").is_null
+    assert spokesman(["plain", "auto"], Controls.of(conditions)) == "plain"
 
 
 def test_drifted_feature_is_flagged_with_the_name_of_where_it_went(tmp_path: Path) -> None:
@@ -213,6 +227,7 @@ def scored(value: float, low: float, high: float, **row: Any) -> dict[str, Any]:
     return {"condition": "washed", "lift": {"value": value, "low": low, "high": high}, **row}
 
 
+CONTROLS = Controls.of([{"name": f"random_{kind}", "null": "random directions"} for kind in ("plain", "washed")])
 GOOD = scored(0.2, 0.1, 0.3)
 NAMED, UNNAMED = {"value": 0.7, "low": 0.5, "random": 0.02}, {"value": 0.03, "low": 0.01, "random": 0.02}
 
@@ -235,7 +250,7 @@ NAMED, UNNAMED = {"value": 0.7, "low": 0.5, "random": 0.02}, {"value": 0.03, "lo
     ],
 )
 def test_headline_follows_the_scores(table: list[dict[str, Any]], wanted: str) -> None:
-    sentence = headline({"table": table}, 45, 90)
+    sentence = headline({"table": table}, 45, 90, CONTROLS)
     assert re.search(wanted, sentence), sentence
     assert sentence.endswith(".")
 

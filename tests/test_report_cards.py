@@ -13,7 +13,7 @@ from dragoman.core import Directions, Site
 from dragoman.maps import Moments, make_cards
 from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
-from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS
+from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS, Controls
 from dragoman.store import RunFolder
 from dragoman.verbalizers.smells import SMELLS
 from report_fixture import TOPICS, Page, build_run, page_of
@@ -119,14 +119,14 @@ def test_every_text_shows_what_was_read_back_from_it(run: RunFolder, page: Page)
 
 def test_headline_tells_what_was_read_back_when_nothing_else_was_scored(run: RunFolder) -> None:
     found: Any = (run.scores or {})["reconstruction"]
-    said = headline({"reconstruction": found}, 45, 90)
+    said = headline({"reconstruction": found}, 45, 90, Controls())
     assert re.fullmatch(
         r"90 explanations of 45 features\. From the washed texts alone tiny-smollm2-ar picks the right direction among "
         r"45 for \d\d% of them against 2% by chance\.",
         said,
     )
     doubtful = {"condition": "plain", "n": 45, "top1": {"value": 0.04, "low": 0.01, "extra": {"chance": 0.02}}}
-    said = headline({"reconstruction": {"table": [doubtful]}}, 45, 90)
+    said = headline({"reconstruction": {"table": [doubtful]}}, 45, 90, Controls())
     assert "a reconstructor picks" in said
     assert said.endswith("against 2% by chance, which the interval does not exclude.")
 

@@ -10,6 +10,7 @@ import pytest
 
 from dragoman.confidence.evidence import WORDS
 from dragoman.report.trust import GUESS, confidence_part, sure_of
+from dragoman.report.words import Controls
 from dragoman.store import RunFolder
 from report_fixture import Page, build_run, page_of
 from trusted_fixture import trusted_run
@@ -88,7 +89,7 @@ def test_hostile_and_broken_confidences_stay_text(tmp_path: Path) -> None:
 
 
 def test_entries_without_a_probability_have_no_badge() -> None:
-    assert sure_of(None) is None and sure_of({"probability": None}) is None and confidence_part({}) is None
+    assert sure_of(None) is None and sure_of({"probability": None}) is None and confidence_part({}, Controls()) is None
 
 
 def test_no_raw_name_of_evidence_reaches_the_page() -> None:
@@ -107,7 +108,7 @@ def test_a_run_without_scores_but_with_confidences_does_not_say_that_nothing_can
         {"feature": "2", "answered": False},
         {"feature": "3", "answered": False},
     ]
-    assert headline({"confidence": {"per_feature": {"auto": rows}}}, 3, 9) == (
+    assert headline({"confidence": {"per_feature": {"auto": rows}}}, 3, 9, Controls()) == (
         "9 explanations of 3 features; dragoman answers for 1 of them and abstains from 2."
     )
-    assert "says how far to trust them" in headline({}, 3, 9)
+    assert "says how far to trust them" in headline({}, 3, 9, Controls())

@@ -1,9 +1,7 @@
-"""What a run folder holds, typed: cards, rows, conditions, the manifest. The scores are in `scores`.
+"""What a run folder holds, typed: cards, rows, conditions. The scores are in `scores`.
 
 In: JSON text, or values. Out: frozen records, and JSON objects to write. Refuses a record whose
 fields are missing, unknown or of another type, by the name of the file it stands in. Computes nothing.
-
-`FORMAT` is the version of the run folder; a folder of another version is refused by `store.runs`.
 """
 
 from __future__ import annotations
@@ -11,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from dragoman.core import Refusal
 
-FORMAT = 2
 SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 
 Status = Literal["ok", "weak", "drift", "unverified"]
@@ -98,7 +95,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Annotated[Status, Field(validation_alias=AliasChoices("status", "verdict"))] = "unverified"
+    status: Status = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None
@@ -131,6 +128,16 @@ def _null_name(value: object) -> object:
     return next((name for name in NULL_NAMES if value in (name, name.split()[0])), value)
 
 
+def role_of(told: Mapping[str, Any]) -> Any:
+    """The role of a manifest's entry: the one it tells, else the one that its null or its name gives.
+
+    The judge and the page ask here, so that neither takes a null for a claim by its name.
+    """
+    if "role" in told:
+        return told["role"]
+    return "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
+
+
 class ConditionEntry(Record):
     """What the manifest tells of one condition.
 
@@ -151,10 +158,7 @@ class ConditionEntry(Record):
     @model_validator(mode="before")
     @classmethod
     def _with_role(cls, told: object) -> object:
-        if not isinstance(told, Mapping) or "role" in told:
-            return told
-        role = "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
-        return {**told, "role": role}
+        return {**told, "role": role_of(told)} if isinstance(told, Mapping) else told
 
     @model_validator(mode="after")
     def _null_has_a_name(self) -> Self:
@@ -166,61 +170,3 @@ class ConditionEntry(Record):
     def is_null(self) -> bool:
         """Whether it is there only to be compared with."""
         return self.role == "null"
-
-
-class FeatureInfo(Record):
-    """Planted truth of a feature of a pair that has some."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    category: str
-    topic: str = ""
-
-
-class BackgroundReport(Record):
-    """Spread, cosine of the constant predictor, and on-shell angle of a background over ``n`` rows of ``texts``."""
-
-    spread: float
-    constant_cosine: float
-    on_shell_degrees: float
-    n: int
-    texts: str
-
-
-class Manifest(Record):
-    """What was asked and what decided it: ``manifest.json``.
-
-    ``source`` and ``target``: sites as MODEL:BLOCK. ``settings``: the request's own. ``about``: what a recipe of its
-    own (a study, a demo) adds. Two runs are the same when their ``plan_digest`` are equal.
-    """
-
-    format: int = FORMAT
-    dragoman: str
-    source: str
-    target: str
-    dictionary: Mapping[str, str]
-    conditions: tuple[ConditionEntry, ...]
-    features: tuple[str, ...]
-    settings: Mapping[str, Any] = {}
-    digests: Mapping[str, str] = {}
-    verbalizers: Mapping[str, Any] = {}
-    versions: Mapping[str, str] = {}
-    seeds: Mapping[str, int] = {}
-    plan_digest: str
-    map_report: Mapping[str, Any] = {}
-    background: BackgroundReport | None = None
-    feature_info: Mapping[str, FeatureInfo] = {}
-    category_words: Mapping[str, tuple[str, ...]] = {}
-    about: Mapping[str, Any] = {}
-
-    def condition(self, name: str) -> ConditionEntry:
-        """The entry of a condition by name.
-
-        Raises:
-            Refusal: there is none.
-        """
-        found = next((entry for entry in self.conditions if entry.name == name), None)
-        if found is None:
-            known = ", ".join(entry.name for entry in self.conditions)
-            raise Refusal(f"condition '{name}'", f"the run has {known}", "name one of these")
-        return found

@@ -19,10 +19,11 @@ from dragoman.core import Refusal
 from dragoman.store import check_name
 from dragoman.store.spans import shown
 
-DTYPES = ("float32", "bfloat16", "float16")  # as lm.load knows them, which would load torch
+DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
+LONGEST_ID = 200
 _DEVICE = re.compile(r"[a-z]+(?::[0-9]{1,3})?")
 
 
@@ -132,7 +133,7 @@ def features_from(words: str | None) -> tuple[str, ...]:
     """Ids between commas; none where nothing was said.
 
     Raises:
-        Refusal: an id is empty, or stands there twice.
+        Refusal: an id is empty, longer than any, or stands there twice.
     """
     if words is None:
         return ()
@@ -143,6 +144,9 @@ def features_from(words: str | None) -> tuple[str, ...]:
             "an id is empty",
             "write ids with a comma between them, such as --features 982,1748, or leave --features out for all",
         )
+    long = next((name for name in ids if len(name) > LONGEST_ID), None)
+    if long is not None:
+        raise Refusal(f"feature '{shown(long)}'", f"no id has {len(long)} characters", "name ids as in the dictionary")
     twice = next((name for place, name in enumerate(ids) if name in ids[:place]), None)
     if twice is not None:
         raise Refusal(f"features '{shown(words)}'", f"{shown(twice)} is there twice", "name every feature once")

@@ -8,7 +8,7 @@ The error of predicting rows is not what a map of *directions* is for. The direc
 each calibration feature to lie nearer to where the target's stream points when that feature fires, in documents the map
 has not seen, than to where it points for any other: the mean margin. The mean cosine alone over-shrinks: firings of
 frequent features have much in common, and a large penalty finds what is common best (on the embedded pair it leaves
-36 % of 6100 rows nearest to themselves, the margin 79 %; ``bench/penalty.py``). Without an encoder: the smallest
+36 % of 6100 rows nearest to themselves, the margin 79 %; ``research/penalty.py``). Without an encoder: the smallest
 penalty that predicts left-out documents within 3 % of the best.
 """
 

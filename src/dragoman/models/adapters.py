@@ -151,7 +151,7 @@ def refuse_quantised(folder: Path, what: str) -> None:
                 what,
                 f"its base {folder.name} is quantised ({shown(method or 'by its config.json')}), "
                 "and an adapter is merged into whole weights only",
-                "pass base= with the model it was quantised from",
+                "name the model it was quantised from with --base",
             )
 
 

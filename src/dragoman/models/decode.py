@@ -135,10 +135,7 @@ class LocalVerbalizer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt.
-
-        ``settings``: digest of all files beside the weights, its own and its bases': configuration, tokenizer, prompt.
-        """
+        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt."""
         return self._identity
 
     @cached_property

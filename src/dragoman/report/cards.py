@@ -15,7 +15,7 @@ from dragoman.neuronpedia import short_label
 from dragoman.report import figures
 from dragoman.report.figures import finite
 from dragoman.report.trust import Sure, by_feature
-from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, is_control, spokesman
+from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, Controls, in_order, spokesman
 
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
@@ -117,6 +117,7 @@ class Known:
     conditions: Mapping[str, str]  # name and route
     contexts: Mapping[str, Mapping[str, Sequence[str]]]
     sure: Mapping[tuple[str, str], Sure]
+    controls: Controls
 
     @classmethod
     def of(
@@ -147,6 +148,7 @@ class Known:
             conditions={str(c.get("name")): str(c.get("route") or "") for c in manifest["conditions"]},
             contexts=contexts or {},
             sure=by_feature(scores),
+            controls=Controls.of(manifest["conditions"]),
         )
 
 
@@ -180,15 +182,16 @@ def _entries(scores: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, An
 
 def _card(feature: str, where: int, spoken: Mapping[str, list[Mapping[str, Any]]], known: Known) -> FeatureCard:
     rows = [row for said in spoken.values() for row in said]
-    control = all(row.get("kind", "feature") in ("random", "shuffled") for row in rows)
+    controls = known.controls
+    control = all(condition in controls for condition in spoken)
     everything = [
         _spoken(feature, condition, spoken.get(condition, []), known)
         for condition in in_order([*known.conditions, *spoken], SHOWN)
-        if condition in spoken or not (control or is_control(condition))
+        if condition in spoken or not (control or condition in controls)
     ]
     # A card has room for a few conditions; those of the post come first, whoever else there is follows or is folded.
-    shown = [s for s in everything if control or not is_control(s.condition)][:BESIDE] or everything[:BESIDE]
-    speaker = spokesman(s.condition for s in shown if s.row)
+    shown = [s for s in everything if control or s.condition not in controls][:BESIDE] or everything[:BESIDE]
+    speaker = spokesman((s.condition for s in shown if s.row), controls)
     head = next((s for s in shown if s.condition == speaker), shown[0])
     info, crossed = known.info.get(feature) or {}, [] if control else _crossed(everything, known)
     topic, category, label = (str(x or "") for x in (info.get("topic"), info.get("category"), rows[0].get("label")))

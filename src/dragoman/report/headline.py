@@ -11,15 +11,15 @@ from typing import Any
 
 from dragoman.report import figures
 from dragoman.report.figures import finite, share, signed
-from dragoman.report.words import is_control, spokesman
+from dragoman.report.words import Controls, spokesman
 
 
-def headline(scores: Mapping[str, Any], features: int, texts: int) -> str:
+def headline(scores: Mapping[str, Any], features: int, texts: int, controls: Controls) -> str:
     """What the scores say: lift and category of the condition that speaks for the run, then what was read back."""
     table = {str(row.get("condition")): row for row in scores.get("table") or []}
-    named = spokesman(c for c, row in table.items() if row.get("lift") or row.get("category"))
+    named = spokesman((c for c, row in table.items() if row.get("lift") or row.get("category")), controls)
     counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
-    back, believed = _read_back(scores), _believed(scores)
+    back, believed = _read_back(scores, controls), _believed(scores, controls)
     if not named:
         if back or believed:
             return f"{counted}{believed}. {back}".rstrip()
@@ -35,14 +35,14 @@ def headline(scores: Mapping[str, Any], features: int, texts: int) -> str:
         )
     if not parts:
         return f"{counted}; the scores hold no lift and no category to judge them by. {back}".rstrip()
-    said = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(table, lift)}."
+    said = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(table, lift, controls)}."
     return f"{said} {back}".rstrip()
 
 
-def _believed(scores: Mapping[str, Any]) -> str:
+def _believed(scores: Mapping[str, Any], controls: Controls) -> str:
     """How many features dragoman answers for, in the condition that speaks for the run; nothing without confidences."""
     per_feature = (scores.get("confidence") or {}).get("per_feature") or {}
-    named = spokesman(per_feature)
+    named = spokesman(per_feature, controls)
     if not named:
         return ""
     answered = sum(bool(row.get("answered")) for row in per_feature[named])
@@ -54,11 +54,11 @@ def level(estimate: Mapping[str, Any]) -> str:
     return share(estimate["level"]) if finite(estimate.get("level")) else "95%"
 
 
-def _read_back(scores: Mapping[str, Any]) -> str:
+def _read_back(scores: Mapping[str, Any], controls: Controls) -> str:
     """One sentence on the reconstructor's top-1, or nothing."""
     found = scores.get("reconstruction") or {}
     table = {str(row.get("condition")): row for row in found.get("table") or []}
-    named = spokesman(c for c, row in table.items() if finite((row.get("top1") or {}).get("value")))
+    named = spokesman((c for c, row in table.items() if finite((row.get("top1") or {}).get("value"))), controls)
     if not named:
         return ""
     top1 = table[named]["top1"]
@@ -90,11 +90,11 @@ def _nearness(lift: Mapping[str, Any]) -> str:
     )
 
 
-def _alarm(table: Mapping[str, Mapping[str, Any]], lift: Mapping[str, Any]) -> str:
+def _alarm(table: Mapping[str, Mapping[str, Any]], lift: Mapping[str, Any], controls: Controls) -> str:
     """A clause when random directions score above nothing too, sharper when they reach the lift itself."""
     for name, row in table.items():
         chance = row.get("lift") or {}
-        if not (is_control(name) and name.startswith("random")) or not finite(chance.get("low")) or chance["low"] <= 0:
+        if name not in controls.random or not finite(chance.get("low")) or chance["low"] <= 0:
             continue
         found = f"random directions ({name}) have a lift of {signed(chance.get('value'))}"
         if not finite(lift.get("low")) or not finite(chance.get("high")) or chance["high"] >= lift["low"]:

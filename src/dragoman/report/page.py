@@ -21,7 +21,7 @@ from dragoman.report import figures, tables, trust, words
 from dragoman.report.cards import FeatureCard, Known, feature_cards, label_origin, wrote_more
 from dragoman.report.figures import LiftRow, finite
 from dragoman.report.headline import headline, level
-from dragoman.report.words import in_order, is_control, spokesman
+from dragoman.report.words import Controls, in_order, spokesman
 from dragoman.store import RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ def _context(run: RunFolder) -> dict[str, Any]:
         raise Refusal(f"{run.path}", "its manifest names no conditions", "name a folder that dragoman wrote")
     if not rows:
         raise Refusal(f"{run.path}", "it holds no explanation yet", "finish the run first")
-    lifts = _lifts(scores)
-    slots = _slots(lifts)
+    lifts, controls = _lifts(scores), Controls.of(conditions)
+    slots = _slots(lifts, controls)
     cards = feature_cards(rows, Known.of(manifest, scores, slots, run.contexts))
     features = [c for c in cards if not c.control]
-    figure = _figure(features, lifts, slots)
+    figure = _figure(features, lifts, slots, controls)
     place = {feature: k for k, feature in enumerate(figure["order"])} if figure else {}
     features.sort(key=lambda card: place.get(card.id, len(place)))
-    table = tables.scores_table(scores)
-    texts = sum(1 for row in rows if not is_control(str(row.get("condition"))))
+    table = tables.scores_table(scores, controls)
+    texts = sum(1 for row in rows if row.get("condition") not in controls)
     source, target = str(manifest.get("source", "")), str(manifest.get("target", ""))
     return {
         "manifest": manifest,
@@ -76,28 +76,28 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "source": _site(source),
         "target": _site(target),
         "at_home": bool(source) and _site(source) == _site(target),
-        "headline": headline(scores, len(features), texts),
+        "headline": headline(scores, len(features), texts, controls),
         "table": table,
         "level": level(next((row["lift"] for row in table if row["lift"]), {})),
         "against": tables.tested_against(table),
         "methods": list(dict.fromkeys(row["lift"]["method"] for row in table if row["lift"].get("method"))),
-        "read_back": tables.read_back_table(scores),
+        "read_back": tables.read_back_table(scores, controls),
         "nulls": trust.nulls_table(scores),
-        "embedders": trust.embedders_table(scores),
+        "embedders": trust.embedders_table(scores, controls),
         "power": trust.power_lines(scores),
-        "detection": trust.detection_rows(scores),
-        "confidence": trust.confidence_part(scores),
+        "detection": trust.detection_rows(scores, controls),
+        "confidence": trust.confidence_part(scores, controls),
         "maps": tables.maps(scores, manifest),
         "background": scores.get("background") or manifest.get("background") or {},
         "verdicts": tables.verdict_tally(features),
-        "problems": tables.problem_tally(rows),
+        "problems": tables.problem_tally(rows, controls),
         "texts": texts,
         "figure": figure,
         "features": features,
         "unfolded": len(features) <= _UNFOLDED,
         "columns": _columns(features),
         "choices": tables.choices(features),
-        "speaker": spokesman(str(c["name"]) for c in conditions),
+        "speaker": spokesman((str(c["name"]) for c in conditions), controls),
         "controls": [c for c in cards if c.control][:_CONTROLS],
         "controls_in_all": sum(c.control for c in cards),
         "conditions": sorted(
@@ -130,10 +130,10 @@ def _lifts(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {condition: lifts for condition, lifts in found.items() if lifts}
 
 
-def _slots(lifts: Mapping[str, Any]) -> dict[str, int]:
+def _slots(lifts: Mapping[str, Any], controls: Controls) -> dict[str, int]:
     """The conditions the figure has marks for, and which: the spokesman first, then those of the post, then others."""
-    scored = [c for c in lifts if not is_control(c) and c != "native"]
-    first = spokesman(scored)
+    scored = [c for c in lifts if c not in controls and c != "native"]
+    first = spokesman(scored, controls)
     drawn = in_order(scored, [first, *_DRAWN] if first else _DRAWN)[: figures.SLOTS]
     free = iter([k for k, name in enumerate(_DRAWN) if name not in drawn])
     slots = {c: _DRAWN.index(c) if c in _DRAWN else next(free) for c in drawn}
@@ -141,10 +141,13 @@ def _slots(lifts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _figure(
-    cards: Sequence[FeatureCard], lifts: Mapping[str, Mapping[str, float]], slots: Mapping[str, int]
+    cards: Sequence[FeatureCard],
+    lifts: Mapping[str, Mapping[str, float]],
+    slots: Mapping[str, int],
+    controls: Controls,
 ) -> dict[str, Any] | None:
     """The figure of lifts, sorted by the condition that speaks for the run; None when nothing has a lift."""
-    by = spokesman(slots)
+    by = spokesman(slots, controls)
     if by is None:
         return None
     rows = [
@@ -159,15 +162,15 @@ def _figure(
     ]
     rows = [row for row in rows if row.lifts]
     rows.sort(key=lambda row: -row.lifts.get(by, -math.inf))
-    controls = [c for c in lifts if c.startswith("random")]
-    spread = [lift for c in controls for lift in lifts[c].values()]
+    band = [c for c in lifts if c in controls.random]
+    spread = [lift for c in band for lift in lifts[c].values()]
     places = [next((c for c in slots if slots[c] == k), "") for k in range(figures.SLOTS)]
     return {
         "svg": figures.lifts_figure(rows, places, (min(spread), max(spread)) if spread else None),
         "drawn": list(slots.items()),
         "by": by,
-        "band": controls,
-        "left_out": [c for c in lifts if c not in slots and not is_control(c) and c != "native"],
+        "band": band,
+        "left_out": [c for c in lifts if c not in slots and c not in controls and c != "native"],
         "count": len(rows),
         "order": [row.feature for row in rows],
     }

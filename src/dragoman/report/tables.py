@@ -13,12 +13,12 @@ from typing import Any
 from dragoman.report.cards import FeatureCard
 from dragoman.report.figures import finite
 from dragoman.report.trust import mark
-from dragoman.report.words import MARKS, PROBLEMS, VERDICTS, in_order, is_control
+from dragoman.report.words import MARKS, PROBLEMS, VERDICTS, Controls, in_order
 
 Row = dict[str, Any]
 
 
-def scores_table(scores: Mapping[str, Any]) -> list[Row]:
+def scores_table(scores: Mapping[str, Any], controls: Controls) -> list[Row]:
     """Conditions, then paired differences: lift, category and their intervals."""
     rows = list(scores.get("table") or []) + [
         {"condition": row.get("what"), "paired": True, "lift": row} for row in scores.get("paired") or []
@@ -31,7 +31,7 @@ def scores_table(scores: Mapping[str, Any]) -> list[Row]:
             {
                 **row,
                 "paired": bool(row.get("paired")),
-                "control": is_control(str(row.get("condition"))),
+                "control": row.get("condition") in controls,
                 "lift": lift,
                 "category": category,
                 "lift_mark": mark(lift, span, 0.0),
@@ -59,7 +59,7 @@ def tested_against(table: Sequence[Row]) -> list[str]:
     return told
 
 
-def read_back_table(scores: Mapping[str, Any]) -> list[Row]:
+def read_back_table(scores: Mapping[str, Any], controls: Controls) -> list[Row]:
     """What the reconstructor made of each condition, with shuffled and chance as the ticks its intervals stand by."""
     rows = (scores.get("reconstruction") or {}).get("table") or []
     ends = [end for row in rows for end in _ends(row.get("cosine") or {})]
@@ -72,7 +72,7 @@ def read_back_table(scores: Mapping[str, Any]) -> list[Row]:
         out.append(
             {
                 "condition": row.get("condition"),
-                "control": is_control(str(row.get("condition"))),
+                "control": row.get("condition") in controls,
                 "n": row.get("n"),
                 **parts,
                 "shuffled": _extra(row, "cosine", "shuffled"),
@@ -100,12 +100,12 @@ def verdict_tally(cards: Sequence[FeatureCard]) -> list[tuple[str, int, str]]:
     return [(word, counts[word], VERDICTS.get(word, "")) for word in in_order(counts, list(VERDICTS))]
 
 
-def problem_tally(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
+def problem_tally(rows: Iterable[Mapping[str, Any]], controls: Controls) -> list[tuple[str, int, str]]:
     """How many explanations of features bear each flag, most frequent first; controls are not counted."""
     counts = Counter(
         str(problem)
         for row in rows
-        if not is_control(str(row.get("condition")))
+        if row.get("condition") not in controls
         for problem in dict.fromkeys(row.get("problems") or [])
     )
     return [(problem, count, PROBLEMS.get(problem, "")) for problem, count in counts.most_common()]

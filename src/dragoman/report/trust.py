@@ -13,7 +13,7 @@ from typing import Any
 from dragoman.confidence.evidence import evidence_words
 from dragoman.report import figures
 from dragoman.report.figures import finite
-from dragoman.report.words import in_order, is_control
+from dragoman.report.words import Controls, in_order
 
 GUESS = "on another pair of models it is a guess until you check some"
 
@@ -55,7 +55,7 @@ def by_feature(scores: Mapping[str, Any]) -> dict[tuple[str, str], Sure]:
     return {at: sure for at, sure in found.items() if sure is not None}
 
 
-def confidence_part(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def confidence_part(scores: Mapping[str, Any], controls: Controls) -> dict[str, Any] | None:
     """What the page says of the confidences as a whole: counts by condition, and on what they were fitted."""
     found = scores.get("confidence") or {}
     counts = [
@@ -66,7 +66,7 @@ def confidence_part(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     if not counts:
         return None
     names = in_order([row["condition"] for row in counts], ())
-    counts.sort(key=lambda row: (is_control(row["condition"]), names.index(row["condition"])))
+    counts.sort(key=lambda row: (row["condition"] in controls, names.index(row["condition"])))
     members = [one for one in (found.get("members") or {}).values() if isinstance(one, Mapping)]
     fitted = list(dict.fromkeys(_fitted(one) for one in members))
     lines = sorted({one["threshold"] for one in members if finite(one.get("threshold"))})
@@ -101,18 +101,18 @@ def nulls_table(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def detection_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def detection_rows(scores: Mapping[str, Any], controls: Controls) -> list[dict[str, Any]]:
     """One row per condition: mean AUROC with its interval, other features' texts as the tick it stands by."""
     out = []
     for row in (scores.get("detection") or {}).get("table") or []:
         others = (row.get("extra") or {}).get("others")
         low = min([0.5, *filter(finite, [row.get("low"), others])])
-        told = {"control": is_control(str(row.get("condition"))), "others": others}
+        told = {"control": row.get("condition") in controls, "others": others}
         out.append({**row, **told, "mark": mark(row, (min(low, 0.3), 1.0), others)})
     return out
 
 
-def embedders_table(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def embedders_table(scores: Mapping[str, Any], controls: Controls) -> dict[str, Any] | None:
     """Lift of each condition by each embedder, with the p that is adjusted over all of them."""
     found, adjusted = scores.get("embedders") or {}, scores.get("adjusted") or {}
     names = [str(name) for name in found.get("names") or []]
@@ -129,7 +129,7 @@ def embedders_table(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [
         {
             "condition": c,
-            "control": is_control(c),
+            "control": c in controls,
             "cells": [
                 {"lift": (one := lifts.get(e, {}).get(c) or {}), "mark": mark(one, span, 0.0), "holm": holm.get((c, e))}
                 for e in names

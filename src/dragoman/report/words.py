@@ -7,7 +7,10 @@ the folder holds must be escaped where it is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from dragoman.records import role_of
 from dragoman.verbalizers.smells import SMELLS
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
@@ -96,9 +99,22 @@ MARKS = {
 }
 
 
-def is_control(condition: str) -> bool:
-    """Whether a condition is there only to show what nothing scores."""
-    return condition.startswith(("random", "shuffled"))
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The conditions that a manifest marks as nulls: ``names``; and ``random``, those of random directions."""
+
+    names: frozenset[str] = frozenset()
+    random: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, conditions: Iterable[Mapping[str, Any]]) -> Controls:
+        """Of a manifest's entries, by the judge's own rule; a condition's name says nothing."""
+        nulls = {str(told.get("name")): str(told.get("null")) for told in conditions if role_of(told) == "null"}
+        return cls(frozenset(nulls), frozenset(name for name, null in nulls.items() if null.startswith("random")))
+
+    def __contains__(self, condition: object) -> bool:
+        """Whether a condition is there only to show what nothing scores."""
+        return condition in self.names
 
 
 def in_order(names: Iterable[str], wanted: Sequence[str]) -> list[str]:
@@ -107,9 +123,9 @@ def in_order(names: Iterable[str], wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(n for n in wanted if n in have), *have]))
 
 
-def spokesman(conditions: Iterable[str]) -> str | None:
+def spokesman(conditions: Iterable[str], controls: Controls) -> str | None:
     """The condition that speaks for a run or a feature: chosen by name, never by score; controls never speak."""
-    have = [c for c in conditions if not is_control(c)]
+    have = [c for c in conditions if c not in controls]
     return next((c for c in in_order(have, HEADLINE) if c != "native"), "native" if "native" in have else None)
 
 
