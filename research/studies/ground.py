@@ -68,14 +68,14 @@ class Ground:
     @cached_property
     def opened(self) -> Dictionary:
         """The dictionary."""
-        return open_dictionary(self.dictionary, site=self.source)
+        return open_dictionary(self.dictionary)
 
-    @property
+    @cached_property
     def rows(self) -> Directions:
         """The dictionary's decoder rows."""
         return self.opened.rows()
 
-    @property
+    @cached_property
     def encoder(self) -> Encoder:
         """The dictionary's encoder."""
         return self.opened.need_encoder()

@@ -144,8 +144,8 @@ def scored(
 ) -> dict[str, Any]:
     """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
 
-    ``confidence``: a file of kits; those that ship, if None and the run is of their pair. A run that only they can
-    judge is judged by them alone.
+    ``confidence``: a file of kits; if None those beside the dictionary, if they are of the run's pair. A run that only
+    they can judge is judged by them alone.
     """
     kits = kits_from(confidence, say, run)
     reader = directions = None

@@ -1,47 +1,41 @@
-"""The confidences that a run is believed by: a file's, or those that ship.
+"""The confidences that a run is believed by: a file's, or those that lie beside its dictionary.
 
 In: a file's path or nothing, a run. Out: kits, and the run's scores with "confidence" in them. Refuses a file that
-holds anything else. Where nothing ships, or the sentence embedder is absent, there is no confidence, and that is said.
+holds anything else. Where none lies beside the dictionary, or the sentence embedder is absent, there is no confidence,
+and that is said.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dragoman import tiny
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
+from dragoman.dictionaries.beside import calibrated_on, confidence_for
 from dragoman.explain.request import Say
 from dragoman.judge import trusted
 from dragoman.score import Kits
 from dragoman.store import RunFolder
 
-PACKAGED = "tiny-confidence"
-
 
 def kits_from(path: str | Path | None, say: Say = lambda _text: None, run: RunFolder | None = None) -> Kits | None:
-    """The kits of a file, or those that ship, for runs of the pair they were calibrated on; else None.
-
-    A confident label on models that nobody calibrated it on would be the worst there is, so it takes a file, named.
+    """The kits of a file, or those beside the run's dictionary if they were calibrated on its pair; else None.
 
     Raises:
         Refusal: a named file is not there, or any file holds something else.
     """
+    pair = (Site.parse(run.manifest["source"]), Site.parse(run.manifest["target"])) if run is not None else None
     if path is not None:
-        return Kits.load(Path(path))
-    try:
-        shipped = tiny.data(PACKAGED)
-    except Refusal:
-        say("no confidence: none ships here, and --confidence names no file")
+        kits, sites = Kits.load(Path(path)), calibrated_on(Path(path))
+        if pair is not None and sites not in (None, pair):
+            say(f"{path} was calibrated on other models: its confidences are a guess until you have checked some")
+        return kits
+    if run is None or pair is None:
         return None
-    if run is not None and not _of_the_pair(run):
-        say("no confidence: the one that ships was calibrated on other models; --confidence names a file")
+    found = confidence_for(run.manifest.get("dictionary") or {}, *pair)
+    if isinstance(found, str):
+        say(f"no confidence: {found}; --confidence names a file")
         return None
-    return Kits.load(shipped)
-
-
-def _of_the_pair(run: RunFolder) -> bool:
-    places = {str(run.manifest.get("source")), str(run.manifest.get("target"))}
-    return places == {str(tiny.SOURCE), str(tiny.TARGET)}
+    return Kits.load(found)
 
 
 def believe(run: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
