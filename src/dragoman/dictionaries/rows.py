@@ -1,7 +1,7 @@
-"""Which rows of a dictionary are meant, and which have no direction; random directions to compare with.
+"""Where the rows of a dictionary live, which are meant, which have no direction; random ones to compare with.
 
-In: feature ids, decoder rows. Out: row numbers; rows with a direction and the ids of those without; `Directions`.
-Refuses ids that are not there, and rows that are zero, not finite or beyond float32.
+In: feature ids, decoder rows. Out: a site; row numbers; rows with a direction, and the ids of those without;
+`Directions`. Refuses another block, ids that are not there, and rows that are zero, not finite or beyond float32.
 """
 
 from __future__ import annotations
@@ -15,6 +15,29 @@ from numpy.typing import NDArray
 from dragoman.core import NO_LENGTH, Directions, Refusal, Site
 from dragoman.dictionaries.layout import Weights
 from dragoman.store.spans import shown
+
+
+def site_of(source: Weights, site: Site | None) -> Site:
+    """Where the rows live: what is asked, where it does not contradict what the dictionary says."""
+    own = source.stated
+    if site is not None:
+        if own.block is not None and site.block != own.block:
+            raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
+        if own.revision and site.revision and site.revision != own.revision:
+            why = f"{own.by} says revision {shown(own.revision)} of its model"
+            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
+        return site
+    if own.site is not None:
+        return own.site
+    if source.layout == "vectors":
+        why = "the file does not say where they live"
+    else:
+        why = f"{own.by} names no model and hook" if own.block is None else f"{own.by} names no model"
+    raise Refusal(
+        source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
+        why,
+        "name the site with --source MODEL:BLOCK",
+    )
 
 
 def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
