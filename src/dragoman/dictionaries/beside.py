@@ -104,11 +104,7 @@ def _where(entry: Mapping[str, Any]) -> Path | DictionaryRef | None:
 
 
 def read_labels(folder: Folder) -> dict[str, str]:
-    """Labels by feature id of ``labels.json`` in a dictionary's folder.
-
-    Raises:
-        Refusal: it holds something else.
-    """
+    """Labels by feature id of ``labels.json`` in a dictionary's folder. Refused when it holds something else."""
     labels = folder.json(LABELS)
     what = f"{folder.where}/{LABELS}"
     if not isinstance(labels, dict):
@@ -142,11 +138,7 @@ class Truth:
 
 
 def read_truth(path: Path) -> Truth:
-    """A file of planted truth.
-
-    Raises:
-        Refusal: it holds something else.
-    """
+    """A file of planted truth. Refused when it holds something else."""
     found = read_json(path)
     try:
         features = {str(one["id"]): one for one in found["features"]}

@@ -88,11 +88,7 @@ class Weights:
         return rows if self.unwhitened is None else self.unwhitened(rows)
 
     def encoder(self) -> Encoder:
-        """The encoder, whole, in memory.
-
-        Raises:
-            Refusal: when it cannot be used.
-        """
+        """The encoder, whole, in memory. Refused when it cannot be used."""
         return self._made(self.arrays)
 
     def check_encoder(self) -> None:
@@ -245,11 +241,7 @@ def config_of(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def number(config: Mapping[str, Any], key: str, said_by: str) -> int | None:
-    """A natural number of a configuration, None where it is not there.
-
-    Raises:
-        Refusal: when it is something else.
-    """
+    """A natural number of a configuration, None where it is not there. Refused when it is something else."""
     value = config.get(key)
     if value is None:
         return None
@@ -268,11 +260,7 @@ def factor(value: Any) -> float | None:
 
 
 def one_k(what: str, asked: int | None, said: int | None, said_by: str) -> int | None:
-    """K of a TopK: the caller's where the dictionary does not say it.
-
-    Raises:
-        Refusal: when both say it and differ.
-    """
+    """K of a TopK: the caller's where the dictionary does not say it. Refused when both say it and differ."""
     if asked is not None and said is not None and asked != said:
         raise Refusal(what, f"{said_by} says k {said}, not {asked}", "leave --k out")
     return said if asked is None else asked
@@ -313,11 +301,7 @@ def flag(config: Mapping[str, Any], key: str, said_by: str, *, usual: bool = Fal
 
 
 def word(config: Mapping[str, Any], key: str, said_by: str) -> str | None:
-    """A name of a configuration, None where it is not there or empty.
-
-    Raises:
-        Refusal: when it is something else.
-    """
+    """A name of a configuration, None where it is not there or empty. Refused when it is something else."""
     value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise Refusal(f"{said_by}", f"its {key} is '{shown(value)}', not a name", f"mend {said_by}")

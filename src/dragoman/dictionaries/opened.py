@@ -151,11 +151,7 @@ class Dictionary:
         return self._encoder
 
     def need_encoder(self) -> Encoder:
-        """Its encoder, where there must be one.
-
-        Raises:
-            Refusal: as ``encoder``, and of plain vectors.
-        """
+        """Its encoder, where there must be one. Refused: as ``encoder``, and of plain vectors."""
         return self._encoder or self.weights.encoder()  # the latter refuses plain vectors
 
     @cached_property

@@ -44,9 +44,7 @@ def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
     """Feature ids as row numbers that are there."""
     if not features:
         raise Refusal(
-            f"no features of {source.name}",
-            "there is nothing to read",
-            f"name ids from 0 to {source.d_sae - 1}",
+            f"no features of {source.name}", "there is nothing to read", f"name ids from 0 to {source.d_sae - 1}"
         )
     rows: dict[int, None] = {}
     for feature in features:
@@ -58,21 +56,13 @@ def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
                 f"name ids from 0 to {source.d_sae - 1}",
             )
         if row in rows:
-            raise Refusal(
-                f"feature {feature} of {source.name}",
-                "it is asked for twice",
-                "name every feature once",
-            )
+            raise Refusal(f"feature {feature} of {source.name}", "it is asked for twice", "name every feature once")
         rows[row] = None
     return list(rows)
 
 
 def living(rows: NDArray[Any], ids: list[str], name: str) -> tuple[NDArray[Any], list[str], tuple[str, ...]]:
-    """Rows that have a direction and their ids; ids of those whose length is zero.
-
-    Raises:
-        Refusal: none has one.
-    """
+    """Rows that have a direction and their ids; ids of those whose length is zero. Refused when none has one."""
     dead = _zero(rows)
     if not dead.any():
         return rows, ids, ()
@@ -111,10 +101,4 @@ def random_directions(site: Site, d_model: int, n: int, rng: np.random.Generator
         n Directions of kind "random", ids ``random-0`` and so on; the same ``rng`` state gives the same bytes.
     """
     rows = rng.standard_normal((n, d_model))
-    return Directions.of(
-        site,
-        rows,
-        [f"random-{i}" for i in range(n)],
-        kind="random",
-        origin="random directions",
-    )
+    return Directions.of(site, rows, [f"random-{i}" for i in range(n)], kind="random", origin="random directions")

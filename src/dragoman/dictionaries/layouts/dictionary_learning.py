@@ -29,12 +29,7 @@ WEIGHTS, CONFIG = "ae.pt", "config.json"
 # nn.Linear keeps a decoder (d_in, d_sae), a bare parameter (d_sae, d_in).
 _BARE = Named(file=WEIGHTS)
 _LINEAR = Named(
-    file=WEIGHTS,
-    w_enc="encoder.weight",
-    b_enc="encoder.bias",
-    w_dec="decoder.weight",
-    linear=True,
-    features="columns",
+    file=WEIGHTS, w_enc="encoder.weight", b_enc="encoder.bias", w_dec="decoder.weight", linear=True, features="columns"
 )
 _BIASES = ("b_dec", "bias", "decoder.bias", "decoder_bias")
 _ARCHITECTURES: dict[str, Architecture] = {
