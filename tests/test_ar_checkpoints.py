@@ -29,7 +29,7 @@ from ar_checkpoints import (
 )
 from dragoman.core import Site
 from dragoman.models.reconstruct import LocalReconstructor
-from dragoman.score.reconstruct import Reconstructor
+from dragoman.score import Reconstructor
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dragoman import tiny
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries import Dictionary, open_dictionary
-from dragoman.dictionaries.beside import BACKGROUND, TABLE, confidence_for
+from dragoman.dictionaries.beside import BACKGROUND, CONFIDENCE, TABLE, beside, place_of
 from dragoman.explain.crossing import texts_of
 from dragoman.maps import DirectTable
 from dragoman.store.backgrounds import load_background
@@ -24,6 +25,12 @@ IDS = ("1505", "4497")
 def copy(tmp_path: Path) -> Dictionary:
     """The embedded SAE under another name in another place."""
     return open_dictionary(str(shutil.copytree(tiny.data("tiny-sae"), tmp_path / "mine")))
+
+
+def lying(entry: dict[str, str]) -> Path | None:
+    """The confidence beside the dictionary that a run's manifest names so."""
+    where = place_of(entry)
+    return None if where is None else beside(where, CONFIDENCE)
 
 
 def test_a_copy_of_the_embedded_dictionary_keeps_labels_truth_direct_table_and_confidence(copy: Dictionary) -> None:
@@ -39,11 +46,13 @@ def test_a_copy_of_the_embedded_dictionary_keeps_labels_truth_direct_table_and_c
     assert folder is not None and folder.is_relative_to(Path(str(copy.ref)))
     assert DirectTable.load(folder / TABLE).site == load_background(folder / BACKGROUND).site == tiny.TARGET
     assert copy.confidence_path is not None
-    entry = {"ref": copy.ref, "at": str(copy.where)}
-    assert confidence_for(entry, tiny.SOURCE, tiny.TARGET) == copy.confidence_path
-    assert confidence_for({"ref": "tiny-sae"}, tiny.SOURCE, tiny.TARGET) == packaged.confidence_path
-    back = confidence_for({"ref": "tiny-gemma-sae"}, tiny.TARGET, tiny.SOURCE)
-    assert isinstance(back, Path)
+    assert lying({"ref": copy.ref, "at": str(copy.where)}) == copy.confidence_path
+    assert lying({"ref": "tiny-sae"}) == packaged.confidence_path
+    back = lying({"ref": "tiny-gemma-sae"})
+    assert back is not None and ConfidenceSet.load(back).pair == (tiny.TARGET, tiny.SOURCE)
+    assert ConfidenceSet.load(copy.confidence_path).pair == (tiny.SOURCE, tiny.TARGET)
+    for elsewhere in ({}, {"ref": "not-here"}, {"ref": "x", "at": "hf:org/repo/a"}):
+        assert lying(elsewhere) is None
 
 
 def test_a_direct_table_holds_at_its_target_and_of_the_dictionary_s_own_model(copy: Dictionary) -> None:
@@ -53,14 +62,6 @@ def test_a_direct_table_holds_at_its_target_and_of_the_dictionary_s_own_model(co
     renamed = open_dictionary(copy.ref, site=Site("other", tiny.SOURCE.block))
     assert renamed.direct_folder(tiny.TARGET) is None
     assert open_dictionary("tiny-gemma-sae").direct_folder(tiny.SOURCE) is None
-
-
-def test_a_confidence_is_of_the_pair_that_it_names(copy: Dictionary) -> None:
-    entry = {"at": str(copy.where)}
-    for pair in ((tiny.TARGET, tiny.SOURCE), (tiny.SOURCE, Site("other", 3))):
-        assert "was calibrated on tiny-smollm2:23 read at tiny-gemma:12" in str(confidence_for(entry, *pair))
-    for elsewhere in ({}, {"ref": "not-here"}, {"ref": "x", "at": "hf:org/repo/a"}):
-        assert confidence_for(elsewhere, tiny.SOURCE, tiny.TARGET) == "none lies beside the dictionary"
 
 
 def test_a_torn_direct_table_is_one_sentence(copy: Dictionary) -> None:

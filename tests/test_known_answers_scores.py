@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.maps import LinearMap
 from dragoman.maps.evaluate import held_out
-from dragoman.score.intervals import t_interval
-from dragoman.score.lift import (
+from dragoman.stats.intervals import t_interval
+from dragoman.stats.lift import (
     doubly_centred,
     doubly_centred_lift,
     lift_estimate,
@@ -25,8 +25,9 @@ from dragoman.score.lift import (
     permutation_moments,
     permutation_p,
 )
-from dragoman.washout import at_angle, mix, on_shell, on_shell_weight, turned
+from dragoman.washout import at_angle, mix, on_shell, turned
 from planted_worlds import SOURCE, TARGET, unit
+from studies.strengths import on_shell_weight
 
 # --- 13: alignment by end offsets --------------------------------------------------------------------------------
 

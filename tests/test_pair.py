@@ -10,10 +10,11 @@ from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Request, explain, open_reconstructor
+from dragoman.explain import Request, explain
 from dragoman.maps import DirectTable
 from dragoman.models.paired import Reader, activations_at
-from dragoman.score import names_category
+from dragoman.score import open_reconstructor
+from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.sidecar import read_sidecar

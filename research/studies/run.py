@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dragoman.core import Refusal
-from dragoman.explain import Talk, open_reconstructor
+from dragoman.explain import Talk
 from dragoman.models.decode import LocalVerbalizer
 from dragoman.models.embedder import SentenceEmbedder
-from dragoman.score.reconstruct import Reconstructor
+from dragoman.score import Reconstructor, open_reconstructor
 from dragoman.store import RunFolder, write_json
 from dragoman.verbalizers.protocol import Verbalizer
 from studies import data, depth, drift, post, procrustes, strength, trust

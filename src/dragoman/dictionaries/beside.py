@@ -50,47 +50,7 @@ def direct_folder(dictionary: Path | DictionaryRef, target: Site) -> Path | None
     return next((f for f in folders if Site.parse(str(ArraysFile(f / TABLE).meta.get("site"))) == target), None)
 
 
-def confidence_for(entry: Mapping[str, Any], source: Site, target: Site) -> Path | str:
-    """The confidence beside a run's dictionary, where it was calibrated on the run's own pair; else why there is none.
-
-    A confident word about models that nobody calibrated it on would be the worst there is.
-
-    Args:
-        entry: what the run's manifest says of its dictionary.
-        source: where the directions live.
-        target: where they are read.
-
-    Raises:
-        Refusal: the file there names no pair of sites.
-    """
-    where = _where(entry)
-    path = beside(where, CONFIDENCE) if where is not None else None
-    if path is None:
-        return "none lies beside the dictionary"
-    sites = calibrated_on(path)
-    if sites is None:
-        raise Refusal(f"{path}", "it names no pair of sites that it was calibrated on", 'add "sites": [SOURCE, TARGET]')
-    if sites != (source, target):
-        return f"the one beside the dictionary was calibrated on {sites[0]} read at {sites[1]}"
-    return path
-
-
-def calibrated_on(path: Path) -> tuple[Site, Site] | None:
-    """Source and target that a file of confidences was calibrated on; None where it names none.
-
-    Raises:
-        Refusal: it is not JSON, or names something else.
-    """
-    told = read_json(path)
-    sites = told.get("sites") if isinstance(told, dict) else None
-    if sites is None:
-        return None
-    if not isinstance(sites, list) or len(sites) != 2 or not all(isinstance(site, str) for site in sites):
-        raise Refusal(f"{path}", "its sites are not two, source and target", 'write "sites": [SOURCE, TARGET]')
-    return Site.parse(sites[0]), Site.parse(sites[1])
-
-
-def _where(entry: Mapping[str, Any]) -> Path | DictionaryRef | None:
+def place_of(entry: Mapping[str, Any]) -> Path | DictionaryRef | None:
     """Where a run's dictionary is on this machine, as far as its manifest says so."""
     at, ref = entry.get("at"), entry.get("ref")
     if isinstance(at, str):

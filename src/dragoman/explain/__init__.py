@@ -1,6 +1,5 @@
 """The main job, from references to a run folder: ask, open, cross, say, keep."""
 
-from dragoman.explain.confidence import believe, kits_from
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import (
     Crossing,
@@ -16,7 +15,6 @@ from dragoman.explain.open import (
     open_for,
     open_verbalizer,
 )
-from dragoman.explain.read_back import open_reconstructor, reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
 
@@ -29,7 +27,6 @@ __all__ = [
     "Say",
     "Talk",
     "background_report",
-    "believe",
     "carry_out",
     "check_route",
     "contexts_of",
@@ -40,11 +37,8 @@ __all__ = [
     "fitted",
     "harvested",
     "how_fed",
-    "kits_from",
     "open_for",
-    "open_reconstructor",
     "open_verbalizer",
     "own_version",
-    "reconstructable",
     "versions",
 ]
