@@ -21,7 +21,7 @@ from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence, fit_step
 from dragoman.confidence.model import Confidence
 from dragoman.confidence.sets import ConfidenceSet
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.score import fit_from, recalibrate_from
 from dragoman.store import RunFolder
 from judging import believed, whole
@@ -259,7 +259,7 @@ def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monke
     assert made.members[0].confidence.report["fitted_on"] == "a:1 in the words of b:2" and found.n == 120
     again, _ = recalibrate_from(run, told, tmp_path / "confidence.json")
     assert made.sites == again.sites == ("a:1", "b:2")
-    assert ConfidenceSet.load(tmp_path / "confidence.json") == made
+    assert ConfidenceSet.load(tmp_path / "confidence.json").pair == (Site("a", 1), Site("b", 2))
     scores = believed(run, HashEmbedder(), again)
     assert scores["members"]["checked"]["fitted_on"] == "a:1 in the words of b:2"
     assert len(scores["per_feature"]["auto"]) == 120
