@@ -21,7 +21,7 @@ from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence, fit_step
 from dragoman.confidence.model import Confidence
 from dragoman.confidence.sets import ConfidenceSet
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.score import fit_from, recalibrate_from
 from dragoman.store import RunFolder
 from judging import believed, whole
@@ -258,12 +258,14 @@ def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monke
     made.save(tmp_path / "confidence.json")
     assert made.members[0].confidence.report["fitted_on"] == "a:1 in the words of b:2" and found.n == 120
     again, _ = recalibrate_from(run, told, tmp_path / "confidence.json")
+    assert made.sites == again.sites == ("a:1", "b:2")
+    assert ConfidenceSet.load(tmp_path / "confidence.json").pair == (Site("a", 1), Site("b", 2))
     scores = believed(run, HashEmbedder(), again)
     assert scores["members"]["checked"]["fitted_on"] == "a:1 in the words of b:2"
     assert len(scores["per_feature"]["auto"]) == 120
     told.write_text("feature,condition,right\nrandom-0,noise,1\n")
     with pytest.raises(Refusal, match="condition 'noise': the run's are auto"):
         fit_from(run, told)
-    monkeypatch.setitem(tiny.DATA, "tiny-confidence", "not-there.json")
+    monkeypatch.setitem(tiny.DATA, "tiny-sae", "not-there")
     with pytest.raises(Refusal, match="no confidence ships here; name a file with --confidence, or fit one"):
         recalibrate_from(run, told, None)

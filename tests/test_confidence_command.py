@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
 from dragoman.confidence.sets import ConfidenceSet
-from dragoman.core import Refusal, Site
+from dragoman.core import Refusal
 from dragoman.explain import explain
 from dragoman.models import embedder
 from dragoman.score import add_confidence, confidence_set
+from dragoman.score.judged_run import JudgedRun
 from dragoman.score.run import second_opinion
 from dragoman.store import RunFolder
 from small_world import World, command
@@ -36,8 +38,16 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(world: World) -> RunFolder:
-    return explain(world.request(temperature=1.0, max_new_tokens=12), world.root / "believed")
+def copied(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dictionary of this file's own, so that what is put beside it lies beside no other."""
+    return Path(shutil.copytree(world.sae, tmp_path_factory.mktemp("copied") / "sae"))
+
+
+@pytest.fixture
+def run(world: World, copied: Path) -> Iterator[RunFolder]:
+    asked = world.request(dictionary=str(copied), temperature=1.0, max_new_tokens=12)
+    yield explain(asked, world.root / "believed")
+    (copied / "confidence.json").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -45,14 +55,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_: HashEmbedder())
 
 
-def of_the_pair(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this run's models were those that the packaged confidences were calibrated on."""
-    monkeypatch.setattr(tiny, "SOURCE", Site.parse(run.manifest["source"]))
-    monkeypatch.setattr(tiny, "TARGET", Site.parse(run.manifest["target"]))
-
-
-def nothing_ships(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tiny.DATA, "tiny-confidence", "not-there.json")
+def put_beside(run: RunFolder, kits: Path, sites: Any = None) -> Path:
+    """The kits beside the run's own dictionary, calibrated on these sites; the run's own when None."""
+    own = [run.manifest["source"], run.manifest["target"]]
+    path = Path(run.manifest["dictionary"]["at"].removeprefix("file:")) / "confidence.json"
+    path.write_text(json.dumps(json.loads(kits.read_text()) | {"sites": own if sites is None else sites}))
+    return path
 
 
 @pytest.mark.usefixtures("quick")
@@ -78,21 +86,45 @@ def test_explain_ends_with_confidences_that_stand_with_the_texts(
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_ships_is_used_where_it_is_there(run: RunFolder, kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_beside_the_dictionary_is_used_on_its_own_pair(run: RunFolder, kits: Path) -> None:
     run.write_scores({"format": 2, "table": []})
-    nothing_ships(monkeypatch)
     said: list[str] = []
     add_confidence(run, None, said.append)
-    assert said == ["no confidence: none ships here, and --confidence names no file"] and run.scores == {
-        "format": 2,
-        "table": [],
-    }
-    monkeypatch.setattr(tiny, "data", lambda _name: kits)
+    assert said == ["no confidence: none lies beside the dictionary; --confidence names a file"]
+    own = [run.manifest["source"], run.manifest["target"]]
+    for other in (own[::-1], [own[0], "other-model:3"]):
+        put_beside(run, kits, other)
+        add_confidence(run, None, said.append)
+        assert said[-1] == (
+            f"no confidence: the one beside the dictionary was calibrated on {other[0]}; {other[1]};"
+            " --confidence names a file"
+        )
+    assert run.scores == {"format": 2, "table": []}
+    put_beside(run, kits)
     add_confidence(run, None, said.append)
-    assert "calibrated on other models" in said[-1] and run.scores == {"format": 2, "table": []}
-    of_the_pair(run, monkeypatch)
-    add_confidence(run, None, said.append)
-    assert set(run.scores or {}) == {"format", "table", "confidence"} and len(said) == 3
+    assert set(run.scores or {}) == {"format", "table", "confidence"} and len(said) == 4
+
+
+def test_a_named_file_of_another_pair_is_used_with_a_word(run: RunFolder, kits: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(kits.read_text()) | {"sites": ["a:1", "b:2"]}))
+    said: list[str] = []
+    assert confidence_set(other, said.append, JudgedRun.of(run)) is not None
+    assert said == [f"{other} was calibrated on other models: its confidences are a guess until you have checked some"]
+    assert confidence_set(kits, said.append, JudgedRun.of(run)) is not None and len(said) == 1  # it names no pair
+
+
+@pytest.mark.parametrize("sites", ["a:1", ["a:1"], ["a:1", 2], ["a:1", "no site"]])
+def test_sites_that_are_no_pair_are_refused(run: RunFolder, kits: Path, sites: Any) -> None:
+    put_beside(run, kits, sites)
+    with pytest.raises(Refusal, match="its confidences are damaged"):
+        confidence_set(None, run=JudgedRun.of(run))
+
+
+def test_a_confidence_beside_a_dictionary_must_name_its_pair(run: RunFolder, kits: Path) -> None:
+    shutil.copy(kits, put_beside(run, kits))
+    with pytest.raises(Refusal, match="it names no pair of sites that it was calibrated on"):
+        confidence_set(None, run=JudgedRun.of(run))
 
 
 def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
@@ -102,8 +134,7 @@ def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
         raise Refusal("sentence embedder", "it is not installed", "install it")
 
     monkeypatch.setattr(embedder, "packaged_folder", absent)
-    monkeypatch.setattr(tiny, "data", lambda _name: kits)
-    of_the_pair(run, monkeypatch)
+    put_beside(run, kits)
     said: list[str] = []
     add_confidence(run, None, said.append)
     assert said == ["no confidence: the sentence embedder it reads with is not installed"]
@@ -116,7 +147,6 @@ def test_score_believes_by_a_file_and_a_run_that_nothing_else_judges(
     world: World, kits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     bare = explain(world.request(map="post", route="map"), tmp_path / "bare")
-    nothing_ships(monkeypatch)
     said = command(monkeypatch, capsys, "score", str(bare.path))
     assert said.code == 1 and "nothing to judge by" in said.err and "no confidence" in said.err
     said = command(monkeypatch, capsys, "score", str(bare.path), "--confidence", str(kits))

@@ -70,7 +70,7 @@ def test_every_piece_of_evidence_that_can_be_had_has_words_of_its_own():
 
 
 def test_every_piece_of_evidence_that_ships_is_called_by_its_words():
-    shipped = ConfidenceSet.load(tiny.data("tiny-confidence"))
+    shipped = ConfidenceSet.load(tiny.data("tiny-sae") / "confidence.json")
     read = {name for member in shipped.members for name in (*member.needs, *member.confidence.names)}
     assert {"context_gap", "detection_centred", "detection_cosine"} <= read <= set(WORDS)
     assert evidence_words("detection is missing") == "telling where it fires (not measured)"

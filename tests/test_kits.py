@@ -152,7 +152,7 @@ def test_whatever_stands_in_a_file_is_read_or_refused(key: str, value: Any) -> N
 
 
 def test_what_ships_is_read_and_written_as_it_stands_and_predicts_to_the_last_digit() -> None:
-    path = tiny.data("tiny-confidence")
+    path = tiny.data("tiny-sae") / "confidence.json"
     found = ConfidenceSet.load(path)
     assert found.to_json() == json.loads(path.read_text())
     told = json.loads(path.read_text())["kits"][0]["confidence"]

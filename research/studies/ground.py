@@ -68,7 +68,7 @@ class Ground:
     @cached_property
     def opened(self) -> Dictionary:
         """The dictionary."""
-        return open_dictionary(self.dictionary, site=self.source)
+        return open_dictionary(self.dictionary)
 
     @cached_property
     def rows(self) -> Directions:

@@ -62,7 +62,6 @@ DATA = {
     "tiny-documents": "documents.jsonl.gz",
     "tiny-truth": "sae/truth.json",
     "tiny-probes": "probes.safetensors",
-    "tiny-confidence": "confidence.json",
 }
 
 

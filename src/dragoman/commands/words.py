@@ -91,7 +91,7 @@ ConfidenceFile = Annotated[
         "--confidence",
         parser=folder_path,
         metavar="FILE",
-        help="File of fitted confidences: how likely each text is right; default: those that ship.",
+        help="File of fitted confidences: how likely each text is right; default: those beside the dictionary.",
     ),
 ]
 Out = Annotated[

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.model import STEP, TWO_STEPS, Confidence
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.records import Record
 from dragoman.store import read_json, write_json
 
@@ -71,15 +71,22 @@ class Member(Record):
 
 
 class ConfidenceSet(Record):
-    """Members in the order they are tried."""
+    """Members in the order they are tried. ``sites``: source and target they were calibrated on, if known."""
 
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    sites: tuple[str, str] | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if len({member.name for member in self.members}) < len(self.members):
             raise ValueError("two members have one name")
+        _ = self.pair
         return self
+
+    @property
+    def pair(self) -> tuple[Site, Site] | None:
+        """``sites``, as sites."""
+        return None if self.sites is None else (Site.parse(self.sites[0]), Site.parse(self.sites[1]))
 
     @classmethod
     def holding(cls, members: Mapping[str, tuple[Sequence[str], Confidence]]) -> ConfidenceSet:
@@ -105,7 +112,8 @@ class ConfidenceSet(Record):
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file; ``from_json`` reads it."""
         kits = [{"name": m.name, "needs": list(m.needs), "confidence": m.confidence.to_json()} for m in self.members]
-        return {"format": FORMAT, "kind": KIND, "kits": kits}
+        sites = {} if self.sites is None else {"sites": list(self.sites)}
+        return {"format": FORMAT, "kind": KIND, **sites, "kits": kits}
 
     @classmethod
     def from_json(cls, data: object, what: str = "confidences") -> ConfidenceSet:
@@ -119,7 +127,7 @@ class ConfidenceSet(Record):
         members = data.get("kits")
         ready = [_in_steps(one) for one in members] if isinstance(members, list) else members
         try:
-            return cls.of({"members": ready}, what)
+            return cls.of({"members": ready, "sites": data.get("sites")}, what)
         except Refusal as refusal:
             raise Refusal(what, f"its confidences are damaged ({refusal.why})", "fetch or fit them again") from refusal
 

@@ -10,11 +10,4 @@ from dragoman.dictionaries.opened import Dictionary, Features, open_dictionary
 from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.rows import random_directions
 
-__all__ = [
-    "Dictionary",
-    "DictionaryRef",
-    "Encoder",
-    "Features",
-    "open_dictionary",
-    "random_directions",
-]
+__all__ = ["Dictionary", "DictionaryRef", "Encoder", "Features", "open_dictionary", "random_directions"]

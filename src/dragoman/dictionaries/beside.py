@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.refs import DictionaryRef
@@ -49,12 +50,21 @@ def direct_folder(dictionary: Path | DictionaryRef, target: Site) -> Path | None
     return next((f for f in folders if Site.parse(str(ArraysFile(f / TABLE).meta.get("site"))) == target), None)
 
 
-def read_labels(folder: Folder) -> dict[str, str]:
-    """Labels by feature id of ``labels.json`` in a dictionary's folder.
+def place_of(entry: Mapping[str, Any]) -> Path | DictionaryRef | None:
+    """Where a run's dictionary is on this machine, as far as its manifest says so."""
+    at, ref = entry.get("at"), entry.get("ref")
+    if isinstance(at, str):
+        return DictionaryRef.parse(at)
+    if not isinstance(ref, str):
+        return None
+    try:
+        return tiny.data(ref) if ref in tiny.DATA else Path(ref)
+    except Refusal:  # the package is not installed
+        return None
 
-    Raises:
-        Refusal: it holds something else.
-    """
+
+def read_labels(folder: Folder) -> dict[str, str]:
+    """Labels by feature id of ``labels.json`` in a dictionary's folder. Refused when it holds something else."""
     labels = folder.json(LABELS)
     what = f"{folder.where}/{LABELS}"
     if not isinstance(labels, dict):
@@ -88,11 +98,7 @@ class Truth:
 
 
 def read_truth(path: Path) -> Truth:
-    """A file of planted truth.
-
-    Raises:
-        Refusal: it holds something else.
-    """
+    """A file of planted truth. Refused when it holds something else."""
     found = read_json(path)
     try:
         features = {str(one["id"]): one for one in found["features"]}

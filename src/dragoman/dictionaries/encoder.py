@@ -55,12 +55,7 @@ class Encoder:
         if np.ndim(self.W_dec) != 2:
             raise Refusal("encoder array W_dec", f"it has shape {np.shape(self.W_dec)}", "fetch the dictionary again")
         d_sae, d_in = self.W_dec.shape
-        shapes = {
-            "W_enc": (d_in, d_sae),
-            "b_enc": (d_sae,),
-            "b_dec": (d_in,),
-            "W_dec": (d_sae, d_in),
-        }
+        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "b_dec": (d_in,), "W_dec": (d_sae, d_in)}
         if self.architecture == "jumprelu":
             shapes["threshold"] = (d_sae,)
         for name, need in shapes.items():
@@ -144,9 +139,7 @@ class Encoder:
         x = np.asarray(x, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise Refusal(
-                f"activations of shape {x.shape}",
-                f"the dictionary reads width {self.d_in}",
-                "pass (n, d_in) rows",
+                f"activations of shape {x.shape}", f"the dictionary reads width {self.d_in}", "pass (n, d_in) rows"
             )
         return x
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePath
+from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, refusing
@@ -22,52 +22,53 @@ _JSON_LIMIT = 32 << 20  # bytes; labels of a million features take that
 _INSIDE = ("checkpoints",)  # folders whose files belong to a dictionary
 
 
-class Folder(Protocol):
+class Folder:
     """A dictionary's files.
 
     ``label``: its short name, ``where``: its long one, ``parts``: the names on the way to it, from which some layouts
-    learn the model. ``focus``: the one file meant, when a file was named. ``extra``: what a registry says beside.
+    learn the model. ``names``: files, by their path inside. ``focus``: the one file meant, when a file was named.
+    ``extra``: what a registry says beside.
     """
 
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def where(self) -> str: ...  # noqa: D102
-    @property
-    def parts(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def focus(self) -> str | None: ...  # noqa: D102
-    @property
-    def extra(self) -> Mapping[str, Any]: ...  # noqa: D102
+    label: str
+    where: str
+    parts: tuple[str, ...]
+    names: frozenset[str]
+    focus: str | None
+    extra: Mapping[str, Any]
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Files, by their path inside."""
-        ...
+    def bytes_of(self, name: str) -> Bytes:
+        """A file of the folder."""
+        raise NotImplementedError
 
     def json(self, name: str) -> Any:
-        """A JSON file."""
-        ...
+        """A JSON file. Refused when it is not one."""
+        return parsed(self.bytes_of(name))
 
     def arrays(self, name: str) -> Arrays:
-        """A file of arrays, opened."""
-        ...
+        """A file of arrays, opened: headers only. Refused when its kind is not read here."""
+        suffix = PurePath(name).suffix.lower()
+        readers: dict[str, Callable[[Bytes], Arrays]] = {
+            ".safetensors": ArraysFile, ".npz": NumpyFile, ".npy": NumpyFile
+        }  # fmt: skip
+        source = self.bytes_of(name)
+        if suffix not in readers:
+            raise Refusal(source.name, f"arrays are not read from '{suffix}' files", f"use {', '.join(readers)} or .pt")
+        return readers[suffix](source)
 
     def close(self) -> None:
-        """Close connections; reading again opens new ones."""
-        ...
+        """Close connections, where there are any; reading again opens new ones."""
 
 
-class LocalFolder:
+class LocalFolder(Folder):
     """A folder of this machine, or the file ``focus`` in it."""
 
     def __init__(self, path: Path | str, focus: str | None = None) -> None:
         """Look at the names."""
         self.path = Path(path)
         self.label, self.where = self.path.resolve().name, str(self.path)
-        self.focus = focus
-        self.extra: Mapping[str, Any] = {}
-        self.parts: tuple[str, ...] = (*self.path.resolve().parts, *([focus] if focus else []))
+        self.focus, self.extra = focus, {}
+        self.parts = (*self.path.resolve().parts, *([focus] if focus else []))
         with refusing("reading", self.path):
             entries = sorted(self.path.iterdir())
             inner = [p for entry in entries if entry.name in _INSIDE and entry.is_dir() for p in entry.iterdir()]
@@ -75,55 +76,27 @@ class LocalFolder:
             self.names = frozenset(p.relative_to(self.path).as_posix() for p in (*entries, *inner) if not p.is_dir())
         self.entries: tuple[str, ...] = tuple(entry.name for entry in entries)
 
-    def file(self, name: str) -> Path:
-        """The path of a file that lies in the folder.
-
-        Raises:
-            Refusal: when it is not there, or is a link that leads out.
-        """
+    def bytes_of(self, name: str) -> LocalBytes:
+        """A file that lies in the folder. Refused when it is not there, or is a link that leads out."""
         path = self.path / name
         with refusing("reading", path):
             if name not in self.names or not path.exists():
                 raise Refusal(f"{path}", "there is no such file", "fetch the dictionary again")
             if name != self.focus:
                 _refuse_stray(path, self.path)
-        return path
-
-    def close(self) -> None:
-        """Nothing is left open."""
-
-    def json(self, name: str) -> Any:
-        """A JSON file.
-
-        Raises:
-            Refusal: when it is not one.
-        """
-        return parsed(LocalBytes(self.file(name)))
+        return LocalBytes(path)
 
     def arrays(self, name: str) -> Arrays:
-        """A file of arrays, opened: headers only."""
-        path = self.file(name)
-        if path.suffix.lower() in TORCH:
+        """A file of arrays, torch's too."""
+        if PurePath(name).suffix.lower() in TORCH:
             from dragoman.store.torchfile import TorchFile
 
-            return TorchFile(path)
-        return opened(LocalBytes(path), path.suffix)
-
-
-def opened(source: Bytes, suffix: str) -> Arrays:
-    """Arrays of bytes whose file's name ends so."""
-    readers: dict[str, Callable[[Bytes], Arrays]] = {".safetensors": ArraysFile, ".npz": NumpyFile, ".npy": NumpyFile}
-    if suffix.lower() not in readers:
-        raise Refusal(source.name, f"arrays are not read from '{suffix}' files", f"use {', '.join(readers)} or .pt")
-    return readers[suffix.lower()](source)
+            return TorchFile(self.bytes_of(name).path)
+        return super().arrays(name)
 
 
 def parsed(source: Bytes) -> Any:
-    """JSON of a small file.
-
-    Raises:
-        Refusal: when it is large, or not JSON.
-    """
+    """JSON of a small file. Refused when it is large, or not JSON."""
     if source.size > _JSON_LIMIT:
         raise Refusal(source.name, f"it takes {source.size} bytes, too many for settings", "name the right file")
     try:

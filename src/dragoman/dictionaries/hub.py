@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.dictionaries.folder import TORCH, LocalFolder, opened, parsed
+from dragoman.dictionaries.folder import TORCH, Folder, LocalFolder
 from dragoman.dictionaries.layouts import layout_of
 from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.vectors import SUFFIXES
@@ -27,7 +27,7 @@ from dragoman.store.spans import Arrays, shown
 _INSIDE = "checkpoints"
 
 
-class HubFolder:
+class HubFolder(Folder):
     """A folder of a hub repository at one ``commit``; close it when done."""
 
     def __init__(self, ref: DictionaryRef, commit: str, names: frozenset[str], extra: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class HubFolder:
         self.names, self.extra = names, extra
         self.where = f"hf:{repo}{f'@{revision}' if revision else ''}" + (f"/{path}" if path else "")
         self.label = path or repo
-        self.parts: tuple[str, ...] = (*repo.split("/"), *(p for p in path.split("/") if p))
+        self.parts = (*repo.split("/"), *(p for p in path.split("/") if p))
         self._open: list[RemoteFile] = []
 
     def close(self) -> None:
@@ -49,12 +49,8 @@ class HubFolder:
         for file in self._open:
             file.close()
 
-    @property
-    def fetched(self) -> int:
-        """Bytes received so far."""
-        return sum(file.fetched for file in self._open)
-
-    def _remote(self, name: str) -> RemoteFile:
+    def bytes_of(self, name: str) -> RemoteFile:
+        """A file of the folder; nothing of it is fetched yet."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers
 
@@ -64,16 +60,8 @@ class HubFolder:
         self._open.append(file)
         return file
 
-    def json(self, name: str) -> Any:
-        """A JSON file."""
-        return parsed(self._remote(name))
-
     def arrays(self, name: str) -> Arrays:
-        """A file of arrays, opened: its header has been fetched.
-
-        Raises:
-            Refusal: for ``.pt`` files, and as its reader refuses.
-        """
+        """A file of arrays, opened: its header has been fetched. Refused of ``.pt`` files."""
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in TORCH:
             raise Refusal(
@@ -81,7 +69,7 @@ class HubFolder:
                 f"{suffix} files are not read in ranges over the network",
                 f"run: hf download {self._repo} --include '{self._base}/*' --local-dir FOLDER, and name FOLDER",
             )
-        return opened(self._remote(name), suffix)
+        return super().arrays(name)
 
 
 def hub_folder(ref: DictionaryRef, extra: Mapping[str, Any] | None = None) -> HubFolder | LocalFolder:
@@ -178,11 +166,7 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
     if overrides:
         extra["config_overrides"] = overrides
     place = DictionaryRef(
-        kind="hf",
-        place=str(release["repo_id"]),
-        inside="/".join(parts),
-        revision=ref.revision,
-        indices=ref.indices,
+        kind="hf", place=str(release["repo_id"]), inside="/".join(parts), revision=ref.revision, indices=ref.indices
     )
     return place, extra
 

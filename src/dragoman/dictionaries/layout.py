@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from dragoman import hooks
 from dragoman.core import Floats, Refusal, Site
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
+from dragoman.dictionaries.orientation import Evidence, lies_across
 from dragoman.dictionaries.outlines import Outlines
 from dragoman.store.spans import Arrays, Matrix, listed, shown
 
@@ -86,11 +88,7 @@ class Weights:
         return rows if self.unwhitened is None else self.unwhitened(rows)
 
     def encoder(self) -> Encoder:
-        """The encoder, whole, in memory.
-
-        Raises:
-            Refusal: when it cannot be used.
-        """
+        """The encoder, whole, in memory. Refused when it cannot be used."""
         return self._made(self.arrays)
 
     def check_encoder(self) -> None:
@@ -127,6 +125,113 @@ class Layout:
     open: Callable[[Folder, Orientation | None, int | None], Weights]
 
 
+class Matrices(TypedDict):
+    """What every encoder is made of: W_enc (d_in, d_sae), b_enc (d_sae,), b_dec (d_in,), W_dec (d_sae, d_in)."""
+
+    W_enc: Floats
+    b_enc: Floats
+    b_dec: Floats
+    W_dec: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What a layout calls the four arrays of ``file``, and how its matrices lie.
+
+    ``linear``: the encoder is (d_sae, d_in), as ``torch.nn.Linear`` has it, else (d_in, d_sae). ``features``: what the
+    decoder's features are, "rows" of (d_sae, d_in) or "columns". ``biased``: that ``b_dec`` must be there; else it is
+    zero where it is not.
+    """
+
+    file: str
+    w_enc: str = "W_enc"
+    b_enc: str = "b_enc"
+    w_dec: str = "W_dec"
+    b_dec: str = "b_dec"
+    linear: bool = False
+    features: Orientation = "rows"
+    biased: bool = True
+
+    def weights(
+        self,
+        folder: Folder,
+        arrays: Arrays,
+        layout: Layout,
+        *,
+        what: str,
+        stated: Stated,
+        asked: Orientation | None,
+        make: Callable[[bool, Arrays], Encoder],
+        d_sae: int | None = None,
+        d_in: int | None = None,
+        said_by: str = "",
+    ) -> Weights:
+        """The decoder, which way it lies, and how its encoder is made.
+
+        Args:
+            folder: where ``file`` lies.
+            arrays: the file, opened.
+            layout: whose arrays they are.
+            what: what the dictionary is called.
+            stated: what it says of its site.
+            asked: which way the caller says that it lies.
+            make: the encoder, given whether features lie across and the arrays.
+            d_sae: as ``said_by`` declares it; else the length of ``b_enc``.
+            d_in: as ``said_by`` declares it; else the length of ``b_dec``.
+            said_by: the configuration that declares either.
+
+        Raises:
+            Refusal: there is no such matrix, or nothing or the opposite shows which way it lies.
+        """
+        decoder = two_d(arrays, self.w_dec, f"dictionary {folder.where}/{self.file}", layout.described)
+        across = lies_across(
+            decoder,
+            Evidence(
+                what=what,
+                name=self.w_dec,
+                expected=self.features,
+                d_sae=length(arrays, self.b_enc) if d_sae is None else d_sae,
+                d_in=length(arrays, self.b_dec) if d_in is None else d_in,
+                said_by="the length of its biases" if d_sae is None and d_in is None else said_by,
+                asked=asked,
+                encoder=partial(self._encoder_rows, arrays) if self.w_enc in arrays.names else None,
+            ),
+        )
+        return Weights(
+            name=what,
+            layout=layout.name,
+            decoder=decoder,
+            across=across,
+            stated=stated,
+            arrays=arrays,
+            make=partial(make, across),
+        )
+
+    def _encoder_rows(self, arrays: Arrays, features: Sequence[int]) -> NDArray[Any]:
+        """Encoder rows (n, d_in) of some features."""
+        encoder = arrays.array(self.w_enc)
+        return encoder.rows(features) if self.linear else encoder.columns(features).T
+
+    def read(self, arrays: Arrays, across: bool, what: str, *more: str) -> Matrices:
+        """All four arrays as an `Encoder` wants them; ``more`` must be there too.
+
+        Raises:
+            Refusal: one is missing, or holds whole numbers.
+        """
+        needed = [self.w_enc, self.b_enc, *([self.b_dec] if self.biased else []), self.w_dec, *more]
+        missing = next((name for name in needed if name not in arrays.names), None)
+        if missing is not None:
+            raise Refusal(what, f"{self.file} has no {missing}", _AGAIN)
+        decoder = floats(arrays.array(self.w_dec).whole(), turned=across)
+        has_bias = self.b_dec in arrays.names
+        return {
+            "W_enc": floats(arrays.array(self.w_enc).whole(), turned=self.linear),
+            "b_enc": floats(arrays.array(self.b_enc).whole()),
+            "b_dec": floats(arrays.array(self.b_dec).whole() if has_bias else np.zeros(decoder.shape[1], np.float32)),
+            "W_dec": decoder,
+        }
+
+
 def config_of(folder: Folder, name: str) -> dict[str, Any]:
     """A JSON object of the folder."""
     config = folder.json(name)
@@ -136,11 +241,7 @@ def config_of(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def number(config: Mapping[str, Any], key: str, said_by: str) -> int | None:
-    """A natural number of a configuration, None where it is not there.
-
-    Raises:
-        Refusal: when it is something else.
-    """
+    """A natural number of a configuration, None where it is not there. Refused when it is something else."""
     value = config.get(key)
     if value is None:
         return None
@@ -159,11 +260,7 @@ def factor(value: Any) -> float | None:
 
 
 def one_k(what: str, asked: int | None, said: int | None, said_by: str) -> int | None:
-    """K of a TopK: the caller's where the dictionary does not say it.
-
-    Raises:
-        Refusal: when both say it and differ.
-    """
+    """K of a TopK: the caller's where the dictionary does not say it. Refused when both say it and differ."""
     if asked is not None and said is not None and asked != said:
         raise Refusal(what, f"{said_by} says k {said}, not {asked}", "leave --k out")
     return said if asked is None else asked
@@ -204,11 +301,7 @@ def flag(config: Mapping[str, Any], key: str, said_by: str, *, usual: bool = Fal
 
 
 def word(config: Mapping[str, Any], key: str, said_by: str) -> str | None:
-    """A name of a configuration, None where it is not there or empty.
-
-    Raises:
-        Refusal: when it is something else.
-    """
+    """A name of a configuration, None where it is not there or empty. Refused when it is something else."""
     value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise Refusal(f"{said_by}", f"its {key} is '{shown(value)}', not a name", f"mend {said_by}")
@@ -230,13 +323,6 @@ def residual_block(what: str, hook: str, layer: int | None, *, writes: bool = Fa
             what, f"its hook {shown(hook)} is not the output of a block", "use one at blocks.K.hook_resid_post"
         )
     return Site.block_before(found.block, what) if found.place == "input" else found.block
-
-
-def need(arrays: Arrays, names: Sequence[str], what: str, file: str) -> None:
-    """Refuse when an array is missing."""
-    missing = [name for name in names if name not in arrays.names]
-    if missing:
-        raise Refusal(what, f"{file} has no {missing[0]}", _AGAIN)
 
 
 def two_d(arrays: Arrays, name: str, what: str, known: str) -> Matrix:

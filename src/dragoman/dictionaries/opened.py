@@ -37,7 +37,7 @@ from dragoman.dictionaries.hub import hub_folder, pinned, registered
 from dragoman.dictionaries.layout import Orientation, Weights
 from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.refs import DictionaryRef
-from dragoman.dictionaries.rows import living, refuse_undirected, wanted
+from dragoman.dictionaries.rows import living, refuse_undirected, site_of, wanted
 from dragoman.dictionaries.vectors import open_vectors
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
 from dragoman.store import digest, fingerprint_of, plain, refusing
@@ -95,7 +95,7 @@ class Dictionary:
         Raises:
             Refusal: neither it nor the caller says so, or they contradict each other, or their widths do.
         """
-        site = _site(self.weights, self.asked_site)
+        site = site_of(self.weights, self.asked_site)
         if self.width is not None and self.d_model != self.width:
             raise Refusal(
                 f"directions {self.folder.focus or self.folder.label}",
@@ -151,11 +151,7 @@ class Dictionary:
         return self._encoder
 
     def need_encoder(self) -> Encoder:
-        """Its encoder, where there must be one.
-
-        Raises:
-            Refusal: as ``encoder``, and of plain vectors.
-        """
+        """Its encoder, where there must be one. Refused: as ``encoder``, and of plain vectors."""
         return self._encoder or self.weights.encoder()  # the latter refuses plain vectors
 
     @cached_property
@@ -392,26 +388,3 @@ def _weights(
     if folder.focus is not None and (key is not None or layout_of(folder) is None):
         return open_vectors(folder, key, d_model, orientation)
     return open_weights(folder, orientation, k)
-
-
-def _site(source: Weights, site: Site | None) -> Site:
-    """Where the rows live: what is asked, where it does not contradict what the dictionary says."""
-    own = source.stated
-    if site is not None:
-        if own.block is not None and site.block != own.block:
-            raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
-        if own.revision and site.revision and site.revision != own.revision:
-            why = f"{own.by} says revision {shown(own.revision)} of its model"
-            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
-        return site
-    if own.site is not None:
-        return own.site
-    if source.layout == "vectors":
-        why = "the file does not say where they live"
-    else:
-        why = f"{own.by} names no model and hook" if own.block is None else f"{own.by} names no model"
-    raise Refusal(
-        source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
-        why,
-        "name the site with --source MODEL:BLOCK",
-    )

@@ -40,11 +40,7 @@ class Evidence:
 
 
 def lies_across(matrix: Matrix, known: Evidence) -> bool:
-    """Whether features are the columns of a decoder.
-
-    Raises:
-        Refusal: as the module says.
-    """
+    """Whether features are the columns of a decoder."""
     if known.asked not in (None, "rows", "columns"):
         raise Refusal(f"orientation '{known.asked}'", "a decoder has features as rows or as columns", "say one of them")
     shape = (matrix.shape[0], matrix.shape[1])

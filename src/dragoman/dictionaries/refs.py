@@ -44,11 +44,7 @@ class DictionaryRef:
 
     @classmethod
     def parse(cls, text: str | Path) -> DictionaryRef:
-        """Read any of the forms; what is there as a path is that path.
-
-        Raises:
-            Refusal: when it is none of them.
-        """
+        """Read any of the forms; what is there as a path is that path. Refused when it is none of them."""
         if isinstance(text, Path):
             return cls(kind="file", place=str(text))
         scheme, colon, rest = text.strip().partition(":")

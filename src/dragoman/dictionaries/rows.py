@@ -1,7 +1,7 @@
-"""Which rows of a dictionary are meant, and which have no direction; random directions to compare with.
+"""Where the rows of a dictionary live, which are meant, which have no direction; random ones to compare with.
 
-In: feature ids, decoder rows. Out: row numbers; rows with a direction and the ids of those without; `Directions`.
-Refuses ids that are not there, and rows that are zero, not finite or beyond float32.
+In: feature ids, decoder rows. Out: a site; row numbers; rows with a direction, and the ids of those without;
+`Directions`. Refuses another block, ids that are not there, and rows that are zero, not finite or beyond float32.
 """
 
 from __future__ import annotations
@@ -17,13 +17,34 @@ from dragoman.dictionaries.layout import Weights
 from dragoman.store.spans import shown
 
 
+def site_of(source: Weights, site: Site | None) -> Site:
+    """Where the rows live: what is asked, where it does not contradict what the dictionary says."""
+    own = source.stated
+    if site is not None:
+        if own.block is not None and site.block != own.block:
+            raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
+        if own.revision and site.revision and site.revision != own.revision:
+            why = f"{own.by} says revision {shown(own.revision)} of its model"
+            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
+        return site
+    if own.site is not None:
+        return own.site
+    if source.layout == "vectors":
+        why = "the file does not say where they live"
+    else:
+        why = f"{own.by} names no model and hook" if own.block is None else f"{own.by} names no model"
+    raise Refusal(
+        source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
+        why,
+        "name the site with --source MODEL:BLOCK",
+    )
+
+
 def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
     """Feature ids as row numbers that are there."""
     if not features:
         raise Refusal(
-            f"no features of {source.name}",
-            "there is nothing to read",
-            f"name ids from 0 to {source.d_sae - 1}",
+            f"no features of {source.name}", "there is nothing to read", f"name ids from 0 to {source.d_sae - 1}"
         )
     rows: dict[int, None] = {}
     for feature in features:
@@ -35,21 +56,13 @@ def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
                 f"name ids from 0 to {source.d_sae - 1}",
             )
         if row in rows:
-            raise Refusal(
-                f"feature {feature} of {source.name}",
-                "it is asked for twice",
-                "name every feature once",
-            )
+            raise Refusal(f"feature {feature} of {source.name}", "it is asked for twice", "name every feature once")
         rows[row] = None
     return list(rows)
 
 
 def living(rows: NDArray[Any], ids: list[str], name: str) -> tuple[NDArray[Any], list[str], tuple[str, ...]]:
-    """Rows that have a direction and their ids; ids of those whose length is zero.
-
-    Raises:
-        Refusal: none has one.
-    """
+    """Rows that have a direction and their ids; ids of those whose length is zero. Refused when none has one."""
     dead = _zero(rows)
     if not dead.any():
         return rows, ids, ()
@@ -88,10 +101,4 @@ def random_directions(site: Site, d_model: int, n: int, rng: np.random.Generator
         n Directions of kind "random", ids ``random-0`` and so on; the same ``rng`` state gives the same bytes.
     """
     rows = rng.standard_normal((n, d_model))
-    return Directions.of(
-        site,
-        rows,
-        [f"random-{i}" for i in range(n)],
-        kind="random",
-        origin="random directions",
-    )
+    return Directions.of(site, rows, [f"random-{i}" for i in range(n)], kind="random", origin="random directions")

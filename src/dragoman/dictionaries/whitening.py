@@ -36,11 +36,7 @@ class Whitening:
 
     @classmethod
     def read(cls, arrays: Arrays, width: int, what: str) -> Whitening:
-        """All three arrays.
-
-        Raises:
-            Refusal: as the module says.
-        """
+        """All three arrays."""
         mean, matrix = _read(arrays, "mean", (width,), what), _read(arrays, "matrix", (width, width), what)
         inverse = _read(arrays, "inverse_matrix", (width, width), what)
         chosen = np.unique(np.linspace(0, width - 1, min(width, _SAMPLE)).astype(np.int64))

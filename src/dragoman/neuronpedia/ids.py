@@ -154,11 +154,7 @@ def is_reference(text: str) -> bool:
 
 
 def hub_model(model: str) -> str:
-    """Hub id of one of their models.
-
-    Raises:
-        Refusal: the table does not know it.
-    """
+    """Hub id of one of their models. Refused when the table does not know it."""
     found = HUB_MODELS.get(model.lower())
     if found is None:
         raise Refusal(

@@ -31,11 +31,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_author(author: str) -> str:
-    """The author's id, if it has the form of one.
-
-    Raises:
-        Refusal: there is none, or it is no id.
-    """
+    """The author's id, if it has the form of one. Refused when there is none, or it is no id."""
     if not _ID.fullmatch(author):
         raise Refusal(
             f"author '{shown(author)}'",
@@ -46,11 +42,7 @@ def check_author(author: str) -> str:
 
 
 def check_name(what: str, name: str) -> str:
-    """A name that can be a key of the database.
-
-    Raises:
-        Refusal: it is empty, long, or holds what is no printed character.
-    """
+    """A name that can be a key of the database. Refused when empty, long, or with what is no printed character."""
     odd = any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
     if not name.strip() or name != name.strip() or odd or len(name) > LONGEST_NAME:
         why = f"a name is one line of 1 to {LONGEST_NAME} printed characters, without spaces around it"

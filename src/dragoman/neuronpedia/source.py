@@ -45,11 +45,7 @@ class SourceRecord:
 
     @property
     def dictionary(self) -> str:
-        """The first of `dictionaries`.
-
-        Raises:
-            Refusal: the record names no weights.
-        """
+        """The first of `dictionaries`. Refused when the record names no weights."""
         if not self.dictionaries:
             raise Refusal(
                 f"source {self.ref}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dragoman import tiny
 from dragoman.confidence.checked import (
     Checked,
     Reliability,
@@ -18,7 +19,8 @@ from dragoman.confidence.checked import (
 )
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal
-from dragoman.score.confidence import Say, confidence_set, run_evidence
+from dragoman.dictionaries.beside import CONFIDENCE, beside
+from dragoman.score.confidence import Say, confidence_set, run_evidence, set_beside
 from dragoman.score.judged_run import JudgedRun
 from dragoman.score.reconstruction import open_reconstructor, sought_directions
 from dragoman.store import RunFolder
@@ -37,8 +39,9 @@ def fit_from(
 ) -> tuple[ConfidenceSet, Reliability]:
     """Fit a confidence on a run's evidence and the rows of it that were checked; see ``confidence.checked``."""
     found = checked_evidence(folder, checked, ar=ar, layout=layout, dtype=dtype, device=device, say=say)
-    run = folder.manifest
-    return fit_checked(found, fitted_on=f"{run['source']} in the words of {run['target']}", seed=seed)
+    run = JudgedRun.of(folder)
+    made, reliability = fit_checked(found, fitted_on=f"{run.source} in the words of {run.target}", seed=seed)
+    return _of_pair(made, run), reliability
 
 
 def recalibrate_from(
@@ -53,12 +56,29 @@ def recalibrate_from(
     seed: int = 0,
     say: Say = lambda _text: None,
 ) -> tuple[ConfidenceSet, Reliability]:
-    """Recalibrate a file's confidences, or those that ship, on the rows of a run that were checked."""
-    base = confidence_set(confidence, say)
-    if base is None:
-        raise Refusal("recalibrating", "no confidence ships here", "name a file with --confidence, or fit one")
+    """Recalibrate a file's confidences, or those beside the run's dictionary or the embedded one, on checked rows."""
+    run = JudgedRun.of(folder)
+    named = confidence_set(confidence, say) if confidence is not None else None
+    base = named or set_beside(run) or _shipped()
     found = checked_evidence(folder, checked, ar=ar, layout=layout, dtype=dtype, device=device, say=say)
-    return recalibrate_checked(base, found, seed=seed)
+    made, reliability = recalibrate_checked(base, found, seed=seed)
+    return _of_pair(made, run), reliability
+
+
+def _shipped() -> ConfidenceSet:
+    """The set beside the embedded dictionary."""
+    try:
+        path = beside(tiny.data("tiny-sae"), CONFIDENCE)
+    except Refusal:
+        path = None
+    if path is None:
+        raise Refusal("recalibrating", "no confidence ships here", "name a file with --confidence, or fit one")
+    return ConfidenceSet.load(path)
+
+
+def _of_pair(made: ConfidenceSet, run: JudgedRun) -> ConfidenceSet:
+    """A set with the pair of sites that it was calibrated on."""
+    return made.model_copy(update={"sites": (str(run.source), str(run.target))})
 
 
 def checked_evidence(

@@ -1,8 +1,8 @@
 """One calibrated probability for every explanation of a run, before anybody checks it.
 
 In: a run, an embedder, a set of confidences, perhaps a reconstructor. Out: evidence, the part "confidence" of the
-scores, and sets: a file's, or the one that ships. Refuses what reading texts back refuses, and a named file that holds
-anything else. Nothing here knows an answer: no native text, no planted category, no label.
+scores, and sets: a file's, or the one beside the run's dictionary. Refuses what reading texts back refuses, and a named
+file that holds anything else. Nothing here knows an answer: no native text, no planted category, no label.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.gather import ReadBack, gather_evidence
 from dragoman.confidence.sets import ConfidenceSet, Member, Prediction
 from dragoman.core import Directions, Floats, Refusal, refuse_other_site
+from dragoman.dictionaries.beside import CONFIDENCE, beside, place_of
 from dragoman.embed import Embedder
 from dragoman.records import Row
 from dragoman.score.detection import embedded_contexts
@@ -25,7 +25,6 @@ from dragoman.score.reconstruction import Reconstructor
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
 from dragoman.stats.reconstruct import mean_output
 
-PACKAGED = "tiny-confidence"
 MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
 CENTRED = 10  # different texts that show what all of them share; with fewer, a reconstruction cannot be centred
 Say = Callable[[str], None]
@@ -93,24 +92,44 @@ def confidence_scores(
 def confidence_set(
     path: str | Path | None, say: Say = lambda _text: None, run: JudgedRun | None = None
 ) -> ConfidenceSet | None:
-    """The set of a file, or the one that ships, for runs of the pair it was calibrated on; else None.
+    """The set of a file, or the one beside the run's dictionary if it was calibrated on the run's pair; else None.
 
     A confident label on models that nobody calibrated it on would be the worst there is, so it takes a file, named.
 
     Raises:
-        Refusal: a named file is not there, or any file holds something else.
+        Refusal: a named file is not there, any file holds something else, or the one beside names no pair of sites.
     """
+    pair = None if run is None else (run.source, run.target)
     if path is not None:
-        return ConfidenceSet.load(Path(path))
-    try:
-        shipped = tiny.data(PACKAGED)
-    except Refusal:
-        say("no confidence: none ships here, and --confidence names no file")
+        named = ConfidenceSet.load(Path(path))
+        if pair is not None and named.pair not in (None, pair):
+            say(f"{path} was calibrated on other models: its confidences are a guess until you have checked some")
+        return named
+    lying = None if run is None else set_beside(run)
+    if run is None or lying is None:
+        say("no confidence: none lies beside the dictionary; --confidence names a file")
         return None
-    if run is not None and {str(run.source), str(run.target)} != {str(tiny.SOURCE), str(tiny.TARGET)}:
-        say("no confidence: the one that ships was calibrated on other models; --confidence names a file")
+    if lying.pair != pair:
+        told = "; ".join(lying.sites or ())
+        say(f"no confidence: the one beside the dictionary was calibrated on {told}; --confidence names a file")
         return None
-    return ConfidenceSet.load(shipped)
+    return lying
+
+
+def set_beside(run: JudgedRun) -> ConfidenceSet | None:
+    """The set that lies beside the run's dictionary on this machine, of whatever pair; None where none does.
+
+    Raises:
+        Refusal: the file holds something else, or names no pair of sites.
+    """
+    where = place_of(run.folder.manifest.get("dictionary") or {})
+    path = beside(where, CONFIDENCE) if where is not None else None
+    if path is None:
+        return None
+    found = ConfidenceSet.load(path)
+    if found.sites is None:
+        raise Refusal(f"{path}", "it names no pair of sites that it was calibrated on", 'add "sites": [SOURCE, TARGET]')
+    return found
 
 
 def _text(row: Row) -> str:

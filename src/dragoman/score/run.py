@@ -33,8 +33,8 @@ def score_run(
 ) -> Scores:
     """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
 
-    ``confidence``: a file of confidences; those that ship, if None and the run is of their pair. A run that only they
-    can judge is judged by them alone.
+    ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
+    they can judge is judged by them alone.
     """
     from dragoman.models.embedder import SentenceEmbedder
 

@@ -41,11 +41,7 @@ _DTYPES = {
 }
 
 
-def write_arrays(
-    path: Path | str,
-    arrays: Mapping[str, NDArray[Any]],
-    meta: Mapping[str, Any] | None = None,
-) -> None:
+def write_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> None:
     """Write named arrays and a JSON-like description as one safetensors file, whole or not at all."""
     ready = {name: np.array(array, order="C") for name, array in arrays.items()}
     odd = [name for name, array in ready.items() if array.dtype.kind not in "fiub"]
@@ -153,11 +149,7 @@ class ArraysFile:
         return described
 
     def array(self, name: str) -> StoredArray:
-        """One array, not read yet.
-
-        Raises:
-            Refusal: when there is none of that name, or its dtype is not known.
-        """
+        """One array, not read yet. Refused when there is none of that name, or its dtype is not known."""
         if name not in self._entries:
             raise Refusal(
                 f"array '{shown(name)}' of {self.path}",

@@ -284,21 +284,6 @@ def stamp(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
-def verify_sha256(path: Path | str, expected: str) -> None:
-    """Check a file against its published sha256 (hex).
-
-    Raises:
-        Refusal: when they differ; both are named.
-    """
-    found = file_sha256(path)
-    if found != expected.strip().lower():
-        raise Refusal(
-            f"{path}",
-            f"wrong sha256: expected {expected}, found {found}",
-            "fetch the file again from where it came",
-        )
-
-
 def digest(*parts: bytes | str | NDArray[Any] | Path) -> str:
     """Hex sha256 over the parts, in order.
 

@@ -46,11 +46,7 @@ _SUSPECT = 64 << 20  # bytes: below, an array of zeros may well gain that much
 
 
 class NumpyFile:
-    """A ``.npy`` or ``.npz`` file, opened; a zip is known by its contents, not its name.
-
-    Raises:
-        Refusal: as the module says.
-    """
+    """A ``.npy`` or ``.npz`` file, opened; a zip is known by its contents, not its name."""
 
     def __init__(self, source: Bytes | Path | str) -> None:
         """Read the headers of all arrays."""
@@ -72,11 +68,7 @@ class NumpyFile:
         self.names: tuple[str, ...] = tuple(sorted(self._arrays))
 
     def array(self, name: str) -> Matrix:
-        """One array, not read yet.
-
-        Raises:
-            Refusal: when there is none of that name.
-        """
+        """One array, not read yet. Refused when there is none of that name."""
         if name not in self._arrays:
             raise Refusal(f"array '{shown(name)}' of {self.path}", f"the file holds {listed(self.names)}", "name one")
         return self._arrays[name]
@@ -195,11 +187,7 @@ class PackedArray:
     fortran: bool = False
 
     def whole(self) -> NDArray[Any]:
-        """All of it, in memory.
-
-        Raises:
-            Refusal: its bytes are torn.
-        """
+        """All of it, in memory. Refused when its bytes are torn."""
         try:
             with zipfile.ZipFile(as_file(self.source)) as archive:
                 flat = np.frombuffer(archive.read(self.member), self.dtype, offset=self.start)

@@ -107,22 +107,14 @@ class LocalBytes:
     far = False
 
     def __init__(self, path: Path | str) -> None:
-        """Note the size.
-
-        Raises:
-            Refusal: when there is no such file, it cannot be read, or it is a pipe or device.
-        """
+        """Note the size. Refused when there is no such file, it cannot be read, or it is a pipe or device."""
         self.path = Path(path)
         self.name = str(self.path)
         with opened(self.path) as file:
             self.size = os.fstat(file.fileno()).st_size
 
     def fill(self, spans: Sequence[Span]) -> None:
-        """Read each span where it stands, whole or not at all.
-
-        Raises:
-            Refusal: when the file ends before a span does.
-        """
+        """Read each span where it stands, whole or not at all. Refused when the file ends before a span does."""
         with opened(self.path) as file:
             for start, buffer in spans:
                 done = 0
@@ -206,11 +198,7 @@ class StoredArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def whole(self) -> NDArray[Any]:
-        """All of it, in memory.
-
-        Raises:
-            Refusal: when it lies far away and is large.
-        """
+        """All of it, in memory. Refused when it lies far away and is large."""
         self._affordable(self.nbytes, "reading it")
         out = np.empty(self.shape, self.dtype, order="F" if self.fortran else "C")
         if out.size:

@@ -47,9 +47,6 @@ class TorchFile:
     """A ``torch.save`` archive, opened.
 
     ``names``: its tensors, sorted, those in nested dicts as ``outer.inner``. ``shapes``: name to shape.
-
-    Raises:
-        Refusal: as the module says.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -63,11 +60,7 @@ class TorchFile:
             _check_tensor(self.path, name, tensor)
 
     def array(self, name: str) -> TorchArray:
-        """One tensor, not read yet.
-
-        Raises:
-            Refusal: when there is none of that name.
-        """
+        """One tensor, not read yet. Refused when there is none of that name."""
         if name not in self.shapes:
             held = listed(self.names) or "no tensors"
             raise Refusal(f"tensor '{shown(name)}' of {self.path}", f"the file holds {held}", "name one of these")

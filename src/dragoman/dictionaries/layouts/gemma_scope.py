@@ -10,39 +10,32 @@ Semantics: the JumpReLU of arXiv 2408.05147: p = x W_enc + b_enc, max(p, 0) wher
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import partial
 
 from dragoman.core import Refusal
+from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Layout, Orientation, Stated, Weights, no_encoder, two_d
-from dragoman.dictionaries.layouts.jumprelu import JumpReLU
+from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
 from dragoman.store.spans import Arrays
 
-WEIGHTS = "params.npz"
-DESCRIBED = f"a Gemma Scope folder ({WEIGHTS})"
+NAMES = Named(file="params.npz")
 _REPOSITORY = re.compile(r"gemma-scope-(?P<size>\d+b)-(?P<kind>pt|it)-(?P<place>res|mlp|att|transcoders)(?:-\w+)?$")
 _LAYER = re.compile(r"layer_(\d+)$")
 
 
 def _recognises(folder: Folder) -> bool:
-    return WEIGHTS in folder.names
+    return NAMES.file in folder.names
 
 
 def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     del k  # no TopK here
     what = f"dictionary {folder.label}"
-    arrays = folder.arrays(WEIGHTS)
-    weights = JumpReLU(arrays=arrays, file=WEIGHTS, w_enc="W_enc", w_dec="W_dec")
-    decoder = two_d(arrays, weights.w_dec, f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    across = weights.lies_across(decoder, what, orientation)
     stated, place = _stated(folder, what)
-    make = partial(_encoder, folder, weights, across, stated, place)
-    return Weights(
-        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
-    )
+    make = partial(_encoder, f"encoder of {folder.label}", stated, place)
+    arrays = folder.arrays(NAMES.file)
+    return NAMES.weights(folder, arrays, LAYOUT, what=what, stated=stated, asked=orientation, make=make)
 
 
 def _stated(folder: Folder, what: str) -> tuple[Stated, str]:
@@ -59,12 +52,30 @@ def _stated(folder: Folder, what: str) -> tuple[Stated, str]:
     return Stated(model=f"google/gemma-2-{found['size']}{instructed}", block=layer, by="its name"), found["place"]
 
 
-def _encoder(folder: Folder, weights: JumpReLU, across: bool, stated: Stated, place: str, arrays: Arrays) -> Encoder:
+def _encoder(what: str, stated: Stated, place: str, across: bool, arrays: Arrays) -> Encoder:
     """The encoder, whole."""
-    what = f"encoder of {folder.label}"
     if place == "transcoders":
-        raise no_encoder(what)
-    return replace(weights, arrays=arrays).encoder(what, across, stated.site)
+        raise layout.no_encoder(what)
+    return jumprelu(NAMES, arrays, across, what, stated)
 
 
-LAYOUT = Layout(name="Gemma Scope", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)
+def jumprelu(names: Named, arrays: Arrays, across: bool, what: str, stated: Stated) -> Encoder:
+    """The encoder of either release of Gemma Scope."""
+    parts = names.read(arrays, across, what, "threshold")
+    threshold = layout.everywhere(arrays.array("threshold").whole(), parts["b_enc"].size)
+    return Encoder(
+        **parts,
+        architecture="jumprelu",
+        threshold=layout.floats(threshold),
+        apply_b_dec_to_input=False,
+        site=stated.site,
+    )
+
+
+LAYOUT = Layout(
+    name="Gemma Scope",
+    described=f"a Gemma Scope folder ({NAMES.file})",
+    files=(NAMES.file,),
+    recognises=_recognises,
+    open=_open,
+)

@@ -12,30 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import (
-    Layout,
-    Orientation,
-    Stated,
-    Weights,
-    config_of,
-    no_encoder,
-    refuse_unread,
-    residual_block,
-    two_d,
-    word,
-)
-from dragoman.dictionaries.layouts.jumprelu import JumpReLU
+from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
+from dragoman.dictionaries.layouts.gemma_scope import jumprelu
 from dragoman.store.spans import Arrays, shown
 
-WEIGHTS, CONFIG = "params.safetensors", "config.json"
-DESCRIBED = f"a Gemma Scope 2 folder ({WEIGHTS} and {CONFIG})"
+CONFIG = "config.json"
+NAMES = Named(file="params.safetensors", w_enc="w_enc", w_dec="w_dec")
 _LAYER = re.compile(r"layer_(\d+)_")
 _REPOSITORY = re.compile(r"gemma-scope-2-(?P<size>\d+[bm])-(?P<kind>pt|it)$")
 # Read above, or said of what the dictionary is: none of these changes what fires.
@@ -45,24 +34,19 @@ _KINDS = ("resid_post", "attn_out", "mlp_out", "transcoder")
 
 
 def _recognises(folder: Folder) -> bool:
-    return WEIGHTS in folder.names
+    return NAMES.file in folder.names
 
 
 def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     del k  # no TopK here
     what = f"dictionary {folder.label}"
-    config = config_of(folder, CONFIG) if CONFIG in folder.names else {}
-    arrays = folder.arrays(WEIGHTS)
-    weights = JumpReLU(arrays=arrays, file=WEIGHTS, w_enc="w_enc", w_dec="w_dec")
-    decoder = two_d(arrays, weights.w_dec, f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    across = weights.lies_across(decoder, what, orientation)
-    reads_elsewhere = _writes(folder, config)
-    stated = _stated(folder, what, config, reads_elsewhere)
-    make = partial(_encoder, folder, config, weights, across, stated, reads_elsewhere)
-    return Weights(
-        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
-    )
+    config = layout.config_of(folder, CONFIG) if CONFIG in folder.names else {}
+    writes = _writes(folder, config)
+    stated = _stated(folder, what, config, writes)
+    make = partial(_encoder, f"encoder of {folder.label}", config, stated, writes)
+    arrays = folder.arrays(NAMES.file)
+    return NAMES.weights(folder, arrays, LAYOUT, what=what, stated=stated, asked=orientation, make=make)
 
 
 def _writes(folder: Folder, config: Mapping[str, Any]) -> bool:
@@ -85,7 +69,7 @@ def _stated(folder: Folder, what: str, config: Mapping[str, Any], writes: bool) 
             what, f"it is a transcoder and its {CONFIG} does not say where it writes", "add hf_hook_point_out"
         )
     if hook is not None:
-        block = residual_block(what, str(hook), layer, writes=writes)
+        block = layout.residual_block(what, str(hook), layer, writes=writes)
     elif _kind(folder).startswith(("attn_out", "mlp_out")):
         raise Refusal(what, f"{_kind(folder)} is not the output of a block", "use one under resid_post")
     else:
@@ -96,7 +80,9 @@ def _stated(folder: Folder, what: str, config: Mapping[str, Any], writes: bool) 
 def _model(folder: Folder, config: Mapping[str, Any]) -> str | None:
     """The model, as the hub calls it: configs write gemma-v3 for gemma-3, and the 270m base has no suffix."""
     found = next((m for part in folder.parts if (m := _REPOSITORY.search(part))), None)
-    named = str(word(config, "model_name", CONFIG) or (f"gemma-3-{found['size']}-{found['kind']}" if found else ""))
+    named = str(
+        layout.word(config, "model_name", CONFIG) or (f"gemma-3-{found['size']}-{found['kind']}" if found else "")
+    )
     if not named:
         return None
     named = named.removeprefix("google/").replace("-v3", "-3")
@@ -104,22 +90,21 @@ def _model(folder: Folder, config: Mapping[str, Any]) -> str | None:
 
 
 def _encoder(
-    folder: Folder,
-    config: Mapping[str, Any],
-    weights: JumpReLU,
-    across: bool,
-    stated: Stated,
-    writes: bool,
-    arrays: Arrays,
+    what: str, config: Mapping[str, Any], stated: Stated, writes: bool, across: bool, arrays: Arrays
 ) -> Encoder:
     """The encoder, whole."""
-    what = f"encoder of {folder.label}"
     if writes:
-        raise no_encoder(what)
+        raise layout.no_encoder(what)
     if config.get("architecture", "jump_relu") not in ("jump_relu", "jumprelu"):
         raise Refusal(what, f"architecture '{shown(config['architecture'])}' is not known", "use jump_relu")
-    refuse_unread(what, config, _HARMLESS, CONFIG)
-    return replace(weights, arrays=arrays).encoder(what, across, stated.site)
+    layout.refuse_unread(what, config, _HARMLESS, CONFIG)
+    return jumprelu(NAMES, arrays, across, what, stated)
 
 
-LAYOUT = Layout(name="Gemma Scope 2", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)
+LAYOUT = Layout(
+    name="Gemma Scope 2",
+    described=f"a Gemma Scope 2 folder ({NAMES.file} and {CONFIG})",
+    files=(NAMES.file,),
+    recognises=_recognises,
+    open=_open,
+)

@@ -13,34 +13,23 @@ input.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 
 from dragoman.core import Refusal
+from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import TORCH, Folder
-from dragoman.dictionaries.layout import (
-    Layout,
-    Orientation,
-    Stated,
-    Weights,
-    floats,
-    length,
-    need,
-    one_k,
-    two_d,
-)
-from dragoman.dictionaries.orientation import Evidence, lies_across
+from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
 from dragoman.store.spans import Arrays
 
-DESCRIBED = "a Qwen-Scope file (layer20.sae.pt)"
 _FILE = re.compile(r"layer(\d+)\.sae\.pt$")
 _REPOSITORY = re.compile(r"SAE-Res-(?P<model>Qwen.+?)-W\d+K-L0_(?P<k>\d+)$")
-# encoder weight, encoder bias, decoder weight, decoder bias
-_NAMES = (
-    ("W_enc", "b_enc", "W_dec", "b_dec"),
-    ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias"),
-    ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"),
+_QWEN = Named(file="", linear=True, features="columns")
+_OTHERS = tuple(
+    replace(_QWEN, w_enc=f"{e}.weight", b_enc=f"{e}.bias", w_dec=f"{d}.weight", b_dec=f"{d}.bias")
+    for e, d in (("encoder_linear", "decoder_linear"), ("encoder", "decoder"))
 )
 _LAYER = re.compile(r"-l(\d+)\.pth?$")
 
@@ -56,7 +45,7 @@ def _recognises(folder: Folder) -> bool:
     if PurePath(folder.focus).suffix.lower() not in TORCH:
         return False
     return bool(_FILE.search(folder.focus)) or any(
-        {names[0], names[2]} <= set(folder.arrays(folder.focus).names) for names in _NAMES[1:]
+        {names.w_enc, names.w_dec} <= set(folder.arrays(folder.focus).names) for names in _OTHERS
     )
 
 
@@ -69,31 +58,16 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Wei
         )
     what = f"dictionary {folder.label}/{folder.focus}"
     arrays = folder.arrays(folder.focus)
-    names = next((names for names in _NAMES if names[2] in arrays.names), _NAMES[0])
-    decoder = two_d(arrays, names[2], f"dictionary {folder.where}/{folder.focus}", DESCRIBED)
-    across = lies_across(
-        decoder,
-        Evidence(
-            what=what,
-            name=names[2],
-            expected="columns",
-            d_sae=length(arrays, names[1]),
-            d_in=length(arrays, names[3]),
-            said_by="the length of its biases",
-            asked=orientation,
-            encoder=arrays.array(names[0]).rows if names[0] in arrays.names else None,
-        ),
-    )
-    stated, said_k = _stated(folder)
-    make = partial(_encoder, folder, names, across, stated, one_k(what, k, said_k, "its repository's name"))
-    return Weights(
-        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
-    )
+    found = next((names for names in (_QWEN, *_OTHERS) if names.w_dec in arrays.names), _QWEN)
+    names = replace(found, file=folder.focus)
+    stated, said_k = _stated(folder, folder.focus)
+    k = layout.one_k(what, k, said_k, "its repository's name")
+    make = partial(_encoder, f"encoder of {folder.label}/{folder.focus}", names, stated, k)
+    return names.weights(folder, arrays, LAYOUT, what=what, stated=stated, asked=orientation, make=make)
 
 
-def _stated(folder: Folder) -> tuple[Stated, int | None]:
+def _stated(folder: Folder, name: str) -> tuple[Stated, int | None]:
     """What the names say: the block by the file's, model and k by the repository's."""
-    name = folder.focus or ""
     layer = _FILE.search(name) or _LAYER.search(name)
     found = next((m for part in folder.parts if (m := _REPOSITORY.search(part))), None)
     stated = Stated(
@@ -102,13 +76,10 @@ def _stated(folder: Folder) -> tuple[Stated, int | None]:
     return stated, int(found["k"]) if found else None
 
 
-def _encoder(
-    folder: Folder, names: tuple[str, str, str, str], across: bool, stated: Stated, k: int | None, arrays: Arrays
-) -> Encoder:
+def _encoder(what: str, names: Named, stated: Stated, k: int | None, across: bool, arrays: Arrays) -> Encoder:
     """The encoder, whole."""
-    what = f"encoder of {folder.label}/{folder.focus}"
-    need(arrays, names, what, folder.focus or "")
-    topk = names[0] == "W_enc"
+    parts = names.read(arrays, across, what)
+    topk = names.w_enc == _QWEN.w_enc
     if topk and k is None:
         raise Refusal(
             what,
@@ -116,10 +87,7 @@ def _encoder(
             "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k",
         )
     return Encoder(
-        W_enc=floats(arrays.array(names[0]).whole(), turned=True),
-        b_enc=floats(arrays.array(names[1]).whole()),
-        b_dec=floats(arrays.array(names[3]).whole()),
-        W_dec=floats(arrays.array(names[2]).whole(), turned=across),
+        **parts,
         architecture="topk" if topk else "relu",
         k=k if topk else None,
         apply_b_dec_to_input=False,
@@ -127,4 +95,4 @@ def _encoder(
     )
 
 
-LAYOUT = Layout(name="Qwen-Scope", described=DESCRIBED, recognises=_recognises, open=_open)
+LAYOUT = Layout(name="Qwen-Scope", described="a Qwen-Scope file (layer20.sae.pt)", recognises=_recognises, open=_open)

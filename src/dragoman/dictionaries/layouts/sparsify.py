@@ -17,67 +17,43 @@ from typing import Any
 
 from dragoman import hooks
 from dragoman.core import Refusal
+from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import (
-    Layout,
-    Orientation,
-    Stated,
-    Weights,
-    config_of,
-    flag,
-    floats,
-    length,
-    need,
-    no_encoder,
-    number,
-    one_k,
-    refuse_unread,
-    residual_block,
-    two_d,
-)
-from dragoman.dictionaries.orientation import Evidence, lies_across
+from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
 from dragoman.store.spans import Arrays, shown
 
-WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
+CONFIG = "cfg.json"
+NAMES = Named(file="sae.safetensors", w_enc="encoder.weight", b_enc="encoder.bias", linear=True)
 _READ = ("activation", "d_in", "expansion_factor", "k", "num_latents", "signed", "skip_connection", "transcode")
 _TRAINED = ("hookpoint", "multi_topk", "normalize_decoder")  # of interest while it was trained
 _HARMLESS = frozenset({*_READ, *_TRAINED})
-DESCRIBED = f"a sparsify folder ({WEIGHTS} and {CONFIG})"
 
 
 def _recognises(folder: Folder) -> bool:
-    return {WEIGHTS, CONFIG} <= folder.names
+    return {NAMES.file, CONFIG} <= folder.names
 
 
 def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     what = f"dictionary {folder.label}"
-    config, arrays = config_of(folder, CONFIG), folder.arrays(WEIGHTS)
-    decoder = two_d(arrays, "W_dec", f"dictionary {folder.where}/{WEIGHTS}", DESCRIBED)
-    transcodes = flag(config, "transcode", CONFIG)
-    d_in, d_sae = number(config, "d_in", CONFIG), number(config, "num_latents", CONFIG)
-    grown = number(config, "expansion_factor", CONFIG)
+    config = layout.config_of(folder, CONFIG)
+    transcodes = layout.flag(config, "transcode", CONFIG)
+    d_in, d_sae, grown = (layout.number(config, key, CONFIG) for key in ("d_in", "num_latents", "expansion_factor"))
     if not d_sae:  # 0 stands for "by the expansion factor"
-        d_sae = d_in * grown if d_in is not None and grown is not None else length(arrays, "encoder.bias")
-    across = lies_across(
-        decoder,
-        Evidence(
-            what=what,
-            name="W_dec",
-            expected="rows",
-            d_sae=d_sae,
-            # A transcoder may write another width than it reads.
-            d_in=length(arrays, "b_dec") if transcodes or d_in is None else d_in,
-            said_by=CONFIG,
-            asked=orientation,
-            encoder=arrays.array("encoder.weight").rows if "encoder.weight" in arrays.names else None,
-        ),
-    )
+        d_sae = d_in * grown if d_in is not None and grown is not None else None
     stated = _stated(what, folder, transcodes)
-    make = partial(_encoder, folder, config, across, stated, k)
-    return Weights(
-        name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
+    return NAMES.weights(
+        folder,
+        folder.arrays(NAMES.file),
+        LAYOUT,
+        what=what,
+        stated=stated,
+        asked=orientation,
+        make=partial(_encoder, f"encoder of {folder.label}", config, stated, k),
+        d_sae=d_sae,
+        d_in=None if transcodes else d_in,  # a transcoder may write another width than it reads
+        said_by=CONFIG,
     )
 
 
@@ -87,35 +63,36 @@ def _stated(what: str, folder: Folder, transcodes: bool) -> Stated:
     hook = next(named, None)
     if hook is None:
         return Stated(by="its folder's name")
-    return Stated(block=residual_block(what, hook, None, writes=transcodes), by="its folder's name")
+    return Stated(block=layout.residual_block(what, hook, None, writes=transcodes), by="its folder's name")
 
 
 def _encoder(
-    folder: Folder, config: Mapping[str, Any], across: bool, stated: Stated, k: int | None, arrays: Arrays
+    what: str, config: Mapping[str, Any], stated: Stated, k: int | None, across: bool, arrays: Arrays
 ) -> Encoder:
     """The encoder, whole."""
-    what = f"encoder of {folder.label}"
-    if flag(config, "transcode", CONFIG):
-        raise no_encoder(what)
-    if flag(config, "signed", CONFIG):
+    if layout.flag(config, "transcode", CONFIG):
+        raise layout.no_encoder(what)
+    if layout.flag(config, "signed", CONFIG):
         raise Refusal(what, "it is signed: its features also fire below zero", "use an unsigned dictionary")
     act = str(config.get("activation", "topk"))
     if act not in ("topk", "groupmax"):
         raise Refusal(what, f"activation '{shown(act)}' is not known", "use topk or groupmax")
-    if flag(config, "skip_connection", CONFIG):
+    if layout.flag(config, "skip_connection", CONFIG):
         raise Refusal(what, "it has a skip_connection beside its features, which is not done here", "use one without")
-    refuse_unread(what, config, _HARMLESS, CONFIG)
-    need(arrays, ["encoder.weight", "encoder.bias", "W_dec", "b_dec"], what, WEIGHTS)
+    layout.refuse_unread(what, config, _HARMLESS, CONFIG)
     return Encoder(
-        W_enc=floats(arrays.array("encoder.weight").whole(), turned=True),
-        b_enc=floats(arrays.array("encoder.bias").whole()),
-        b_dec=floats(arrays.array("b_dec").whole()),
-        W_dec=floats(arrays.array("W_dec").whole(), turned=across),
+        **NAMES.read(arrays, across, what),
         architecture="topk" if act == "topk" else "groupmax",
-        k=one_k(what, k, number(config, "k", CONFIG), CONFIG),
+        k=layout.one_k(what, k, layout.number(config, "k", CONFIG), CONFIG),
         apply_b_dec_to_input=True,
         site=stated.site,
     )
 
 
-LAYOUT = Layout(name="sparsify", described=DESCRIBED, files=(WEIGHTS,), recognises=_recognises, open=_open)
+LAYOUT = Layout(
+    name="sparsify",
+    described=f"a sparsify folder ({NAMES.file} and {CONFIG})",
+    files=(NAMES.file,),
+    recognises=_recognises,
+    open=_open,
+)
