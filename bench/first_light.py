@@ -19,9 +19,10 @@ from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for, scored
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Talk, open_reconstructor, reconstructable
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.explain import Talk, reconstructable
+from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader, activations_at
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.score import names_category, wilson_interval
 from dragoman.score.reconstruct import reconstruction_scores
 from dragoman.store import RunFolder, digest, read_arrays, read_json, read_jsonl, write_json
@@ -45,7 +46,7 @@ def real_activations(args: argparse.Namespace, side: str, talk: Talk) -> dict[st
     x, which = activations_at(reader, [r["text"] for r in rows], [r["end"] for r in rows])
     rows = [rows[i] for i in which]
     del reader
-    verbalizer = LocalVerbalizer(av, dtype=args.dtype, device=args.device)
+    verbalizer = Verbalizer(av, dtype=args.dtype, device=args.device)
     directions = Directions.of(Site(site.model, site.block), x, [f"{i}" for i in range(len(rows))], kind="custom")
     plan = Plan(conditions=(Condition.of(side, directions, "by"),), batch_size=args.batch_size, max_new_tokens=120)
     verbalizers = {"by": verbalizer}
@@ -125,7 +126,7 @@ def score(args: argparse.Namespace) -> None:
     real, run = read_json(args.work / "real.json"), RunFolder.open(args.work / "features")
     scores = scored(run, device=args.device, ar="tiny-smollm2-ar", dtype=args.dtype)
     write_json(args.out, figures(real, scores))
-    target = open_reconstructor("tiny-gemma-ar", device=args.device, dtype=args.dtype)
+    target = Reconstructor.open("tiny-gemma-ar", device=args.device, dtype=args.dtype)
     topics = {f: info["category"] for f, info in run.manifest["feature_info"].items()}
     also = reconstruction_scores(run.rows(), reconstructable(run, target.site), target, topics=topics)
     found = {"source": scores["reconstruction"], "target": also}

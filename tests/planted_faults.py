@@ -25,7 +25,7 @@ from dragoman.dictionaries import Encoder
 from dragoman.doctor import Patient
 from dragoman.doctor.patient import SENTENCES
 from dragoman.doctor.probe import Opened, stream_over
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.load import load_model
 from dragoman.models.paired import Reader
 from dragoman.store import file_sha256
@@ -86,7 +86,7 @@ def dictionary_of(reader: Reader, *, rank: int) -> Encoder:
 def clean(root: Path, family: str, *, adapter: bool = False) -> Patient:
     """Verbalizer, dictionary, source and background of one family, nothing wrong with any of them."""
     folder = adapter_folder(root, family)[0] if adapter else av_folder(root, family)
-    verbalizer = LocalVerbalizer(folder)
+    verbalizer = Verbalizer(folder)
     reader = reader_of(root / "base" if adapter else folder, BLOCK)
     return Patient(
         by=str(folder),
@@ -108,17 +108,17 @@ def with_dictionary(root: Path, *, stated: int = BLOCK, seed: int = 0, family: s
 # --- engines that do it wrong ---------------------------------------------------------------------------------------
 
 
-class Meddled(LocalVerbalizer):
+class Meddled(Verbalizer):
     """A verbalizer whose prompt embeddings (n, T, d) are changed before they are fed."""
 
-    meddle: Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]
+    meddle: Callable[[Verbalizer, torch.Tensor], torch.Tensor]
 
     def feed(self, vectors: Any) -> Any:
         fed = super().feed(vectors)
         return dataclasses.replace(fed, embeddings=self.meddle(fed.embeddings.clone()), shared=0)
 
 
-def meddled(family: str, meddle: Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]) -> Callable[[Path], Patient]:
+def meddled(family: str, meddle: Callable[[Verbalizer, torch.Tensor], torch.Tensor]) -> Callable[[Path], Patient]:
     def plant(root: Path) -> Patient:
         kind = type("Meddling", (Meddled,), {"meddle": meddle})
         folder = av_folder(root, family)
@@ -127,8 +127,8 @@ def meddled(family: str, meddle: Callable[[LocalVerbalizer, torch.Tensor], torch
     return plant
 
 
-def others_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]:
-    def change(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def others_times(factor: float) -> Callable[[Verbalizer, torch.Tensor], torch.Tensor]:
+    def change(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
         kept = rows[:, self.prompt.slot].clone()
         rows = rows * factor
         rows[:, self.prompt.slot] = kept
@@ -137,25 +137,25 @@ def others_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], tor
     return change
 
 
-def slot_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]:
-    def change(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def slot_times(factor: float) -> Callable[[Verbalizer, torch.Tensor], torch.Tensor]:
+    def change(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
         rows[:, self.prompt.slot] *= factor
         return rows
 
     return change
 
 
-def shifted(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def shifted(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     slot = self.prompt.slot
     rows[:, slot + 1], rows[:, slot] = rows[:, slot].clone(), self._rows[slot]
     return rows
 
 
-def dropped(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def dropped(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     return self._rows.expand(len(rows), -1, -1).clone()
 
 
-def projected(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def projected(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     """The vector's second half is lost, its norm made good: as a cast to a shorter buffer would."""
     slot, half = self.prompt.slot, rows.shape[-1] // 2
     norms = rows[:, slot].norm(dim=-1, keepdim=True)
@@ -167,7 +167,7 @@ def projected(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
 class PrefixCached:
     """A server that keys what it has read by token ids: every vector gets the first one's answer."""
 
-    def __init__(self, inner: LocalVerbalizer, *, within: bool) -> None:
+    def __init__(self, inner: Verbalizer, *, within: bool) -> None:
         self.inner, self.within, self.width = inner, within, inner.sidecar.d_model
         self.site, self.name, self.identity = inner.site, "server", {"name": "server"}
         self.answers: list[Explanation] = []
@@ -178,7 +178,7 @@ class PrefixCached:
         return [self.answers[0 if self.within else k % len(self.answers)] for k in range(len(vectors))]
 
 
-class KeptPrefill(LocalVerbalizer):
+class KeptPrefill(Verbalizer):
     """An engine in this process that keeps the whole prompt's keys and values from its first call."""
 
     def _prefill(self, feed: Any, cache: Any) -> torch.Tensor:
@@ -187,7 +187,7 @@ class KeptPrefill(LocalVerbalizer):
         return super()._prefill(dataclasses.replace(feed, embeddings=same), cache)
 
 
-class Shifted(LocalVerbalizer):
+class Shifted(Verbalizer):
     """Believes its slot is one further than it is."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
@@ -195,14 +195,14 @@ class Shifted(LocalVerbalizer):
         self.prompt = dataclasses.replace(self.prompt, slot=self.prompt.slot + 1)
 
 
-class TwiceBegun(LocalVerbalizer):
+class TwiceBegun(Verbalizer):
     """Encodes the rendered prompt with special tokens: a second BOS before the template's own."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)
-        ids = (self._tokenizer.bos_token_id, *self.prompt.ids)
+        ids = (self.tokenizer.bos_token_id, *self.prompt.ids)
         self.prompt = dataclasses.replace(self.prompt, ids=ids, slot=self.prompt.slot + 1)
-        self._rows = self._net.get_input_embeddings()(torch.tensor(ids))
+        self._rows = self.model.get_input_embeddings()(torch.tensor(ids))
 
 
 # --- the faults -----------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class TwiceBegun(LocalVerbalizer):
 def opening(folder: Path, **how: Any) -> Patient:
     """As the command opens it: a refusal is kept."""
     try:
-        return Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, **how))
+        return Patient(by=str(folder), verbalizer=Verbalizer(folder, **how))
     except Refusal as refusal:
         return Patient(by=str(folder), refusals={str(folder): refusal})
 
@@ -295,10 +295,10 @@ def untrained(root: Path) -> Patient:
 def merged_times(times: int) -> Callable[[Path], Patient]:
     def plant(root: Path) -> Patient:
         adapter, base = adapter_folder(root, "qwen2")
-        verbalizer = LocalVerbalizer(adapter)
+        verbalizer = Verbalizer(adapter)
         first = load_file(base / "model.safetensors")
         with torch.no_grad():
-            for name, weight in verbalizer._net.named_parameters():
+            for name, weight in verbalizer.model.named_parameters():
                 if name in first:
                     weight.copy_(first[name] + times * (weight - first[name]))
         return Patient(by=str(adapter), verbalizer=verbalizer)
@@ -326,13 +326,13 @@ def verbalizer_as_reconstructor(root: Path) -> Patient:
 
 def cached(within: bool) -> Callable[[Path], Patient]:
     def plant(root: Path) -> Patient:
-        served: Any = PrefixCached(LocalVerbalizer(av_folder(root, "qwen2")), within=within)
+        served: Any = PrefixCached(Verbalizer(av_folder(root, "qwen2")), within=within)
         return Patient(verbalizer=served)
 
     return plant
 
 
-def engine(kind: type[LocalVerbalizer], family: str) -> Callable[[Path], Patient]:
+def engine(kind: type[Verbalizer], family: str) -> Callable[[Path], Patient]:
     def plant(root: Path) -> Patient:
         folder = av_folder(root, family)
         return Patient(by=str(folder), verbalizer=kind(folder))
@@ -355,13 +355,13 @@ def foreign_background(root: Path) -> Patient:
     folder = av_folder(root, "gemma3")
     mean = np.random.default_rng(0).normal(size=40)
     background = Background(Site(str(folder), BLOCK), (0.9 * mean / np.linalg.norm(mean)).astype(np.float32), 100)
-    return Patient(by=str(folder), verbalizer=LocalVerbalizer(folder), background=background)
+    return Patient(by=str(folder), verbalizer=Verbalizer(folder), background=background)
 
 
 def longer_vocabulary(root: Path) -> Patient:
     folder = av_folder(root, "qwen2")
-    verbalizer = LocalVerbalizer(folder)
-    verbalizer._tokenizer.add_tokens([f"<new{k}>" for k in range(8)])
+    verbalizer = Verbalizer(folder)
+    verbalizer.tokenizer.add_tokens([f"<new{k}>" for k in range(8)])
     return Patient(by=str(folder), verbalizer=verbalizer)
 
 

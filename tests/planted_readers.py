@@ -15,14 +15,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dragoman.core import Site
 from dragoman.dictionaries import Encoder
 from dragoman.models.harvest import PILOT, TokenRows, pilot_texts
-from dragoman.models.manner import Manner
+from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import Reader
 from dragoman.routes import Moments
 from dragoman.routes.aligned import Aligned
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world
 from tiny_checkpoints import CORPUS, model_of, tokenizer_of
 
-FIRST = Manner(first=1)
+FIRST = ReadingOptions(first=1)
 FLOAT32 = 1e-6  # the encoder's precision; moments, which it has no part in, are held to float64's
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")
 UNICODE = [
@@ -164,5 +164,5 @@ def same_everything(a: Aligned, b: Aligned, rel: float, firings: float) -> None:
     if rel < 1e-6:  # where activations are the same, so is what is kept of them
         for part in ("documents", "ends", "silent", "reach"):
             assert_array_equal(getattr(a.firings, part), getattr(b.firings, part), err_msg=part)
-    assert_array_equal(a.judges.documents, b.judges.documents)
-    assert_allclose(a.judges.y, b.judges.y, rtol=max(rel, 1e-6), atol=100 * rel)
+    assert_array_equal(a.held_out.documents, b.held_out.documents)
+    assert_allclose(a.held_out.y, b.held_out.y, rtol=max(rel, 1e-6), atol=100 * rel)

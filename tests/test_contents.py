@@ -15,7 +15,7 @@ from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
 from dragoman.models.paired import Harvest
 from dragoman.routes import DirectStatistics, DirectTable, FoldedMoments, LinearMap, Moments
-from dragoman.routes.aligned import Aligned, Judges
+from dragoman.routes.aligned import Aligned, HeldOutPairs
 from dragoman.routes.dictionary import DictionaryStatistics
 from dragoman.routes.folds import FoldedDirect
 from dragoman.store import Contents, read_arrays, write_arrays
@@ -41,7 +41,7 @@ ALIGNED = Aligned(
     calibration=FoldedDirect(folds=(SUMS, SUMS)),
     background=AT_TARGET,
     source_background=AT_SOURCE,
-    judges=Judges(fold=0, x=X, y=Y, documents=frozen(DOCUMENTS, np.int64)),
+    held_out=HeldOutPairs(fold=0, x=X, y=Y, documents=frozen(DOCUMENTS, np.int64)),
     report={"pairs": 6},
 )
 

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 from dragoman.core import Directions, Refusal, Site
 from dragoman.models.aligned import read_aligned
-from dragoman.models.manner import document_name
+from dragoman.models.options import document_name
 from dragoman.routes import (
     DirectTable,
     FoldedMoments,
@@ -34,7 +34,7 @@ def pair() -> PlantedPair:
 
 @pytest.fixture(scope="module")
 def aligned(pair: PlantedPair) -> Aligned:
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_dictionary_route_holds_fixed_what_fires_along(dictionary: Direction
     x = pair.world.x + extra[:, None] * pair.world.source[1]
     y = pair.world.y + extra[:, None] * pair.world.target[1]
     found = read_aligned(
-        replace(pair.source, table=x), replace(pair.target, table=y), pair.texts, pair.encoder, manner=FIRST
+        replace(pair.source, table=x), replace(pair.target, table=y), pair.texts, pair.encoder, options=FIRST
     )
     made = build_bridge(found, dictionary)
     own = {r: made.carry(dictionary.pick(["0"]), r)[0].unit @ pair.world.target[:2].T for r in ("direct", "dictionary")}
@@ -108,8 +108,8 @@ def test_the_held_out_report_is_of_a_map_that_has_not_seen_the_judges(
     pair: PlantedPair, aligned: Aligned, bridge: Bridge
 ) -> None:
     owner = np.array([document_name(text) for text in pair.texts])[pair.numbers()]
-    out = fold_of(owner) == aligned.judges.fold
-    rest = aligned.folded.without(aligned.judges.fold)
+    out = fold_of(owner) == aligned.held_out.fold
+    rest = aligned.folded.without(aligned.held_out.fold)
     assert rest.count == (~out).sum()
     lam = relative_lambda(rest, bridge.forward.settings["lam_rel"])
     trial = fit_ridge(rest, SOURCE, TARGET, lam)
@@ -236,8 +236,8 @@ def test_unknown_routes_and_other_sites_are_refused(aligned: Aligned, bridge: Br
 
 def test_fewer_pairs_than_the_source_is_wide_are_refused_unless_allowed(dictionary: Directions) -> None:
     pair = planted_pair()
-    manner = replace(FIRST, per_document=1)
-    few = read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, manner=manner)
+    options = replace(FIRST, per_document=1)
+    few = read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, options=options)
     with pytest.raises(Refusal, match="a map from 30 rows of width 48"):
         build_bridge(few, dictionary)
     made = build_bridge(few, dictionary, allow_underdetermined=True)

@@ -13,8 +13,7 @@ import typer.testing
 from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
 from dragoman.doctor import Finding, Patient, examine, quick
-from dragoman.models.decode import LocalVerbalizer
-from dragoman.verbalizers.protocol import ScriptedVerbalizer
+from dragoman.models.decode import Verbalizer
 from planted_faults import FAULTS, Fault, adapter_folder, av_folder, clean, dictionary_of, reader_of, with_dictionary
 from tiny_checkpoints import (
     ALL_FAMILIES,
@@ -25,6 +24,7 @@ from tiny_checkpoints import (
     sidecar_of,
     write_sidecar,
 )
+from verbalizer_doubles import ScriptedVerbalizer
 
 
 def faulty(findings: list[Finding]) -> dict[str, Finding]:
@@ -56,7 +56,7 @@ def test_no_alarm_on_clean_checkpoints(tmp_path: Path, family: str, adapter: boo
 def test_no_alarm_in_half_precision(tmp_path: Path, dtype: str) -> None:
     for family in ("qwen2", "gemma3"):
         folder, _ = adapter_folder(tmp_path / family, family)
-        findings = examine(Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, dtype=dtype)))
+        findings = examine(Patient(by=str(folder), verbalizer=Verbalizer(folder, dtype=dtype)))
         assert not faulty(findings), faulty(findings)
 
 
@@ -66,7 +66,7 @@ def test_no_alarm_on_norm_matched_adds(tmp_path: Path) -> None:
         sidecar = dataset_sidecar_of(family)
         sidecar["extraction"] |= {"base_model": str(base)}
         folder = save_adapter(tmp_path / family / "adapter", family, base, sidecar=sidecar)
-        findings = examine(Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, contract="karvonen")))
+        findings = examine(Patient(by=str(folder), verbalizer=Verbalizer(folder, contract="karvonen")))
         assert not faulty(findings), faulty(findings)
         by_check = {f.check: f for f in findings}
         assert by_check["scale"].origin == "norm of the stream it is added to, before block 2"
@@ -80,7 +80,7 @@ def test_no_alarm_on_activation_oracles(tmp_path: Path, positions: int, monkeypa
     folder, _ = adapter_folder(tmp_path, "qwen2")
     (folder / "nla_meta.yaml").unlink()
     settings = {"block": BLOCK, "question": "What is this about?", "positions": positions}
-    oracle = LocalVerbalizer(folder, contract="oracle", settings=settings)
+    oracle = Verbalizer(folder, contract="oracle", settings=settings)
     findings = examine(Patient(by=str(folder), verbalizer=oracle))
     assert not faulty(findings), faulty(findings)
     (slot,) = (f for f in findings if f.check == "slot")
@@ -90,7 +90,7 @@ def test_no_alarm_on_activation_oracles(tmp_path: Path, positions: int, monkeypa
 def test_a_base_that_a_person_gives_settles_what_the_files_disagree_about(tmp_path: Path) -> None:
     folder, base = adapter_folder(tmp_path, "qwen2")
     write_sidecar(folder, sidecar_of("qwen2") | {"base_checkpoint": "org/public-name"})
-    given = LocalVerbalizer(folder, base=str(base))
+    given = Verbalizer(folder, base=str(base))
     (found,) = (f for f in quick([given]) if f.check == "base")
     assert found.verdict == "ok" and "one was given" in found.origin
     for named in ("org/public-name", "org/quite-another"):
@@ -130,7 +130,7 @@ def test_what_is_not_at_hand_is_skipped_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_quick_passes_the_clean_and_refuses_a_fault_in_one_sentence(tmp_path: Path) -> None:
-    good = LocalVerbalizer(av_folder(tmp_path, "gemma3"))
+    good = Verbalizer(av_folder(tmp_path, "gemma3"))
     encoder = dictionary_of(reader_of(tmp_path / "av", BLOCK), rank=8)
     findings = quick([good], encoder=encoder)
     assert {"slot", "sign", "scale", "cache", "role", "decoder-orientation"} <= {f.check for f in findings}

@@ -11,7 +11,7 @@ from adapter_checkpoints import WEIGHTS, save_base, save_peft, told
 from dragoman.doctor import examine
 from dragoman.doctor.checkpoint import merged, trained
 from dragoman.doctor.examine import open_patient, quick
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.merge import Agreement
 from dragoman.store import ArraysFile
 from tiny_checkpoints import save_adapter, save_checkpoint
@@ -34,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_alarm_on_adapters_that_answer_as_peft_does(base: Path, tmp_path: Path, kind: str) -> None:
     adapter = save_peft(tmp_path / "adapter", "gemma3", base, **{"target_modules": ["down_proj"], **KINDS[kind]})
-    found = {f.check: f for f in quick([LocalVerbalizer(adapter)])}
+    found = {f.check: f for f in quick([Verbalizer(adapter)])}
     assert found["adapter-merged"].verdict == "ok" and 0 < float(found["adapter-merged"].measured or 0) < 1e-5
     assert found["adapter-trained"].verdict == "ok"
     assert found["adapter-applied"].verdict == ("skipped" if kind in ("dora", "input embeddings alone") else "ok")
@@ -44,7 +44,7 @@ def test_a_vision_tower_that_the_base_lacks_is_no_fault(tmp_path: Path) -> None:
     inside = save_checkpoint(tmp_path / "inside", "gemma3_wrapped")
     alone = save_checkpoint(tmp_path / "alone", "gemma3")
     adapter = save_adapter(tmp_path / "adapter", "gemma3_wrapped", inside)
-    found = {f.check: f for f in quick([LocalVerbalizer(adapter, base=str(alone))])}
+    found = {f.check: f for f in quick([Verbalizer(adapter, base=str(alone))])}
     assert found["adapter-fits"].verdict == found["adapter-applied"].verdict == found["adapter-merged"].verdict == "ok"
 
 

@@ -19,8 +19,8 @@ from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import directions_of
-from dragoman.models.deciding import fingerprint_of_model
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
+from dragoman.models.load import fingerprint_of_model
 from dragoman.store.hub import forget
 from range_server import Served, serving
 from small_world import World, build, write_sae
@@ -258,10 +258,10 @@ def test_a_whole_commit_is_not_asked_about(hub: Served) -> None:
 
 def test_a_verbalizer_is_another_when_its_tokenizer_or_configuration_is(world: World) -> None:
     folder = Path(world.av)
-    before = LocalVerbalizer(world.av).identity
-    assert before == LocalVerbalizer(world.av).identity
+    before = Verbalizer(world.av).identity
+    assert before == Verbalizer(world.av).identity
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
-    after = LocalVerbalizer(world.av).identity
+    after = Verbalizer(world.av).identity
     assert after != before and {**after, "files": before["files"]} == before
 
 

@@ -16,9 +16,10 @@ import dictionary_folders as folders
 from ar_checkpoints import WIDTH, base_of
 from dragoman.core import Refusal, Site
 from dragoman.doctor.checkpoint import base_names
-from dragoman.explain import direct_table, directions_of, explain, how_fed, open_verbalizer
+from dragoman.explain import direct_table, directions_of, explain, open_verbalizer
 from dragoman.explain.request import Talk
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
+from dragoman.models.published import how_fed
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder
@@ -28,6 +29,7 @@ from dragoman.verbalizers.sidecar import NAME, sidecar_file
 from range_server import Served, serving
 from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
+from verbalizer_doubles import next_logits
 
 SOURCE_ID = f"gemma-2-2b/{BLOCK}-tiny-res"
 
@@ -240,10 +242,10 @@ def test_the_sidecar_above_is_found_from_inside_the_folder_and_through_a_link(
 def test_a_step_of_a_run_speaks_as_it_does_with_the_sidecar_beside_it(world: World, tmp_path: Path) -> None:
     step = easynla_run(tmp_path / "run", Path(world.target.model))
     vectors = np.random.default_rng(1).standard_normal((2, WIDTH)).astype(np.float32)
-    above = LocalVerbalizer(step, contract="karvonen")
+    above = Verbalizer(step, contract="karvonen")
     (step / NAME).write_bytes((tmp_path / "run" / NAME).read_bytes())
-    beside = LocalVerbalizer(step, contract="karvonen")
-    np.testing.assert_array_equal(above.next_logits(vectors), beside.next_logits(vectors))
+    beside = Verbalizer(step, contract="karvonen")
+    np.testing.assert_array_equal(next_logits(above, vectors), next_logits(beside, vectors))
     assert above.identity == beside.identity and above.identity["sidecar"]
 
 
@@ -251,7 +253,7 @@ def test_a_sidecar_two_folders_up_is_refused(world: World, tmp_path: Path) -> No
     step = easynla_run(tmp_path / "run" / "rl", Path(world.target.model))
     (tmp_path / "run" / "rl" / NAME).rename(tmp_path / "run" / NAME)
     with pytest.raises(Refusal, match=r"iter_4: it holds no nla_meta\.yaml"):
-        LocalVerbalizer(step, contract="karvonen")
+        Verbalizer(step, contract="karvonen")
 
 
 # --- contracts, registry, bases ------------------------------------------------------------------------------------
@@ -309,8 +311,8 @@ def test_the_registry_gives_the_base_and_the_doctor_takes_its_word(
     told = run.manifest["verbalizers"]["by"]
     assert told["base"] == "org/warm/av" and told["site"] == str(world.target) and set(asked) == {"org/warm"}
     vectors = run.vectors()[0]["washed"]
-    by_hand = LocalVerbalizer(step, contract="karvonen", base=str(warm)).next_logits(vectors)
-    np.testing.assert_array_equal(open_verbalizer(str(step), world.request()).next_logits(vectors), by_hand)
+    by_hand = next_logits(Verbalizer(step, contract="karvonen", base=str(warm)), vectors)
+    np.testing.assert_array_equal(next_logits(open_verbalizer(str(step), world.request()), vectors), by_hand)
 
 
 def test_a_base_given_by_hand_does_not_settle_what_the_registry_does() -> None:

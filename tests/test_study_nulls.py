@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, held_out, make_cards, relative_lambda
-from dragoman.routes.aligned import Judges
+from dragoman.routes.aligned import HeldOutPairs
 from dragoman.routes.cards import Evidence
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
 from studies.cast import COLLAPSED, standing
@@ -130,7 +130,7 @@ def test_a_map_of_shuffled_pairs_explains_nothing_of_rows_left_out() -> None:
     world = sparse_world(n=6000, p=40, q=56, m=30, rate=0.1)
     moments = Moments.of(world.x[:4000], world.y[:4000])
     forward = fit_ridge(moments, SOURCE, TARGET, relative_lambda(moments, 0.1))
-    judges = Judges(
+    judges = HeldOutPairs(
         fold=0, x=frozen(world.x[2000:4000]), y=frozen(world.y[2000:4000]), documents=world.documents[2000:4000]
     )
     mixed = shuffled_map(judges, forward, seed=0)

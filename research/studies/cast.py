@@ -18,7 +18,7 @@ from dragoman.explain import Talk, background_report, own_version, versions
 from dragoman.routes.crossing import Bridge
 from dragoman.store import RunFolder
 from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 from studies.ground import Ground
 
@@ -83,7 +83,7 @@ class Cast:
     def say(
         self,
         folder: Path,
-        verbalizers: Mapping[str, Verbalizer],
+        verbalizers: Mapping[str, AnyVerbalizer],
         *,
         seed: int,
         batch_size: int,

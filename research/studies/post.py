@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman.core import Directions, Site
 from dragoman.routes import LinearMap, Moments, fit_ridge, make_cards, the_posts_fit
-from dragoman.routes.aligned import Judges
+from dragoman.routes.aligned import HeldOutPairs
 from dragoman.routes.crossing import Bridge
 from dragoman.routes.dictionary import WHOLE
 from dragoman.routes.direct import FLOOR, DirectTable
@@ -120,7 +120,7 @@ def nulls(
         noise = like_activations(own, ground.source, n, np.random.default_rng(seed + 2))
         yield f"random by {route}", forward.directions(noise), route
         yield f"unused by {route}", forward.directions(unused), route
-        mixed = shuffled_map(bridge.aligned.judges, forward, seed)
+        mixed = shuffled_map(bridge.aligned.held_out, forward, seed)
         yield f"shuffled by {route}", mixed.directions(some), route
 
 
@@ -132,7 +132,7 @@ def like_activations(moments: Moments, site: Site, n: int, rng: np.random.Genera
     return Directions.of(site, rows, [f"random-{i}" for i in range(n)], kind="random", origin="random, as activations")
 
 
-def shuffled_map(judges: Judges, forward: LinearMap, seed: int) -> LinearMap:
+def shuffled_map(judges: HeldOutPairs, forward: LinearMap, seed: int) -> LinearMap:
     """A ridge over rows that do not belong together, at the map's own relative penalty: what no pairing leads to."""
     order = np.random.default_rng(seed + 3).permutation(len(judges.y))
     moments = Moments.of(judges.x, judges.y[order])

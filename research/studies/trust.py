@@ -48,10 +48,10 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     unused = dealt(ground, some, stratified(ground, 2 * len(some), seed=UNUSED_SEED, without=(*features, *others)))
     carried, cards = bridge.carry(unused, "map")
     cast.add("unused", carried, cards=cards, route="map", kind="null")
-    wrong = replace(bridge, forward=shuffled_map(bridge.aligned.judges, bridge.forward, seed))
+    wrong = replace(bridge, forward=shuffled_map(bridge.aligned.held_out, bridge.forward, seed))
     carried, cards = wrong.carry(some, "map")
     cast.add("shuffled", carried, cards=cards, route="map", kind="null")
-    y = bridge.aligned.judges.y
+    y = bridge.aligned.held_out.y
     picked = y[np.sort(np.random.default_rng(seed + 4).permutation(len(y))[:real])]
     seen = Directions.of(ground.target, picked, [f"real-{k}" for k in range(len(picked))], kind="custom")
     cast.add("real activations", seen, "none", kind="ordinary", route="none")

@@ -27,17 +27,17 @@ from dragoman.explain import (
     default_texts,
     fitted,
     kits_from,
-    open_reconstructor,
     open_verbalizer,
     reconstructable,
 )
 from dragoman.judge import judge_run, judgeable, trusted
 from dragoman.models.embedder import SentenceEmbedder
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.routes import LinearMap
 from dragoman.routes.direct import FLOOR
 from dragoman.store import RunFolder
 from dragoman.study import Condition
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
 WASHOUT = "on-shell"
@@ -77,7 +77,7 @@ def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = 
         raise RuntimeError("a crossing by map has a harvest and a map")
     turned, _ = fitted(rows, request, "procrustes")
     talk.say("opening the verbalizers of both models, and checking them")
-    verbalizers: dict[str, Verbalizer] = {
+    verbalizers: dict[str, AnyVerbalizer] = {
         "by": open_verbalizer(request.by, request),
         "native": open_verbalizer(request.native or "tiny-smollm2-av", request, native=True),
     }
@@ -147,7 +147,7 @@ def scored(
     kits = kits_from(confidence, say, run)
     reader = directions = None
     if ar is not None:
-        reader = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
+        reader = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
         directions = reconstructable(run, reader.site)
     embedder, also = SentenceEmbedder(device=device), [second_opinion()]
     scores: dict[str, Any] = {}

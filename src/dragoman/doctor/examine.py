@@ -19,10 +19,10 @@ from dragoman.doctor.patient import SENTENCES, Patient, Probes
 from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.reading import check_reading
 from dragoman.doctor.stream import check_background, check_stream
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader
 from dragoman.models.resolve import dictionary_at
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def examine(patient: Patient) -> list[Finding]:
     return found
 
 
-def quick(verbalizers: Iterable[Verbalizer], *, encoder: Encoder | None = None) -> list[Finding]:
+def quick(verbalizers: Iterable[AnyVerbalizer], *, encoder: Encoder | None = None) -> list[Finding]:
     """What takes seconds, before a run: files, prompt, injection and caches of verbalizers, a dictionary's shape.
 
     A few passes over the prompt and three sentences for each verbalizer in this process; two short answers from each
@@ -67,7 +67,7 @@ def quick(verbalizers: Iterable[Verbalizer], *, encoder: Encoder | None = None) 
     return found
 
 
-def _given(verbalizer: Verbalizer) -> str | None:
+def _given(verbalizer: AnyVerbalizer) -> str | None:
     """The base a person gave for an open verbalizer: the one it runs on, where its sidecar names another or none."""
     base, sidecar = getattr(verbalizer, "_base", None), getattr(verbalizer, "sidecar", None)
     return base if sidecar is not None and base != sidecar.base else None
@@ -114,7 +114,7 @@ def open_patient(
     how: dict[str, Any] = {"dtype": dtype, "device": device}
     voice = encoder = reader = None
     if by:
-        voice = tried(by, lambda: LocalVerbalizer(by, contract=contract, settings=settings, base=base, **how))
+        voice = tried(by, lambda: Verbalizer(by, contract=contract, settings=settings, base=base, **how))
     if sae:
         encoder = tried(sae, lambda: read_encoder(dictionary_at(sae), **(sae_how or {})))
     site = tried(source, lambda: Site.parse(source)) if source else encoder.site if encoder else None

@@ -20,7 +20,7 @@ from dragoman.dictionaries import Encoder
 from dragoman.doctor.probe import Fed, Opened, Stream, bare_logits, bare_text, fed, opened, stream_over
 from dragoman.models.paired import Reader
 from dragoman.models.resolve import cached, folder_of
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 # Plain running text of several registers: enough for norms and slots, and there is no model that cannot read it.
 SENTENCES = (
@@ -51,7 +51,7 @@ class Patient:
     """
 
     by: str | None = None
-    verbalizer: Verbalizer | None = None
+    verbalizer: AnyVerbalizer | None = None
     base: str | None = None
     dictionary: str | None = None
     encoder: Encoder | None = None

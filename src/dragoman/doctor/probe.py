@@ -20,7 +20,7 @@ from dragoman.core import Floats, Refusal
 from dragoman.models.encode import encode_texts
 from dragoman.models.harvest import reading
 from dragoman.models.load import decoder_blocks, text_stack
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
@@ -34,7 +34,7 @@ class Opened:
     tokenizer: Any
 
 
-def opened(verbalizer: Verbalizer | None) -> Opened | None:
+def opened(verbalizer: AnyVerbalizer | None) -> Opened | None:
     """The model behind a verbalizer, if it runs in this process."""
     net, tokenizer = getattr(verbalizer, "_net", None), getattr(verbalizer, "_tokenizer", None)
     return Opened(net=net, tokenizer=tokenizer) if net is not None and tokenizer is not None else None
@@ -161,7 +161,7 @@ class Fed:
     refusal: Refusal | None
 
 
-def fed(verbalizer: Verbalizer, vectors: Floats, length: int) -> Fed:
+def fed(verbalizer: AnyVerbalizer, vectors: Floats, length: int) -> Fed:
     """Watch a verbalizer read ``vectors`` with a prompt of ``length`` tokens."""
     model = opened(verbalizer)
     if model is None:

@@ -16,11 +16,10 @@ from dragoman.explain.open import (
     default_texts,
     dictionary_of,
     directions_of,
-    how_fed,
     open_verbalizer,
     planted,
 )
-from dragoman.explain.read_back import open_reconstructor, reconstructable
+from dragoman.explain.read_back import reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
 
@@ -45,10 +44,8 @@ __all__ = [
     "explain",
     "fitted",
     "harvested",
-    "how_fed",
     "kits_from",
     "load_background",
-    "open_reconstructor",
     "open_verbalizer",
     "own_version",
     "planted",

@@ -19,7 +19,7 @@ from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Route, Talk
 from dragoman.models.aligned import read_aligned
-from dragoman.models.manner import Manner
+from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
 from dragoman.routes.aligned import Aligned
@@ -243,16 +243,16 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     source, where = dictionary.site, dictionary_of(request)
     texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
-    manner = Manner(watched=watched)
+    options = ReadingOptions(watched=watched)
     dictionary_key = fingerprint_of_dictionary(where)
-    key = key_of("aligned-3", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
+    key = key_of("aligned-3", request, source, target, texts, dictionary_key, repr(options), *_reading(request))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
         encoder = _encoder(request, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
-        read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
+        read_aligned(*readers, texts, encoder, options=options, progress=talk.towards("aligned tokens")).save(path)
 
     path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
     if reused:

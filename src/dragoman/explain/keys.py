@@ -23,7 +23,7 @@ from dragoman.dictionaries.folder import LocalFolder
 from dragoman.dictionaries.hub import hub_folder, registered
 from dragoman.dictionaries.layouts import layout_of
 from dragoman.explain.request import Request
-from dragoman.models.deciding import fingerprint_of_model
+from dragoman.models.load import fingerprint_of_model
 from dragoman.store import digest, fingerprint_of, plain
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")

@@ -29,7 +29,7 @@ from dragoman.explain.open import (
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.store import RunFolder, digest
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
 
@@ -47,7 +47,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     check_device(request.device)
     directions = directions_of(request)
     talk.say(f"opening verbalizer {public_address(request.by)}")
-    verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
+    verbalizers: dict[str, AnyVerbalizer] = {"by": open_verbalizer(request.by, request)}
     if directions.site != verbalizers["by"].site and needs_encoder(request):
         refuse_unusable_encoder(request)
     if request.native:
@@ -85,7 +85,7 @@ def carry_out(
     cross: Crossing,
     conditions: list[study.Condition],
     told: list[dict[str, Any]],
-    verbalizers: dict[str, Verbalizer],
+    verbalizers: dict[str, AnyVerbalizer],
     out: Path,
     talk: Talk,
     more: Mapping[str, Any] | None = None,

@@ -34,8 +34,8 @@ _FOLDER = Contents(
 _BACKGROUNDS = Contents(
     called="backgrounds", holds=None, origin="dragoman harvest", arrays={"source": "p", "target": "q"}
 )
-_JUDGES = Contents(
-    called="pairs to judge on",
+_HELD_OUT = Contents(
+    called="pairs held out",
     holds=None,
     origin="dragoman harvest",
     arrays={"x": "np", "y": "nq", "documents": "n"},
@@ -44,7 +44,7 @@ _JUDGES = Contents(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judges:
+class HeldOutPairs:
     """A few pairs of one ``fold`` kept whole, to judge a map fitted on the other folds: sums cannot tell its top-1.
 
     ``x``: (n, p) and ``y``: (n, q) float32; ``documents``: (n,) whose they are.
@@ -77,7 +77,7 @@ class Aligned:
     calibration: FoldedDirect | None
     background: Background
     source_background: Background
-    judges: Judges
+    held_out: HeldOutPairs
     report: Mapping[str, Any]
     firings: Firings | None = None
 
@@ -123,8 +123,8 @@ class Aligned:
             fold.save(folder / f"calibration-{k}.safetensors")
         means = {"source": self.source_background.mean, "target": self.background.mean}
         write_arrays(folder / "backgrounds.safetensors", means)
-        rows = {"x": self.judges.x, "y": self.judges.y, "documents": self.judges.documents}
-        write_arrays(folder / "judges.safetensors", rows, {"fold": self.judges.fold})
+        rows = {"x": self.held_out.x, "y": self.held_out.y, "documents": self.held_out.documents}
+        write_arrays(folder / "judges.safetensors", rows, {"fold": self.held_out.fold})
         words = {"holds": "aligned pairs", "source": str(self.source), "target": str(self.target)}
         counts = {"n": self.background.n, "texts": self.background.texts, "calibration": len(kept)}
         write_json(folder / _INDEX, words | counts | {"report": dict(self.report)})
@@ -144,7 +144,7 @@ class Aligned:
             fired = DirectStatistics.load(folder / "fired.safetensors")
         parts = [DirectStatistics.load(folder / f"calibration-{k}.safetensors") for k in range(index["calibration"])]
         means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
-        rows, told = _JUDGES.read(folder / "judges.safetensors")
+        rows, told = _HELD_OUT.read(folder / "judges.safetensors")
         return cls(
             source=source,
             target=target,
@@ -155,7 +155,7 @@ class Aligned:
             calibration=FoldedDirect(folds=tuple(parts)) if parts else None,
             background=Background(target, frozen(means["target"]), index["n"], index["texts"]),
             source_background=Background(source, frozen(means["source"]), index["n"], index["texts"]),
-            judges=Judges(
+            held_out=HeldOutPairs(
                 fold=told["fold"],
                 x=frozen(rows["x"]),
                 y=frozen(rows["y"]),

@@ -202,8 +202,8 @@ def to_watch(
 
 def _judged(aligned: Aligned, forward: LinearMap, gamma: float) -> LinearMap:
     """The map with ``held_out`` on its report: of the map that the other folds give at the same penalty."""
-    judges = aligned.judges
-    rest = tuple(m for k, m in enumerate(aligned.folded.folds) if k != judges.fold)
+    pairs = aligned.held_out
+    rest = tuple(m for k, m in enumerate(aligned.folded.folds) if k != pairs.fold)
     trial = fit_map(
         FoldedMoments(folds=rest, documents=aligned.folded.documents),
         aligned.source,
@@ -213,7 +213,7 @@ def _judged(aligned: Aligned, forward: LinearMap, gamma: float) -> LinearMap:
         standardise=bool(forward.settings.get("standardised")),
         allow_underdetermined=True,
     )
-    found = held_out(trial, judges.x, judges.y, documents=judges.documents)
+    found = held_out(trial, pairs.x, pairs.y, documents=pairs.documents)
     word, why = usable(found)
     told = {"held_out": found, "usable": word, "usable_why": why, "pairing": "aligned tokens"}
     return replace(forward, report=forward.report | told | {"harvest": dict(aligned.report)})
