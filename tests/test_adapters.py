@@ -11,7 +11,7 @@ import yaml
 
 from ar_checkpoints import save_peft
 from dragoman.core import Refusal
-from dragoman.doctor import Patient, examine
+from dragoman.doctor import Subject, examine
 from dragoman.doctor.checkpoint import config, meta, role
 from dragoman.models.adapters import check_places, read_settings
 from dragoman.models.load import sits_on
@@ -126,5 +126,5 @@ def test_the_doctor_goes_on_where_settings_are_nested_deep(adapter: Path) -> Non
 @pytest.mark.parametrize(("name", "content"), [(CONFIG, NESTED), (META, "[" * 30_000)])
 def test_an_examination_ends_with_a_fault_where_a_file_is_nested_deep(adapter: Path, name: str, content: str) -> None:
     (adapter / name).write_text(content)
-    found = examine(Patient(by=str(adapter), ar=str(adapter)))
+    found = examine(Subject(by=str(adapter), ar=str(adapter)))
     assert any(f.verdict == "fault" and name in f"{f.subject} {f.measured}" for f in found)

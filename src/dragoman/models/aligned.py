@@ -30,7 +30,7 @@ from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Background, Floats, Refusal, frozen
 from dragoman.dictionaries import Encoder
-from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends
+from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
 from dragoman.models.paired import SIDES, Reader, refuse_other_width
 from dragoman.routes import DirectStatistics, FoldedDirect, MomentStream
@@ -213,8 +213,7 @@ class _Reading:
             return
         self.stream.add(pairs.x, pairs.y, pairs.documents)
         for side, rows in (("source", pairs.x), ("target", pairs.y)):
-            wide = rows.astype(np.float64)
-            self.units[side] += (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(axis=0)
+            self.units[side] += unit_sum(rows)
         self._keep_held_out(pairs)
         if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings):
             return

@@ -150,13 +150,17 @@ class Verbalizer:
         """Width of the vectors it takes."""
         return self.contract.width
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt.
 
         ``files``, and ``base_files`` and so on of what lies under it: the files beside the weights. Made once: it
         reads every byte of the weights.
         """
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         sidecar = sidecar_file(self._folder)
         known = {
             "contract": self.contract.name,

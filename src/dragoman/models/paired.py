@@ -30,6 +30,7 @@ from dragoman.models.harvest import (
     refuse_undefined,
     shared_ends,
     token_rows,
+    unit_sum,
 )
 from dragoman.models.load import check_site, load_model
 from dragoman.routes import DirectStatistics
@@ -125,7 +126,7 @@ def direct_statistics(
     typical = [reader.typical(texts) for reader in (source, target)]
     ids = [str(i) for i in range(encoder.d_sae)]
     stats: DirectStatistics | None = None
-    unit_sum, count = 0.0, 0
+    units, count = 0.0, 0
     tally = {side: Counter[str]() for side in SIDES}
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
@@ -141,9 +142,8 @@ def direct_statistics(
             stats = DirectStatistics.empty(target.site, ids, y.x.shape[1])
         fired = vstack([csr_array(encoder.encode(x.x[left[i : i + SLICE]])) for i in range(0, len(left), SLICE)])
         stats = stats.accumulate(fired, y.x[right], x.document[left] + start)
-        rows = y.x[right].astype(np.float64)
-        unit_sum = unit_sum + (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)
-        count += len(rows)
+        units = units + unit_sum(y.x[right])
+        count += len(right)
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
     if stats is None:
@@ -152,7 +152,7 @@ def direct_statistics(
         )
     for side, reader in zip(SIDES, (source, target), strict=True):
         refuse_tally(tally[side], reader)
-    mean: Floats = (unit_sum / count).astype(np.float32)  # type: ignore[union-attr]
+    mean: Floats = (units / count).astype(np.float32)  # type: ignore[union-attr]
     return stats, Background(target.site, mean, count, digest("\n".join(texts))), tally
 
 

@@ -101,12 +101,16 @@ class Reconstructor:
         self._suffix = self._ending()
         self.token_ids(["The people of the city vote."])  # a tokenizer that does not fit is refused here, not later
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides its vectors: checkpoint, sha256 of files, layout, dtype, base, template, BOS rule.
 
         Made once: it reads every byte of the weights.
         """
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         contract, folder = self.contract, self._folder
         known: dict[str, Any] = {
             "contract": f"{contract.layout} reconstructor",
