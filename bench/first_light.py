@@ -163,7 +163,7 @@ def by_verdict(run: RunFolder, scores: dict[str, Any]) -> dict[str, dict[str, di
     for row in run.rows():
         if row["condition"] in ("washed", "direct") and row["card"] and row["sample"] == 0:
             hit = right[row["condition"]][row["feature"]]
-            found.setdefault(row["condition"], {}).setdefault(row["card"].get("verdict", "none"), []).append(hit)
+            found.setdefault(row["condition"], {}).setdefault(row["card"].get("status", "none"), []).append(hit)
     return {
         condition: {verdict: {"right": float(np.mean(hits)), "n": len(hits)} for verdict, hits in by.items()}
         for condition, by in found.items()

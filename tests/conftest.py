@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from dragoman.maps.aligned import Aligned
     from dragoman.models.paired import Reader
-    from dragoman.routes.aligned import Aligned
     from planted_readers import PlantedPair
     from small_world import World
 

@@ -18,7 +18,7 @@ from study_worlds import row
 
 RNG = np.random.default_rng(0)
 FEATURES = ("7", "3", "9")
-CARD = {"margin": 0.25, "n_eff": 100.0, "nearest": "4", "verdict": "ok", "home_margin": None}
+CARD = {"margin": 0.25, "n_eff": 100.0, "nearest": "4", "status": "ok", "home_margin": None}
 # each feature's second sample stands before its first
 ROWS = [
     row(name, "auto", f"text {sample} of {name}", sample, card=CARD, tokens=20 + sample, problems=["empty"] * sample)
@@ -54,7 +54,7 @@ def test_each_feature_is_assessed_once_by_its_first_sample_in_the_order_it_comes
 def test_a_card_gives_its_numbers_and_no_words() -> None:
     one = gather()["3"]
     assert one["margin"] == 0.25 and one["n_eff"] == pytest.approx(np.log(100)) and one["home_margin"] is None
-    assert not {"nearest", "verdict", "category", "label", "text"} & set(one)
+    assert not {"nearest", "status", "category", "label", "text"} & set(one)
     bare, _ = assessed([dict(r, card=None) for r in ROWS], TEXTS)
     assert bare == list(FEATURES)
 

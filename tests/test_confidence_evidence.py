@@ -15,7 +15,7 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-CARD = {"coverage": 0.4, "norm": 2.0, "n_eff": 100.0, "margin": None, "nearest": "5258", "verdict": "ok", "known": True}
+CARD = {"coverage": 0.4, "norm": 2.0, "n_eff": 100.0, "margin": None, "nearest": "5258", "status": "ok", "known": True}
 
 
 def test_evidence_takes_the_numbers_of_a_card_and_none_of_its_words():

@@ -12,7 +12,6 @@ from dragoman.core import Site
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.dictionary import reconstruction, unexplained
 from dragoman.doctor.stream import overflow
-from dragoman.explain import load_background
 from dragoman.models.watch import Stream
 
 
@@ -20,8 +19,8 @@ class Examined:
     """The pair, opened and examined once for all tests of this file."""
 
     def __init__(self) -> None:
-        background = load_background(tiny.data("tiny-background"))
-        self.subject = open_subject(sae="tiny-sae", by="tiny-gemma-av", background=background)
+        self.subject = open_subject(sae="tiny-sae", by="tiny-gemma-av")
+        assert self.subject.background is not None  # it lies beside the dictionary
         self.findings = examine(self.subject)
         self.native = open_subject(by="tiny-smollm2-av")
         self.findings += examine(self.native)

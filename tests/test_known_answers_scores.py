@@ -14,7 +14,8 @@ from scipy.stats import binom
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dragoman.core import Background, Directions, Refusal, frozen
-from dragoman.routes import LinearMap, debiased_cka, held_out
+from dragoman.maps import LinearMap
+from dragoman.maps.evaluate import held_out
 from dragoman.score.intervals import t_interval
 from dragoman.score.lift import (
     doubly_centred,
@@ -24,8 +25,9 @@ from dragoman.score.lift import (
     permutation_moments,
     permutation_p,
 )
-from dragoman.washout import at_angle, mix, on_shell, on_shell_weight, turned
+from dragoman.washout import at_angle, mix, on_shell, turned
 from planted_worlds import SOURCE, TARGET, unit
+from studies.strengths import on_shell_weight
 
 # --- 13: alignment by end offsets --------------------------------------------------------------------------------
 
@@ -219,19 +221,3 @@ def test_19_a_constant_predictor_explains_nothing_and_has_the_raw_cosine_its_spr
     assert found["centred_cosine"] == 0
     assert found["raw_cosine"] == pytest.approx(np.sqrt(1 - (1 - mean @ mean)), abs=1e-9)
     assert found["constant_fve_unit"] == pytest.approx(found["fve_unit"], abs=1e-9)
-
-
-def test_19_debiased_cka_of_noise_is_zero_and_of_a_rotated_stream_one():
-    rng = np.random.default_rng(8)
-    found = [debiased_cka(rng.normal(size=(500, 64)), rng.normal(size=(500, 96))) for _ in range(5)]
-    assert np.abs(found).max() < 0.02
-    x = rng.normal(size=(500, 64))
-    turn = np.linalg.qr(rng.normal(size=(64, 64)))[0]
-    assert debiased_cka(x, 7 * x @ turn + 3) == pytest.approx(1, abs=1e-9)
-
-
-def test_19_cka_refuses_what_it_cannot_compare():
-    with pytest.raises(Refusal, match="CKA of 3 rows: it takes 4 to 8192"):
-        debiased_cka(np.eye(3), np.eye(3))
-    with pytest.raises(Refusal, match="it has no shape to compare"):
-        debiased_cka(np.ones((9, 2)), noise(9, 0))

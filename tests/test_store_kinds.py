@@ -14,7 +14,7 @@ import pytest
 
 from dragoman import store
 from dragoman.core import Refusal
-from dragoman.routes import LinearMap
+from dragoman.maps import LinearMap
 from dragoman.score.kits import Kits
 from dragoman.store import ArraysFile, RunFolder
 from dragoman.store.plainyaml import read_yaml

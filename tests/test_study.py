@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import killed_study
 from dragoman import study
 from dragoman.core import Directions, Explanation, Refusal, Site
+from dragoman.records import Card
 from dragoman.store import RunFolder
 from killed_study import SETTINGS, SITES, Talker, conditions
 
@@ -231,7 +232,7 @@ def test_a_verbalizer_that_loses_a_row_is_refused(tmp_path: Path) -> None:
         ({"ids": ("1", "2")}, "do not go with 2 ids"),
         ({"labels": ()}, "3 ids and 0 labels"),
         ({"vectors": np.ones(3)}, r"shape \(3,\)"),
-        ({"cards": ({},)}, "1 cards for 3 vectors"),
+        ({"cards": (Card(),)}, "1 cards for 3 vectors"),
         ({"ids": ("1", "2", "1")}, "an id is there twice"),
         ({"vectors": np.full((3, 3), np.nan)}, "NaN or infinite"),
     ],
@@ -282,9 +283,9 @@ def test_a_condition_takes_ids_labels_kind_and_site_from_directions() -> None:
     assert (condition.ids, condition.labels) == (("5", "6", "7"), ("a", "b", "c"))
     assert condition.kind == "random" and condition.site == Site("m", 1)
     np.testing.assert_array_equal(condition.vectors, np.eye(3))
-    washed = study.Condition.of("washed", directions, "own", vectors=np.ones((3, 3)), cards=[{"n": 1}] * 3)
+    washed = study.Condition.of("washed", directions, "own", vectors=np.ones((3, 3)), cards=[Card(n_eff=1.0)] * 3)
     np.testing.assert_array_equal(washed.vectors, np.ones((3, 3)))
-    assert not washed.vectors.flags.writeable and washed.cards[0] == {"n": 1}
+    assert not washed.vectors.flags.writeable and washed.cards[0].n_eff == 1.0
 
 
 def test_a_plans_digest_changes_with_everything_that_decides_a_row(tmp_path: Path) -> None:
@@ -298,8 +299,8 @@ def test_a_plans_digest_changes_with_everything_that_decides_a_row(tmp_path: Pat
         {"ids": ("1", "2", "4")},
         {"labels": ("", "", "x")},
         {"kind": "random"},
-        {"cards": ({"k": 1}, {"k": 2}, {"k": 3})},
-        {"cards": ({"k": 1}, {"k": 2}, {"k": 4})},
+        {"cards": (Card(norm=1.0), Card(norm=2.0), Card(norm=3.0))},
+        {"cards": (Card(norm=1.0), Card(norm=2.0), Card(norm=4.0))},
     ):
         plans.append(study.Plan(conditions=(one(**change),), **base))
     digests = [plan.digest(said) for plan in plans]

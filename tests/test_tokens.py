@@ -14,9 +14,9 @@ from dragoman.core import Refusal
 from dragoman.models.harvest import TokenRows
 from dragoman.models.options import FIRST
 from dragoman.models.paired import Reader
-from dragoman.models.tokens import CHUNK, Tokens, read_tokens
 from planted_readers import TEXTS, WORDS, PlantedPair, PlantedReader, planted_pair, sae
 from planted_worlds import SOURCE, TARGET
+from studies.tokens import CHUNK, Tokens, read_tokens
 from tiny_checkpoints import WIDTH
 
 DOCUMENTS = CHUNK + 30

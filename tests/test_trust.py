@@ -54,7 +54,7 @@ def built(path: Path, *, samples: int = 1, contexts: bool = False) -> RunFolder:
             {
                 "feature": f"random-{k}" if condition == "random" else str(k), "condition": condition, "sample": s,
                 "text": f"about {word} and {word}" + " again" * s, "problems": [], "tokens": 9,
-                "card": None if condition == "native" else {"margin": 0.1 * k - 0.5, "verdict": "ok"},
+                "card": None if condition == "native" else {"margin": 0.1 * k - 0.5, "status": "ok"},
             }
             for k, word in enumerate(WORDS)
             for s in range(samples)

@@ -312,11 +312,11 @@ def fit(
     out: OutFile = Path("map.safetensors"),
 ) -> None:
     """Second step: fit a map on a harvest, and judge it on the fifth of the texts that it did not see."""
+    from dragoman.maps import fit_pooled
     from dragoman.models.paired import Harvest
-    from dragoman.routes import the_posts_recipe
 
     read = Harvest.load(rows)
-    made = the_posts_recipe(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
+    made, _ = fit_pooled(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
     made.save(out)
     show_map({made.method: made.report["held_out"]})
     put(f"map: {out}")

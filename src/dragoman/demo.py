@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal
-from dragoman.dictionaries import random_directions, read_directions
+from dragoman.dictionaries import random_directions
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
 from dragoman.embed import LexicalEmbedder
@@ -27,14 +27,14 @@ from dragoman.explain import (
     default_texts,
     fitted,
     kits_from,
+    open_for,
     open_verbalizer,
     reconstructable,
 )
 from dragoman.judge import judge_run, judgeable, trusted
+from dragoman.maps import LinearMap
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.routes import LinearMap
-from dragoman.routes.direct import FLOOR
 from dragoman.store import RunFolder
 from dragoman.study import Condition
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -71,9 +71,12 @@ def request_for(
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
     """All conditions over the features, scored; resumable."""
-    directions = read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features)
-    cross, rows = crossing(request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch)
-    if rows is None or cross.bridge is None:
+    dictionary = open_for(request)
+    directions = dictionary.features(request.features).directions
+    cross, rows = crossing(
+        dictionary, request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch
+    )
+    if rows is None or cross.map is None:
         raise RuntimeError("a crossing by map has a harvest and a map")
     turned, _ = fitted(rows, request, "procrustes")
     talk.say("opening the verbalizers of both models, and checking them")
@@ -83,10 +86,13 @@ def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = 
     }
     quick(verbalizers.values())
     conditions, told = conditions_of(request, directions, cross, turned)
-    bare = {"washed": cross.carry(directions, "map"), "direct": cross.carry(often(directions, cross), "direct")}
-    report = {m.method: m.report["held_out"] for m in (cross.bridge, turned)}
+    bare = {
+        "washed": cross.directions(directions, "map"),
+        "direct": cross.directions(often(directions, cross), "direct"),
+    }
+    report = {m.method: m.report["held_out"] for m in (cross.map, turned)}
     more = {"map_report": report}
-    return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
+    return carry_out(dictionary, request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
 
 
 def conditions_of(
@@ -108,24 +114,21 @@ def conditions_of(
         who = request.native if by == "native" else request.by
         told.append({"name": name, "route": route, "washout": washout, "verbalizer": who, **more})
 
-    mapped, lost = cross.carry(directions, "map"), cross.carry(noise, "map")
+    mapped, lost = cross.directions(directions, "map"), cross.directions(noise, "map")
     add("native", directions, "identity", request.washout, by="native")
     add("native_plain", directions, "identity", "none", by="native")
     add("plain", mapped, "map (ridge)", "none", with_cards=True)
     add("washed", mapped, "map (ridge)", request.washout, with_cards=True)
     add("random_plain", lost, "map (ridge)", "none", null="random directions")
     add("random_washed", lost, "map (ridge)", request.washout, null="random directions")
-    add("procrustes_washed", turned.directions(directions), "map (procrustes)", request.washout)
-    add("direct", cross.carry(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
+    add("procrustes_washed", turned.carry(directions), "map (procrustes)", request.washout)
+    add("direct", cross.directions(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
     return conditions, told
 
 
 def often(directions: Directions, cross: Crossing) -> Directions:
     """Those that fire in enough documents for the direct route; the table's n says how many."""
-    if cross.direct is None:
-        return directions
-    n_eff = dict(zip(cross.direct.ids, cross.direct.n_eff, strict=True))
-    return directions.pick(i for i in directions.ids if n_eff[i] >= FLOOR)
+    return directions if cross.direct is None else cross.direct.frequent(directions)
 
 
 def scored(

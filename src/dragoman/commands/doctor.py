@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman import tiny
 from dragoman.commands.printing import console, put_json
 from dragoman.commands.words import (
     ArrayKey,
@@ -81,7 +80,6 @@ def doctor(
     Without options it examines the two small models that ship.
     """
     from dragoman.doctor import examine, open_subject
-    from dragoman.explain import load_background
     from dragoman.models.device import check_device
     from dragoman.store import read_texts
 
@@ -94,7 +92,6 @@ def doctor(
     check_device(device)
     started = time.monotonic()
     chosen = tuple(read_texts(texts)[:32]) if texts else None
-    background = load_background(tiny.data("tiny-background")) if by == "tiny-gemma-av" else None
     found = examine(
         open_subject(
             sae=sae,
@@ -106,7 +103,6 @@ def doctor(
             base=base,
             ar=ar,
             texts=chosen,
-            background=background,
             dtype=dtype,
             device=device,
         )

@@ -8,16 +8,12 @@ from dragoman.explain.crossing import (
     direct_table,
     fitted,
     harvested,
-    load_background,
-    save_background,
 )
 from dragoman.explain.manifest import background_report, own_version, versions
 from dragoman.explain.open import (
     default_texts,
-    dictionary_of,
-    directions_of,
+    open_for,
     open_verbalizer,
-    planted,
 )
 from dragoman.explain.read_back import reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
@@ -38,18 +34,14 @@ __all__ = [
     "contexts_of",
     "crossing",
     "default_texts",
-    "dictionary_of",
     "direct_table",
-    "directions_of",
     "explain",
     "fitted",
     "harvested",
     "kits_from",
-    "load_background",
+    "open_for",
     "open_verbalizer",
     "own_version",
-    "planted",
     "reconstructable",
-    "save_background",
     "versions",
 ]

@@ -11,7 +11,7 @@ Nothing that is chosen depends on batches or on the order of the texts: document
 beforehand that settle the median norms and the calibration features. Sums then differ by rounding only.
 
 Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
-fold 2.9 GB while reading (``routes.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
+fold 2.9 GB while reading (``maps.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
 its 2048 kept pairs as float64 0.15 GB; pairs held out 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
 a few megabytes. In all 4.3 GB, whatever the number of texts.
@@ -30,17 +30,17 @@ from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Background, Floats, Refusal, frozen
 from dragoman.dictionaries import Encoder
+from dragoman.maps import FiringSums
+from dragoman.maps.aligned import Aligned, HeldOutPairs
+from dragoman.maps.direct import WHOLE, add_by_fold
+from dragoman.maps.firings import FiringsTally
+from dragoman.maps.folds import MomentStream
 from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
 from dragoman.models.paired import SIDES, Reader, refuse_other_width
-from dragoman.routes import DirectStatistics, FoldedDirect, MomentStream
-from dragoman.routes.aligned import Aligned, HeldOutPairs
-from dragoman.routes.dictionary import WHOLE
-from dragoman.routes.firings import FiringsTally
-from dragoman.routes.pairs import SHARE
-from dragoman.routes.tally import Tally
 from dragoman.store import digest
 
+SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
 _CELLS = 2**24  # activations encoded at a time: 64 MB
 
@@ -198,13 +198,13 @@ class _Reading:
         self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
         if encoder is not None and columns is not None:
             ids = [str(c) for c in columns]
-            self.fires_at_target = Tally(target.site, ids, q, pairs=len(ids) <= WHOLE)
-            self.fires_at_source = Tally(source.site, ids, p)
+            self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
+            self.fires_at_source = FiringSums(source.site, ids, p)
             self.firings = FiringsTally(ids, seed=options.seed)
             self.chosen = calibrating(pilot.fires, columns, options)
             names = [ids[i] for i in self.chosen]
             if names:
-                self.calibration = FoldedDirect.empty(target.site, names, q, folds=options.folds)
+                self.calibration = tuple(FiringSums(target.site, names, q) for _ in range(options.folds))
 
     def take(self, documents: Sequence[Document]) -> None:
         """Read a batch of documents and add its pairs to every sum."""
@@ -223,7 +223,7 @@ class _Reading:
         self.firings.add(fired, pairs.documents, pairs.ends)
         if self.calibration is not None:
             few = fired.tocsc()[:, self.chosen]
-            self.calibration = self.calibration.accumulate(few, pairs.y, pairs.documents)
+            add_by_fold(self.calibration, few, pairs.y, pairs.documents)
 
     def _pairs(self, documents: Sequence[Document]) -> _Pairs:
         """The pairs of a batch that are kept; the rest are counted by why they are not."""
@@ -276,28 +276,23 @@ class _Reading:
             )
         out = self.counts["outlier at source"] + self.counts["outlier at target"]
         _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
-        sums = dictionary = fired = None
-        if self.fires_at_target is not None and self.fires_at_source is not None:
-            sums, dictionary = self.fires_at_target.finish()
-            fired, _ = self.fires_at_source.finish()
         source, target = self.source.site, self.target.site
         means = {side: (total / n).astype(np.float32) for side, total in self.units.items()}
         return Aligned(
             source=source,
             target=target,
             folded=self.stream.finish(),
-            sums=sums,
-            dictionary=dictionary,
-            fired=fired,
+            sums=self.fires_at_target,
+            fired=self.fires_at_source,
             calibration=self.calibration,
             background=Background(target, frozen(means["target"]), n, texts),
             source_background=Background(source, frozen(means["source"]), n, texts),
             held_out=_sorted(self.kept, self.fold),
-            report=self._report(given, left, sums),
+            report=self._report(given, left),
             firings=self.firings.finish() if self.firings else None,
         )
 
-    def _report(self, given: int, left: Counter[str], sums: DirectStatistics | None) -> dict[str, Any]:
+    def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:
         """What was read and what was left out; every number counted, none estimated."""
         c, options = self.counts, self.options
         whys = ("early", "outlier at source", "outlier at target", "above the most of one document")
@@ -320,8 +315,8 @@ class _Reading:
             "outliers": (c["outlier at source"] + c["outlier at target"]) / max(c["judged by norm"], 1),
             "median_norms": self.pilot.typical,
             "pilot_documents": self.pilot.documents,
-            "watched": 0 if sums is None else len(sums.ids),
-            "calibration": 0 if self.calibration is None else len(self.calibration.folds[0].ids),
+            "watched": 0 if self.fires_at_target is None else len(self.fires_at_target.ids),
+            "calibration": 0 if self.calibration is None else len(self.calibration[0].ids),
             "manner": {
                 k: getattr(options, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
             },

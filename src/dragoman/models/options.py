@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.maps.folds import FOLDS, PER_DOCUMENT, at_most, fold_of
 from dragoman.models.harvest import MAX_TOKENS
-from dragoman.routes import at_most, fold_of
-from dragoman.routes.folds import FOLDS
-from dragoman.routes.pairs import PER_DOCUMENT
 from dragoman.store import document_name
 
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there

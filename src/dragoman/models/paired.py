@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
+from dragoman.maps import FiringSums
 from dragoman.models.encode import shared_cuts
 from dragoman.models.harvest import (
     MAX_TOKENS,
@@ -33,7 +34,6 @@ from dragoman.models.harvest import (
     unit_sum,
 )
 from dragoman.models.load import check_site, load_model
-from dragoman.routes import DirectStatistics
 from dragoman.store import Contents, digest, write_arrays
 
 CHUNK = 128  # documents read at a time
@@ -116,7 +116,7 @@ class Reader:
 
 def direct_statistics(
     source: Reader, target: Reader, encoder: Encoder, texts: Sequence[str], *, progress: Progress | None = None
-) -> tuple[DirectStatistics, Background, LeftOut]:
+) -> tuple[FiringSums, Background, LeftOut]:
     """Where each latent fires in the source, what the target holds there, its background, and what was left out.
 
     Raises:
@@ -125,7 +125,7 @@ def direct_statistics(
     refuse_other_width(encoder, source)
     typical = [reader.typical(texts) for reader in (source, target)]
     ids = [str(i) for i in range(encoder.d_sae)]
-    stats: DirectStatistics | None = None
+    stats: FiringSums | None = None
     units, count = 0.0, 0
     tally = {side: Counter[str]() for side in SIDES}
     for start in range(0, len(texts), CHUNK):
@@ -139,9 +139,9 @@ def direct_statistics(
                 refuse_tally(tally[side], reader)
             raise Refusal("these texts", "the two tokenizers share no token end in them", "give running text")
         if stats is None:
-            stats = DirectStatistics.empty(target.site, ids, y.x.shape[1])
+            stats = FiringSums(target.site, ids, y.x.shape[1])
         fired = vstack([csr_array(encoder.encode(x.x[left[i : i + SLICE]])) for i in range(0, len(left), SLICE)])
-        stats = stats.accumulate(fired, y.x[right], x.document[left] + start)
+        stats.add(fired, y.x[right], x.document[left] + start)
         units = units + unit_sum(y.x[right])
         count += len(right)
         if progress:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.routes.linear import LinearMap
-from dragoman.routes.moments import Doubles
+from dragoman.maps.linear import LinearMap
+from dragoman.maps.moments import Doubles
 
 _CANDIDATES = 1000
 _LOUD = 10
@@ -25,17 +25,17 @@ _USABLE, _GOOD, _FOUND = 0.15, 0.25, 0.3
 
 
 def held_out(
-    bridge: LinearMap,
+    map_: LinearMap,
     x: NDArray[Any],
     y: NDArray[Any],
     *,
     seed: int = 0,
     documents: NDArray[Any] | None = None,
 ) -> dict[str, float]:
-    """Judge ``bridge`` on held-out rows ``x`` (n, p) and ``y`` (n, q).
+    """Judge ``map_`` on held-out rows ``x`` (n, p) and ``y`` (n, q).
 
     Args:
-        bridge: the map.
+        map_: the map.
         x: source rows it has not seen.
         y: target rows of the same positions.
         seed: of the shuffle, and of the choice of one row a document.
@@ -60,17 +60,17 @@ def held_out(
         Refusal: fewer than two rows, or rows or documents that do not pair.
     """
     x, y = np.asarray(x), np.asarray(y, dtype=np.float64)
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(y) < 2 or y.shape[1] != bridge.mean_y.size:
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(y) < 2 or y.shape[1] != map_.mean_y.size:
         raise Refusal(
             f"held-out rows of shapes {x.shape} and {y.shape}",
-            f"a map into width {bridge.mean_y.size} is judged on at least two pairs of rows",
+            f"a map into width {map_.mean_y.size} is judged on at least two pairs of rows",
             "pass x of shape (n, p) and y of shape (n, q)",
         )
-    n, truth = len(y), y - bridge.mean_y
-    guess = bridge.points(x) - bridge.mean_y
+    n, truth = len(y), y - map_.mean_y
+    guess = map_.points(x) - map_.mean_y
     unit_y = _unit(y)
-    raw = np.sum(_unit(guess + bridge.mean_y) * unit_y, axis=1)
-    constant = unit_y @ _unit(bridge.mean_y[None])[0]
+    raw = np.sum(_unit(guess + map_.mean_y) * unit_y, axis=1)
+    constant = unit_y @ _unit(map_.mean_y[None])[0]
     spread = 1.0 - float(np.sum(unit_y.mean(axis=0) ** 2))
     flat_guess, flat_truth = _unit(guess), _unit(truth)
     centred = np.sum(flat_guess * flat_truth, axis=1)

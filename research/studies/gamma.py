@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from dragoman.core import Refusal, Site
-from dragoman.routes.linear import LinearMap
-from dragoman.routes.moments import Doubles, Moments
-from dragoman.routes.ridge import relative_lambda
+from dragoman.maps.linear import LinearMap, relative_lambda
+from dragoman.maps.moments import Doubles, Moments
 
 
 def fit_gamma(

@@ -1,7 +1,8 @@
-"""Which ridge penalty, chosen by leaving documents out.
+"""The default map: ridge at a penalty that is chosen by leaving documents out.
 
 In: ``FoldedMoments`` and, where the SAE's encoder is at hand, the direct route's sums by fold for some frequent
-features. Out: a ``PenaltyChoice`` with both curves and the reason. Refuses a grid that is no grid.
+features. Out: a ``LinearMap`` fitted on all folds; a ``PenaltyChoice`` with both curves and the reason. Refuses
+penalties that do not increase from above 0, and fewer rows than the map needs.
 
 The error of predicting rows is not what a map of *directions* is for. The direction criterion asks for the image of
 each calibration feature to lie nearer to where the target's stream points when that feature fires, in documents the map
@@ -13,33 +14,36 @@ penalty that predicts left-out documents within 3 % of the best.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Directions, Refusal
-from dragoman.routes.direct import FLOOR
-from dragoman.routes.folds import FoldedDirect, FoldedMoments
-from dragoman.routes.moments import Doubles
-from dragoman.routes.ridge import RidgePath, relative_lambda
+from dragoman.core import Directions, Refusal, Site
+from dragoman.maps.direct import FLOOR, FiringSums
+from dragoman.maps.folds import FoldedMoments
+from dragoman.maps.linear import LinearMap, RidgePath, fit_ridge, relative_lambda
+from dragoman.maps.moments import Doubles, refuse_few
 
 GRID: Doubles = np.logspace(-6, 3, 28)  # relative penalties, three a decade
 CALIBRATION = 150  # features the direction criterion averages over
 LEAST = 30  # features below which their mean cosine decides nothing
 WITHIN = 0.97  # of the best R2, for the fallback
+LOUD = 1e3  # times the median variance, above which one source dimension would set the penalty for all
+ENOUGH = 10  # rows per source dimension below which a map is called thin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the direction criterion needs: ``directions`` at the source and ``direct`` sums over the same folds.
+    """What the direction criterion needs: ``directions`` at the source and ``direct``, sums of the same folds.
 
     Features of ``directions`` that ``direct`` does not watch are passed over.
     """
 
     directions: Directions
-    direct: FoldedDirect
+    direct: Sequence[FiringSums]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +67,12 @@ class PenaltyChoice:
     edge: str
     features: float
 
-    def report(self) -> dict[str, Any]:
-        """As a dict of plain values."""
-        return asdict(self)
-
 
 def choose_penalty(
     moments: FoldedMoments,
     calibration: Calibration | None = None,
     *,
     grid: NDArray[Any] = GRID,
-    floor: float = FLOOR,
     scale: Doubles | None = None,
 ) -> PenaltyChoice:
     """Choose lam_rel (lam = lam_rel tr(Sxx)/p of the fitted rows) on left-out folds of documents.
@@ -81,9 +80,8 @@ def choose_penalty(
     Args:
         moments: by fold.
         calibration: for the direction criterion; the fallback decides when it is left out, or when fewer than 30 of its
-            features fire in ``floor`` effective documents of every fold.
+            features fire in ``FLOOR`` effective documents of every fold.
         grid: relative penalties (k,), increasing.
-        floor: effective documents of the left-out fold below which a feature's mean is noise.
         scale: standard deviations (p,) to divide the source by first, if the map is to be fitted that way.
 
     Raises:
@@ -92,7 +90,7 @@ def choose_penalty(
     grid = np.asarray(grid, dtype=np.float64)
     if grid.ndim != 1 or len(grid) < 2 or grid[0] <= 0 or (np.diff(grid) <= 0).any():
         raise Refusal("this grid of penalties", "penalties increase from above 0, two at least", "use the default")
-    wanted = _wanted(moments, calibration, floor)
+    wanted = _wanted(moments, calibration)
     errors, spreads = np.zeros(len(grid)), 0.0
     told: list[Doubles] = []
     for k, fold in enumerate(moments.folds):
@@ -122,13 +120,11 @@ def choose_penalty(
     return _chosen(grid, r2, None, int(near[0]), "fallback", reason, 0.0)
 
 
-def _wanted(
-    moments: FoldedMoments, calibration: Calibration | None, floor: float
-) -> list[tuple[Doubles, Doubles]] | None:
+def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tuple[Doubles, Doubles]] | None:
     """Per fold: source rows (k, p) and unit direct directions (k, q) of the features that fire often enough in it."""
     if calibration is None:
         return None
-    folds, directions = calibration.direct.folds, calibration.directions
+    folds, directions = calibration.direct, calibration.directions
     if len(folds) != len(moments.folds) or directions.d_model != moments.folds[0].p:
         raise Refusal(
             f"a calibration of {len(folds)} folds and width {directions.d_model}",
@@ -147,7 +143,7 @@ def _wanted(
                 f"the moments' target is {moments.folds[0].q} wide",
                 "make both at the same target",
             )
-        able = [i for i in often if fold.n_eff[columns[i]] >= floor]
+        able = [i for i in often if fold.n_eff[columns[i]] >= FLOOR]
         if len(able) < LEAST:
             return None
         betas = fold.beta()[[columns[i] for i in able]]
@@ -190,3 +186,64 @@ def _chosen(
         edge=edge,
         features=features,
     )
+
+
+def fit_map(
+    moments: FoldedMoments,
+    source: Site,
+    target: Site,
+    *,
+    calibration: Calibration | None = None,
+    penalty: PenaltyChoice | float | None = None,
+    standardise: bool | Literal["auto"] = "auto",
+    allow_underdetermined: bool = False,
+) -> LinearMap:
+    """Ridge on all rows at the penalty ``choose_penalty`` gives: all is chosen by rule, the reasons are on its report.
+
+    Args:
+        moments: by fold of documents.
+        source: where x was read.
+        target: where y was read.
+        calibration: for the direction criterion.
+        penalty: a choice made before, or a relative penalty, to leave the choosing out.
+        standardise: divide the source by its standard deviations before fitting. ``"auto"`` does so where the loudest
+            dimension has more than 1000 times the median variance. Scaling the target would change no direction.
+        allow_underdetermined: fit no more rows than the source is wide.
+
+    Returns:
+        A map whose report has ``penalty`` (the choice), ``loudness`` (largest over median source variance),
+        ``rows_per_dimension`` and ``thin`` (below 10).
+
+    Raises:
+        Refusal: too few rows, or as ``choose_penalty`` does.
+    """
+    refuse_few(moments.count, moments.folds[0].p, allow_underdetermined=allow_underdetermined)
+    variance = moments.source_variance()
+    median = float(np.median(variance))
+    loudness = float(variance.max() / median) if median > 0 else float("inf")
+    scale: Doubles | None = None
+    if standardise is True or (standardise == "auto" and loudness > LOUD):
+        scale = source_scale(variance)
+    if penalty is None:
+        penalty = choose_penalty(moments, calibration, scale=scale)
+    chosen = penalty if isinstance(penalty, PenaltyChoice) else None
+    lam_rel = chosen.lam_rel if chosen else float(penalty)  # type: ignore[arg-type]
+    total = moments.total  # only now: choosing needs the room
+    fitted = total if scale is None else total.rescaled(scale)
+    lam = relative_lambda(fitted, lam_rel)
+    made = fit_ridge(fitted, source, target, lam, allow_underdetermined=True)
+    ratio = total.count / total.p
+    report = made.report | {"loudness": loudness, "rows_per_dimension": ratio, "thin": ratio < ENOUGH}
+    report |= {"penalty": asdict(chosen) if chosen else None, "rows_per_document": moments.rows_per_document}
+    if scale is None:
+        return replace(made, report=report)
+    settings = made.settings | {"standardised": True}
+    weight = made.weight / scale[:, None]
+    return replace(made, weight=weight, mean_x=total.mean_x, settings=settings, report=report)
+
+
+def source_scale(variance: Doubles) -> Doubles:
+    """Standard deviations (p,) from variances; a dimension that never varies keeps scale 1."""
+    if not (variance > 0).any():
+        raise Refusal("standardising the source", "none of its dimensions varies", "check what was harvested")
+    return np.where(variance > 0, np.sqrt(variance), 1.0)

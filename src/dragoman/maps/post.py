@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal, Site
-from dragoman.routes.evaluate import held_out as judge
-from dragoman.routes.linear import LinearMap
-from dragoman.routes.moments import Moments
-from dragoman.routes.procrustes import fit_procrustes
-from dragoman.routes.ridge import fit_ridge
+from dragoman.maps.evaluate import held_out as judge
+from dragoman.maps.linear import LinearMap, fit_procrustes, fit_ridge
+from dragoman.maps.moments import Moments
 
 
-def the_posts_recipe(
+def fit_pooled(
     x_pooled: NDArray[Any],
     y_pooled: NDArray[Any],
     source: Site,
@@ -33,7 +31,7 @@ def the_posts_recipe(
     held_out: float = 0.2,
     seed: int = 0,
     method: Literal["ridge", "procrustes"] = "ridge",
-) -> LinearMap:
+) -> tuple[LinearMap, Moments]:
     """Fit on a random ``1 - held_out`` of the texts and judge on the rest.
 
     Args:
@@ -46,24 +44,12 @@ def the_posts_recipe(
         seed: of the split.
         method: ``"ridge"`` or ``"procrustes"``.
 
+    Returns:
+        The map, and the moments of the texts it was fitted on, which cards speak of.
+
     Raises:
         Refusal: rows that do not pair, fewer than 3 texts to fit or 2 to judge on, or an unknown method.
     """
-    return the_posts_fit(x_pooled, y_pooled, source, target, lam=lam, held_out=held_out, seed=seed, method=method)[0]
-
-
-def the_posts_fit(
-    x_pooled: NDArray[Any],
-    y_pooled: NDArray[Any],
-    source: Site,
-    target: Site,
-    *,
-    lam: float = 100.0,
-    held_out: float = 0.2,
-    seed: int = 0,
-    method: Literal["ridge", "procrustes"] = "ridge",
-) -> tuple[LinearMap, Moments]:
-    """As ``the_posts_recipe``, and the moments of the texts the map was fitted on: cards speak of those."""
     x, y = np.asarray(x_pooled), np.asarray(y_pooled)
     if method not in ("ridge", "procrustes"):
         raise Refusal(f"method '{method}'", "the post used ridge and Procrustes", "say ridge or procrustes")
@@ -80,9 +66,9 @@ def the_posts_fit(
     fitted, kept = order[judged:], order[:judged]
     moments = Moments.of(x[fitted], y[fitted])
     if method == "ridge":
-        bridge = fit_ridge(moments, source, target, lam, allow_underdetermined=True)
+        made = fit_ridge(moments, source, target, lam, allow_underdetermined=True)
     else:
-        bridge = fit_procrustes(moments, source, target, allow_underdetermined=True)
-    settings = bridge.settings | {"recipe": "post", "pooling": "mean", "held_out": held_out, "seed": seed}
-    report = bridge.report | {"held_out": judge(bridge, x[kept], y[kept], seed=seed)}
-    return replace(bridge, settings=settings, report=report), moments
+        made = fit_procrustes(moments, source, target, allow_underdetermined=True)
+    settings = made.settings | {"recipe": "post", "pooling": "mean", "held_out": held_out, "seed": seed}
+    report = made.report | {"held_out": judge(made, x[kept], y[kept], seed=seed)}
+    return replace(made, settings=settings, report=report), moments

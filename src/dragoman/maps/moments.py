@@ -1,7 +1,7 @@
 """Everything a linear map needs to know of paired rows, in one pass.
 
-In: rows x (n, p) and y (n, q), the same positions of the same texts seen by two models. Out: ``Moments``, which merge
-and subtract exactly, so shards and document folds need no second pass. Refuses rows that do not pair or are not finite.
+In: rows x (n, p) and y (n, q), the same positions of the same texts seen by two models. Out: ``Moments``, which join
+exactly, so document folds need no second pass. Refuses rows that do not pair or are not finite.
 
 One set of sums takes 8 (p^2 + p q + q^2) bytes: 488 MB from Qwen2.5-7B (3584) to Gemma-3-27B (5376), however many rows
 it stands for. ``folds`` keeps five.
@@ -78,45 +78,6 @@ class Moments:
             sums.add((x[rows] - shift[0]).astype(product), (y[rows] - shift[1]).astype(product))
         return sums.sealed(*shift)
 
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together (Chan, Golub and LeVeque 1983)."""
-        return self._with(other, +1)
-
-    def minus(self, other: Moments) -> Moments:
-        """The moments of these rows without ``other``, which must be a part of them: a fold held out."""
-        if other.count >= self.count:
-            raise Refusal(
-                f"subtracting {other.count} rows from {self.count}",
-                "nothing would be left",
-                "subtract a fold of the rows that were merged",
-            )
-        return self._with(other, -1)
-
-    def _with(self, other: Moments, sign: int) -> Moments:
-        """Chan's update; removing rows is adding them with a negative count."""
-        if (self.p, self.q) != (other.p, other.q):
-            raise Refusal(
-                f"moments of widths {other.p} and {other.q}",
-                f"they do not combine with widths {self.p} and {self.q}",
-                "combine shards of the same pair of sites",
-            )
-        count = self.count + sign * other.count
-        share = sign * other.count / count
-        dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
-        weight = self.count * share
-        mean_x, mean_y = self.mean_x + share * dx, self.mean_y + share * dy
-        grown = []
-        for mine, theirs, u, v in (
-            (self.sxx, other.sxx, dx, dx),
-            (self.sxy, other.sxy, dx, dy),
-            (self.syy, other.syy, dy, dy),
-        ):
-            products = np.array(mine)
-            (np.add if sign > 0 else np.subtract)(products, theirs, out=products)
-            _add_outer(products, weight, u, v)
-            grown.append(products)
-        return _locked(count, mean_x, mean_y, *grown)
-
     @classmethod
     def together(cls, parts: Sequence[Moments]) -> Moments:
         """The moments of all parts' rows; one new set of sums is held, however many parts there are.
@@ -153,17 +114,6 @@ class Moments:
             self.sxy / scale[:, None],
             self.syy,
         )
-
-    def about_origin(self) -> Moments:
-        """The same sums taken about the origin instead of the means: what a fit without intercept sees.
-
-        For showing what it does: such a fit has to carry mean_x to mean_y, and every direction pays for it.
-        """
-        x, y, n = self.mean_x, self.mean_y, self.count
-        grown = [np.array(products) for products in (self.sxx, self.sxy, self.syy)]
-        for products, u, v in zip(grown, (x, x, y), (x, y, y), strict=True):
-            _add_outer(products, n, u, v)
-        return _locked(n, np.zeros_like(x), np.zeros_like(y), *grown)
 
     @property
     def nbytes(self) -> int:

@@ -1,7 +1,7 @@
 """Paired rows in a stream, kept apart by document so that any part of them can be left out again.
 
-In: batches of rows with the document each row came from. Out: ``FoldedMoments`` (for maps) and ``FoldedDirect`` (for
-the direct route), one set of sums per fold. Refuses documents counted twice and folds that stay empty.
+In: batches of rows with the document each row came from. Out: ``FoldedMoments``, one set of
+sums per fold. Refuses folds that stay empty.
 
 Tokens of one document are alike, so an error judged on random tokens is too kind: folds are folds of documents.
 
@@ -13,21 +13,19 @@ one fold, 0.26 GB for eigenvectors and scores and 0.31 GB for workspace = 3.5 GB
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Refusal, Site, frozen
-from dragoman.routes.direct import DirectStatistics
-from dragoman.routes.moments import Doubles, Moments, Sums, checked_pairs
+from dragoman.core import Refusal, frozen
+from dragoman.maps.moments import Doubles, Moments, Sums, checked_pairs
 from dragoman.store import Contents, write_arrays, write_json
 
 FOLDS = 5
+PER_DOCUMENT = 64  # rows: those of one document are alike
 PILOT = 512  # rows whose mean is taken off before multiplying
 _WAITING = 1024  # rows a fold gathers before they are multiplied: each product costs a pass over all sums
 _INDEX = "folds.json"
@@ -44,6 +42,18 @@ def fold_of(documents: NDArray[Any], folds: int = FOLDS) -> NDArray[np.int64]:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64's finaliser
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(folds)).astype(np.int64)
+
+
+def at_most(documents: NDArray[Any], rng: np.random.Generator, *, rows: int = PER_DOCUMENT) -> NDArray[np.bool_]:
+    """A random choice of at most ``rows`` rows of each document, as a mask (n,); rows of one document are alike."""
+    documents = np.asarray(documents)
+    order = rng.permutation(len(documents))
+    sort = order[np.argsort(documents[order], kind="stable")]
+    _, first, counts = np.unique(documents[sort], return_index=True, return_counts=True)
+    rank = np.arange(len(documents)) - np.repeat(first, counts)
+    keep = np.zeros(len(documents), dtype=bool)
+    keep[sort[rank < rows]] = True
+    return keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,18 +92,6 @@ class FoldedMoments:
     def rows_per_document(self) -> float:
         """Mean number of rows a document gave."""
         return self.count / max(len(self.documents), 1)
-
-    def merge(self, other: FoldedMoments) -> FoldedMoments:
-        """The rows of both shards, fold by fold; refuses other folds and documents that are in both."""
-        if len(self.folds) != len(other.folds):
-            raise Refusal(
-                f"shards of {len(self.folds)} and {len(other.folds)} folds",
-                "a document would change its fold",
-                "make both with as many",
-            )
-        _refuse_twice(np.intersect1d(self.documents, other.documents))
-        folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
-        return FoldedMoments(folds=folds, documents=frozen(np.union1d(self.documents, other.documents), np.int64))
 
     def save(self, folder: Path) -> None:
         """Write one file a fold, so that no more than one is held twice; the index last."""
@@ -218,44 +216,3 @@ class MomentStream:
             rows = slice(start, start + _WAITING)
             sums.add((a[rows] - self._shift[0]).astype(self.product), (b[rows] - self._shift[1]).astype(self.product))
         self._sums[k] = sums
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FoldedDirect:
-    """The direct route's sums of each fold of documents, for a few hundred frequent features.
-
-    It answers what a map fitted without a fold should have answered: ``folds[k]`` has seen only fold k.
-    """
-
-    folds: tuple[DirectStatistics, ...]
-
-    @classmethod
-    def empty(cls, site: Site, ids: Sequence[str | int], d_model: int, *, folds: int = FOLDS) -> FoldedDirect:
-        """Nothing seen yet of features ``ids`` at target ``site``, ``d_model`` wide."""
-        return cls(folds=tuple(DirectStatistics.empty(site, ids, d_model) for _ in range(folds)))
-
-    def accumulate(self, f: Any, y: NDArray[Any], documents: NDArray[Any]) -> FoldedDirect:
-        """These sums with more rows added; as ``DirectStatistics.accumulate``, documents dealt as ``fold_of`` does."""
-        from scipy.sparse import csr_array
-
-        f, y, documents = csr_array(f), np.asarray(y), np.asarray(documents)
-        mine = fold_of(documents, len(self.folds))
-        grown = list(self.folds)
-        for k in np.unique(mine):
-            rows = np.flatnonzero(mine == k)
-            grown[k] = grown[k].accumulate(f[rows], y[rows], documents[rows])
-        return replace(self, folds=tuple(grown))
-
-    @property
-    def total(self) -> DirectStatistics:
-        """The sums over all documents."""
-        return reduce(DirectStatistics.merge, self.folds)
-
-
-def _refuse_twice(documents: NDArray[np.int64]) -> None:
-    if documents.size:
-        raise Refusal(
-            f"document {documents[0]}",
-            "it is in both shards, and its rows would count twice",
-            "number the documents through all shards",
-        )
