@@ -111,7 +111,7 @@ def test_a_name_that_tells_of_two_blocks_is_refused_for_both_kinds(tmp_path: Pat
 def test_the_doctor_finds_a_sidecar_that_is_no_plain_yaml(tmp_path: Path, wanted: str, content: str) -> None:
     (tmp_path / META).write_text(content)
     found = role("x", tmp_path, wanted)
-    assert found.verdict == "fault" and "cannot be read as plain YAML" in str(found.measured)
+    assert found.status == "fault" and "cannot be read as plain YAML" in str(found.measured)
 
 
 def test_the_doctor_goes_on_where_settings_are_nested_deep(adapter: Path) -> None:
@@ -127,4 +127,4 @@ def test_the_doctor_goes_on_where_settings_are_nested_deep(adapter: Path) -> Non
 def test_an_examination_ends_with_a_fault_where_a_file_is_nested_deep(adapter: Path, name: str, content: str) -> None:
     (adapter / name).write_text(content)
     found = examine(Subject(by=str(adapter), ar=str(adapter)))
-    assert any(f.verdict == "fault" and name in f"{f.subject} {f.measured}" for f in found)
+    assert any(f.status == "fault" and name in f"{f.subject} {f.measured}" for f in found)

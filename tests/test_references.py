@@ -15,6 +15,7 @@ from safetensors.numpy import save_file as save_arrays
 import dictionary_folders as folders
 from ar_checkpoints import WIDTH, base_of
 from dragoman.core import Refusal, Site
+from dragoman.doctor import examine, open_subject
 from dragoman.doctor.checkpoint import base_names
 from dragoman.explain import direct_table, explain, open_for, open_verbalizer
 from dragoman.explain.request import Talk
@@ -323,8 +324,8 @@ def test_the_registry_gives_the_base_and_the_doctor_takes_its_word(
 
 def test_a_base_given_by_hand_does_not_settle_what_the_registry_does() -> None:
     names = {"its adapter_config.json": "/elsewhere/av_sft"}
-    assert base_names("x", names, "org/warm/av").verdict == "fault"
-    assert base_names("x", names, "org/warm/av", vouched=True).verdict != "fault"
+    assert base_names("x", names, "org/warm/av").status == "fault"
+    assert base_names("x", names, "org/warm/av", vouched=True).status != "fault"
 
 
 @pytest.mark.parametrize(
@@ -341,6 +342,10 @@ def test_what_the_registry_is_sure_of_cannot_be_said_otherwise(
     listed(monkeypatch, "org/published", switches={"hook_block": 1})
     with pytest.raises(Refusal, match=sentence):
         explain(world.request(by="org/published", **changes), tmp_path / "run")
+    with pytest.raises(Refusal, match=sentence):
+        Verbalizer.open("org/published", **changes)
+    (finding,) = (f for f in examine(open_subject(by="org/published", **changes)) if f.check == "opening")
+    assert finding.status == "fault" and str(finding.refusal()).count("it was trained with") == 1
     same = how_fed("org/published", "karvonen", {"hook_block": 1}, None)
     assert same == {"contract": "karvonen", "settings": {"block": 1, "hook_block": 1}, "base": None}
     assert not (tmp_path / "run").exists()
