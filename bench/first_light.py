@@ -21,8 +21,7 @@ from dragoman.demo import experiment, listed, request_for, scored
 from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Talk, reconstructable
 from dragoman.models.decode import Verbalizer
-from dragoman.models.harvest import token_rows
-from dragoman.models.paired import Reader
+from dragoman.models.paired import Reader, activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.score import names_category, wilson_interval
 from dragoman.score.reconstruct import reconstruction_scores
@@ -56,18 +55,6 @@ def real_activations(args: argparse.Namespace, side: str, talk: Talk) -> dict[st
     carry_out(plan, run, verbalizers, talk.bar)
     said = [row["text"] for row in run.rows()]
     return compared(rows, x, said, side)
-
-
-def activations_at(reader: Reader, texts: list[str], ends: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
-    found: dict[int, np.ndarray] = {}
-    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts):
-        for document in np.unique(rows.document):
-            mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
-            if len(mine):
-                found[int(document)] = rows.x[mine[np.argmin(rows.end[mine])]]
-    which = np.array(sorted(found))
-    return np.stack([found[i] for i in which]).astype(np.float32), which
 
 
 def thinned(rows: list[dict[str, Any]], per_category: int, per_topic: int) -> list[dict[str, Any]]:

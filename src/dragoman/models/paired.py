@@ -268,3 +268,15 @@ def cuts_of(source: Reader, target: Reader, texts: Sequence[str], max_tokens: in
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _n: progress(before + done, total)
+
+
+def activations_at(reader: Reader, texts: Sequence[str], ends: Sequence[int]) -> tuple[Floats, np.ndarray]:
+    """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
+    found: dict[int, np.ndarray] = {}
+    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts):
+        for document in np.unique(rows.document):
+            mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
+            if len(mine):
+                found[int(document)] = rows.x[mine[np.argmin(rows.end[mine])]]
+    which = np.array(sorted(found))
+    return np.stack([found[i] for i in which]).astype(np.float32), which
