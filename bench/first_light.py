@@ -17,14 +17,15 @@ import numpy as np
 from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
-from dragoman.demo import experiment, listed, request_for, scored
+from dragoman.demo import experiment, listed, request_for
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Talk, reconstructable
+from dragoman.explain import Talk
 from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader, activations_at
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.score import names_category, wilson_interval
-from dragoman.score.reconstruct import reconstruction_scores
+from dragoman.score import JudgedRun, reconstruction_scores, score_run, sought_directions
+from dragoman.stats.intervals import wilson_interval
+from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, digest, read_arrays, read_json, read_jsonl, write_json
 from dragoman.study import Condition, Plan, carry_out
 
@@ -124,11 +125,12 @@ def make(args: argparse.Namespace) -> None:
 def score(args: argparse.Namespace) -> None:
     """Figures of the rows in ``--work``: JSON and table."""
     real, run = read_json(args.work / "real.json"), RunFolder.open(args.work / "features")
-    scores = scored(run, device=args.device, ar="tiny-smollm2-ar", dtype=args.dtype)
+    scores = score_run(run, device=args.device, ar="tiny-smollm2-ar", dtype=args.dtype).to_json()
     write_json(args.out, figures(real, scores))
     target = Reconstructor.open("tiny-gemma-ar", device=args.device, dtype=args.dtype)
-    topics = {f: info["category"] for f, info in run.manifest["feature_info"].items()}
-    also = reconstruction_scores(run.rows(), reconstructable(run, target.site), target, topics=topics)
+    judged = JudgedRun.of(run)
+    sought = sought_directions(judged, target.site)
+    also = reconstruction_scores(judged.rows, sought, target, topics=judged.category).to_json()
     found = {"source": scores["reconstruction"], "target": also}
     read_back = {
         side: {row["condition"]: brief(row) for row in scored_by["table"]} for side, scored_by in found.items()

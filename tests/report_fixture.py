@@ -17,7 +17,7 @@ from dragoman.core import Directions, Site
 from dragoman.maps.cards import choose, status_of
 from dragoman.records import Card
 from dragoman.report import write_page
-from dragoman.score.reconstruct import per_direction, reconstruction_estimates
+from dragoman.stats.reconstruct import per_direction, reconstruction_estimates
 from dragoman.store import RunFolder, digest
 
 HOSTILE = (
@@ -166,6 +166,7 @@ def _rows(rng: np.random.Generator, judged: dict[str, list[dict[str, Any]]], man
                 "feature": identity, "label": identity if control else f"{pairs[k][1]} and the like",
                 "kind": "random" if control else "feature", "condition": name, "sample": 0, "text": text,
                 "raw": f"<explanation>{text}", "problems": problems if rng.random() < 0.03 else [], "tokens": 93,
+                "log_probability": None,
                 "card": cards[feature] if name in ("plain", "washed") else None,
             })  # fmt: skip
             lift = float(np.clip(rng.normal(how[3] if named or control else how[3] / 3, how[4]), -0.15, 0.6))
@@ -183,7 +184,7 @@ def _reconstruction(rng: np.random.Generator, manifest: dict[str, Any]) -> dict[
     for name, found in {"native": 0.5, "plain": 0.12, "washed": 0.3, "direct": 0.34}.items():
         own = np.diag(found * rng.uniform(0.2, 1.2, len(features)))
         s = own + rng.normal(0.0, 0.07, (len(features), len(features)))
-        estimates = reconstruction_estimates(s, directions, rng=rng, permutations=199)
+        estimates = reconstruction_estimates(s, directions, rng=rng)
         table.append({"condition": name, "n": len(features), **{k: asdict(e) for k, e in estimates.items()}})
         rows[name] = per_direction(s, directions)
     words = {"reconstructor": "tiny-smollm2-ar", "site": str(site), "identity": {"layout": "kitft"}}

@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dragoman.assess import ReadBack, assessed
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.gather import ReadBack, gather_evidence
 from dragoman.core import Directions, Refusal
-from dragoman.score.detection import Contexts
-from dragoman.score.evidence import Evidence
-from dragoman.score.fallback import Fallbacks
+from dragoman.records import Row
+from dragoman.stats.detection import ContextEmbeddings
+from judging import whole
 from planted_worlds import TARGET, unit
 from study_worlds import row
 
 RNG = np.random.default_rng(0)
 FEATURES = ("7", "3", "9")
+
+
+def typed(*given: Any, **more: Any) -> Row:
+    return Row.of(whole(row(*given, **more)), "rows.jsonl")
+
+
 CARD = {"margin": 0.25, "n_eff": 100.0, "nearest": "4", "status": "ok", "home_margin": None}
 # each feature's second sample stands before its first
 ROWS = [
-    row(name, "auto", f"text {sample} of {name}", sample, card=CARD, tokens=20 + sample, problems=["empty"] * sample)
+    typed(name, "auto", f"text {sample} of {name}", sample, card=CARD, tokens=20 + sample, problems=["empty"] * sample)
     for name in FEATURES
     for sample in (1, 0, 2)
 ]
@@ -34,8 +41,7 @@ RIVALS = Directions.of(TARGET, np.vstack([RNG.normal(size=(20, 6)), SOUGHT.unit]
 
 
 def gather(**more: Any) -> dict[str, Evidence]:
-    features, found = assessed(ROWS, TEXTS, **more)
-    return dict(zip(features, found, strict=True))
+    return gather_evidence(ROWS, TEXTS, **more)
 
 
 def centred(k: int) -> np.ndarray:
@@ -43,9 +49,10 @@ def centred(k: int) -> np.ndarray:
 
 
 def test_each_feature_is_assessed_once_by_its_first_sample_in_the_order_it_comes() -> None:
-    rows = [dict(one, log_probability=-float(k)) for k, one in enumerate(ROWS)]
-    features, found = assessed(rows, TEXTS)
-    assert features == list(FEATURES)
+    rows = [one.model_copy(update={"log_probability": -float(k)}) for k, one in enumerate(ROWS)]
+    gathered = gather_evidence(rows, TEXTS)
+    assert list(gathered) == list(FEATURES)
+    found = list(gathered.values())
     assert [one["log_probability"] for one in found] == [-1.0, -4.0, -7.0]
     assert [one["problems"] for one in found] == [0.0] * 3
     assert all(one["tokens"] == pytest.approx(np.log(20)) for one in found)
@@ -55,16 +62,15 @@ def test_a_card_gives_its_numbers_and_no_words() -> None:
     one = gather()["3"]
     assert one["margin"] == 0.25 and one["n_eff"] == pytest.approx(np.log(100)) and one["home_margin"] is None
     assert not {"nearest", "status", "category", "label", "text"} & set(one)
-    bare, _ = assessed([dict(r, card=None) for r in ROWS], TEXTS)
-    assert bare == list(FEATURES)
+    assert list(gather_evidence([r.model_copy(update={"card": None}) for r in ROWS], TEXTS)) == list(FEATURES)
 
 
 def test_samples_agree_as_much_as_their_pairs_do_on_the_mean() -> None:
     for k, name in enumerate(FEATURES):
         a, b, c = TEXTS[3 * k : 3 * k + 3].astype(float)
         assert gather()[name]["sample_agreement"] == pytest.approx((a @ b + a @ c + b @ c) / 3, abs=1e-6)
-    _, found = assessed(ROWS[1::3], TEXTS[1::3])
-    assert [one["sample_agreement"] for one in found] == [None] * 3
+    found = gather_evidence(ROWS[1::3], TEXTS[1::3])
+    assert [one["sample_agreement"] for one in found.values()] == [None] * 3
 
 
 def test_a_reconstruction_counts_by_its_centred_cosine_with_what_was_sought() -> None:
@@ -89,12 +95,12 @@ def test_the_features_own_row_is_no_rival() -> None:
     output = np.eye(6)[0]
     sought = Directions.of(TARGET, output[None] + 0.2 * np.eye(6)[1], ["7"])
     rivals = Directions.of(TARGET, np.eye(6)[:3], ["7", "8", "9"])
-    rows, texts = [row("7", "auto", "t")], TEXTS[:1]
+    rows, texts = [typed("7", "auto", "t")], TEXTS[:1]
     back = ReadBack(outputs=output[None], mean=np.zeros(6), sought=sought, rivals=rivals)
-    assert assessed(rows, texts, read_back={"r": back})[1][0]["r_rank"] == 0.0
+    assert gather_evidence(rows, texts, read_back={"r": back})["7"]["r_rank"] == 0.0
     renamed = Directions.of(TARGET, np.eye(6)[:3], ["1", "8", "9"])
     back = ReadBack(outputs=output[None], mean=np.zeros(6), sought=sought, rivals=renamed)
-    assert assessed(rows, texts, read_back={"r": back})[1][0]["r_rank"] == pytest.approx(np.log(2))
+    assert gather_evidence(rows, texts, read_back={"r": back})["7"]["r_rank"] == pytest.approx(np.log(2))
 
 
 def test_features_that_nothing_was_sought_for_have_no_reconstruction() -> None:
@@ -117,10 +123,10 @@ def test_a_text_that_is_its_firing_contexts_detects_them_wholly() -> None:
     said = TEXTS[FIRST[0]]
     across = unit(RNG.normal(size=(8, 5)))
     silent = unit(across - (across @ said)[:, None] * said)
-    contexts = {"7": Contexts.of(np.tile(said, (4, 1)), silent)}
+    contexts = {"7": ContextEmbeddings.of(np.tile(said, (4, 1)), silent)}
     found = gather(contexts=contexts)
     assert found["7"]["detection"] == 1.0 and found["7"]["context_gap"] == pytest.approx(1.0, abs=1e-6)
-    turned = gather(contexts={"7": Contexts.of(silent, np.tile(said, (4, 1)))})
+    turned = gather(contexts={"7": ContextEmbeddings.of(silent, np.tile(said, (4, 1)))})
     assert turned["7"]["detection"] == 0.0
     assert found["7"]["detection_cosine"] == -turned["7"]["detection_cosine"] > 0.5
     assert found["3"]["detection"] is found["3"]["detection_cosine"] is found["3"]["context_gap"] is None
@@ -128,7 +134,7 @@ def test_a_text_that_is_its_firing_contexts_detects_them_wholly() -> None:
 
 def test_detection_is_the_share_of_pairs_in_which_the_firing_context_is_nearer() -> None:
     firing, silent = unit(RNG.normal(size=(5, 5))), unit(RNG.normal(size=(7, 5)))
-    found = gather(contexts={"9": Contexts.of(firing, silent)})["9"]
+    found = gather(contexts={"9": ContextEmbeddings.of(firing, silent)})["9"]
     near, far = firing @ TEXTS[FIRST[2]], silent @ TEXTS[FIRST[2]]
     assert found["detection"] == pytest.approx(np.mean(near[:, None] > far[None, :]))
     contrast = firing.mean(axis=0) - silent.mean(axis=0)
@@ -139,20 +145,14 @@ def test_detection_is_the_share_of_pairs_in_which_the_firing_context_is_nearer()
     assert found["detection_centred"] is None
     manner = np.full(5, 0.2, np.float32)
     own = TEXTS[FIRST[2]] - manner
-    centred = gather(contexts={"9": Contexts.of(firing, silent)}, usual=manner)["9"]["detection_centred"]
+    centred = gather(contexts={"9": ContextEmbeddings.of(firing, silent)}, usual=manner)["9"]["detection_centred"]
     assert centred == pytest.approx(own @ contrast / length / np.linalg.norm(own), abs=1e-6)
 
 
-def test_without_contexts_and_fallbacks_there_is_no_such_evidence() -> None:
+def test_without_contexts_there_is_no_such_evidence() -> None:
     for one in gather().values():
         assert one["detection"] is one["detection_cosine"] is one["detection_centred"] is one["context_gap"] is None
-        assert "fallback" not in one and "reconstruction" not in one
-
-
-def test_fallback_phrases_are_counted() -> None:
-    phrases = Fallbacks(phrases=("text 0", "of 3"), rates=(0.5, 0.5), base_rates=(0.0, 0.0), nothing=20, ordinary=20)
-    found = gather(fallbacks=phrases)
-    assert {name: one["fallback"] for name, one in found.items()} == {"7": 1.0, "3": 2.0, "9": 1.0}
+        assert "reconstruction" not in one
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_fallback_phrases_are_counted() -> None:
 )
 def test_what_is_not_one_per_row_is_refused(texts: np.ndarray, read_back: Mapping[str, ReadBack], message: str) -> None:
     with pytest.raises(Refusal, match=message):
-        assessed(ROWS, texts, read_back=read_back)
+        gather_evidence(ROWS, texts, read_back=read_back)

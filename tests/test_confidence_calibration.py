@@ -9,25 +9,20 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
+from dragoman.confidence.evaluate import bins_of, calibration_error, ece_estimate, reliability_curve
+from dragoman.confidence.model import expit
 from dragoman.core import Refusal
-from dragoman.score import (
-    Outcomes,
+from dragoman.stats.roc import Outcomes
+from dragoman.store import plain
+from studies.evaluation import brier_estimate, brier_parts, confidence_report
+from studies.selective import (
     accuracy_at,
     against_one_feature,
     answered_accuracy,
-    bins_of,
-    brier_estimate,
-    brier_parts,
-    calibration_error,
-    confidence_report,
-    ece_estimate,
-    expit,
     false_label_rate,
-    reliability_curve,
     risk_coverage,
     threshold_for_nulls,
 )
-from dragoman.store import plain
 
 
 def rng(seed=0):
@@ -102,9 +97,9 @@ def test_probabilities_that_are_too_high_are_seen_and_signed():
 def test_reliability_curve_brackets_exact_probabilities():
     curve = reliability_curve(drawn(2000))
     assert sum(b.n for b in curve) == 2000
-    assert [b.said for b in curve] == sorted(b.said for b in curve)
-    assert sum(b.low <= b.said <= b.high for b in curve) >= 8
-    assert plain(curve[0].to_dict())["n"] == 200
+    assert [b.predicted for b in curve] == sorted(b.predicted for b in curve)
+    assert sum(b.low <= b.predicted <= b.high for b in curve) >= 8
+    assert plain(curve[0])["n"] == 200
 
 
 # Brier
@@ -151,7 +146,7 @@ def test_risk_coverage_is_the_error_among_the_surest():
     assert found.risk[:4] == pytest.approx([0, 0, 1 / 3, 1 / 4])
     assert (found.coverage[-1], found.risk[-1], found.chance) == (1, pytest.approx(5 / 12), pytest.approx(5 / 12))
     assert found.least < found.area < found.chance
-    assert plain(found.to_dict())["coverage"][0] == pytest.approx(1 / 12)
+    assert found.coverage[0] == pytest.approx(1 / 12)
 
 
 def test_a_perfect_order_reaches_the_least_area_and_ties_gain_nothing():
@@ -229,28 +224,17 @@ def test_the_bound_of_a_line_is_scipys_one_sided_exact_interval():
         assert line.hits > 0 and line.bound == pytest.approx(exact.high, abs=1e-9)
 
 
-def test_threshold_by_conformal_keeps_its_promise_on_average_and_is_milder():
-    draw = rng(8)
-    rates = [1 - threshold_for_nulls(draw.random(200), 0.02, bound="conformal").value for _ in range(600)]
-    assert np.mean(rates) <= 0.021
-    nulls = draw.random(400)
-    assert threshold_for_nulls(nulls, bound="conformal").value < threshold_for_nulls(nulls).value
-
-
 def test_equal_nulls_stay_out_together_and_the_line_says_what_it_rests_on():
     line = threshold_for_nulls(np.r_[np.full(100, 0.9), np.full(200, 0.1)])
     assert line.value > 0.9 and (line.hits, line.n) == (0, 300)
     assert line.bound == pytest.approx(1 - 0.05 ** (1 / 300))
-    assert plain(line.to_dict())["method"] == "clopper-pearson"
+    assert line.method == "clopper-pearson"
 
 
 def test_149_nulls_are_the_fewest_that_can_promise_two_per_cent():
     assert threshold_for_nulls(rng().random(149)).bound <= 0.02
     with pytest.raises(Refusal, match="judge 149 null directions at least"):
         threshold_for_nulls(rng().random(148))
-    assert threshold_for_nulls(rng().random(49), bound="conformal").bound <= 0.02
-    with pytest.raises(Refusal, match="judge 49 null directions at least"):
-        threshold_for_nulls(rng().random(48), bound="conformal")
 
 
 # All together, and refusals
@@ -266,7 +250,7 @@ def test_the_report_holds_every_promised_figure_and_can_be_written_down():
         rng=rng(),
         draws=60,
     )
-    told = plain(report.to_dict())
+    told = plain(report)
     assert told["false_labels"]["random directions"]["value"] == 0
     assert told["accuracy_at_80"]["value"] > told["accuracy_at_100"]["value"]
     assert len(told["risk"]["risk"]) == 300 and told["curve"] and told["alone"]["margin"]["auroc"]["n"] == 300
@@ -315,5 +299,3 @@ def test_abstaining_refuses_impossible_requests():
         false_label_rate(np.array([np.nan]), 0.5, null="random directions")
     with pytest.raises(Refusal, match="both are shares"):
         threshold_for_nulls(np.ones(200), 2.0)
-    with pytest.raises(Refusal, match="bound 'hoeffding'"):
-        threshold_for_nulls(np.ones(200), bound="hoeffding")

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from dragoman import tiny
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.fit import fit_confidence
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal, Site
-from dragoman.embed import HashEmbedder
-from dragoman.explain import believe, explain, kits_from
+from dragoman.explain import explain
 from dragoman.models import embedder
-from dragoman.score import Confidence, Evidence, Kits
+from dragoman.score import add_confidence, confidence_set
 from dragoman.store import RunFolder
 from small_world import World, command
+from word_hash import HashEmbedder
 
 PLACES = ("explain", "score")
 
@@ -27,7 +30,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows: list[Evidence] = [{"kappa": float(v)} for v in draw.normal(0.5, 0.2, size=80)]
     right = np.array([v["kappa"] or 0.0 for v in rows]) + 0.1 * draw.normal(size=80) > 0.5
     path = tmp_path_factory.mktemp("kits") / "kits.json"
-    Kits.of({"card": (("kappa",), Confidence.fit(rows, right))}).save(path)
+    ConfidenceSet.holding({"card": (("kappa",), fit_confidence(rows, right))}).save(path)
     return path
 
 
@@ -38,10 +41,7 @@ def run(world: World) -> RunFolder:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dragoman import demo
-
     monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_: HashEmbedder())
-    monkeypatch.setattr(demo, "SentenceEmbedder", lambda **_: HashEmbedder())
 
 
 def of_the_pair(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,17 +78,20 @@ def test_explain_ends_with_confidences_that_stand_with_the_texts(
 
 @pytest.mark.usefixtures("quick")
 def test_what_ships_is_used_where_it_is_there(run: RunFolder, kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.write_scores({"table": []})
+    run.write_scores({"format": 2, "table": []})
     nothing_ships(monkeypatch)
     said: list[str] = []
-    believe(run, None, said.append)
-    assert said == ["no confidence: none ships here, and --confidence names no file"] and run.scores == {"table": []}
+    add_confidence(run, None, said.append)
+    assert said == ["no confidence: none ships here, and --confidence names no file"] and run.scores == {
+        "format": 2,
+        "table": [],
+    }
     monkeypatch.setattr(tiny, "data", lambda _name: kits)
-    believe(run, None, said.append)
-    assert "calibrated on other models" in said[-1] and run.scores == {"table": []}
+    add_confidence(run, None, said.append)
+    assert "calibrated on other models" in said[-1] and run.scores == {"format": 2, "table": []}
     of_the_pair(run, monkeypatch)
-    believe(run, None, said.append)
-    assert set(run.scores or {}) == {"table", "confidence"} and len(said) == 3
+    add_confidence(run, None, said.append)
+    assert set(run.scores or {}) == {"format", "table", "confidence"} and len(said) == 3
 
 
 def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
@@ -101,10 +104,10 @@ def test_without_the_embedder_there_is_none_and_a_named_file_is_refused(
     monkeypatch.setattr(tiny, "data", lambda _name: kits)
     of_the_pair(run, monkeypatch)
     said: list[str] = []
-    believe(run, None, said.append)
+    add_confidence(run, None, said.append)
     assert said == ["no confidence: the sentence embedder it reads with is not installed"]
     with pytest.raises(Refusal, match="it is not installed"):
-        believe(run, kits, said.append)
+        add_confidence(run, kits, said.append)
 
 
 @pytest.mark.usefixtures("quick")
@@ -117,7 +120,7 @@ def test_score_believes_by_a_file_and_a_run_that_nothing_else_judges(
     assert said.code == 1 and "nothing to judge by" in said.err and "no confidence" in said.err
     said = command(monkeypatch, capsys, "score", str(bare.path), "--confidence", str(kits))
     assert said.code == 0 and "confidence: washed, answers for" in said.out
-    assert set(bare.scores or {}) == {"confidence"}
+    assert set(bare.scores or {}) == {"format", "confidence"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -128,9 +131,9 @@ def test_a_run_with_contexts_is_scored_by_detection_and_a_reconstructor_is_evide
 
     def watched(*_: Any, **given: Any) -> dict[str, Any]:
         asked.update(given)
-        return {"kits": {}, "per_feature": {}}
+        return {}
 
-    monkeypatch.setattr("dragoman.demo.trusted", watched)
+    monkeypatch.setattr("dragoman.score.run.run_evidence", watched)
     # In random models every feature fires in nearly every text: too few are silent.
     run.write_contexts({f: {"firing": [f"of {f}"] * 3, "silent": ["of none"] * 3} for f in run.manifest["features"]})
     ar = ["--ar", str(world.root / "target-ar"), "--ar-layout", "easynla"]
@@ -144,9 +147,19 @@ def test_a_file_that_is_something_else_is_refused_before_anything_is_done(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(Refusal, match="it is not a collection of confidences"):
-        kits_from(tmp_path / "other.json")
+    with pytest.raises(Refusal, match="it is not a set of confidences"):
+        confidence_set(tmp_path / "other.json")
     for word in PLACES:
         what = world.sae if word == "explain" else str(tmp_path)
         said = command(monkeypatch, capsys, word, what, "--confidence", str(tmp_path / "none.json"))
         assert said.code == 1 and said.err.startswith("dragoman: ")
+
+
+def test_scores_of_another_version_are_not_mixed_with_these(
+    run: RunFolder, kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_: HashEmbedder())
+    run.write_scores({"table": []})
+    with pytest.raises(Refusal, match="scores.json: format: field required; score the run again"):
+        add_confidence(run, kits, lambda _text: None)
+    assert run.scores == {"table": []}

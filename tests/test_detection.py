@@ -8,18 +8,8 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import roc_auc_score
 
 from dragoman.core import Refusal
-from dragoman.score import (
-    Contexts,
-    Outcomes,
-    auroc,
-    auroc_estimate,
-    auroc_interval,
-    detection_estimate,
-    detection_per_feature,
-    detection_table,
-    length_matched,
-)
-from dragoman.store import plain
+from dragoman.stats.detection import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
+from dragoman.stats.roc import Outcomes, auroc, auroc_estimate, auroc_interval
 
 
 def rng(seed=0):
@@ -35,7 +25,7 @@ def planted(n=12, meaning=1.0, common=0.0, seed=0, width=32):
     draw = rng(seed)
     truth, theme = unit(draw.normal(size=(n, width))), unit(draw.normal(size=width))
     contexts = [
-        Contexts.of(
+        ContextEmbeddings.of(
             unit(0.7 * t + common * theme + unit(draw.normal(size=(15, width)))), unit(draw.normal(size=(25, width)))
         )
         for t in truth
@@ -111,7 +101,7 @@ def test_table_holds_the_area_of_every_text_on_every_features_contexts():
 def test_texts_that_mean_their_features_detect_them_and_no_others():
     texts, contexts = planted()
     table = detection_table(texts, contexts)
-    found = detection_estimate(table, rng=rng(), permutations=999)
+    found = detection_estimate(table, rng=rng())
     assert found.value > 0.9 and found.p < 0.01
     assert abs(found.extra["others"] - 0.5) < 0.05
     assert found.extra["lift"] == pytest.approx(found.value - found.extra["others"])
@@ -119,7 +109,7 @@ def test_texts_that_mean_their_features_detect_them_and_no_others():
 
 def test_texts_about_what_all_firing_contexts_share_detect_but_are_no_evidence():
     texts, contexts = planted(meaning=0.0, common=1.0)
-    found = detection_estimate(detection_table(texts, contexts), rng=rng(), permutations=999)
+    found = detection_estimate(detection_table(texts, contexts), rng=rng())
     assert found.low > 0.7  # far above one half
     assert found.p > 0.05 and found.extra["lift_low"] < 0 < found.extra["lift_high"]
 
@@ -130,36 +120,25 @@ def test_each_feature_has_its_area_with_an_interval():
     found = detection_per_feature(table, contexts)
     assert_allclose([d.auroc for d in found], np.diag(table))
     assert all(d.low <= d.auroc <= d.high and d.low < d.high for d in found)
-    assert plain(found[0].to_dict())["firing"] == 15
+    assert found[0].firing == 15
 
 
 def test_detection_over_topics_counts_topics():
     texts, contexts = planted()
-    found = detection_estimate(detection_table(texts, contexts), np.repeat(list("abcd"), 3), rng=rng(), permutations=9)
+    found = detection_estimate(detection_table(texts, contexts), np.repeat(list("abcd"), 3), rng=rng())
     assert (found.n, found.unit) == (4, "topics")
-
-
-def test_silent_contexts_are_matched_in_length_and_used_once():
-    firing, candidates = [10, 10, 50, 200], [9, 11, 12, 48, 55, 180, 1000]
-    picked = length_matched(firing, candidates, rng())
-    assert len(set(picked)) == 4
-    assert sorted(candidates[i] for i in picked[:2]) in ([9, 11], [9, 12], [11, 12])
-    assert candidates[picked[2]] in (48, 55) and candidates[picked[3]] == 180
-    assert picked == length_matched(firing, candidates, rng())
 
 
 def test_detection_refuses_too_few_unequal_and_undefined_contexts():
     good = unit(rng().normal(size=(5, 8)))
     with pytest.raises(Refusal, match="2 firing and 5 silent contexts"):
-        Contexts.of(good[:2], good)
+        ContextEmbeddings.of(good[:2], good)
     with pytest.raises(Refusal, match="embed both kinds with the same embedder"):
-        Contexts.of(good, good[:, :4])
+        ContextEmbeddings.of(good, good[:, :4])
     with pytest.raises(Refusal, match="NaN or infinite"):
-        Contexts.of(good, np.full((5, 8), np.nan))
+        ContextEmbeddings.of(good, np.full((5, 8), np.nan))
     with pytest.raises(Refusal, match="as wide as the contexts"):
-        detection_table(good[:, :4], [Contexts.of(good, good)])
-    with pytest.raises(Refusal, match="3 silent contexts for 4 firing ones"):
-        length_matched([1, 2, 3, 4], [1, 2, 3], rng())
+        detection_table(good[:, :4], [ContextEmbeddings.of(good, good)])
 
 
 def test_areas_refuse_one_kind_alone():

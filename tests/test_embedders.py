@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.embed import Embedder, HashEmbedder, LexicalEmbedder
+from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.models import embedder as room
 from dragoman.models.embedder import SentenceEmbedder
+from word_hash import HashEmbedder
 
 PAIRS = [
     ("A recipe with two eggs and flour.", "How to bake a simple cake."),
@@ -85,24 +86,11 @@ def test_an_embedder_folder_can_be_named() -> None:
     assert re.fullmatch(r"model@[0-9a-f]{8}", named.name) and named.encode(["text"]).shape == (1, 384)
 
 
-def test_hash_embedder_counts_words_not_order() -> None:
-    hashed = HashEmbedder()
-    rows = hashed.encode(["the red house", "House the RED", "blue boats sail"])
-    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
-    assert rows[0] @ rows[2] < 0.5
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-    assert isinstance(hashed, Embedder) and hashed.name == "word-hash-256"
-
-
-def test_hash_embedder_is_the_same_in_another_process() -> None:
-    code = "from dragoman.embed import HashEmbedder; print(HashEmbedder(8).encode(['some words here']).tolist())"
+def test_places_of_words_are_the_same_in_another_process() -> None:
+    made = "LexicalEmbedder(width=8).encode(['some words here']).tolist()"
+    code = f"from dragoman.embed import LexicalEmbedder; print({made})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == str(HashEmbedder(8).encode(["some words here"]).tolist())
-
-
-def test_hash_embedder_refuses_texts_without_words() -> None:
-    with pytest.raises(Refusal, match="it has no words to count"):
-        HashEmbedder().encode(["?!"])
+    assert run.stdout.strip() == str(LexicalEmbedder(width=8).encode(["some words here"]).tolist())
 
 
 # Words weighted by rarity

@@ -22,14 +22,14 @@ from dragoman import cli
 from dragoman.commands.show import show_rows
 from dragoman.core import Refusal, Site
 from dragoman.demo import request_for
-from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, Talk, check_route, explain
-from dragoman.judge import judge_run
 from dragoman.maps import LinearMap
 from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.store import RunFolder, read_arrays
+from judging import judged, whole
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
+from word_hash import HashEmbedder
 
 TEXTS = [f"{' '.join(CORPUS)[13 * (i % 60) : 13 * (i % 60) + 160]} number {i}" for i in range(120)]
 FEATURES = tuple(str(i) for i in range(6))
@@ -274,7 +274,10 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
     texts = {str(i): f"A passage about {c} and more {c}" for i, c in enumerate(words)}
     manifest = {
         "plan_digest": "x", "feature_info": info, "category_words": words,
-        "conditions": [{"name": n} for n in ("native", "washed", "shuffled", "random_washed")],
+        "conditions": [
+            {"name": "native"}, {"name": "washed"}, {"name": "shuffled"},
+            {"name": "random_washed", "null": "random directions"},
+        ],
     }  # fmt: skip
     run = RunFolder.create(tmp_path / "run", manifest)
     turned = {f: texts[str((int(f) + 1) % 4)] for f in texts}
@@ -285,8 +288,10 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
         "random_washed": {f"random-{f}": t for f, t in turned.items()},
     }
     for condition, by_feature in said.items():
-        run.append([{"feature": f, "condition": condition, "sample": 0, "text": t} for f, t in by_feature.items()])
-    table = {r["condition"]: r for r in judge_run(run, HashEmbedder(), seed=0)["table"]}
+        run.append(
+            [whole({"feature": f, "condition": condition, "sample": 0, "text": t}) for f, t in by_feature.items()]
+        )
+    table = {r["condition"]: r for r in judged(run, HashEmbedder(), seed=0)["table"]}
     assert table["washed"]["lift"]["value"] > 0.2 > 0 > table["shuffled"]["lift"]["value"]
     assert table["washed"]["category"]["value"] == 1.0 and table["washed"]["category"]["random"] == 0.0
     assert table["shuffled"]["category"]["value"] == 0.0
@@ -294,9 +299,9 @@ def test_judging_separates_right_texts_from_shuffled_ones(tmp_path: Path) -> Non
 
 def test_a_run_without_natives_or_planted_truth_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": [{"name": "washed"}]})
-    run.append([{"feature": "1", "condition": "washed", "sample": 0, "text": "words"}])
+    run.append([whole({"feature": "1", "condition": "washed", "sample": 0, "text": "words"})])
     with pytest.raises(Refusal, match="nothing to judge by"):
-        judge_run(run, HashEmbedder(), seed=0)
+        judged(run, HashEmbedder(), seed=0)
 
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,19 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.embed import HashEmbedder, LexicalEmbedder
-from dragoman.judge import judge_run
-from dragoman.judge.said import Once, null_of
-from dragoman.score import (
-    against_each,
-    detection_estimate,
-    detection_table,
-    holm,
-    lift_per_feature,
-    plan,
-    power_of,
-    similarity,
-)
-from dragoman.store import RunFolder, plain
+from dragoman.embed import LexicalEmbedder
+from dragoman.score import JudgedRun, judge_run, run_evidence
+from dragoman.score.detection import embedded_contexts
+from dragoman.score.judged_run import CachedEmbedder
+from dragoman.scores import Scores
+from dragoman.stats.detection import detection_estimate, detection_table
+from dragoman.stats.lift import lift_per_feature, similarity
+from dragoman.stats.multiple import holm
+from dragoman.stats.nulls import against_each
+from dragoman.stats.power import plan, power_of
+from dragoman.store import RunFolder
+from judging import judged, whole
+from word_hash import HashEmbedder
 
 TOPICS = ("bees", "chess", "rain", "wine", "trains", "opera", "glaciers", "bread", "whales", "law")
 FILLER = ("opens", "with", "definition", "turns", "how", "people", "meet", "every", "day", "towns", "by", "sea", "it")
@@ -51,7 +51,7 @@ def built(path: Path, *, contexts: bool = True, **more: Any) -> RunFolder:
 
     def add(condition: str, names: list[str], texts: list[str]) -> None:
         for feature, text in zip(names, texts, strict=True):
-            run.append([{"feature": feature, "condition": condition, "sample": 0, "text": text, "kind": "feature"}])
+            run.append([whole({"feature": feature, "condition": condition, "sample": 0, "text": text})])
 
     add("native", features, [words_of(t, rng) for t in TOPICS])
     add("plain", features, [words_of(t, rng, k % 2 == 0) for k, t in enumerate(TOPICS)])
@@ -80,7 +80,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def scores(run: RunFolder) -> dict[str, Any]:
-    return judge_run(run, HashEmbedder(), seed=0, also=[LEXICAL])
+    return judged(run, HashEmbedder(), seed=0, also=[LEXICAL])
 
 
 def texts(run: RunFolder, condition: str) -> list[str]:
@@ -121,17 +121,54 @@ def test_of_several_nulls_those_by_the_conditions_own_route_are_taken(tmp_path: 
         n = {"a": 3, "b": 4}.get(c["name"], 3)
         ids = [f"{c['name']}-{k}" if c["name"] in "ab" else str(k + 1) for k in range(n)]
         run.append(
-            [{"feature": i, "condition": c["name"], "sample": 0, "text": f"word{k} said"} for k, i in enumerate(ids)]
+            [
+                whole({"feature": i, "condition": c["name"], "sample": 0, "text": f"word{k} said"})
+                for k, i in enumerate(ids)
+            ]
         )
-    found = judge_run(run, HashEmbedder(), seed=0)["nulls"]
+    found = judged(run, HashEmbedder(), seed=0)["nulls"]
     counted = {c: by["random directions"]["lift"]["extra"]["null_texts"] for c, by in found.items()}
     assert counted == {"post": 3, "direct": 7}
 
 
 def test_an_unknown_null_is_refused(tmp_path: Path) -> None:
-    assert null_of({"name": "x"}) is None and null_of({"null": "shuffled"}) == "shuffled map"
-    with pytest.raises(Refusal, match="null 'weather' of condition 'x': those with texts of their own are random dir"):
-        null_of({"name": "x", "null": "weather"})
+    conditions = [{"name": "native"}, {"name": "x", "null": "weather"}]
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "x", "conditions": conditions, "features": ["1"]})
+    with pytest.raises(Refusal, match="null: input should be 'random directions', 'shuffled map', 'unused rows' or"):
+        judged(run, HashEmbedder(), seed=0)
+
+
+def test_a_row_that_a_run_folder_cannot_hold_is_refused_by_its_number(tmp_path: Path) -> None:
+    run = built(tmp_path / "run")
+    run.append([{"feature": "1", "condition": "plain", "sample": "0", "text": "x"}])
+    with pytest.raises(Refusal, match=f"row {len(run.rows())}: "):
+        judged(run, HashEmbedder(), seed=0)
+
+
+def test_a_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, read = built(tmp_path / "run"), list[int]()
+    rows = run.rows()
+    monkeypatch.setattr(run, "rows", lambda: read.append(1) or rows)
+    once = JudgedRun.of(run)
+    judge_run(once, HashEmbedder(), seed=0)
+    run_evidence(once, HashEmbedder())
+    assert read == [1]
+
+
+def test_a_null_is_one_by_what_the_manifest_marks_and_not_by_its_name(tmp_path: Path) -> None:
+    run = JudgedRun.of(built(tmp_path / "run"))
+    assert run.claims == ["plain", "washed"]
+    assert {name: entry.null for name, entry in run.entries.items() if entry.is_null} == {
+        "random_plain": "random directions",
+        "random_washed": "random directions",
+        "unused": "unused rows",
+        "nothing": "background alone",
+    }
+    assert [run.control_of(c) for c in ("plain", "washed", "nothing")] == [
+        "random_plain",
+        "random_washed",
+        "random_plain",
+    ]
 
 
 def test_two_embedders_agree_where_the_words_are_there(run: RunFolder, scores: dict[str, Any]) -> None:
@@ -142,7 +179,7 @@ def test_two_embedders_agree_where_the_words_are_there(run: RunFolder, scores: d
     assert one["lift"]["value"] == pytest.approx(lift_per_feature(s).mean())
     assert one["centred"]["value"] == pytest.approx(one["lift"]["value"]) and one["centred"]["low"] > 0
     assert found["agree"] == {"plain": True, "washed": True}
-    assert found["verdict"] == "the embedders agree in sign on plain, washed"
+    assert found["summary"] == "the embedders agree in sign on plain, washed"
 
 
 def test_embedders_that_disagree_are_told_with_their_lifts(run: RunFolder) -> None:
@@ -158,10 +195,10 @@ def test_embedders_that_disagree_are_told_with_their_lifts(run: RunFolder) -> No
             return np.stack([row if text in natives else -row for row, text in zip(rows, texts, strict=True)])
 
     natives = set(texts(run, "native"))
-    found = judge_run(run, HashEmbedder(), seed=0, also=[Contrary()])["embedders"]
+    found = judged(run, HashEmbedder(), seed=0, also=[Contrary()])["embedders"]
     assert found["agree"] == {"plain": False, "washed": False}
-    assert found["verdict"].startswith("the embedders disagree in sign on plain (word-hash-256 +0.")
-    assert "contrary -0." in found["verdict"]
+    assert found["summary"].startswith("the embedders disagree in sign on plain (word-hash-256 +0.")
+    assert "contrary -0." in found["summary"]
 
 
 def test_all_claims_are_one_family_and_nulls_are_no_claims(scores: dict[str, Any]) -> None:
@@ -182,15 +219,13 @@ def test_power_says_how_many_features_the_difference_needs(scores: dict[str, Any
 
 
 def test_detection_is_over_the_features_that_have_contexts(run: RunFolder, scores: dict[str, Any]) -> None:
-    from dragoman.judge.contexts import embedded
-
-    contexts = embedded(run.contexts or {}, HashEmbedder())
+    contexts = embedded_contexts(run.contexts or {}, HashEmbedder())
     own = [contexts[str(k)] for k in range(9)]
     table = detection_table(HashEmbedder().encode(texts(run, "washed")[:9]), own)
     by_hand = detection_estimate(table, rng=np.random.default_rng(0))
     found = scores["detection"]
     told = {row["condition"]: row for row in found["table"]}
-    assert told["washed"]["value"] == pytest.approx(by_hand.value) and told["washed"]["n"] == 9
+    assert told["washed"]["value"] == pytest.approx(by_hand.value) and told["washed"]["features"] == 9
     assert told["washed"]["value"] > 0.9 > told["random_washed"]["value"] and told["washed"]["p"] < 0.01
     assert [row["auroc"] for row in found["per_feature"]["washed"]] == pytest.approx(np.diag(table))
     assert "random_washed" not in found["per_feature"] and found["embedder"] == "word-hash-256"
@@ -202,17 +237,17 @@ def test_contexts_alone_are_enough_to_judge_by(tmp_path: Path) -> None:
     bare = RunFolder.create(tmp_path / "bare", {**manifest, "conditions": [{"name": "washed"}]})
     bare.append([r for r in whole.rows() if r["condition"] == "washed"])
     with pytest.raises(Refusal, match="nothing to judge by"):
-        judge_run(bare, HashEmbedder(), seed=0)
+        judged(bare, HashEmbedder(), seed=0)
     bare.write_contexts(whole.contexts or {})
-    scores = judge_run(bare, HashEmbedder(), seed=0)
+    scores = judged(bare, HashEmbedder(), seed=0)
     assert [row["condition"] for row in scores["detection"]["table"]] == ["washed"]
     assert not {"nulls", "embedders", "adjusted", "power"} & set(scores)
 
 
 def test_the_same_seed_gives_the_same_scores_and_they_can_be_kept(run: RunFolder, scores: dict[str, Any]) -> None:
-    assert judge_run(run, HashEmbedder(), seed=0, also=[LEXICAL]) == scores
+    assert judged(run, HashEmbedder(), seed=0, also=[LEXICAL]) == scores
     run.write_scores(scores)
-    assert run.scores == plain(scores)
+    assert Scores.read(json.dumps(run.scores), "scores.json").to_json() == scores
 
 
 def test_every_text_is_embedded_once() -> None:
@@ -223,7 +258,7 @@ def test_every_text_is_embedded_once() -> None:
             self.asked.extend(texts)
             return super().encode(texts)
 
-    one = Once(Counted())
+    one = CachedEmbedder(Counted())
     first = one.encode(["a b", "c", "a b"])
     np.testing.assert_array_equal(first, HashEmbedder().encode(["a b", "c", "a b"]))
     np.testing.assert_array_equal(one.encode(["c"]), first[1:2])
@@ -253,14 +288,14 @@ def test_natives_drawn_twice_are_the_ceiling_and_a_condition_as_good_has_all_of_
         for sample in range(3):
             said = [words_of(topic, rng) for topic in TOPICS]
             rows = [
-                {"feature": f, "condition": condition, "sample": sample, "text": t}
+                whole({"feature": f, "condition": condition, "sample": sample, "text": t})
                 for f, t in zip(names, said, strict=True)
             ]
             run.append(rows)
-    found = judge_run(run, HashEmbedder(), seed=0)["ceiling"]
+    found = judged(run, HashEmbedder(), seed=0)["ceiling"]
     assert found["ceiling"]["low"] > 0.1 and found["ceiling"]["n"] == len(TOPICS)
     assert found["share"]["washed"]["low"] < 1 < found["share"]["washed"]["high"]
 
 
 def test_natives_said_once_have_no_ceiling(tmp_path: Path) -> None:
-    assert "ceiling" not in judge_run(built(tmp_path / "run"), HashEmbedder(), seed=0)
+    assert "ceiling" not in judged(built(tmp_path / "run"), HashEmbedder(), seed=0)

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.maps import LinearMap
 from dragoman.maps.evaluate import held_out
-from dragoman.score.intervals import t_interval
-from dragoman.score.lift import (
+from dragoman.stats.intervals import t_interval
+from dragoman.stats.lift import (
     doubly_centred,
     doubly_centred_lift,
     lift_estimate,

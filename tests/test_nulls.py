@@ -10,24 +10,16 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose
 
 from dragoman.core import Refusal
-from dragoman.score import (
-    NULLS,
-    against_each,
-    against_others,
-    against_texts,
+from dragoman.records import NULL_NAMES
+from dragoman.stats.lift import (
     ceiling_estimate,
-    chance,
-    credits,
     doubly_centred,
-    feature_p,
     lift_estimate,
-    lift_over_random,
     lift_per_feature,
     share_of_ceiling,
     similarity,
 )
-from dragoman.score.retrieval import among, row_credits
-from dragoman.store import plain
+from dragoman.stats.nulls import against_each, against_others, against_texts, among, chance, credits, row_credits
 
 
 def rng(seed=0):
@@ -138,7 +130,7 @@ def test_topics_widen_every_interval_and_move_no_value():
 def test_lift_over_a_null_is_the_mean_of_lift_over_random():
     s, r = world()
     found = against_texts("random directions", s, r, rng=rng(), permutations=99)
-    assert found.lift.value == pytest.approx(lift_over_random(s, r).mean())
+    assert found.lift.value == pytest.approx(np.mean(np.diag(s) - r.mean(axis=0)))
     assert found.lift.p <= 0.02
 
 
@@ -154,7 +146,9 @@ def test_style_lifts_over_random_directions_but_not_over_other_features():
 
 def test_the_centred_lift_has_one_value_whatever_the_null():
     s, r = world(style=0.5)
-    values = [f.centred.value for f in against_each(s, dict.fromkeys(NULLS[1:], r), rng=rng(), permutations=9).values()]
+    values = [
+        f.centred.value for f in against_each(s, dict.fromkeys(NULL_NAMES, r), rng=rng(), permutations=9).values()
+    ]
     assert_allclose(values, lift_per_feature(s).mean(), atol=1e-12)
 
 
@@ -212,29 +206,15 @@ def test_the_same_seed_gives_the_same_answer_and_it_can_be_written_down():
     s, r = world(n=12, m=6)
     a, b = (against_texts("shuffled map", s, r, rng=rng(4), permutations=49) for _ in range(2))
     assert a == b
-    told = plain(a.to_dict())
-    assert told["lift"]["null"] == told["null"] == "shuffled map"
+    assert a.lift.null == a.null == "shuffled map"
 
 
-def test_p_per_feature_counts_the_bank_and_is_never_zero():
-    own, bank = np.array([0.9, 0.5, -1.0]), rng().uniform(size=(999, 3))
-    found = feature_p(own, bank)
-    assert_allclose(found, [(1 + (bank[:, k] >= own[k]).sum()) / 1000 for k in range(3)])
-    assert feature_p(np.array([2.0]), bank[:, :1])[0] == 1 / 1000
-
-
-def test_nulls_refuse_unknown_names_and_other_natives():
+def test_nulls_refuse_other_natives():
     s, r = world(n=6, m=4)
-    with pytest.raises(Refusal, match="null 'noise': those with texts of their own are random directions"):
-        against_texts("noise", s, r, rng=rng())
-    with pytest.raises(Refusal, match="null 'other features'"):
-        against_texts("other features", s, r, rng=rng())
     with pytest.raises(Refusal, match="one row per text and 6 columns"):
         against_texts("unused rows", s, r[:, :5], rng=rng())
     with pytest.raises(Refusal, match="they are finite"):
         against_texts("unused rows", s, np.full_like(r, np.nan), rng=rng())
-    with pytest.raises(Refusal, match="the bank is one row per text"):
-        feature_p(np.ones(3), np.ones((5, 2)))
 
 
 # The ceiling
@@ -242,9 +222,9 @@ def test_nulls_refuse_unknown_names_and_other_natives():
 
 def test_a_ceiling_is_the_lift_of_one_sample_over_the_other_either_way_round():
     s, _ = world(meaning=1.0)
-    found = ceiling_estimate(s, rng=rng())
+    found = ceiling_estimate(s, rng())
     assert found.value == pytest.approx(lift_per_feature(s).mean())
-    assert found == ceiling_estimate(s.T, rng=rng())
+    assert found == ceiling_estimate(s.T, rng())
     assert "ceiling" in found.statistic
 
 
@@ -266,8 +246,8 @@ def test_share_of_the_ceiling_is_a_ratio_of_means_and_tests_whether_it_is_one():
     half = share_of_ceiling(0.5 * ceilings + 0.01 * draw.normal(size=60), ceilings)
     assert half.value == pytest.approx(0.5, abs=0.01) and half.p < 1e-6
     assert half.low < half.value < half.high
-    full = share_of_ceiling(ceilings + 0.1 * draw.normal(size=60), ceilings, np.repeat(np.arange(12), 5))
-    assert full.p > 0.05 and (full.n, full.unit) == (12, "topics")
+    full = share_of_ceiling(ceilings + 0.1 * draw.normal(size=60), ceilings)
+    assert full.p > 0.05 and (full.n, full.unit) == (60, "features")
 
 
 def test_a_share_of_nothing_is_refused():

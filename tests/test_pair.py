@@ -14,7 +14,7 @@ from dragoman.explain import Request, explain
 from dragoman.maps import DirectTable
 from dragoman.models.paired import Reader, activations_at
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.score import names_category
+from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.sidecar import read_sidecar

@@ -5,18 +5,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dragoman.core import Refusal
-from dragoman.score import (
-    accuracy_estimate,
-    firing_topic,
-    first_named,
-    nameable,
-    named_estimate,
-    names_category,
-    naming_table,
-    token_table,
-    topic_estimates,
-    wilson_interval,
-)
+from dragoman.stats.intervals import wilson_interval
+from dragoman.stats.planted import accuracy_estimate, names_category
+from studies.topics import nameable, named_estimate, naming_table, token_table, topic_estimates
 
 
 @pytest.mark.parametrize(
@@ -59,24 +50,6 @@ def test_a_word_is_named_alone_and_never_inside_a_longer_one(word, rest):
     assert not names_category(f"about {word}{rest} and {rest}{word}.", [word])
 
 
-TABLE = {"science": ["science", "physics"], "computing": ["computer science", "software"], "law": ["law", "rights"]}
-
-
-def test_first_named_takes_the_earliest_and_then_the_longest_wording():
-    assert first_named("Law, physics and software", TABLE) == "law"
-    assert first_named("Software for science", TABLE) == "computing"
-    assert first_named("computer science", TABLE) == "computing"
-    rocks = {"music": ["rock"], "geology": ["rock formation"]}
-    assert first_named("rock formations", rocks) == "geology"
-    assert first_named("rock concerts", rocks) == "music"
-    assert first_named("science", TABLE) == "science"
-    assert first_named("Text about cooking.", TABLE) is None
-
-
-def test_first_named_breaks_a_full_tie_by_the_tables_order():
-    assert first_named("rights", {"law": ["rights"], "politics": ["rights"]}) == "law"
-
-
 def test_accuracy_carries_wilsons_interval_and_the_rate_on_random_directions():
     named, random_named = [True] * 33 + [False] * 67, [True] * 2 + [False] * 98
     found = accuracy_estimate(named, random_named)
@@ -104,26 +77,6 @@ def test_planted_truth_refuses_categories_without_words_and_rates_without_contro
 # Topics of the firing contexts, held-out topics, top tokens
 
 WORDS = {"bees": ["beekeeping", "bee"], "tractors": ["tractor"], "whales": ["whale"], "snakes": ["snake"]}
-
-
-def test_a_feature_has_the_topic_it_is_most_active_in_per_document():
-    topics = ["bees"] * 10 + ["tractors"] * 2
-    activations = np.array([1.0] * 10 + [3.0] * 2)
-    found = firing_topic(activations, topics)
-    assert found.topic == "tractors"  # bees have more activation in all, only for being common
-    assert found.share == pytest.approx(6 / 16)
-    assert found.times == pytest.approx((6 / 16) / (2 / 12))
-    assert found.documents == pytest.approx(16**2 / (10 + 18))
-    assert found.to_dict()["topic"] == "tractors"
-
-
-def test_planted_topics_are_found_and_random_activations_have_no_clear_one():
-    draw = np.random.default_rng(0)
-    topics = np.repeat(list("abcdefgh"), 50)
-    firing = (draw.random(400) < np.where(topics == "c", 0.5, 0.02)) * draw.lognormal(size=400)
-    found, noise = firing_topic(firing, topics), firing_topic(draw.random(400), topics)
-    assert found.topic == "c" and found.times > 4
-    assert noise.times < 1.5
 
 
 def test_naming_table_says_which_text_names_which_features_topic():
@@ -196,10 +149,6 @@ def test_token_agreement_of_texts_with_their_own_tokens_is_no_accident():
 
 
 def test_planted_contexts_refuse_what_names_nothing():
-    with pytest.raises(Refusal, match="it fires in none of these documents"):
-        firing_topic(np.zeros(3), list("abc"))
-    with pytest.raises(Refusal, match="not negative, one per document"):
-        firing_topic(np.array([1.0, -1.0]), list("ab"))
     with pytest.raises(Refusal, match=r"top tokens of feature 1: '1', 'the': none is a word that other features lack"):
         token_table(["text"], [["the", "bee"], ["1", "the"]])
     with pytest.raises(Refusal, match="topic 'cats': no words name it"):

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from ar_checkpoints import Reading, head_of, lora_of, save_base, save_full, save_peft
-from dragoman import demo
 from dragoman.core import Refusal, Site
-from dragoman.embed import HashEmbedder
-from dragoman.explain import explain, reconstructable
-from dragoman.judge import judge_run
+from dragoman.explain import explain
+from dragoman.models import embedder
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.report import write_page
-from dragoman.score.reconstruct import mean_output
+from dragoman.score import JudgedRun, score_run, sought_directions
+from dragoman.stats.reconstruct import mean_output
 from dragoman.store import RunFolder
 from dragoman.verbalizers import registry
 from dragoman.verbalizers.registry import Checkpoint
+from judging import judged
 from small_world import World, command
+from word_hash import HashEmbedder
 
 FEATURES = tuple(str(i) for i in range(6))
 
@@ -46,11 +47,11 @@ def target_ar(world: World) -> str:
 
 def test_a_reconstructor_of_the_source_is_asked_for_the_dictionarys_own_rows(world: World, run: RunFolder) -> None:
     reader = Reconstructor.open(source_ar(world), layout="kitft")
-    wanted = reconstructable(run, reader.site)
+    wanted = sought_directions(JudgedRun.of(run), reader.site)
     assert reader.site == world.source and not isinstance(wanted, dict)
     assert wanted.ids == FEATURES
     np.testing.assert_allclose(wanted.unit, world.rows[:6], atol=1e-6)
-    found = judge_run(run, HashEmbedder(), seed=0, reconstructor=reader, directions=wanted)["reconstruction"]
+    found = judged(run, HashEmbedder(), seed=0, reconstructor=reader, directions=wanted)["reconstruction"]
     assert [row["condition"] for row in found["table"]] == ["washed"]
     texts = [row["text"] for row in run.rows()]
     by_hand = Reading(family="llama", special=True, head=head_of(), lora=lora_of("llama"), factor=2.0)(texts).numpy()
@@ -64,19 +65,19 @@ def test_a_reconstructor_of_the_target_is_asked_for_the_carried_rows_before_wash
     world: World, run: RunFolder
 ) -> None:
     reader = Reconstructor.open(target_ar(world), layout="easynla")
-    wanted = reconstructable(run, reader.site)
+    wanted = sought_directions(JudgedRun.of(run), reader.site)
     assert isinstance(wanted, dict) and set(wanted) == {"washed"}
     kept = run.vectors()[0]
     np.testing.assert_array_equal(wanted["washed"].unit, kept["bare/washed"])
     assert not np.allclose(kept["bare/washed"], kept["washed"], atol=1e-3)
-    found = judge_run(run, HashEmbedder(), seed=0, reconstructor=reader, directions=wanted)["reconstruction"]
+    found = judged(run, HashEmbedder(), seed=0, reconstructor=reader, directions=wanted)["reconstruction"]
     assert [row["condition"] for row in found["table"]] == ["washed"] and found["site"] == str(world.target)
 
 
 def test_what_was_found_is_scored_shown_and_on_the_page(
     world: World, run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "SentenceEmbedder", lambda **_: HashEmbedder())
+    monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_: HashEmbedder())
     monkeypatch.setenv("COLUMNS", "120")
     said = command(monkeypatch, capsys, "score", str(run.path), "--ar", target_ar(world), "--ar-layout", "easynla")
     assert said.code == 0 and "read back by" in said.out and "top-1" in said.out
@@ -96,7 +97,7 @@ def test_a_run_is_scored_when_its_dictionary_is_gone(world: World, tmp_path: Pat
     asked = world.request(dictionary=f"file:{tmp_path}/probes.npz#truth[2,0,1]", features=())
     run = explain(asked, tmp_path / "run")
     (tmp_path / "probes.npz").unlink()
-    found = reconstructable(run, world.source)
+    found = sought_directions(JudgedRun.of(run), world.source)
     assert not isinstance(found, dict) and found.ids == ("2", "0", "1")
     np.testing.assert_allclose(found.unit, world.rows[[2, 0, 1]], atol=1e-6)
 
@@ -107,18 +108,18 @@ def test_a_run_without_its_dictionarys_rows_says_how_to_get_them(world: World, t
     )
     run.write_vectors({"washed": np.eye(2, dtype=np.float32)})
     with pytest.raises(Refusal, match=r"it does not hold its dictionary's rows; give the command that made it once"):
-        reconstructable(run, world.source)
+        sought_directions(JudgedRun.of(run), world.source)
 
 
 def test_a_reconstructor_of_a_third_place_is_refused(world: World, run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"a reconstructor at other:1: the run's directions are at .*llama:1 and .*gemma"):
-        reconstructable(run, Site("other", 1))
+        sought_directions(JudgedRun.of(run), Site("other", 1))
     with pytest.raises(Refusal, match="the run's directions are at"):
-        reconstructable(run, Site(world.source.model, 0))
+        sought_directions(JudgedRun.of(run), Site(world.source.model, 0))
     other = save_peft(tmp_path / "ar", "qwen2", save_base(tmp_path / "qwen", "qwen2"))
     before = (run.path / "scores.json").read_bytes() if (run.path / "scores.json").exists() else None
     with pytest.raises(Refusal, match="use a reconstructor of one of these"):
-        demo.scored(run, ar=str(other), layout="kitft")
+        score_run(run, ar=str(other), layout="kitft")
     assert before == ((run.path / "scores.json").read_bytes() if before else None)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dragoman.report.trust import EVIDENCE, GUESS, confidence_part, evidence_words, sure_of
-from dragoman.score import SIGNS
+from dragoman.confidence.evidence import WORDS
+from dragoman.report.trust import GUESS, confidence_part, sure_of
 from dragoman.store import RunFolder
 from report_fixture import Page, build_run, page_of
 from trusted_fixture import trusted_run
@@ -54,7 +54,7 @@ def test_every_null_embedder_and_power_stands_on_the_page(run: RunFolder, page: 
             value = f"{one['lift']['value']:+.3f}".replace("-", "\N{MINUS SIGN}")
             assert f"{null} {value}" in page.text
     assert scores["nulls"]["washed"].keys() == {"other features", "random directions"}
-    verdict = scores["embedders"]["verdict"]
+    verdict = scores["embedders"]["summary"]
     assert f"T{verdict[1:]}." in page.text and all(name in page.text for name in scores["embedders"]["names"])
     assert f"takes {scores['power'][0]['n']} features" in page.text.replace("\N{NARROW NO-BREAK SPACE}", "")
     (row,) = [r for r in scores["detection"]["table"] if r["condition"] == "washed"]
@@ -77,23 +77,26 @@ def test_hostile_and_broken_confidences_stay_text(tmp_path: Path) -> None:
     run, bad = build_run(tmp_path / "run", count=3), "<script>alert(1)</script>"
     first = run.manifest["features"][0]
     why: list[Any] = [{"evidence": bad, "adds": 1.0}, {"evidence": "margin", "adds": None}, 3]
-    rows = [{"feature": first, "probability": 0.7, "answered": True, "kit": bad, "why": why}, {"feature": "x"}]
-    told = {"kits": {bad: {"fitted_on": bad, "threshold": "x"}}, "per_feature": {"washed": rows, bad: []}}
+    rows = [{"feature": first, "probability": 0.7, "answered": True, "member": bad, "why": why}, {"feature": "x"}]
+    told = {"members": {bad: {"fitted_on": bad, "threshold": "x"}}, "per_feature": {"washed": rows, bad: []}}
     nulls = {bad: {bad: {"lift": {"value": None}, "top1": {}}}}
-    more = {"embedders": {"names": [bad, "b"], "lifts": {"b": {bad: {}}}, "verdict": bad}, "detection": {"table": [{}]}}
+    more = {"embedders": {"names": [bad, "b"], "lifts": {"b": {bad: {}}}, "summary": bad}, "detection": {"table": [{}]}}
     run.write_scores({"confidence": told, "nulls": nulls, "power": [{"what": bad}], **more})
     page_of(run, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert bad not in text and html.escape(bad) in text and "confidence 0.70" in text
 
 
-def test_every_piece_of_evidence_has_words() -> None:
-    assert all(evidence_words(name) != name or name in ("cycle", "kappa") for name in EVIDENCE)
-    assert evidence_words("detection is missing") == "telling where it fires (not measured)"
-    assert evidence_words("whatever") == "whatever" and evidence_words("n_eff") == "effective documents"
-    known = set(EVIDENCE) | {name for name in SIGNS if evidence_words(name) != name}
-    assert {"detection", "reconstruction", "sample_agreement", "rel"} <= known
+def test_entries_without_a_probability_have_no_badge() -> None:
     assert sure_of(None) is None and sure_of({"probability": None}) is None and confidence_part({}) is None
+
+
+def test_no_raw_name_of_evidence_reaches_the_page() -> None:
+    why = [{"evidence": name, "adds": 1.0} for name in ("context_gap", "detection_centred", "arrived")]
+    badge = sure_of({"probability": 0.9, "answered": True, "why": why})
+    assert badge and badge.why == "for it: " + ", ".join(
+        WORDS[w] for w in ("context_gap", "detection_centred", "arrived")
+    )
 
 
 def test_a_run_without_scores_but_with_confidences_does_not_say_that_nothing_can_be_trusted():

@@ -51,11 +51,11 @@ def row(feature: str, sample: int = 0) -> dict[str, Any]:
 def test_each_first_sample_stands_with_its_confidence_or_abstention(capsys: pytest.CaptureFixture[str]) -> None:
     why = [{"evidence": "margin", "adds": 0.4}]
     sure = [
-        {"feature": "1", "probability": 0.868, "answered": True, "kit": "card", "why": why},
-        {"feature": "2", "probability": 0.21, "answered": False, "kit": "card", "why": why},
+        {"feature": "1", "probability": 0.868, "answered": True, "member": "card", "why": why},
+        {"feature": "2", "probability": 0.21, "answered": False, "member": "card", "why": why},
     ]
     rows = with_confidence([row("1"), row("1", 1), row("2"), row("3")], {"confidence": {"per_feature": {"auto": sure}}})
-    assert rows[0]["confidence"] == {"probability": 0.868, "answered": True, "kit": "card", "why": why}
+    assert rows[0]["confidence"] == {"probability": 0.868, "answered": True, "member": "card", "why": why}
     assert [("confidence" in r) for r in rows] == [True, False, True, False]
     show_rows(rows)
     heads = [line for line in capsys.readouterr().out.splitlines() if "[auto" in line]
@@ -74,14 +74,14 @@ def test_every_part_of_the_judging_is_printed(
     scores: dict[str, Any] = {
         "table": [{"condition": "washed", "lift": told}],
         "nulls": {"washed": {"random directions": {"lift": told, "top1": told}}},
-        "embedders": {"verdict": "the embedders agree in sign on washed"},
+        "embedders": {"summary": "the embedders agree in sign on washed"},
         "adjusted": {"tests": tests},
-        "detection": {"table": [{"condition": "washed", **told}]},
+        "detection": {"table": [{"condition": "washed", "features": 9, **told}]},
         "paired": [{"what": "washed minus plain", **told}],
         "power": [{"what": "washed minus plain", "lift": 0.25, "power": 0.8, "level": 0.05, "n": 31, "observed": 9,
                    "detectable": 0.5}],
         "confidence": {"per_feature": {"washed": [{"answered": True}, {"answered": False}, {"answered": False}]},
-                       "kits": {"card": {"fitted_on": "the embedded pair"}}},
+                       "members": {"card": {"fitted_on": "the embedded pair"}}},
     }  # fmt: skip
     show_scores(scores, {"source": "a:1", "target": "b:2"})
     out = capsys.readouterr().out

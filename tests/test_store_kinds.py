@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from dragoman import store
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.maps import LinearMap
-from dragoman.score.kits import Kits
 from dragoman.store import ArraysFile, RunFolder
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import LocalBytes
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "bytes": LocalBytes,
     "YAML": lambda path: read_yaml(path, "sidecar"),
     "map": LinearMap.load,
-    "confidences": Kits.load,
+    "confidences": ConfidenceSet.load,
 }
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "JSON": lambda path: store.write_json(path, {}),

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import rate_interval, wilson_interval
+from dragoman.stats.intervals import rate_interval, wilson_interval
 from studies.judged import Heard, accuracy, both, grounds_in, mean, own, paired, plain, rate
 from studies.reading import Reading
 from study_worlds import latent, row, run_of

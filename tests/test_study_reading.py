@@ -11,11 +11,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Floats
-from dragoman.embed import HashEmbedder
 from dragoman.store import RunFolder, read_arrays, write_arrays
 from planted_worlds import TARGET
 from studies.reading import FILE, kept, read_back
 from study_worlds import latent, row, run_of
+from word_hash import HashEmbedder
 
 ROWS = [
     row("1", "auto", "an owl at night"),

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dragoman.confidence.evidence import Evidence, sample_agreement
+from dragoman.confidence.fit import fit_confidence
+from dragoman.confidence.model import Confidence
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Directions, Floats, Refusal, Site
-from dragoman.embed import HashEmbedder
-from dragoman.judge import trusted
-from dragoman.score import Confidence, Evidence, Kits, auroc, sample_agreement
-from dragoman.score.reconstruct import centred_cosines
-from dragoman.store import RunFolder, plain
+from dragoman.stats.reconstruct import centred_cosines
+from dragoman.stats.roc import auroc
+from dragoman.store import RunFolder
+from judging import believed, whole
+from word_hash import HashEmbedder
 
 SOURCE, TARGET = Site("a", 1), Site("b", 2)
 N = 12
@@ -41,8 +45,7 @@ def read(*names: str) -> Confidence:
         dict(zip(names, map(float, values), strict=True)) for values in draw.normal(size=(200, len(names)))
     ]
     right = np.array([sum(v for v in row.values() if v is not None) for row in rows]) + 0.3 * draw.normal(size=200) > 0
-    made = Confidence.fit(rows, right, signs={})
-    return Confidence.from_dict({**made.to_dict(), "report": {**made.report, "fitted_on": f"planted {names[0]}"}})
+    return fit_confidence(rows, right).model_copy(update={"report": {"fitted_on": f"planted {names[0]}"}})
 
 
 def built(path: Path, *, samples: int = 1, contexts: bool = False) -> RunFolder:
@@ -51,11 +54,11 @@ def built(path: Path, *, samples: int = 1, contexts: bool = False) -> RunFolder:
     run = RunFolder.create(path, {**manifest, "features": [str(k) for k in range(N)]})
     for condition in ("native", "auto", "random"):
         run.append([
-            {
+            whole({
                 "feature": f"random-{k}" if condition == "random" else str(k), "condition": condition, "sample": s,
                 "text": f"about {word} and {word}" + " again" * s, "problems": [], "tokens": 9,
                 "card": None if condition == "native" else {"margin": 0.1 * k - 0.5, "status": "ok"},
-            }
+            })
             for k, word in enumerate(WORDS)
             for s in range(samples)
         ])  # fmt: skip
@@ -73,27 +76,29 @@ def words(run: RunFolder, condition: str = "auto") -> list[str]:
 
 def test_cards_alone_are_judged_by_the_kit_that_needs_no_more(tmp_path: Path) -> None:
     run, card = built(tmp_path / "run"), read("margin")
-    kits = Kits.of({"contexts": (("detection", "margin"), read("detection", "margin")), "card": (("margin",), card)})
-    found = trusted(run, HashEmbedder(), kits)
+    kits = ConfidenceSet.holding(
+        {"contexts": (("detection", "margin"), read("detection", "margin")), "card": (("margin",), card)}
+    )
+    found = believed(run, HashEmbedder(), kits)
     assert set(found["per_feature"]) == {"auto", "random"}  # natives have no card
     told = found["per_feature"]["auto"]
     assert [row["feature"] for row in told] == [str(k) for k in range(N)]
     by_hand = card.predict([{"margin": 0.1 * k - 0.5} for k in range(N)])
     assert [row["probability"] for row in told] == pytest.approx(by_hand)
-    assert [row["answered"] for row in told] == [bool(p >= 0.5) for p in by_hand] and {r["kit"] for r in told} == {
+    assert [row["answered"] for row in told] == [bool(p >= 0.5) for p in by_hand] and {r["member"] for r in told} == {
         "card"
     }
     assert told[0]["why"][0]["evidence"] == "margin" and told[0]["why"][0]["adds"] < 0 < told[-1]["why"][0]["adds"]
-    assert list(found["kits"]) == ["card"] and found["kits"]["card"]["fitted_on"] == "planted margin"
+    assert list(found["members"]) == ["card"] and found["members"]["card"]["fitted_on"] == "planted margin"
     run.write_scores({"confidence": found})
-    assert run.scores == {"confidence": plain(found)}
+    assert run.scores == {"confidence": found}
 
 
 def test_contexts_give_detection_where_a_feature_has_them(tmp_path: Path) -> None:
     run, both = built(tmp_path / "run", contexts=True), read("detection", "margin")
-    kits = Kits.of({"contexts": (("detection", "margin"), both), "card": (("margin",), read("margin"))})
-    told = trusted(run, HashEmbedder(), kits)["per_feature"]["auto"]
-    assert [row["kit"] for row in told] == ["contexts"] * 6 + ["card"] * 6
+    kits = ConfidenceSet.holding({"contexts": (("detection", "margin"), both), "card": (("margin",), read("margin"))})
+    told = believed(run, HashEmbedder(), kits)["per_feature"]["auto"]
+    assert [row["member"] for row in told] == ["contexts"] * 6 + ["card"] * 6
     embed = HashEmbedder().encode
     windows = (run.contexts or {})["2"]
     (said,) = embed(words(run)[2:3]).astype(float)
@@ -103,11 +108,13 @@ def test_contexts_give_detection_where_a_feature_has_them(tmp_path: Path) -> Non
 
 
 def test_several_samples_give_their_agreement(tmp_path: Path) -> None:
-    kits = Kits.of({"samples": (("sample_agreement",), read("sample_agreement"))})
-    assert trusted(built(tmp_path / "one"), HashEmbedder(), kits)["per_feature"] == {}
-    told = trusted(built(tmp_path / "three", samples=3), HashEmbedder(), kits)["per_feature"]["auto"]
+    kits = ConfidenceSet.holding({"samples": (("sample_agreement",), read("sample_agreement"))})
+    assert believed(built(tmp_path / "one"), HashEmbedder(), kits)["per_feature"] == {}
+    told = believed(built(tmp_path / "three", samples=3), HashEmbedder(), kits)["per_feature"]["auto"]
     texts = [f"about bees and bees{' again' * s}" for s in range(3)]
-    (by_hand,) = kits.kits[0].confidence.predict([{"sample_agreement": sample_agreement(HashEmbedder().encode(texts))}])
+    (by_hand,) = kits.members[0].confidence.predict(
+        [{"sample_agreement": sample_agreement(HashEmbedder().encode(texts))}]
+    )
     assert told[0]["probability"] == pytest.approx(by_hand)
 
 
@@ -115,15 +122,15 @@ def test_several_samples_give_their_agreement(tmp_path: Path) -> None:
 def test_what_a_reconstructor_finds_goes_by_the_name_of_its_place(tmp_path: Path, site: Site, name: str) -> None:
     run, reader = built(tmp_path / "run", samples=2), Spelling(site)
     sought = Directions.of(site, np.random.default_rng(1).normal(size=(N, 24)), [str(k) for k in range(N)])
-    kits = Kits.of({"read back": ((name,), read(name))})
-    found = trusted(run, HashEmbedder(), kits, reconstructor=reader, directions={"auto": sought})
+    kits = ConfidenceSet.holding({"read back": ((name,), read(name))})
+    found = believed(run, HashEmbedder(), kits, reconstructor=reader, directions={"auto": sought})
     assert set(found["per_feature"]) == {"auto"} and not any("again" in text for text in reader.asked)
     cosines = np.diag(centred_cosines(Spelling(site).reconstruct(words(run)), sought, site=site))
-    by_hand = kits.kits[0].confidence.predict([{name: float(c)} for c in cosines])
+    by_hand = kits.members[0].confidence.predict([{name: float(c)} for c in cosines])
     assert [row["probability"] for row in found["per_feature"]["auto"]] == pytest.approx(by_hand, abs=1e-5)
     with pytest.raises(Refusal, match="directions at c:3: it is needed at"):
         other = Directions.of(Site("c", 3), sought.unit, sought.ids)
-        trusted(run, HashEmbedder(), kits, reconstructor=reader, directions=other)
+        believed(run, HashEmbedder(), kits, reconstructor=reader, directions=other)
 
 
 def test_too_few_texts_cannot_be_centred_and_give_no_reconstruction(tmp_path: Path) -> None:
@@ -131,19 +138,21 @@ def test_too_few_texts_cannot_be_centred_and_give_no_reconstruction(tmp_path: Pa
     few = RunFolder.create(tmp_path / "few", {k: v for k, v in whole.manifest.items() if k != "format"})
     few.append([r for r in whole.rows() if r["condition"] == "auto"][:9])
     sought = Directions.of(TARGET, np.eye(24)[:9], [str(k) for k in range(9)])
-    kits = Kits.of({"read back": (("reconstruction",), read("reconstruction")), "card": ((), read("margin"))})
-    found = trusted(few, HashEmbedder(), kits, reconstructor=Spelling(TARGET), directions=sought)
-    assert {row["kit"] for row in found["per_feature"]["auto"]} == {"card"}
+    kits = ConfidenceSet.holding(
+        {"read back": (("reconstruction",), read("reconstruction")), "card": ((), read("margin"))}
+    )
+    found = believed(few, HashEmbedder(), kits, reconstructor=Spelling(TARGET), directions=sought)
+    assert {row["member"] for row in found["per_feature"]["auto"]} == {"card"}
 
 
 def test_no_answer_is_among_the_evidence(tmp_path: Path) -> None:
     run = built(tmp_path / "run", contexts=True)
-    kits = Kits.of({"card": (("margin",), read("margin"))})
-    before = trusted(run, HashEmbedder(), kits)["per_feature"]["auto"]
+    kits = ConfidenceSet.holding({"card": (("margin",), read("margin"))})
+    before = believed(run, HashEmbedder(), kits)["per_feature"]["auto"]
     other = RunFolder.create(
         tmp_path / "other",
         {k: v for k, v in run.manifest.items() if k != "format"} | {"feature_info": {"0": {"category": "bees"}}},
     )
     other.append([r | {"text": "something else"} if r["condition"] == "native" else r for r in run.rows()])
     other.write_contexts(run.contexts or {})
-    assert trusted(other, HashEmbedder(), kits)["per_feature"]["auto"] == before
+    assert believed(other, HashEmbedder(), kits)["per_feature"]["auto"] == before

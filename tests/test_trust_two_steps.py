@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal
-from dragoman.score.kits import Kits
-from dragoman.score.roc import auroc
-from dragoman.score.trust import Trust
+from dragoman.stats.roc import auroc
+from studies.two_steps import fit_two_steps
 
 ASKS = {"right": ("fits", "agree"), "arrived": ("margin",)}
 
@@ -28,7 +28,7 @@ def planted(n=400, seed=0):
 @pytest.fixture(scope="module")
 def trust():
     rows, right, nulls, groups = planted()
-    return Trust.fit(rows, right, nulls, groups=groups, asks=ASKS, fitted_on="planted worlds")
+    return fit_two_steps(rows, right, nulls, groups=groups, asks=ASKS, fitted_on="planted worlds")
 
 
 def test_a_probability_is_that_of_arrival_times_that_of_being_right(trust):
@@ -45,8 +45,8 @@ def test_features_keep_their_calibration_and_nulls_are_not_answered(trust):
     for low in (0.2, 0.4, 0.6, 0.8):
         mine = (p >= low) & (p < low + 0.2)
         assert abs(p[mine].mean() - right[mine].mean()) < 0.06
-    assert trust.answers(nulls).mean() <= 0.02
-    assert trust.answers(rows).mean() > 0.3
+    assert (trust.predict(nulls) >= trust.threshold).mean() <= 0.02
+    assert (trust.predict(rows) >= trust.threshold).mean() > 0.3
     assert trust.report["nulls"]["bound"] <= 0.02
 
 
@@ -67,36 +67,29 @@ def test_the_reasons_name_arrival_beside_what_speaks_for_the_words(trust):
 def test_no_line_is_drawn_below_even_odds():
     rows, right, _, groups = planted()
     harmless = [{"fits": -5.0, "agree": -5.0, "margin": -1.0 - 0.001 * k} for k in range(400)]
-    assert Trust.fit(rows, right, harmless, groups=groups, asks=ASKS).threshold == 0.5
+    assert fit_two_steps(rows, right, harmless, groups=groups, asks=ASKS).threshold == 0.5
 
 
 def test_too_few_nulls_promise_nothing():
     rows, right, nulls, groups = planted()
     with pytest.raises(Refusal, match="149"):
-        Trust.fit(rows, right, nulls[:100], groups=groups, asks=ASKS)
+        fit_two_steps(rows, right, nulls[:100], groups=groups, asks=ASKS)
 
 
 def test_a_kit_may_hold_both_steps_and_survives_a_file(trust, tmp_path):
     rows, *_ = planted(seed=4)
-    kits = Kits.of({"both": (("fits", "agree", "margin"), trust)})
+    kits = ConfidenceSet.holding({"both": (("fits", "agree", "margin"), trust)})
     kits.save(tmp_path / "kits.json")
-    back = Kits.load(tmp_path / "kits.json")
+    back = ConfidenceSet.load(tmp_path / "kits.json")
     said = [one.probability for one in back.predict(rows) if one is not None]
     assert_allclose(said, trust.predict(rows))
     assert back.predict([{"fits": 1.0, "agree": 1.0, "margin": None}]) == [None]
-    assert back.kits[0].told()["fitted_on"] == "planted worlds"
+    assert back.members[0].confidence.report["fitted_on"] == "planted worlds"
 
 
-@pytest.mark.parametrize("part", ["arrived", "right", "threshold", "report"])
+@pytest.mark.parametrize("part", ["right", "threshold", "report"])
 def test_a_torn_kit_of_two_steps_is_refused(trust, part):
-    told = json.loads(json.dumps(Kits.of({"both": (("margin",), trust)}).to_dict()))
+    told = json.loads(json.dumps(ConfidenceSet.holding({"both": (("margin",), trust)}).to_json()))
     del told["kits"][0]["confidence"][part]
     with pytest.raises(Refusal, match="damaged"):
-        Kits.from_dict(told)
-
-
-def test_another_kind_is_refused():
-    with pytest.raises(Refusal, match="whole"):
-        Trust.from_dict({"kind": "dragoman trust", "format": 1, "arrived": {}})
-    with pytest.raises(Refusal, match="kind 'dragoman confidence'"):
-        Trust.from_dict({"kind": "dragoman confidence", "format": 1})
+        ConfidenceSet.from_json(told)

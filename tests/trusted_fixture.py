@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.embed import HashEmbedder, LexicalEmbedder
-from dragoman.judge import judge_run, trusted
-from dragoman.score import Confidence, Evidence, Kits
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.fit import fit_confidence
+from dragoman.confidence.sets import ConfidenceSet
+from dragoman.embed import LexicalEmbedder
 from dragoman.store import RunFolder
+from judging import believed, judged
 from report_fixture import HOSTILE, build_run
+from word_hash import HashEmbedder
 
 PARTS = ("nulls", "embedders", "adjusted", "power", "detection")
 
 
-def kits() -> Kits:
+def kits() -> ConfidenceSet:
     """Two kits that read the fixture's cards; the first needs a margin, which some features lack."""
     draw = np.random.default_rng(0)
     rows: list[Evidence] = [
@@ -29,10 +32,12 @@ def kits() -> Kits:
     ]
     sums = np.array([6 * (r["margin"] or 0) + (r["coverage"] or 0) + 2 * (r["detection"] or 0) for r in rows])
     right = sums + draw.normal(0, 0.4, 200) > np.median(sums)
-    full, bare = Confidence.fit(rows, right), Confidence.fit([{"coverage": r["coverage"]} for r in rows], right)
+    full, bare = fit_confidence(rows, right), fit_confidence([{"coverage": r["coverage"]} for r in rows], right)
     fitted = {"fitted_on": "the embedded pair, both ways"}
-    made = [Confidence.from_dict({**c.to_dict(), "report": {**c.report, **fitted}}) for c in (full, bare)]
-    return Kits.of({"card and contexts": (("margin", "detection"), made[0]), "card": (("coverage",), made[1])})
+    made = [c.model_copy(update={"report": {**c.report, **fitted}}) for c in (full, bare)]
+    return ConfidenceSet.holding(
+        {"card and contexts": (("margin", "detection"), made[0]), "card": (("coverage",), made[1])}
+    )
 
 
 def trusted_run(path: Path, *, count: int = 45) -> RunFolder:
@@ -58,8 +63,8 @@ def trusted_run(path: Path, *, count: int = 45) -> RunFolder:
         if condition["name"].startswith("random"):
             condition["null"] = "random directions"
     run.manifest["category_words"] = {i["category"]: [i["category"]] for i in info.values()}
-    judged = judge_run(run, HashEmbedder(), seed=0, also=[LexicalEmbedder()])
-    scores = {**(run.scores or {}), **{name: judged[name] for name in PARTS if name in judged}}
-    scores["embedder"] = judged["embedder"]
-    run.write_scores(scores | {"confidence": trusted(run, HashEmbedder(), kits())})
+    found = judged(run, HashEmbedder(), seed=0, also=[LexicalEmbedder()])
+    scores = {**(run.scores or {}), **{name: found[name] for name in PARTS if name in found}}
+    scores["embedder"] = found["embedder"]
+    run.write_scores(scores | {"confidence": believed(run, HashEmbedder(), kits())})
     return run

@@ -70,12 +70,12 @@ class Ground:
         """The dictionary."""
         return open_dictionary(self.dictionary, site=self.source)
 
-    @property
+    @cached_property
     def rows(self) -> Directions:
         """The dictionary's decoder rows."""
         return self.opened.rows()
 
-    @property
+    @cached_property
     def encoder(self) -> Encoder:
         """The dictionary's encoder."""
         return self.opened.need_encoder()

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
-from dragoman.score import naming_table
-from dragoman.score.intervals import clustered_interval, rate_interval
+from dragoman.stats.intervals import clustered_interval, rate_interval
 from dragoman.store import RunFolder
 from studies.ground import GROUNDS, LEVELS, Latent, level_of
 from studies.reading import Reading
+from studies.topics import naming_table
 
 Doubles = NDArray[np.float64]
 

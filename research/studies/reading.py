@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.embed import Embedder
-from dragoman.score.detection import FEWEST, Contexts
-from dragoman.score.reconstruct import Reconstructor
+from dragoman.score import Reconstructor
+from dragoman.stats.detection import FEWEST, ContextEmbeddings
 from dragoman.store import RunFolder, digest, read_arrays, read_json, write_arrays
 
 FILE, CONTEXTS = "reading.safetensors", "contexts.safetensors"
@@ -62,7 +62,7 @@ def read_back(
     return _spread(arrays, distinct, first, texts)
 
 
-def read_contexts(run: RunFolder, embedder: Embedder) -> dict[str, Contexts]:
+def read_contexts(run: RunFolder, embedder: Embedder) -> dict[str, ContextEmbeddings]:
     """Where features fire and where not, embedded; from ``contexts.json`` of the run, once. Too few leave one out."""
     told: dict[str, dict[str, list[str]]] = read_json(run.path / "contexts.json")
     spans = [(name, kind, [t or "(empty)" for t in told[name][kind]]) for name in told for kind in ("firing", "silent")]
@@ -79,7 +79,7 @@ def read_contexts(run: RunFolder, embedder: Embedder) -> dict[str, Contexts]:
     for name, kind, texts in spans:
         found.setdefault(name, {})[kind] = rows[[where[text] for text in texts]]
     enough = {name: kinds for name, kinds in found.items() if min(map(len, kinds.values())) >= FEWEST}
-    return {name: Contexts.of(kinds["firing"], kinds["silent"]) for name, kinds in enough.items()}
+    return {name: ContextEmbeddings.of(kinds["firing"], kinds["silent"]) for name, kinds in enough.items()}
 
 
 def kept(run: RunFolder) -> Reading | None:

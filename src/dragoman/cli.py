@@ -120,18 +120,19 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
-    from dragoman.demo import experiment, listed, request_for, scored
+    from dragoman.demo import experiment, listed, request_for
     from dragoman.models.device import check_device
     from dragoman.report import write_page
+    from dragoman.score import score_run
 
     check_device(device)
     with talking() as talk:
         request = request_for(listed(ranks=features), seed=seed, dtype=dtype, device=device)
         run = experiment(request, out, talk, from_scratch=from_scratch)
         talk.say("scoring")
-        scores = scored(run, seed=seed, device=device, say=talk.say)
+        scores = score_run(run, seed=seed, device=device, say=talk.say)
         page = write_page(run, run.page)
-    show_scores(scores, run.manifest)
+    show_scores(scores.to_json(), run.manifest)
     put(f"page: {page}")
 
 
@@ -228,10 +229,11 @@ def explain(
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
-    from dragoman.explain import Request, believe, kits_from
+    from dragoman.explain import Request
     from dragoman.explain import explain as run_explain
     from dragoman.models.device import check_device
     from dragoman.report import write_page
+    from dragoman.score import add_confidence, confidence_set
     from dragoman.study import check_samples
 
     request = Request(
@@ -265,10 +267,10 @@ def explain(
     check_samples(request.samples, request.drawn_at)
     check_device(device)
     if confidence is not None:
-        kits_from(confidence)  # refused before anything dear is done
+        confidence_set(confidence)  # refused before anything dear is done
     with talking() as talk:
         run = run_explain(request, out, talk)
-        believe(run, confidence, talk.say, device=device)
+        add_confidence(run, confidence, talk.say, device=device)
         page = write_page(run, run.page)
     rows = with_confidence(run.rows(), run.scores)
     if as_json:
@@ -348,14 +350,14 @@ def score(
 
     Writes scores.json, which dragoman report then shows.
     """
-    from dragoman.demo import scored
     from dragoman.models.device import check_device
+    from dragoman.score import score_run
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
     check_device(device)
     with talking() as talk:
-        scores = scored(
+        scores = score_run(
             folder,
             seed=seed,
             device=device,
@@ -366,9 +368,9 @@ def score(
             say=talk.say,
         )
     if as_json:
-        put_json(scores)
+        put_json(scores.to_json())
     else:
-        show_scores(scores, folder.manifest)
+        show_scores(scores.to_json(), folder.manifest)
 
 
 @app.command()

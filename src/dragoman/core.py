@@ -296,7 +296,7 @@ class Estimate:
     unit: str
     method: str
     level: float = 0.95
-    extra: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, int | float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """``+0.249 [+0.222, +0.276]``."""

@@ -1,6 +1,6 @@
 """The post's whole experiment on the embedded pair: native, plain, washed, direct, random; Procrustes as its ablation.
 
-In: features of the embedded SAE. Out: a run folder with rows and scores. The map is fitted live on the sentences that
+In: features of the embedded SAE. Out: a run folder with rows. The map is fitted live on the sentences that
 ship with the pair; the direct route's statistics ship too, unless asked for from scratch.
 """
 
@@ -12,29 +12,21 @@ from typing import Any
 import numpy as np
 
 from dragoman import tiny
-from dragoman.core import Directions, Refusal
+from dragoman.core import Directions
 from dragoman.dictionaries import random_directions
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
-from dragoman.embed import LexicalEmbedder
 from dragoman.explain import (
     Crossing,
     Request,
-    Say,
     Talk,
     carry_out,
     crossing,
-    default_texts,
     fitted,
-    kits_from,
     open_for,
     open_verbalizer,
-    reconstructable,
 )
-from dragoman.judge import judge_run, judgeable, trusted
 from dragoman.maps import LinearMap
-from dragoman.models.embedder import SentenceEmbedder
-from dragoman.models.reconstruct import Reconstructor
 from dragoman.store import RunFolder
 from dragoman.study import Condition
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -70,7 +62,7 @@ def request_for(
 
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
-    """All conditions over the features, scored; resumable."""
+    """All conditions over the features; resumable."""
     dictionary = open_for(request)
     directions = dictionary.features(request.features).directions
     cross, rows = crossing(
@@ -129,42 +121,3 @@ def conditions_of(
 def often(directions: Directions, cross: Crossing) -> Directions:
     """Those that fire in enough documents for the direct route; the table's n says how many."""
     return directions if cross.direct is None else cross.direct.frequent(directions)
-
-
-def scored(
-    run: RunFolder,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    ar: str | None = None,
-    layout: str | None = None,
-    dtype: str = "float32",
-    confidence: str | Path | None = None,
-    say: Say = lambda _text: None,
-) -> dict[str, Any]:
-    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
-
-    ``confidence``: a file of kits; those that ship, if None and the run is of their pair. A run that only they can
-    judge is judged by them alone.
-    """
-    kits = kits_from(confidence, say, run)
-    reader = directions = None
-    if ar is not None:
-        reader = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
-        directions = reconstructable(run, reader.site)
-    embedder, also = SentenceEmbedder(device=device), [second_opinion()]
-    scores: dict[str, Any] = {}
-    if kits is None or reader is not None or judgeable(run):
-        scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reader, directions=directions)
-    if kits is not None:
-        scores["confidence"] = trusted(run, embedder, kits, reconstructor=reader, directions=directions)
-    run.write_scores(scores)
-    return scores
-
-
-def second_opinion() -> LexicalEmbedder:
-    """Words alone, weighed by how rare they are in the sentences that ship, where those are there."""
-    try:
-        return LexicalEmbedder(default_texts(None))
-    except Refusal:
-        return LexicalEmbedder()  # without dragoman-tiny all words weigh the same

@@ -1,4 +1,4 @@
-"""Texts to unit vectors: what an embedder does, and two made of words alone.
+"""Texts to unit vectors: what an embedder does, and one made of words alone.
 
 In: texts. Out: (n, width) float32, rows of length one. Refuses texts without words. Those that read meaning are in
 ``models/embedder.py``.
@@ -40,32 +40,6 @@ def refuse_empty(texts: Sequence[str]) -> None:
     for row, text in enumerate(texts):
         if not text.strip():
             raise Refusal(f"text {row} of {len(texts)}", "it is empty, so it cannot be embedded", "leave that row out")
-
-
-class HashEmbedder:
-    """Bag of words: each word adds one to, or takes one from, the coordinate its hash names.
-
-    Alike in words, not in meaning; the same on every machine (feature hashing, Weinberger et al. 2009).
-    """
-
-    def __init__(self, width: int = 256) -> None:
-        """Rows of ``width`` coordinates."""
-        self.width = width
-
-    @property
-    def name(self) -> str:
-        """``word-hash-256``."""
-        return f"word-hash-{self.width}"
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """(n, width) float32 unit rows; refuse a text without words."""
-        refuse_empty(texts)
-        out = np.zeros((len(texts), self.width), np.float64)
-        for row, text in enumerate(texts):
-            for word in _WORD.findall(text.lower()):
-                sign, at = _place(word, self.width)
-                out[row, at] += sign
-        return _unit(out)
 
 
 class LexicalEmbedder:

@@ -1,4 +1,4 @@
-"""What a run folder holds, typed: cards, rows, conditions, the manifest.
+"""What a run folder holds, typed: cards, rows, conditions, the manifest. The scores are in `scores`.
 
 In: JSON text, or values. Out: frozen records, and JSON objects to write. Refuses a record whose
 fields are missing, unknown or of another type, by the name of the file it stands in. Computes nothing.
@@ -11,16 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dragoman.core import Refusal
 
 FORMAT = 2
+SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 
 Status = Literal["ok", "weak", "drift", "unverified"]
 Role = Literal["native", "claim", "null"]
 NullName = Literal["random directions", "shuffled map", "unused rows", "background alone"]
 NULL_NAMES: tuple[NullName, ...] = ("random directions", "shuffled map", "unused rows", "background alone")
+
+
+def _refusal(error: ValidationError, where: str) -> Refusal:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the record"
+    return Refusal(where, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", "use the version that wrote it")
+
+
+def _with_tuples(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(one) for key, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 class Record(BaseModel):
@@ -39,11 +52,18 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the record"
-            raise Refusal(
-                where, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", "use the version that wrote it"
-            ) from error
+            raise _refusal(error, where) from error
+
+    @classmethod
+    def of(cls, told: object, where: str) -> Self:
+        """A record from a JSON object that is parsed already, whose lists may stand for tuples; refusals as of `read`.
+
+        Text that is not valid Unicode (half of a surrogate pair) is kept as it is, which JSON text cannot hold.
+        """
+        try:
+            return cls.model_validate(_with_tuples(told))
+        except ValidationError as error:
+            raise _refusal(error, where) from error
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as they are written, in the order they are declared."""
@@ -78,7 +98,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Status = "unverified"
+    status: Annotated[Status, Field(validation_alias=AliasChoices("status", "verdict"))] = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None
@@ -115,7 +135,7 @@ class ConditionEntry(Record):
     """What the manifest tells of one condition.
 
     ``role``: "native" is what lift is measured against, "claim" what a claim is made of, "null" what it is compared
-    with; ``null`` then says which null.
+    with; ``null`` then says which null. An entry that does not tell its role has the one its null or its name gives.
     """
 
     name: str
@@ -127,6 +147,20 @@ class ConditionEntry(Record):
     null: Annotated[NullName | None, BeforeValidator(_null_name)] = None
     collapsed: int = 0
     about: Mapping[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_role(cls, told: object) -> object:
+        if not isinstance(told, Mapping) or "role" in told:
+            return told
+        role = "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
+        return {**told, "role": role}
+
+    @model_validator(mode="after")
+    def _null_has_a_name(self) -> Self:
+        if self.is_null != (self.null is not None):
+            raise ValueError("a null names which one it is, and nothing else does")
+        return self
 
     @property
     def is_null(self) -> bool:

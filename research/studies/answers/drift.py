@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.score import Confidence, Outcomes, auroc, auroc_estimate
-from dragoman.score.intervals import wilson_interval
+from dragoman.confidence.fit import fit_step
+from dragoman.confidence.model import Step
+from dragoman.stats.intervals import wilson_interval
+from dragoman.stats.planted import names_category
+from dragoman.stats.roc import Outcomes, auroc, auroc_estimate
 from studies.drift import DEGREES, FLAGS
 from studies.figure import panels, points
 from studies.judged import Heard, accuracy, plain, rate
@@ -60,15 +63,15 @@ def _rows(measured: Mapping[str, Any], degrees: int, flags: tuple[str, ...] = FL
     return [{flag: columns[flag][k] for flag in flags} for k in range(len(columns["margin"]))]
 
 
-def _combined(measured: Mapping[str, Any]) -> Confidence:
+def _combined(measured: Mapping[str, Any]) -> Step:
     """Tells rows as they are from rows turned by 45 degrees, where both margins could be had."""
     rows, turned = _rows(measured, 0, JUDGING), _rows(measured, PLANTED, JUDGING)
     whole = [k for k, row in enumerate(rows) if None not in (*row.values(), *turned[k].values())]
     both = [rows[k] for k in whole] + [turned[k] for k in whole]
-    return Confidence.fit(both, [1] * len(whole) + [0] * len(whole), groups=[*whole, *whole])
+    return fit_step(both, [1] * len(whole) + [0] * len(whole), groups=[*whole, *whole])
 
 
-def _scores(measured: Mapping[str, Any], degrees: int, combined: Confidence | None) -> dict[str, NDArray[np.float64]]:
+def _scores(measured: Mapping[str, Any], degrees: int, combined: Step | None) -> dict[str, NDArray[np.float64]]:
     """Every flag of every row, higher for sounder; NaN where it could not be had."""
     rows = _rows(measured, degrees)
     found = {f: np.array([np.nan if r[f] is None else r[f] for r in rows], dtype=np.float64) for f in FLAGS}
@@ -79,7 +82,7 @@ def _scores(measured: Mapping[str, Any], degrees: int, combined: Confidence | No
     return found
 
 
-def _judged(heard: Heard, measured: Mapping[str, Any], combined: Confidence | None, seed: int) -> dict[str, Any]:
+def _judged(heard: Heard, measured: Mapping[str, Any], combined: Step | None, seed: int) -> dict[str, Any]:
     straight = _scores(measured, 0, combined)
     turned = {degrees: _scores(measured, degrees, combined) for degrees in DEGREES if degrees}
     flags: dict[str, Any] = {}
@@ -130,8 +133,6 @@ def _words(heard: Heard, measured: Mapping[str, Any]) -> dict[str, Any]:
             for t, f in zip(said.texts, said.features, strict=True)
             if near[f] not in (None, heard.latents[f].category)
         ]
-        from dragoman.score import names_category
-
         named = [names_category(text, heard.words[category]) for text, category in others]
         found[str(said.told["degrees"])] = {"own": own, "neighbour": rate(np.array(named), [c for _, c in others])}
     return found

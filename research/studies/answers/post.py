@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dragoman.embed import Embedder, LexicalEmbedder
-from dragoman.score import (
-    adjust,
-    against_each,
-    lift_per_feature,
-    paired_difference,
-    plan,
-    similarity,
-    topic_estimates,
-)
-from dragoman.score.contexts import nameable, named_estimate, token_table
+from dragoman.stats.lift import lift_per_feature, paired_difference, similarity
+from dragoman.stats.multiple import holm
+from dragoman.stats.nulls import against_each
+from dragoman.stats.power import plan
 from studies.figure import across, legend_above, panels
 from studies.judged import Heard, Said, accuracy, both, paired, plain
 from studies.results import NAMES, Answer, Table, number, percent, signed
+from studies.topics import nameable, named_estimate, token_table, topic_estimates
 
 ROUTES = ("native", "post", "procrustes", "map", "dictionary", "blend", "direct", "auto")
 WORDS = {
@@ -128,7 +124,10 @@ def _adjusted(lifts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for name, one in lifts.items()
         for judge, key in (("sentence model", "other features"), ("words", "other features, by words"))
     }
-    return adjust(tests).to_dict()
+    p = np.array(list(tests.values()))
+    found = holm(p)
+    told = {"names": list(tests), "p": p.tolist(), "adjusted": found.tolist(), "holds": (found <= 0.05).tolist()}
+    return told | {"level": 0.05, "method": "holm"}
 
 
 def _paired(heard: Heard, lifts: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def _paired(heard: Heard, lifts: Mapping[str, Mapping[str, float]], rng: np.rand
             "lift": plain(paired_difference(a, b, rng)),
             "category": paired(left, right, categories),
             "correlation": float(np.corrcoef(a, b)[0, 1]),
-            "features_for_power_80": plan(b - a).to_dict(),
+            "features_for_power_80": asdict(plan(b - a)),
         }
     return found
 

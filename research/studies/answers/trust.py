@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.assess import ReadBack, assessed
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.gather import ReadBack, gather_evidence
+from dragoman.confidence.model import Confidence
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
 from dragoman.models.embedder import SentenceEmbedder
-from dragoman.score import ConfidenceReport, Outcomes, confidence_report
-from dragoman.score.evidence import Evidence
-from dragoman.score.kits import Kits
-from dragoman.score.reconstruct import mean_output
-from dragoman.score.trust import Trust
+from dragoman.records import Row
+from dragoman.stats.reconstruct import mean_output
+from dragoman.stats.roc import Outcomes
+from studies.evaluation import ConfidenceReport, confidence_report
 from studies.figure import COLOURS, panels, points
 from studies.judged import Heard, accuracy, level_of, plain, unread
 from studies.kits import KITS
 from studies.reading import read_contexts
 from studies.results import NAMES, Answer, Table, number, percent
+from studies.two_steps import fit_two_steps
 
 NULLS = ("random", "shuffled", "unused")
 BARE = "vectors, samples, reconstructor"  # nothing more is known of a random direction: it is no dictionary's feature
@@ -82,11 +85,12 @@ def _checked(heard: Heard) -> Checked:
     reading = heard.reading
     if reading is None:
         raise unread(heard.run)
-    rows, vectors = heard.run.rows(), heard.run.vectors()[0]
+    vectors = heard.run.vectors()[0]
+    rows = [Row.of(row, f"{heard.run.path}, row {k}") for k, row in enumerate(heard.run.rows(), 1)]
     numbers: dict[str, list[int]] = {}
     for k, row in enumerate(rows):
-        numbers.setdefault(row["condition"], []).append(k)
-    first = [k for k, row in enumerate(rows) if row["sample"] == 0]
+        numbers.setdefault(row.condition, []).append(k)
+    first = [k for k, row in enumerate(rows) if row.sample == 0]
     outputs = reading.rebuilt["target"]
     mean = mean_output(outputs[first])
     usual = reading.texts[first].mean(axis=0)
@@ -96,10 +100,10 @@ def _checked(heard: Heard) -> Checked:
         said = heard.said[name]
         sought = Directions.of(Site.parse(heard.run.manifest["target"]), vectors[f"bare/{name}"], said.features)
         back = {"reconstruction": ReadBack(outputs=outputs[mine], mean=mean, sought=sought)}
-        _, found = assessed(
+        found = gather_evidence(
             [rows[k] for k in mine], reading.texts[mine], read_back=back, contexts=contexts, usual=usual
         )
-        return found
+        return list(found.values())
 
     auto = heard.said["auto"]
     return Checked(
@@ -127,9 +131,9 @@ def _nulls_of(kit: str, found: Checked) -> dict[str, list[Evidence]]:
     return {name: rows for name, rows in found.nulls.items() if "dictionary" not in kit or name != "random"}
 
 
-def _fitted(kit: str, found: Checked, seed: int) -> Trust:
+def _fitted(kit: str, found: Checked, seed: int) -> Confidence:
     nulls = [row for rows in zip(*_nulls_of(kit, found).values(), strict=True) for row in rows]
-    return Trust.fit(
+    return fit_two_steps(
         found.rows, found.right, nulls, groups=found.topics, asks=KITS[kit], seed=seed, fitted_on=found.ground
     )
 
@@ -157,7 +161,7 @@ def _judged(fit: Checked, test: Checked, seed: int) -> tuple[dict[str, Any], Con
             "threshold": trust.threshold,
             "alone": {name: {key: plain(value) for key, value in one.items()} for name, one in found.alone.items()},
             "risk": {"area": found.risk.area, "least": found.risk.least, "chance": found.risk.chance},
-            "weights": trust.to_dict(),
+            "weights": trust.to_json(),
         }
     if whole is None:
         raise RuntimeError("the first kit is judged like the others")
@@ -176,7 +180,7 @@ def _packaged(checked: Mapping[str, Checked], seed: int) -> dict[str, Any]:
         tables={},
     )
     made = {kit: ((*asks["right"], *asks["arrived"]), _fitted(kit, both, seed)) for kit, asks in KITS.items()}
-    return Kits.of(made).to_dict()
+    return ConfidenceSet.holding(made).to_json()
 
 
 def promised(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,8 +298,8 @@ def _draw(path: Path, reports: Mapping[str, ConfidenceReport]) -> None:
         for k, (ground, report) in enumerate(reports.items()):
             left, right = axes[2 * k], axes[2 * k + 1]
             bins = [b for b in report.curve if b.n]
-            rates = [{"value": b.right, "low": b.low, "high": b.high} for b in bins]
-            points(left, [b.said for b in bins], rates, "share right", 0)
+            rates = [{"value": b.observed, "low": b.low, "high": b.high} for b in bins]
+            points(left, [b.predicted for b in bins], rates, "share right", 0)
             left.plot([0, 1], [0, 1], color="#999", lw=0.9, ls=":")
             left.set_xlabel("confidence")
             left.set_ylabel("share right")

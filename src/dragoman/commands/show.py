@@ -190,8 +190,8 @@ def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
 
 def show_agreement(found: dict[str, Any]) -> None:
     """Whether the embedders agree in sign."""
-    if found["verdict"]:
-        console().print(f"{found['verdict']}.")
+    if found["summary"]:
+        console().print(f"{found['summary']}.")
 
 
 def show_adjusted(found: dict[str, Any]) -> None:
@@ -211,7 +211,7 @@ def show_detection(found: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
     for row in found["table"]:
         span, others = f"[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
-        table.add_row(row["condition"], str(row["n"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
+        table.add_row(row["condition"], str(row["features"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
     console().print(table)
 
 
@@ -221,7 +221,7 @@ def show_confidence(found: dict[str, Any]) -> None:
     for condition, rows in found["per_feature"].items():
         answered = sum(row["answered"] for row in rows)
         out.print(f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}")
-    fitted = dict.fromkeys(str(kit["fitted_on"]) for kit in found["kits"].values() if kit.get("fitted_on"))
+    fitted = dict.fromkeys(str(one["fitted_on"]) for one in found["members"].values() if one.get("fitted_on"))
     if fitted:
         told = f"fitted on {', '.join(fitted)}; on another pair of models it is a guess until you check some"
         out.print(told, style="dim")

@@ -1,6 +1,5 @@
 """The main job, from references to a run folder: ask, open, cross, say, keep."""
 
-from dragoman.explain.confidence import believe, kits_from
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import (
     Crossing,
@@ -15,7 +14,6 @@ from dragoman.explain.open import (
     open_for,
     open_verbalizer,
 )
-from dragoman.explain.read_back import reconstructable
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
 
@@ -28,7 +26,6 @@ __all__ = [
     "Say",
     "Talk",
     "background_report",
-    "believe",
     "carry_out",
     "check_route",
     "contexts_of",
@@ -38,10 +35,8 @@ __all__ = [
     "explain",
     "fitted",
     "harvested",
-    "kits_from",
     "open_for",
     "open_verbalizer",
     "own_version",
-    "reconstructable",
     "versions",
 ]

@@ -13,7 +13,6 @@ from typing import Any
 from dragoman.core import Background
 from dragoman.explain.request import Request
 
-SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 SETTINGS = (
     "route",
     "map",

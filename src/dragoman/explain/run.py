@@ -18,10 +18,11 @@ from dragoman.dictionaries import Dictionary
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
-from dragoman.explain.manifest import SOURCE_ROWS, background_report, own_version, settings_of, versions
+from dragoman.explain.manifest import background_report, own_version, settings_of, versions
 from dragoman.explain.open import open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
+from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash

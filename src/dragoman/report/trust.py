@@ -10,26 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dragoman.confidence.evidence import evidence_words
 from dragoman.report import figures
 from dragoman.report.figures import finite
-from dragoman.report.words import DIAGNOSTICS, in_order, is_control
+from dragoman.report.words import in_order, is_control
 
-# What evidence is called that is on no card; the card's own are in DIAGNOSTICS.
-EVIDENCE: Mapping[str, str] = {
-    "sample_agreement": "agreement of its samples",
-    "log_probability": "how readily it was said",
-    "problems": "flags on the text",
-    "tokens": "length of the text",
-    "fallback": "stock phrases",
-    "detection": "telling where it fires",
-    "detection_gap": "nearness to where it fires",
-    "reconstruction": "what was read back at the target",
-    "reconstruction_rank": "rank of what was read back at the target",
-    "reconstruction_source": "what was read back at the source",
-    "reconstruction_source_rank": "rank of what was read back at the source",
-}
 GUESS = "on another pair of models it is a guess until you check some"
-_MISSING = " is missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +48,6 @@ def _reasons(why: object) -> str:
     return "; ".join(f"{side}: {', '.join(names)}" for side, names in sides.items() if names)
 
 
-def evidence_words(name: str) -> str:
-    """What a piece of evidence is called; one nobody knows stands for itself."""
-    bare = name.removesuffix(_MISSING)
-    known = EVIDENCE.get(bare) or DIAGNOSTICS.get(bare, (bare, ""))[0]
-    return f"{known} (not measured)" if bare != name else known
-
-
 def by_feature(scores: Mapping[str, Any]) -> dict[tuple[str, str], Sure]:
     """Badges by (condition, feature)."""
     per_feature = (scores.get("confidence") or {}).get("per_feature") or {}
@@ -88,19 +67,19 @@ def confidence_part(scores: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     names = in_order([row["condition"] for row in counts], ())
     counts.sort(key=lambda row: (is_control(row["condition"]), names.index(row["condition"])))
-    kits = [kit for kit in (found.get("kits") or {}).values() if isinstance(kit, Mapping)]
-    fitted = list(dict.fromkeys(_fitted(kit) for kit in kits))
-    lines = sorted({kit["threshold"] for kit in kits if finite(kit.get("threshold"))})
+    members = [one for one in (found.get("members") or {}).values() if isinstance(one, Mapping)]
+    fitted = list(dict.fromkeys(_fitted(one) for one in members))
+    lines = sorted({one["threshold"] for one in members if finite(one.get("threshold"))})
     return {"counts": counts, "fitted": "; ".join(fitted), "lines": lines, "embedder": found.get("embedder")}
 
 
-def _fitted(kit: Mapping[str, Any]) -> str:
-    """On what a kit was fitted, from its report."""
-    if kit.get("fitted_on"):
-        return f"fitted on {kit['fitted_on']}"
+def _fitted(member: Mapping[str, Any]) -> str:
+    """On what a member of the set was fitted, from its report."""
+    if member.get("fitted_on"):
+        return f"fitted on {member['fitted_on']}"
     return (
-        f"fitted on {figures.number(kit.get('n'))} explanations"
-        if kit.get("n")
+        f"fitted on {figures.number(member.get('n'))} explanations"
+        if member.get("n")
         else "fitted on what its file does not say"
     )
 
@@ -158,7 +137,7 @@ def embedders_table(scores: Mapping[str, Any]) -> dict[str, Any] | None:
         }
         for c in conditions
     ]
-    return {"names": names, "rows": rows, "verdict": found.get("verdict") or "", "tests": len(holm)}
+    return {"names": names, "rows": rows, "summary": found.get("summary") or "", "tests": len(holm)}
 
 
 def power_lines(scores: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

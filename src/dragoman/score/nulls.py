@@ -1,244 +1,125 @@
-"""Lift, top-1 and reciprocal rank against each named null: no conclusion from one number.
+"""One number is no conclusion: lifts against each null and by each embedder, all of them adjusted, and their power.
 
-In: similarities S (N, N) of carried explanations (rows) with the natives of the same features (columns), and R (M, N)
-of a null's explanations with those natives. Out: ``Against``, four ``Estimate``s that name the null. Refuses unknown
-nulls, and similarities with other natives.
-
-The nulls: *other features* (row k of S is dealt to another feature; no texts of its own), *random directions*
-(covariance-matched, carried and washed alike), *shuffled map* (a map fitted on shuffled pairs), *unused rows* (decoder
-rows of features outside the study), *background alone* (what the verbalizer says of the mean). Each of the last four
-answers "nearer than texts that know nothing of the feature"; their plain lift also holds style, whatever brings all
-carried texts nearer to all natives, which the centred lift takes out.
+In: a run, embedders, lifts. Out: the parts "nulls", "embedders", "adjusted" and "power" of the scores. Refuses what the
+tests refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Estimate, Refusal
-from dragoman.score.intervals import clustered_interval, rate_interval, two_way_interval
-from dragoman.score.lift import doubly_centred, lift_estimate, lift_per_feature, permutation_p, square
-from dragoman.score.retrieval import DIGITS, among, chance, credits, row_credits
+from dragoman.core import Refusal
+from dragoman.embed import Embedder
+from dragoman.score.judged_run import JudgedRun
+from dragoman.scores import Adjusted, AdjustedTest, AgainstNull, Embedders, LiftBy, Power
+from dragoman.stats.lift import similarity
+from dragoman.stats.multiple import holm
+from dragoman.stats.nulls import against_each, against_others
+from dragoman.stats.power import detectable, plan
 
 Doubles = NDArray[np.float64]
-Topics = Sequence[Any] | NDArray[Any] | None
-
-OTHERS = "other features"
-NULLS = (OTHERS, "random directions", "shuffled map", "unused rows", "background alone")
-DEALS = 1999
-FIXED = 45  # the post's number of features
+LEVEL = 0.05
+_FINE = 9999  # deals of a p that is adjusted over many tests: the smallest must stay small after that
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
-    """One condition against one null.
-
-    ``lift``: the post's, mean S_kk - mean of the null's similarity to native k. ``centred``: the same after taking from
-    every text its mean similarity to the other natives (and from every native its mean); against every null its value
-    is the mean lift over other features, only interval and p differ. ``top1``, ``mrr``: against other features, whether
-    text k finds native k among N; against the others, whether it is the nearest to native k of itself and the null's M.
-    """
-
-    null: str
-    lift: Estimate
-    centred: Estimate
-    top1: Estimate
-    mrr: Estimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a page or a file."""
-        return asdict(self)
+def against_nulls(
+    run: JudgedRun, similar: Mapping[str, Doubles], embedder: Embedder, *, seed: int
+) -> dict[str, dict[str, AgainstNull]]:
+    """Condition -> null -> lift, centred, top1 and mrr, for every condition that a claim is made of."""
+    found: dict[str, dict[str, AgainstNull]] = {}
+    for place, condition in enumerate(c for c in run.claims if c in similar):
+        features = list(run.dealt[condition])
+        native = embedder.encode([run.dealt["native"][f] for f in features])
+        nulls = {n: similarity(embedder.encode(texts), native) for n, texts in run.nulls_for(condition).items()}
+        rng = np.random.default_rng([seed, 1, place])
+        each = against_each(similar[condition], nulls, topics=run.groups(features), rng=rng)
+        found[condition] = {
+            null: AgainstNull(lift=one.lift, centred=one.centred, top1=one.top1, mrr=one.mrr)
+            for null, one in each.items()
+        }
+    return found
 
 
-def against_each(
-    s: NDArray[Any],
-    nulls: Mapping[str, NDArray[Any]],
+def by_embedders(
+    run: JudgedRun,
+    first: str,
+    similar: Mapping[str, Doubles],
+    also: Sequence[Embedder],
+    lifts: Mapping[str, float],
     *,
-    topics: Topics = None,
-    rng: np.random.Generator,
-    permutations: int = DEALS,
-) -> dict[str, Against]:
-    """S (N, N) against other features, then against each of ``nulls``: name -> R (M, N), names from ``NULLS``."""
-    out = {OTHERS: against_others(s, topics=topics, rng=rng, permutations=permutations)}
-    for name, r in nulls.items():
-        out[name] = against_texts(name, s, r, topics=topics, rng=rng, permutations=permutations)
-    return out
+    seed: int,
+) -> Embedders:
+    """Lift of each condition by each further embedder, and whether its sign is the first embedder's.
 
-
-def against_others(
-    s: NDArray[Any], *, topics: Topics = None, rng: np.random.Generator, permutations: int = DEALS
-) -> Against:
-    """S (N, N) against other features: p by dealing explanations to features.
-
-    Retrieval is on the doubly-centred similarities, so that a native near everything is not everyone's answer; its
-    ``extra`` has ``chance``, ``candidates`` and, for top-1, ``among_45`` where there are more features (the rate if
-    every list were cut to the post's 45).
+    Args:
+        run: the run's texts.
+        first: name of the embedder that made ``similar``.
+        similar: its similarities, for which conditions have some.
+        also: the further ones.
+        lifts: mean lift by condition by the first embedder.
+        seed: of the deals.
     """
-    s = square(s)
-    centred = lift_estimate(s, topics, rng=rng, permutations=permutations)
-    low, high = centred.extra["post_low"], centred.extra["post_high"]
-    if topics is not None:
-        low, high, *_ = clustered_interval(lift_per_feature(s), topics)
-    lift = replace(
-        centred,
-        low=low,
-        high=high,
-        statistic="mean feature-specific lift (the post's)",
-        extra={"sd": centred.extra["post_sd"]},
-    )
-    d = doubly_centred(s)
-    shares: list[Estimate] = []
-    for table, level, what in zip(row_credits(d), chance(len(s)), ("top-1", "mean reciprocal rank"), strict=True):
-        extra: dict[str, float] = {"chance": level, "candidates": len(s)}
-        if what == "top-1" and len(s) > FIXED:
-            extra["among_45"] = _among_45(d)
-        p = permutation_p(table, rng, permutations)
-        shares.append(_share(np.diag(table), topics, p, f"{what} of the own native, doubly centred", OTHERS, extra))
-    return Against(null=OTHERS, lift=lift, centred=centred, top1=shares[0], mrr=shares[1])
+    further: dict[str, dict[str, LiftBy]] = {}
+    for number, embedder in enumerate(also):
+        rng = np.random.default_rng([seed, 2, number])
+        further[embedder.name] = {}
+        for condition, s in run.similarities(embedder).items():
+            topics = run.groups(list(run.dealt[condition]))
+            one = against_others(s, topics=topics, rng=rng, permutations=_FINE)
+            further[embedder.name][condition] = LiftBy(lift=one.lift, centred=one.centred)
+    agree = {
+        c: all(bool(np.sign(by[c].centred.value) == np.sign(lifts[c])) for by in further.values())
+        for c in run.claims
+        if c in similar
+    }
+    values = {first: lifts} | {e: {c: one.centred.value for c, one in by.items()} for e, by in further.items()}
+    return Embedders(names=(first, *further), lifts=further, agree=agree, summary=_summary(agree, values))
 
 
-def against_texts(
-    null: str,
-    s: NDArray[Any],
-    r: NDArray[Any],
-    *,
-    topics: Topics = None,
-    rng: np.random.Generator,
-    permutations: int = DEALS,
-) -> Against:
-    """S (N, N) against a null's own texts, R (M, N) their similarity to the same natives.
-
-    The interval counts both the features and the null's texts as samples (the null's are taken as given where M is 1).
-    p: all N + M texts are dealt, N to features and the rest to the null; exact under the null that they are
-    exchangeable, for each of the four statistics.
-
-    Raises:
-        Refusal: an unknown null, or an R whose columns are not the natives of S.
-    """
-    s, r = square(s), np.asarray(r, dtype=np.float64)
-    if null not in NULLS[1:]:
-        raise Refusal(f"null '{null}'", f"those with texts of their own are {', '.join(NULLS[1:])}", "name one of them")
-    if r.ndim != 2 or r.shape[1] != len(s) or not len(r) or not np.isfinite(r).all():
-        raise Refusal(
-            f"similarities of {null} of shape {r.shape}",
-            f"they are finite, one row per text and {len(s)} columns",
-            "compare the null's texts with the same natives, in the same order",
-        )
-    pool = np.concatenate([s, r])
-    p = _dealt(pool, len(s), rng, permutations)
-    lift = _over_texts(
-        s, r, "mean similarity to the own native, less that of the null's texts", p["lift"], null, topics
-    )
-    lone = _alone(pool)
-    what = "the same after taking each text's mean over the other natives"
-    centred = _over_texts(lone[: len(s)], lone[len(s) :], what, p["centred"], null, topics)
-    lift.extra["style"] = lift.value - centred.value
-    rounded = np.asarray(np.round(pool, DIGITS), dtype=np.float64)
-    top1, mrr = _credits_of(rounded[len(s) :], np.diag(rounded))
-    levels = chance(len(r) + 1)
-    shares = [
-        _share(values, topics, p[key], what, null, {"chance": level, "candidates": len(r) + 1})
-        for key, values, level, what in (
-            ("top1", top1, levels[0], "nearest to the own native, among itself and the null's texts"),
-            ("mrr", mrr, levels[1], "mean reciprocal rank by nearness to the own native, among itself and the null's"),
-        )
-    ]
-    return Against(null=null, lift=lift, centred=centred, top1=shares[0], mrr=shares[1])
-
-
-def _over_texts(s: Doubles, r: Doubles, what: str, p: float, null: str, topics: Topics) -> Estimate:
-    """Mean of S_kk - mean_r R_rk, with both features and texts as samples."""
-    values = np.diag(s) - r.mean(axis=0)
-    low, high, _ = two_way_interval(values, r.mean(axis=1), topics)
-    units = _units(len(s), topics)
-    return Estimate(
-        value=float(values.mean()),
-        low=low,
-        high=high,
-        p=p,
-        n=units[0],
-        statistic=what,
-        null=null,
-        unit=units[1],
-        method=f"two-way t interval over {units[1]} and {len(r)} texts of the null; two-sided p by dealing texts",
-        extra={"sd": float(values.std(ddof=1)), "null_texts": len(r)},
+def adjusted(conditions: Sequence[str], p: Mapping[str, Mapping[str, float]]) -> Adjusted | None:
+    """Holm's p of every condition by every embedder, as one family; ``p``: embedder -> condition -> p."""
+    tests = [(c, e, by[c]) for e, by in p.items() for c in conditions if c in by]
+    if not tests:
+        return None
+    found = holm(np.array([one for _, _, one in tests])).tolist()
+    return Adjusted(
+        method="holm",
+        level=LEVEL,
+        tests=tuple(
+            AdjustedTest(condition=c, embedder=e, p=raw, adjusted=mended, holds=mended <= LEVEL)
+            for (c, e, raw), mended in zip(tests, found, strict=True)
+        ),
     )
 
 
-def feature_p(own: NDArray[Any], bank: NDArray[Any]) -> Doubles:
-    """One p per feature (N,): (1 + how many bank texts are at least as near native k) / (1 + M), one-sided.
-
-    ``own`` (N,) is S_kk; ``bank`` (M, N) the similarity of M explanations of other directions to the natives. 45 of
-    them can give no p below 0.022: take 1,000, and adjust by Benjamini and Hochberg.
-    """
-    own, bank = np.asarray(own, dtype=np.float64), np.asarray(bank, dtype=np.float64)
-    if own.ndim != 1 or bank.ndim != 2 or bank.shape[1] != len(own) or not len(bank):
-        raise Refusal(
-            f"own similarities of shape {own.shape} and a bank of shape {bank.shape}",
-            "the bank is one row per text and one column per feature",
-            "compare the bank with the same natives",
-        )
-    return (1 + (np.round(bank, DIGITS) >= np.round(own, DIGITS)).sum(axis=0)) / (1 + len(bank))
-
-
-def _alone(pool: Doubles) -> Doubles:
-    """x_k - mean_{j != k} x_j along every row: what a text has for native k beyond what it has for the others."""
-    n = pool.shape[1]
-    return n / (n - 1) * (pool - pool.mean(axis=1, keepdims=True))
+def power_of_pairs(
+    pairs: Sequence[tuple[str, str]], lifts: Mapping[str, Mapping[str, float]], run: JudgedRun
+) -> tuple[Power, ...]:
+    """Features the next study needs to find each paired difference, and the difference that this one could find."""
+    found: list[Power] = []
+    for first, second in pairs:
+        both = [f for f in lifts[first] if f in lifts[second]]
+        gap = np.array([lifts[second][f] - lifts[first][f] for f in both])
+        try:
+            needed = plan(gap, clusters=run.groups(both))
+        except Refusal:
+            continue  # too few features, or no difference or spread to plan by
+        independent = max(3, int(len(both) / needed.design_effect))
+        least = detectable(independent, sd=needed.sd)
+        found.append(Power(what=f"{second} minus {first}", **asdict(needed), detectable=least))
+    return tuple(found)
 
 
-def _credits_of(rest: Doubles, mine: Doubles) -> tuple[Doubles, Doubles]:
-    """Credits of ``mine`` (n,) in its column, among itself and ``rest`` (m, n)."""
-    return credits((rest > mine).sum(axis=0), 1 + (rest == mine).sum(axis=0))
-
-
-def _dealt(pool: Doubles, n: int, rng: np.random.Generator, deals: int) -> dict[str, float]:
-    """Two-sided p of the four statistics, rows of ``pool`` (n + m, n) dealt: n to the columns, m to the null."""
-    columns, means, alone, rounded = np.arange(n), pool.mean(axis=1), _alone(pool), np.round(pool, DIGITS)
-
-    def statistics(order: NDArray[np.intp]) -> tuple[float, ...]:
-        own, rest = order[:n], order[n:]
-        top1, mrr = _credits_of(rounded[rest], rounded[own, columns])
-        lift = pool[own, columns].mean() - means[rest].mean()
-        return float(lift), float(alone[own, columns].mean()), float(top1.mean()), float(mrr.mean())
-
-    seen = np.array(statistics(np.arange(len(pool))))
-    drawn = np.array([statistics(rng.permutation(len(pool))) for _ in range(deals)])
-    slack = 1e-9  # a deal that gives the same texts counts as a tie, whatever its last bits
-    above = 1 + (drawn >= seen - slack).sum(axis=0)
-    below = 1 + (drawn <= seen + slack).sum(axis=0)
-    p = np.minimum(1.0, 2 * np.minimum(above, below) / (1 + deals))
-    return dict(zip(("lift", "centred", "top1", "mrr"), p.tolist(), strict=True))
-
-
-def _among_45(d: Doubles) -> float:
-    rounded = np.round(d, DIGITS)
-    own = np.diag(rounded)[:, None]
-    return among((rounded > own).sum(axis=1), (rounded == own).sum(axis=1), len(d), FIXED)
-
-
-def _units(n: int, topics: Topics) -> tuple[int, str]:
-    return (n, "features") if topics is None else (len(np.unique(np.asarray(topics))), "topics")
-
-
-def _share(values: Doubles, topics: Topics, p: float, what: str, null: str, extra: dict[str, float]) -> Estimate:
-    """A mean of credits between 0 and 1."""
-    low, high = rate_interval(values, topics)
-    n, unit = _units(len(values), topics)
-    return Estimate(
-        value=float(values.mean()),
-        low=low,
-        high=high,
-        p=p,
-        n=n,
-        statistic=what,
-        null=null,
-        unit=unit,
-        method=f"Wilson interval at the effective number of {unit}; two-sided p by dealing texts",
-        extra=extra,
-    )
+def _summary(agree: Mapping[str, bool], values: Mapping[str, Mapping[str, float]]) -> str:
+    """Whether the embedders agree in sign, and where they do not; ``values``: embedder -> condition -> lift."""
+    if not agree or len(values) < 2:
+        return ""
+    apart = [c for c, same in agree.items() if not same]
+    if not apart:
+        return f"the embedders agree in sign on {', '.join(agree)}"
+    where = [f"{c} ({', '.join(f'{e} {by[c]:+.3f}' for e, by in values.items())})" for c in apart]
+    return f"the embedders disagree in sign on {'; '.join(where)}"

@@ -1,0 +1,267 @@
+"""What ``scores.json`` holds, typed.
+
+In: JSON text, or values. Out: frozen records, whose estimates name their nulls, and JSON objects to write. Refuses what
+`records.Record` refuses, and another format: scores can be made anew from the rows at any time. Computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from dragoman.core import Estimate, Refusal
+from dragoman.records import Record
+
+FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference(Estimate):
+    """An estimate of the difference of two conditions; ``what`` says which from which."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamingRate(Estimate):
+    """Share of texts that name the planted category; ``random``: the same of random directions' texts."""
+
+    random: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionRate(Estimate):
+    """Mean AUROC of a condition's texts over ``features`` (``n`` counts ``unit``, categories where they share them)."""
+
+    condition: str
+    features: int
+
+
+class BareRate(Record):
+    """A naming rate without random directions to compare it with."""
+
+    value: float
+    n: int
+    random: None = None
+
+
+class ConditionScores(Record):
+    """One line of the table: lift over other features, share of texts that name the planted category."""
+
+    condition: str
+    route: str | None = None
+    washout: str | None = None
+    verbalizer: str | None = None
+    lift: Estimate | None = None
+    category: NamingRate | BareRate | None = None
+
+
+class FeatureScore(Record):
+    """One feature's lift, and whether its text names its category; None where that could not be had."""
+
+    feature: str
+    lift: float | None = None
+    names_category: bool | None = None
+
+
+class AgainstNull(Record):
+    """One condition against one null: the post's lift, the centred lift, retrieval of the own native."""
+
+    lift: Estimate
+    centred: Estimate
+    top1: Estimate
+    mrr: Estimate
+
+
+class LiftBy(Record):
+    """A condition's lift by one further embedder: the post's, and centred."""
+
+    lift: Estimate
+    centred: Estimate
+
+
+class Embedders(Record):
+    """Lifts by every embedder.
+
+    ``names``: the first is the one of the table; ``lifts``: further embedder -> condition; ``agree``: claim -> whether
+    all have the first one's sign; ``summary``: that in a sentence.
+    """
+
+    names: tuple[str, ...]
+    lifts: Mapping[str, Mapping[str, LiftBy]]
+    agree: Mapping[str, bool]
+    summary: str
+
+
+class AdjustedTest(Record):
+    """One test: its p, the adjusted one, and whether that is at most the level."""
+
+    condition: str
+    embedder: str
+    p: float
+    adjusted: float
+    holds: bool
+
+
+class Adjusted(Record):
+    """All tests of lift as one family."""
+
+    method: str
+    level: float
+    tests: tuple[AdjustedTest, ...]
+
+
+class Power(Record):
+    """Features that the next study needs to find a paired difference (see ``stats.power.Needed``)."""
+
+    what: str
+    n: int
+    low: int
+    high: int
+    lift: float
+    sd: float
+    design_effect: float
+    power: float
+    level: float
+    observed: int
+    detectable: float
+
+
+class Ceiling(Record):
+    """Lift of one native sample over another, and each condition's share of it."""
+
+    ceiling: Estimate
+    share: Mapping[str, Estimate]
+
+
+class FeatureDetection(Record):
+    """One feature's AUROC with its interval, over so many ``firing`` and ``silent`` windows."""
+
+    feature: str
+    auroc: float
+    low: float
+    high: float
+    firing: int
+    silent: int
+
+
+class Detection(Record):
+    """Do texts tell windows where their features fire from others?"""
+
+    embedder: str
+    table: tuple[DetectionRate, ...]
+    per_feature: Mapping[str, tuple[FeatureDetection, ...]]
+
+
+class ReconstructionRow(Record):
+    """What a reconstructor made of one condition's ``n`` texts."""
+
+    condition: str
+    n: int
+    cosine: Estimate
+    cosine_over_shuffled: Estimate
+    fve: Estimate
+    top1: Estimate
+    mrr: Estimate
+
+
+class FeatureReadBack(Record):
+    """One text read back: ``rank`` of its own direction, and the id of the ``nearest`` one."""
+
+    feature: str
+    cosine: float
+    lift: float
+    rank: int
+    nearest: str
+
+
+class Reconstruction(Record):
+    """What a reconstructor at ``site`` made of the texts; ``identity``: what decides its vectors."""
+
+    reconstructor: str
+    site: str
+    identity: Mapping[str, Any]
+    table: tuple[ReconstructionRow, ...]
+    per_feature: Mapping[str, tuple[FeatureReadBack, ...]]
+
+
+class Reason(Record):
+    """What one piece of evidence adds to the log-odds of an average explanation."""
+
+    evidence: str
+    adds: float
+
+
+class FeatureConfidence(Record):
+    """One text's chance of being right by a ``member`` of the set; not ``answered`` is an abstention."""
+
+    feature: str
+    probability: float
+    answered: bool
+    member: str
+    why: tuple[Reason, ...]
+
+
+class MemberReport(Record):
+    """A member of the set that was used: what it ``needs`` and ``reads``, and what it was fitted on."""
+
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    threshold: float
+    fitted_on: str | None = None
+    n: int | None = None
+    right: int | None = None
+
+
+class ConfidenceScores(Record):
+    """The confidence in every text; features for which no member applies are left out."""
+
+    embedder: str
+    members: Mapping[str, MemberReport]
+    per_feature: Mapping[str, tuple[FeatureConfidence, ...]]
+
+
+class Scores(Record):
+    """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
+
+    ``rule``: when a text names a category. ``per_feature``, ``nulls``: by condition, ``nulls`` then by null.
+    """
+
+    format: Literal[2]
+    embedder: str | None = None
+    seed: int | None = None
+    rule: str | None = None
+    table: tuple[ConditionScores, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
+    per_feature: Mapping[str, tuple[FeatureScore, ...]] = {}
+    nulls: Mapping[str, Mapping[str, AgainstNull]] = {}
+    embedders: Embedders | None = None
+    adjusted: Adjusted | None = None
+    power: tuple[Power, ...] = ()
+    ceiling: Ceiling | None = None
+    detection: Detection | None = None
+    reconstruction: Reconstruction | None = None
+    confidence: ConfidenceScores | None = None
+
+    @classmethod
+    def read(cls, text: str | bytes, where: str) -> Self:
+        """Scores from JSON text; refuse anything else, and another format, by the name of its file."""
+        try:
+            return super().read(text, where)
+        except Refusal as refusal:
+            raise Refusal(refusal.what, refusal.why, "score the run again with this version") from refusal
+
+    def to_json(self) -> dict[str, Any]:
+        """What was scored, as it is written; parts nobody asked for are left out."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def lift(self) -> dict[str, Estimate]:
+        """Lift by condition, where there is one."""
+        return {row.condition: row.lift for row in self.table if row.lift is not None}
+
+    @property
+    def category(self) -> dict[str, NamingRate | BareRate]:
+        """Share that names the planted category by condition, where there is one."""
+        return {row.condition: row.category for row in self.table if row.category is not None}

@@ -1,0 +1,197 @@
+"""Intervals and p-values from scipy.stats, which is imported when one is asked for. All intervals are at 95 %.
+
+In: per-feature numbers or counts. Out: intervals, or an ``Estimate`` with all its words filled in. Refuses too few
+units to have a spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Estimate, Refusal
+
+PERMUTATIONS = 9999
+Topics = Sequence[Any] | NDArray[Any] | None
+_LEVEL = 0.95
+
+
+def t_interval(mean: float, sd: float, n: int) -> tuple[float, float, float]:
+    """Student's interval for the mean of ``n`` independent values, and its two-sided p against 0: ``low, high, p``.
+
+    ``sd``: their standard deviation (n - 1 in the denominator).
+    """
+    if n < 2:
+        raise Refusal(f"an interval from {n} values", "one value has no spread", "score at least two features")
+    return _about(mean, sd / np.sqrt(n), n - 1)
+
+
+def clustered_interval(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -> tuple[float, float, float, int]:
+    """Interval for a mean whose values come in clusters: CR1 standard error, t with clusters - 1 degrees of freedom.
+
+    With equal cluster sizes this is Student's interval over cluster means. Features of one topic succeed and fail
+    together: the interval that ignores it covers 58 % instead of 95 % at 9 topics of 5.
+
+    Returns:
+        ``low, high, p, number of clusters``.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    names, where = np.unique(np.asarray(clusters), return_inverse=True)
+    g = len(names)
+    if len(where) != len(values) or g < 2:
+        raise Refusal(
+            f"{len(values)} values in {g} clusters",
+            "each value needs a cluster, and one cluster has no spread",
+            "score features of at least two topics",
+        )
+    error = float(np.sqrt(_variance_of(values, where)))
+    return *_about(float(values.mean()), error, g - 1), g
+
+
+def mean_interval(values: NDArray[Any], topics: Topics) -> tuple[float, float, int, str]:
+    """Student's interval for a mean of per-feature values (n,), over topics where they are given.
+
+    Returns:
+        ``low, high``, how many units, and what they are: "features" or "topics".
+    """
+    if topics is None:
+        low, high, _ = t_interval(float(values.mean()), float(values.std(ddof=1)), len(values))
+        return low, high, len(values), "features"
+    low, high, _, count = clustered_interval(values, topics)
+    return low, high, count, "topics"
+
+
+def units_of(n: int, topics: Topics) -> tuple[int, str]:
+    """How many units n features are, and what they are called."""
+    return (n, "features") if topics is None else (len(np.unique(np.asarray(topics))), "topics")
+
+
+def _about(mean: float, error: float, df: int) -> tuple[float, float, float]:
+    from scipy import stats
+
+    if error <= 0:  # all values equal: the interval is a point
+        return mean, mean, float(mean == 0)
+    low, high = stats.t.interval(_LEVEL, df, loc=mean, scale=error)
+    return float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, df))
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's (1927) score interval for a rate of ``hits`` in ``n``."""
+    from scipy import stats
+
+    if n < 1 or not 0 <= hits <= n:
+        raise Refusal(f"a rate of {hits} in {n}", "there must be at least one trial", "score at least one feature")
+    found = stats.binomtest(hits, n).proportion_ci(_LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def rate_interval(values: NDArray[Any], clusters: Topics = None) -> tuple[float, float]:
+    """Wilson's interval for a mean of values in [0, 1] (hits, or shares of a hit), at their effective number.
+
+    The effective number is mean (1 - mean) over the variance of the mean, CR1 over clusters where there are some (Korn
+    and Graubard 1998), and at most the number of values; where all values agree, the number of clusters.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values) or not ((values >= 0) & (values <= 1)).all():
+        raise Refusal(
+            f"a rate of {len(values)} values", "they are shares from 0 to 1, at least one", "score at least one feature"
+        )
+    n, mean = len(values), float(values.mean())
+    most, variance = n, mean * (1 - mean) / n  # of single hits; shares of a hit vary less, which is not counted on
+    if clusters is not None:
+        most = clustered_interval(values, clusters)[3]
+        variance = max(variance, _variance_of(values, clusters))
+    effective = mean * (1 - mean) / variance if variance > 0 else most
+    return _wilson(mean, min(effective, n))
+
+
+def _variance_of(values: NDArray[Any], clusters: Sequence[Any] | NDArray[Any]) -> float:
+    """CR1 variance of the mean."""
+    where = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    g = int(where.max()) + 1
+    sums = np.bincount(where, weights=values - values.mean())
+    return float(g / (g - 1) * np.sum(sums**2) / len(values) ** 2)
+
+
+def _wilson(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's interval at an effective number, seldom a whole one; scipy's takes whole counts only."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + _LEVEL) / 2))
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def two_way_interval(
+    values: NDArray[Any], null_means: NDArray[Any], clusters: Topics = None
+) -> tuple[float, float, float]:
+    """Interval for the mean of ``values`` (n,), differences from the mean of m texts that all features share.
+
+    The variance has two parts, features (CR1 where they cluster) and texts (``null_means`` (m,), each text's mean over
+    the features; none where m is 1): t with Satterthwaite's (1946) degrees of freedom.
+
+    Returns:
+        ``low, high, p``.
+    """
+    from scipy import stats
+
+    values, null_means = np.asarray(values, dtype=np.float64), np.asarray(null_means, dtype=np.float64)
+    if len(values) < 2:
+        raise Refusal(
+            f"an interval from {len(values)} values", "one value has no spread", "score at least two features"
+        )
+    own, df = float(values.var(ddof=1)) / len(values), len(values) - 1
+    if clusters is not None:
+        df = clustered_interval(values, clusters)[3] - 1
+        own = _variance_of(values, clusters)
+    theirs = float(null_means.var(ddof=1)) / len(null_means) if len(null_means) > 1 else 0.0
+    if own + theirs <= 0:
+        return float(values.mean()), float(values.mean()), float(values.mean() == 0)
+    joint = (own + theirs) ** 2 / (own**2 / df + (theirs**2 / (len(null_means) - 1) if theirs > 0 else 0.0))
+    mean, error = float(values.mean()), float(np.sqrt(own + theirs))
+    low, high = stats.t.interval(_LEVEL, joint, loc=mean, scale=error)
+    return float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, joint))
+
+
+def mean_estimate(
+    values: NDArray[Any],
+    rng: np.random.Generator,
+    *,
+    statistic: str,
+    null: str,
+) -> Estimate:
+    """Mean of per-feature differences ``values`` (n,): t interval, and a sign-flip p, two-sided.
+
+    The p-value takes the values to be symmetric about 0 under the null; it is exact where 2^n is small and otherwise
+    (1 + hits) / (1 + draws), so never 0. ``extra`` has ``sd``, ``d_z`` = mean / sd, and ``p_t``, the t test's p.
+    """
+    from scipy import stats
+
+    values = np.asarray(values, dtype=np.float64)
+    mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    low, high, p_t = t_interval(mean, sd, len(values))
+    flips = stats.permutation_test(
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=1000,
+        rng=rng,
+    )
+    return Estimate(
+        value=mean,
+        low=low,
+        high=high,
+        p=float(flips.pvalue),
+        n=len(values),
+        statistic=statistic,
+        null=null,
+        unit="features",
+        method=f"t interval; two-sided sign-flip permutation p, at most {PERMUTATIONS} draws",
+        extra={"sd": sd, "d_z": mean / sd if sd > 0 else 0.0, "p_t": p_t},
+    )
