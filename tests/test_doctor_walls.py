@@ -42,7 +42,7 @@ def test_no_private_name_of_another_object_is_read(path: Path) -> None:
     assert not list(private_reads(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-@pytest.mark.parametrize("line", ["x.model", "x.y.model.z", "getattr(x, '_net', None)", "hasattr(x, '_net')"])
+@pytest.mark.parametrize("line", ["x._net", "x.y._net.z", "getattr(x, '_net', None)", "hasattr(x, '_net')"])
 def test_such_a_reading_would_be_found(line: str) -> None:
     assert list(private_reads(ast.parse(line))) == ["_net"]
 
