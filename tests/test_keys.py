@@ -21,6 +21,7 @@ from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import key_of
 from dragoman.explain.open import open_for
 from dragoman.models.decode import Verbalizer
+from dragoman.models.folder import deciding
 from dragoman.models.load import fingerprint_of_model
 from dragoman.store.hub import forget
 from range_server import Served, serving
@@ -90,6 +91,23 @@ def test_what_people_read_and_what_is_never_read_do_not_decide(world: World) -> 
     for name in ("README.md", "LICENSE", ".gitattributes", "pytorch_model.bin", "consolidated.00.safetensors"):
         (world.root / "llama" / name).write_text("x")
     assert key(world) == before
+
+
+def test_cache_keys_and_identities_count_the_same_files(world: World) -> None:
+    folder = Path(world.av)
+    named = folder / "additional_chat_templates" / "tools.jinja"
+    named.parent.mkdir()
+    named.write_text("{{ messages }}")
+    for name in ("unheard_of.json", "README.md", "trainer_state.json", "pytorch_model.bin"):
+        (folder / name).write_text("{}")
+    counted = set(deciding(folder))
+    assert {"additional_chat_templates/tools.jinja", "unheard_of.json", "config.json"} <= counted
+    assert not {"README.md", "trainer_state.json", "pytorch_model.bin"} & counted
+    identity = Verbalizer(folder).identity
+    assert set(identity["weights"]) | set(identity["files"]) | {"nla_meta.yaml"} == counted
+    before = fingerprint_of_model(folder)
+    named.write_text("{{ messages[0] }}")
+    assert fingerprint_of_model(folder) != before
 
 
 def test_under_an_adapter_the_base_decides_as_well(world: World) -> None:
