@@ -20,9 +20,10 @@ from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for
 from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Talk
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader, activations_at
-from dragoman.score import JudgedRun, open_reconstructor, reconstruction_scores, score_run, sought_directions
+from dragoman.models.reconstruct import Reconstructor
+from dragoman.score import JudgedRun, reconstruction_scores, score_run, sought_directions
 from dragoman.stats.intervals import wilson_interval
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, digest, read_arrays, read_json, read_jsonl, write_json
@@ -46,7 +47,7 @@ def real_activations(args: argparse.Namespace, side: str, talk: Talk) -> dict[st
     x, which = activations_at(reader, [r["text"] for r in rows], [r["end"] for r in rows])
     rows = [rows[i] for i in which]
     del reader
-    verbalizer = LocalVerbalizer(av, dtype=args.dtype, device=args.device)
+    verbalizer = Verbalizer(av, dtype=args.dtype, device=args.device)
     directions = Directions.of(Site(site.model, site.block), x, [f"{i}" for i in range(len(rows))], kind="custom")
     plan = Plan(conditions=(Condition.of(side, directions, "by"),), batch_size=args.batch_size, max_new_tokens=120)
     verbalizers = {"by": verbalizer}
@@ -126,7 +127,7 @@ def score(args: argparse.Namespace) -> None:
     real, run = read_json(args.work / "real.json"), RunFolder.open(args.work / "features")
     scores = score_run(run, device=args.device, ar="tiny-smollm2-ar", dtype=args.dtype).to_json()
     write_json(args.out, figures(real, scores))
-    target = open_reconstructor("tiny-gemma-ar", device=args.device, dtype=args.dtype)
+    target = Reconstructor.open("tiny-gemma-ar", device=args.device, dtype=args.dtype)
     judged = JudgedRun.of(run)
     sought = sought_directions(judged, target.site)
     also = reconstruction_scores(judged.rows, sought, target, topics=judged.category).to_json()

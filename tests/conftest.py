@@ -42,7 +42,7 @@ def found(pair: PlantedPair) -> Aligned:
     from dragoman.models.aligned import read_aligned
     from planted_readers import FIRST
 
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""Faults that go wrong in silence, each planted in an otherwise clean patient, with the check that must catch it.
+"""Faults that go wrong in silence, each planted in an otherwise clean subject, with the check that must catch it.
 
 Patients are tiny random checkpoints; their dictionaries are the principal directions of their own activations, which
-carries the signal that random weights have: which block, which model. `FAULTS` is the list; `clean` makes patients
+carries the signal that random weights have: which block, which model. `FAULTS` is the list; `clean` makes subjects
 without any.
 """
 
@@ -22,12 +22,12 @@ from tokenizers.processors import TemplateProcessing
 
 from dragoman.core import Background, Explanation, Refusal, Site
 from dragoman.dictionaries import Encoder
-from dragoman.doctor import Patient
-from dragoman.doctor.patient import SENTENCES
-from dragoman.doctor.probe import Opened, stream_over
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.doctor import Subject
+from dragoman.doctor.subject import SENTENCES
+from dragoman.models.decode import Verbalizer
 from dragoman.models.load import load_model
 from dragoman.models.paired import Reader
+from dragoman.models.watch import stream_over
 from dragoman.store import file_sha256
 from tiny_checkpoints import (
     BLOCK,
@@ -43,14 +43,14 @@ from tiny_checkpoints import (
 
 @dataclass(frozen=True)
 class Fault:
-    """``name`` as a person says it; ``check`` that must find it; ``plant``: a folder to a patient that has it."""
+    """``name`` as a person says it; ``check`` that must find it; ``plant``: a folder to a subject that has it."""
 
     name: str
     check: str
-    plant: Callable[[Path], Patient]
+    plant: Callable[[Path], Subject]
 
 
-# --- clean patients ---------------------------------------------------------------------------------------------
+# --- clean subjects ---------------------------------------------------------------------------------------------
 
 
 def av_folder(root: Path, family: str, *, scale: float | None = None, model: Any = None) -> Path:
@@ -74,8 +74,7 @@ def reader_of(folder: Path, block: int) -> Reader:
 
 def dictionary_of(reader: Reader, *, rank: int) -> Encoder:
     """ReLU dictionary of 2 x ``rank`` features: the principal directions of the stream at a site, both signs."""
-    opened = Opened(net=reader.model, tokenizer=reader.tokenizer)
-    rows = stream_over(opened, SENTENCES, [reader.site.block]).rest[reader.site.block].astype(np.float64)
+    rows = stream_over(reader, SENTENCES, [reader.site.block]).rest[reader.site.block].astype(np.float64)
     mean = rows.mean(axis=0)
     directions = np.linalg.svd(rows - mean, full_matrices=False)[2][:rank]
     both = np.vstack([directions, -directions]).astype(np.float32)
@@ -83,12 +82,12 @@ def dictionary_of(reader: Reader, *, rank: int) -> Encoder:
     return Encoder(W_enc=both.T.copy(), b_enc=zeros, b_dec=mean.astype(np.float32), W_dec=both, architecture="relu")
 
 
-def clean(root: Path, family: str, *, adapter: bool = False) -> Patient:
+def clean(root: Path, family: str, *, adapter: bool = False) -> Subject:
     """Verbalizer, dictionary, source and background of one family, nothing wrong with any of them."""
     folder = adapter_folder(root, family)[0] if adapter else av_folder(root, family)
-    verbalizer = LocalVerbalizer(folder)
+    verbalizer = Verbalizer(folder)
     reader = reader_of(root / "base" if adapter else folder, BLOCK)
-    return Patient(
+    return Subject(
         by=str(folder),
         verbalizer=verbalizer,
         dictionary="sae",
@@ -97,38 +96,38 @@ def clean(root: Path, family: str, *, adapter: bool = False) -> Patient:
     )
 
 
-def with_dictionary(root: Path, *, stated: int = BLOCK, seed: int = 0, family: str = "qwen2") -> Patient:
+def with_dictionary(root: Path, *, stated: int = BLOCK, seed: int = 0, family: str = "qwen2") -> Subject:
     """A dictionary of block ``BLOCK``, said to live at block ``stated`` of the model of another ``seed``."""
     reader = reader_of(av_folder(root, family), BLOCK)
     encoder = dictionary_of(reader, rank=4 if seed else 16)  # 16 of 48 directions would explain a third of anything
     other = reader_of(av_folder(root / "other", family, model=model_of(family, seed=seed)), stated) if seed else reader
-    return Patient(dictionary="sae", encoder=encoder, source=dataclasses.replace(other, site=Site("m", stated)))
+    return Subject(dictionary="sae", encoder=encoder, source=dataclasses.replace(other, site=Site("m", stated)))
 
 
 # --- engines that do it wrong ---------------------------------------------------------------------------------------
 
 
-class Meddled(LocalVerbalizer):
+class Meddled(Verbalizer):
     """A verbalizer whose prompt embeddings (n, T, d) are changed before they are fed."""
 
-    meddle: Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]
+    meddle: Callable[[Verbalizer, torch.Tensor], torch.Tensor]
 
     def feed(self, vectors: Any) -> Any:
         fed = super().feed(vectors)
         return dataclasses.replace(fed, embeddings=self.meddle(fed.embeddings.clone()), shared=0)
 
 
-def meddled(family: str, meddle: Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]) -> Callable[[Path], Patient]:
-    def plant(root: Path) -> Patient:
+def meddled(family: str, meddle: Callable[[Verbalizer, torch.Tensor], torch.Tensor]) -> Callable[[Path], Subject]:
+    def plant(root: Path) -> Subject:
         kind = type("Meddling", (Meddled,), {"meddle": meddle})
         folder = av_folder(root, family)
-        return Patient(by=str(folder), verbalizer=kind(folder))
+        return Subject(by=str(folder), verbalizer=kind(folder))
 
     return plant
 
 
-def others_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]:
-    def change(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def others_times(factor: float) -> Callable[[Verbalizer, torch.Tensor], torch.Tensor]:
+    def change(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
         kept = rows[:, self.prompt.slot].clone()
         rows = rows * factor
         rows[:, self.prompt.slot] = kept
@@ -137,25 +136,25 @@ def others_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], tor
     return change
 
 
-def slot_times(factor: float) -> Callable[[LocalVerbalizer, torch.Tensor], torch.Tensor]:
-    def change(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def slot_times(factor: float) -> Callable[[Verbalizer, torch.Tensor], torch.Tensor]:
+    def change(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
         rows[:, self.prompt.slot] *= factor
         return rows
 
     return change
 
 
-def shifted(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def shifted(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     slot = self.prompt.slot
     rows[:, slot + 1], rows[:, slot] = rows[:, slot].clone(), self._rows[slot]
     return rows
 
 
-def dropped(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def dropped(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     return self._rows.expand(len(rows), -1, -1).clone()
 
 
-def projected(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
+def projected(self: Verbalizer, rows: torch.Tensor) -> torch.Tensor:
     """The vector's second half is lost, its norm made good: as a cast to a shorter buffer would."""
     slot, half = self.prompt.slot, rows.shape[-1] // 2
     norms = rows[:, slot].norm(dim=-1, keepdim=True)
@@ -167,7 +166,7 @@ def projected(self: LocalVerbalizer, rows: torch.Tensor) -> torch.Tensor:
 class PrefixCached:
     """A server that keys what it has read by token ids: every vector gets the first one's answer."""
 
-    def __init__(self, inner: LocalVerbalizer, *, within: bool) -> None:
+    def __init__(self, inner: Verbalizer, *, within: bool) -> None:
         self.inner, self.within, self.width = inner, within, inner.sidecar.d_model
         self.site, self.name, self.identity = inner.site, "server", {"name": "server"}
         self.answers: list[Explanation] = []
@@ -178,7 +177,7 @@ class PrefixCached:
         return [self.answers[0 if self.within else k % len(self.answers)] for k in range(len(vectors))]
 
 
-class KeptPrefill(LocalVerbalizer):
+class KeptPrefill(Verbalizer):
     """An engine in this process that keeps the whole prompt's keys and values from its first call."""
 
     def _prefill(self, feed: Any, cache: Any) -> torch.Tensor:
@@ -187,7 +186,7 @@ class KeptPrefill(LocalVerbalizer):
         return super()._prefill(dataclasses.replace(feed, embeddings=same), cache)
 
 
-class Shifted(LocalVerbalizer):
+class Shifted(Verbalizer):
     """Believes its slot is one further than it is."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
@@ -195,29 +194,29 @@ class Shifted(LocalVerbalizer):
         self.prompt = dataclasses.replace(self.prompt, slot=self.prompt.slot + 1)
 
 
-class TwiceBegun(LocalVerbalizer):
+class TwiceBegun(Verbalizer):
     """Encodes the rendered prompt with special tokens: a second BOS before the template's own."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)
-        ids = (self._tokenizer.bos_token_id, *self.prompt.ids)
+        ids = (self.tokenizer.bos_token_id, *self.prompt.ids)
         self.prompt = dataclasses.replace(self.prompt, ids=ids, slot=self.prompt.slot + 1)
-        self._rows = self._net.get_input_embeddings()(torch.tensor(ids))
+        self._rows = self.model.get_input_embeddings()(torch.tensor(ids))
 
 
 # --- the faults -----------------------------------------------------------------------------------------------------
 
 
-def opening(folder: Path, **how: Any) -> Patient:
+def opening(folder: Path, **how: Any) -> Subject:
     """As the command opens it: a refusal is kept."""
     try:
-        return Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, **how))
+        return Subject(by=str(folder), verbalizer=Verbalizer(folder, **how))
     except Refusal as refusal:
-        return Patient(by=str(folder), refusals={str(folder): refusal})
+        return Subject(by=str(folder), refusals={str(folder): refusal})
 
 
-def template_written(family: str, template: str) -> Callable[[Path], Patient]:
-    def plant(root: Path) -> Patient:
+def template_written(family: str, template: str) -> Callable[[Path], Subject]:
+    def plant(root: Path) -> Subject:
         folder = av_folder(root, family)
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         return opening(folder)
@@ -225,40 +224,40 @@ def template_written(family: str, template: str) -> Callable[[Path], Patient]:
     return plant
 
 
-def transposed(root: Path) -> Patient:
+def transposed(root: Path) -> Subject:
     reader = reader_of(av_folder(root, "llama"), BLOCK)
     encoder = dictionary_of(reader, rank=16)  # 32 features of width 32: every shape is right
-    return Patient(dictionary="sae", encoder=dataclasses.replace(encoder, W_dec=encoder.W_dec.T.copy()), source=reader)
+    return Subject(dictionary="sae", encoder=dataclasses.replace(encoder, W_dec=encoder.W_dec.T.copy()), source=reader)
 
 
-def too_wide(root: Path) -> Patient:
+def too_wide(root: Path) -> Subject:
     narrow = reader_of(av_folder(root, "llama"), BLOCK)
     wide = reader_of(av_folder(root / "wide", "qwen2"), BLOCK)
-    return Patient(dictionary="sae", encoder=dictionary_of(narrow, rank=8), source=wide)
+    return Subject(dictionary="sae", encoder=dictionary_of(narrow, rank=8), source=wide)
 
 
-def unmerged(root: Path) -> Patient:
+def unmerged(root: Path) -> Subject:
     folder = av_folder(root, "qwen2")
     tokenizer_of("qwen2", merges=False).save_pretrained(folder)
     return opening(folder)
 
 
-def unmerged_source(root: Path) -> Patient:
+def unmerged_source(root: Path) -> Subject:
     reader = reader_of(av_folder(root, "qwen2"), BLOCK)
     broken: Any = tokenizer_of("qwen2", merges=False)
-    return Patient(source=dataclasses.replace(reader, tokenizer=broken))
+    return Subject(source=dataclasses.replace(reader, tokenizer=broken))
 
 
-def twice_begun_source(root: Path) -> Patient:
+def twice_begun_source(root: Path) -> Subject:
     reader = reader_of(av_folder(root, "llama"), BLOCK)
     bos, tokenizer = reader.tokenizer.bos_token, reader.tokenizer.backend_tokenizer
     tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} {bos} $A", special_tokens=[(bos, reader.tokenizer.bos_token_id)]
     )
-    return Patient(source=reader, texts=tuple(SENTENCES))
+    return Subject(source=reader, texts=tuple(SENTENCES))
 
 
-def misnamed_base(root: Path) -> Patient:
+def misnamed_base(root: Path) -> Subject:
     adapter, _ = adapter_folder(root, "llama")
     settings = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(
@@ -267,7 +266,7 @@ def misnamed_base(root: Path) -> Patient:
     return opening(adapter)
 
 
-def other_width_base(root: Path) -> Patient:
+def other_width_base(root: Path) -> Subject:
     adapter, _ = adapter_folder(root, "llama")
     other = save_checkpoint(root / "elsewhere" / "base", "qwen2")
     write_sidecar(adapter, sidecar_of("llama") | {"base_checkpoint": str(other)})
@@ -276,7 +275,7 @@ def other_width_base(root: Path) -> Patient:
     return opening(adapter)
 
 
-def changed_base(root: Path) -> Patient:
+def changed_base(root: Path) -> Subject:
     adapter, base = adapter_folder(root, "qwen2")
     recorded = {"model.safetensors": file_sha256(base / "model.safetensors")}
     write_sidecar(adapter, sidecar_of("qwen2") | {"base_checkpoint": str(base), "base_weights": recorded})
@@ -284,7 +283,7 @@ def changed_base(root: Path) -> Patient:
     return opening(adapter)
 
 
-def untrained(root: Path) -> Patient:
+def untrained(root: Path) -> Subject:
     adapter, _ = adapter_folder(root, "qwen2")
     weights = load_file(adapter / "adapter_model.safetensors")
     zeroed = {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in weights.items()}
@@ -292,77 +291,77 @@ def untrained(root: Path) -> Patient:
     return opening(adapter)
 
 
-def merged_times(times: int) -> Callable[[Path], Patient]:
-    def plant(root: Path) -> Patient:
+def merged_times(times: int) -> Callable[[Path], Subject]:
+    def plant(root: Path) -> Subject:
         adapter, base = adapter_folder(root, "qwen2")
-        verbalizer = LocalVerbalizer(adapter)
+        verbalizer = Verbalizer(adapter)
         first = load_file(base / "model.safetensors")
         with torch.no_grad():
-            for name, weight in verbalizer._net.named_parameters():
+            for name, weight in verbalizer.model.named_parameters():
                 if name in first:
                     weight.copy_(first[name] + times * (weight - first[name]))
-        return Patient(by=str(adapter), verbalizer=verbalizer)
+        return Subject(by=str(adapter), verbalizer=verbalizer)
 
     return plant
 
 
-def overflowing(root: Path) -> Patient:
+def overflowing(root: Path) -> Subject:
     net = model_of("qwen2")
     with torch.no_grad():
         net.model.layers[2].mlp.down_proj.weight *= 3e4  # fine in float32: the next norm brings it back
     return opening(av_folder(root, "qwen2", model=net), dtype="float16")
 
 
-def reconstructor_as_verbalizer(root: Path) -> Patient:
+def reconstructor_as_verbalizer(root: Path) -> Subject:
     sidecar = sidecar_of("qwen2") | {"role": "ar", "extraction": {"injection_scale": None}}
     folder = save_checkpoint(root / "ar", "qwen2", sidecar=sidecar)
     save_file({"weight": torch.eye(48)}, folder / "value_head.safetensors")
     return opening(folder)
 
 
-def verbalizer_as_reconstructor(root: Path) -> Patient:
-    return Patient(ar=str(av_folder(root, "qwen2")))
+def verbalizer_as_reconstructor(root: Path) -> Subject:
+    return Subject(ar=str(av_folder(root, "qwen2")))
 
 
-def cached(within: bool) -> Callable[[Path], Patient]:
-    def plant(root: Path) -> Patient:
-        served: Any = PrefixCached(LocalVerbalizer(av_folder(root, "qwen2")), within=within)
-        return Patient(verbalizer=served)
+def cached(within: bool) -> Callable[[Path], Subject]:
+    def plant(root: Path) -> Subject:
+        served: Any = PrefixCached(Verbalizer(av_folder(root, "qwen2")), within=within)
+        return Subject(verbalizer=served)
 
     return plant
 
 
-def engine(kind: type[LocalVerbalizer], family: str) -> Callable[[Path], Patient]:
-    def plant(root: Path) -> Patient:
+def engine(kind: type[Verbalizer], family: str) -> Callable[[Path], Subject]:
+    def plant(root: Path) -> Subject:
         folder = av_folder(root, family)
-        return Patient(by=str(folder), verbalizer=kind(folder))
+        return Subject(by=str(folder), verbalizer=kind(folder))
 
     return plant
 
 
-def scaled(family: str, scale: float) -> Callable[[Path], Patient]:
+def scaled(family: str, scale: float) -> Callable[[Path], Subject]:
     return lambda root: opening(av_folder(root, family, scale=scale))
 
 
-def loud(root: Path) -> Patient:
+def loud(root: Path) -> Subject:
     net = model_of("qwen2")
     with torch.no_grad():
         net.model.embed_tokens.weight[tokenizer_of("qwen2").encode(" the") + tokenizer_of("qwen2").encode("e")] *= 500
-    return Patient(source=reader_of(av_folder(root, "qwen2", model=net), BLOCK))
+    return Subject(source=reader_of(av_folder(root, "qwen2", model=net), BLOCK))
 
 
-def foreign_background(root: Path) -> Patient:
+def foreign_background(root: Path) -> Subject:
     folder = av_folder(root, "gemma3")
     mean = np.random.default_rng(0).normal(size=40)
     background = Background(Site(str(folder), BLOCK), (0.9 * mean / np.linalg.norm(mean)).astype(np.float32), 100)
-    return Patient(by=str(folder), verbalizer=LocalVerbalizer(folder), background=background)
+    return Subject(by=str(folder), verbalizer=Verbalizer(folder), background=background)
 
 
-def longer_vocabulary(root: Path) -> Patient:
+def longer_vocabulary(root: Path) -> Subject:
     folder = av_folder(root, "qwen2")
-    verbalizer = LocalVerbalizer(folder)
-    verbalizer._tokenizer.add_tokens([f"<new{k}>" for k in range(8)])
-    return Patient(by=str(folder), verbalizer=verbalizer)
+    verbalizer = Verbalizer(folder)
+    verbalizer.tokenizer.add_tokens([f"<new{k}>" for k in range(8)])
+    return Subject(by=str(folder), verbalizer=verbalizer)
 
 
 ROOT_D = math.sqrt(40)

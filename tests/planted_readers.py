@@ -17,12 +17,12 @@ from dragoman.dictionaries import Encoder
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
 from dragoman.models.harvest import PILOT, TokenRows, pilot_texts
-from dragoman.models.manner import Manner
+from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import Reader
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world
 from tiny_checkpoints import CORPUS, model_of, tokenizer_of
 
-FIRST = Manner(first=1)
+FIRST = ReadingOptions(first=1)
 FLOAT32 = 1e-6  # the encoder's precision; moments, which it has no part in, are held to float64's
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")
 UNICODE = [

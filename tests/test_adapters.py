@@ -11,7 +11,7 @@ import yaml
 
 from ar_checkpoints import save_peft
 from dragoman.core import Refusal
-from dragoman.doctor import Patient, examine
+from dragoman.doctor import Subject, examine
 from dragoman.doctor.checkpoint import config, meta, role
 from dragoman.models.adapters import check_places, read_settings
 from dragoman.models.load import sits_on
@@ -111,7 +111,7 @@ def test_a_name_that_tells_of_two_blocks_is_refused_for_both_kinds(tmp_path: Pat
 def test_the_doctor_finds_a_sidecar_that_is_no_plain_yaml(tmp_path: Path, wanted: str, content: str) -> None:
     (tmp_path / META).write_text(content)
     found = role("x", tmp_path, wanted)
-    assert found.verdict == "fault" and "cannot be read as plain YAML" in str(found.measured)
+    assert found.status == "fault" and "cannot be read as plain YAML" in str(found.measured)
 
 
 def test_the_doctor_goes_on_where_settings_are_nested_deep(adapter: Path) -> None:
@@ -126,5 +126,5 @@ def test_the_doctor_goes_on_where_settings_are_nested_deep(adapter: Path) -> Non
 @pytest.mark.parametrize(("name", "content"), [(CONFIG, NESTED), (META, "[" * 30_000)])
 def test_an_examination_ends_with_a_fault_where_a_file_is_nested_deep(adapter: Path, name: str, content: str) -> None:
     (adapter / name).write_text(content)
-    found = examine(Patient(by=str(adapter), ar=str(adapter)))
-    assert any(f.verdict == "fault" and name in f"{f.subject} {f.measured}" for f in found)
+    found = examine(Subject(by=str(adapter), ar=str(adapter)))
+    assert any(f.status == "fault" and name in f"{f.subject} {f.measured}" for f in found)

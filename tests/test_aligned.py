@@ -14,7 +14,7 @@ from dragoman.maps.aligned import Aligned
 from dragoman.maps.folds import fold_of
 from dragoman.models import aligned as room
 from dragoman.models.aligned import read_aligned
-from dragoman.models.manner import Manner, at_most_each, document_name
+from dragoman.models.options import ReadingOptions, at_most_each, document_name
 from dragoman.models.paired import Reader
 from planted_readers import (
     FIRST,
@@ -107,23 +107,27 @@ def test_judges_are_pairs_of_the_fold_they_name(pair: PlantedPair, found: Aligne
 
 @pytest.mark.parametrize("size", [5, 150])
 def test_batch_size_changes_sums_by_rounding_only(pair: PlantedPair, found: Aligned, size: int) -> None:
-    other = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=Manner(first=1, batch_size=size))
+    other = read_aligned(
+        pair.source, pair.target, pair.texts, pair.encoder, options=ReadingOptions(first=1, batch_size=size)
+    )
     same_everything(other, found, 1e-10, FLOAT32)
 
 
 def test_order_of_the_texts_changes_sums_by_rounding_only(pair: PlantedPair, found: Aligned) -> None:
     texts = [pair.texts[i] for i in np.random.default_rng(3).permutation(150)]
-    same_everything(read_aligned(pair.source, pair.target, texts, pair.encoder, manner=FIRST), found, 1e-10, FLOAT32)
+    same_everything(read_aligned(pair.source, pair.target, texts, pair.encoder, options=FIRST), found, 1e-10, FLOAT32)
 
 
 def test_two_models_read_in_other_batches_and_order_give_the_same_but_for_float32(
     readers: tuple[Reader, Reader],
 ) -> None:
     encoder = sae(WIDTH["llama"])
-    one = read_aligned(*readers, TEXTS, encoder, manner=Manner(first=3, per_document=20, batch_size=1))
+    one = read_aligned(*readers, TEXTS, encoder, options=ReadingOptions(first=3, per_document=20, batch_size=1))
     assert one.report["pairs_left_out"]["above the most of one document"] > 50
     for texts, size in ((TEXTS, 4), (TEXTS[::-1], 32)):
-        other = read_aligned(*readers, texts, encoder, manner=Manner(first=3, per_document=20, batch_size=size))
+        other = read_aligned(
+            *readers, texts, encoder, options=ReadingOptions(first=3, per_document=20, batch_size=size)
+        )
         same_everything(other, one, 2e-4, 1e-3)
 
 
@@ -138,7 +142,7 @@ def test_planted_outliers_are_left_out_and_told_by_side() -> None:
         source_sinks=dict.fromkeys([*at_source, *both], 50.0),
         target_sinks=dict.fromkeys([*at_target, *both], 50.0),
     )
-    found = read_aligned(loud.source, loud.target, loud.texts, loud.encoder, manner=FIRST)
+    found = read_aligned(loud.source, loud.target, loud.texts, loud.encoder, options=FIRST)
     left = found.report["pairs_left_out"]
     assert (left["outlier at source"], left["outlier at target"]) == (11, 7)
     assert found.report["outliers"] == pytest.approx(18 / (60 * 19))
@@ -150,7 +154,7 @@ def test_planted_outliers_are_left_out_and_told_by_side() -> None:
 
 def test_rows_that_are_not_finite_or_nothing_are_left_out_and_counted() -> None:
     pair = planted_pair(documents=60, target_sinks={(4, 4): np.inf, (5, 4): np.nan}, source_sinks={(7, 4): 0.0})
-    found = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    found = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
     assert found.report["tokens"]["target"]["left out"]["not finite"] >= 2
     assert found.report["pairs_left_out"]["outlier at source"] == 1
     assert found.report["pairs"] == 60 * 19 - 3
@@ -158,8 +162,8 @@ def test_rows_that_are_not_finite_or_nothing_are_left_out_and_counted() -> None:
 
 
 def test_every_token_is_accounted_for(pair: PlantedPair) -> None:
-    manner = Manner(first=6, per_document=9)
-    report = read_aligned(pair.source, pair.target, pair.texts, manner=manner).report
+    options = ReadingOptions(first=6, per_document=9)
+    report = read_aligned(pair.source, pair.target, pair.texts, options=options).report
     # The source has a token a word, the target two; word 0 is the source's first position.
     assert report["tokens"]["source"] == {
         "all": 150 * 23, "left out": {"special": 450, "first": 150, "not finite": 0, "no shared end": 0}
@@ -188,15 +192,15 @@ def test_pairs_of_a_document_are_drawn_whatever_stands_beside_it() -> None:
 
 def test_copies_and_blank_texts_are_left_out_and_told(pair: PlantedPair, found: Aligned) -> None:
     texts = [*pair.texts[:50], "", " \n", *pair.texts, pair.texts[3]]
-    other = read_aligned(pair.source, pair.target, texts, pair.encoder, manner=FIRST)
+    other = read_aligned(pair.source, pair.target, texts, pair.encoder, options=FIRST)
     assert other.report["texts_left_out"] == {"blank": 2, "copy": 51, "without a pair": 0}
     assert (other.report["texts"], other.report["documents"]) == (203, 150)
     same(other.folded.total, found.folded.total)
 
 
 def test_watching_some_features_counts_the_same_of_them(pair: PlantedPair, found: Aligned) -> None:
-    manner = Manner(first=1, watched=("5", "31", "2"), calibration=("7", "2"))
-    some = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=manner)
+    options = ReadingOptions(first=1, watched=("5", "31", "2"), calibration=("7", "2"))
+    some = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=options)
     assert some.sums and found.sums and some.calibration
     assert some.sums.ids == ("2", "5", "7", "31") and some.calibration[0].ids == ("2", "7")
     assert_allclose(some.sums.table().beta, found.sums.table().beta[[2, 5, 7, 31]], rtol=1e-5, atol=1e-6)
@@ -224,7 +228,7 @@ def test_both_tokens_of_a_pair_have_read_the_same_characters(
 ) -> None:
     """Byte by byte: cut after that token, each tokenizer's own text is the text up to the pair's end."""
     seen = recorded(monkeypatch)
-    read_aligned(*readers, TEXTS, manner=Manner(first=1, max_tokens=max_tokens, batch_size=len(TEXTS)))
+    read_aligned(*readers, TEXTS, options=ReadingOptions(first=1, max_tokens=max_tokens, batch_size=len(TEXTS)))
     ((x, y, left, right),) = seen
     texts = sorted(TEXTS, key=lambda t: (-len(t), document_name(t)))
     unicode = {texts.index(t) for t in UNICODE}
@@ -241,8 +245,8 @@ def test_both_tokens_of_a_pair_have_read_the_same_characters(
 def test_rows_of_two_models_are_their_hidden_states(readers: tuple[Reader, Reader]) -> None:
     """The oracle reads each text alone, whole, and pairs ends by definition."""
     texts = [t for t in TEXTS if t not in UNICODE]
-    manner = Manner(first=4)
-    found = read_aligned(*readers, texts, manner=manner)
+    options = ReadingOptions(first=4)
+    found = read_aligned(*readers, texts, options=options)
     sides: list[list[np.ndarray]] = [[], []]
     owner = []
     for text in texts:
@@ -251,7 +255,7 @@ def test_rows_of_two_models_are_their_hidden_states(readers: tuple[Reader, Reade
             told: Any = reader.tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
             hidden = reader.model(input_ids=told["input_ids"], output_hidden_states=True).hidden_states[2][0].numpy()
             spans = told["offset_mapping"][0].tolist()
-            by_end.append({e: hidden[k] for k, (b, e) in enumerate(spans) if k >= manner.first and e > b})
+            by_end.append({e: hidden[k] for k, (b, e) in enumerate(spans) if k >= options.first and e > b})
         for end in sorted(set(by_end[0]) & set(by_end[1])):
             for side in (0, 1):
                 sides[side].append(by_end[side][end])
@@ -264,7 +268,7 @@ def test_rows_of_two_models_are_their_hidden_states(readers: tuple[Reader, Reade
 
 def test_special_tokens_are_counted_and_give_no_pairs(readers: tuple[Reader, Reader]) -> None:
     texts = TEXTS[:12]
-    report = read_aligned(*readers, texts, manner=FIRST).report
+    report = read_aligned(*readers, texts, options=FIRST).report
     for side, reader in zip(("source", "target"), readers, strict=True):
         ids = [reader.tokenizer(text)["input_ids"] for text in texts]
         assert all(own[0] == reader.tokenizer.bos_token_id for own in ids)

@@ -14,7 +14,7 @@ from dragoman.core import Refusal
 from dragoman.maps.aligned import Aligned
 from dragoman.models import aligned as room
 from dragoman.models.aligned import encoded, read_aligned
-from dragoman.models.manner import Manner, distinct, document_name
+from dragoman.models.options import ReadingOptions, distinct, document_name
 from dragoman.models.paired import Reader
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
@@ -32,13 +32,13 @@ def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: 
 
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.models.manner.JUDGES", 40)
+    monkeypatch.setattr("dragoman.models.options.HELD_OUT", 40)
     monkeypatch.setattr("dragoman.maps.folds._WAITING", 100)
     peaks = []
     for documents in (100, 300):
         pair = planted_pair(documents=documents)
         tracemalloc.start()
-        read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+        read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     rows = 200 * 19 * (48 + 56) * 4
@@ -57,7 +57,7 @@ def test_interrupted_reading_leaves_models_and_folders_as_they_were(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        read_aligned(*readers, TEXTS, manner=Manner(batch_size=4), progress=stop)
+        read_aligned(*readers, TEXTS, options=ReadingOptions(batch_size=4), progress=stop)
     assert seen == [(4, 30), (8, 30)]
     assert [len(reader.model.model.layers) for reader in readers] == before
     assert list(tmp_path.iterdir()) == []
@@ -71,7 +71,7 @@ def test_progress_counts_documents_to_the_last(pair: PlantedPair) -> None:
 
 @pytest.mark.parametrize("with_sae", [True, False])
 def test_aligned_survives_the_disk(pair: PlantedPair, found: Aligned, tmp_path: Path, with_sae: bool) -> None:
-    kept = found if with_sae else read_aligned(pair.source, pair.target, pair.texts, manner=FIRST)
+    kept = found if with_sae else read_aligned(pair.source, pair.target, pair.texts, options=FIRST)
     kept.save(tmp_path / "new" / "kept")
     again = Aligned.load(tmp_path / "new" / "kept")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["kept"]
@@ -115,22 +115,22 @@ def test_a_folder_that_is_there_or_another_thing_is_refused(found: Aligned, tmp_
         ({"batch_size": 0}, "batch_size 0"),
     ],
 )
-def test_a_manner_that_leaves_nothing_is_refused(change: dict[str, int], sentence: str) -> None:
+def test_reading_options_that_leaves_nothing_is_refused(change: dict[str, int], sentence: str) -> None:
     with pytest.raises(Refusal, match=sentence):
-        Manner(**change)  # type: ignore[arg-type]
+        ReadingOptions(**change)  # type: ignore[arg-type]
 
 
 def test_features_the_dictionary_does_not_have_are_refused(pair: PlantedPair) -> None:
     for wrong in ({"watched": ("40",)}, {"calibration": ("1", "bees")}):
         with pytest.raises(Refusal, match=r"feature (40|bees): the dictionary has 0 to 39"):
-            read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=Manner(**wrong))  # type: ignore[arg-type]
+            read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=ReadingOptions(**wrong))  # type: ignore[arg-type]
 
 
 def test_a_dictionary_whose_sums_do_not_fit_is_refused(pair: PlantedPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ROOM", 8.0 * 10 * 104)
     with pytest.raises(Refusal, match=r"watching 40 features: .* name the features that matter, and a few thousand"):
         read_aligned(pair.source, pair.target, pair.texts, pair.encoder)
-    read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, manner=Manner(watched=("1", "2")))
+    read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, options=ReadingOptions(watched=("1", "2")))
 
 
 def test_an_sae_of_another_width_is_refused(pair: PlantedPair) -> None:
@@ -147,7 +147,7 @@ def test_too_few_texts_are_refused_copies_counted_once(pair: PlantedPair) -> Non
 
 def test_texts_too_short_to_pair_are_refused(pair: PlantedPair) -> None:
     with pytest.raises(Refusal, match="these texts: the two tokenizers share no token end late enough"):
-        read_aligned(pair.source, pair.target, pair.texts, manner=Manner(first=60))
+        read_aligned(pair.source, pair.target, pair.texts, options=ReadingOptions(first=60))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_too_many_outliers_are_refused(words: tuple[int, ...], sentence: str) ->
     loud = {(d, k): 50.0 for d in range(60) for k in words}
     pair = planted_pair(documents=60, target_sinks=loud)
     with pytest.raises(Refusal, match=sentence):
-        read_aligned(pair.source, pair.target, pair.texts, manner=FIRST)
+        read_aligned(pair.source, pair.target, pair.texts, options=FIRST)
 
 
 def test_documents_are_named_by_what_they_say() -> None:

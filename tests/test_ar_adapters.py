@@ -15,7 +15,7 @@ from ar_checkpoints import TEXTS, edit, edit_tensors, save_base, save_easy, save
 from dragoman.core import Refusal
 from dragoman.models import merge
 from dragoman.models.merge import LIMITS
-from dragoman.models.reconstruct import LocalReconstructor
+from dragoman.models.reconstruct import Reconstructor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TEXT, MULTI, OLD = "model.", "model.language_model.", "language_model.model."
@@ -26,9 +26,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base(tmp_path_factory.mktemp("base") / "base", "gemma3-multimodal")
 
 
-def opened(folder: Path, **how: Any) -> LocalReconstructor:
+def opened(folder: Path, **how: Any) -> Reconstructor:
     layout = "kitft" if (folder / CONFIG).is_file() else "easynla"
-    return LocalReconstructor(folder, layout=layout, **how)
+    return Reconstructor(folder, layout=layout, **how)
 
 
 @pytest.mark.parametrize("save", [save_peft, save_easy])

@@ -28,7 +28,7 @@ from ar_checkpoints import (
     write_sidecar,
 )
 from dragoman.core import Refusal
-from dragoman.models.reconstruct import LocalReconstructor
+from dragoman.models.reconstruct import Reconstructor
 from tiny_checkpoints import model_of, tokenizer_of
 
 META, CONFIG, EASY = "nla_meta.yaml", "adapter_config.json", "ar_lora_value_head.safetensors"
@@ -53,7 +53,7 @@ def refused(made: dict[str, Path], tmp_path: Path, which: str, change: Edit, sen
     change(folder)
     how = {"layout": "easynla" if which == "easy" else "kitft"} | how
     with pytest.raises(Refusal, match=sentence):
-        LocalReconstructor(folder, **how)
+        Reconstructor(folder, **how)
 
 
 def yaml_with(**changes: Any) -> Edit:
@@ -214,14 +214,14 @@ def test_refuses_a_base_of_another_width_or_too_few_blocks(made: dict[str, Path]
     model_of("qwen2").save_pretrained(tmp_path / "wide")
     tokenizer_of("qwen2").save_pretrained(tmp_path / "wide")
     with pytest.raises(Refusal, match="it was trained at width 24, its base .* has width 48"):
-        LocalReconstructor(made["peft"], layout="kitft", base=str(tmp_path / "wide"))
+        Reconstructor(made["peft"], layout="kitft", base=str(tmp_path / "wide"))
 
 
 def test_refuses_a_base_that_would_be_partly_random(made: dict[str, Path], tmp_path: Path) -> None:
     base = Path(shutil.copytree(made["base"], tmp_path / "base"))
     edit_tensors(base, "model.safetensors", without("model.norm.weight"))
     with pytest.raises(Refusal, match=r"1 weights are missing .*norm\.weight"):
-        LocalReconstructor(made["easy"], layout="easynla", base=str(base))
+        Reconstructor(made["easy"], layout="easynla", base=str(base))
 
 
 def test_refuses_a_merged_checkpoint_whose_norm_is_in_doubt(made: dict[str, Path], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_refuses_a_tokenizer_that_lost_its_bos(made: dict[str, Path], tmp_path: 
 def test_a_turn_mark_called_bos_is_not_asked_for(made: dict[str, Path], tmp_path: Path) -> None:
     folder = save_full(tmp_path / "ar", "qwen2")
     edit(folder, "tokenizer_config.json", bos_token="<|im_start|>")
-    ar = LocalReconstructor(folder, layout="kitft")
+    ar = Reconstructor(folder, layout="kitft")
     assert ar._tokenizer.bos_token == "<|im_start|>" and ar.token_ids(["x"])[0][0] != ar._tokenizer.bos_token_id
 
 
@@ -271,7 +271,7 @@ def test_refuses_a_tokenizer_that_adds_something_at_the_end(made: dict[str, Path
 
 
 def test_refuses_texts_with_nothing_to_read(made: dict[str, Path]) -> None:
-    ar = LocalReconstructor(made["full"], layout="kitft")
+    ar = Reconstructor(made["full"], layout="kitft")
     with pytest.raises(Refusal, match="text 1 for reconstructor .*: it is empty"):
         ar.reconstruct(["fine", "<explanation>\n \n</explanation>"])
     with pytest.raises(Refusal, match="they are one string"):
@@ -285,9 +285,9 @@ def test_refuses_outputs_that_are_not_finite(made: dict[str, Path], tmp_path: Pa
     edit_tensors(folder, "model.safetensors", lambda held: {
         k: v * 3e4 if k.endswith("down_proj.weight") else v for k, v in held.items()
     })  # fmt: skip
-    assert LocalReconstructor(folder, layout="kitft").reconstruct(["vote"]).shape == (1, WIDTH)
+    assert Reconstructor(folder, layout="kitft").reconstruct(["vote"]).shape == (1, WIDTH)
     with pytest.raises(Refusal, match="outputs in float16 are not finite; use bfloat16 or float32"):
-        LocalReconstructor(folder, layout="kitft", dtype="float16").reconstruct(["vote"])
+        Reconstructor(folder, layout="kitft", dtype="float16").reconstruct(["vote"])
 
 
 def test_refuses_a_tokenizer_of_a_larger_vocabulary(made: dict[str, Path], tmp_path: Path) -> None:
@@ -297,4 +297,4 @@ def test_refuses_a_tokenizer_of_a_larger_vocabulary(made: dict[str, Path], tmp_p
     tokenizer.save_pretrained(folder)
     write_sidecar(folder, sidecar_of("llama", "x"))
     with pytest.raises(Refusal, match="its tokenizer gives id .*, its model knows"):
-        LocalReconstructor(folder, layout="kitft")
+        Reconstructor(folder, layout="kitft")

@@ -11,7 +11,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from dragoman.core import Refusal
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.store import digest
 from dragoman.verbalizers import chat
 from dragoman.verbalizers.chat import DAY, render_chat
@@ -88,19 +88,19 @@ def test_the_refusal_names_where_the_template_is_from() -> None:
 
 def test_a_verbalizers_prompt_and_its_date_are_kept_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_checkpoint(tmp_path / "av", "qwen2")
-    plain = LocalVerbalizer(folder).identity
+    plain = Verbalizer(folder).identity
     assert plain["prompt_date"] is None and "㈎" in plain["prompt_text"]
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %B %Y') }}\n" + CHAT["qwen2"])
-    first = LocalVerbalizer(folder)
+    first = Verbalizer(folder)
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     chat._rendered.cache_clear()
-    assert LocalVerbalizer(folder).identity == first.identity  # tomorrow, elsewhere: the same run
+    assert Verbalizer(folder).identity == first.identity  # tomorrow, elsewhere: the same run
     assert first.identity["prompt_date"] == DAY
     assert first.identity["prompt_text"] == first.prompt.text and first.prompt.text.startswith("26 July 2024\n")
-    other = LocalVerbalizer(folder, settings={"date": "2025-01-31"})
+    other = Verbalizer(folder, settings={"date": "2025-01-31"})
     assert other.prompt.text.startswith("31 January 2025") and other.identity != first.identity
     with pytest.raises(Refusal, match="date 'tomorrow': it is no date"):
-        LocalVerbalizer(folder, settings={"date": "tomorrow"})
+        Verbalizer(folder, settings={"date": "tomorrow"})
 
 
 # --- every byte that decides is in the identity ------------------------------------------------------------------
@@ -117,10 +117,10 @@ BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 @pytest.mark.parametrize("name", BESIDE)
 def test_a_changed_file_beside_the_weights_is_another_verbalizer(tmp_path: Path, name: str) -> None:
     folder = save_checkpoint(tmp_path / "av", "llama")
-    before = LocalVerbalizer(folder).identity
+    before = Verbalizer(folder).identity
     assert set(BESIDE) <= set(before["files"])
     marked(folder / name)
-    after = LocalVerbalizer(folder).identity
+    after = Verbalizer(folder).identity
     assert after != before and digest(json.dumps(after["prompt"])) == digest(json.dumps(before["prompt"]))
 
 
@@ -133,13 +133,13 @@ def test_so_is_a_changed_file_of_any_model_below_an_adapter(tmp_path: Path, name
     top = save_adapter(tmp_path / "top", "qwen2", base)
     stated = json.loads((top / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(middle)}
     (top / "adapter_config.json").write_text(json.dumps(stated))
-    before = LocalVerbalizer(top, base=str(middle)).identity
+    before = Verbalizer(top, base=str(middle)).identity
     assert {"base_weights", "base_files", "root_weights", "root_files"} <= set(before)
     marked(base / name)
-    between = LocalVerbalizer(top, base=str(middle)).identity
+    between = Verbalizer(top, base=str(middle)).identity
     assert between != before
     marked(middle / "adapter_config.json")
-    assert LocalVerbalizer(top, base=str(middle)).identity != between
+    assert Verbalizer(top, base=str(middle)).identity != between
 
 
 def test_a_tokenizer_with_templates_by_name_takes_its_default() -> None:

@@ -201,7 +201,7 @@ def test_a_run_without_anything_to_judge_by_says_what_to_do(dragoman: Dragoman, 
 def test_the_doctor_is_told_how_a_verbalizer_is_fed(dragoman: Dragoman, world: World) -> None:
     said = dragoman("doctor", "--by", world.av, "--json")
     told = json.loads(said.out)
-    assert said.code == 0 and told["findings"] and not any(f["verdict"] == "fault" for f in told["findings"])
+    assert said.code == 0 and told["findings"] and not any(f["status"] == "fault" for f in told["findings"])
     assert "it is not NAME=VALUE" in refused(dragoman("doctor", "--by", world.av, "--setting", "bad"))
     wrong = dragoman("doctor", "--by", world.av, "--setting", "block=0", "--json")
     assert wrong.code == 1 and "the block given is 0" in wrong.out
@@ -211,4 +211,4 @@ def test_the_doctor_is_told_how_a_verbalizer_is_fed(dragoman: Dragoman, world: W
 def test_the_doctor_reads_a_dictionary_by_any_reference(dragoman: Dragoman, world: World) -> None:
     said = dragoman("doctor", "--sae", f"file:{world.sae}", "--source", str(world.source), "--json")
     checks = {f["check"]: f for f in json.loads(said.out)["findings"]}
-    assert checks["decoder-orientation"]["verdict"] == "ok" and checks["dictionary-width"]["verdict"] == "ok"
+    assert checks["decoder-orientation"]["status"] == "ok" and checks["dictionary-width"]["status"] == "ok"

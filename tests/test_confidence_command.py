@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
 from dragoman.confidence.sets import ConfidenceSet

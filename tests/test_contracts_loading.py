@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
 from dragoman.core import Refusal
-from dragoman.models.contracts.base import Asked
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.contracts.base import CheckpointRequest
+from dragoman.models.decode import Verbalizer
 from dragoman.models.load import decoder_blocks, load_model, load_tokenizer, stacked
 from tiny_checkpoints import (
     BOS,
@@ -25,6 +25,7 @@ from tiny_checkpoints import (
     sidecar_of,
     tokenizer_of,
 )
+from verbalizer_doubles import next_logits
 
 
 def rewrite(folder: Path, **changes: object) -> Path:
@@ -100,17 +101,17 @@ def test_a_list_of_extra_special_tokens_is_read(tmp_path: Path, family: str, key
     assert len(tokenizer.encode("<custom>", add_special_tokens=False)) == 1
     text = "the people of the city"
     assert tokenizer.encode(text) == tokenizer_of(family).encode(text)
-    LocalVerbalizer(folder)
+    Verbalizer(folder)
 
 
 def test_an_adapters_own_tokenizer_is_used(tmp_path: Path) -> None:
     base = save_checkpoint(tmp_path / "base", "qwen2")
     adapter = save_adapter(tmp_path / "adapter", "qwen2", base)
-    want = LocalVerbalizer(adapter).prompt
+    want = Verbalizer(adapter).prompt
     tokenizer_of("qwen2").save_pretrained(adapter)
     (base / "chat_template.jinja").unlink()
     (adapter / "chat_template.jinja").write_text("[{{ messages[0]['content'] }}]")
-    got = LocalVerbalizer(adapter).prompt
+    got = Verbalizer(adapter).prompt
     assert got.text.startswith("[You are") and got.ids != want.ids
 
 
@@ -127,22 +128,22 @@ def test_adapters_in_a_circle_or_without_a_base_are_refused(tmp_path: Path) -> N
         stacked(other, str(adapter), "x")
     path.write_text("{")
     with pytest.raises(Refusal, match="adapter_config.json: it is not JSON"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_a_damaged_config_is_refused_where_the_width_is_read_from_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "nla_meta.yaml").write_text("kind: nla_model\nextraction: {injection_scale: 2}\n")
     with pytest.raises(Refusal, match="config.json: it is not JSON"):
-        LocalVerbalizer(tmp_path)
-    assert Asked(ref="a/b", folder=tmp_path).name == "b"
+        Verbalizer(tmp_path)
+    assert CheckpointRequest(ref="a/b", folder=tmp_path).name == "b"
 
 
 def test_half_precision_opens_and_speaks_under_both_contracts(tmp_path: Path) -> None:
     vector = np.ones((1, WIDTH["gemma3_wrapped"]), np.float32)
     for contract, sidecar in (("kitft", sidecar_of), ("karvonen", dataset_sidecar_of)):
         folder = save_checkpoint(tmp_path / contract, "gemma3_wrapped", sidecar=sidecar("gemma3_wrapped"))
-        half = LocalVerbalizer(folder, contract=contract, dtype="bfloat16").next_logits(vector)
-        whole = LocalVerbalizer(folder, contract=contract).next_logits(vector)
+        half = next_logits(Verbalizer(folder, contract=contract, dtype="bfloat16"), vector)
+        whole = next_logits(Verbalizer(folder, contract=contract), vector)
         assert half.dtype == torch.bfloat16
         assert torch.nn.functional.cosine_similarity(half.float(), whole) > 0.99

@@ -17,7 +17,7 @@ import torch
 import dragoman.models.contracts
 from dragoman.core import Refusal
 from dragoman.models.contracts import contract_class, contract_names
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from tiny_checkpoints import (
     BLOCK,
     BOS,
@@ -32,6 +32,7 @@ from tiny_checkpoints import (
     tokenizer_of,
     write_sidecar,
 )
+from verbalizer_doubles import next_logits, prompt_embeddings
 
 SOURCE = Path(dragoman.models.contracts.__file__).parent
 VECTORS = np.random.default_rng(0).normal(size=(2, WIDTH["qwen2"])).astype(np.float32)
@@ -86,7 +87,7 @@ def test_the_engine_and_the_base_know_no_contract_by_name() -> None:
 def test_sampling_defaults_are_data_and_are_not_applied(folder: Path) -> None:
     sampling = contract_class("kitft").sampling
     assert (sampling.temperature, sampling.max_new_tokens) == (0.7, 200)
-    verbalizer = LocalVerbalizer(folder)
+    verbalizer = Verbalizer(folder)
     assert verbalizer.verbalize(VECTORS, max_new_tokens=4) == verbalizer.verbalize(
         VECTORS, temperature=0.0, max_new_tokens=4
     )
@@ -94,14 +95,14 @@ def test_sampling_defaults_are_data_and_are_not_applied(folder: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones(folder: Path) -> None:
     with pytest.raises(Refusal, match=r"contract 'soft-prompt': known are .*karvonen, kitft"):
-        LocalVerbalizer(folder, contract="soft-prompt")
+        Verbalizer(folder, contract="soft-prompt")
 
 
 # --- who may leave the name out ----------------------------------------------------------------------------------
 
 
 def test_a_models_own_sidecar_with_a_scale_says_kitft_itself(folder: Path) -> None:
-    silent, named = LocalVerbalizer(folder), LocalVerbalizer(folder, contract="kitft")
+    silent, named = Verbalizer(folder), Verbalizer(folder, contract="kitft")
     assert silent.contract.name == "kitft" and silent.identity == named.identity
     assert silent.identity["contract"] == "kitft"
 
@@ -122,23 +123,23 @@ SAYS_NOTHING = "the sidecar does not say which contract its vector is fed by; pa
 )
 def test_a_file_that_does_not_say_is_refused(said: Any, sidecar: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=SAYS_NOTHING):
-        LocalVerbalizer(said(sidecar))
+        Verbalizer(said(sidecar))
 
 
 def test_a_sidecar_may_name_its_contract_outright(said: Any) -> None:
     at = said({**dataset_sidecar_of("qwen2"), "contract": "karvonen"})
-    assert LocalVerbalizer(at).contract.name == "karvonen"
+    assert Verbalizer(at).contract.name == "karvonen"
     with pytest.raises(Refusal, match="contract 'kitft' for sidecar .*: its sidecar names contract 'karvonen'"):
-        LocalVerbalizer(at, contract="kitft")
+        Verbalizer(at, contract="kitft")
     with pytest.raises(Refusal, match="contract 'prefix': known are"):
-        LocalVerbalizer(said({**dataset_sidecar_of("qwen2"), "contract": "prefix"}))
+        Verbalizer(said({**dataset_sidecar_of("qwen2"), "contract": "prefix"}))
 
 
 def test_a_reconstructor_is_refused_before_its_contract_is_asked_for(said: Any) -> None:
     reader = {**sidecar_of("qwen2"), "role": "ar", "extraction": {"injection_scale": None}}
     for contract in (None, "kitft", "karvonen"):
         with pytest.raises(Refusal, match="its role is 'ar', not a verbalizer's"):
-            LocalVerbalizer(said(reader), contract=contract)
+            Verbalizer(said(reader), contract=contract)
 
 
 @pytest.mark.parametrize(
@@ -159,21 +160,21 @@ def test_a_name_that_contradicts_the_file_is_refused(
     said: Any, contract: str, change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(Refusal, match=sentence):
-        LocalVerbalizer(said({**sidecar_of("qwen2"), **change}), contract=contract)
+        Verbalizer(said({**sidecar_of("qwen2"), **change}), contract=contract)
 
 
 def test_norm_matched_add_needs_no_scale_and_takes_the_sidecar_of_the_training_data(said: Any) -> None:
-    verbalizer = LocalVerbalizer(said(dataset_sidecar_of("qwen2")), contract="karvonen")
+    verbalizer = Verbalizer(said(dataset_sidecar_of("qwen2")), contract="karvonen")
     assert verbalizer.sidecar.injection_scale is None and verbalizer.sidecar.template == TEMPLATE
     assert (verbalizer.site.model, verbalizer.site.block) == ("tiny-random-qwen2", BLOCK)
     assert verbalizer.identity["contract"] == "karvonen" and "injection_scale" not in verbalizer.identity
-    model = LocalVerbalizer(said({**sidecar_of("qwen2"), "extraction": None}), contract="karvonen")
-    assert torch.equal(model.next_logits(VECTORS), verbalizer.next_logits(VECTORS))
+    model = Verbalizer(said({**sidecar_of("qwen2"), "extraction": None}), contract="karvonen")
+    assert torch.equal(next_logits(model, VECTORS), next_logits(verbalizer, VECTORS))
 
 
 def test_the_two_contracts_say_different_things_of_one_vector(said: Any, folder: Path) -> None:
-    added = LocalVerbalizer(said(dataset_sidecar_of("qwen2")), contract="karvonen").next_logits(VECTORS)
-    assert (added - LocalVerbalizer(folder).next_logits(VECTORS)).abs().max() > 0.1
+    added = next_logits(Verbalizer(said(dataset_sidecar_of("qwen2")), contract="karvonen"), VECTORS)
+    assert (added - next_logits(Verbalizer(folder), VECTORS)).abs().max() > 0.1
 
 
 # --- what a contract leaves open ---------------------------------------------------------------------------------
@@ -183,44 +184,44 @@ def test_unknown_settings_and_values_of_another_kind_are_refused(folder: Path) -
     with pytest.raises(
         Refusal, match="setting 'alpha' of contract 'kitft': it takes block, chat_template, date, norm,"
     ):
-        LocalVerbalizer(folder, settings={"alpha": 2})
+        Verbalizer(folder, settings={"alpha": 2})
     for key, value, kind in (("chat_template", "no", "bool"), ("block", True, "int"), ("slots", ["a"], "Mapping")):
         with pytest.raises(Refusal, match=f"setting '{key}' of contract 'kitft': .* is no {kind}"):
-            LocalVerbalizer(folder, settings={key: value})
+            Verbalizer(folder, settings={key: value})
 
 
 @pytest.mark.parametrize("stated", [{"injection_scale": "raw"}, {"injection_scale": None}])
 def test_a_checkpoint_trained_on_raw_activations_needs_a_norm(said: Any, stated: dict[str, Any]) -> None:
     at = said({**sidecar_of("qwen2"), "extraction": stated})
     with pytest.raises(Refusal, match=r"injection_scale is .*, not a positive number"):
-        LocalVerbalizer(at, contract="kitft")
-    loud = LocalVerbalizer(at, contract="kitft", settings={"norm": 120})
+        Verbalizer(at, contract="kitft")
+    loud = Verbalizer(at, contract="kitft", settings={"norm": 120})
     slot = loud.prompt.slot
-    assert loud.prompt_embeddings(VECTORS)[:, slot].norm(dim=-1).tolist() == pytest.approx([120, 120])
+    assert prompt_embeddings(loud, VECTORS)[:, slot].norm(dim=-1).tolist() == pytest.approx([120, 120])
     assert loud.identity["injection_scale"] == 120 and loud.identity["settings"] == {"norm": 120}
-    root = LocalVerbalizer(at, contract="kitft", settings={"norm": "sqrt_d_model"})
+    root = Verbalizer(at, contract="kitft", settings={"norm": "sqrt_d_model"})
     assert root.sidecar.injection_scale == pytest.approx(math.sqrt(WIDTH["qwen2"]))
     with pytest.raises(Refusal, match="the given norm is 'loud', not a positive number"):
-        LocalVerbalizer(at, contract="kitft", settings={"norm": "loud"})
+        Verbalizer(at, contract="kitft", settings={"norm": "loud"})
 
 
 def test_a_norm_that_contradicts_the_file_is_refused(folder: Path) -> None:
     with pytest.raises(Refusal, match="its injection_scale is 1.5, and the norm given is 120"):
-        LocalVerbalizer(folder, settings={"norm": 120})
-    assert LocalVerbalizer(folder, settings={"norm": SCALE["qwen2"]}).sidecar.injection_scale == SCALE["qwen2"]
+        Verbalizer(folder, settings={"norm": 120})
+    assert Verbalizer(folder, settings={"norm": SCALE["qwen2"]}).sidecar.injection_scale == SCALE["qwen2"]
 
 
 def test_the_training_datas_sidecar_does_for_replacement_when_a_norm_is_given(said: Any, folder: Path) -> None:
     at = said(dataset_sidecar_of("qwen2"))
     with pytest.raises(Refusal, match="describes a dataset .* stores no injection scale"):
-        LocalVerbalizer(at, contract="kitft")
-    given = LocalVerbalizer(at, contract="kitft", settings={"norm": SCALE["qwen2"]})
-    assert torch.equal(given.next_logits(VECTORS), LocalVerbalizer(folder).next_logits(VECTORS))
+        Verbalizer(at, contract="kitft")
+    given = Verbalizer(at, contract="kitft", settings={"norm": SCALE["qwen2"]})
+    assert torch.equal(next_logits(given, VECTORS), next_logits(Verbalizer(folder), VECTORS))
 
 
 def test_a_prefilled_answer_is_put_behind_the_prompt_and_parsed_as_opened(folder: Path) -> None:
-    plain = LocalVerbalizer(folder)
-    begun = LocalVerbalizer(folder, settings={"prefill": "<explanation>\n"})
+    plain = Verbalizer(folder)
+    begun = Verbalizer(folder, settings={"prefill": "<explanation>\n"})
     assert begun.prompt.text == plain.prompt.text + "<explanation>\n" and begun.prompt.opened
     assert (
         begun.prompt.slot == plain.prompt.slot
@@ -231,7 +232,7 @@ def test_a_prefilled_answer_is_put_behind_the_prompt_and_parsed_as_opened(folder
 
 
 def test_answers_of_a_verbalizer_without_tags_are_not_blamed_for_it(folder: Path) -> None:
-    said = LocalVerbalizer(folder, settings={"tagged": False}).verbalize(VECTORS, max_new_tokens=4)
+    said = Verbalizer(folder, settings={"tagged": False}).verbalize(VECTORS, max_new_tokens=4)
     assert all(not {"no opening tag", "no closing tag"} & set(e.problems) for e in said)
 
 
@@ -239,54 +240,54 @@ def test_slots_of_the_template_are_given_beside_the_file(said: Any) -> None:
     template = "Depth {depth_pct} of {model_tag}. " + TEMPLATE
     at = said({**sidecar_of("qwen2"), "prompt_templates": {"av": template}})
     with pytest.raises(Refusal, match=r"its slot '\{(depth_pct|model_tag)\}' has no value"):
-        LocalVerbalizer(at)
-    filled = LocalVerbalizer(at, settings={"slots": {"depth_pct": 71, "model_tag": "qwen"}})
+        Verbalizer(at)
+    filled = Verbalizer(at, settings={"slots": {"depth_pct": 71, "model_tag": "qwen"}})
     assert "Depth 71 of qwen." in filled.prompt.text
 
 
 def test_without_chat_template_the_message_stands_alone_behind_the_tokenizers_own_bos(tmp_path: Path) -> None:
     sidecar = without(sidecar_of("llama"))
     stored = save_checkpoint(tmp_path / "av", "llama", sidecar={**sidecar, "training": {"chat_template": False}})
-    raw = LocalVerbalizer(stored)
+    raw = Verbalizer(stored)
     tokenizer = tokenizer_of("llama")
     assert raw.prompt.text == TEMPLATE.format(injection_char=raw.sidecar.marker)
     assert raw.prompt.ids == tuple(tokenizer.encode(raw.prompt.text, add_special_tokens=True))
     assert raw.prompt.ids[0] == tokenizer.bos_token_id != raw.prompt.ids[1]
     with pytest.raises(Refusal, match="trained without a chat template, and the setting says otherwise"):
-        LocalVerbalizer(stored, settings={"chat_template": True})
+        Verbalizer(stored, settings={"chat_template": True})
     write_sidecar(stored, sidecar)
-    assert LocalVerbalizer(stored, settings={"chat_template": False}).prompt == raw.prompt
+    assert Verbalizer(stored, settings={"chat_template": False}).prompt == raw.prompt
     rendered = jinja2.Template(CHAT["llama"], keep_trailing_newline=True).render(
         messages=[{"role": "user", "content": raw.prompt.text}], add_generation_prompt=True, bos_token=BOS["llama"]
     )
-    assert LocalVerbalizer(stored).prompt.text == rendered
+    assert Verbalizer(stored).prompt.text == rendered
 
 
 def test_a_block_is_given_where_the_file_names_none_and_only_there(said: Any, folder: Path) -> None:
     at = said(without(sidecar_of("qwen2"), "extraction_layer_index"))
     with pytest.raises(Refusal, match="does not say which block's output it reads"):
-        LocalVerbalizer(at)
-    assert LocalVerbalizer(at, settings={"block": 2}).site.block == 2
+        Verbalizer(at)
+    assert Verbalizer(at, settings={"block": 2}).site.block == 2
     with pytest.raises(Refusal, match=f"it reads block {BLOCK}, and the block given is 2"):
-        LocalVerbalizer(folder, settings={"block": 2})
+        Verbalizer(folder, settings={"block": 2})
 
 
 def test_the_width_falls_back_to_the_models_own_configuration(said: Any, folder: Path, tmp_path: Path) -> None:
     bare = without(sidecar_of("qwen2"), "d_model")
-    assert LocalVerbalizer(said(bare)).sidecar.d_model == WIDTH["qwen2"]
+    assert Verbalizer(said(bare)).sidecar.d_model == WIDTH["qwen2"]
     adapter = save_adapter(tmp_path / "adapter", "qwen2", folder, sidecar={**bare, "base_checkpoint": str(folder)})
-    assert LocalVerbalizer(adapter).sidecar.d_model == WIDTH["qwen2"]
+    assert Verbalizer(adapter).sidecar.d_model == WIDTH["qwen2"]
     wrapped = without(sidecar_of("gemma3_wrapped"), "d_model")
     at = save_checkpoint(tmp_path / "wrapped", "gemma3_wrapped", sidecar=wrapped)
-    assert LocalVerbalizer(at).sidecar.d_model == WIDTH["gemma3_wrapped"]
+    assert Verbalizer(at).sidecar.d_model == WIDTH["gemma3_wrapped"]
     with pytest.raises(Refusal, match=r"its fields disagree about d_model \(\[48, 64\]\)"):
-        LocalVerbalizer(said({**sidecar_of("qwen2"), "extraction": {"injection_scale": 1.5, "d_model": 64}}))
+        Verbalizer(said({**sidecar_of("qwen2"), "extraction": {"injection_scale": 1.5, "d_model": 64}}))
 
 
 def test_an_adapter_whose_sidecar_names_another_base_needs_to_be_told_which(folder: Path, tmp_path: Path) -> None:
     # The data of an RL stage comes from the public model; its adapter sits on the merged stage before it.
     adapter = save_adapter(tmp_path / "rl", "qwen2", folder, sidecar=dataset_sidecar_of("qwen2"))
     with pytest.raises(Refusal, match=r"trained on .*av, its sidecar names tiny-random-qwen2, and on another model"):
-        LocalVerbalizer(adapter, contract="karvonen")
-    told = LocalVerbalizer(adapter, contract="karvonen", base=str(folder))
+        Verbalizer(adapter, contract="karvonen")
+    told = Verbalizer(adapter, contract="karvonen", base=str(folder))
     assert told.site.model == "tiny-random-qwen2" and told.identity["base"] == str(folder)

@@ -12,9 +12,10 @@ import torch
 from tokenizers import Tokenizer
 
 from dragoman.core import Refusal
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from plain_reading import Plain
 from tiny_checkpoints import CHAT, WIDTH, save_adapter, save_checkpoint, tokenizer_file, tokenizer_of
+from verbalizer_doubles import next_logits
 
 QUESTION = "What is the concept about?"
 
@@ -51,7 +52,7 @@ def settings(**more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_logits_equal_a_plain_reading_at_every_placeholder(base: Path, adapter: Path, count: int) -> None:
-    ours = LocalVerbalizer(adapter, contract="oracle", settings=settings(positions=count))
+    ours = Verbalizer(adapter, contract="oracle", settings=settings(positions=count))
     text = (
         f"<|im_start|>user\nLayer: 2\n{' ?' * count} \n{QUESTION}<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -62,7 +63,7 @@ def test_logits_equal_a_plain_reading_at_every_placeholder(base: Path, adapter: 
     assert places == list(range(ours.prompt.slot, ours.prompt.slot + count))
     plain = Plain.open("qwen3", base, adapter)
     vectors = np.random.default_rng(1).normal(size=(2, WIDTH["qwen3"])).astype(np.float32)
-    for vector, got in zip(vectors, ours.next_logits(vectors), strict=True):
+    for vector, got in zip(vectors, next_logits(ours, vectors), strict=True):
         unit = torch.tensor(vector) / torch.tensor(vector).norm()
 
         def add(_module: Any, _args: Any, hidden: Any, unit: torch.Tensor = unit) -> Any:
@@ -79,34 +80,34 @@ def test_logits_equal_a_plain_reading_at_every_placeholder(base: Path, adapter: 
 
 
 def test_an_answer_is_all_that_is_said_and_the_question_is_part_of_its_identity(adapter: Path, base: Path) -> None:
-    ours = LocalVerbalizer(adapter, contract="oracle", settings=settings())
+    ours = Verbalizer(adapter, contract="oracle", settings=settings())
     vectors = np.random.default_rng(1).normal(size=(3, WIDTH["qwen3"])).astype(np.float32)
     said = ours.verbalize(vectors, max_new_tokens=5)
     assert [ours.verbalize(v[None], max_new_tokens=5)[0] for v in vectors] == said
     assert all(not {"no opening tag", "no closing tag"} & set(e.problems) for e in said)
-    other = LocalVerbalizer(adapter, contract="oracle", settings=settings(question="Is it about food?"))
+    other = Verbalizer(adapter, contract="oracle", settings=settings(question="Is it about food?"))
     assert ours.site.block == 2 and ours.site.model == str(base) and ours.identity["sidecar"] is None
     assert ours.identity["prompt"] != other.identity["prompt"]
 
 
 def test_what_no_file_says_must_be_given(adapter: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="an activation oracle has no sidecar, and block and question is not given"):
-        LocalVerbalizer(adapter, contract="oracle")
+        Verbalizer(adapter, contract="oracle")
     with pytest.raises(Refusal, match="positions 0: the vector needs a place"):
-        LocalVerbalizer(adapter, contract="oracle", settings=settings(positions=0))
+        Verbalizer(adapter, contract="oracle", settings=settings(positions=0))
     with pytest.raises(Refusal, match=r"it holds no nla_meta\.yaml"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
     (tmp_path / "bare").mkdir()
     with pytest.raises(Refusal, match=r"neither its adapter nor a config\.json tells the width"):
-        LocalVerbalizer(tmp_path / "bare", contract="oracle", settings=settings())
+        Verbalizer(tmp_path / "bare", contract="oracle", settings=settings())
 
 
 def test_a_tokenizer_or_template_that_tears_the_placeholders_is_refused(adapter: Path, tmp_path: Path) -> None:
     torn = save_checkpoint(tmp_path / "base", "qwen3")  # its vocabulary has no " ?"
     with pytest.raises(Refusal, match=r"placeholder ' \?': this tokenizer splits it into 2 tokens"):
-        LocalVerbalizer(adapter, contract="oracle", settings=settings(), base=str(torn))
+        Verbalizer(adapter, contract="oracle", settings=settings(), base=str(torn))
     template = adapter / "chat_template.jinja"
     template.write_text("Is it so ? " + CHAT["qwen3"])
     with pytest.raises(Refusal, match="it does not stand 2 times in a row in the encoded prompt"):
-        LocalVerbalizer(adapter, contract="oracle", settings=settings(positions=2))
+        Verbalizer(adapter, contract="oracle", settings=settings(positions=2))
     template.write_text(CHAT["qwen3"])

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.models.decode import LocalVerbalizer
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.models.decode import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from plain_reading import Plain
 from tiny_checkpoints import TEMPLATE, WIDTH, save_adapter, save_checkpoint, sidecar_of, tokenizer_of
+from verbalizer_doubles import next_logits, prompt_embeddings
 
 SHARED = WIDTH["qwen3"]
 WIDTHS = {"small-1b": 20, "large-9b": 50}
@@ -97,25 +98,25 @@ def plain_rows(bundle: Path, base: Path, tag: str, vector: NDArray[np.float32]) 
 @pytest.mark.parametrize("kernel", [0, 7])
 def test_embeddings_and_logits_equal_the_plain_reading(tmp_path: Path, base: Path, tag: str, kernel: int) -> None:
     bundle = write_bundle(tmp_path / "bundle", base, kernel=kernel)
-    ours = LocalVerbalizer(bundle, contract="universal", settings={**SETTINGS, "model_tag": tag})
+    ours = Verbalizer(bundle, contract="universal", settings={**SETTINGS, "model_tag": tag})
     vectors = vectors_for(tag)
     want = torch.stack([plain_rows(bundle, base, tag, v) for v in vectors])
-    torch.testing.assert_close(ours.prompt_embeddings(vectors), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prompt_embeddings(ours, vectors), want, rtol=1e-4, atol=1e-5)
     net = Plain.open("qwen3", base, bundle / "av").net
     with torch.no_grad():
         logits = torch.stack([net(inputs_embeds=row[None], use_cache=False).logits[0, -1] for row in want])
-    torch.testing.assert_close(ours.next_logits(vectors), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
+    torch.testing.assert_close(next_logits(ours, vectors), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
 
 
 def test_it_reads_the_source_models_stream_and_says_which(bundle: Path, base: Path) -> None:
-    ours = LocalVerbalizer(bundle, settings=SETTINGS)  # the file is the bundle's own writer's
-    assert isinstance(ours, Verbalizer) and ours.contract.name == "universal"
+    ours = Verbalizer(bundle, settings=SETTINGS)  # the file is the bundle's own writer's
+    assert isinstance(ours, AnyVerbalizer) and ours.contract.name == "universal"
     assert ours.site == Site("org/large-9b", 17)
     assert "The source model is large-9b." in ours.prompt.text
     identity = ours.identity
     assert identity["contract"] == "universal" and identity["settings"] == dict(sorted(SETTINGS.items()))
     assert identity["base"] == str(base) and set(identity["base_weights"]) == {"model.safetensors"}
-    other = LocalVerbalizer(bundle, settings={**SETTINGS, "model_tag": "small-1b"})
+    other = Verbalizer(bundle, settings={**SETTINGS, "model_tag": "small-1b"})
     assert other.identity["encoder"] != identity["encoder"]
     json.dumps(identity)
     with pytest.raises(Refusal, match="vectors of width 36 .* has width 50"):
@@ -123,7 +124,7 @@ def test_it_reads_the_source_models_stream_and_says_which(bundle: Path, base: Pa
 
 
 def test_a_batch_says_what_its_rows_say_alone_whatever_their_length(bundle: Path) -> None:
-    ours, vectors = LocalVerbalizer(bundle, settings=SETTINGS), vectors_for("large-9b")
+    ours, vectors = Verbalizer(bundle, settings=SETTINGS), vectors_for("large-9b")
     said = ours.verbalize(vectors, max_new_tokens=6)
     assert [ours.verbalize(v[None] * np.float32(1e15), max_new_tokens=6)[0] for v in vectors] == said
     assert len({e.raw for e in said}) > 1
@@ -135,33 +136,33 @@ def test_an_encoder_that_lies_elsewhere_is_named_by_file_and_key(tmp_path: Path,
     save_file({"w": tensors["encoders.large-9b.weight"]}, moved / "enc.safetensors")
     (moved / "adapters" / "meta.json").unlink()
     with pytest.raises(Refusal, match=r"holds no adapters/meta.json with .* where its encoders lie is not known"):
-        LocalVerbalizer(moved, settings=SETTINGS)
+        Verbalizer(moved, settings=SETTINGS)
     with pytest.raises(Refusal, match="encoder and key name a tensor only together"):
-        LocalVerbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors"})
+        Verbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors"})
     with pytest.raises(Refusal, match="has no tensor 'v'"):
-        LocalVerbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors", "key": "v"})
+        Verbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors", "key": "v"})
     with pytest.raises(Refusal, match="cannot be read as safetensors"):
-        LocalVerbalizer(moved, settings={**SETTINGS, "encoder": "nla_meta.yaml", "key": "w"})
-    named = LocalVerbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors", "key": "w"})
+        Verbalizer(moved, settings={**SETTINGS, "encoder": "nla_meta.yaml", "key": "w"})
+    named = Verbalizer(moved, settings={**SETTINGS, "encoder": "enc.safetensors", "key": "w"})
     vectors = vectors_for("large-9b")
-    want = LocalVerbalizer(bundle, settings=SETTINGS)
-    assert torch.equal(named.prompt_embeddings(vectors), want.prompt_embeddings(vectors))
+    want = Verbalizer(bundle, settings=SETTINGS)
+    assert torch.equal(prompt_embeddings(named, vectors), prompt_embeddings(want, vectors))
     assert named.identity["encoder"] == want.identity["encoder"]
 
 
 def test_what_the_bundle_does_not_say_must_be_given(bundle: Path) -> None:
     with pytest.raises(Refusal, match="its bundle reads several models, and model_tag, model, block of yours is not"):
-        LocalVerbalizer(bundle)
+        Verbalizer(bundle)
     with pytest.raises(Refusal, match="has no encoder for 'gpt2'; its tags are large-9b, small-1b"):
-        LocalVerbalizer(bundle, settings={**SETTINGS, "model_tag": "gpt2"})
+        Verbalizer(bundle, settings={**SETTINGS, "model_tag": "gpt2"})
 
 
 def test_other_files_are_no_bundle_and_a_bundle_is_no_other_contract(bundle: Path, base: Path) -> None:
     with pytest.raises(Refusal, match="states no av_base and d_shared, so it is no such bundle"):
-        LocalVerbalizer(base, contract="universal", settings=SETTINGS)
+        Verbalizer(base, contract="universal", settings=SETTINGS)
     for contract in ("kitft", "karvonen"):
         with pytest.raises(Refusal, match="its sidecar is of kind 'nla_model_universal'"):
-            LocalVerbalizer(bundle, contract=contract)
+            Verbalizer(bundle, contract=contract)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_bundle_with_an_odd_sidecar_is_refused(
     tmp_path: Path, base: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(Refusal, match=sentence):
-        LocalVerbalizer(write_bundle(tmp_path / "bundle", base, **changes), settings=SETTINGS)
+        Verbalizer(write_bundle(tmp_path / "bundle", base, **changes), settings=SETTINGS)
 
 
 def test_encoders_of_unknown_classes_and_damaged_ones_are_refused(tmp_path: Path, base: Path) -> None:
@@ -187,14 +188,14 @@ def test_encoders_of_unknown_classes_and_damaged_ones_are_refused(tmp_path: Path
     name = "encoders.large-9b."
     meta.write_text(json.dumps({**stated, "adapter_class": "MlpAdapter"}))
     with pytest.raises(Refusal, match="its encoders are of class 'MlpAdapter'; known are LinearAdapter and Conv"):
-        LocalVerbalizer(bundle, settings=SETTINGS)
+        Verbalizer(bundle, settings=SETTINGS)
     meta.write_text(json.dumps(stated))
     save_file({**tensors, f"{name}conv.weight": torch.ones(1, 1, 4)}, path)
     with pytest.raises(Refusal, match=r"its kernel has shape \(1, 1, 4\), not \(1, 1, odd\)"):
-        LocalVerbalizer(bundle, settings=SETTINGS)
+        Verbalizer(bundle, settings=SETTINGS)
     save_file({**tensors, f"{name}weight": tensors[f"{name}weight"] * float("nan")}, path)
     with pytest.raises(Refusal, match="holds NaN or infinite numbers"):
-        LocalVerbalizer(bundle, settings=SETTINGS)
+        Verbalizer(bundle, settings=SETTINGS)
     save_file({**tensors, f"{name}weight": torch.zeros(SHARED, 50)}, path)
     with pytest.raises(Refusal, match="its encoder leaves nothing of row 0"):
-        LocalVerbalizer(bundle, settings=SETTINGS).verbalize(vectors_for("large-9b"))
+        Verbalizer(bundle, settings=SETTINGS).verbalize(vectors_for("large-9b"))

@@ -17,7 +17,7 @@ from dragoman.maps.folds import FoldedMoments, fold_of
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.maps.penalty import choose_penalty
 from dragoman.models.aligned import read_aligned
-from dragoman.models.manner import document_name
+from dragoman.models.options import document_name
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 
@@ -29,7 +29,7 @@ def pair() -> PlantedPair:
 
 @pytest.fixture(scope="module")
 def aligned(pair: PlantedPair) -> Aligned:
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_dictionary_route_holds_fixed_what_fires_along(dictionary: Direction
     x = pair.world.x + extra[:, None] * pair.world.source[1]
     y = pair.world.y + extra[:, None] * pair.world.target[1]
     found = read_aligned(
-        replace(pair.source, table=x), replace(pair.target, table=y), pair.texts, pair.encoder, manner=FIRST
+        replace(pair.source, table=x), replace(pair.target, table=y), pair.texts, pair.encoder, options=FIRST
     )
     made = Crossing.from_tokens(found, dictionary)
     own = {r: made.carry(dictionary.pick(["0"]), r)[0].unit @ pair.world.target[:2].T for r in ("direct", "dictionary")}
@@ -226,7 +226,7 @@ def test_unknown_routes_and_other_sites_are_refused(
 
 def test_fewer_pairs_than_the_source_is_wide_are_refused(dictionary: Directions) -> None:
     pair = planted_pair()
-    manner = replace(FIRST, per_document=1)
-    few = read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, manner=manner)
+    options = replace(FIRST, per_document=1)
+    few = read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, options=options)
     with pytest.raises(Refusal, match="a map from 30 rows of width 48"):
         Crossing.from_tokens(few, dictionary)

@@ -37,7 +37,7 @@ def dictionary(pair: PlantedPair) -> Directions:
 
 @pytest.fixture(scope="module")
 def aligned_crossing(pair: PlantedPair, dictionary: Directions) -> Crossing:
-    read = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    read = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
     return Crossing.from_tokens(read, dictionary, seed=3, texts=pair.texts)
 
 
@@ -221,7 +221,7 @@ def test_an_index_that_tells_of_other_files_is_refused(folder: Path) -> None:
 def test_other_texts_are_refused_on_either_side(
     pair: PlantedPair, dictionary: Directions, pooled_crossing: Crossing, tmp_path: Path
 ) -> None:
-    read = read_aligned(pair.source, pair.target, pair.texts[:40], pair.encoder, manner=FIRST)
+    read = read_aligned(pair.source, pair.target, pair.texts[:40], pair.encoder, options=FIRST)
     with pytest.raises(Refusal, match="39 texts for a crossing: they are not those that both models read"):
         Crossing.from_tokens(read, dictionary, texts=pair.texts[:39])
     pooled_crossing.save(tmp_path / "kept")

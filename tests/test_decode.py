@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dragoman.core import Refusal, Site
-from dragoman.models.decode import LocalVerbalizer, _Sampler
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.models.decode import Verbalizer, _Sampler
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from tiny_checkpoints import BLOCK, FAMILIES, WIDTH, model_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
+from verbalizer_doubles import prompt_embeddings
 
 TOKENS = 24
 CLOSE = "</explanation>"
@@ -32,7 +33,7 @@ class Case:
 
     family: str
     folder: Path
-    verbalizer: LocalVerbalizer
+    verbalizer: Verbalizer
     net: Any
     tokenizer: Any
 
@@ -41,7 +42,7 @@ class Case:
 
     def generate(self, vectors: NDArray[np.float32], tokens: int = TOKENS, **how: Any) -> list[list[int]]:
         """transformers' own greedy answer, one row at a time."""
-        rows = self.verbalizer.prompt_embeddings(vectors).clone()
+        rows = prompt_embeddings(self.verbalizer, vectors).clone()
         mask = torch.ones(1, rows.shape[1], dtype=torch.long)
         how = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0, **how}
         with torch.no_grad():
@@ -57,7 +58,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     family = request.param
     folder = save_checkpoint(tmp_path_factory.mktemp(family) / "av", family)
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return Case(family, folder, LocalVerbalizer(folder), net, AutoTokenizer.from_pretrained(folder))
+    return Case(family, folder, Verbalizer(folder), net, AutoTokenizer.from_pretrained(folder))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def common_token(said: list[list[int]]) -> int:
 
 
 def test_it_is_a_verbalizer_of_its_site(case: Case) -> None:
-    assert isinstance(case.verbalizer, Verbalizer)
+    assert isinstance(case.verbalizer, AnyVerbalizer)
     assert case.verbalizer.site == Site(f"tiny-random-{case.family}", BLOCK)
     assert case.verbalizer.name == str(case.folder)
 
@@ -114,7 +115,7 @@ def test_batched_greedy_equals_one_at_a_time_equals_generate(case: Case) -> None
 
 def log_probability(case: Case, vector: NDArray[np.float32], ids: list[int]) -> float:
     """The oracle: transformers' own forward over prompt and answer at once, without a cache."""
-    rows = case.verbalizer.prompt_embeddings(vector[None]).clone()
+    rows = prompt_embeddings(case.verbalizer, vector[None]).clone()
     with torch.no_grad():
         whole = torch.cat([rows, case.net.get_input_embeddings()(torch.tensor([ids]))], dim=1)
         logits = case.net(inputs_embeds=whole, use_cache=False).logits[0, rows.shape[1] - 1 : -1]
@@ -147,7 +148,7 @@ def test_the_token_that_ends_the_text_counts_and_rows_that_left_count_no_more(ca
     theirs = case.generate(vectors)
     start = common_token(theirs)
     chain = {start: eos}
-    handle = case.verbalizer._net.register_forward_hook(follow(chain), with_kwargs=True)
+    handle = case.verbalizer.model.register_forward_hook(follow(chain), with_kwargs=True)
     ours = case.verbalizer.verbalize(vectors, max_new_tokens=TOKENS)
     handle.remove()
     assert len({e.tokens for e in ours}) >= 2
@@ -167,7 +168,7 @@ def test_rows_leave_when_they_close_the_tag_and_the_others_go_on_unchanged(case:
     sizes: list[int] = []
     chain = dict(pairwise([start, *tag]))
     handles = [
-        case.verbalizer._net.register_forward_hook(follow(chain, sizes), with_kwargs=True),
+        case.verbalizer.model.register_forward_hook(follow(chain, sizes), with_kwargs=True),
         case.net.register_forward_hook(follow(chain), with_kwargs=True),
     ]
     ours = case.verbalizer.verbalize(vectors, max_new_tokens=TOKENS)
@@ -185,7 +186,7 @@ def test_rows_leave_at_the_end_of_text_token(case: Case) -> None:
     vectors = case.vectors(8)
     eos = case.tokenizer.eos_token_id
     chain = {common_token(case.generate(vectors)): eos}
-    handles = [n.register_forward_hook(follow(chain), with_kwargs=True) for n in (case.verbalizer._net, case.net)]
+    handles = [n.register_forward_hook(follow(chain), with_kwargs=True) for n in (case.verbalizer.model, case.net)]
     ours = case.verbalizer.verbalize(vectors, max_new_tokens=TOKENS)
     theirs = case.generate(vectors)
     for handle in handles:
@@ -202,10 +203,10 @@ def test_rows_leave_at_the_end_of_a_turn_although_a_base_model_names_only_the_en
         settings = json.loads((folder / name).read_text())
         settings["eos_token" if name.startswith("tokenizer") else "eos_token_id"] = ends
         (folder / name).write_text(json.dumps(settings))
-    verbalizer = LocalVerbalizer(folder)
+    verbalizer = Verbalizer(folder)
     turn = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<end_of_turn>")
     after_anything: dict[int, int] = dict.fromkeys(range(600), int(turn))
-    handle = verbalizer._net.register_forward_hook(follow(after_anything), with_kwargs=True)
+    handle = verbalizer.model.register_forward_hook(follow(after_anything), with_kwargs=True)
     said = verbalizer.verbalize(np.ones((1, WIDTH["gemma3"]), np.float32), max_new_tokens=8)
     handle.remove()
     assert said[0].tokens == 2 and "<end_of_turn>" not in said[0].raw
@@ -266,20 +267,20 @@ def test_no_vectors_give_no_words(case: Case) -> None:
 
 
 def test_bfloat16_decodes_and_says_so_in_its_identity(case: Case) -> None:
-    half = LocalVerbalizer(case.folder, dtype="bfloat16")
+    half = Verbalizer(case.folder, dtype="bfloat16")
     said = half.verbalize(case.vectors(2), max_new_tokens=4)
     assert all(1 <= e.tokens <= 4 for e in said)
     assert (half.identity["dtype"], case.verbalizer.identity["dtype"]) == ("bfloat16", "float32")
 
 
 def test_identity_names_what_decides_the_words(folder: Path, tmp_path: Path) -> None:
-    identity = LocalVerbalizer(folder).identity
+    identity = Verbalizer(folder).identity
     assert identity["contract"] == "kitft" and identity["injection_scale"] == 1.5
     assert identity["base"] == "tiny-random-qwen2" and set(identity["weights"]) == {"model.safetensors"}
     json.dumps(identity)
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     save_checkpoint(other, "qwen2", model=model_of("qwen2", seed=5))
-    changed = LocalVerbalizer(other).identity
+    changed = Verbalizer(other).identity
     assert changed["weights"] != identity["weights"]
     assert changed["sidecar"] == identity["sidecar"] and changed["prompt"] == identity["prompt"]
 
@@ -303,10 +304,10 @@ def test_an_adapter_says_what_its_merged_model_says(tmp_path: Path, family: str)
     save_file(tensors, merged / "model.safetensors", metadata={"format": "pt"})
 
     vectors = np.random.default_rng(2).normal(size=(3, WIDTH[family])).astype(np.float32)
-    ours = LocalVerbalizer(adapter)
+    ours = Verbalizer(adapter)
     said = ours.verbalize(vectors, max_new_tokens=TOKENS)
-    assert said == LocalVerbalizer(merged).verbalize(vectors, max_new_tokens=TOKENS)
-    plain = LocalVerbalizer(save_checkpoint(tmp_path / "plain", family)).verbalize(vectors, max_new_tokens=TOKENS)
+    assert said == Verbalizer(merged).verbalize(vectors, max_new_tokens=TOKENS)
+    plain = Verbalizer(save_checkpoint(tmp_path / "plain", family)).verbalize(vectors, max_new_tokens=TOKENS)
     assert all(a.raw != b.raw for a, b in zip(said, plain, strict=True))
     assert ours.site == Site(str(base), BLOCK)
     assert set(ours.identity["weights"]) == {"adapter_model.safetensors"}
@@ -315,12 +316,12 @@ def test_an_adapter_says_what_its_merged_model_says(tmp_path: Path, family: str)
 
 def test_the_base_of_an_adapter_can_be_named_or_found_in_its_own_settings(tmp_path: Path, folder: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter", "qwen2", folder)
-    by_sidecar = LocalVerbalizer(adapter)
+    by_sidecar = Verbalizer(adapter)
     sidecar = sidecar_of("qwen2")
     write_sidecar(adapter, {**sidecar, "base_checkpoint": None})
-    assert LocalVerbalizer(adapter).identity["base"] == str(folder)
+    assert Verbalizer(adapter).identity["base"] == str(folder)
     write_sidecar(adapter, {**sidecar, "base_checkpoint": "org/public-name"})
-    named = LocalVerbalizer(adapter, base=str(folder))
+    named = Verbalizer(adapter, base=str(folder))
     assert named.site.model == "org/public-name"
     vectors = np.random.default_rng(0).normal(size=(2, WIDTH["qwen2"])).astype(np.float32)
     assert named.verbalize(vectors, max_new_tokens=6) == by_sidecar.verbalize(vectors, max_new_tokens=6)
@@ -329,14 +330,14 @@ def test_the_base_of_an_adapter_can_be_named_or_found_in_its_own_settings(tmp_pa
 def test_refuses_a_checkpoint_that_names_no_base(tmp_path: Path) -> None:
     bare = save_checkpoint(tmp_path / "av", "qwen2", sidecar={**sidecar_of("qwen2"), "base_checkpoint": None})
     with pytest.raises(Refusal, match="neither sidecar nor adapter names the model"):
-        LocalVerbalizer(bare)
+        Verbalizer(bare)
 
 
 def test_refuses_an_adapter_whose_base_has_another_width(tmp_path: Path, folder: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter", "qwen2", folder)
     llama = save_checkpoint(tmp_path / "llama", "llama")
     with pytest.raises(Refusal, match=r"its sidecar says width 48, its base .*llama has width 32"):
-        LocalVerbalizer(adapter, base=str(llama))
+        Verbalizer(adapter, base=str(llama))
 
 
 def test_refuses_an_adapter_that_fits_its_base_only_in_part(tmp_path: Path, folder: Path) -> None:
@@ -345,7 +346,7 @@ def test_refuses_an_adapter_that_fits_its_base_only_in_part(tmp_path: Path, fold
     dropped = sorted(weights)[:2]
     save_file({k: v for k, v in weights.items() if k not in dropped}, adapter / "adapter_model.safetensors")
     with pytest.raises(Refusal, match="2 of its adapter's tensors are missing and 0 have no place"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_refuses_an_adapter_of_other_shapes(tmp_path: Path, folder: Path) -> None:
@@ -353,7 +354,7 @@ def test_refuses_an_adapter_of_other_shapes(tmp_path: Path, folder: Path) -> Non
     settings = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"r": 3}))
     with pytest.raises(Refusal, match="its adapter does not fit the base model"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_refuses_an_adapter_that_is_not_lora(tmp_path: Path, folder: Path) -> None:
@@ -361,7 +362,7 @@ def test_refuses_an_adapter_that_is_not_lora(tmp_path: Path, folder: Path) -> No
     settings = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": [], "task_type": "CAUSAL_LM"}
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(Refusal, match="its adapter is of type .*IA3, not LoRA"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 @pytest.mark.parametrize(
@@ -375,38 +376,38 @@ def test_refuses_an_adapter_folder_with_a_file_missing(tmp_path: Path, folder: P
     adapter = save_adapter(tmp_path / "adapter", "qwen2", folder)
     (adapter / name).unlink()
     with pytest.raises(Refusal, match=sentence):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_refuses_a_checkpoint_without_weights(tmp_path: Path, folder: Path) -> None:
     bare = Path(shutil.copytree(folder, tmp_path / "bare"))
     (bare / "model.safetensors").unlink()
     with pytest.raises(Refusal, match=r"the folder holds no \*\.safetensors weights"):
-        LocalVerbalizer(bare)
+        Verbalizer(bare)
 
 
 def test_refuses_a_full_checkpoint_of_another_width(tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "av", "qwen2", sidecar={**sidecar_of("qwen2"), "d_model": 64})
     with pytest.raises(Refusal, match="its sidecar says width 64, the model has width 48"):
-        LocalVerbalizer(other)
+        Verbalizer(other)
 
 
 def test_refuses_a_block_the_model_does_not_have(tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "av", "qwen2", sidecar={**sidecar_of("qwen2"), "extraction_layer_index": 9})
     with pytest.raises(Refusal, match="the model has blocks 0 to 3"):
-        LocalVerbalizer(other)
+        Verbalizer(other)
 
 
 def test_refuses_an_unknown_dtype(folder: Path) -> None:
     with pytest.raises(Refusal, match="dtype 'int8'"):
-        LocalVerbalizer(folder, dtype="int8")
+        Verbalizer(folder, dtype="int8")
 
 
 def test_refuses_float16_where_the_norm_would_overflow(tmp_path: Path, folder: Path) -> None:
     loud = sidecar_of("qwen2") | {"extraction": {"injection_scale": 80000}}
     with pytest.raises(Refusal, match="injected at norm 80000, and float16 ends at 65504"):
-        LocalVerbalizer(save_checkpoint(tmp_path / "av", "qwen2", sidecar=loud), dtype="float16")
-    assert LocalVerbalizer(folder, dtype="float16").identity["dtype"] == "float16"
+        Verbalizer(save_checkpoint(tmp_path / "av", "qwen2", sidecar=loud), dtype="float16")
+    assert Verbalizer(folder, dtype="float16").identity["dtype"] == "float16"
 
 
 def test_refuses_to_say_nothing_or_at_no_temperature(case: Case) -> None:
@@ -419,8 +420,8 @@ def test_refuses_to_say_nothing_or_at_no_temperature(case: Case) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_refuses_logits_that_are_not_numbers(tmp_path: Path, temperature: float) -> None:
-    broken = LocalVerbalizer(save_checkpoint(tmp_path / "av", "qwen2"))
+    broken = Verbalizer(save_checkpoint(tmp_path / "av", "qwen2"))
     # Not stored so (such weights are refused when they are opened): as where half precision overflows on the way.
-    broken._net.model.norm.weight.fill_(float("nan"))
+    broken.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(Refusal, match="logits are not finite numbers"):
         broken.verbalize(np.ones((1, WIDTH["qwen2"]), np.float32), temperature=temperature)

@@ -1,4 +1,4 @@
-"""Every planted fault is caught by the check that is there for it; clean patients of six families raise no alarm."""
+"""Every planted fault is caught by the check that is there for it; clean subjects of six families raise no alarm."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import typer.testing
 
 from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
-from dragoman.doctor import Finding, Patient, examine, quick
-from dragoman.models.decode import LocalVerbalizer
-from dragoman.verbalizers.protocol import ScriptedVerbalizer
+from dragoman.doctor import Finding, Subject, examine, quick
+from dragoman.models.decode import Verbalizer
 from planted_faults import FAULTS, Fault, adapter_folder, av_folder, clean, dictionary_of, reader_of, with_dictionary
 from tiny_checkpoints import (
     ALL_FAMILIES,
@@ -25,10 +24,11 @@ from tiny_checkpoints import (
     sidecar_of,
     write_sidecar,
 )
+from verbalizer_doubles import ScriptedVerbalizer
 
 
 def faulty(findings: list[Finding]) -> dict[str, Finding]:
-    return {f.check: f for f in findings if f.verdict == "fault"}
+    return {f.check: f for f in findings if f.status == "fault"}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
@@ -44,7 +44,7 @@ def test_a_planted_fault_is_caught_by_its_check(tmp_path: Path, fault: Fault) ->
 def test_no_alarm_on_clean_checkpoints(tmp_path: Path, family: str, adapter: bool) -> None:
     findings = examine(clean(tmp_path, family, adapter=adapter))
     assert not faulty(findings), faulty(findings)
-    done = {f.check for f in findings if f.verdict == "ok"}
+    done = {f.check for f in findings if f.status == "ok"}
     wanted = {"role", "tokenizer", "bos", "template", "vocabulary", "slot-in-prompt", "slot", "sign", "scale"}
     wanted |= {"scale-at-site", "embedding-scale", "overflow", "cache", "marker-read", "background-text"}
     wanted |= {"decoder-orientation", "off-by-one", "wrong-dictionary", "loud-rows", "sink"}
@@ -56,7 +56,7 @@ def test_no_alarm_on_clean_checkpoints(tmp_path: Path, family: str, adapter: boo
 def test_no_alarm_in_half_precision(tmp_path: Path, dtype: str) -> None:
     for family in ("qwen2", "gemma3"):
         folder, _ = adapter_folder(tmp_path / family, family)
-        findings = examine(Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, dtype=dtype)))
+        findings = examine(Subject(by=str(folder), verbalizer=Verbalizer(folder, dtype=dtype)))
         assert not faulty(findings), faulty(findings)
 
 
@@ -66,12 +66,12 @@ def test_no_alarm_on_norm_matched_adds(tmp_path: Path) -> None:
         sidecar = dataset_sidecar_of(family)
         sidecar["extraction"] |= {"base_model": str(base)}
         folder = save_adapter(tmp_path / family / "adapter", family, base, sidecar=sidecar)
-        findings = examine(Patient(by=str(folder), verbalizer=LocalVerbalizer(folder, contract="karvonen")))
+        findings = examine(Subject(by=str(folder), verbalizer=Verbalizer(folder, contract="karvonen")))
         assert not faulty(findings), faulty(findings)
         by_check = {f.check: f for f in findings}
         assert by_check["scale"].origin == "norm of the stream it is added to, before block 2"
-        assert by_check["sign"].verdict == by_check["slot"].verdict == "ok"
-        assert by_check["scale-at-site"].verdict == "skipped"
+        assert by_check["sign"].status == by_check["slot"].status == "ok"
+        assert by_check["scale-at-site"].status == "skipped"
 
 
 @pytest.mark.parametrize("positions", [1, 3])
@@ -80,8 +80,8 @@ def test_no_alarm_on_activation_oracles(tmp_path: Path, positions: int, monkeypa
     folder, _ = adapter_folder(tmp_path, "qwen2")
     (folder / "nla_meta.yaml").unlink()
     settings = {"block": BLOCK, "question": "What is this about?", "positions": positions}
-    oracle = LocalVerbalizer(folder, contract="oracle", settings=settings)
-    findings = examine(Patient(by=str(folder), verbalizer=oracle))
+    oracle = Verbalizer(folder, contract="oracle", settings=settings)
+    findings = examine(Subject(by=str(folder), verbalizer=oracle))
     assert not faulty(findings), faulty(findings)
     (slot,) = (f for f in findings if f.check == "slot")
     assert str(slot.measured).count(",") == positions - 1
@@ -90,22 +90,22 @@ def test_no_alarm_on_activation_oracles(tmp_path: Path, positions: int, monkeypa
 def test_a_base_that_a_person_gives_settles_what_the_files_disagree_about(tmp_path: Path) -> None:
     folder, base = adapter_folder(tmp_path, "qwen2")
     write_sidecar(folder, sidecar_of("qwen2") | {"base_checkpoint": "org/public-name"})
-    given = LocalVerbalizer(folder, base=str(base))
+    given = Verbalizer(folder, base=str(base))
     (found,) = (f for f in quick([given]) if f.check == "base")
-    assert found.verdict == "ok" and "one was given" in found.origin
+    assert found.status == "ok" and "one was given" in found.origin
     for named in ("org/public-name", "org/quite-another"):
-        (found,) = (f for f in examine(Patient(by=str(folder), base=named)) if f.check == "base")
-        assert found.verdict == ("ok" if named.endswith("public-name") else "fault")
+        (found,) = (f for f in examine(Subject(by=str(folder), base=named)) if f.check == "base")
+        assert found.status == ("ok" if named.endswith("public-name") else "fault")
 
 
 def test_clean_servers_and_scripts_raise_no_alarm(tmp_path: Path) -> None:
     script = ScriptedVerbalizer(Site("m", 1), 8, lambda v: f"the largest entry is {int(np.argmax(v))}")
-    (finding,) = (f for f in examine(Patient(verbalizer=script)) if f.check == "canary")
-    assert finding.verdict == "ok"
+    (finding,) = (f for f in examine(Subject(verbalizer=script)) if f.check == "canary")
+    assert finding.status == "ok"
     deaf = ScriptedVerbalizer(Site("m", 1), 8, lambda _v: "the same to everybody")
-    assert "canary" in faulty(examine(Patient(verbalizer=deaf)))
+    assert "canary" in faulty(examine(Subject(verbalizer=deaf)))
     lost = ScriptedVerbalizer(Site("m", 1), 8, lambda v: f"这个字是汉字 {int(np.argmax(v))}")
-    assert "another script" in faulty(examine(Patient(verbalizer=lost)))["canary"].do
+    assert "another script" in faulty(examine(Subject(verbalizer=lost)))["canary"].do
 
 
 def test_the_off_by_one_names_the_right_block(tmp_path: Path) -> None:
@@ -122,15 +122,15 @@ def test_a_dictionary_three_blocks_away_or_transposed_is_not_taken_for_off_by_on
 
 def test_what_is_not_at_hand_is_skipped_with_the_reason(tmp_path: Path) -> None:
     encoder = dictionary_of(reader_of(av_folder(tmp_path, "llama"), BLOCK), rank=8)
-    findings = {f.check: f for f in examine(Patient(encoder=encoder, dictionary="sae"))}
-    assert findings["decoder-orientation"].verdict == "ok"
-    assert findings["off-by-one"].verdict == "skipped" and "pass --source" in findings["off-by-one"].do
-    findings = {f.check: f for f in examine(Patient(by="org/elsewhere", ar="org/nowhere"))}
-    assert findings["role"].verdict == "skipped" and "not on this machine" in findings["role"].do
+    findings = {f.check: f for f in examine(Subject(encoder=encoder, dictionary="sae"))}
+    assert findings["decoder-orientation"].status == "ok"
+    assert findings["off-by-one"].status == "skipped" and "pass --source" in findings["off-by-one"].do
+    findings = {f.check: f for f in examine(Subject(by="org/elsewhere", ar="org/nowhere"))}
+    assert findings["role"].status == "skipped" and "not on this machine" in findings["role"].do
 
 
 def test_quick_passes_the_clean_and_refuses_a_fault_in_one_sentence(tmp_path: Path) -> None:
-    good = LocalVerbalizer(av_folder(tmp_path, "gemma3"))
+    good = Verbalizer(av_folder(tmp_path, "gemma3"))
     encoder = dictionary_of(reader_of(tmp_path / "av", BLOCK), rank=8)
     findings = quick([good], encoder=encoder)
     assert {"slot", "sign", "scale", "cache", "role", "decoder-orientation"} <= {f.check for f in findings}
@@ -172,7 +172,7 @@ def test_the_command_exits_with_0_when_all_is_well_and_with_1_on_a_fault(tmp_pat
     fault = next(f for f in FAULTS if f.name == "unmerged tokenizer").plant(tmp_path / "bad").by
     code, report = said(["--by", str(fault)])
     assert code == 1 and report["faults"] == 2
-    assert {f["check"] for f in report["findings"] if f["verdict"] == "fault"} == {"opening", "tokenizer"}
+    assert {f["check"] for f in report["findings"] if f["status"] == "fault"} == {"opening", "tokenizer"}
 
 
 def test_the_command_says_a_swap_once_for_each_side(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_command_says_a_swap_once_for_each_side(tmp_path: Path) -> None:
     ar = next(f for f in FAULTS if f.name.startswith("swapped: rec")).plant(tmp_path).by
     code, report = said(["--by", str(ar), "--ar", str(av)])
     roles = [f for f in report["findings"] if f["check"] == "role"]
-    assert code == 1 and [f["verdict"] for f in roles] == ["fault", "fault"]
+    assert code == 1 and [f["status"] for f in roles] == ["fault", "fault"]
     assert said(["--by", str(av), "--ar", str(ar)])[0] == 0
 
 
@@ -199,7 +199,7 @@ def test_the_command_refuses_a_source_alone() -> None:
 
 
 def test_findings_are_json_even_when_a_measurement_is_no_number() -> None:
-    finding = Finding(check="overflow", subject="m", what="w", measured=float("nan"), against=1.0, verdict="fault")
+    finding = Finding(check="overflow", subject="m", what="w", measured=float("nan"), against=1.0, status="fault")
     assert json.loads(json.dumps(finding.plain(), allow_nan=False))["measured"] == "nan"
 
 

@@ -9,30 +9,29 @@ import pytest
 
 from dragoman import tiny
 from dragoman.core import Site
-from dragoman.doctor import Finding, examine, open_patient, quick
+from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.dictionary import reconstruction, unexplained
-from dragoman.doctor.patient import Probes
-from dragoman.doctor.probe import Stream
 from dragoman.doctor.stream import overflow
+from dragoman.models.watch import Stream
 
 
 class Examined:
     """The pair, opened and examined once for all tests of this file."""
 
     def __init__(self) -> None:
-        self.patient = open_patient(sae="tiny-sae", by="tiny-gemma-av")
-        assert self.patient.background is not None  # it lies beside the dictionary
-        self.findings = examine(self.patient)
-        self.native = open_patient(by="tiny-smollm2-av")
+        self.subject = open_subject(sae="tiny-sae", by="tiny-gemma-av")
+        assert self.subject.background is not None  # it lies beside the dictionary
+        self.findings = examine(self.subject)
+        self.native = open_subject(by="tiny-smollm2-av")
         self.findings += examine(self.native)
-        self.stream = Probes(self.patient).source_stream
+        self.stream = self.subject.source_stream
 
     def moved(self, block: int) -> dict[str, Finding]:
         """Findings of the dictionary when it is said to live at another block."""
-        assert self.patient.source is not None and self.stream is not None
-        reader = dataclasses.replace(self.patient.source, site=Site(tiny.SOURCE.model, block))
-        probes = Probes(dataclasses.replace(self.patient, source=reader))
-        return {f.check: f for f in reconstruction(probes.patient, probes)}
+        assert self.subject.source is not None and self.stream is not None
+        reader = dataclasses.replace(self.subject.source, site=Site(tiny.SOURCE.model, block))
+        moved = dataclasses.replace(self.subject, source=reader)
+        return {f.check: f for f in reconstruction(moved)}
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +40,13 @@ def pair() -> Examined:
 
 
 def test_no_alarm_on_the_embedded_pair(pair: Examined) -> None:
-    assert not [f for f in pair.findings if f.verdict == "fault"]
-    assert sum(f.verdict == "ok" for f in pair.findings) >= 45
+    assert not [f for f in pair.findings if f.status == "fault"]
+    assert sum(f.status == "ok" for f in pair.findings) >= 45
 
 
 def test_the_embedded_dictionary_leaves_least_at_its_own_block(pair: Examined) -> None:
     stream: Stream | None = pair.stream
-    encoder = pair.patient.encoder
+    encoder = pair.subject.encoder
     assert stream is not None and encoder is not None
     left = {block: unexplained(encoder, rows) for block, rows in stream.rest.items()}
     assert min(left, key=lambda b: left[b]) == tiny.SOURCE.block and max(left.values()) < 0.9
@@ -56,34 +55,34 @@ def test_the_embedded_dictionary_leaves_least_at_its_own_block(pair: Examined) -
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_the_embedded_dictionary_one_block_off_is_caught(pair: Examined, shift: int) -> None:
     found = pair.moved(tiny.SOURCE.block + shift)
-    assert found["off-by-one"].verdict == "fault"
+    assert found["off-by-one"].status == "fault"
     assert f"output of block {tiny.SOURCE.block}:" in found["off-by-one"].do
-    assert found["wrong-dictionary"].verdict == "ok"
+    assert found["wrong-dictionary"].status == "ok"
 
 
 def test_a_sink_is_seen_and_left_out(pair: Examined) -> None:
     (sink,) = (f for f in pair.findings if f.check == "sink")
-    assert sink.verdict == "ok" and isinstance(sink.measured, float) and sink.measured > 20
+    assert sink.status == "ok" and isinstance(sink.measured, float) and sink.measured > 20
 
 
 def test_the_encoder_of_another_model_is_caught(pair: Examined) -> None:
-    encoder, stream = pair.patient.encoder, pair.stream
+    encoder, stream = pair.subject.encoder, pair.stream
     assert encoder is not None and stream is not None
     turned = np.linalg.qr(np.random.default_rng(0).normal(size=(encoder.d_in, encoder.d_in)))[0].astype(np.float32)
     rotated = {block: rows @ turned for block, rows in stream.rest.items()}
-    probes = Probes(pair.patient)
-    probes.__dict__["source_stream"] = dataclasses.replace(stream, rest=rotated)
-    found = {f.check: f for f in reconstruction(pair.patient, probes)}
-    assert found["wrong-dictionary"].verdict == "fault" and found["off-by-one"].verdict == "ok"
+    subject = dataclasses.replace(pair.subject)
+    subject.__dict__["source_stream"] = dataclasses.replace(stream, rest=rotated)
+    found = {f.check: f for f in reconstruction(subject)}
+    assert found["wrong-dictionary"].status == "fault" and found["off-by-one"].status == "ok"
 
 
 def test_the_quick_form_looks_at_the_verbalizer(pair: Examined) -> None:
-    voice = pair.patient.verbalizer
-    assert voice is not None
-    assert len(quick([voice], encoder=pair.patient.encoder)) >= 18
+    verbalizer = pair.subject.verbalizer
+    assert verbalizer is not None
+    assert len(quick([verbalizer], encoder=pair.subject.encoder)) >= 18
 
 
 def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     (found,) = (f for f in pair.findings if (f.check, f.subject) == ("overflow", "tiny-gemma-av"))
-    assert found.verdict == "ok" and isinstance(found.measured, float) and found.measured > 65504
+    assert found.status == "ok" and isinstance(found.measured, float) and found.measured > 65504
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"

@@ -13,7 +13,7 @@ import pytest
 from dragoman.core import Refusal
 from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.models import embedder as room
-from dragoman.models.embedder import SentenceEmbedder, StateEmbedder
+from dragoman.models.embedder import SentenceEmbedder
 from word_hash import HashEmbedder
 
 PAIRS = [
@@ -47,11 +47,8 @@ def test_a_text_does_not_depend_on_its_batch(mini: SentenceEmbedder) -> None:
     np.testing.assert_allclose(mini.encode(texts)[0], mini.encode(texts[:1])[0], atol=1e-5)
 
 
-def test_truncated_counts_texts_beyond_the_limit(mini: SentenceEmbedder) -> None:
-    assert mini.limit == 256
-    fits, beyond = "word " * 254, "word " * 255
-    assert mini.truncated([fits, beyond, "short"]) == 1
-    # The limit is real: what follows it changes nothing.
+def test_what_follows_the_256th_token_is_not_read(mini: SentenceEmbedder) -> None:
+    fits = "word " * 254
     np.testing.assert_allclose(mini.encode([fits])[0], mini.encode([fits + "other text"])[0], atol=1e-6)
 
 
@@ -139,64 +136,3 @@ def test_lexical_embedder_refuses_texts_without_words_and_no_room() -> None:
         LexicalEmbedder().encode([" "])
     with pytest.raises(Refusal, match="1 coordinates: words need at least two"):
         LexicalEmbedder(width=1)
-
-
-# A language model's states
-
-PROSE = [
-    f"{who} {what}."
-    for who in ("The old sailor", "A young teacher", "My neighbour", "The committee", "An engine")
-    for what in ("went home early", "was tired of the rain", "made a plan for spring", "broke the window", "sold it")
-]
-
-
-@pytest.fixture(scope="module")
-def states() -> StateEmbedder:
-    return StateEmbedder.open("tiny-smollm2", PROSE)
-
-
-def test_states_are_unit_rows_and_put_paraphrases_first(states: StateEmbedder) -> None:
-    a, b = states.encode([a for a, _ in PAIRS]), states.encode([b for _, b in PAIRS])
-    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-5)
-    assert a.dtype == np.float32 and a.shape == (3, 576)
-    assert ((a @ b.T).argmax(axis=1) == np.arange(3)).all()
-    assert isinstance(states, Embedder) and states.name == "states of tiny-smollm2:28 less 3"
-
-
-def test_states_of_a_text_depend_on_no_other_text(states: StateEmbedder) -> None:
-    texts = ["short", "A much longer text about the weather in the north of the country. " * 3, "word"]
-    np.testing.assert_allclose(states.encode(texts)[2], states.encode(texts[2:])[0], atol=1e-4)
-    assert states.encode([]).shape == (0, 576)
-
-
-def test_which_states_are_outliers_depends_on_no_other_text(
-    states: StateEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # At once the median, about half of all states are outliers, and any shift of the median moves some across.
-    monkeypatch.setattr("dragoman.models.harvest.OUTLIER", 1.0)
-    strict = StateEmbedder(states._model, states._tokenizer, states._site, PROSE)
-    texts = [
-        "The court ruled on the new law, and the judges went home early in the rain.",
-        "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30",
-        "%% ;; }} {{ == && ||",
-        "A late goal won the football match.",
-    ]
-    alone = np.concatenate([strict.encode([text]) for text in texts])
-    np.testing.assert_allclose(strict.encode(texts), alone, atol=1e-4)
-    np.testing.assert_allclose(strict.encode(texts[::-1])[::-1], alone, atol=1e-4)
-    assert np.abs(states.encode(texts) - alone).max() > 1e-2  # states were left out
-
-
-def test_what_all_texts_share_is_taken_out(states: StateEmbedder) -> None:
-    rows = states.encode(PROSE)
-    others = (rows @ rows.T)[~np.eye(len(rows), dtype=bool)]
-    assert abs(others.mean()) < 0.1  # as they are, states of any two texts have cosines near 1
-    axes = states._axes
-    np.testing.assert_allclose(rows @ axes.T, 0, atol=1e-5)
-
-
-def test_states_refuse_too_few_reference_texts_and_empty_texts(states: StateEmbedder) -> None:
-    with pytest.raises(Refusal, match="3 reference texts: what all texts share cannot be seen"):
-        StateEmbedder(states._model, states._tokenizer, states._site, PROSE[:3])
-    with pytest.raises(Refusal, match="text 1 of 2: it is empty"):
-        states.encode(["fine", ""])

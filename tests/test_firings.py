@@ -44,7 +44,7 @@ def pair() -> PlantedPair:
 
 @pytest.fixture(scope="module")
 def aligned(pair: PlantedPair) -> Aligned:
-    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)
+    return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from dragoman.core import Refusal
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from tiny_checkpoints import BOS, CHAT, FAMILIES, MARKER, SCALE, WIDTH, model_of, save_checkpoint, sidecar_of
+from verbalizer_doubles import prompt_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def case(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[tuple[str, Path, LocalVerbalizer]]:
-    yield request.param, folders[request.param], LocalVerbalizer(folders[request.param])
+def case(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[tuple[str, Path, Verbalizer]]:
+    yield request.param, folders[request.param], Verbalizer(folders[request.param])
 
 
 def vectors_for(family: str, count: int = 5, seed: int = 0) -> NDArray[np.float32]:
@@ -78,16 +79,16 @@ def test_tiny_models_are_tiny() -> None:
     assert all(sum(p.numel() for p in model_of(f).parameters()) < 1_000_000 for f in FAMILIES)
 
 
-def test_prompt_embeddings_equal_the_contract_bit_for_bit(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_prompt_embeddings_equal_the_contract_bit_for_bit(case: tuple[str, Path, Verbalizer]) -> None:
     family, folder, verbalizer = case
     vectors = vectors_for(family)
-    got = verbalizer.prompt_embeddings(vectors)
+    got = prompt_embeddings(verbalizer, vectors)
     want = torch.stack([oracle_row(family, folder, v) for v in vectors])
     assert got.dtype == want.dtype == torch.float32
     assert torch.equal(got, want)
 
 
-def test_decoding_feeds_the_model_exactly_these_embeddings(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_decoding_feeds_the_model_exactly_these_embeddings(case: tuple[str, Path, Verbalizer]) -> None:
     family, _, verbalizer = case
     vectors = vectors_for(family, 3)
     seen: list[torch.Tensor] = []
@@ -96,39 +97,39 @@ def test_decoding_feeds_the_model_exactly_these_embeddings(case: tuple[str, Path
         if kwargs.get("inputs_embeds") is not None:
             seen.append(kwargs["inputs_embeds"])
 
-    handle = verbalizer._net.register_forward_pre_hook(note, with_kwargs=True)
+    handle = verbalizer.model.register_forward_pre_hook(note, with_kwargs=True)
     verbalizer.verbalize(vectors, max_new_tokens=3)
     handle.remove()
     prefix, rest = seen
     assert prefix.shape[0] == 1, "what stands before the slot is computed once"
     assert prefix.shape[1] == verbalizer.prompt.slot
     fed = torch.cat([prefix.expand(3, -1, -1), rest], dim=1)
-    assert torch.equal(fed, verbalizer.prompt_embeddings(vectors))
+    assert torch.equal(fed, prompt_embeddings(verbalizer, vectors))
 
 
-def test_only_the_slot_differs_between_rows(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_only_the_slot_differs_between_rows(case: tuple[str, Path, Verbalizer]) -> None:
     family, _, verbalizer = case
-    got = verbalizer.prompt_embeddings(vectors_for(family, 2))
+    got = prompt_embeddings(verbalizer, vectors_for(family, 2))
     differing = (got[0] != got[1]).any(dim=-1).nonzero().flatten().tolist()
     assert differing == [verbalizer.prompt.slot]
 
 
 def test_the_row_keeps_its_norm_after_the_cast_to_bfloat16(folders: dict[str, Path]) -> None:
     for family, folder in folders.items():
-        verbalizer = LocalVerbalizer(folder, dtype="bfloat16")
-        rows = verbalizer.prompt_embeddings(vectors_for(family))
+        verbalizer = Verbalizer(folder, dtype="bfloat16")
+        rows = prompt_embeddings(verbalizer, vectors_for(family))
         assert rows.dtype == torch.bfloat16
         norms = rows[:, verbalizer.prompt.slot].float().norm(dim=-1)
         assert torch.allclose(norms, torch.full_like(norms, SCALE[family]), rtol=0.01)
 
 
-def test_magnitude_is_thrown_away_and_sign_is_not(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_magnitude_is_thrown_away_and_sign_is_not(case: tuple[str, Path, Verbalizer]) -> None:
     family, _, verbalizer = case
     vectors = vectors_for(family)
     slot = verbalizer.prompt.slot
-    plain = verbalizer.prompt_embeddings(vectors)[:, slot]
-    assert torch.equal(verbalizer.prompt_embeddings(vectors * np.float32(4))[:, slot], plain)
-    assert torch.equal(verbalizer.prompt_embeddings(-vectors)[:, slot], -plain)
+    plain = prompt_embeddings(verbalizer, vectors)[:, slot]
+    assert torch.equal(prompt_embeddings(verbalizer, vectors * np.float32(4))[:, slot], plain)
+    assert torch.equal(prompt_embeddings(verbalizer, -vectors)[:, slot], -plain)
 
 
 def test_the_marker_is_read_with_its_own_family(folders: dict[str, Path]) -> None:
@@ -136,13 +137,13 @@ def test_the_marker_is_read_with_its_own_family(folders: dict[str, Path]) -> Non
     foreign = sidecar_of("qwen2") | {"d_model": WIDTH["llama"], "base_checkpoint": "x"}
     folder = save_checkpoint(folders["llama"].parent / "copied", "llama", sidecar=foreign)
     with pytest.raises(Refusal, match=f"marker '{MARKER['qwen2']}'"):
-        LocalVerbalizer(folder)
+        Verbalizer(folder)
 
 
-def test_refuses_vectors_of_another_width(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_refuses_vectors_of_another_width(case: tuple[str, Path, Verbalizer]) -> None:
     family, _, verbalizer = case
     with pytest.raises(Refusal, match=f"vectors of width 7 .* has width {WIDTH[family]}"):
-        verbalizer.prompt_embeddings(np.ones((2, 7), np.float32))
+        prompt_embeddings(verbalizer, np.ones((2, 7), np.float32))
     with pytest.raises(Refusal, match="takes one row per vector"):
         verbalizer.verbalize(np.ones(WIDTH[family], np.float32))
 
@@ -151,9 +152,7 @@ def test_refuses_vectors_of_another_width(case: tuple[str, Path, LocalVerbalizer
     ("value", "sentence"),
     [(0.0, "row 1: its length is zero"), (np.nan, "row 1: it holds NaN"), (np.inf, "row 1: it holds NaN or infinite")],
 )
-def test_refuses_vectors_without_a_direction(
-    case: tuple[str, Path, LocalVerbalizer], value: float, sentence: str
-) -> None:
+def test_refuses_vectors_without_a_direction(case: tuple[str, Path, Verbalizer], value: float, sentence: str) -> None:
     family, _, verbalizer = case
     vectors = vectors_for(family, 3)
     vectors[1] = value
@@ -161,7 +160,7 @@ def test_refuses_vectors_without_a_direction(
         verbalizer.verbalize(vectors)
 
 
-def test_refuses_vectors_whose_norm_is_beyond_float32(case: tuple[str, Path, LocalVerbalizer]) -> None:
+def test_refuses_vectors_whose_norm_is_beyond_float32(case: tuple[str, Path, Verbalizer]) -> None:
     family, _, verbalizer = case
     with pytest.raises(Refusal, match="their norm is beyond float32"):
         verbalizer.verbalize(np.full((1, WIDTH[family]), 3e38, np.float32))

@@ -20,8 +20,9 @@ from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import key_of
 from dragoman.explain.open import open_for
-from dragoman.models.deciding import fingerprint_of_model
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
+from dragoman.models.folder import deciding
+from dragoman.models.load import fingerprint_of_model
 from dragoman.store.hub import forget
 from range_server import Served, serving
 from small_world import World, build, write_sae
@@ -90,6 +91,23 @@ def test_what_people_read_and_what_is_never_read_do_not_decide(world: World) -> 
     for name in ("README.md", "LICENSE", ".gitattributes", "pytorch_model.bin", "consolidated.00.safetensors"):
         (world.root / "llama" / name).write_text("x")
     assert key(world) == before
+
+
+def test_cache_keys_and_identities_count_the_same_files(world: World) -> None:
+    folder = Path(world.av)
+    named = folder / "additional_chat_templates" / "tools.jinja"
+    named.parent.mkdir()
+    named.write_text("{{ messages }}")
+    for name in ("unheard_of.json", "README.md", "trainer_state.json", "pytorch_model.bin"):
+        (folder / name).write_text("{}")
+    counted = set(deciding(folder))
+    assert {"additional_chat_templates/tools.jinja", "unheard_of.json", "config.json"} <= counted
+    assert not {"README.md", "trainer_state.json", "pytorch_model.bin"} & counted
+    identity = Verbalizer(folder).identity
+    assert set(identity["weights"]) | set(identity["files"]) | {"nla_meta.yaml"} == counted
+    before = fingerprint_of_model(folder)
+    named.write_text("{{ messages[0] }}")
+    assert fingerprint_of_model(folder) != before
 
 
 def test_under_an_adapter_the_base_decides_as_well(world: World) -> None:
@@ -259,10 +277,10 @@ def test_a_whole_commit_is_not_asked_about(hub: Served) -> None:
 
 def test_a_verbalizer_is_another_when_its_tokenizer_or_configuration_is(world: World) -> None:
     folder = Path(world.av)
-    before = LocalVerbalizer(world.av).identity
-    assert before == LocalVerbalizer(world.av).identity
+    before = Verbalizer(world.av).identity
+    assert before == Verbalizer(world.av).identity
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
-    after = LocalVerbalizer(world.av).identity
+    after = Verbalizer(world.av).identity
     assert after != before and {**after, "files": before["files"]} == before
 
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from adapter_checkpoints import CONFIG, WEIGHTS, peft_logits, save_base, save_peft, told
 from dragoman.core import Refusal
 from dragoman.models import merge
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.merge import LIMITS, Agreement, merge_adapter
 from tiny_checkpoints import WIDTH, save_adapter
+from verbalizer_doubles import next_logits, prompt_embeddings
 
 BASES = {"llama": ("llama", False), "gemma3": ("gemma3", True), "gemma3_wrapped": ("gemma3_wrapped", False)}
 EMBED, HEAD = ["q_proj", "embed_tokens"], ["q_proj", "lm_head"]
@@ -57,11 +58,11 @@ def vectors(family: str, count: int = 3) -> np.ndarray:
 
 def off(base: Path, adapter: Path, family: str, **how: Any) -> float:
     """Relative error of a verbalizer's first logits against PEFT unmerged."""
-    ours = LocalVerbalizer(adapter, base=str(base), **how)
+    ours = Verbalizer(adapter, base=str(base), **how)
     rows = vectors(family)
-    at_slot = ours.prompt_embeddings(rows)[:, ours.prompt.slot].float()
+    at_slot = prompt_embeddings(ours, rows)[:, ours.prompt.slot].float()
     want = peft_logits(base, adapter, ours.prompt.ids, ours.prompt.slot, at_slot)
-    got = ours.next_logits(rows).float()
+    got = next_logits(ours, rows).float()
     assert all(one.holds for one in ours.merged) and ours.merged
     return float((got - want).norm() / want.norm())
 
@@ -76,10 +77,10 @@ def test_a_merged_adapter_says_what_peft_says_unmerged(
 
 
 def test_embeddings_that_were_one_matrix_are_two_after_merging(bases: dict[str, Path], tmp_path: Path) -> None:
-    shared = LocalVerbalizer(save_peft(tmp_path / "plain", "gemma3", bases["gemma3"]))._net
+    shared = Verbalizer(save_peft(tmp_path / "plain", "gemma3", bases["gemma3"])).model
     assert shared.lm_head.weight is shared.get_input_embeddings().weight  # no copy where nothing asks for one
     adapter = save_peft(tmp_path / "embed", "gemma3", bases["gemma3"], target_modules=EMBED)
-    parted = LocalVerbalizer(adapter)._net
+    parted = Verbalizer(adapter).model
     stored = load_file(bases["gemma3"] / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(parted.lm_head.weight, stored)
     assert not torch.equal(parted.get_input_embeddings().weight, stored)
@@ -92,7 +93,7 @@ def test_half_precision_is_within_its_own_limit(
     bases: dict[str, Path], tmp_path: Path, base: str, dtype: str, what: str
 ) -> None:
     adapter = save_peft(tmp_path / "adapter", BASES[base][0], bases[base], size=0.2, **MERGED[what])
-    (found,) = LocalVerbalizer(adapter, dtype=dtype).merged
+    (found,) = Verbalizer(adapter, dtype=dtype).merged
     limit, whole_limit = LIMITS[getattr(torch, dtype)]
     assert 0 < found.error < limit / 2 and 0 < found.whole < whole_limit / 2
 
@@ -101,7 +102,7 @@ def test_an_adapter_on_an_adapter_is_checked_at_each_step(bases: dict[str, Path]
     lower = save_peft(tmp_path / "lower", "gemma3", bases["gemma3"], target_modules=EMBED)
     upper = save_peft(tmp_path / "upper", "gemma3", bases["gemma3"], target_modules=HEAD, use_rslora=True)
     told(upper, base_model_name_or_path=str(lower))
-    ours = LocalVerbalizer(upper, base=str(lower))
+    ours = Verbalizer(upper, base=str(lower))
     assert len(ours.merged) == 2 and all(one.error < 1e-5 and one.whole < 1e-5 for one in ours.merged)
 
 
@@ -128,13 +129,13 @@ def test_settings_that_cannot_be_merged_are_refused_by_name(
 ) -> None:
     adapter = told(save_peft(tmp_path / "adapter", "llama", bases["llama"]), **changes)
     with pytest.raises(Refusal, match=f"^verbalizer .*: its adapter {sentence}"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_an_adapter_that_peft_cannot_merge_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     adapter = save_peft(tmp_path / "adapter", "llama", bases["llama"], lora_bias=True)
     with pytest.raises(Refusal, match="PEFT cannot merge its adapter .*the base layer has no bias"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_quantised_base_is_refused_before_it_is_loaded(
     (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
     (base / "model.safetensors").write_bytes(b"not read")
     with pytest.raises(Refusal, match=rf"its base base is quantised \({method}\).*; name the model it was"):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -176,7 +177,7 @@ def test_a_sum_that_computes_something_else_is_refused_whatever_made_it(
     layer = "lm_head" if tied else r"model\.layers\.2\.self_attn\.q_proj"
     sentence = rf"does not compute what PEFT computes unmerged \(largest relative error of a layer [\d.e-]+ in {layer}"
     with pytest.raises(Refusal, match=sentence):
-        LocalVerbalizer(adapter)
+        Verbalizer(adapter)
 
 
 def test_what_is_no_number_agrees_with_nothing() -> None:
@@ -188,7 +189,7 @@ def test_what_is_no_number_agrees_with_nothing() -> None:
 def test_outputs_beyond_half_precision_are_refused_as_such(bases: dict[str, Path], tmp_path: Path) -> None:
     adapter = save_peft(tmp_path / "adapter", "llama", bases["llama"], modules_to_save=["lm_head"], size=1e6)
     with pytest.raises(Refusal, match="with its adapter the model's outputs in float16 are not finite numbers"):
-        LocalVerbalizer(adapter, dtype="float16")
+        Verbalizer(adapter, dtype="float16")
 
 
 def test_pickled_weights_of_a_lower_adapter_are_not_read(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_pickled_weights_of_a_lower_adapter_are_not_read(bases: dict[str, Path],
     torch.save(load_file(lower / WEIGHTS), lower / "adapter_model.bin")
     (lower / WEIGHTS).unlink()
     with pytest.raises(Refusal, match="holds no adapter_model.safetensors"):
-        LocalVerbalizer(upper, base=str(lower))
+        Verbalizer(upper, base=str(lower))
 
 
 MULTI, OLD = "model.language_model.", "language_model.model."
@@ -230,11 +231,11 @@ def test_an_adapter_fits_its_text_model_alone_and_inside_the_multimodal_one(
     more: dict[str, Any] = {"alpha_pattern": {rf"^{place}layers\.1\.self_attn\.q_proj": 32.0}}
     more |= {"rank_pattern": {rf"{place}layers\.2.*v_proj": 2}, "modules_to_save": ["norm", "lm_head"]}
     adapter = save_peft(tmp_path / "adapter", here, base, target_modules=modules, **more)
-    want = LocalVerbalizer(adapter)
+    want = Verbalizer(adapter)
     tried = named(tmp_path / "named", adapter, own, OLD) if old else adapter
     for target in (base, other):
-        got = LocalVerbalizer(tried, base=str(target))
-        assert np.allclose(got.next_logits(vectors(here)), want.next_logits(vectors(here)), rtol=1e-4, atol=1e-4)
+        got = Verbalizer(tried, base=str(target))
+        assert np.allclose(next_logits(got, vectors(here)), next_logits(want, vectors(here)), rtol=1e-4, atol=1e-4)
 
 
 def same_words(one: Path, other: Path) -> None:
@@ -259,11 +260,11 @@ def test_an_adapter_of_other_blocks_is_refused_on_the_multimodal_model(bases: di
     held = load_file(adapter / WEIGHTS)
     save_file({k.replace("layers.3.", "layers.9."): v for k, v in held.items()}, adapter / WEIGHTS)
     with pytest.raises(Refusal, match="4 of its adapter's tensors are missing and 4 have no place in the base"):
-        LocalVerbalizer(adapter, base=str(bases["gemma3_wrapped"]))
+        Verbalizer(adapter, base=str(bases["gemma3_wrapped"]))
 
 
 def test_merging_tells_the_layer_that_is_farthest_off(bases: dict[str, Path], tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter", "llama", bases["llama"], rslora=True)
-    net: Any = LocalVerbalizer(bases["llama"])._net
+    net: Any = Verbalizer(bases["llama"]).model
     merged, found = merge_adapter(net, adapter, "x", "cpu")
     assert merged is net and found.layer.startswith("model.layers.") and 0 < found.error < 1e-5 and found.whole > 0

@@ -17,9 +17,9 @@ import odd_others  # noqa: F401 (they enter themselves)
 import odd_tokenizers  # noqa: F401
 from ar_checkpoints import save_full
 from dragoman.core import Refusal
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
-from dragoman.models.reconstruct import LocalReconstructor
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.store.bounded import Limits
 from dragoman.verbalizers import chat
 from odd_changes import CANARY, ODD
@@ -31,14 +31,14 @@ LONGEST = 20.0  # seconds of processor time that one may take here; those in pro
 
 def said_by(folder: Path) -> None:
     """Open a verbalizer, tell it apart, let it say two tokens."""
-    verbalizer = LocalVerbalizer(folder)
+    verbalizer = Verbalizer(folder)
     assert verbalizer.identity["files"]
     rows = np.ones((1, verbalizer.contract.width), np.float32)
     assert verbalizer.verbalize(rows, max_new_tokens=2)[0].tokens
 
 
 def read_by(folder: Path) -> None:
-    reader = LocalReconstructor(folder, layout="kitft")
+    reader = Reconstructor(folder, layout="kitft")
     assert reader.identity["files"] and reader.reconstruct(["rivers"]).shape[0] == 1
 
 

@@ -13,7 +13,7 @@ from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Request, explain
 from dragoman.maps import DirectTable
 from dragoman.models.paired import Reader, activations_at
-from dragoman.score import open_reconstructor
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.backgrounds import load_background
@@ -49,7 +49,7 @@ def test_the_sidecars_say_the_sites_the_pair_is_made_for() -> None:
 
 @pytest.mark.parametrize(("name", "site"), [("tiny-smollm2-ar", tiny.SOURCE), ("tiny-gemma-ar", tiny.TARGET)])
 def test_a_reconstructor_reads_a_description_of_one_subject_as_that_subject(name: str, site: Site) -> None:
-    reader = open_reconstructor(name)
+    reader = Reconstructor.open(name)
     assert (reader.site.model, reader.site.block) == (site.model, site.block)
     said = {c: THEME.format(c, *w) for c, w in SUBJECTS.items()}
     again = {c: OTHER.format(c, *w) for c, w in SUBJECTS.items()}

@@ -11,9 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from plain_reading import Plain
 from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of
+from verbalizer_doubles import next_logits, prompt_embeddings
 
 TOKENS = 6
 
@@ -21,7 +22,7 @@ TOKENS = 6
 @dataclass(frozen=True)
 class Case:
     contract: str
-    ours: LocalVerbalizer
+    ours: Verbalizer
     plain: Plain
 
     @property
@@ -59,7 +60,7 @@ def case(request: pytest.FixtureRequest, base: tuple[str, Path], tmp_path_factor
         # Norm-matched verbalizers are published with rsLoRA, the others without.
         made = save_adapter(at, family, folder, sidecar=said, rslora=contract == "karvonen")
         plain = Plain.open(family, folder, made)
-    return Case(contract, LocalVerbalizer(made, contract=contract), plain)
+    return Case(contract, Verbalizer(made, contract=contract), plain)
 
 
 def test_ids_and_slot_are_those_of_the_plain_reading(case: Case) -> None:
@@ -68,7 +69,7 @@ def test_ids_and_slot_are_those_of_the_plain_reading(case: Case) -> None:
 
 
 def test_prompt_embeddings_equal_the_plain_reading_bit_for_bit(case: Case) -> None:
-    got = case.ours.prompt_embeddings(case.vectors)
+    got = prompt_embeddings(case.ours, case.vectors)
     if case.contract == "kitft":
         want = torch.stack([case.plain.kitft_rows(v) for v in case.vectors])
     else:
@@ -77,7 +78,7 @@ def test_prompt_embeddings_equal_the_plain_reading_bit_for_bit(case: Case) -> No
 
 
 def test_next_token_logits_equal_the_plain_reading(case: Case) -> None:
-    got = case.ours.next_logits(case.vectors)
+    got = next_logits(case.ours, case.vectors)
     want = torch.stack([case.logits(v) for v in case.vectors])
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
     # The vectors matter twenty times the tolerance, or the comparison would say nothing.
@@ -92,5 +93,5 @@ def test_greedy_in_a_batch_is_greedy_alone_is_the_plain_reading(case: Case) -> N
         while len(said) < TOKENS and (not said or said[-1] not in case.ours._stops):
             said = (*said, int(case.logits(vector, said).argmax()))
         kept = said[:-1] if said[-1] in case.ours._stops else said
-        assert explanation.raw == case.ours._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+        assert explanation.raw == case.ours.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
         assert explanation.tokens == len(said)

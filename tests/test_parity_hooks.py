@@ -13,31 +13,32 @@ from safetensors.torch import load_file, save_file
 
 from dragoman.core import Refusal
 from dragoman.models.contracts.base import Feed, Hook
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.load import decoder_blocks
 from plain_reading import Plain
 from tiny_checkpoints import WIDTH, dataset_sidecar_of, save_adapter, save_checkpoint
+from verbalizer_doubles import next_logits
 
 FAMILIES = ("qwen2", "gemma3_wrapped")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalVerbalizer, Plain]:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Verbalizer, Plain]:
     family = request.param
     folder = tmp_path_factory.mktemp(family) / "av"
     save_checkpoint(folder, family, sidecar=dataset_sidecar_of(family))
-    return LocalVerbalizer(folder, contract="karvonen"), Plain.open(family, folder)
+    return Verbalizer(folder, contract="karvonen"), Plain.open(family, folder)
 
 
 def vectors_for(plain: Plain, count: int = 3) -> NDArray[np.float32]:
     return np.random.default_rng(3).normal(size=(count, WIDTH[plain.family])).astype(np.float32)
 
 
-def hooks(verbalizer: LocalVerbalizer) -> int:
-    return sum(len(block._forward_hooks) for block in decoder_blocks(verbalizer._net))
+def hooks(verbalizer: Verbalizer) -> int:
+    return sum(len(block._forward_hooks) for block in decoder_blocks(verbalizer.model))
 
 
-def test_the_hook_is_there_for_the_rest_of_the_prompt_and_for_nothing_else(case: tuple[LocalVerbalizer, Plain]) -> None:
+def test_the_hook_is_there_for_the_rest_of_the_prompt_and_for_nothing_else(case: tuple[Verbalizer, Plain]) -> None:
     ours, plain = case
     seen: list[tuple[int, int]] = []
 
@@ -45,7 +46,7 @@ def test_the_hook_is_there_for_the_rest_of_the_prompt_and_for_nothing_else(case:
         given = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
         seen.append((given.shape[1], hooks(ours)))
 
-    handle = ours._net.register_forward_pre_hook(note, with_kwargs=True)
+    handle = ours.model.register_forward_pre_hook(note, with_kwargs=True)
     ours.verbalize(vectors_for(plain), max_new_tokens=4)
     handle.remove()
     before, behind = plain.slot, len(plain.ids) - plain.slot
@@ -53,7 +54,7 @@ def test_the_hook_is_there_for_the_rest_of_the_prompt_and_for_nothing_else(case:
     assert hooks(ours) == 0
 
 
-def test_only_the_marker_is_changed_and_only_at_block_one(case: tuple[LocalVerbalizer, Plain]) -> None:
+def test_only_the_marker_is_changed_and_only_at_block_one(case: tuple[Verbalizer, Plain]) -> None:
     ours, plain = case
     vector = vectors_for(plain, 1)
     kept: dict[int, torch.Tensor] = {}
@@ -66,13 +67,13 @@ def test_only_the_marker_is_changed_and_only_at_block_one(case: tuple[LocalVerba
 
     def inputs(with_vector: bool) -> dict[int, torch.Tensor]:
         kept.clear()
-        blocks = decoder_blocks(ours._net)
+        blocks = decoder_blocks(ours.model)
         handles = [blocks[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in (1, 2)]
         with torch.no_grad():
             if with_vector:
-                ours.next_logits(vector)
+                next_logits(ours, vector)
             else:
-                ours._net(input_ids=torch.tensor([plain.ids]), use_cache=False)
+                ours.model(input_ids=torch.tensor([plain.ids]), use_cache=False)
         for handle in handles:
             handle.remove()
         return dict(kept)
@@ -88,12 +89,12 @@ def test_only_the_marker_is_changed_and_only_at_block_one(case: tuple[LocalVerba
 
 
 def test_decoding_follows_the_loop_that_hooks_the_prompt_and_not_the_one_that_hooks_every_step(
-    case: tuple[LocalVerbalizer, Plain],
+    case: tuple[Verbalizer, Plain],
 ) -> None:
     ours, plain = case
     vector = vectors_for(plain, 1)
     steps: list[torch.Tensor] = []
-    handle = ours._net.register_forward_hook(lambda _m, _a, out: steps.append(out.logits[0, -1].clone()))
+    handle = ours.model.register_forward_hook(lambda _m, _a, out: steps.append(out.logits[0, -1].clone()))
     ours.verbalize(vector, max_new_tokens=6)
     handle.remove()
     got = torch.stack(steps[1:])  # the first call reads what stands before the marker
@@ -103,7 +104,7 @@ def test_decoding_follows_the_loop_that_hooks_the_prompt_and_not_the_one_that_ho
     assert (got[1:] - wrong[1:]).abs().max() > 0.1
 
 
-def test_an_error_while_the_prompt_is_read_leaves_no_hook_behind(case: tuple[LocalVerbalizer, Plain]) -> None:
+def test_an_error_while_the_prompt_is_read_leaves_no_hook_behind(case: tuple[Verbalizer, Plain]) -> None:
     ours, plain = case
     vectors = vectors_for(plain)
     before = ours.verbalize(vectors, max_new_tokens=4)
@@ -112,7 +113,7 @@ def test_an_error_while_the_prompt_is_read_leaves_no_hook_behind(case: tuple[Loc
         if hooks(ours) > 1:  # its own and the contract's: in the hooked part of the prompt
             raise RuntimeError("planted")
 
-    handle = decoder_blocks(ours._net)[-1].register_forward_hook(fail)
+    handle = decoder_blocks(ours.model)[-1].register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="planted"):
         ours.verbalize(vectors, max_new_tokens=4)
     handle.remove()
@@ -120,23 +121,23 @@ def test_an_error_while_the_prompt_is_read_leaves_no_hook_behind(case: tuple[Loc
     assert ours.verbalize(vectors, max_new_tokens=4) == before
 
 
-def test_sign_matters_and_magnitude_does_not(case: tuple[LocalVerbalizer, Plain]) -> None:
+def test_sign_matters_and_magnitude_does_not(case: tuple[Verbalizer, Plain]) -> None:
     ours, plain = case
     vectors = vectors_for(plain)
-    logits = ours.next_logits(vectors)
-    assert torch.allclose(ours.next_logits(vectors * np.float32(1e4)), logits, atol=2e-4)
-    assert (ours.next_logits(-vectors) - logits).abs().max() > 0.01
+    logits = next_logits(ours, vectors)
+    assert torch.allclose(next_logits(ours, vectors * np.float32(1e4)), logits, atol=2e-4)
+    assert (next_logits(ours, -vectors) - logits).abs().max() > 0.01
 
 
 def test_another_block_can_be_named_and_one_that_is_not_there_is_refused(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "av", "qwen2", sidecar=dataset_sidecar_of("qwen2"))
     vectors = np.random.default_rng(3).normal(size=(1, WIDTH["qwen2"])).astype(np.float32)
-    usual = LocalVerbalizer(folder, contract="karvonen")
-    later = LocalVerbalizer(folder, contract="karvonen", settings={"hook_block": 2})
-    assert (usual.next_logits(vectors) - later.next_logits(vectors)).abs().max() > 0.01
+    usual = Verbalizer(folder, contract="karvonen")
+    later = Verbalizer(folder, contract="karvonen", settings={"hook_block": 2})
+    assert (next_logits(usual, vectors) - next_logits(later, vectors)).abs().max() > 0.01
     assert (usual.identity["hook_block"], later.identity["hook_block"]) == (1, 2)
     with pytest.raises(Refusal, match="a hook at block 4: the model has blocks 0 to 3"):
-        LocalVerbalizer(folder, contract="karvonen", settings={"hook_block": 4})
+        Verbalizer(folder, contract="karvonen", settings={"hook_block": 4})
 
 
 def test_adapters_on_adapters_are_all_merged_and_the_uppermost_brings_the_template(tmp_path: Path) -> None:
@@ -146,10 +147,10 @@ def test_adapters_on_adapters_are_all_merged_and_the_uppermost_brings_the_templa
     first = save_adapter(tmp_path / "sft", "qwen3", base, rslora=True, sidecar=said)
     second = save_adapter(tmp_path / "rl", "qwen3", base, seed=5, sidecar=said)
     (first / "chat_template.jinja").write_text("not this one: {{ messages[0]['content'] }} .")
-    ours = LocalVerbalizer(second, contract="karvonen", base=str(first))
+    ours = Verbalizer(second, contract="karvonen", base=str(first))
     plain = Plain.open("qwen3", base, first, second)
     vector = vectors_for(plain, 1)
-    got, want = ours.next_logits(vector)[0], plain.karvonen_logits(vector[0])
+    got, want = next_logits(ours, vector)[0], plain.karvonen_logits(vector[0])
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
     assert set(ours.identity["root_weights"]) == {"model.safetensors"}
     assert set(ours.identity["base_weights"]) == {"adapter_model.safetensors"}
@@ -160,12 +161,12 @@ def test_an_adapter_that_also_touched_the_vision_tower_is_read_whatever_its_name
     said = dataset_sidecar_of("gemma3_wrapped")
     adapter = save_adapter(tmp_path / "adapter", "gemma3_wrapped", base, sidecar=said)
     vector = np.random.default_rng(0).normal(size=(1, WIDTH["gemma3_wrapped"])).astype(np.float32)
-    want = LocalVerbalizer(adapter, contract="karvonen", base=str(base)).next_logits(vector)
+    want = next_logits(Verbalizer(adapter, contract="karvonen", base=str(base)), vector)
     tensors = load_file(adapter / "adapter_model.safetensors")
     older = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in tensors.items()}
     assert older.keys() != tensors.keys()
     save_file(older, adapter / "adapter_model.safetensors")
-    assert torch.equal(LocalVerbalizer(adapter, contract="karvonen", base=str(base)).next_logits(vector), want)
+    assert torch.equal(next_logits(Verbalizer(adapter, contract="karvonen", base=str(base)), vector), want)
 
 
 def test_a_hook_among_the_shared_positions_is_refused() -> None:

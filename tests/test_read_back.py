@@ -12,8 +12,9 @@ from ar_checkpoints import Reading, head_of, lora_of, save_base, save_full, save
 from dragoman.core import Refusal, Site
 from dragoman.explain import explain
 from dragoman.models import embedder
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.report import write_page
-from dragoman.score import JudgedRun, open_reconstructor, score_run, sought_directions
+from dragoman.score import JudgedRun, score_run, sought_directions
 from dragoman.stats.reconstruct import mean_output
 from dragoman.store import RunFolder
 from dragoman.verbalizers import registry
@@ -45,7 +46,7 @@ def target_ar(world: World) -> str:
 
 
 def test_a_reconstructor_of_the_source_is_asked_for_the_dictionarys_own_rows(world: World, run: RunFolder) -> None:
-    reader = open_reconstructor(source_ar(world), layout="kitft")
+    reader = Reconstructor.open(source_ar(world), layout="kitft")
     wanted = sought_directions(JudgedRun.of(run), reader.site)
     assert reader.site == world.source and not isinstance(wanted, dict)
     assert wanted.ids == FEATURES
@@ -63,7 +64,7 @@ def test_a_reconstructor_of_the_source_is_asked_for_the_dictionarys_own_rows(wor
 def test_a_reconstructor_of_the_target_is_asked_for_the_carried_rows_before_washout(
     world: World, run: RunFolder
 ) -> None:
-    reader = open_reconstructor(target_ar(world), layout="easynla")
+    reader = Reconstructor.open(target_ar(world), layout="easynla")
     wanted = sought_directions(JudgedRun.of(run), reader.site)
     assert isinstance(wanted, dict) and set(wanted) == {"washed"}
     kept = run.vectors()[0]
@@ -124,20 +125,20 @@ def test_a_reconstructor_of_a_third_place_is_refused(world: World, run: RunFolde
 
 def test_a_layout_is_told_and_never_guessed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refusal, match="its layout is not known, and its files do not say; pass --ar-layout kitft or"):
-        open_reconstructor(source_ar(world))
+        Reconstructor.open(source_ar(world))
     with pytest.raises(Refusal, match=r"layout 'nanonla': known are kitft, easynla"):
-        open_reconstructor(source_ar(world), layout="nanonla")
+        Reconstructor.open(source_ar(world), layout="nanonla")
     entry = {"id": "org/ar", "role": "ar", "base": "m", "contract": "kitft", "blocks": [1]}
     known = Checkpoint.model_validate(entry)
     monkeypatch.setattr(registry, "find", lambda ref: known if ref == source_ar(world) else None)
-    assert open_reconstructor(source_ar(world)).contract.layout == "kitft"
+    assert Reconstructor.open(source_ar(world)).contract.layout == "kitft"
     with pytest.raises(Refusal, match=r"layout 'easynla' for .*: it is laid out as kitft, as dragoman"):
-        open_reconstructor(source_ar(world), layout="easynla")
+        Reconstructor.open(source_ar(world), layout="easynla")
 
 
 def test_a_repository_whose_reconstructor_lies_deeper_is_refused_with_its_folder() -> None:
     with pytest.raises(Refusal, match=r"rl_vllm/critic_latest; use achand45/gemma-3-12b-it-nla-L32/rl_vllm/critic"):
-        open_reconstructor("achand45/gemma-3-12b-it-nla-L32")
+        Reconstructor.open("achand45/gemma-3-12b-it-nla-L32")
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -146,7 +147,7 @@ def test_the_sidecar_of_a_reconstructors_run_lies_one_folder_up_and_no_further(t
     above = folder.parents[levels - 1]
     (folder / "nla_meta.yaml").rename(above / "nla_meta.yaml")
     if levels == 1:
-        assert open_reconstructor(str(folder), layout="kitft").identity["sidecar"]
+        assert Reconstructor.open(str(folder), layout="kitft").identity["sidecar"]
         return
     with pytest.raises(Refusal, match=r"it holds no nla_meta\.yaml, so its template and block are unknown"):
-        open_reconstructor(str(folder), layout="kitft")
+        Reconstructor.open(str(folder), layout="kitft")

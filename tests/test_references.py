@@ -15,10 +15,12 @@ from safetensors.numpy import save_file as save_arrays
 import dictionary_folders as folders
 from ar_checkpoints import WIDTH, base_of
 from dragoman.core import Refusal, Site
+from dragoman.doctor import examine, open_subject
 from dragoman.doctor.checkpoint import base_names
-from dragoman.explain import direct_table, explain, how_fed, open_for, open_verbalizer
+from dragoman.explain import direct_table, explain, open_for, open_verbalizer
 from dragoman.explain.request import Talk
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
+from dragoman.models.published import how_fed
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder
@@ -29,6 +31,7 @@ from range_server import Served, serving
 from reading import directions_of
 from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
+from verbalizer_doubles import next_logits
 
 SOURCE_ID = f"gemma-2-2b/{BLOCK}-tiny-res"
 
@@ -246,10 +249,10 @@ def test_the_sidecar_above_is_found_from_inside_the_folder_and_through_a_link(
 def test_a_step_of_a_run_speaks_as_it_does_with_the_sidecar_beside_it(world: World, tmp_path: Path) -> None:
     step = easynla_run(tmp_path / "run", Path(world.target.model))
     vectors = np.random.default_rng(1).standard_normal((2, WIDTH)).astype(np.float32)
-    above = LocalVerbalizer(step, contract="karvonen")
+    above = Verbalizer(step, contract="karvonen")
     (step / NAME).write_bytes((tmp_path / "run" / NAME).read_bytes())
-    beside = LocalVerbalizer(step, contract="karvonen")
-    np.testing.assert_array_equal(above.next_logits(vectors), beside.next_logits(vectors))
+    beside = Verbalizer(step, contract="karvonen")
+    np.testing.assert_array_equal(next_logits(above, vectors), next_logits(beside, vectors))
     assert above.identity == beside.identity and above.identity["sidecar"]
 
 
@@ -257,7 +260,7 @@ def test_a_sidecar_two_folders_up_is_refused(world: World, tmp_path: Path) -> No
     step = easynla_run(tmp_path / "run" / "rl", Path(world.target.model))
     (tmp_path / "run" / "rl" / NAME).rename(tmp_path / "run" / NAME)
     with pytest.raises(Refusal, match=r"iter_4: it holds no nla_meta\.yaml"):
-        LocalVerbalizer(step, contract="karvonen")
+        Verbalizer(step, contract="karvonen")
 
 
 # --- contracts, registry, bases ------------------------------------------------------------------------------------
@@ -315,14 +318,14 @@ def test_the_registry_gives_the_base_and_the_doctor_takes_its_word(
     told = run.manifest["verbalizers"]["by"]
     assert told["base"] == "org/warm/av" and told["site"] == str(world.target) and set(asked) == {"org/warm"}
     vectors = run.vectors()[0]["washed"]
-    by_hand = LocalVerbalizer(step, contract="karvonen", base=str(warm)).next_logits(vectors)
-    np.testing.assert_array_equal(open_verbalizer(str(step), world.request()).next_logits(vectors), by_hand)
+    by_hand = next_logits(Verbalizer(step, contract="karvonen", base=str(warm)), vectors)
+    np.testing.assert_array_equal(next_logits(open_verbalizer(str(step), world.request()), vectors), by_hand)
 
 
 def test_a_base_given_by_hand_does_not_settle_what_the_registry_does() -> None:
     names = {"its adapter_config.json": "/elsewhere/av_sft"}
-    assert base_names("x", names, "org/warm/av").verdict == "fault"
-    assert base_names("x", names, "org/warm/av", vouched=True).verdict != "fault"
+    assert base_names("x", names, "org/warm/av").status == "fault"
+    assert base_names("x", names, "org/warm/av", vouched=True).status != "fault"
 
 
 @pytest.mark.parametrize(
@@ -339,6 +342,10 @@ def test_what_the_registry_is_sure_of_cannot_be_said_otherwise(
     listed(monkeypatch, "org/published", switches={"hook_block": 1})
     with pytest.raises(Refusal, match=sentence):
         explain(world.request(by="org/published", **changes), tmp_path / "run")
+    with pytest.raises(Refusal, match=sentence):
+        Verbalizer.open("org/published", **changes)
+    (finding,) = (f for f in examine(open_subject(by="org/published", **changes)) if f.check == "opening")
+    assert finding.status == "fault" and str(finding.refusal()).count("it was trained with") == 1
     same = how_fed("org/published", "karvonen", {"hook_block": 1}, None)
     assert same == {"contract": "karvonen", "settings": {"block": 1, "hook_block": 1}, "base": None}
     assert not (tmp_path / "run").exists()

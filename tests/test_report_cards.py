@@ -15,7 +15,7 @@ from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
 from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS, Controls
 from dragoman.store import RunFolder
-from dragoman.verbalizers.smells import SMELLS
+from dragoman.verbalizers.answer import STOCK_PHRASES
 from report_fixture import TOPICS, Page, build_run, page_of
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")
@@ -141,7 +141,7 @@ def test_labels_stand_with_whose_they_are(tmp_path: Path, page: Page) -> None:
 
 
 def test_flags_are_shown_as_words(tmp_path: Path) -> None:
-    assert {smell.name for smell in SMELLS} < set(PROBLEMS)
+    assert {phrase.name for phrase in STOCK_PHRASES} < set(PROBLEMS)
     rows = [{"feature": str(k), "problems": [problem]} for k, problem in enumerate([*PROBLEMS, "never heard of"])]
     page = page_of(small(tmp_path / "run", *rows), tmp_path / "page.html")
     for problem, meaning in PROBLEMS.items():

@@ -12,12 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dragoman.core import Background, Directions, Explanation, Floats, frozen
 from dragoman.explain import Talk
 from dragoman.records import Card
-from dragoman.verbalizers.protocol import ScriptedVerbalizer
 from dragoman.washout import on_shell
 from planted_worlds import SOURCE, TARGET
 from studies.cast import Cast
 from studies.ground import Ground
 from study_worlds import ground_with, latent
+from verbalizer_doubles import ScriptedVerbalizer
 
 WIDTH = 12
 NAMES = ("0", "1", "2", "3", "4")

@@ -23,7 +23,7 @@ from dragoman.neuronpedia import Export
 from dragoman.store import RunFolder, read_arrays, read_json, read_jsonl, read_texts, write_arrays
 from dragoman.store.torchfile import TorchFile
 from dragoman.verbalizers.registry import parse_registry
-from dragoman.verbalizers.sidecar import Given, read_sidecar
+from dragoman.verbalizers.sidecar import Overrides, read_sidecar
 from reading import read_directions, read_encoder
 
 SITE = Site("m", folders.BLOCK)
@@ -121,26 +121,26 @@ def tensors(path: Path) -> Any:
 
 def sidecar(path: Path) -> Any:
     """A verbalizer's sidecar, with a norm and without."""
-    return read_sidecar(path, given=Given(scaled=False)), read_sidecar(path)
+    return read_sidecar(path, overrides=Overrides(scaled=False)), read_sidecar(path)
 
 
 def contract(path: Path) -> Any:
     """A verbalizer's contract, by what its sidecar says."""
     from dragoman.models.contracts import contract_for
-    from dragoman.models.contracts.base import Asked
+    from dragoman.models.contracts.base import CheckpointRequest
 
     universal = (path / "adapters").exists()
     settings = UNIVERSAL_SETTINGS if universal else {}
-    asked = Asked(ref=str(path), folder=path, settings=settings)
-    return contract_for(asked, None)
+    request = CheckpointRequest(ref=str(path), folder=path, settings=settings)
+    return contract_for(request, None)
 
 
 def norm_matched(path: Path) -> Any:
     """The same under another contract's name."""
     from dragoman.models.contracts import contract_for
-    from dragoman.models.contracts.base import Asked
+    from dragoman.models.contracts.base import CheckpointRequest
 
-    return contract_for(Asked(ref=str(path), folder=path), "karvonen")
+    return contract_for(CheckpointRequest(ref=str(path), folder=path), "karvonen")
 
 
 def reconstructor(path: Path) -> Any:

@@ -19,7 +19,7 @@ from dragoman.maps import Crossing
 from dragoman.records import Card
 from dragoman.store import RunFolder
 from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 from studies.ground import Ground
 
@@ -86,7 +86,7 @@ class Cast:
     def say(
         self,
         folder: Path,
-        verbalizers: Mapping[str, Verbalizer],
+        verbalizers: Mapping[str, AnyVerbalizer],
         *,
         seed: int,
         batch_size: int,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from dragoman.core import Refusal
 from dragoman.explain import Talk
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
-from dragoman.score import Reconstructor, open_reconstructor
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.store import RunFolder, write_json
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from studies import data, depth, drift, post, procrustes, strength, trust
 from studies.cast import Cast
 from studies.ground import Ground
@@ -63,20 +63,20 @@ class Voices:
     def __init__(self, *, device: str, dtype: str) -> None:
         """On ``device`` in ``dtype``; reconstructors and the embedder in float32."""
         self.device, self.dtype = device, dtype
-        self._verbalizers: dict[str, LocalVerbalizer] = {}
+        self._verbalizers: dict[str, Verbalizer] = {}
         self._readers: dict[str, Reconstructor] = {}
         self._embedder: SentenceEmbedder | None = None
 
-    def verbalizer(self, ref: str) -> LocalVerbalizer:
+    def verbalizer(self, ref: str) -> Verbalizer:
         """A verbalizer by reference."""
         if ref not in self._verbalizers:
-            self._verbalizers[ref] = LocalVerbalizer(ref, dtype=self.dtype, device=self.device)
+            self._verbalizers[ref] = Verbalizer(ref, dtype=self.dtype, device=self.device)
         return self._verbalizers[ref]
 
     def reader(self, ref: str) -> Reconstructor:
         """A reconstructor by reference."""
         if ref not in self._readers:
-            self._readers[ref] = open_reconstructor(ref, device=self.device)
+            self._readers[ref] = Reconstructor.open(ref, device=self.device)
         return self._readers[ref]
 
     def embedder(self) -> SentenceEmbedder:
@@ -101,7 +101,7 @@ def say(
     talk = library.talk
     talk.say(f"{study.name}, {ground.name}: {study.question}")
     cast = study.prepare(ground, library, n or study.features, seed)
-    verbalizers: dict[str, Verbalizer] = {"by": voices.verbalizer(ground.by)}
+    verbalizers: dict[str, AnyVerbalizer] = {"by": voices.verbalizer(ground.by)}
     if any(condition.verbalizer == "native" for condition in cast.conditions):
         verbalizers["native"] = voices.verbalizer(ground.native)
     named = Talk(say=talk.say, bar=lambda what, done, total: talk.bar(f"{study.name}: {what}", done, total))

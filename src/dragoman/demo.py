@@ -29,7 +29,7 @@ from dragoman.explain import (
 from dragoman.maps import LinearMap
 from dragoman.store import RunFolder
 from dragoman.study import Condition
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
 WASHOUT = "on-shell"
@@ -72,7 +72,7 @@ def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = 
         raise RuntimeError("a crossing by map has a harvest and a map")
     turned, _ = fitted(rows, request, "procrustes")
     talk.say("opening the verbalizers of both models, and checking them")
-    verbalizers: dict[str, Verbalizer] = {
+    verbalizers: dict[str, AnyVerbalizer] = {
         "by": open_verbalizer(request.by, request),
         "native": open_verbalizer(request.native or "tiny-smollm2-av", request, native=True),
     }

@@ -28,7 +28,7 @@ from dragoman.verbalizers.protocol import check_temperature
 
 if TYPE_CHECKING:
     from dragoman.core import Explanation
-    from dragoman.verbalizers.protocol import Verbalizer
+    from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Progress = Callable[[str, int, int], None]
 
@@ -207,7 +207,7 @@ class Plan:
         text = f"{self.seed}/{name}/{sample}/{start // self.batch_size}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def digest(self, verbalizers: Mapping[str, Verbalizer], *more: str) -> str:
+    def digest(self, verbalizers: Mapping[str, AnyVerbalizer], *more: str) -> str:
         """Hex sha256 of what decides the rows, for ``manifest["plan_digest"]``.
 
         Counts conditions (vectors, ids, labels, cards), settings, the verbalizers' identities, and whatever ``more``
@@ -242,7 +242,7 @@ class Done:
 def run(
     folder: RunFolder,
     conditions: Sequence[Condition],
-    verbalizers: Mapping[str, Verbalizer],
+    verbalizers: Mapping[str, AnyVerbalizer],
     *,
     batch_size: int = 32,
     samples: int = 1,
@@ -274,7 +274,7 @@ def run(
 def carry_out(
     plan: Plan,
     folder: RunFolder,
-    verbalizers: Mapping[str, Verbalizer],
+    verbalizers: Mapping[str, AnyVerbalizer],
     progress: Progress | None = None,
 ) -> Done:
     """`run`, for a plan that is already made."""
@@ -326,7 +326,7 @@ class _Tally:
             self.progress(name, self.done[name], self.total[name])
 
 
-def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, Verbalizer]) -> None:
+def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) -> None:
     """Every condition's verbalizer is there and reads the stream the vectors live in."""
     for condition in plan.conditions:
         if condition.verbalizer not in verbalizers:
@@ -369,7 +369,7 @@ def _refuse_rows(rows: Rows, at: int) -> None:
     )
 
 
-def _said(batch: Batch, plan: Plan, verbalizer: Verbalizer) -> list[dict[str, Any]]:
+def _said(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, Any]]:
     """One batch, verbalized, as rows."""
     said = verbalizer.verbalize(
         np.stack([condition.vectors[at] for condition, at in batch.items]),

@@ -79,8 +79,7 @@ def doctor(
 
     Without options it examines the two small models that ship.
     """
-    from dragoman.doctor import examine, open_patient
-    from dragoman.explain import how_fed
+    from dragoman.doctor import examine, open_subject
     from dragoman.models.device import check_device
     from dragoman.store import read_texts
 
@@ -93,14 +92,15 @@ def doctor(
     check_device(device)
     started = time.monotonic()
     chosen = tuple(read_texts(texts)[:32]) if texts else None
-    fed = how_fed(by, contract, settings_from(setting or []), base) if by else {}
     found = examine(
-        open_patient(
+        open_subject(
             sae=sae,
             sae_how={"key": key, "orientation": orientation, "k": k},
             by=by,
             source=source,
-            **fed,
+            contract=contract,
+            settings=settings_from(setting or []),
+            base=base,
             ar=ar,
             texts=chosen,
             dtype=dtype,
@@ -108,7 +108,7 @@ def doctor(
         )
     )
     if native is not None:
-        found += examine(open_patient(by=native, **how_fed(native, None, {}, None), dtype=dtype, device=device))
+        found += examine(open_subject(by=native, dtype=dtype, device=device))
     _tell(found, time.monotonic() - started, as_json=as_json)
 
 

@@ -8,7 +8,7 @@ In: the folders of a verbalizer and of a reconstructor that are on this machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding, judged, refused, skipped
-from dragoman.doctor.patient import Patient, Probes, folder_at_hand
-from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
-from dragoman.models.adapters import scale_of
+from dragoman.doctor.subject import Subject, folder_at_hand
+from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
+from dragoman.models.decode import Verbalizer
+from dragoman.models.folder import TEMPLATE, read_template
 from dragoman.models.load import OF_VISION, load_tokenizer
+from dragoman.models.merge import Agreement
+from dragoman.models.watch import weight, weight_names
 from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
@@ -29,7 +32,6 @@ from dragoman.verbalizers import registry
 from dragoman.verbalizers.prompt import encoded
 from dragoman.verbalizers.sidecar import sidecar_file
 
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROLES = {"verbalizer": ("av", "actor", "verbalizer"), "reconstructor": ("ar", "critic", "reconstructor")}
 HEADS = ("value_head.safetensors", "ar_lora_value_head.safetensors", "ar_meta.json", "value_head.pt")
 # Share of the adapter's own update found in the weights. 1 when merged once, 0 when it was left out, 2 when merged
@@ -37,34 +39,28 @@ HEADS = ("value_head.safetensors", "ar_lora_value_head.safetensors", "ar_meta.js
 APPLIED = 0.1
 
 
-def check_checkpoint(patient: Patient, probes: Probes) -> list[Finding]:
+def check_checkpoint(subject: Subject) -> list[Finding]:
     """All checks of the files of verbalizer and reconstructor."""
-    found = []
-    folder = folder_at_hand(patient.by)
-    if patient.by is not None:
+    found: list[Finding] = []
+    for ref, kind in ((subject.by, "verbalizer"), (subject.ar, "reconstructor")):
+        if ref is None:
+            continue
+        folder = folder_at_hand(ref)
         if folder is None:
-            found.append(
-                skipped("role", patient.by, "what its sidecar says it is", "its folder is not on this machine")
-            )
-        else:
-            found.append(role(patient.by, folder, "verbalizer"))
-            found += adapter(patient, probes, folder)
-            found += unopened(patient, folder) if patient.verbalizer is None else []
-    if patient.ar is not None:
-        other = folder_at_hand(patient.ar)
-        if other is None:
-            reason = "its folder is not on this machine"
-            found.append(skipped("role", patient.ar, "what its sidecar says it is", reason))
-        else:
-            found += [role(patient.ar, other, "reconstructor"), reconstructor_width(patient.ar, other, probes)]
+            found.append(skipped("role", ref, "what its sidecar says it is", "its folder is not on this machine"))
+            continue
+        found.append(role(ref, folder, kind))
+        if kind == "reconstructor":
+            found.append(reconstructor_width(ref, folder, subject.width))
+            continue
+        found += adapter(subject, folder)
+        found += unopened(subject, folder) if subject.verbalizer is None else []
     return found
 
 
-def unopened(patient: Patient, folder: Path) -> list[Finding]:
+def unopened(subject: Subject, folder: Path) -> list[Finding]:
     """The tokenizer of a verbalizer that did not open: it is often the reason."""
-    from dragoman.models.folder import TEMPLATE, read_template
-
-    own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(patient.base or _base(folder))
+    own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(subject.base or _base(folder))
     if own is None:
         return []
     try:
@@ -75,9 +71,9 @@ def unopened(patient: Patient, folder: Path) -> list[Finding]:
     except Refusal:
         return []  # opening has said so
     return [
-        tokenizer_whole(patient.voice, tokenizer),
-        bos(patient.voice, "beginning-of-text tokens of a chat it renders", tokenizer, ids),
-        template(patient.voice, tokenizer),
+        tokenizer_whole(subject.verbalizer_name, tokenizer),
+        bos(subject.verbalizer_name, "beginning-of-text tokens of a chat it renders", tokenizer, ids),
+        template(subject.verbalizer_name, tokenizer),
     ]
 
 
@@ -142,40 +138,41 @@ def role(ref: str, folder: Path, wanted: str) -> Finding:
     )
 
 
-def reconstructor_width(ref: str, folder: Path, probes: Probes) -> Finding:
+def reconstructor_width(ref: str, folder: Path, width: int) -> Finding:
     """Verbalizer and reconstructor of one site have one width."""
     what, wide = "width of its vectors", meta(folder).get("d_model")
-    if not isinstance(wide, int) or not probes.width:
+    if not isinstance(wide, int) or not width:
         return skipped("width", ref, what, "one of the two sidecars states no d_model")
     return judged(
         "width",
         ref,
         what,
         measured=float(wide),
-        against=float(probes.width),
+        against=float(width),
         origin="width of the verbalizer's vectors",
-        fault="" if wide == probes.width else "use the reconstructor of the verbalizer's model",
+        fault="" if wide == width else "use the reconstructor of the verbalizer's model",
     )
 
 
-def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
+def adapter(subject: Subject, folder: Path) -> list[Finding]:
     """Checks of a PEFT adapter against the base it is put on; a full checkpoint has only its base's name to compare."""
-    ref = patient.voice
-    folder = getattr(getattr(patient.verbalizer, "contract", None), "weights", folder)  # bundles keep it further down
+    ref = subject.verbalizer_name
+    local = subject.local
+    folder = local.contract.weights if local is not None else folder  # bundles keep it further down
     settings = config(folder, ADAPTER)
     names = {
         "its sidecar's base_checkpoint": meta(folder).get("base_checkpoint"),
         "its adapter_config.json": settings.get("base_model_name_or_path"),
     }
-    known = registry.find(ref)
-    vouched = known is not None and patient.base is not None and known.switches.stacked_on == patient.base
-    found = [base_names(ref, {k: str(v) for k, v in names.items() if v}, patient.base, vouched=vouched)]
-    found += merged(ref, patient.verbalizer)
+    known, bases = registry.find(ref), (subject.base, local.base if local is not None else None)
+    vouched = known is not None and known.switches.stacked_on is not None and known.switches.stacked_on in bases
+    found = [base_names(ref, {k: str(v) for k, v in names.items() if v}, subject.base, vouched=vouched)]
+    found += merged(ref, local.merged if local is not None else ())
     if not settings:
         return [*found, *damaged(ref, folder)]
     # An adapter may sit on an adapter: what it is put on in the end is what the verbalizer opened.
-    root = getattr(patient.verbalizer, "_root", None)
-    named = [str(v) for v in (root, patient.base, *names.values()) if v]
+    whole = local.whole if local is not None and local.adapters else None
+    named = [str(v) for v in (whole, *bases, *names.values()) if v]
     base = next((f for f in map(folder_at_hand, named) if f is not None), None)
     try:
         own = ArraysFile(folder / ADAPTER_WEIGHTS)
@@ -185,16 +182,15 @@ def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
             return [*found, skipped("adapter-fits", ref, "its tensors on the base's", reason)]
         shapes, files = tensors_of(base)
         found += [fits(ref, own, shapes), unchanged(ref, folder, base)]
-        if found[-2].verdict == "ok":
-            alone = len(getattr(patient.verbalizer, "_stack", (folder,))) == 1
-            found.append(applied(ref, probes if alone else None, own, settings, files))
+        if found[-2].status == "ok":
+            found.append(applied(ref, local, own, settings, files))
     except Refusal as refusal:
         found.append(refused("adapter-fits", ref, "its weights and its base's", refusal))
     return found
 
 
-def merged(ref: str, verbalizer: Any) -> list[Finding]:
-    """Each adapter that was merged when the verbalizer was opened, against PEFT with the adapter carried along."""
+def merged(ref: str, agreements: Iterable[Agreement]) -> list[Finding]:
+    """How each adapter that was merged agrees with PEFT, the adapter carried along."""
     what = "largest relative error of its merged layers on a few tokens"
     return [
         judged(
@@ -206,7 +202,7 @@ def merged(ref: str, verbalizer: Any) -> list[Finding]:
             origin=f"what rounding explains, against PEFT unmerged; of the model's output {one.whole:.2g}",
             fault="" if one.holds else "use its authors' merged model",
         )
-        for one in getattr(verbalizer, "merged", ())
+        for one in agreements
     ]
 
 
@@ -341,16 +337,17 @@ def unchanged(ref: str, folder: Path, base: Path) -> Finding:
 
 
 def applied(
-    ref: str, probes: Probes | None, own: ArraysFile, settings: dict[str, Any], files: dict[str, ArraysFile]
+    ref: str, local: Verbalizer | None, own: ArraysFile, settings: dict[str, Any], files: dict[str, ArraysFile]
 ) -> Finding:
     """The model must differ from its base by the adapter's update, once."""
     what = "share of its own update found in the model's weights"
-    if probes is None or probes.model is None:
-        reason = "the model is not open" if probes is not None else "it sits on another adapter"
-        return skipped("adapter-applied", ref, what, reason)
+    if local is None:
+        return skipped("adapter-applied", ref, what, "the model is not open")
+    if len(local.adapters) != 1:
+        return skipped("adapter-applied", ref, what, "it sits on another adapter")
     if settings.get("use_dora"):
         return skipped("adapter-applied", ref, what, "it also scales the sum (DoRA); adapter-merged compares answers")
-    here = dict(probes.model.net.named_parameters())
+    here = weight_names(local)
     for stem in stems(own):
         module, place, name = module_of(stem), place_of(stem, files), place_of(stem, here)
         if place is None or name is None:
@@ -363,7 +360,7 @@ def applied(
         if size == 0:
             continue
         base: NDArray[Any] = files[place].whole(place)
-        moved = numbers(here[name]).astype(np.float64) - base
+        moved = weight(local, name).astype(np.float64) - base
         share = float(np.sum(moved * update)) / size
         fault = ""
         if abs(share - 1) > APPLIED:

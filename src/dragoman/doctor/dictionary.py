@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dragoman.core import Floats
 from dragoman.dictionaries import Encoder
 from dragoman.doctor.finding import Finding, judged, skipped
-from dragoman.doctor.patient import Patient, Probes
+from dragoman.doctor.subject import Subject
+from dragoman.models.watch import table_shape
 
 # Share of a stream's variance a dictionary may leave out. On its own kind of text the embedded SAE leaves 0.14 at its
 # block, 0.30 and 0.53 one block beside it and 0.81 three blocks away; turned by a random rotation, as if of another
@@ -31,44 +32,44 @@ OUTLIER = 5.0  # times the median norm: rows the harvest leaves out too
 ROWS = 4096
 
 
-def check_dictionary(patient: Patient, probes: Probes) -> list[Finding]:
+def check_dictionary(subject: Subject) -> list[Finding]:
     """All checks of the dictionary."""
-    if patient.encoder is None:
+    if subject.encoder is None:
         reason = "no dictionary with an encoder is at hand; pass --sae"
         return [
-            skipped("off-by-one", patient.book, "reconstruction at the block and beside it", reason),
-            skipped("decoder-orientation", patient.book, "encoder against decoder", reason),
+            skipped("off-by-one", subject.dictionary_name, "reconstruction at the block and beside it", reason),
+            skipped("decoder-orientation", subject.dictionary_name, "encoder against decoder", reason),
         ]
-    found = [orientation(patient.book, patient.encoder)]
-    if patient.source is None:
+    found = [orientation(subject.dictionary_name, subject.encoder)]
+    if subject.source is None:
         return [
             *found,
             skipped(
                 "off-by-one",
-                patient.book,
+                subject.dictionary_name,
                 "reconstruction at the block and beside it",
                 "the source model is not at hand; pass --source MODEL:BLOCK",
             ),
         ]
-    site = patient.source.site
-    width = int(patient.source.model.get_input_embeddings().weight.shape[1])  # type: ignore[union-attr]
+    site = subject.source.site
+    width = table_shape(subject.source)[1]
     found.append(
         judged(
             "dictionary-width",
-            patient.book,
+            subject.dictionary_name,
             "width of its rows",
-            measured=float(patient.encoder.d_in),
+            measured=float(subject.encoder.d_in),
             against=float(width),
             origin=f"embedding width of {site.model}",
-            fault="" if patient.encoder.d_in == width else "use a dictionary that was trained on this model",
+            fault="" if subject.encoder.d_in == width else "use a dictionary that was trained on this model",
         )
     )
-    return found if patient.encoder.d_in != width else found + reconstruction(patient, probes)
+    return found if subject.encoder.d_in != width else found + reconstruction(subject)
 
 
-def reconstruction(patient: Patient, probes: Probes) -> list[Finding]:
+def reconstruction(subject: Subject) -> list[Finding]:
     """Unexplained variance at the stated block and the ones beside it, on the same tokens."""
-    stream, source, encoder = probes.source_stream, patient.source, patient.encoder
+    stream, source, encoder = subject.source_stream, subject.source, subject.encoder
     if stream is None or source is None or encoder is None:
         return []
     left = {block: unexplained(encoder, usual(rows)) for block, rows in stream.rest.items()}
@@ -82,7 +83,7 @@ def reconstruction(patient: Patient, probes: Probes) -> list[Finding]:
     return [
         judged(
             "wrong-dictionary",
-            patient.book,
+            subject.dictionary_name,
             f"unexplained variance at {source.site} and beside it, least of {len(left)} blocks",
             measured=fewest,
             against=WRONG_DICTIONARY,
@@ -93,7 +94,7 @@ def reconstruction(patient: Patient, probes: Probes) -> list[Finding]:
         ),
         judged(
             "off-by-one",
-            patient.book,
+            subject.dictionary_name,
             f"unexplained variance at {source.site}",
             measured=own,
             against=others[best],

@@ -1,6 +1,6 @@
-"""Examine a patient: every check whose means are at hand, or the quick ones before a run.
+"""Examine a subject: every check whose means are at hand, or the quick ones before a run.
 
-In: a ``Patient``. Out: findings in a fixed order. ``quick`` raises the first fault as a refusal; ``examine`` never
+In: a ``Subject``. Out: findings in a fixed order. ``quick`` raises the first fault as a refusal; ``examine`` never
 raises one, since a fault is its answer.
 """
 
@@ -16,35 +16,34 @@ from dragoman.doctor.checkpoint import check_checkpoint
 from dragoman.doctor.dictionary import check_dictionary, orientation
 from dragoman.doctor.finding import Finding, refused
 from dragoman.doctor.injection import check_injection
-from dragoman.doctor.patient import SENTENCES, Patient, Probes
 from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.reading import check_reading
 from dragoman.doctor.stream import check_background, check_stream
-from dragoman.models.decode import LocalVerbalizer
+from dragoman.doctor.subject import SENTENCES, Subject
+from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader
 from dragoman.store.backgrounds import load_background
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 T = TypeVar("T")
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(subject: Subject) -> list[Finding]:
     """Every check; what is not at hand is skipped with the reason."""
-    probes = Probes(patient)
-    found = [refused("opening", name, "opening it", refusal) for name, refusal in patient.refusals.items()]
-    if patient.by is not None or patient.ar is not None:
-        found += check_checkpoint(patient, probes)
-    if patient.verbalizer is not None:
-        found += [*check_prompt(patient, probes), *check_injection(patient, probes)]
-        found += [*check_reading(patient, probes), *check_background(patient, probes)]
-    if patient.encoder is not None or patient.dictionary is not None:
-        found += check_dictionary(patient, probes)
-    if patient.source is not None:
-        found += check_stream(patient, probes)
+    found = [refused("opening", name, "opening it", refusal) for name, refusal in subject.refusals.items()]
+    if subject.by is not None or subject.ar is not None:
+        found += check_checkpoint(subject)
+    if subject.verbalizer is not None:
+        for check in (check_prompt, check_injection, check_reading, check_background):
+            found += check(subject)
+    if subject.encoder is not None or subject.dictionary is not None:
+        found += check_dictionary(subject)
+    if subject.source is not None:
+        found += check_stream(subject)
     return found
 
 
-def quick(verbalizers: Iterable[Verbalizer], *, encoder: Encoder | None = None) -> list[Finding]:
+def quick(verbalizers: Iterable[AnyVerbalizer], *, encoder: Encoder | None = None) -> list[Finding]:
     """What takes seconds, before a run: files, prompt, injection and caches of verbalizers, a dictionary's shape.
 
     A few passes over the prompt and three sentences for each verbalizer in this process; two short answers from each
@@ -58,31 +57,31 @@ def quick(verbalizers: Iterable[Verbalizer], *, encoder: Encoder | None = None) 
     """
     found: list[Finding] = []
     for verbalizer in verbalizers:
-        patient = Patient(by=verbalizer.name, verbalizer=verbalizer, base=_given(verbalizer))
-        probes = Probes(patient)
+        subject = Subject(by=verbalizer.name, verbalizer=verbalizer, base=_given(verbalizer))
         for check in (check_checkpoint, check_prompt, check_injection):
-            found += passed(check(patient, probes))
-        found += passed(check_reading(patient, probes, texts=False))
+            found += passed(check(subject))
+        found += passed(check_reading(subject, texts=False))
     if encoder is not None:
         found += passed([orientation("dictionary", encoder)])
     return found
 
 
-def _given(verbalizer: Verbalizer) -> str | None:
+def _given(verbalizer: AnyVerbalizer | None) -> str | None:
     """The base a person gave for an open verbalizer: the one it runs on, where its sidecar names another or none."""
-    base, sidecar = getattr(verbalizer, "_base", None), getattr(verbalizer, "sidecar", None)
-    return base if sidecar is not None and base != sidecar.base else None
+    if not isinstance(verbalizer, Verbalizer) or verbalizer.base == verbalizer.sidecar.base:
+        return None
+    return verbalizer.base
 
 
 def passed(findings: list[Finding]) -> list[Finding]:
     """The findings; the first fault among them is raised."""
     for finding in findings:
-        if finding.verdict == "fault":
+        if finding.status == "fault":
             raise finding.refusal()
     return findings
 
 
-def open_patient(
+def open_subject(
     *,
     sae: str | None = None,
     sae_how: Mapping[str, Any] | None = None,
@@ -95,12 +94,12 @@ def open_patient(
     texts: tuple[str, ...] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-) -> Patient:
+) -> Subject:
     """Open what is named, by reference; what does not open becomes a finding, not an end.
 
     ``sae``: dictionary, with ``sae_how`` as ``open_dictionary`` takes it. ``by``: verbalizer, with ``contract``,
-    ``settings`` and ``base`` as it takes them. ``source``: MODEL:BLOCK where the dictionary's directions live, None
-    takes what it says itself. ``ar``: reconstructor, whose files are read.
+    ``settings`` and ``base`` as ``Verbalizer.open`` takes them. ``source``: MODEL:BLOCK where the dictionary's
+    directions live, None takes what it says itself. ``ar``: reconstructor, whose files are read.
     """
     refusals: dict[str, Refusal] = {}
 
@@ -112,21 +111,21 @@ def open_patient(
             return None
 
     how: dict[str, Any] = {"dtype": dtype, "device": device}
-    voice = dictionary = encoder = reader = background = None
+    verbalizer = dictionary = encoder = reader = background = None
     if by:
-        voice = tried(by, lambda: LocalVerbalizer(by, contract=contract, settings=settings, base=base, **how))
+        verbalizer = tried(by, lambda: Verbalizer.open(by, contract=contract, settings=settings, base=base, **how))
     if sae:
         dictionary = tried(sae, lambda: open_dictionary(sae, **(sae_how or {})))
     if sae and dictionary is not None:
         encoder = tried(sae, dictionary.need_encoder)
-        background = tried(sae, lambda: _background(dictionary, voice))
+        background = tried(sae, lambda: _background(dictionary, verbalizer))
     site = tried(source, lambda: Site.parse(source)) if source else encoder.site if encoder else None
     if sae and site:
         reader = tried(str(site), lambda: Reader.open(site, **how))
-    return Patient(
+    return Subject(
         by=by,
-        verbalizer=voice,
-        base=base,
+        verbalizer=verbalizer,
+        base=base or _given(verbalizer),
         dictionary=sae,
         encoder=encoder,
         source=reader,

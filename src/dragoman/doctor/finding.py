@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dragoman.core import Refusal
 
-Verdict = Literal["ok", "fault", "skipped"]
+Status = Literal["ok", "fault", "skipped"]
 Value = float | str | None
 
 
@@ -21,7 +21,7 @@ class Finding:
 
     ``check``: its short name, stable for scripts. ``subject``: whose fault it would be (a reference or site).
     ``what``: what was looked at. ``measured``: the value found. ``against``: the value it is held against, and
-    ``origin`` where that comes from. ``verdict``: ok, fault or skipped. ``do``: what to do about a fault, or why the
+    ``origin`` where that comes from. ``status``: ok, fault or skipped. ``do``: what to do about a fault, or why the
     check was skipped; empty when all is well.
     """
 
@@ -31,7 +31,7 @@ class Finding:
     measured: Value = None
     against: Value = None
     origin: str = ""
-    verdict: Verdict
+    status: Status
     do: str = ""
 
     def plain(self) -> dict[str, Any]:
@@ -62,14 +62,14 @@ def judged(
         measured=measured,
         against=against,
         origin=origin,
-        verdict="fault" if fault else "ok",
+        status="fault" if fault else "ok",
         do=fault,
     )
 
 
 def skipped(check: str, subject: str, what: str, reason: str) -> Finding:
     """A finding that could not be made, and why."""
-    return Finding(check=check, subject=subject, what=what, verdict="skipped", do=reason)
+    return Finding(check=check, subject=subject, what=what, status="skipped", do=reason)
 
 
 def refused(check: str, subject: str, what: str, refusal: Refusal) -> Finding:
@@ -79,6 +79,6 @@ def refused(check: str, subject: str, what: str, refusal: Refusal) -> Finding:
         subject=subject,
         what=what,
         measured=f"refused: {refusal.what}: {refusal.why}",
-        verdict="fault",
+        status="fault",
         do=refusal.instead,
     )

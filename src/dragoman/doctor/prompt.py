@@ -12,9 +12,11 @@ from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding, judged, skipped
-from dragoman.doctor.patient import Patient, Probes
+from dragoman.doctor.subject import Subject
+from dragoman.models.watch import table_shape
 from dragoman.verbalizers.chat import render_chat
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH
+from dragoman.verbalizers.sidecar import Sidecar
 
 # What families write between turns. A template of the right family writes words its tokenizer knows as one token.
 TURN_WORD = re.compile(
@@ -23,25 +25,23 @@ TURN_WORD = re.compile(
 TWO_TURNS = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Good morning to you."}]
 
 
-def check_prompt(patient: Patient, probes: Probes) -> list[Finding]:
+def check_prompt(subject: Subject) -> list[Finding]:
     """All checks of the verbalizer's prompt; those of the source's tokenizer are in ``stream``."""
-    if probes.model is None or probes.prompt is None:
+    local, name = subject.local, subject.verbalizer_name
+    if local is None:
         reason = "the verbalizer does not run in this process, so its prompt cannot be seen"
-        return [skipped("bos", patient.voice, "its prompt", reason)]
-    tokenizer, ids = probes.model.tokenizer, probes.prompt.ids
-    table = len(probes.model.net.get_input_embeddings().weight)
-    found = [
-        tokenizer_whole(patient.voice, tokenizer),
-        bos(patient.voice, "beginning-of-text tokens of its prompt", tokenizer, ids),
-        template(patient.voice, tokenizer, str(probes.prompt.text)),
-        vocabulary(patient.voice, tokenizer, ids, table),
+        return [skipped("bos", name, "its prompt", reason)]
+    ids = local.prompt.ids
+    return [
+        tokenizer_whole(name, local.tokenizer),
+        bos(name, "beginning-of-text tokens of its prompt", local.tokenizer, ids),
+        template(name, local.tokenizer, local.prompt.text),
+        vocabulary(name, local.tokenizer, ids, table_shape(local)[0]),
+        slot_in_prompt(name, local.sidecar, ids, local.prompt.slot),
     ]
-    if probes.sidecar is not None:
-        found.append(slot_in_prompt(patient.voice, probes.sidecar, ids, probes.prompt.slot))
-    return found
 
 
-def tokenizer_whole(subject: str, tokenizer: Any) -> Finding:
+def tokenizer_whole(name: str, tokenizer: Any) -> Finding:
     """A tokenizer that lost its merges gives one token a character and goes on without an error."""
     ids = tokenizer.encode(PLAIN_ENGLISH, add_special_tokens=False)
     limit = len(PLAIN_ENGLISH) / 2
@@ -53,7 +53,7 @@ def tokenizer_whole(subject: str, tokenizer: Any) -> Finding:
         fault = f"it reads the sentence back as '{back[:60]}': copy the base model's original tokenizer.json"
     return judged(
         "tokenizer",
-        subject,
+        name,
         "tokens of a plain English sentence, and the sentence read back",
         measured=float(len(ids)) if back == PLAIN_ENGLISH or len(ids) >= limit else f"{len(ids)}, read back otherwise",
         against=limit,
@@ -75,7 +75,7 @@ def expects_bos(tokenizer: Any) -> str:
     return "its chat template begins with one" if text.startswith(bos) and text.count(bos) == 1 else ""
 
 
-def bos(subject: str, what: str, tokenizer: Any, ids: Sequence[int]) -> Finding:
+def bos(name: str, what: str, tokenizer: Any, ids: Sequence[int]) -> Finding:
     """None, one or two: two shift every position, none takes the attention sink away."""
     bos_id = getattr(tokenizer, "bos_token_id", None)
     why = expects_bos(tokenizer)
@@ -87,7 +87,7 @@ def bos(subject: str, what: str, tokenizer: Any, ids: Sequence[int]) -> Finding:
         fault = "begin with it: use the chat template the checkpoint was trained with"
     return judged(
         "bos",
-        subject,
+        name,
         what,
         measured=float(leading),
         against="1" if why else "0 or 1",
@@ -96,7 +96,7 @@ def bos(subject: str, what: str, tokenizer: Any, ids: Sequence[int]) -> Finding:
     )
 
 
-def template(subject: str, tokenizer: Any, text: str = "") -> Finding:
+def template(name: str, tokenizer: Any, text: str = "") -> Finding:
     """Turn marks of the prompt must be tokens of this tokenizer, and a chat without any of its tokens is no chat.
 
     ``text``: the prompt as rendered; empty takes a short chat through the tokenizer's template.
@@ -105,7 +105,7 @@ def template(subject: str, tokenizer: Any, text: str = "") -> Finding:
     chat = rendered(tokenizer, TWO_TURNS)
     text = text or chat
     if not text:
-        return skipped("template", subject, what, "its tokenizer has no chat template that can be rendered")
+        return skipped("template", name, what, "its tokenizer has no chat template that can be rendered")
     marks = sorted(set(TURN_WORD.findall(text)))
     strange = [m for m in marks if len(tokenizer.encode(m, add_special_tokens=False)) != 1]
     special = set(getattr(tokenizer, "all_special_ids", ())) | set(getattr(tokenizer, "added_tokens_decoder", ()))
@@ -122,7 +122,7 @@ def template(subject: str, tokenizer: Any, text: str = "") -> Finding:
         fault = "none of the tokenizer's special tokens is in it: use the chat template the checkpoint was trained with"
     return judged(
         "template",
-        subject,
+        name,
         what,
         measured=float(len(strange)) if marks else f"no marks, {len(known)} special tokens",
         against=0.0,
@@ -143,12 +143,12 @@ def rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str:
     return ""
 
 
-def vocabulary(subject: str, tokenizer: Any, ids: Sequence[int], table: int) -> Finding:
+def vocabulary(name: str, tokenizer: Any, ids: Sequence[int], table: int) -> Finding:
     """Every id that is fed, and every id the tokenizer can give, needs a row in the embedding table."""
     need = max(max(ids, default=0) + 1, len(tokenizer))
     return judged(
         "vocabulary",
-        subject,
+        name,
         "ids its tokenizer can give",
         measured=float(need),
         against=float(table),
@@ -157,7 +157,7 @@ def vocabulary(subject: str, tokenizer: Any, ids: Sequence[int], table: int) -> 
     )
 
 
-def slot_in_prompt(subject: str, sidecar: Any, ids: Sequence[int], slot: int) -> Finding:
+def slot_in_prompt(name: str, sidecar: Sidecar, ids: Sequence[int], slot: int) -> Finding:
     """The slot is where the marker stands between its stored neighbours, found anew in the ids."""
     left, right = sidecar.left_id, sidecar.right_id
     places = [k for k, i in enumerate(ids) if i == sidecar.marker_id]
@@ -172,7 +172,7 @@ def slot_in_prompt(subject: str, sidecar: Any, ids: Sequence[int], slot: int) ->
         fault = "the vector goes beside the marker: replace the embedding at the marker itself"
     return judged(
         "slot-in-prompt",
-        subject,
+        name,
         "position the vector is meant for",
         measured=float(slot),
         against=", ".join(map(str, fits)) or f"none of {len(places)} places",

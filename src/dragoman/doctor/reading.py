@@ -11,9 +11,10 @@ import numpy as np
 
 from dragoman.core import Floats, Refusal
 from dragoman.doctor.finding import Finding, judged, refused, skipped
-from dragoman.doctor.patient import SAID, Patient, Probes
-from dragoman.doctor.stream import dtype_of, overflow
-from dragoman.verbalizers.prompt import parse
+from dragoman.doctor.stream import overflow
+from dragoman.doctor.subject import COMPARED, Subject
+from dragoman.models.watch import dtype_of
+from dragoman.verbalizers.answer import parse
 
 # Largest difference of two rows of logits over their spread. Of opposite vectors: 0.03 (norm-matched add on a random
 # Gemma) to 2.4 (embedded pair) in clean models, 0 behind a cache. One vector read twice, in another row and call: 0 on
@@ -26,25 +27,27 @@ WEAK = 0.01  # opposite vectors that change logits less than this say the same b
 CANARY = 24  # tokens: past the opening that a verbalizer's texts share
 
 
-def check_reading(patient: Patient, probes: Probes, *, texts: bool = True) -> list[Finding]:
+def check_reading(subject: Subject, *, texts: bool = True) -> list[Finding]:
     """All checks of what is read; ``texts=False`` leaves out those that decode whole texts from a model here."""
-    if patient.verbalizer is None:
+    if subject.verbalizer is None:
         return []
-    if probes.model is None:
-        return [canary(patient, probes)]
-    found = [numbers_hold(patient, probes)]
-    if probes.fed.refusal is not None:
+    if subject.local is None:
+        return [canary(subject)]
+    found = [numbers_hold(subject)]
+    if subject.fed.refusal is not None:
         return found
-    found += [logits_canary(patient, probes), marker_read(patient, probes)]
-    return [*found, background_text(patient, probes)] if texts else found
+    found += [logits_canary(subject), marker_read(subject)]
+    return [*found, background_text(subject)] if texts else found
 
 
-def numbers_hold(patient: Patient, probes: Probes) -> Finding:
+def numbers_hold(subject: Subject) -> Finding:
     """The stream under the injected vector stays within its dtype."""
-    dtype = dtype_of(probes.model.net) if probes.model else ""
-    found = overflow(patient.voice, "largest entry of its stream while it reads a vector", probes.fed.peak, dtype)
-    if found.verdict == "ok" and probes.fed.refusal is not None:
-        return refused("overflow", patient.voice, "decoding one token", probes.fed.refusal)
+    dtype = "" if subject.local is None else dtype_of(subject.local)
+    found = overflow(
+        subject.verbalizer_name, "largest entry of its stream while it reads a vector", subject.fed.peak, dtype
+    )
+    if found.status == "ok" and subject.fed.refusal is not None:
+        return refused("overflow", subject.verbalizer_name, "decoding one token", subject.fed.refusal)
     return found
 
 
@@ -54,26 +57,26 @@ def apart(left: Floats, right: Floats) -> float:
     return float(np.abs(left.astype(np.float64) - right).max()) / max(spread, 1e-12)
 
 
-def opposed(probes: Probes) -> tuple[float, float] | None:
+def opposed(subject: Subject) -> tuple[float, float] | None:
     """Least difference of opposite vectors' logits, in one call and across two; and the difference below which it is 0.
 
     None when a call made no pass through the model.
     """
-    once, again = probes.fed.logits, probes.fed_again.logits
+    once, again = subject.fed.logits, subject.fed_again.logits
     if once is None or again is None:
         return None
     limit = max(CACHED, NOISES * apart(once[0], again[1]))
     return min(apart(once[0], once[1]), apart(once[0], again[0])), limit
 
 
-def logits_canary(patient: Patient, probes: Probes) -> Finding:
+def logits_canary(subject: Subject) -> Finding:
     """Opposite vectors, in one call and as the first of two calls, must not have one next token's logits."""
     what = "difference of the logits of two opposite vectors, over their spread"
-    found = opposed(probes)
+    found = opposed(subject)
     if found is None:
         return judged(
             "cache",
-            patient.voice,
+            subject.verbalizer_name,
             what,
             measured="a call without a pass through the model",
             against="one pass a call",
@@ -83,7 +86,7 @@ def logits_canary(patient: Patient, probes: Probes) -> Finding:
     least, limit = found
     return judged(
         "cache",
-        patient.voice,
+        subject.verbalizer_name,
         what,
         measured=least,
         against=limit,
@@ -92,17 +95,17 @@ def logits_canary(patient: Patient, probes: Probes) -> Finding:
     )
 
 
-def marker_read(patient: Patient, probes: Probes) -> Finding:
+def marker_read(subject: Subject) -> Finding:
     """Where opposite vectors give one answer, it must not be the bare marker's."""
     what = "difference of the logits with a vector and with the bare marker, over their spread"
-    once, bare, found = probes.fed.logits, probes.bare_logits, opposed(probes)
+    once, bare, found = subject.fed.logits, subject.bare_logits, opposed(subject)
     if once is None or bare is None or found is None:
-        return skipped("marker-read", patient.voice, what, "the passes could not be watched")
+        return skipped("marker-read", subject.verbalizer_name, what, "the passes could not be watched")
     nearest = min(apart(row, bare) for row in once)
     dropped = found[0] <= found[1] and nearest <= BARE
     return judged(
         "marker-read",
-        patient.voice,
+        subject.verbalizer_name,
         what,
         measured=nearest,
         against=BARE,
@@ -111,20 +114,23 @@ def marker_read(patient: Patient, probes: Probes) -> Finding:
     )
 
 
-def canary(patient: Patient, probes: Probes) -> Finding:
+def canary(subject: Subject) -> Finding:
     """Vectors and their opposites must not all give one text, neither in one call nor across calls; for any server.
 
     Three pairs: a verbalizer may say one stock phrase to a vector it makes nothing of, but a cache says one to all.
     """
     what = f"different texts of three vectors and their opposites, {CANARY} tokens"
-    verbalizer = patient.verbalizer
-    if verbalizer is None or not probes.width:
-        return skipped("canary", patient.voice, what, "the width of its vectors is not known")
+    verbalizer = subject.verbalizer
+    if verbalizer is None or not subject.width:
+        return skipped("canary", subject.verbalizer_name, what, "the width of its vectors is not known")
+    rows = np.random.default_rng(1).normal(size=(3, subject.width))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    pairs = np.stack([rows, -rows], axis=1).reshape(6, -1).astype(np.float32)  # each followed by its opposite
     try:
-        first = verbalizer.verbalize(probes.pairs, max_new_tokens=CANARY)
-        again = [e.raw for e in verbalizer.verbalize(probes.pairs[::-1].copy(), max_new_tokens=CANARY)]
+        first = verbalizer.verbalize(pairs, max_new_tokens=CANARY)
+        again = [e.raw for e in verbalizer.verbalize(pairs[::-1].copy(), max_new_tokens=CANARY)]
     except Refusal as refusal:
-        return refused("canary", patient.voice, what, refusal)
+        return refused("canary", subject.verbalizer_name, what, refusal)
     once = [e.raw for e in first]
     fault = ""
     if len(set(once)) == 1:
@@ -135,7 +141,7 @@ def canary(patient: Patient, probes: Probes) -> Finding:
         fault = "answers come from an earlier call, whatever the vector: turn response and prefix caching off"
     return judged(
         "canary",
-        patient.voice,
+        subject.verbalizer_name,
         what,
         measured=f"{len(set(once))}{', repeated when the order is turned' if once == again else ''}",
         against="2 or more",
@@ -144,23 +150,23 @@ def canary(patient: Patient, probes: Probes) -> Finding:
     )
 
 
-def background_text(patient: Patient, probes: Probes) -> Finding:
+def background_text(subject: Subject) -> Finding:
     """The background's text must not be the one said when nothing is injected.
 
     Two other vectors are read beside it, and their logits count: a model with little to say may repeat itself.
     """
     what = "vectors (background, two opposite ones) that get the text of the bare marker"
-    background, verbalizer, bare = probes.background, patient.verbalizer, probes.bare_text
-    if background is None or verbalizer is None or bare is None:
-        return skipped("background-text", patient.voice, what, "no background of its width is at hand")
-    said = verbalizer.verbalize(np.vstack([background[None], probes.opposite]), max_new_tokens=SAID)
-    nothing = parse(bare, opened=bool(getattr(probes.prompt, "opened", False))).text
+    background, local, bare = subject.background_mean, subject.local, subject.bare_text
+    if background is None or local is None or bare is None:
+        return skipped("background-text", subject.verbalizer_name, what, "no background of its width is at hand")
+    said = local.verbalize(np.vstack([background[None], subject.opposite]), max_new_tokens=COMPARED)
+    nothing = parse(bare, opened=local.prompt.opened).text
     same = sum(one.text.split() == nothing.split() for one in said)
-    found = opposed(probes)
+    found = opposed(subject)
     weak = found is None or found[0] <= WEAK
     return judged(
         "background-text",
-        patient.voice,
+        subject.verbalizer_name,
         what,
         measured=float(same),
         against="not 3 of 3",

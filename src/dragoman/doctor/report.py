@@ -27,7 +27,7 @@ def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
 
 def faults(findings: Sequence[Finding]) -> int:
     """How many are faults."""
-    return sum(finding.verdict == "fault" for finding in findings)
+    return sum(finding.status == "fault" for finding in findings)
 
 
 def sheet(findings: Sequence[Finding], seconds: float) -> Group:
@@ -39,21 +39,21 @@ def sheet(findings: Sequence[Finding], seconds: float) -> Group:
     from rich.padding import Padding
     from rich.text import Text
 
-    counts = {v: sum(f.verdict == v for f in findings) for v in STYLE}
+    counts = {v: sum(f.status == v for f in findings) for v in STYLE}
     lines: list[Text | Padding] = []
-    for finding in (f for f in findings if f.verdict == "fault"):
+    for finding in (f for f in findings if f.status == "fault"):
         lines.append(Text.assemble(("fault ", STYLE["fault"]), (f"{finding.subject}: {finding.check}", "bold")))
         held = f", against {shown(finding.against)}" if finding.against is not None else ""
         origin = f" ({finding.origin})" if finding.origin else ""
         body = Text(f"{finding.what}: {_flat(finding)}{held}{origin}\n")
         lines.append(Padding(body.append(finding.do, style="bold"), (0, 0, 1, 6)))
-    for subject in dict.fromkeys(f.subject for f in findings if f.verdict == "ok"):
+    for subject in dict.fromkeys(f.subject for f in findings if f.status == "ok"):
         lines.append(Text(subject, style="bold"))
-        for finding in (f for f in findings if f.verdict == "ok" and f.subject == subject):
+        for finding in (f for f in findings if f.status == "ok" and f.subject == subject):
             against = f" (against {shown(finding.against)})" if finding.against is not None else ""
             line = Text.assemble(("ok    ", STYLE["ok"]), f"{finding.check:<20} ", (finding.what, "dim"))
             lines.append(Padding(line.append(f": {_flat(finding)}{against}"), (0, 0, 0, 2)))
-    for finding in (f for f in findings if f.verdict == "skipped"):
+    for finding in (f for f in findings if f.status == "skipped"):
         lines.append(Text(f"skipped {finding.subject}: {finding.check}, {finding.do}", style=STYLE["skipped"]))
     plural = "" if counts["fault"] == 1 else "s"
     total = f"{counts['fault']} fault{plural}, {counts['ok']} ok, {counts['skipped']} skipped, {seconds:.0f} s"

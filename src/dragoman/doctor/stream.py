@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.doctor.finding import Finding, judged, skipped
-from dragoman.doctor.patient import Patient, Probes
-from dragoman.doctor.probe import Stream, embedding_factor, measured_factor, table_rows
 from dragoman.doctor.prompt import bos, tokenizer_whole
+from dragoman.doctor.subject import Subject
+from dragoman.models.watch import Stream, dtype_of, embedding_factors
 
 # Share of rows past position 0 whose norm is over 10 medians. At the sites of the embedded pair, and at every block
 # that was looked at there but Gemma's block 0 (5 %), it is 0: the longest row is 1.8 medians long. A mean or a fit
@@ -28,14 +28,13 @@ HEADROOM = 0.5
 SAME_BACKGROUND = 0.7
 
 
-def check_stream(patient: Patient, probes: Probes) -> list[Finding]:
+def check_stream(subject: Subject) -> list[Finding]:
     """All checks of the source model's stream."""
-    stream, source = probes.source_stream, patient.source
+    stream, source = subject.source_stream, subject.source
     if stream is None or source is None:
         return [skipped("loud-rows", "source model", "norms at the site", "no source model is at hand; pass --source")]
     name = str(source.site)
-    expected, origin = embedding_factor(source.model)
-    factor = measured_factor(stream.embedded, table_rows(source.model, stream.ids.tolist()))
+    factor, expected, origin = embedding_factors(source, stream.embedded, stream.ids.tolist())
     longest = max(stream.leading, key=lambda ids: sum(i == source.tokenizer.bos_token_id for i in ids))
     return [
         tokenizer_whole(name, source.tokenizer),
@@ -51,7 +50,7 @@ def check_stream(patient: Patient, probes: Probes) -> list[Finding]:
         ),
         loud_rows(name, stream.rest[source.site.block]),
         sink(name, stream, source.site.block),
-        overflow(name, "largest entry of its stream over the texts", stream.peak, dtype_of(source.model)),
+        overflow(name, "largest entry of its stream over the texts", stream.peak, dtype_of(source)),
     ]
 
 
@@ -65,11 +64,6 @@ def norms_of(rows: Floats) -> NDArray[np.float64]:
     """Lengths of the rows (n, d) that are numbers."""
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     return norms[np.isfinite(norms)]
-
-
-def dtype_of(net: object) -> str:
-    """The dtype a model runs in, in torch's words without the prefix."""
-    return str(getattr(net, "dtype", "")).removeprefix("torch.")
 
 
 def loud_rows(name: str, rows: Floats) -> Finding:
@@ -108,14 +102,14 @@ def sink(name: str, stream: Stream, block: int) -> Finding:
     )
 
 
-def overflow(subject: str, what: str, peak: float, dtype: str) -> Finding:
+def overflow(name: str, what: str, peak: float, dtype: str) -> Finding:
     """Numbers must stay numbers: float16 ends at 65504, and what is past it is dropped or turns to NaN in silence."""
     half = dtype == "float16"
     limit = HEADROOM * FLOAT16 if half else float(np.finfo(np.float32).max)
     fine = np.isfinite(peak) and peak <= limit
     return judged(
         "overflow",
-        subject,
+        name,
         f"{what}, in {dtype or 'its dtype'}",
         measured=peak,
         against=limit,
@@ -124,14 +118,14 @@ def overflow(subject: str, what: str, peak: float, dtype: str) -> Finding:
     )
 
 
-def check_background(patient: Patient, probes: Probes) -> list[Finding]:
+def check_background(subject: Subject) -> list[Finding]:
     """The background must be the mean of the stream it is mixed into."""
-    background, stream, verbalizer = patient.background, probes.own_stream, patient.verbalizer
+    background, mean, local = subject.background, subject.own_mean, subject.local
     what = "cosine of the background with the mean activation of a few sentences"
-    if background is None or stream is None or verbalizer is None:
-        return [skipped("background", patient.voice, what, "no background or no model at its site is at hand")]
-    rows = stream.rest[verbalizer.site.block].astype(np.float64)
-    mean = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+    if background is None or mean is None or local is None:
+        return [
+            skipped("background", subject.verbalizer_name, what, "no background or no model at its site is at hand")
+        ]
     stored = background.mean.astype(np.float64)
     if stored.shape != mean.shape:
         cosine = 0.0
@@ -140,11 +134,11 @@ def check_background(patient: Patient, probes: Probes) -> list[Finding]:
     return [
         judged(
             "background",
-            patient.voice,
+            subject.verbalizer_name,
             what,
             measured=cosine,
             against=SAME_BACKGROUND,
-            origin=f"activations at {verbalizer.site}; the embedded pair has 0.99",
+            origin=f"activations at {local.site}; the embedded pair has 0.99",
             fault="" if cosine >= SAME_BACKGROUND else "it is of another site or model: make it again at this one",
         )
     ]

@@ -11,7 +11,6 @@ from dragoman.explain.crossing import (
 from dragoman.explain.manifest import background_report, own_version, versions
 from dragoman.explain.open import (
     default_texts,
-    how_fed,
     open_for,
     open_verbalizer,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "explain",
     "fitted",
     "harvested",
-    "how_fed",
     "open_for",
     "open_verbalizer",
     "own_version",

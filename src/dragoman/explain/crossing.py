@@ -23,7 +23,7 @@ from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
-from dragoman.models.manner import Manner
+from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.backgrounds import load_background, save_background
@@ -191,8 +191,8 @@ def paired_tokens(dictionary: Dictionary, request: Request, target: Site, talk: 
     texts = default_texts(request.texts, texts_of(dictionary, target))
     asked = request.features or dictionary.indices
     watched = to_watch(rows, asked, seed=request.seed) if len(rows) > WHOLE else None
-    manner = Manner(watched=watched)
-    told = (dictionary.fingerprint(), repr(manner), *_reading(request))
+    options = ReadingOptions(watched=watched)
+    told = (dictionary.fingerprint(), repr(options), *_reading(request))
     key = key_of("aligned-4", request, source, target, texts, *told)
 
     def make(path: Path) -> None:
@@ -200,7 +200,7 @@ def paired_tokens(dictionary: Dictionary, request: Request, target: Site, talk: 
         encoder = _encoder(dictionary, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
-        read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
+        read_aligned(*readers, texts, encoder, options=options, progress=talk.towards("aligned tokens")).save(path)
 
     path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
     if reused:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 from dragoman.core import Site
 from dragoman.explain.request import Request
-from dragoman.models.deciding import fingerprint_of_model
+from dragoman.models.load import fingerprint_of_model
 from dragoman.store import digest
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")

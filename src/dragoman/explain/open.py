@@ -6,19 +6,16 @@ checkpoints whose contract nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.explain.request import Request, Talk
-from dragoman.models.decode import LocalVerbalizer
-from dragoman.models.resolve import hub_place
+from dragoman.models.decode import Verbalizer
 from dragoman.store import read_jsonl, read_texts
-from dragoman.verbalizers import registry
 
 
 def open_for(request: Request) -> Dictionary:
@@ -80,42 +77,10 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
         )
 
 
-def open_verbalizer(ref: str, request: Request, *, native: bool = False) -> LocalVerbalizer:
+def open_verbalizer(ref: str, request: Request, *, native: bool = False) -> Verbalizer:
     """A verbalizer, fed as its sidecar says, as the registry knows, or as the request says (which is for ``by``)."""
-    said = (None, {}, None) if native else (request.contract, request.settings, request.base)
-    return LocalVerbalizer(ref, **how_fed(ref, *said), dtype=request.dtype, device=request.device)
-
-
-def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
-    """``contract``, ``settings`` and ``base`` of a verbalizer: what is said, and else what the registry knows.
-
-    Raises:
-        Refusal: the registry is sure and is contradicted; or not sure, and nobody says; or knows that the verbalizer
-            lies in a sub-folder of its repository.
-    """
-    known = registry.find(ref)
-    if known is None:
-        return {"contract": contract, "settings": settings or None, "base": base}
-    place = hub_place(ref)
-    if known.folder and place and not place.inside and not Path(ref).exists():
-        raise Refusal(
-            f"verbalizer {ref}", f"it lies in a folder of that repository, {known.folder}", f"use {known.ref}"
-        )
-    if known.usable:
-        stated = {"contract": known.contract, **known.settings}
-        given = {**({"contract": contract} if contract else {}), **settings}
-        odd = next((name for name in given if name in stated and given[name] != stated[name]), None)
-        if odd:
-            raise Refusal(
-                f"{odd} {given[odd]!r} for {ref}",
-                f"it was trained with {odd} {stated[odd]!r}, as dragoman's registry knows",
-                "leave it out, or, where the registry is wrong, pass a copy of the checkpoint in a folder of your own",
-            )
-    return {
-        "contract": contract or registry.contract_of(ref),
-        "settings": {**known.settings, **settings} or None,
-        "base": base or known.switches.stacked_on,
-    }
+    said = {"contract": request.contract, "settings": request.settings, "base": request.base}
+    return Verbalizer.open(ref, **({} if native else said), dtype=request.dtype, device=request.device)
 
 
 def default_texts(texts: str | None, split: str = "map") -> list[str]:

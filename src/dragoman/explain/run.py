@@ -24,7 +24,7 @@ from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
 
@@ -43,7 +43,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     dictionary = open_for(request)
     directions = dictionary.features(request.features or None).directions
     talk.say(f"opening verbalizer {public_address(request.by)}")
-    verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
+    verbalizers: dict[str, AnyVerbalizer] = {"by": open_verbalizer(request.by, request)}
     if directions.site != verbalizers["by"].site and needs_encoder(request):
         refuse_unusable_encoder(dictionary, request)
     if request.native:
@@ -84,7 +84,7 @@ def carry_out(
     cross: Crossing,
     conditions: list[study.Condition],
     told: list[dict[str, Any]],
-    verbalizers: dict[str, Verbalizer],
+    verbalizers: dict[str, AnyVerbalizer],
     out: Path,
     talk: Talk,
     more: Mapping[str, Any] | None = None,

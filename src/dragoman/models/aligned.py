@@ -13,7 +13,7 @@ beforehand that settle the median norms and the calibration features. Sums then 
 Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
 fold 2.9 GB while reading (``maps.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
-its 2048 kept pairs as float64 0.15 GB; judges 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
+its 2048 kept pairs as float64 0.15 GB; pairs held out 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
 a few megabytes. In all 4.3 GB, whatever the number of texts.
 """
 
@@ -35,8 +35,8 @@ from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.firings import FiringsTally
 from dragoman.maps.folds import MomentStream
-from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends
-from dragoman.models.manner import Document, Manner, at_most_each, calibrating, distinct, judging
+from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
+from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
 from dragoman.models.paired import SIDES, Reader, refuse_other_width
 from dragoman.store import digest
 
@@ -68,7 +68,7 @@ def read_aligned(
     texts: Sequence[str],
     encoder: Encoder | None = None,
     *,
-    manner: Manner | None = None,
+    options: ReadingOptions | None = None,
     progress: Progress | None = None,
 ) -> Aligned:
     """Read every text once with both models and keep the sums.
@@ -81,43 +81,45 @@ def read_aligned(
         target: the model they are carried into.
         texts: one document each.
         encoder: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
-        manner: how.
+        options: how.
         progress: called with documents read and their number.
 
     Raises:
         Refusal: as the module says.
     """
-    manner = manner or Manner()
+    options = options or ReadingOptions()
     if encoder is not None:
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
-    if len(documents) < 2 * manner.folds:
+    if len(documents) < 2 * options.folds:
         raise Refusal(
             f"{len(documents)} different texts",
-            f"{manner.folds} folds of documents are judged on one another",
-            f"give at least {2 * manner.folds} texts",
+            f"{options.folds} folds of documents are judged on one another",
+            f"give at least {2 * options.folds} texts",
         )
-    columns = _columns(source, target, encoder, manner)
-    pilot = _pilot(source, target, [d.text for d in documents], encoder, manner)
-    reading = _Reading(source, target, encoder, columns, documents, pilot, manner)
+    columns = _columns(source, target, encoder, options)
+    pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
+    reading = _Reading(source, target, encoder, columns, documents, pilot, options)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
-    for start in range(0, len(order), manner.batch_size):
-        reading.take(order[start : start + manner.batch_size])
+    for start in range(0, len(order), options.batch_size):
+        reading.take(order[start : start + options.batch_size])
         if progress:
-            progress(min(start + manner.batch_size, len(order)), len(order))
+            progress(min(start + options.batch_size, len(order)), len(order))
     return reading.finish(len(texts), left, digest("\n".join(texts)))
 
 
-def _columns(source: Reader, target: Reader, encoder: Encoder | None, manner: Manner) -> NDArray[np.int64] | None:
+def _columns(
+    source: Reader, target: Reader, encoder: Encoder | None, options: ReadingOptions
+) -> NDArray[np.int64] | None:
     """Columns of the watched features; refuses unknown ones, and more than there is room for."""
     if encoder is None:
         return None
-    for name in (*(manner.watched or ()), *(manner.calibration or ())):
+    for name in (*(options.watched or ()), *(options.calibration or ())):
         if not (name.isdecimal() and len(name) < 19 and int(name) < encoder.d_sae):
             raise Refusal(f"feature {name}", f"the dictionary has 0 to {encoder.d_sae - 1}", "name one of these")
     columns = np.arange(encoder.d_sae)
-    if manner.watched is not None:
-        columns = np.array(sorted({int(name) for name in (*manner.watched, *(manner.calibration or ()))}))
+    if options.watched is not None:
+        columns = np.array(sorted({int(name) for name in (*options.watched, *(options.calibration or ()))}))
     need = 8.0 * len(columns) * (source.width + target.width)
     if need > ROOM:
         raise Refusal(
@@ -128,18 +130,20 @@ def _columns(source: Reader, target: Reader, encoder: Encoder | None, manner: Ma
     return columns
 
 
-def _pilot(source: Reader, target: Reader, texts: Sequence[str], encoder: Encoder | None, manner: Manner) -> _Pilot:
+def _pilot(
+    source: Reader, target: Reader, texts: Sequence[str], encoder: Encoder | None, options: ReadingOptions
+) -> _Pilot:
     """What a few texts say of lengths and of frequent features."""
     x, y = source.pilot(texts), target.pilot(texts)
     fires = np.zeros(encoder.d_sae if encoder is not None else 0, dtype=np.int64)
-    late = x.position >= manner.first
+    late = x.position >= options.first
     if encoder is not None and late.any():
         fired, documents = encoded(encoder, x.x[late]), x.document[late]
         for document in np.unique(documents):
             fires += np.asarray(fired[np.flatnonzero(documents == document)].sum(axis=0)) > 0
     typical = {"source": median_norm(x.x), "target": median_norm(y.x)}
     for side, rows in (("source", x), ("target", y)):
-        odd = _odd(rows.x[rows.position >= manner.first], typical[side])
+        odd = _odd(rows.x[rows.position >= options.first], typical[side])
         _refuse_outliers(int(odd.sum()), len(odd), f"tokens at the {side}", 2 * SHARE)
     return _Pilot(typical=typical, documents=len(np.unique(x.document)), fires=fires)
 
@@ -170,7 +174,7 @@ def encoded(encoder: Encoder, x: Floats, columns: NDArray[np.int64] | None = Non
 
 
 class _Reading:
-    """The pass over all documents: holds sums, one batch of rows, and the judges."""
+    """The pass over all documents: holds sums, one batch of rows, and the pairs held out."""
 
     def __init__(
         self,
@@ -180,27 +184,27 @@ class _Reading:
         columns: NDArray[np.int64] | None,
         documents: Sequence[Document],
         pilot: _Pilot,
-        manner: Manner,
+        options: ReadingOptions,
     ) -> None:
         self.source, self.target, self.encoder, self.columns = source, target, encoder, columns
-        self.pilot, self.manner = pilot, manner
+        self.pilot, self.options = pilot, options
         p, q = source.width, target.width
-        self.stream = MomentStream(p, q, folds=manner.folds, product=getattr(np, manner.product))
+        self.stream = MomentStream(p, q, folds=options.folds, product=getattr(np, options.product))
         self.units = {"source": np.zeros(p), "target": np.zeros(q)}
         self.counts: Counter[str] = Counter()
         self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
-        self.fold, self.judging, self.quota = judging([d.name for d in documents], manner.folds)
+        self.fold, self.held_out, self.quota = held_out_documents([d.name for d in documents], options.folds)
         self.kept: list[_Pairs] = []
         self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
         if encoder is not None and columns is not None:
             ids = [str(c) for c in columns]
             self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
             self.fires_at_source = FiringSums(source.site, ids, p)
-            self.firings = FiringsTally(ids, seed=manner.seed)
-            self.chosen = calibrating(pilot.fires, columns, manner)
+            self.firings = FiringsTally(ids, seed=options.seed)
+            self.chosen = calibrating(pilot.fires, columns, options)
             names = [ids[i] for i in self.chosen]
             if names:
-                self.calibration = tuple(FiringSums(target.site, names, q) for _ in range(manner.folds))
+                self.calibration = tuple(FiringSums(target.site, names, q) for _ in range(options.folds))
 
     def take(self, documents: Sequence[Document]) -> None:
         """Read a batch of documents and add its pairs to every sum."""
@@ -209,9 +213,8 @@ class _Reading:
             return
         self.stream.add(pairs.x, pairs.y, pairs.documents)
         for side, rows in (("source", pairs.x), ("target", pairs.y)):
-            wide = rows.astype(np.float64)
-            self.units[side] += (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(axis=0)
-        self._keep_judges(pairs)
+            self.units[side] += unit_sum(rows)
+        self._keep_held_out(pairs)
         if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings):
             return
         fired = encoded(self.encoder, pairs.x, self.columns)
@@ -224,7 +227,7 @@ class _Reading:
 
     def _pairs(self, documents: Sequence[Document]) -> _Pairs:
         """The pairs of a batch that are kept; the rest are counted by why they are not."""
-        how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.manner.max_tokens}
+        how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.options.max_tokens}
         texts = [d.text for d in documents]
         x, y = (reader.rows(texts, np.inf, **how) for reader in (self.source, self.target))
         left, right = shared_ends(x, y)
@@ -232,7 +235,7 @@ class _Reading:
             told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}  # none is too long here
             self.tokens[side].update(told | {"no shared end": len(rows.x) - len(left)})
         self.counts["shared ends"] += len(left)
-        early = (x.position[left] < self.manner.first) | (y.position[right] < self.manner.first)
+        early = (x.position[left] < self.options.first) | (y.position[right] < self.options.first)
         left, right = self._without("early", early, left, right)
         self.counts["judged by norm"] += len(left)
         odd = _odd(x.x[left], self.pilot.typical["source"])
@@ -240,7 +243,7 @@ class _Reading:
         odd = _odd(y.x[right], self.pilot.typical["target"])
         left, right = self._without("outlier at target", odd, left, right)
         names = np.array([d.name for d in documents])[x.document[left]]
-        surplus = ~at_most_each(names, self.manner.per_document, self.manner.seed)
+        surplus = ~at_most_each(names, self.options.per_document, self.options.seed)
         left, right = self._without("above the most of one document", surplus, left, right)
         names = names[~surplus]
         self.counts["documents"] += len(np.unique(names))
@@ -253,9 +256,9 @@ class _Reading:
         self.counts[why] += int(out.sum())
         return left[~out], right[~out]
 
-    def _keep_judges(self, pairs: _Pairs) -> None:
-        mine = np.isin(pairs.documents, self.judging)
-        mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.manner.seed + 1)
+    def _keep_held_out(self, pairs: _Pairs) -> None:
+        mine = np.isin(pairs.documents, self.held_out)
+        mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.options.seed + 1)
         if mine.any():
             chosen = {k: getattr(pairs, k)[mine] for k in ("x", "y", "documents", "ends")}
             self.kept.append(_Pairs(**chosen))
@@ -291,7 +294,7 @@ class _Reading:
 
     def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:
         """What was read and what was left out; every number counted, none estimated."""
-        c, manner = self.counts, self.manner
+        c, options = self.counts, self.options
         whys = ("early", "outlier at source", "outlier at target", "above the most of one document")
         tokens = {}
         for side, found in self.tokens.items():
@@ -315,13 +318,13 @@ class _Reading:
             "watched": 0 if self.fires_at_target is None else len(self.fires_at_target.ids),
             "calibration": 0 if self.calibration is None else len(self.calibration[0].ids),
             "manner": {
-                k: getattr(manner, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
+                k: getattr(options, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
             },
         }
 
 
 def _sorted(kept: Sequence[_Pairs], fold: int) -> HeldOutPairs:
-    """Judges in the order of their documents' names, whatever order they were read in."""
+    """Pairs held out, in the order of their documents' names, whatever order they were read in."""
     documents = np.concatenate([pairs.documents for pairs in kept])
     order = np.argsort(documents, kind="stable")
     x, y = (np.concatenate([getattr(pairs, side) for pairs in kept])[order] for side in ("x", "y"))

@@ -26,47 +26,68 @@ from transformers import DynamicCache
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
 from dragoman.models.contracts import contract_for
-from dragoman.models.contracts.base import Asked, Contract, Feed, Hook
+from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook
 from dragoman.models.folder import (
     TEMPLATE,
     TOKENIZER,
     check_folder,
-    deciding_digests,
+    digests,
     read_template,
-    weight_digests,
-    weight_files,
 )
 from dragoman.models.load import (
+    base_of,
     decoder_blocks,
-    is_adapter,
     load_model,
     load_tokenizer,
-    sits_on,
     stacked,
     torch_dtype,
 )
 from dragoman.models.merge import Agreement, merge_adapter
+from dragoman.models.published import how_fed
 from dragoman.models.resolve import folder_of
-from dragoman.models.stops import stops
 from dragoman.store import digest, file_sha256
-from dragoman.store.boundary import opening
-from dragoman.verbalizers.prompt import CLOSE, Prompt, parse
+from dragoman.store.boundary import AGAIN, opening
+from dragoman.store.spans import shown
+from dragoman.verbalizers.answer import CLOSE, parse
+from dragoman.verbalizers.prompt import Prompt
 from dragoman.verbalizers.protocol import check_temperature, checked_vectors
 from dragoman.verbalizers.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream
 # The tag in any tokenisation, and what may follow it inside the token that ends it.
 _TAIL = len(CLOSE) + 2
+_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 
 Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 
 
-class LocalVerbalizer:
+class Verbalizer:
     """A verbalizer run by transformers in this process.
 
-    ``site``: the stream it reads. ``prompt``: its checked prompt. ``sidecar``: how it wants its vector. ``contract``:
-    what feeds it. ``merged``: how each of its adapters, now in the weights, agrees with PEFT unmerged.
+    ``name``: the reference it was opened by. ``site``: the stream it reads. ``base``: the model it was made from, by
+    reference. ``adapters``: the folders merged into a whole model, lowest first, none where it is one itself;
+    ``whole``: that model, by reference or folder. ``model`` and ``tokenizer``: as opened, adapters in the weights.
+    ``contract``: what feeds it. ``prompt``: its checked prompt. ``merged``: how each adapter agrees with PEFT unmerged.
     """
+
+    @classmethod
+    def open(
+        cls,
+        ref: str | Path,
+        *,
+        contract: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        base: str | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> Verbalizer:
+        """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
+
+        Raises:
+            Refusal: what is said contradicts the registry, nobody says how it is fed, or whatever ``__init__`` refuses.
+        """
+        fed = how_fed(str(ref), contract, settings or {}, base)
+        return cls(ref, **fed, dtype=dtype, device=device)
 
     def __init__(
         self,
@@ -78,7 +99,7 @@ class LocalVerbalizer:
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
-        """Load and check a checkpoint.
+        """Load and check a checkpoint, by its own files alone.
 
         Args:
             ref: packaged name, folder or hub id of the checkpoint.
@@ -91,32 +112,33 @@ class LocalVerbalizer:
         Raises:
             Refusal: the checkpoint, its sidecar, its contract, its tokenizer and its base do not fit each other.
         """
-        folder, kind, self._ref = folder_of(ref), torch_dtype(dtype), str(ref)
-        asked = Asked(ref=self._ref, folder=folder, settings=dict(settings or {}), width_of=_width_of)
-        self.contract: Contract = contract_for(asked, contract)
+        self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
+        self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
+        request = CheckpointRequest(
+            ref=self.name, folder=self._folder, settings=dict(settings or {}), width_of=_width_of
+        )
+        self.contract: Contract = contract_for(request, contract)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
             raise Refusal(
-                f"verbalizer {ref} in float16",
+                f"{self._what} in float16",
                 f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504",
                 "use bfloat16 or float32",
             )
-        self._folder, self._dtype, self._device = folder, dtype, device
-        self._base = _base_of(self.contract.weights, self.sidecar, base, self._ref)
-        self._stack, self._root = stacked(self.contract.weights, self._base, f"verbalizer {ref}")
-        self._site = self.contract.site(self._base)
+        self.base = base_of(self.contract.weights, self.sidecar.base, base, self._what)
+        self.adapters, root = stacked(self.contract.weights, self.base, self._what)
+        self.whole: str | Path = root if self.adapters else self.contract.weights
+        self.site: Site = self.contract.site(self.base)
         self.merged: list[Agreement] = []
-        net, tokenizer = self._opened()
-        self._net: Any = net
-        self._tokenizer: Any = tokenizer
-        self.prompt: Prompt = self.contract.prompt(tokenizer)
+        self.model, self.tokenizer = self._opened()
+        self.prompt: Prompt = self.contract.prompt(self.tokenizer)
         with torch.inference_mode():
             # The model's own module: on Gemma it multiplies by sqrt(d), once.
             ids = torch.tensor(self.prompt.ids, device=device)
-            self._rows: torch.Tensor = self._net.get_input_embeddings()(ids)
-        _flatten_head(net)
-        self._stops = stops(net, tokenizer, f"verbalizer {ref}")
+            self._rows: torch.Tensor = self.model.get_input_embeddings()(ids)
+        _flatten_head(self.model)
+        self._stops = _stops(self.model, self.tokenizer, self._what)
         # Only a token with a ">" in it can end the tag; the rest is never decoded to look.
-        self._closers = {i for word, i in tokenizer.get_vocab().items() if ">" in word}
+        self._closers = {i for word, i in self.tokenizer.get_vocab().items() if ">" in word}
 
     @property
     def sidecar(self) -> Sidecar:
@@ -124,32 +146,29 @@ class LocalVerbalizer:
         return self.contract.sidecar
 
     @property
-    def site(self) -> Site:
-        """The residual stream it reads: base model and block."""
-        return self._site
-
-    @property
-    def name(self) -> str:
-        """The reference it was loaded by."""
-        return self._ref
+    def width(self) -> int:
+        """Width of the vectors it takes."""
+        return self.contract.width
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt."""
+        """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt.
+
+        ``files``, and ``base_files`` and so on of what lies under it: the files beside the weights. Made once: it
+        reads every byte of the weights.
+        """
         return self._identity
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Made once: it reads every byte of the weights."""
         sidecar = sidecar_file(self._folder)
         known = {
             "contract": self.contract.name,
-            "checkpoint": self._ref,
-            "site": str(self._site),
+            "checkpoint": self.name,
+            "site": str(self.site),
             "sidecar": file_sha256(sidecar) if sidecar.is_file() else None,
-            "weights": weight_digests(self.contract.weights),
-            "files": deciding_digests(self.contract.weights),
-            "base": self._base,
+            **digests(self.contract.weights),
+            "base": self.base,
             "prompt": digest(self.prompt.text, np.array(self.prompt.ids, np.int64)),
             "prompt_text": self.prompt.text,
             "prompt_date": self.prompt.day,
@@ -157,35 +176,17 @@ class LocalVerbalizer:
             "dtype": self._dtype,
         }
         # What lies under an adapter: adapters, highest first, and the whole model.
-        for depth, folder in enumerate(self._below):
-            name = "base" if not depth else "root" if folder == self._below[-1] else f"base_{depth}"
-            known |= {f"{name}_weights": weight_digests(folder), f"{name}_files": deciding_digests(folder)}
+        below = [*reversed(self.adapters[:-1]), folder_of(self.whole)] if self.adapters else []
+        for depth, folder in enumerate(below):
+            name = "base" if not depth else "root" if folder == below[-1] else f"base_{depth}"
+            known |= digests(folder, f"{name}_")
         return known
-
-    @property
-    def _below(self) -> list[Path]:
-        """Folders under an adapter, highest first; none under a whole checkpoint."""
-        return [*reversed(self._stack[:-1]), folder_of(self._root)] if self._stack else []
 
     @torch.inference_mode()
     def feed(self, vectors: NDArray[Any]) -> Feed:
         """What the contract makes of ``vectors`` (n, d_model): prompt embeddings, and hooks where it has any."""
-        rows = checked_vectors(vectors, self.contract.width, f"verbalizer {self._ref}")
+        rows = checked_vectors(vectors, self.width, self._what)
         return self.contract.feed(self.prompt, self._rows, torch.tensor(rows))
-
-    @torch.inference_mode()
-    def prompt_embeddings(self, vectors: NDArray[Any]) -> torch.Tensor:
-        """Embeddings (n, prompt length, d_model) of the prompt for each of ``vectors`` (n, d_model).
-
-        Where the contract puts the vector into the prompt, it is brought to its norm in float32 (norms below 1e-12
-        are refused), then cast to the model's dtype. Magnitude is lost, sign is not.
-        """
-        return self.feed(vectors).embeddings
-
-    @torch.inference_mode()
-    def next_logits(self, vectors: NDArray[Any]) -> torch.Tensor:
-        """Logits (n, vocabulary) of the first token said of each of ``vectors`` (n, d_model)."""
-        return self._prefill(self.feed(vectors), self._cache())
 
     @torch.inference_mode()
     def verbalize(
@@ -209,7 +210,7 @@ class LocalVerbalizer:
         if max_new_tokens < 1:
             raise Refusal(f"max_new_tokens {max_new_tokens}", "nothing could be said", "ask for at least 1")
         check_temperature(temperature)
-        rows = checked_vectors(vectors, self.contract.width, f"verbalizer {self._ref}")
+        rows = checked_vectors(vectors, self.width, self._what)
         if not len(rows):
             return []
         choose = _Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else _likeliest
@@ -238,7 +239,7 @@ class LocalVerbalizer:
         return [(ids, whole / len(ids)) for ids, whole in zip(said, total, strict=True)]
 
     def _cache(self) -> DynamicCache:
-        return DynamicCache(config=self._net.config)
+        return DynamicCache(config=self.model.config)
 
     def _prefill(self, feed: Feed, cache: DynamicCache) -> torch.Tensor:
         """Logits (n, vocabulary) after the prompts of a feed; the cache holds them then. Hooks are gone afterwards."""
@@ -248,13 +249,13 @@ class LocalVerbalizer:
             cache.batch_repeat_interleave(len(feed.embeddings))
         with ExitStack() as hooks:
             for hook in feed.hooks:
-                hooks.enter_context(_changed(decoder_blocks(self._net)[hook.block], hook, shared))
+                hooks.enter_context(_changed(decoder_blocks(self.model)[hook.block], hook, shared))
             return self._logits(cache, inputs_embeds=feed.embeddings[:, shared:])
 
     def _logits(self, cache: DynamicCache, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) after the last of the inputs; the cache grows by them."""
         # Positions and masks follow from the cache's length: all rows are equally long, so none is padded.
-        return self._net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def _done(self, ids: list[int]) -> bool:
         if ids[-1] in self._stops:
@@ -262,7 +263,7 @@ class LocalVerbalizer:
         return ids[-1] in self._closers and CLOSE in self._text(ids[-_TAIL:])
 
     def _text(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _explanation(self, ids: list[int], sure: float) -> Explanation:
         text = self._text(ids[:-1] if ids[-1] in self._stops else ids)
@@ -271,24 +272,23 @@ class LocalVerbalizer:
 
     def _opened(self) -> tuple[Any, Any]:
         """Model and tokenizer, adapters merged in; tokenizer or chat template in an adapter's own folder win."""
-        whole = self._root if self._stack else self.contract.weights
-        if self._stack:
-            refuse_quantised(folder_of(whole), f"verbalizer {self._ref}")
-        opened: tuple[Any, Any] = load_model(whole, dtype=self._dtype, device=self._device)
+        if self.adapters:
+            refuse_quantised(folder_of(self.whole), self._what)
+        opened: tuple[Any, Any] = load_model(self.whole, dtype=self._dtype, device=self._device)
         net, tokenizer = opened
         width = int(net.get_input_embeddings().weight.shape[1])
         if width != self.contract.stream:
             raise Refusal(
-                f"verbalizer {self._ref}",
+                self._what,
                 f"its sidecar says width {self.contract.stream}, "
-                f"{'its base ' + self._root if self._stack else 'the model'} has width {width}",
+                f"{f'its base {self.whole}' if self.adapters else 'the model'} has width {width}",
                 "use the base model the checkpoint was trained on",
             )
-        self.contract.check(net, self._site)
-        for folder in self._stack:
-            check_folder(folder, f"verbalizer {self._ref}")
+        self.contract.check(net, self.site)
+        for folder in self.adapters:
+            check_folder(folder, self._what)
             with opening(folder / ADAPTER, "its adapter cannot be put on its base"):
-                net, agreement = merge_adapter(net, folder, f"verbalizer {self._ref}", self._device)
+                net, agreement = merge_adapter(net, folder, self._what, self._device)
             self.merged.append(agreement)
             if (folder / TOKENIZER).is_file():
                 tokenizer = load_tokenizer(folder)
@@ -369,31 +369,24 @@ def _flatten_head(net: Any) -> None:
     head.forward = lambda x: forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
 
 
-def _base_of(folder: Path, sidecar: Sidecar, base: str | None, ref: str) -> str:
-    """The base model's reference; refuse folders without weights, and checkpoints that name no base, or two."""
-    adapted = is_adapter(folder)
-    if adapted and not (folder / "adapter_model.safetensors").is_file():
-        raise Refusal(
-            f"verbalizer {ref}", "the folder holds no adapter_model.safetensors", "download the adapter's weights"
-        )
-    if not adapted:
-        weight_files(folder, f"verbalizer {ref}")
-    below = sits_on(folder) if adapted else None
-    if not base and below and sidecar.base and Path(below).name.lower() != Path(sidecar.base).name.lower():
-        raise Refusal(
-            f"verbalizer {ref}",
-            f"its adapter was trained on {below}, its sidecar names {sidecar.base}, "
-            "and on another model than its own an adapter says fluent nonsense",
-            "pass --base with the model, or the merged earlier stage, that it sits on",
-        )
-    stated = base or sidecar.base or below
-    if not stated:
-        raise Refusal(
-            f"verbalizer {ref}",
-            "neither sidecar nor adapter names the model it was made from",
-            "add base_checkpoint to the sidecar",
-        )
-    return str(stated)
+def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
+    """Every id that ends a text or a turn, by generation settings, configuration, tokenizer and the families' words."""
+    config = getattr(net.config, "text_config", None) or net.config
+    stated = {
+        "generation_config.json": getattr(net.generation_config, "eos_token_id", None),
+        "config.json": getattr(net.config, "eos_token_id", None),
+        "text_config": getattr(config, "eos_token_id", None) if config is not net.config else None,
+        "tokenizer": getattr(tokenizer, "eos_token_id", None),
+    }
+    found: set[int] = set()
+    for where, said in stated.items():
+        for one in said if isinstance(said, list | tuple) else [] if said is None else [said]:
+            if isinstance(one, bool) or not isinstance(one, int) or one < 0:
+                raise Refusal(what, f"its eos_token_id in {where} is {shown(repr(said))}, not a token's number", AGAIN)
+            found.add(one)
+    # Base models name only the end of a document, yet a verbalizer made from one ends its turn.
+    words = tokenizer.get_vocab()
+    return found | {words[word] for word in _TURN_ENDS if word in words}
 
 
 def _width_of(ref: str) -> int | None:

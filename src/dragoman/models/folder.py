@@ -1,15 +1,16 @@
 """The files of a model's or tokenizer's folder, looked at before any library opens them.
 
-In: a folder. Out: the weight files that are read; sha256 of every file that decides. Refuses what is no folder; files
-that are missing, empty, too large, cut short, no JSON object, or no file at all (a folder, a pipe, a device, a link to
-nothing); a shard index that leaves its folder; settings that name files elsewhere or code. Code out of a checkpoint is
-never run and nobody is asked about it.
+In: a folder. Out: the weight files that are read; the files that decide, and their sha256. Refuses what is no folder;
+files that are missing, empty, too large, cut short, no JSON object, or no file at all (a folder, a pipe, a device, a
+link to nothing); a shard index that leaves its folder; settings that name files elsewhere or code. Code out of a
+checkpoint is never run and nobody is asked about it.
 """
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dragoman.core import Refusal
 from dragoman.store import ArraysFile, file_sha256, read_json, refusing
 from dragoman.store.boundary import AGAIN
 from dragoman.store.spans import listed, shown
+from dragoman.verbalizers.sidecar import NAME
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -28,6 +30,10 @@ _OTHERS = (TOKENIZER, TEMPLATE, "vocab.json", "merges.txt", "vocab.txt", "tokeni
 # Megabytes. The largest published tokenizer takes 35, the settings beside it 2, an index of a thousand shards 10.
 _MOST = {TOKENIZER: 200, INDEX: 100, TEMPLATE: 1, "vocab.json": 100, "merges.txt": 100}
 _MOST_OTHERS = 20
+# Never read: pickles and other formats, and the second copy of the weights (140 GB) in Llama repositories.
+NEVER_READ = ("original/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
+_FOR_PEOPLE = ("readme*", "licen[cs]e*", "notice*", "use_policy*", "*.md", "*.pdf", "*.png", "*.jp*g", "*.gif", "*.svg")
+_OF_TRAINING = ("training.yaml", "trainer_state.json")  # what trainers note for people
 _RUN = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer")  # what dragoman opens folders by
 
 
@@ -36,7 +42,7 @@ def check_folder(folder: Path, what: str) -> None:
     if not folder.is_dir():
         why = "it is a file, not a folder" if folder.exists() else "there is no such folder"
         raise Refusal(what, f"{folder}: {why}", "name the folder that holds the checkpoint's files")
-    for path in _deciding(folder):
+    for path in _opened(folder):
         _refuse_odd_file(path)
         if path.name in _OBJECTS:
             settings = read_json(path)
@@ -105,21 +111,39 @@ def shapes_in(files: list[Path], *, quantised: bool) -> dict[str, tuple[int, ...
     return shapes
 
 
-def deciding_digests(folder: Path) -> dict[str, str]:
-    """Hex sha256 of each file of a folder that decides what its model says, but for its weights and sidecar."""
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in _deciding(folder) if path.is_file()}
+def deciding(folder: Path) -> list[str]:
+    """Names of the files of a folder that decide what its model gives, sorted: weights, settings, tokenizer, templates.
+
+    All but what is never read, or read by people alone; a file counts also where no library reads it yet.
+    """
+    skipped = (*NEVER_READ, *_FOR_PEOPLE, *_OF_TRAINING)
+    with refusing("reading", folder):
+        names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    names = [name for name in names if not any(fnmatch(name.lower(), pattern) for pattern in skipped)]
+    return sorted([*names, *(path.relative_to(folder).as_posix() for path in _more_templates(folder))])
 
 
-def weight_digests(folder: Path) -> dict[str, str]:
-    """Hex sha256 of each weight file of a folder, by its name; every byte is read."""
-    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+def digests(folder: Path, prefix: str = "") -> dict[str, dict[str, str]]:
+    """Hex sha256 of every file that decides, every byte read: ``weights``, and the ``files`` beside them.
+
+    ``prefix`` stands before the two words. The sidecar is left out: whoever reads it has its own digest.
+    """
+    found = {name: file_sha256(folder / name) for name in deciding(folder) if name != NAME}
+    weights = {name: sha for name, sha in found.items() if name.endswith(".safetensors")}
+    files = {name: sha for name, sha in found.items() if name not in weights}
+    return {f"{prefix}weights": weights, f"{prefix}files": files}
 
 
-def _deciding(folder: Path) -> Iterator[Path]:
+def _more_templates(folder: Path) -> list[Path]:
+    return sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+
+
+def _opened(folder: Path) -> Iterator[Path]:
+    """What libraries open beside the weights."""
     for name in sorted({*_OBJECTS, *_OTHERS}):
         if (folder / name).exists() or (folder / name).is_symlink():
             yield folder / name
-    yield from sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+    yield from _more_templates(folder)
 
 
 def _refuse_odd_file(path: Path) -> None:

@@ -126,6 +126,12 @@ def typical_norm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sit
     return median_norm(pilot_rows(model, tokenizer, site, texts).x)
 
 
+def unit_sum(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum (d,) of rows (n, d) each brought to unit length."""
+    wide = np.asarray(x, dtype=np.float64)
+    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(axis=0)
+
+
 def median_norm(x: Floats) -> float:
     """Median length of rows (n, d); infinite without any."""
     return float(np.median(np.linalg.norm(x.astype(np.float64), axis=1))) if len(x) else np.inf
@@ -242,7 +248,7 @@ def pool(
         x = rows.x.astype(np.float64)
         np.add.at(total, rows.document, x)
         np.add.at(count, rows.document, 1.0)
-        units += (x / np.linalg.norm(x, axis=1, keepdims=True)).sum(axis=0)
+        units += unit_sum(x)
         dropped += rows.dropped
         undefined += rows.undefined
     n = int(count.sum())

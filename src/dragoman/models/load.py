@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as talk
 
 from dragoman.core import Refusal, Site
-from dragoman.models.adapters import ADAPTER, read_settings
+from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, read_settings
 from dragoman.models.bounds import quantised, quietly, read_config, refuse_counts, refuse_size
-from dragoman.models.folder import CONFIG, check_folder, shapes_in, weight_files
+from dragoman.models.folder import CONFIG, check_folder, deciding, shapes_in, weight_files
 from dragoman.models.resolve import folder_of
 from dragoman.models.tokenizer import load_tokenizer
+from dragoman.store import digest, fingerprint_of
 from dragoman.store.boundary import AGAIN, opening
 
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
@@ -141,6 +142,35 @@ def sits_on(folder: Path) -> str | None:
     return str(stated) if stated else None
 
 
+def base_of(folder: Path, sidecar: str | None, base: str | None, what: str) -> str:
+    """The reference of the model a checkpoint was made from, by a person, its ``sidecar`` or its adapter.
+
+    Raises:
+        Refusal: the folder holds no weights; or nobody names a base, or sidecar and adapter name two.
+    """
+    adapted = is_adapter(folder)
+    if adapted and not (folder / ADAPTER_WEIGHTS).is_file():
+        raise Refusal(what, "the folder holds no adapter_model.safetensors", "download the adapter's weights")
+    if not adapted:
+        weight_files(folder, what)
+    below = sits_on(folder) if adapted else None
+    if not base and below and sidecar and Path(below).name.lower() != Path(sidecar).name.lower():
+        raise Refusal(
+            what,
+            f"its adapter was trained on {below}, its sidecar names {sidecar}, "
+            "and on another model than its own an adapter says fluent nonsense",
+            "pass --base with the model, or the merged earlier stage, that it sits on",
+        )
+    stated = base or sidecar or below
+    if not stated:
+        raise Refusal(
+            what,
+            "neither sidecar nor adapter names the model it was made from",
+            "add base_checkpoint to the sidecar",
+        )
+    return str(stated)
+
+
 def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
     """Adapters to merge, lowest first, and the whole model under them: an adapter may sit on an adapter.
 
@@ -159,6 +189,16 @@ def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
         stack.insert(0, folder)
         folder = folder_of(base)
     return stack, base
+
+
+def fingerprint_of_model(ref: str | Path) -> str:
+    """Digest of all files that decide a model, or an adapter and the models under it."""
+    folder = folder_of(ref)
+    if not is_adapter(folder):
+        return fingerprint_of(folder, deciding(folder))
+    adapters, root = stacked(folder, sits_on(folder) or "", f"model {ref}")
+    folders = [*adapters, folder_of(root)]
+    return digest(*(fingerprint_of(each, deciding(each)) for each in folders))
 
 
 def text_stack(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ Streams documents; holds one chunk of activations at a time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from dragoman.models.harvest import (
     refuse_undefined,
     shared_ends,
     token_rows,
+    unit_sum,
 )
 from dragoman.models.load import check_site, load_model
 from dragoman.store import Contents, digest, write_arrays
@@ -125,7 +126,7 @@ def direct_statistics(
     typical = [reader.typical(texts) for reader in (source, target)]
     ids = [str(i) for i in range(encoder.d_sae)]
     stats: FiringSums | None = None
-    unit_sum, count = 0.0, 0
+    units, count = 0.0, 0
     tally = {side: Counter[str]() for side in SIDES}
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
@@ -141,9 +142,8 @@ def direct_statistics(
             stats = FiringSums(target.site, ids, y.x.shape[1])
         fired = vstack([csr_array(encoder.encode(x.x[left[i : i + SLICE]])) for i in range(0, len(left), SLICE)])
         stats.add(fired, y.x[right], x.document[left] + start)
-        rows = y.x[right].astype(np.float64)
-        unit_sum = unit_sum + (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)
-        count += len(rows)
+        units = units + unit_sum(y.x[right])
+        count += len(right)
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
     if stats is None:
@@ -152,7 +152,7 @@ def direct_statistics(
         )
     for side, reader in zip(SIDES, (source, target), strict=True):
         refuse_tally(tally[side], reader)
-    mean: Floats = (unit_sum / count).astype(np.float32)  # type: ignore[union-attr]
+    mean: Floats = (units / count).astype(np.float32)  # type: ignore[union-attr]
     return stats, Background(target.site, mean, count, digest("\n".join(texts))), tally
 
 
@@ -270,12 +270,10 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _n: progress(before + done, total)
 
 
-def activations_at(
-    reader: Reader, texts: Sequence[str], ends: Sequence[int], say: Callable[[int, int], None] | None = None
-) -> tuple[Floats, np.ndarray]:
+def activations_at(reader: Reader, texts: Sequence[str], ends: Sequence[int]) -> tuple[Floats, np.ndarray]:
     """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
     found: dict[int, np.ndarray] = {}
-    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts, progress=say):
+    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts):
         for document in np.unique(rows.document):
             mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
             if len(mine):

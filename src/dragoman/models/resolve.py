@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 from dragoman import tiny
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
+from dragoman.models.folder import NEVER_READ
 from dragoman.store import hub, refusing
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
 from dragoman.verbalizers.sidecar import NAME
 
 _HUB = re.compile(rf"(?P<repo>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>{PART}(?:/{PART})*))?/?")
-# Llama repositories carry a second copy of the weights (140 GB) that transformers never reads; pickles are never read.
-SKIP = ["original/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
 
 
 class HubPlace(NamedTuple):
@@ -125,7 +124,7 @@ def _fetched(place: HubPlace, ref: str) -> Path:
 
     only: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
     try:
-        root = Path(snapshot_download(place.repo, revision=place.revision, ignore_patterns=SKIP, **only))
+        root = Path(snapshot_download(place.repo, revision=place.revision, ignore_patterns=list(NEVER_READ), **only))
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
     except Exception as error:
         no, said = hub.way_of(error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dragoman.records import role_of
-from dragoman.verbalizers.smells import SMELLS
+from dragoman.verbalizers.answer import STOCK_PHRASES
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
 HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is
@@ -87,7 +87,7 @@ PROBLEMS = {
     "other script": "part of it is in another script, as when the marker’s own embedding is read",
     "repeats itself": "it says the same thing over and over",
     "empty": "there is not a word in it",
-} | {smell.name: f"a stock phrase of {smell.whose}" for smell in SMELLS}
+} | {phrase.name: f"a stock phrase of {phrase.whose}" for phrase in STOCK_PHRASES}
 
 MARKS = {
     "named": "category named",

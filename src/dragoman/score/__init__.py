@@ -6,7 +6,6 @@ from dragoman.score.judge import judge_run
 from dragoman.score.judged_run import JudgedRun
 from dragoman.score.reconstruction import (
     Reconstructor,
-    open_reconstructor,
     reconstruction_scores,
     sought_directions,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "confidence_set",
     "fit_from",
     "judge_run",
-    "open_reconstructor",
     "recalibrate_from",
     "reconstruction_scores",
     "run_evidence",

@@ -22,7 +22,7 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.score.confidence import Say, confidence_set, run_evidence, set_beside
 from dragoman.score.judged_run import JudgedRun
-from dragoman.score.reconstruction import open_reconstructor, sought_directions
+from dragoman.score.reconstruction import sought_directions
 from dragoman.store import RunFolder
 
 
@@ -92,7 +92,9 @@ def checked_evidence(
     matched(rows, bare, run.claims, str(checked))  # refused before anything dear is done
     reconstructor = directions = None
     if ar is not None:
-        reconstructor = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
+        from dragoman.models.reconstruct import Reconstructor
+
+        reconstructor = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
         directions = sought_directions(run, reconstructor.site)
     say("gathering what is known of each text")
     embedder = SentenceEmbedder(device=device)

@@ -1,15 +1,13 @@
-"""Reconstructors: open one, say which directions it should find in a run's texts, and score what it finds.
+"""Which directions a reconstructor should find in a run's texts, and the scores of what it finds.
 
-In: a reference, a run. Out: an open reconstructor, Directions at its site, the part "reconstruction" of the scores.
-Refuses one whose layout nobody knows, a site at which the run has no directions, and a run of which no condition can be
-scored.
+In: a run, an open reconstructor. Out: Directions at its site, the part "reconstruction" of the scores. Refuses a site
+at which the run has no directions, and a run of which no condition can be scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,10 +16,6 @@ from dragoman.records import SOURCE_ROWS, Row
 from dragoman.score.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
-from dragoman.verbalizers import registry
-
-if TYPE_CHECKING:
-    from dragoman.models.reconstruct import LocalReconstructor
 
 
 @runtime_checkable
@@ -46,37 +40,6 @@ class Reconstructor(Protocol):
     def reconstruct(self, texts: Sequence[str]) -> Floats:
         """Vectors (n, d_model) at ``site``, one per text."""
         ...
-
-
-def open_reconstructor(
-    ref: str, *, layout: str | None = None, dtype: str = "float32", device: str = "cpu"
-) -> LocalReconstructor:
-    """A reconstructor in the layout that is named, or that the registry knows; ours are in kitft's.
-
-    Raises:
-        Refusal: nobody knows its layout, the registry knows another one, or its folder in the repository.
-    """
-    # Here, not above: runs without a reconstructor are judged without opening a model.
-    from dragoman.models.reconstruct import LocalReconstructor
-    from dragoman.models.resolve import hub_place
-
-    known, place = registry.find(ref), hub_place(ref)
-    if known is not None and known.ar_folder and place and not place.inside and not Path(ref).exists():
-        why = f"it lies in a folder of that repository, {known.ar_folder}"
-        raise Refusal(f"reconstructor {ref}", why, f"use {known.reader_ref}")
-    sure = known.reader_layout if known else None
-    if layout and sure and layout != sure:
-        raise Refusal(
-            f"layout '{layout}' for {ref}", f"it is laid out as {sure}, as dragoman's registry knows", "leave it out"
-        )
-    named = layout or sure
-    if named is None:
-        raise Refusal(
-            f"reconstructor {ref}",
-            "its layout is not known, and its files do not say",
-            "pass --ar-layout kitft or --ar-layout easynla, as its authors say",
-        )
-    return LocalReconstructor(ref, layout=named, dtype=dtype, device=device)
 
 
 def sought_directions(run: JudgedRun, site: Site) -> Directions | dict[str, Directions]:

@@ -15,7 +15,7 @@ from dragoman.embed import LexicalEmbedder
 from dragoman.score.confidence import Say, confidence_scores, confidence_set, run_evidence
 from dragoman.score.judge import judge_run
 from dragoman.score.judged_run import JudgedRun
-from dragoman.score.reconstruction import open_reconstructor, sought_directions
+from dragoman.score.reconstruction import sought_directions
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder, read_jsonl
 
@@ -42,7 +42,9 @@ def score_run(
     confidences = confidence_set(confidence, say, run)
     reconstructor = directions = None
     if ar is not None:
-        reconstructor = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
+        from dragoman.models.reconstruct import Reconstructor
+
+        reconstructor = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
         directions = sought_directions(run, reconstructor.site)
     embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
     scores = Scores(format=FORMAT)

@@ -1,30 +1,23 @@
-"""The one prompt of a verbalizer, with the slot its vector goes into; and what its answer says.
+"""The one prompt of a verbalizer, with the slot its vector goes into.
 
-In: a sidecar and a tokenizer; decoded text. Out: a ``Prompt``; an ``Explanation``. Refuses damaged tokenizers,
+In: a sidecar and a tokenizer. Out: a ``Prompt``. Refuses damaged tokenizers,
 markers that are not the sidecar's single token, prompts where the marker is not exactly once between its stored
 neighbours, and a doubled or missing BOS. All prompts of one checkpoint are equal but for the slot's embedding.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dragoman.core import Explanation, Refusal
+from dragoman.core import Refusal
 from dragoman.store.boundary import opening
+from dragoman.verbalizers.answer import OPEN
 from dragoman.verbalizers.chat import DAY, Rendered, render_chat
 from dragoman.verbalizers.sidecar import SLOT, Sidecar, slots_of
-from dragoman.verbalizers.smells import fallbacks
 
-OPEN, CLOSE = "<explanation>", "</explanation>"
 PLAIN_ENGLISH = "The people of the city were given the right to vote in the first election of the new year."
-
-_SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>")
-_CJK = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_MARKER_BLOCK = re.compile(r"[\u3200-\u33ff]")  # where published checkpoints take their marker from
-_CHARACTER_RUN = re.compile(r"(\S{1,8}?)\1{11,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,36 +115,6 @@ def encoded(text: str, tokenizer: Any, *, special: bool = False) -> tuple[int, .
         return tuple(int(i) for i in tokenizer.encode(text, add_special_tokens=special))
 
 
-def parse(raw: str, *, tokens: int = 0, opened: bool = False, tagged: bool = True) -> Explanation:
-    """What stood between the tags of a decoded answer, and which health checks it failed.
-
-    Nothing is dropped: an answer without a closing tag keeps its body, one without tags is returned whole, without
-    special tokens; both are flagged. ``opened``: the prompt ended with the opening tag. ``tagged``: the verbalizer
-    was trained to use tags at all. Problems: "no opening tag", "no closing tag", "other script" (a tenth of the
-    letters are Chinese, Japanese or Korean, or a sign of the block markers are taken from occurs: the marker's own
-    embedding was read), "repeats itself", the names of fallback phrases (``smells``), "empty".
-    """
-    problems = []
-    body = raw
-    if OPEN in body:
-        body = body.split(OPEN, 1)[1]
-    elif tagged and not opened:
-        problems.append("no opening tag")
-    if CLOSE in body:
-        body = body.split(CLOSE, 1)[0]
-    elif tagged:
-        problems.append("no closing tag")
-    text = _SPECIAL.sub("", body).strip()
-    if _foreign(text):
-        problems.append("other script")
-    if _repeats(text):
-        problems.append("repeats itself")
-    problems.extend(fallbacks(text))
-    if not text:
-        problems.append("empty")
-    return Explanation(text=text, raw=raw, problems=tuple(problems), tokens=tokens)
-
-
 def refuse_damaged(tokenizer: Any) -> None:
     """A byte-pair tokenizer that lost its merges still encodes, one token per character, without any error."""
     count = len(encoded(PLAIN_ENGLISH, tokenizer))
@@ -242,15 +205,3 @@ def _slot(ids: tuple[int, ...], sidecar: Sidecar) -> int:
             "use a template that shows it once",
         )
     return fits[0]
-
-
-def _foreign(text: str) -> bool:
-    letters = sum(c.isalpha() for c in text)
-    return bool(_MARKER_BLOCK.search(text)) or 10 * len(_CJK.findall(text)) > letters
-
-
-def _repeats(text: str) -> bool:
-    """Fewer than half of its word 4-grams are distinct (of at least 12), or a few characters run on and on."""
-    words = text.split()
-    grams = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
-    return (len(grams) >= 12 and 2 * len(set(grams)) < len(grams)) or bool(_CHARACTER_RUN.search(text))

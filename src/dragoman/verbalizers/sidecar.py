@@ -84,7 +84,7 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Overrides:
     """What is said about a checkpoint beside its file, by a person or by the registry.
 
     ``scaled``: its contract needs a norm. ``norm``: that norm, or "sqrt_d_model", for files that state none or "raw";
@@ -125,37 +125,38 @@ def refuse_reader(stated: Mapping[str, Any], what: str) -> None:
         )
 
 
-def read_sidecar(folder: Path, *, name: str | None = None, given: Given | None = None) -> Sidecar:
+def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides | None = None) -> Sidecar:
     """Resolve a checkpoint's ``nla_meta.yaml``.
 
     Args:
         folder: the checkpoint's folder; see ``sidecar_file`` for where its sidecar may lie.
         name: what the checkpoint is called, read for its layer (``-L20-``) when the file names none.
-        given: what is known beside the file; nothing of it may contradict the file.
+        overrides: what is known beside the file; nothing of it may contradict the file.
 
     Raises:
         Refusal: the file is absent, damaged, about something else, or leaves out what decides the injection.
     """
-    what, said = f"sidecar {sidecar_file(folder)}", given or Given()
+    what, overrides = f"sidecar {sidecar_file(folder)}", overrides or Overrides()
     stated = stated_in(folder)
     found = checked(_File, stated, what)
-    _refuse_kind(found, said, what)
+    _refuse_kind(found, overrides, what)
     refuse_reader(stated, what)
     mode = found.training.injection_mode if found.training else None
-    if said.scaled and mode not in REPLACING:
+    if overrides.scaled and mode not in REPLACING:
         raise Refusal(
             what,
             f"it was trained with injection mode '{shown(mode)}'",
             "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector",
         )
-    width = _width(found, folder, said, what)
+    width = _width(found, folder, overrides, what)
+    stated_scale, norm = found.extraction.injection_scale, overrides.norm
     marker, marker_id = found.tokens.injection_char, found.tokens.injection_token_id
     if not marker or marker_id is None:
         raise Refusal(what, "it names no marker token", "add tokens.injection_char and tokens.injection_token_id")
     return Sidecar(
         d_model=width,
-        block=_block(found, name or folder.name, said.block, what),
-        injection_scale=_scale(found.extraction.injection_scale, said.norm, width, what) if said.scaled else None,
+        block=_block(found, name or folder.name, overrides.block, what),
+        injection_scale=_scale(stated_scale, norm, width, what) if overrides.scaled else None,
         marker=marker,
         marker_id=marker_id,
         template=_template(found.prompt_templates, marker, what),
@@ -200,10 +201,10 @@ def _load(path: Path, what: str) -> dict[str, Any]:
     return {str(key): value for key, value in loaded.items() if value is not None}
 
 
-def _refuse_kind(found: _File, said: Given, what: str) -> None:
+def _refuse_kind(found: _File, overrides: Overrides, what: str) -> None:
     """A dataset's sidecar, copied beside an adapter, does where no scale is needed or one is given."""
     if found.kind == "nla_dataset":
-        if said.scaled and said.norm is None:
+        if overrides.scaled and overrides.norm is None:
             raise Refusal(
                 what,
                 "it describes a dataset (kind nla_dataset), which stores no injection scale",
@@ -215,14 +216,14 @@ def _refuse_kind(found: _File, said: Given, what: str) -> None:
         )
 
 
-def _width(found: _File, folder: Path, said: Given, what: str) -> int:
+def _width(found: _File, folder: Path, overrides: Overrides, what: str) -> int:
     """Top level, then extraction, then the checkpoint's own configuration, then its base model's."""
     stated = {w for w in (found.d_model, found.extraction.d_model) if w}
     if len(stated) > 1:
         raise Refusal(what, f"its fields disagree about d_model ({sorted(stated)})", "correct d_model")
     width = next(iter(stated), None) or width_in(folder)
-    if not width and found.base and said.width_of:
-        width = said.width_of(found.base)
+    if not width and found.base and overrides.width_of:
+        width = overrides.width_of(found.base)
     if not width:
         raise Refusal(what, "it states no d_model", "add d_model, the width of the vectors it was trained on")
     return width

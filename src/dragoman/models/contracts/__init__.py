@@ -17,7 +17,7 @@ from dragoman.store.spans import shown
 from dragoman.verbalizers.sidecar import refuse_reader
 
 if TYPE_CHECKING:
-    from dragoman.models.contracts.base import Asked, Contract
+    from dragoman.models.contracts.base import CheckpointRequest, Contract
 
 _NOT_CONTRACTS = ("base",)
 
@@ -46,34 +46,34 @@ def contract_class(name: str) -> type[Contract]:
     return found
 
 
-def contract_for(asked: Asked, name: str | None) -> Contract:
+def contract_for(request: CheckpointRequest, name: str | None) -> Contract:
     """The contract a checkpoint is fed by.
 
     Args:
-        asked: the checkpoint, the file beside it, and what is said about it.
+        request: the checkpoint, the file beside it, and what is said about it.
         name: of the contract; None takes the one that the file itself names, and no other.
 
     Raises:
         Refusal: nobody says which, or the name contradicts the file, or the contract lacks something.
     """
-    stated = asked.stated if name is None or asked.has_file else {}
+    stated = request.stated if name is None or request.has_file else {}
     if name is None:
-        refuse_reader(stated, asked.sidecar_name)
+        refuse_reader(stated, request.sidecar_name)
     named = stated.get("contract")  # no published sidecar has this field yet
-    name = name or (named if isinstance(named, str) else _claimed(asked, stated))
+    name = name or (named if isinstance(named, str) else _claimed(request, stated))
     chosen = contract_class(name)
     why = f"its sidecar names contract '{shown(named)}'" if named not in (None, name) else chosen.contradiction(stated)
     if why:
-        raise Refusal(f"contract '{name}' for {asked.sidecar_name}", why, "pass the contract it was trained in")
-    return chosen(asked)
+        raise Refusal(f"contract '{name}' for {request.sidecar_name}", why, "pass the contract it was trained in")
+    return chosen(request)
 
 
-def _claimed(asked: Asked, stated: Mapping[str, Any]) -> str:
+def _claimed(request: CheckpointRequest, stated: Mapping[str, Any]) -> str:
     """The one contract whose own way of writing sidecars this is."""
     claiming = [name for name in contract_names() if contract_class(name).claims(stated)]
     if len(claiming) != 1:
         raise Refusal(
-            asked.sidecar_name,
+            request.sidecar_name,
             "the sidecar does not say which contract its vector is fed by",
             f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
         )

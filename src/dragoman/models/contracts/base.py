@@ -1,7 +1,7 @@
 """What a contract is: it reads a checkpoint's file, makes the prompt, and turns vectors into embeddings and hooks.
 
-In: ``Asked``, the checkpoint with everything said about it. Out: a ``Prompt`` and, for vectors, a ``Feed``. Refuses
-settings a contract does not know, values of another kind, and vectors whose norm is beyond float32.
+In: ``CheckpointRequest``, the checkpoint with everything said about it. Out: a ``Prompt`` and, for vectors, a
+``Feed``. Refuses settings a contract does not know, values of another kind, and vectors whose norm is beyond float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dragoman.models.load import check_site
 from dragoman.models.resolve import called
 from dragoman.verbalizers.chat import DAY, checked_day
 from dragoman.verbalizers.prompt import Prompt, Wording, build_prompt
-from dragoman.verbalizers.sidecar import Given, Sidecar, read_sidecar, sidecar_file, stated_in
+from dragoman.verbalizers.sidecar import Overrides, Sidecar, read_sidecar, sidecar_file, stated_in
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -70,7 +70,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CheckpointRequest:
     """A checkpoint and what is said about it.
 
     ``ref``: what it was asked for by. ``folder``: its files. ``settings``: what a person or the registry says where
@@ -130,12 +130,12 @@ class Contract(ABC):
     }
     scaled: ClassVar[bool] = True
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, request: CheckpointRequest) -> None:
         """Read what the contract needs; refuse what it lacks."""
-        self._refuse_settings(asked.settings)
-        self.asked = asked
-        self.weights = asked.folder
-        self.sidecar = self.read(asked)
+        self._refuse_settings(request.settings)
+        self.request = request
+        self.weights = request.folder
+        self.sidecar = self.read(request)
 
     @classmethod
     def claims(cls, stated: Mapping[str, Any]) -> bool:
@@ -147,11 +147,11 @@ class Contract(ABC):
         """Why a sidecar cannot be of this contract; empty when it can."""
         return ""
 
-    def read(self, asked: Asked) -> Sidecar:
+    def read(self, request: CheckpointRequest) -> Sidecar:
         """Resolve the sidecar."""
-        said = asked.settings
-        given = Given(scaled=self.scaled, norm=said.get("norm"), block=said.get("block"), width_of=asked.width_of)
-        return read_sidecar(asked.folder, name=asked.name, given=given)
+        norm, block = request.settings.get("norm"), request.settings.get("block")
+        overrides = Overrides(scaled=self.scaled, norm=norm, block=block, width_of=request.width_of)
+        return read_sidecar(request.folder, name=request.name, overrides=overrides)
 
     @property
     def width(self) -> int:
@@ -171,13 +171,13 @@ class Contract(ABC):
     @property
     def tagged(self) -> bool:
         """Whether answers stand between tags."""
-        return self.asked.settings.get("tagged", True)
+        return self.request.settings.get("tagged", True)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What of it decides the words, beside the sidecar's bytes and the prompt."""
         scale = {} if self.sidecar.injection_scale is None else {"injection_scale": self.sidecar.injection_scale}
-        told = dict(sorted(self.asked.settings.items()))
+        told = dict(sorted(self.request.settings.items()))
         return {**scale, "settings": told} if told else scale
 
     def site(self, base: str) -> Site:
@@ -194,11 +194,11 @@ class Contract(ABC):
 
     def wording(self, **slots: str) -> Wording:
         """The prompt's wording by settings and sidecar; refuse a chat template the sidecar denies, or asks for."""
-        said, stored = self.asked.settings, self.sidecar.chat_template
+        said, stored = self.request.settings, self.sidecar.chat_template
         chat = said.get("chat_template", True if stored is None else stored)
         if stored is not None and chat != stored:
             raise Refusal(
-                self.asked.sidecar_name,
+                self.request.sidecar_name,
                 f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise",
                 "leave the setting out",
             )

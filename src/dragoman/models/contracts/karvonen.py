@@ -48,7 +48,7 @@ class Karvonen(Contract):
     @property
     def hook_block(self) -> int:
         """Block whose output is added to."""
-        return self.asked.settings.get("hook_block", BLOCK)
+        return self.request.settings.get("hook_block", BLOCK)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Karvonen(Contract):
         hook = Hook(
             block=self.hook_block,
             positions=(prompt.slot,),
-            change=norm_matched(vectors, rows.device, self.asked.what),
+            change=norm_matched(vectors, rows.device, self.request.what),
         )
         return Feed(embeddings=rows.expand(len(vectors), -1, -1), hooks=(hook,), shared=prompt.slot)
 

@@ -50,7 +50,7 @@ class Kitft(Contract):
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
         """The vector in float32 at the injection scale, cast to the model's dtype, in place of the marker."""
         norm = self.sidecar.injection_scale or math.nan
-        scaled = at_norm(vectors, norm, self.asked.what)
+        scaled = at_norm(vectors, norm, self.request.what)
         return Feed(embeddings=replaced(rows, prompt.slot, scaled), shared=prompt.slot)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import Asked, Contract, Feed, Hook, Sampling
+from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook, Sampling
 from dragoman.models.contracts.karvonen import BLOCK, norm_matched, refuse_block
 from dragoman.models.load import is_adapter, sits_on
 from dragoman.verbalizers.prompt import Prompt, Wording, encoded, refuse_damaged, render
@@ -36,23 +36,23 @@ class Oracle(Contract):
     settings = {"question": (str,), "positions": (int,)}
     scaled = False
 
-    def read(self, asked: Asked) -> Sidecar:
+    def read(self, request: CheckpointRequest) -> Sidecar:
         """There is no file: all is given, but for the model, which the adapter names."""
-        said = asked.settings
+        said = request.settings
         missing = [name for name in ("block", "question") if name not in said]
         if missing:
             raise Refusal(
-                asked.what,
+                request.what,
                 f"an activation oracle has no sidecar, and {' and '.join(missing)} is not given",
                 "pass --setting block=K (whose output the vectors are) and --setting question=TEXT",
             )
         if said.get("positions", 1) < 1:
             raise Refusal(f"positions {said['positions']}", "the vector needs a place", "ask for at least 1")
-        base = sits_on(asked.folder) if is_adapter(asked.folder) else None
-        width = width_in(asked.folder) or (asked.width_of(base) if base else None)
+        base = sits_on(request.folder) if is_adapter(request.folder) else None
+        width = width_in(request.folder) or (request.width_of(base) if base else None)
         if not width:
             raise Refusal(
-                asked.what,
+                request.what,
                 "neither its adapter nor a config.json tells the width of its model",
                 "write base_model_name_or_path into adapter_config.json",
             )
@@ -69,7 +69,7 @@ class Oracle(Contract):
     @property
     def tagged(self) -> bool:
         """An answer is all that is said."""
-        return self.asked.settings.get("tagged", False)
+        return self.request.settings.get("tagged", False)
 
     def check(self, net: Any, site: Site) -> None:
         """Refuse a model without the block that is added to."""
@@ -106,10 +106,10 @@ class Oracle(Contract):
 
     @property
     def _count(self) -> int:
-        return self.asked.settings.get("positions", 1)
+        return self.request.settings.get("positions", 1)
 
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
         """Each placeholder's output of block 1 is added to."""
         positions = tuple(range(prompt.slot, prompt.slot + self._count))
-        hook = Hook(block=BLOCK, positions=positions, change=norm_matched(vectors, rows.device, self.asked.what))
+        hook = Hook(block=BLOCK, positions=positions, change=norm_matched(vectors, rows.device, self.request.what))
         return Feed(embeddings=rows.expand(len(vectors), -1, -1), hooks=(hook,), shared=prompt.slot)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import Asked, Contract, Feed, Sampling, at_norm, replaced
+from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Sampling, at_norm, replaced
 from dragoman.store import ArraysFile, digest, read_json
 from dragoman.store.spans import listed, shown
 from dragoman.verbalizers.prompt import Prompt, Wording
@@ -39,10 +39,10 @@ class Universal(Contract):
     sampling = Sampling(temperature=0.0, max_new_tokens=80, source="the bundle's own server")
     settings = {"model_tag": (str,), "model": (str,), "encoder": (str,), "key": (str,)}
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, request: CheckpointRequest) -> None:
         """Read sidecar and encoder; the weights are an adapter one folder down."""
-        super().__init__(asked)
-        self.weights = asked.folder / "av"
+        super().__init__(request)
+        self.weights = request.folder / "av"
 
     @classmethod
     def claims(cls, stated: Mapping[str, Any]) -> bool:
@@ -54,13 +54,13 @@ class Universal(Contract):
         """A file without them is of another contract."""
         return "" if cls.claims(stated) else "its sidecar states no av_base and d_shared, so it is no such bundle"
 
-    def read(self, asked: Asked) -> Sidecar:
+    def read(self, request: CheckpointRequest) -> Sidecar:
         """Resolve the bundle's sidecar and load the one encoder that is asked for."""
-        stated, said = asked.stated, asked.settings
+        stated, said = request.stated, request.settings
         missing = [name for name in ("model_tag", "model", "block") if name not in said]
         if missing:
             raise Refusal(
-                asked.what,
+                request.what,
                 f"its bundle reads several models, and {', '.join(missing)} of yours is not given",
                 "pass --setting model_tag=TAG (in the bundle), --setting model=ID and --setting block=K",
             )
@@ -69,22 +69,22 @@ class Universal(Contract):
         marker, marker_id = tokens.get("injection_char"), _count(tokens.get("injection_token_id"))
         if not shared or not isinstance(template, str) or not isinstance(marker, str) or marker_id is None:
             raise Refusal(
-                asked.sidecar_name,
+                request.sidecar_name,
                 "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor",
                 "get the published file again",
             )
-        if SLOT not in slots_of(template, asked.sidecar_name):
+        if SLOT not in slots_of(template, request.sidecar_name):
             raise Refusal(
-                asked.sidecar_name, "its template has no place for the vector", "get the published file again"
+                request.sidecar_name, "its template has no place for the vector", "get the published file again"
             )
         scale = stated.get("injection_scale", "sqrt_d_model")
         if scale != "sqrt_d_model":
             raise Refusal(
-                asked.sidecar_name,
+                request.sidecar_name,
                 f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used",
                 "use a bundle whose writer is known",
             )
-        self._weight, self._kernel = _encoder(asked, shared)
+        self._weight, self._kernel = _encoder(request, shared)
         return Sidecar(
             d_model=self._weight.shape[1],
             block=said["block"],
@@ -110,64 +110,64 @@ class Universal(Contract):
 
     def site(self, base: str) -> Site:
         """The source model's stream; the verbalizer's own model is another."""
-        return Site(self.asked.settings["model"], self.sidecar.block)
+        return Site(self.request.settings["model"], self.sidecar.block)
 
     def check(self, net: Any, site: Site) -> None:
         """The site is a block of the source model, which is not at hand: nothing to check on the verbalizer's."""
 
     def wording(self, **slots: str) -> Wording:
         """The template names the source model by its tag."""
-        return super().wording(model_tag=self.asked.settings["model_tag"], **slots)
+        return super().wording(model_tag=self.request.settings["model_tag"], **slots)
 
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
         """The encoded vector in float32 at norm sqrt(d_shared), cast to the model's dtype, in place of the marker."""
         # Encoders have no bias, so a vector's length cancels; taken out first, no sum can overflow.
-        encoded = at_norm(vectors, math.sqrt(self.width), self.asked.what) @ self._weight.T
+        encoded = at_norm(vectors, math.sqrt(self.width), self.request.what) @ self._weight.T
         if self._kernel is not None:
             encoded = torch.nn.functional.conv1d(encoded[:, None], self._kernel, padding="same")[:, 0]
         lost = torch.linalg.vector_norm(encoded, dim=-1) < 1e-6
         if lost.any():
             raise Refusal(
-                f"vectors for {self.asked.what}",
+                f"vectors for {self.request.what}",
                 f"its encoder leaves nothing of row {int(lost.nonzero()[0])}",
                 "use directions of the model that the tag stands for",
             )
-        at = at_norm(encoded, math.sqrt(self.stream), self.asked.what)
+        at = at_norm(encoded, math.sqrt(self.stream), self.request.what)
         return Feed(embeddings=replaced(rows, prompt.slot, at), shared=prompt.slot)
 
 
-def _encoder(asked: Asked, shared: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _encoder(request: CheckpointRequest, shared: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight (shared, width of the source model) of the tag's encoder, and the kernel (1, 1, k) if it has one."""
-    said, tag = asked.settings, asked.settings["model_tag"]
+    said, tag = request.settings, request.settings["model_tag"]
     if ("encoder" in said) != ("key" in said):
-        raise Refusal(asked.what, "encoder and key name a tensor only together", "pass both, or neither")
+        raise Refusal(request.what, "encoder and key name a tensor only together", "pass both, or neither")
     kernel, width = None, None
     if "encoder" in said:
-        weight = _tensor(asked, asked.folder / said["encoder"], said["key"])
+        weight = _tensor(request, request.folder / said["encoder"], said["key"])
     else:
-        kind, widths = _layout(asked)
+        kind, widths = _layout(request)
         if tag not in widths:
-            raise Refusal(asked.what, f"it has no encoder for '{tag}'", f"its tags are {listed(sorted(widths))}")
-        file, width = asked.folder / ADAPTERS / WEIGHTS, widths[tag]
-        weight = _tensor(asked, file, f"encoders.{tag}.weight")
-        kernel = _tensor(asked, file, f"encoders.{tag}.conv.weight") if kind == CONVOLVED else None
+            raise Refusal(request.what, f"it has no encoder for '{tag}'", f"its tags are {listed(sorted(widths))}")
+        file, width = request.folder / ADAPTERS / WEIGHTS, widths[tag]
+        weight = _tensor(request, file, f"encoders.{tag}.weight")
+        kernel = _tensor(request, file, f"encoders.{tag}.conv.weight") if kind == CONVOLVED else None
     if weight.ndim != 2 or weight.shape[0] != shared or width not in (None, weight.shape[1]):
         raise Refusal(
-            asked.what,
+            request.what,
             f"its encoder for '{tag}' has shape {tuple(weight.shape)}, not ({shared}, {width or 'd_model'})",
             "name the encoder into the shared space, stored output by input",
         )
     if kernel is not None and (kernel.ndim != 3 or kernel.shape[:2] != (1, 1) or kernel.shape[2] % 2 == 0):
-        raise Refusal(asked.what, f"its kernel has shape {tuple(kernel.shape)}, not (1, 1, odd)", "get it again")
+        raise Refusal(request.what, f"its kernel has shape {tuple(kernel.shape)}, not (1, 1, odd)", "get it again")
     return weight, kernel
 
 
-def _layout(asked: Asked) -> tuple[str, dict[str, int]]:
+def _layout(request: CheckpointRequest) -> tuple[str, dict[str, int]]:
     """The class of a bundle's encoders and the width of each tag's model."""
-    path = asked.folder / ADAPTERS / META
+    path = request.folder / ADAPTERS / META
     if not path.is_file() or not (path.parent / WEIGHTS).is_file():
         raise Refusal(
-            asked.what,
+            request.what,
             f"it holds no {ADAPTERS}/{META} with {ADAPTERS}/{WEIGHTS}, so where its encoders lie is not known",
             "pass --setting encoder=FILE (in the bundle) and --setting key=NAME (the tensor in it)",
         )
@@ -175,24 +175,24 @@ def _layout(asked: Asked) -> tuple[str, dict[str, int]]:
     widths = {str(tag): width for tag, width in _mapping(meta.get("model_dims")).items() if _count(width)}
     kind = meta.get("adapter_class", LINEAR)
     if kind not in (LINEAR, CONVOLVED):
-        raise Refusal(asked.what, f"its encoders are of class '{shown(kind)}'", f"known are {LINEAR} and {CONVOLVED}")
+        raise Refusal(request.what, f"its encoders are of class '{shown(kind)}'", f"known are {LINEAR} and {CONVOLVED}")
     return kind, widths
 
 
-def _tensor(asked: Asked, path: Path, key: str) -> torch.Tensor:
+def _tensor(request: CheckpointRequest, path: Path, key: str) -> torch.Tensor:
     """One tensor as float32, without reading the others."""
     try:
         file = ArraysFile(path)
         stored = file.array(key).whole() if key in file.names else None
     except Refusal as refusal:
         why = f"{path} cannot be read as safetensors ({refusal.why[:120]})"
-        raise Refusal(asked.what, why, "name a file of the bundle") from refusal
+        raise Refusal(request.what, why, "name a file of the bundle") from refusal
     if stored is None:
-        raise Refusal(asked.what, f"{path} has no tensor '{shown(key)}'", "name one that it has")
+        raise Refusal(request.what, f"{path} has no tensor '{shown(key)}'", "name one that it has")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
         found = torch.from_numpy(np.array(stored, np.float32))
     if not torch.isfinite(found).all():
-        raise Refusal(asked.what, f"tensor '{shown(key)}' of {path} holds NaN or infinite numbers", "get it again")
+        raise Refusal(request.what, f"tensor '{shown(key)}' of {path} holds NaN or infinite numbers", "get it again")
     return found
 
 

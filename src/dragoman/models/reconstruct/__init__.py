@@ -5,6 +5,6 @@ runs it.
 """
 
 from dragoman.models.reconstruct.contract import LAYOUTS, Contract, read_contract
-from dragoman.models.reconstruct.local import LocalReconstructor
+from dragoman.models.reconstruct.local import Reconstructor
 
-__all__ = ["LAYOUTS", "Contract", "LocalReconstructor", "read_contract"]
+__all__ = ["LAYOUTS", "Contract", "Reconstructor", "read_contract"]

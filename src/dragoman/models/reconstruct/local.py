@@ -20,33 +20,52 @@ from torch.nn import functional as f
 from dragoman.core import Floats, Refusal, Site
 from dragoman.models.adapters import refuse_quantised
 from dragoman.models.encode import encode_filled
-from dragoman.models.folder import deciding_digests, weight_digests
+from dragoman.models.folder import digests
 from dragoman.models.harvest import reading
 from dragoman.models.load import load_tokenizer, torch_dtype
 from dragoman.models.merge import Agreement
+from dragoman.models.published import layout_of
 from dragoman.models.reconstruct.contract import SLOT, Contract, read_contract
 from dragoman.models.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
 from dragoman.models.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
 from dragoman.models.resolve import called, folder_of
 from dragoman.store import digest, file_sha256, read_arrays
-from dragoman.verbalizers.prompt import encoded, parse
+from dragoman.verbalizers.answer import parse
+from dragoman.verbalizers.prompt import encoded
 from dragoman.verbalizers.sidecar import NAME, sidecar_file
 
 # Families that open every turn with what their tokenizer calls BOS, and whose models never saw it before plain text.
 TURN_STARTS = ("<|im_start|>",)
 
 
-class LocalReconstructor:
+class Reconstructor:
     """A reconstructor run by transformers in this process.
 
-    ``site``: the stream it predicts. ``contract``: how it is read. ``merged``: how its adapter, now in the weights,
-    agrees with PEFT unmerged.
+    ``name``: the reference it was opened by. ``site``: the stream it predicts. ``base``: the model it was made from, by
+    reference. ``contract``: how it is read. ``merged``: how its adapter, now in the weights, agrees with PEFT unmerged.
     """
+
+    @classmethod
+    def open(
+        cls,
+        ref: str | Path,
+        *,
+        layout: str | None = None,
+        base: str | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> Reconstructor:
+        """Load a checkpoint in the layout that is named, or that dragoman's registry knows.
+
+        Raises:
+            Refusal: nobody knows its layout, the registry knows another one, or whatever ``__init__`` refuses.
+        """
+        return cls(ref, layout=layout_of(str(ref), layout), base=base, dtype=dtype, device=device)
 
     def __init__(
         self, ref: str | Path, *, layout: str, base: str | None = None, dtype: str = "float32", device: str = "cpu"
     ) -> None:
-        """Load and check a checkpoint.
+        """Load and check a checkpoint, by its own files alone.
 
         Args:
             ref: packaged name, folder or hub id of the checkpoint.
@@ -58,10 +77,10 @@ class LocalReconstructor:
         Raises:
             Refusal: checkpoint, layout, sidecar, tokenizer and base do not fit each other.
         """
-        self._ref, self._dtype, self._device = str(ref), dtype, device
+        self.name, self._dtype, self._device = str(ref), dtype, device
         self._what = f"reconstructor {ref}"
         kind, self._folder = torch_dtype(dtype), folder_of(ref)
-        self.contract: Contract = read_contract(self._folder, layout, name=called(self._ref))
+        self.contract: Contract = read_contract(self._folder, layout, name=called(self.name))
         stated = base or self.contract.base
         if not stated:
             raise Refusal(
@@ -69,8 +88,8 @@ class LocalReconstructor:
                 "no file names the model it was made from",
                 f"add base_checkpoint to its {NAME}",
             )
-        self._base = str(stated)
-        self._site = Site(self.contract.base or self._base, self.contract.block)
+        self.base = str(stated)
+        self.site: Site = Site(self.contract.base or self.base, self.contract.block)
         weight, bias, rest = read_head(self._folder / self.contract.head_file, self.contract.d_model)
         self._weight = torch.tensor(weight, device=device)
         self._bias = None if bias is None else torch.tensor(bias, device=device)
@@ -78,38 +97,29 @@ class LocalReconstructor:
         self._stack: Any = self._opened(kind, rest)
         self._norm = final_norm(self._stack) if self.contract.final_norm else None
         own = (self._folder / "tokenizer.json").is_file()
-        self._tokenizer: Any = load_tokenizer(self._folder if own or self.contract.form == "full" else self._base)
+        self._tokenizer: Any = load_tokenizer(self._folder if own or self.contract.form == "full" else self.base)
         self._suffix = self._ending()
         self.token_ids(["The people of the city vote."])  # a tokenizer that does not fit is refused here, not later
 
     @property
-    def site(self) -> Site:
-        """The residual stream it predicts: base model and block."""
-        return self._site
-
-    @property
-    def name(self) -> str:
-        """The reference it was loaded by."""
-        return self._ref
-
-    @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its vectors: checkpoint, sha256 of files, layout, dtype, base, template, BOS rule."""
+        """Everything that decides its vectors: checkpoint, sha256 of files, layout, dtype, base, template, BOS rule.
+
+        Made once: it reads every byte of the weights.
+        """
         return self._identity
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Made once: it reads every byte of the weights."""
         contract, folder = self.contract, self._folder
         known: dict[str, Any] = {
             "contract": f"{contract.layout} reconstructor",
             "form": contract.form,
-            "checkpoint": self._ref,
-            "site": str(self._site),
+            "checkpoint": self.name,
+            "site": str(self.site),
             "sidecar": file_sha256(sidecar_file(folder)),
-            "weights": weight_digests(folder),
-            "files": deciding_digests(folder),
-            "base": self._base,
+            **digests(folder),
+            "base": self.base,
             "template": digest(contract.template),
             "special_tokens": contract.special,
             "final_norm": contract.final_norm,
@@ -120,10 +130,7 @@ class LocalReconstructor:
         }
         if (folder / EASY_META).is_file():
             known |= {"ar_meta": file_sha256(folder / EASY_META), "trained_on_quant": contract.quant}
-        if contract.form == "full":
-            return known
-        base = folder_of(self._base)
-        return {**known, "base_weights": weight_digests(base), "base_files": deciding_digests(base)}
+        return known if contract.form == "full" else known | digests(folder_of(self.base), "base_")
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the template around each text, checked; tags around an explanation are taken off first.
@@ -232,7 +239,7 @@ class LocalReconstructor:
     def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""
         contract, full = self.contract, self.contract.form == "full"
-        folder = self._folder if full else folder_of(self._base)
+        folder = self._folder if full else folder_of(self.base)
         if not full:
             refuse_quantised(folder, self._what)
         stack = open_stack(folder, kind, self._device, self._what, headless=full)
@@ -241,7 +248,7 @@ class LocalReconstructor:
             raise Refusal(
                 self._what,
                 f"it was trained at width {contract.d_model}, "
-                f"{'its model' if full else 'its base ' + self._base} has width {width}",
+                f"{'its model' if full else 'its base ' + self.base} has width {width}",
                 "use the base it was trained on",
             )
         truncate(stack, contract.block, self._what)

@@ -1,8 +1,8 @@
-"""How texts are read in pairs, and what is chosen by the texts themselves: folds, pilots, calibration, judges.
+"""How texts are read in pairs, and what is chosen by the texts themselves: folds, pilots, calibration, pairs held out.
 
-In: texts, or document names. Out: ``Manner``, distinct documents, choices. Refuses numbers that leave nothing to read
-or to judge on. Nothing here depends on batches or on the order of the texts: a document is named by the digest of its
-text, and every draw has a generator of the document's own.
+In: texts, or document names. Out: ``ReadingOptions``, distinct documents, choices. Refuses numbers that leave nothing
+to read or to judge on. Nothing here depends on batches or on the order of the texts: a document is named by the digest
+of its text, and every draw has a generator of the document's own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dragoman.store import document_name
 
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
 CANDIDATES = 512  # features among which 150 calibrate the penalty
-JUDGES = 4096  # pairs kept whole
+HELD_OUT = 4096  # pairs kept whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class ReadingOptions:
     """How texts are read.
 
     ``first``: least position of a token, in both models. ``per_document``: most pairs of one text, drawn at random.
@@ -76,22 +76,22 @@ def distinct(texts: Sequence[str]) -> tuple[list[Document], Counter[str]]:
     return list(found.values()), left
 
 
-def judging(names: Sequence[int], folds: int) -> tuple[int, NDArray[np.int64], int]:
+def held_out_documents(names: Sequence[int], folds: int) -> tuple[int, NDArray[np.int64], int]:
     """The fold with most documents, which of them judge a map that has not seen it, and how many pairs each gives."""
     every = np.array(sorted(names), dtype=np.int64)
     mine = fold_of(every, folds)
     fold = int(np.argmax(np.bincount(mine, minlength=folds)))
-    chosen = every[mine == fold][:JUDGES]  # names are digests: the first are a random choice
-    return fold, chosen, int(np.clip(JUDGES // len(chosen), 1, PER_DOCUMENT))
+    chosen = every[mine == fold][:HELD_OUT]  # names are digests: the first are a random choice
+    return fold, chosen, int(np.clip(HELD_OUT // len(chosen), 1, PER_DOCUMENT))
 
 
-def calibrating(fires: NDArray[Any], columns: NDArray[np.int64], manner: Manner) -> NDArray[np.int64]:
+def calibrating(fires: NDArray[Any], columns: NDArray[np.int64], options: ReadingOptions) -> NDArray[np.int64]:
     """Which of the watched features (places in ``columns``) calibrate the penalty.
 
     Those asked for, or the 512 that fire in most of the texts read beforehand: ``fires`` (d_sae,) counts these.
     """
-    if manner.calibration is not None:
-        return np.flatnonzero(np.isin(columns, [int(name) for name in manner.calibration]))
+    if options.calibration is not None:
+        return np.flatnonzero(np.isin(columns, [int(name) for name in options.calibration]))
     often = np.argsort(-fires[columns], kind="stable")[:CANDIDATES]
     return np.sort(often[fires[columns[often]] > 0])
 

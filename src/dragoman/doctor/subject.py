@@ -1,7 +1,7 @@
-"""Who is examined: whatever is at hand of a run, and what is measured on it, each thing once.
+"""The objects under test, and what is measured on them: each measurement is made once, when it is first asked for.
 
-In: a verbalizer, a dictionary, a source model, texts, a background; any of them may be absent. Out: a ``Patient``, and
-``Probes`` that measure on first use. Refuses nothing; checks say themselves what they could not do.
+In: a verbalizer, a dictionary, a source model, texts, a background; any of them may be absent. Out: a ``Subject``.
+Refuses nothing; checks say themselves what they could not do.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dragoman import tiny
-from dragoman.core import Background, Floats, Refusal, Site
+from dragoman.core import Background, Floats, Refusal
 from dragoman.dictionaries import Encoder
-from dragoman.doctor.probe import Fed, Opened, Stream, bare_logits, bare_text, fed, opened, stream_over
+from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader
 from dragoman.models.resolve import cached, folder_of
-from dragoman.verbalizers.protocol import Verbalizer
+from dragoman.models.watch import Fed, Stream, bare_logits, bare_text, fed, neighbours, stream_over
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 # Plain running text of several registers: enough for norms and slots, and there is no model that cannot read it.
 SENTENCES = (
@@ -37,12 +38,12 @@ SENTENCES = (
     "Our team lost the final by a single goal, although it had the ball for most of the second half and hit the post "
     "twice; the coach said afterwards that he was proud of the players and that next season would be theirs.",
 )
-SAID = 8  # tokens of a text that is compared with another one
+COMPARED = 8  # tokens of a text that is compared with another one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
-    """What is at hand.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What is at hand, and what is measured on it.
 
     ``by``: reference of the verbalizer and ``verbalizer``: it, opened; ``base``: the base model given for an adapter.
     ``dictionary``: its reference and ``encoder``: it, read. ``source``: the model opened at the site where the
@@ -51,7 +52,7 @@ class Patient:
     """
 
     by: str | None = None
-    verbalizer: Verbalizer | None = None
+    verbalizer: AnyVerbalizer | None = None
     base: str | None = None
     dictionary: str | None = None
     encoder: Encoder | None = None
@@ -62,62 +63,34 @@ class Patient:
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
 
     @property
-    def voice(self) -> str:
+    def verbalizer_name(self) -> str:
         """What to call the verbalizer."""
         return self.by or (self.verbalizer.name if self.verbalizer is not None else "verbalizer")
 
     @property
-    def book(self) -> str:
+    def dictionary_name(self) -> str:
         """What to call the dictionary."""
         return self.dictionary or "dictionary"
 
     @property
-    def stated(self) -> Site | None:
-        """Where the dictionary is said to live."""
-        if self.source is not None:
-            return self.source.site
-        return self.encoder.site if self.encoder is not None else None
+    def local(self) -> Verbalizer | None:
+        """The verbalizer, if it runs in this process."""
+        return self.verbalizer if isinstance(self.verbalizer, Verbalizer) else None
 
-
-class Probes:
-    """Measurements on a patient, made when first asked for and then kept."""
-
-    def __init__(self, patient: Patient) -> None:
-        """Keep the patient; nothing is measured yet."""
-        self.patient = patient
-
-    @cached_property
-    def model(self) -> Opened | None:
-        """The verbalizer's model, if it runs here."""
-        return opened(self.patient.verbalizer)
-
-    @cached_property
-    def prompt(self) -> Any:
-        """The verbalizer's prompt (``ids``, ``slot``, ``text``), if it has one here."""
-        return getattr(self.patient.verbalizer, "prompt", None)
-
-    @cached_property
-    def sidecar(self) -> Any:
-        """The verbalizer's sidecar, if it has one here."""
-        return getattr(self.patient.verbalizer, "sidecar", None)
-
-    @cached_property
+    @property
     def width(self) -> int:
-        """Width of the verbalizer's vectors."""
-        contract = getattr(self.patient.verbalizer, "contract", None)
-        if contract is not None:
-            return int(contract.width)
-        if self.patient.background is not None:
-            return len(self.patient.background.mean)
-        return int(getattr(self.patient.verbalizer, "width", 0) or getattr(self.patient.verbalizer, "_width", 0))
+        """Width of the verbalizer's vectors, 0 where nothing tells it."""
+        if self.local is None and self.background is not None:
+            return len(self.background.mean)
+        return 0 if self.verbalizer is None else self.verbalizer.width
 
-    @cached_property
+    @property
     def at_home(self) -> bool:
         """Whether the verbalizer reads vectors of the model it was made from, rather than another model's."""
-        contract = getattr(self.patient.verbalizer, "contract", None)
-        if contract is None or self.patient.verbalizer is None or contract.width != contract.stream:
+        local = self.local
+        if local is None or local.width != local.contract.stream:
             return False
-        return self.sidecar.base in (None, self.patient.verbalizer.site.model)
+        return local.sidecar.base in (None, local.site.model)
 
     @cached_property
     def places(self) -> list[int]:
@@ -125,12 +98,13 @@ class Probes:
 
         Contracts with several places, or whose marker is an ordinary word, mean what their hooks say.
         """
-        marker = getattr(self.sidecar, "marker_id", None)
-        found = [k for k, i in enumerate(self.prompt.ids) if i == marker]
+        local = self.local
+        if local is None:
+            return []
+        found = [k for k, i in enumerate(local.prompt.ids) if i == local.sidecar.marker_id]
         if len(found) == 1:
             return found
-        hooks = self.patient.verbalizer.feed(self.opposite).hooks if self.model is not None else ()  # type: ignore[union-attr]
-        return sorted({p for hook in hooks for p in hook.positions}) or [self.prompt.slot]
+        return sorted({p for hook in local.feed(self.opposite).hooks for p in hook.positions}) or [local.prompt.slot]
 
     @cached_property
     def opposite(self) -> Floats:
@@ -140,15 +114,8 @@ class Probes:
         return np.stack([row, -row]).astype(np.float32)
 
     @cached_property
-    def pairs(self) -> Floats:
-        """Vectors (6, d): three random directions, each followed by its opposite."""
-        rows = np.random.default_rng(1).normal(size=(3, self.width))
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.stack([rows, -rows], axis=1).reshape(6, -1).astype(np.float32)
-
-    @cached_property
     def fed(self) -> Fed:
-        """What the model met when it read the two opposite vectors."""
+        """What the model met when it read the two opposite vectors; nothing where it does not run here."""
         return self._fed(self.opposite)
 
     @cached_property
@@ -157,56 +124,48 @@ class Probes:
         return self._fed(self.opposite[::-1].copy())
 
     def _fed(self, vectors: Floats) -> Fed:
-        verbalizer = self.patient.verbalizer
-        if verbalizer is None or self.prompt is None:
-            return Fed(entering={}, logits=None, peak=0.0, refusal=None)
-        return fed(verbalizer, vectors, len(self.prompt.ids))
+        return Fed() if self.local is None else fed(self.local, vectors)
 
     @cached_property
     def bare_logits(self) -> Floats | None:
         """Logits behind the prompt when nothing is injected."""
-        return bare_logits(self.model, self.prompt.ids) if self.model and self.prompt is not None else None
+        return None if self.local is None else bare_logits(self.local)
 
     @cached_property
     def bare_text(self) -> str | None:
         """What is said when nothing is injected."""
-        return bare_text(self.model, self.prompt.ids, SAID) if self.model and self.prompt is not None else None
+        return None if self.local is None else bare_text(self.local, COMPARED)
 
     @cached_property
     def own_stream(self) -> Stream | None:
         """The verbalizer's own model over a few sentences, up to its site."""
-        if self.model is None or self.patient.verbalizer is None or not self.at_home:
+        if self.local is None or not self.at_home:
             return None
-        return stream_over(self.model, SENTENCES[:3], [self.patient.verbalizer.site.block])
+        return stream_over(self.local, SENTENCES[:3], [self.local.site.block])
 
     @cached_property
-    def background(self) -> Floats | None:
-        """The background's mean (d,) where one is at hand, else that of the verbalizer's own model over sentences."""
-        if self.patient.background is not None:
-            mean = self.patient.background.mean
-            return mean if len(mean) == self.width else None
-        if self.own_stream is None or self.patient.verbalizer is None:
+    def own_mean(self) -> NDArray[np.float64] | None:
+        """The mean of that stream's unit-normalised rows (d,)."""
+        if self.own_stream is None or self.local is None:
             return None
-        rows = self.own_stream.rest[self.patient.verbalizer.site.block].astype(np.float64)
-        mean = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0).astype(np.float32)
-        return mean if np.isfinite(mean).all() else None
+        rows = self.own_stream.rest[self.local.site.block].astype(np.float64)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+
+    @cached_property
+    def background_mean(self) -> Floats | None:
+        """The background's mean (d,) where one is at hand, else that of the verbalizer's own model over sentences."""
+        if self.background is not None:
+            return self.background.mean if len(self.background.mean) == self.width else None
+        if self.own_mean is None or not np.isfinite(self.own_mean).all():
+            return None
+        return self.own_mean.astype(np.float32)
 
     @cached_property
     def source_stream(self) -> Stream | None:
         """The source model over the texts, at its site and at the blocks beside it."""
-        source = self.patient.source
-        if source is None:
+        if self.source is None:
             return None
-        model = Opened(net=source.model, tokenizer=source.tokenizer)
-        return stream_over(model, self.patient.texts, neighbours(source))
-
-
-def neighbours(source: Reader) -> list[int]:
-    """The block of a site and those just before and behind it, as far as the model has them."""
-    from dragoman.models.load import decoder_blocks
-
-    count, block = len(decoder_blocks(source.model)), source.site.block
-    return [b for b in (block - 1, block, block + 1) if 0 <= b < count]
+        return stream_over(self.source, self.texts, neighbours(self.source, self.source.site.block))
 
 
 def folder_at_hand(ref: str | None) -> Path | None:

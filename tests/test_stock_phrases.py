@@ -1,13 +1,12 @@
-"""Fallback phrases are recognised by name, flagged by the parser, and ordinary explanations hold none."""
+"""Stock phrases are recognised by name, flagged by the parser, and ordinary explanations hold none."""
 
 from __future__ import annotations
 
 import pytest
 
-from dragoman.verbalizers.prompt import parse
-from dragoman.verbalizers.smells import SMELLS, fallbacks
+from dragoman.verbalizers.answer import STOCK_PHRASES, parse, stock_phrases
 
-EG, CJK, END = (smell.name for smell in SMELLS)
+EG, CJK, END = (phrase.name for phrase in STOCK_PHRASES)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ EG, CJK, END = (smell.name for smell in SMELLS)
     ],
 )
 def test_each_fallback_is_named(text: str, names: tuple[str, ...]) -> None:
-    assert fallbacks(text) == names
+    assert stock_phrases(text) == names
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_each_fallback_is_named(text: str, names: tuple[str, ...]) -> None:
     ],
 )
 def test_ordinary_explanations_hold_none(text: str) -> None:
-    assert fallbacks(text) == ()
+    assert stock_phrases(text) == ()
 
 
 def test_the_parser_flags_them_and_keeps_the_text_and_its_paragraphs() -> None:
@@ -51,5 +50,6 @@ def test_the_parser_flags_them_and_keeps_the_text_and_its_paragraphs() -> None:
     assert len(got.paragraphs) == 3 and got.paragraphs[-1].startswith("Final token")
 
 
-def test_every_smell_says_whose_it_is_and_has_a_name_of_its_own() -> None:
-    assert len({smell.name for smell in SMELLS}) == len(SMELLS) and all(smell.whose for smell in SMELLS)
+def test_every_stock_phrase_says_whose_it_is_and_has_a_name_of_its_own() -> None:
+    assert len({phrase.name for phrase in STOCK_PHRASES}) == len(STOCK_PHRASES)
+    assert all(phrase.whose for phrase in STOCK_PHRASES)
