@@ -44,7 +44,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Site
+from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
     from dragoman.explain import Talk
@@ -60,6 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+METHODS = ("ridge", "procrustes")
 OutFile = Annotated[
     Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
 ]
@@ -315,6 +316,8 @@ def fit(
     from dragoman.lm.paired import Harvest
     from dragoman.routes import the_posts_recipe
 
+    if method not in METHODS:
+        raise Refusal(f"method '{method[:40]}'", f"known are {', '.join(METHODS)}", "use one of these")
     read = Harvest.load(rows)
     made = the_posts_recipe(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
     made.save(out)

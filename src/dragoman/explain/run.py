@@ -19,6 +19,7 @@ from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import SOURCE_ROWS, background_report, own_version, settings_of, versions
 from dragoman.explain.open import (
+    default_texts,
     dictionary_of,
     directions_of,
     open_verbalizer,
@@ -45,6 +46,8 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     request.check()
     study.check_samples(request.samples, request.drawn_at)
     check_device(request.device)
+    if request.texts is not None:
+        default_texts(request.texts)  # refused before models are opened, which takes long
     directions = directions_of(request)
     talk.say(f"opening verbalizer {public_address(request.by)}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
