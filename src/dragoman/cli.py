@@ -22,6 +22,7 @@ from dragoman.commands.export import export
 from dragoman.commands.printing import console, one_line, put, put_json
 from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
 from dragoman.commands.words import (
+    METHODS,
     MOST_SAMPLES,
     MOST_TOKENS,
     ArrayKey,
@@ -31,6 +32,7 @@ from dragoman.commands.words import (
     Dtype,
     Lying,
     Out,
+    OutFile,
     Run,
     Seed,
     Settings,
@@ -60,10 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-METHODS = ("ridge", "procrustes")
-OutFile = Annotated[
-    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
-]
 
 
 def main() -> None:
@@ -156,7 +154,8 @@ def explain(
         str | None, typer.Option(help="Ids, for example 982,1748; default: those the dictionary's name gives, or all.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Where the directions live, MODEL:BLOCK, if the dictionary does not say.")
+        str | None,
+        typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK, if the dictionary does not say."),
     ] = None,
     route: Annotated[
         str,

@@ -20,6 +20,7 @@ from dragoman.store import check_name
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as lm.load knows them, which would load torch
+METHODS = ("ridge", "procrustes")  # as routes.post knows them
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
@@ -102,6 +103,9 @@ Out = Annotated[
         metavar="FOLDER",
         help="Folder to write; the same command goes on where it stopped.",
     ),
+]
+OutFile = Annotated[
+    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
 Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]
