@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 from dragoman.core import Background, Explanation, Refusal, Site
 from dragoman.directions import Encoder
@@ -251,7 +252,16 @@ def unmerged_source(root: Path) -> Patient:
 def twice_begun_source(root: Path) -> Patient:
     reader = reader_of(av_folder(root, "llama"), BLOCK)
     bos = reader.tokenizer.bos_token
-    return Patient(source=reader, texts=tuple(f"{bos}{text}" for text in SENTENCES))
+    reader.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} {bos} $A", special_tokens=[(bos, reader.tokenizer.bos_token_id)]
+    )
+    return Patient(source=reader, texts=SENTENCES)
+
+
+def texts_that_name_bos(root: Path) -> Patient:
+    """No fault: markup in texts is read as the characters it is written with."""
+    reader = reader_of(av_folder(root, "llama"), BLOCK)
+    return Patient(source=reader, texts=tuple(f"{reader.tokenizer.bos_token}{text}" for text in SENTENCES))
 
 
 def misnamed_base(root: Path) -> Patient:
@@ -373,7 +383,7 @@ FAULTS = (
     Fault("doubled square root of d", "embedding-scale", meddled("gemma3", others_times(ROOT_D))),
     Fault("double BOS, by encoding with special tokens", "bos", engine(TwiceBegun, "llama")),
     Fault("double BOS, in the chat template", "bos", template_written("llama", TWO_BOS)),
-    Fault("double BOS, in the source's texts", "bos", twice_begun_source),
+    Fault("double BOS, by the source's tokenizer", "bos", twice_begun_source),
     Fault("no BOS", "bos", template_written("gemma3", NO_BOS)),
     Fault("wrong scale, 500 times, in the sidecar", "scale-at-site", scaled("qwen2", 500 * 40.0)),
     Fault("wrong scale, a 500th, in the sidecar", "scale-at-site", scaled("gemma3", 16.0 / 500)),

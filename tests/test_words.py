@@ -42,9 +42,9 @@ SITES = {
 }  # fmt: skip
 FILES = {".": "it is a folder, and a file is written", "/": "it is a folder", "": "it is empty", LONG: "300 bytes"}
 TEMPERATURES = {
-    "1e-300": "it is 0, for the likeliest, or lies between 0.001 and 1000", "nan": "temperature",
-    "inf": "it is no finite number", "-1": "'--temperature'", "1e9": "lies between 0.001", "1e400": "no finite number",
-    "warm": "'--temperature'", "-inf": "",
+    "1e-300": "it is 0, for the likeliest, or lies between 0.000001 and 1000", "nan": "temperature",
+    "inf": "it is no finite number", "-1": "'--temperature'", "1e9": "lies between 0.000001",
+    "1e400": "no finite number", "warm": "'--temperature'", "-inf": "",
 }  # fmt: skip
 WASHOUTS = {
     "nan": "out of range", "inf": "out of range", "-0.5": "out of range", "1e400": "out of range", "0": "out of range",
@@ -194,9 +194,9 @@ def test_a_name_with_a_nul_is_refused() -> None:
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1.0, 1e-300, 1e9, -0.5])
 def test_temperatures_nothing_can_be_drawn_at_are_refused_by_every_caller(temperature: float) -> None:
     for check in (check_temperature, lambda t: check_samples(1, t)):
-        with pytest.raises(Refusal, match=r"it is 0, for the likeliest, or lies between 0\.001 and 1000"):
+        with pytest.raises(Refusal, match=r"it is 0, for the likeliest, or lies between 0\.000001 and 1000"):
             check(temperature)
-    for fine in (0.0, 0.001, 0.7, 1.0, 1000.0):
+    for fine in (0.0, 0.000001, 0.7, 1.0, 1000.0):
         check_temperature(fine)
 
 
