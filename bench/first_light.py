@@ -18,10 +18,10 @@ from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for, scored
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Talk, open_reconstructor, reconstructable
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.paired import Reader, activations_at
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.paired import Reader, activations_at
 from dragoman.score import names_category, wilson_interval
 from dragoman.score.reconstruct import reconstruction_scores
 from dragoman.store import RunFolder, digest, read_arrays, read_json, read_jsonl, write_json

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Site
-from dragoman.directions import Encoder
-from dragoman.lm.harvest import PILOT, TokenRows, pilot_texts
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import Reader
+from dragoman.dictionaries import Encoder
+from dragoman.models.harvest import PILOT, TokenRows, pilot_texts
+from dragoman.models.manner import Manner
+from dragoman.models.paired import Reader
 from dragoman.routes import Moments
 from dragoman.routes.aligned import Aligned
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from dragoman import cli
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 
 plain = LocalVerbalizer.verbalize
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from dragoman.addresses import public_address, without_secrets
 from dragoman.commands.export import without_folders
 from dragoman.core import Refusal
-from dragoman.directions import DictionaryRef
-from dragoman.lm.resolve import folder_of
+from dragoman.dictionaries import DictionaryRef
+from dragoman.models.resolve import folder_of
 from dragoman.neuronpedia import Export, parse
 
 TOKEN = "hf_" + "aB3" * 12

@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman.lm import aligned as room
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import Manner, at_most_each, document_name
-from dragoman.lm.paired import Reader
+from dragoman.models import aligned as room
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import Manner, at_most_each, document_name
+from dragoman.models.paired import Reader
 from dragoman.routes import Moments, fold_of
 from dragoman.routes.aligned import Aligned
 from planted_readers import (

@@ -11,10 +11,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dragoman.core import Refusal
-from dragoman.lm import aligned as room
-from dragoman.lm.aligned import encoded, read_aligned
-from dragoman.lm.manner import Manner, distinct, document_name
-from dragoman.lm.paired import Reader
+from dragoman.models import aligned as room
+from dragoman.models.aligned import encoded, read_aligned
+from dragoman.models.manner import Manner, distinct, document_name
+from dragoman.models.paired import Reader
 from dragoman.routes.aligned import Aligned
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
@@ -32,7 +32,7 @@ def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: 
 
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.lm.manner.JUDGES", 40)
+    monkeypatch.setattr("dragoman.models.manner.JUDGES", 40)
     monkeypatch.setattr("dragoman.routes.folds._WAITING", 100)
     peaks = []
     for documents in (100, 300):

@@ -13,9 +13,9 @@ import torch
 
 from ar_checkpoints import TEXTS, edit, edit_tensors, save_base, save_easy, save_peft
 from dragoman.core import Refusal
-from dragoman.lm import merge
-from dragoman.lm.merge import LIMITS
-from dragoman.lm.reconstruct import LocalReconstructor
+from dragoman.models import merge
+from dragoman.models.merge import LIMITS
+from dragoman.models.reconstruct import LocalReconstructor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TEXT, MULTI, OLD = "model.", "model.language_model.", "language_model.model."

@@ -28,7 +28,7 @@ from ar_checkpoints import (
     write_sidecar,
 )
 from dragoman.core import Refusal
-from dragoman.lm.reconstruct import LocalReconstructor
+from dragoman.models.reconstruct import LocalReconstructor
 from tiny_checkpoints import model_of, tokenizer_of
 
 META, CONFIG, EASY = "nla_meta.yaml", "adapter_config.json", "ar_lora_value_head.safetensors"

@@ -1,168 +1,109 @@
-"""Where a command ends: one sentence and an exit code, whatever was raised, and on a real Ctrl-C."""
+"""What libraries raise becomes a refusal; what checkpoints bring to run runs within bounds."""
 
 from __future__ import annotations
 
 import errno
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-import dragoman
-import slow_explain
-from dragoman import study
 from dragoman.core import Refusal
-from dragoman.store import RunFolder
-from small_world import Said, World, command
+from dragoman.models.tokenizer_child import answer as tried
+from dragoman.store.boundary import opening, told
+from dragoman.store.bounded import Limits, ask
 
-Dragoman = Callable[..., Said]
-
-
-@pytest.fixture
-def dragoman_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dragoman:
-    monkeypatch.delenv("DRAGOMAN_DEBUG", raising=False)
-    return lambda *words: command(monkeypatch, capsys, *map(str, words))
+LIMITS = Limits(seconds=1, megabytes=300)
 
 
-@pytest.fixture
-def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Lets ``dragoman report`` raise something."""
-
-    def set_up(error: BaseException) -> None:
-        def fails(*_args: Any, **_how: Any) -> Any:
-            raise error
-
-        monkeypatch.setattr(RunFolder, "open", fails)
-
-    return set_up
-
-
-class OutOfMemoryError(RuntimeError):
-    """As torch's."""
-
-
-def half() -> UnicodeEncodeError:
-    try:
-        "\ud83d".encode()
-    except UnicodeEncodeError as error:
-        return error
-    raise AssertionError
-
-
-KNOWN: list[tuple[Exception, str]] = [
-    (Refusal("a thing", "it is odd", "mend it"), "a thing: it is odd; mend it."),
-    (OSError(errno.ENOSPC, "No space left on device", "/a/file"), "using /a/file: full disk"),
-    (PermissionError(errno.EACCES, "Permission denied", "/a/file"), "using /a/file: unwritable folder or file"),
-    (FileNotFoundError(errno.ENOENT, "No such file", "/a/file"), "using /a/file: No such file; check the path."),
-    (OSError(errno.EIO, "Input/output error", "/a/file"), "using /a/file: Input/output error"),
-    (MemoryError(), "this command: the memory is not enough for it; lower --batch-size"),
-    (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "this command: the memory is not enough for it"),
-    (half(), "a text or a name: it holds half a character"),
-    (LocalEntryNotFoundError("cannot find the requested files"), "the hub: it could not be asked (cannot find"),
-    (SafetensorError("Error while deserializing header: HeaderTooLarge"), "a safetensors file: it is damaged"),
-]
-
-
-@pytest.mark.parametrize(("error", "sentence"), KNOWN, ids=[type(error).__name__ for error, _ in KNOWN])
-def test_what_is_known_to_go_wrong_is_one_sentence(
-    dragoman_: Dragoman, raising: Any, error: Exception, sentence: str
-) -> None:
-    raising(error)
-    said = dragoman_("report", "somewhere")
-    assert (said.code, said.out) == (1, "") and said.err.startswith(f"dragoman: {sentence}"), said.err
-    assert said.err.count("\n") == 1 and "fault of dragoman" not in said.err
+def raised(error: BaseException) -> str:
+    """What becomes of an exception on its way out."""
+    with pytest.raises(Refusal) as refused, opening(Path("folder/config.json")):
+        raise error
+    assert refused.value.__cause__ is error or isinstance(error, OSError)
+    return str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "said"),
     [
-        ValueError("planted\nin two lines"), KeyError("planted"), RecursionError("planted"), AssertionError("planted"),
-        RuntimeError("planted"), EOFError("planted"), ZeroDivisionError("planted"), OSError("planted"),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "planted"), StopIteration("planted"),
-    ],
-    ids=lambda error: type(error).__name__,
-)  # fmt: skip
-def test_anything_else_is_a_fault_of_dragoman_and_debug_shows_where(
-    dragoman_: Dragoman, raising: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    raising(error)
-    said = dragoman_("report", "somewhere")
-    assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1 and "Traceback" not in said.err
-    assert said.err.startswith("dragoman: this is a fault of dragoman: ") and "planted" in said.err
-    assert "'dragoman --debug COMMAND ...' shows where it is" in said.err
-    traced = dragoman_("--debug", "report", "somewhere")
-    assert traced.code == 1 and traced.err.startswith(said.err) and "Traceback" in traced.err
-    assert "in fails" in traced.err and type(error).__name__ in traced.err
-    assert dragoman_("report", "somewhere").err == said.err, "debug is for one call"
-    monkeypatch.setenv("DRAGOMAN_DEBUG", "1")
-    assert "Traceback" in dragoman_("report", "somewhere").err
-
-
-def test_a_long_message_is_cut(dragoman_: Dragoman, raising: Any) -> None:
-    raising(ValueError("x" * 10_000))
-    assert len(dragoman_("report", "somewhere").err) < 700
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (study.Interrupted("interrupted: 2 of 36 rows are kept in run; run the same command again to go on."), None),
-        (KeyboardInterrupt(), "interrupted; run the same command again, what was finished is kept."),
+        (KeyError("x"), "folder/config.json: it cannot be opened (KeyError: 'x'); get the published files again."),
+        (RecursionError(), "folder/config.json: it cannot be opened (RecursionError); get the published files again."),
+        (ValueError("a\nb\x1b[31m  c"), "folder/config.json: it cannot be opened (a b [31m c); get the published"),
+        (OSError("no file of that name"), "folder/config.json: it cannot be opened (no file of that name); get"),
+        (
+            OSError(errno.EACCES, "Permission denied", "x/y"),
+            "reading x/y: unreadable folder or file (Permission denied)",
+        ),
+        (MemoryError(), "folder/config.json: it cannot be opened (MemoryError)"),
     ],
 )
-def test_an_interrupt_keeps_its_sentence(
-    dragoman_: Dragoman, raising: Any, error: BaseException, sentence: str | None
+def test_whatever_a_library_raises_is_said_in_one_sentence(error: BaseException, said: str) -> None:
+    assert raised(error).startswith(said)
+
+
+def test_long_words_of_a_library_are_cut() -> None:
+    assert len(told(ValueError("x" * 10_000))) < 250
+
+
+def test_a_panic_of_rust_is_refused_too() -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    with pytest.raises(Refusal, match=r"tokenizer: it cannot be opened \(.*retry-limit"), opening("tokenizer"):
+        tokenizer.encode("a" * 40 + "c")
+
+
+@pytest.mark.parametrize("passing", [KeyboardInterrupt(), SystemExit(2), Refusal("a", "b", "c")])
+def test_interrupts_exits_and_refusals_pass(passing: BaseException) -> None:
+    with pytest.raises(type(passing)) as seen, opening("x"):
+        raise passing
+    assert seen.value is passing
+
+
+def script(folder: Path, body: str) -> Path:
+    path = folder / "script.py"
+    path.write_text(f"def answer(question):\n    {body}\n")
+    return path
+
+
+def test_an_answer_comes_back(tmp_path: Path) -> None:
+    found = ask(script(tmp_path, "return question[::-1]"), ["a", "\ud800", None], LIMITS, "it", "mend it")
+    assert found == [None, "\ud800", "a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("\n    while True: pass", "it takes more than 1 seconds"),
+        ("return len(str(7 ** 7 ** 9))", "it takes more than 1 seconds|ValueError"),
+        ("return len(b'x' * 10 ** 9)", "it takes more than 300 MB"),
+        ("import os; os.abort()", r"it ended the process it was tried in \(-6\), as when more than 300 MB"),
+        ("return 1 / 0", "ZeroDivisionError: division by zero"),
+        ("return 'x' * 5_000_000", "it makes 5000.* characters"),
+        ("return set()", "TypeError"),
+    ],
+)
+def test_what_takes_too_much_or_fails_is_refused_in_the_files_name(tmp_path: Path, body: str, said: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(Refusal, match=f"^a/file: ({said})"):
+        ask(script(tmp_path, body), None, LIMITS, "a/file", "mend it")
+    assert time.monotonic() - start < 40  # of a busy machine
+
+
+def test_a_file_in_the_working_directory_stands_in_for_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raising(error)
-    said = dragoman_("report", "somewhere")
-    assert (said.code, said.out, said.err) == (130, "", f"dragoman: {sentence or error}\n")
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert ask(script(tmp_path, "return 1"), None, LIMITS, "it", "mend it") == 1
 
 
-def test_exit_codes_of_commands_are_kept(dragoman_: Dragoman) -> None:
-    assert dragoman_("--help").code == 0 and dragoman_("checkpoints", "--json").code == 0
-    assert dragoman_().code == 2 and dragoman_("translate").code == 2
-    assert "No such command 'translate'" in dragoman_("translate").err
-
-
-def start(words: list[str], seconds: float) -> subprocess.Popen[str]:
-    home = Path(dragoman.__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", "SECONDS": str(seconds)}
-    command = [sys.executable, str(Path(slow_explain.__file__)), *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def rows_in(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(world: World, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = [
-        *("explain", world.sae, "--by", world.av, "--source", str(world.source), "--max-new-tokens", "2"),
-        *("--texts", str(world.root / "texts.txt"), "--map", "post", "--route", "map"),
-        *("--features", ",".join(map(str, range(12))), "--batch-size", "2", "-o", str(out)),
-    ]
-    process = start(words, 2.0)
-    deadline = time.monotonic() + 120
-    while not rows_in(out / "rows.jsonl") and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    said, talk = process.communicate(timeout=60)
-    kept = rows_in(out / "rows.jsonl")
-    assert (process.returncode, said) == (130, "") and 0 < kept < 12, talk
-    assert talk.endswith(
-        f"dragoman: interrupted: {kept} of 12 rows are kept in {out}; run the same command again to go on.\n"
-    )
-    assert "Traceback" not in talk
-    again = start(words, 0)
-    said, talk = again.communicate(timeout=120)
-    assert again.returncode == 0 and f"kept {kept} rows that were there, made {12 - kept}" in talk, talk
-    assert rows_in(out / "rows.jsonl") == 12 and "page: " in said
+def test_a_plain_tokenizer_holds_and_one_that_draws_does_not(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert tried({"path": str(tmp_path / "tokenizer.json"), "texts": ["abab"]}) == {}
+    tokenizer.model = models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.1)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="at random"):
+        tried({"path": str(tmp_path / "tokenizer.json"), "texts": ["abab"]})

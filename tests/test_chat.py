@@ -11,10 +11,10 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from dragoman.core import Refusal
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from dragoman.store import digest
-from dragoman.verbalize import chat
-from dragoman.verbalize.chat import DAY, render_chat
+from dragoman.verbalizers import chat
+from dragoman.verbalizers.chat import DAY, render_chat
 from tiny_checkpoints import CHAT, save_adapter, save_checkpoint, tokenizer_of
 
 TURNS = [{"role": "system", "content": "Be <brief> & kind."}, {"role": "user", "content": "Grüß dich,\n “world”"}]

@@ -13,7 +13,7 @@ from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.embed import HashEmbedder
 from dragoman.explain import believe, explain, kits_from
-from dragoman.lm import embedder
+from dragoman.models import embedder
 from dragoman.score import Confidence, Evidence, Kits
 from dragoman.store import RunFolder
 from small_world import World, command

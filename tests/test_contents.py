@@ -13,7 +13,7 @@ import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
-from dragoman.lm.paired import Harvest
+from dragoman.models.paired import Harvest
 from dragoman.routes import DirectStatistics, DirectTable, FoldedMoments, LinearMap, Moments
 from dragoman.routes.aligned import Aligned, Judges
 from dragoman.routes.dictionary import DictionaryStatistics

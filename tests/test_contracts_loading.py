@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
 from dragoman.core import Refusal
-from dragoman.lm.contracts.base import Asked
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.load import decoder_blocks, load_model, load_tokenizer, stacked
+from dragoman.models.contracts.base import Asked
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.load import decoder_blocks, load_model, load_tokenizer, stacked
 from tiny_checkpoints import (
     BOS,
     WIDTH,

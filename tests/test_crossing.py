@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import document_name
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import document_name
 from dragoman.routes import (
     DirectTable,
     FoldedMoments,

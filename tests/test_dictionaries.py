@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE, turned
 from dragoman.core import Refusal, Site
-from dragoman.directions import DictionaryRef, dictionary, read_directions, read_encoder
-from dragoman.directions.layouts import LAYOUTS
+from dragoman.dictionaries import DictionaryRef, dictionary, read_directions, read_encoder
+from dragoman.dictionaries.layouts import LAYOUTS
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], Site | None]] = {
     "SAELens": (lambda root: made.saelens(root / "s"), Site("m", BLOCK)),

@@ -16,7 +16,7 @@ import dictionary_folders as made
 from ar_checkpoints import WIDTH
 from dictionary_folders import ARRAYS, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import check_encoder, read_directions, read_encoder
+from dragoman.dictionaries import check_encoder, read_directions, read_encoder
 from dragoman.explain import explain
 from dragoman.explain import run as running
 from dragoman.explain.open import directions_of
@@ -304,7 +304,7 @@ def test_every_layouts_encoder_is_checked_without_its_matrices(
 ) -> None:
     where = make(tmp_path)
     read_encoder(where)
-    from dragoman.directions import outlines
+    from dragoman.dictionaries import outlines
 
     shapes: list[tuple[int, ...]] = []
     real = outlines.Outlines.array

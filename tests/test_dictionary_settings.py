@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import check_encoder, hub, read_directions, read_encoder
-from dragoman.directions.folder import LocalFolder
-from dragoman.directions.layouts.saelens_settings import KNOWN
+from dragoman.dictionaries import check_encoder, hub, read_directions, read_encoder
+from dragoman.dictionaries.folder import LocalFolder
+from dragoman.dictionaries.layouts.saelens_settings import KNOWN
 
 X = np.random.default_rng(7).standard_normal((40, D_IN)) * 2 + 0.5
 SITE = Site("m", BLOCK)

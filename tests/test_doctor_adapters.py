@@ -11,8 +11,8 @@ from adapter_checkpoints import WEIGHTS, save_base, save_peft, told
 from dragoman.doctor import examine
 from dragoman.doctor.checkpoint import merged, trained
 from dragoman.doctor.examine import open_patient, quick
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.merge import Agreement
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.merge import Agreement
 from dragoman.store import ArraysFile
 from tiny_checkpoints import save_adapter, save_checkpoint
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from dragoman.core import Refusal
-from dragoman.lm import harvest as room
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.encode import encode_filled, encode_texts, markup_of
-from dragoman.lm.harvest import UNDEFINED, encoded_whole, pool, token_rows
-from dragoman.lm.load import decoder_blocks
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import Harvest, Reader, cuts_of, direct_statistics, harvest, told_left_out
-from dragoman.lm.tokens import read_tokens
+from dragoman.models import harvest as room
+from dragoman.models.aligned import read_aligned
+from dragoman.models.encode import encode_filled, encode_texts, markup_of
+from dragoman.models.harvest import UNDEFINED, encoded_whole, pool, token_rows
+from dragoman.models.load import decoder_blocks
+from dragoman.models.manner import Manner
+from dragoman.models.paired import Harvest, Reader, cuts_of, direct_statistics, harvest, told_left_out
+from dragoman.models.tokens import read_tokens
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
 from tiny_checkpoints import ALL_FAMILIES, SPECIAL, WIDTH, tokenizer_of
@@ -188,7 +188,7 @@ def test_texts_that_fit_both_models_are_read_whole(readers: tuple[Reader, Reader
 
 
 def test_without_a_shared_end_both_read_as_far_as_the_shorter() -> None:
-    from dragoman.lm.encode import Encoded, shared_cuts
+    from dragoman.models.encode import Encoded, shared_cuts
 
     one = Encoded(ids=[[1, 2, 3]], spans=[[(0, 2), (2, 4), (4, 6)]])
     other = Encoded(ids=[[1, 2]], spans=[[(0, 3), (3, 5)]])

@@ -25,7 +25,7 @@ from dragoman.demo import request_for
 from dragoman.embed import HashEmbedder
 from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.judge import judge_run
-from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
@@ -198,8 +198,8 @@ def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) ->
 def test_direct_statistics_read_in_chunks_equal_one_pass(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.directions import read_encoder
-    from dragoman.lm import paired
+    from dragoman.dictionaries import read_encoder
+    from dragoman.models import paired
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from dragoman.core import Refusal
-from dragoman.lm.aligned import read_aligned
+from dragoman.models.aligned import read_aligned
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.contexts import around, by_name, contexts, somewhere
 from dragoman.routes.firings import Firings, FiringsTally, K, S, priority

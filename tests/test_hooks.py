@@ -9,8 +9,8 @@ import pytest
 import dictionary_folders as made
 from dragoman import hooks
 from dragoman.core import Refusal, Site
-from dragoman.directions import read_directions
-from dragoman.directions.layout import residual_block
+from dragoman.dictionaries import read_directions
+from dragoman.dictionaries.layout import residual_block
 from dragoman.hooks import Hook
 
 OUTPUTS = (

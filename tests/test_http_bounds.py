@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.directions import DictionaryRef, commit_of, read_directions
+from dragoman.dictionaries import DictionaryRef, commit_of, read_directions
 from dragoman.neuronpedia import Export, parse
 from dragoman.neuronpedia.files import Limits
 from dragoman.store import hub as hub_questions

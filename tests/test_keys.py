@@ -14,13 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dragoman.core import Refusal
-from dragoman.directions import DictionaryRef, commit_of
+from dragoman.dictionaries import DictionaryRef, commit_of
 from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import directions_of
-from dragoman.lm.deciding import fingerprint_of_model
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.deciding import fingerprint_of_model
+from dragoman.models.decode import LocalVerbalizer
 from dragoman.store.hub import forget
 from range_server import Served, serving
 from small_world import World, build, write_sae
@@ -262,7 +262,7 @@ def test_a_verbalizer_is_another_when_its_tokenizer_or_configuration_is(world: W
     assert before == LocalVerbalizer(world.av).identity
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
     after = LocalVerbalizer(world.av).identity
-    assert after != before and {**after, "settings": before["settings"]} == before
+    assert after != before and {**after, "files": before["files"]} == before
 
 
 def test_the_texts_of_the_file_that_was_asked_for_decide(world: World) -> None:

@@ -65,7 +65,7 @@ def tokenizer(kind: str) -> Any:
 
 
 def token_ends(kind: str) -> Any:
-    from dragoman.lm.harvest import TokenRows
+    from dragoman.models.harvest import TokenRows
 
     spans = [tokenizer(kind).encode(text).offsets for text in TEXTS]
     kept = [(d, e, p) for d, own in enumerate(spans) for p, (b, e) in enumerate(own) if e > b]
@@ -79,7 +79,7 @@ def read_so_far(kind: str, document: int, position: int) -> str:
 
 
 def test_13_every_pair_of_two_tokenizers_has_read_the_same_characters():
-    from dragoman.lm.harvest import shared_ends
+    from dragoman.models.harvest import shared_ends
 
     left, right = token_ends("bytes"), token_ends("pieces")
     pairs = list(zip(*shared_ends(left, right), strict=True))
@@ -92,7 +92,7 @@ def test_13_every_pair_of_two_tokenizers_has_read_the_same_characters():
 
 
 def test_13_identical_tokenizers_pair_one_to_one_but_for_pieces_of_one_character():
-    from dragoman.lm.harvest import shared_ends
+    from dragoman.models.harvest import shared_ends
 
     for kind in ("bytes", "pieces"):
         rows = token_ends(kind)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from adapter_checkpoints import CONFIG, WEIGHTS, peft_logits, save_base, save_peft, told
 from dragoman.core import Refusal
-from dragoman.lm import merge
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.merge import LIMITS, Agreement, merge_adapter
+from dragoman.models import merge
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.merge import LIMITS, Agreement, merge_adapter
 from tiny_checkpoints import WIDTH, save_adapter
 
 BASES = {"llama": ("llama", False), "gemma3": ("gemma3", True), "gemma3_wrapped": ("gemma3_wrapped", False)}

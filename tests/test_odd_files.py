@@ -15,7 +15,7 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.explain import explain
-from dragoman.lm import convert
+from dragoman.models import convert
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
 from dragoman.tiny import SMOLLM2

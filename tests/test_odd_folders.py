@@ -17,11 +17,11 @@ import odd_others  # noqa: F401 (they enter themselves)
 import odd_tokenizers  # noqa: F401
 from ar_checkpoints import save_full
 from dragoman.core import Refusal
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.embedder import SentenceEmbedder
-from dragoman.lm.reconstruct import LocalReconstructor
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.embedder import SentenceEmbedder
+from dragoman.models.reconstruct import LocalReconstructor
 from dragoman.store.bounded import Limits
-from dragoman.verbalize import chat
+from dragoman.verbalizers import chat
 from odd_changes import CANARY, ODD
 from tiny_checkpoints import save_adapter, save_checkpoint
 from tiny_embedder import save_embedder

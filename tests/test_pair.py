@@ -9,14 +9,14 @@ import pytest
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
-from dragoman.directions import read_directions, read_encoder
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries import read_directions, read_encoder
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Request, explain, load_background, open_reconstructor
-from dragoman.lm.paired import Reader, activations_at
+from dragoman.models.paired import Reader, activations_at
 from dragoman.routes import DirectTable
 from dragoman.score import names_category
 from dragoman.store import read_jsonl
-from dragoman.verbalize.sidecar import read_sidecar
+from dragoman.verbalizers.sidecar import read_sidecar
 
 THEME = 'A passage about {0}: {1}, written as a news report.\n\nWords such as "{1}", "{2}" and "{0}" stand out.'
 OTHER = 'The theme is {0}; the subject is {1}, told as a diary entry.\n\nIt turns on "{2}", with "{1}" close by.'

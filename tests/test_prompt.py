@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.verbalize.prompt import build_prompt, parse
-from dragoman.verbalize.protocol import ScriptedVerbalizer, Verbalizer
-from dragoman.verbalize.sidecar import Sidecar, read_sidecar
+from dragoman.verbalizers.prompt import build_prompt, parse
+from dragoman.verbalizers.protocol import ScriptedVerbalizer, Verbalizer
+from dragoman.verbalizers.sidecar import Sidecar, read_sidecar
 from tiny_checkpoints import BOS, FAMILIES, MARKER, sidecar_of, tokenizer_of, write_sidecar
 
 

@@ -17,8 +17,8 @@ from dragoman.judge import judge_run
 from dragoman.report import write_page
 from dragoman.score.reconstruct import mean_output
 from dragoman.store import RunFolder
-from dragoman.verbalize import registry
-from dragoman.verbalize.registry import Checkpoint
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.registry import Checkpoint
 from small_world import World, command
 
 FEATURES = tuple(str(i) for i in range(6))

@@ -18,13 +18,13 @@ from dragoman.core import Refusal, Site
 from dragoman.doctor.checkpoint import base_names
 from dragoman.explain import direct_table, directions_of, explain, how_fed, open_verbalizer
 from dragoman.explain.request import Talk
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder
-from dragoman.verbalize import registry
-from dragoman.verbalize.registry import Checkpoint
-from dragoman.verbalize.sidecar import NAME, sidecar_file
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.registry import Checkpoint
+from dragoman.verbalizers.sidecar import NAME, sidecar_file
 from range_server import Served, serving
 from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import DictionaryRef, commit_of, dictionary, pinned, read_directions, read_encoder
+from dragoman.dictionaries import DictionaryRef, commit_of, dictionary, pinned, read_directions, read_encoder
 from dragoman.store import ArraysFile
 from dragoman.store.hub import forget
 from dragoman.store.remote import RemoteFile

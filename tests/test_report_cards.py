@@ -16,7 +16,7 @@ from dragoman.routes import Moments
 from dragoman.routes.cards import make_cards
 from dragoman.routes.ridge import fit_ridge
 from dragoman.store import RunFolder
-from dragoman.verbalize.smells import SMELLS
+from dragoman.verbalizers.smells import SMELLS
 from report_fixture import TOPICS, Page, build_run, page_of
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")

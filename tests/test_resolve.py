@@ -24,11 +24,11 @@ from huggingface_hub.utils import filter_repo_objects
 
 from dragoman import tiny
 from dragoman.core import Refusal
-from dragoman.lm import convert
-from dragoman.lm import tokenizer as opener
-from dragoman.lm.convert import check_tokens, join_verified
-from dragoman.lm.load import load_model, load_tokenizer
-from dragoman.lm.resolve import cached, called, commit_of, dictionary_at, folder_of, hub_place
+from dragoman.models import convert
+from dragoman.models import tokenizer as opener
+from dragoman.models.convert import check_tokens, join_verified
+from dragoman.models.load import load_model, load_tokenizer
+from dragoman.models.resolve import cached, called, commit_of, dictionary_at, folder_of, hub_place
 from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import save_checkpoint, tokenizer_of
 
@@ -336,7 +336,7 @@ def test_a_dictionary_may_be_a_file_here_with_key_and_index(tmp_path: Path, monk
 def test_offline_a_hub_id_is_refused_at_once(tmp_path: Path) -> None:
     """The real call, in a process that was told to stay off the network and has nothing cached."""
     code = (
-        "from dragoman.core import Refusal\nfrom dragoman.lm.resolve import folder_of\n"
+        "from dragoman.core import Refusal\nfrom dragoman.models.resolve import folder_of\n"
         "try:\n    folder_of('org/name')\nexcept Refusal as no:\n    print(no)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Background, Directions, Explanation, Floats, frozen
 from dragoman.explain import Talk
-from dragoman.verbalize.protocol import ScriptedVerbalizer
+from dragoman.verbalizers.protocol import ScriptedVerbalizer
 from dragoman.washout import on_shell
 from planted_worlds import SOURCE, TARGET
 from studies.cast import Cast

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
+from dragoman.models.tokens import Tokens
 from dragoman.routes import DirectTable, Moments, fit_ridge, held_out
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source, cosines, sparse_world, unit
 from studies.data import FEWEST, nested

@@ -10,11 +10,11 @@ import pytest
 
 from dragoman.commands.words import DTYPES
 from dragoman.core import Refusal, Site
-from dragoman.lm.device import check_device, devices
-from dragoman.lm.load import DTYPES as KNOWN
+from dragoman.models.device import check_device, devices
+from dragoman.models.load import DTYPES as KNOWN
 from dragoman.store import check_name
 from dragoman.study import check_samples
-from dragoman.verbalize.protocol import check_temperature
+from dragoman.verbalizers.protocol import check_temperature
 from report_fixture import build_run
 from small_world import Said, command
 
@@ -125,7 +125,7 @@ def dragoman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     for place in (
         "dragoman.explain.run.directions_of", "dragoman.explain.run.open_verbalizer", "dragoman.explain.harvested",
         "dragoman.demo.experiment", "dragoman.demo.scored", "dragoman.doctor.open_patient",
-        "dragoman.lm.load.load_model", "dragoman.lm.paired.Harvest.load",
+        "dragoman.models.load.load_model", "dragoman.models.paired.Harvest.load",
     ):  # fmt: skip
         monkeypatch.setattr(place, opened)
     return lambda *words: command(monkeypatch, capsys, *words)

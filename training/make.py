@@ -31,11 +31,11 @@ import select_features
 import settings as s
 import sweep
 from dragoman.core import Site
-from dragoman.directions import read_encoder
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries import read_encoder
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import save_background
-from dragoman.lm.load import load_model
-from dragoman.lm.paired import Reader, direct_statistics
+from dragoman.models.load import load_model
+from dragoman.models.paired import Reader, direct_statistics
 from dragoman.store import read_jsonl
 
 START = time.time()

@@ -18,7 +18,7 @@ from dragoman.explain import Talk, background_report, own_version, versions
 from dragoman.routes.crossing import Bridge
 from dragoman.store import RunFolder
 from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 from studies.ground import Ground
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
+from dragoman.models.tokens import Tokens
 from dragoman.routes import fit_ridge, relative_lambda
 from studies.cast import Cast
 from studies.ground import Ground, stratified

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from dragoman.core import Background, Directions, Site, frozen
-from dragoman.lm.tokens import Tokens
+from dragoman.models.tokens import Tokens
 from dragoman.routes import DirectStatistics, Moments, fit_ridge, relative_lambda
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing

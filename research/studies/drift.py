@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
+from dragoman.models.tokens import Tokens
 from studies.cast import Cast
 from studies.ground import Ground, stratified
 from studies.library import Library

@@ -16,8 +16,8 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal, Site
-from dragoman.directions import Encoder, read_directions, read_encoder
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries import Encoder, read_directions, read_encoder
+from dragoman.dictionaries.beside import read_truth
 from dragoman.store import read_jsonl
 
 # A category's share of a latent's firing; 1 / 45 is chance. Below the first there is no category to name: most of

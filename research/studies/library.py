@@ -16,9 +16,9 @@ import numpy as np
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.explain import Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.paired import Harvest, Reader, harvest
-from dragoman.lm.tokens import Tokens, read_tokens
+from dragoman.models.aligned import read_aligned
+from dragoman.models.paired import Harvest, Reader, harvest
+from dragoman.models.tokens import Tokens, read_tokens
 from dragoman.routes import DirectTable
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.contexts import by_name, contexts

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
-from dragoman.lm.tokens import Tokens
+from dragoman.models.tokens import Tokens
 from dragoman.routes import (
     Calibration,
     Card,

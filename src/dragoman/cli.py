@@ -120,7 +120,7 @@ def demo(
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
     from dragoman.demo import experiment, listed, request_for, scored
-    from dragoman.lm.device import check_device
+    from dragoman.models.device import check_device
     from dragoman.report import write_page
 
     check_device(device)
@@ -230,7 +230,7 @@ def explain(
     """
     from dragoman.explain import Request, believe, kits_from
     from dragoman.explain import explain as run_explain
-    from dragoman.lm.device import check_device
+    from dragoman.models.device import check_device
     from dragoman.report import write_page
     from dragoman.study import check_samples
 
@@ -290,7 +290,7 @@ def harvest(
 ) -> None:
     """First step of a map by hand: read two models over the same texts, one pooled row per text and model."""
     from dragoman.explain import Request, harvested
-    from dragoman.lm.device import check_device
+    from dragoman.models.device import check_device
 
     sites = Site.parse(source), Site.parse(target)
     check_device(device)
@@ -312,7 +312,7 @@ def fit(
     out: OutFile = Path("map.safetensors"),
 ) -> None:
     """Second step: fit a map on a harvest, and judge it on the fifth of the texts that it did not see."""
-    from dragoman.lm.paired import Harvest
+    from dragoman.models.paired import Harvest
     from dragoman.routes import the_posts_recipe
 
     if method not in METHODS:
@@ -351,7 +351,7 @@ def score(
     Writes scores.json, which dragoman report then shows.
     """
     from dragoman.demo import scored
-    from dragoman.lm.device import check_device
+    from dragoman.models.device import check_device
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)

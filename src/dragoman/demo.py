@@ -13,8 +13,8 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal
-from dragoman.directions import random_directions, read_directions
-from dragoman.directions.beside import read_truth
+from dragoman.dictionaries import random_directions, read_directions
+from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
 from dragoman.embed import LexicalEmbedder
 from dragoman.explain import (
@@ -32,12 +32,12 @@ from dragoman.explain import (
     reconstructable,
 )
 from dragoman.judge import judge_run, judgeable, trusted
-from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.models.embedder import SentenceEmbedder
 from dragoman.routes import LinearMap
 from dragoman.routes.direct import FLOOR
 from dragoman.store import RunFolder
 from dragoman.study import Condition
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 
 WASHOUT = "on-shell"

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
 from dragoman.store import Rows, RunFolder, digest, plain
-from dragoman.verbalize.protocol import check_temperature
+from dragoman.verbalizers.protocol import check_temperature
 
 if TYPE_CHECKING:
     from dragoman.core import Explanation
-    from dragoman.verbalize.protocol import Verbalizer
+    from dragoman.verbalizers.protocol import Verbalizer
 
 Progress = Callable[[str, int, int], None]
 Card = Mapping[str, Any]

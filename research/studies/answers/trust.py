@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dragoman.assess import ReadBack, assessed
 from dragoman.core import Directions, Refusal, Site
-from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.models.embedder import SentenceEmbedder
 from dragoman.score import ConfidenceReport, Outcomes, confidence_report
 from dragoman.score.evidence import Evidence
 from dragoman.score.kits import Kits

@@ -19,7 +19,7 @@ from dragoman.commands.words import named
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dragoman.verbalize.registry import Checkpoint, Recommendation
+    from dragoman.verbalizers.registry import Checkpoint, Recommendation
 
 WIDTH = 100
 FOOT = (
@@ -49,8 +49,8 @@ def checkpoints(
     as_json: Annotated[bool, typer.Option("--json", help="Records on stdout as one JSON array.")] = False,
 ) -> None:
     """List published verbalizers and reconstructors, or recommend a verbalizer for a model's features."""
-    from dragoman.lm.contracts import contract_names
-    from dragoman.verbalize import registry
+    from dragoman.models.contracts import contract_names
+    from dragoman.verbalizers import registry
 
     if source is None:
         listed = registry.checkpoints()

@@ -82,7 +82,7 @@ def doctor(
     """
     from dragoman.doctor import examine, open_patient
     from dragoman.explain import how_fed, load_background
-    from dragoman.lm.device import check_device
+    from dragoman.models.device import check_device
     from dragoman.store import read_texts
 
     if not any((sae, by, source, native, ar)):

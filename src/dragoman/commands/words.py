@@ -19,7 +19,7 @@ from dragoman.core import Refusal
 from dragoman.store import check_name
 from dragoman.store.spans import shown
 
-DTYPES = ("float32", "bfloat16", "float16")  # as lm.load knows them, which would load torch
+DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
 METHODS = ("ridge", "procrustes")  # as routes.post knows them
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
@@ -53,7 +53,7 @@ def known_dtype(value: str) -> str:
 
 
 def device_word(value: str) -> str:
-    """A device's word; whether it is here, ``lm.device`` knows."""
+    """A device's word; whether it is here, ``models.device`` knows."""
     if not _DEVICE.fullmatch(value):
         raise Refusal(f"device '{value[:40]}'", "it is no device", "write cpu, cuda, mps or cuda:1")
     return value

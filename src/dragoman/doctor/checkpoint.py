@@ -20,14 +20,14 @@ from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import Patient, Probes, folder_at_hand
 from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
-from dragoman.lm.adapters import scale_of
-from dragoman.lm.load import OF_VISION, load_tokenizer
+from dragoman.models.adapters import scale_of
+from dragoman.models.load import OF_VISION, load_tokenizer
 from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalize import registry
-from dragoman.verbalize.prompt import encoded
-from dragoman.verbalize.sidecar import sidecar_file
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.prompt import encoded
+from dragoman.verbalizers.sidecar import sidecar_file
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROLES = {"verbalizer": ("av", "actor", "verbalizer"), "reconstructor": ("ar", "critic", "reconstructor")}
@@ -62,7 +62,7 @@ def check_checkpoint(patient: Patient, probes: Probes) -> list[Finding]:
 
 def unopened(patient: Patient, folder: Path) -> list[Finding]:
     """The tokenizer of a verbalizer that did not open: it is often the reason."""
-    from dragoman.lm.folder import TEMPLATE, read_template
+    from dragoman.models.folder import TEMPLATE, read_template
 
     own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(patient.base or _base(folder))
     if own is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site
-from dragoman.directions import Encoder, read_encoder
+from dragoman.dictionaries import Encoder, read_encoder
 from dragoman.doctor.checkpoint import check_checkpoint
 from dragoman.doctor.dictionary import check_dictionary, orientation
 from dragoman.doctor.finding import Finding, refused
@@ -19,10 +19,10 @@ from dragoman.doctor.patient import SENTENCES, Patient, Probes
 from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.reading import check_reading
 from dragoman.doctor.stream import check_background, check_stream
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.paired import Reader
-from dragoman.lm.resolve import dictionary_at
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.paired import Reader
+from dragoman.models.resolve import dictionary_at
+from dragoman.verbalizers.protocol import Verbalizer
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Background, Floats, Refusal, Site
-from dragoman.directions import Encoder
+from dragoman.dictionaries import Encoder
 from dragoman.doctor.probe import Fed, Opened, Stream, bare_logits, bare_text, fed, opened, stream_over
-from dragoman.lm.paired import Reader
-from dragoman.lm.resolve import cached, folder_of
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.paired import Reader
+from dragoman.models.resolve import cached, folder_of
+from dragoman.verbalizers.protocol import Verbalizer
 
 # Plain running text of several registers: enough for norms and slots, and there is no model that cannot read it.
 SENTENCES = (
@@ -203,7 +203,7 @@ class Probes:
 
 def neighbours(source: Reader) -> list[int]:
     """The block of a site and those just before and behind it, as far as the model has them."""
-    from dragoman.lm.load import decoder_blocks
+    from dragoman.models.load import decoder_blocks
 
     count, block = len(decoder_blocks(source.model)), source.site.block
     return [b for b in (block - 1, block, block + 1) if 0 <= b < count]

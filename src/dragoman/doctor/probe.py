@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
-from dragoman.lm.encode import encode_texts
-from dragoman.lm.harvest import reading
-from dragoman.lm.load import decoder_blocks, text_stack
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.encode import encode_texts
+from dragoman.models.harvest import reading
+from dragoman.models.load import decoder_blocks, text_stack
+from dragoman.verbalizers.protocol import Verbalizer
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before

@@ -13,8 +13,8 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding, judged, skipped
 from dragoman.doctor.patient import Patient, Probes
-from dragoman.verbalize.chat import render_chat
-from dragoman.verbalize.prompt import PLAIN_ENGLISH
+from dragoman.verbalizers.chat import render_chat
+from dragoman.verbalizers.prompt import PLAIN_ENGLISH
 
 # What families write between turns. A template of the right family writes words its tokenizer knows as one token.
 TURN_WORD = re.compile(

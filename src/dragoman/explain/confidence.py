@@ -54,7 +54,7 @@ def believe(run: RunFolder, path: str | Path | None, say: Say, *, device: str = 
     if kits is None:
         return
     # Here, not above: it takes seconds to import, and most runs have no use for it where nothing ships.
-    from dragoman.lm.embedder import SentenceEmbedder, packaged_folder
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
 
     try:
         packaged_folder()

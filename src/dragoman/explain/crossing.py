@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from dragoman import tiny
 from dragoman.core import Background, Directions, Refusal, Site
-from dragoman.directions import Encoder, read_directions
-from dragoman.directions import dictionary as open_dictionary
+from dragoman.dictionaries import Encoder, read_directions
+from dragoman.dictionaries import dictionary as open_dictionary
 from dragoman.explain.keys import fingerprint_of_dictionary, key_of
 from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
 from dragoman.explain.request import Request, Route, Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import Manner
+from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
 from dragoman.routes.aligned import Aligned
 from dragoman.routes.crossing import Bridge, build_bridge, to_watch

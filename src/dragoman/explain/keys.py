@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dragoman.core import Site
-from dragoman.directions import DictionaryRef, commit_of
-from dragoman.directions.folder import LocalFolder
-from dragoman.directions.hub import hub_folder, registered
-from dragoman.directions.layouts import layout_of
+from dragoman.dictionaries import DictionaryRef, commit_of
+from dragoman.dictionaries.folder import LocalFolder
+from dragoman.dictionaries.hub import hub_folder, registered
+from dragoman.dictionaries.layouts import layout_of
 from dragoman.explain.request import Request
-from dragoman.lm.deciding import fingerprint_of_model
+from dragoman.models.deciding import fingerprint_of_model
 from dragoman.store import digest, fingerprint_of, plain
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")

@@ -14,14 +14,14 @@ from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal, Site
-from dragoman.directions import DictionaryRef, Encoder, check_encoder, pinned, read_directions, read_encoder
-from dragoman.directions.beside import TRUTH, beside, read_truth
+from dragoman.dictionaries import DictionaryRef, Encoder, check_encoder, pinned, read_directions, read_encoder
+from dragoman.dictionaries.beside import TRUTH, beside, read_truth
 from dragoman.explain.request import Request, Talk
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.resolve import dictionary_at, hub_place
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.resolve import dictionary_at, hub_place
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
 from dragoman.store import read_jsonl, read_texts
-from dragoman.verbalize import registry
+from dragoman.verbalizers import registry
 
 OTHER_LABELS = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dragoman.core import Directions, Refusal, Site
 from dragoman.explain.manifest import SOURCE_ROWS
-from dragoman.lm.reconstruct import LocalReconstructor
-from dragoman.lm.resolve import hub_place
+from dragoman.models.reconstruct import LocalReconstructor
+from dragoman.models.resolve import hub_place
 from dragoman.store import RunFolder
-from dragoman.verbalize import registry
+from dragoman.verbalizers import registry
 
 
 def open_reconstructor(

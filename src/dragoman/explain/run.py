@@ -28,9 +28,9 @@ from dragoman.explain.open import (
     tell_dead,
 )
 from dragoman.explain.request import Request, Talk, needs_encoder
-from dragoman.lm.device import check_device
+from dragoman.models.device import check_device
 from dragoman.store import RunFolder, digest
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 
 

@@ -1,7 +1,7 @@
 """What two models' streams have in common, token by token: everything one reading of the texts leaves behind.
 
-In: the sums that ``lm.aligned`` makes. Out: ``Aligned``, from which maps, the direct route, dictionary ridge, cards and
-washout are made without reading again; a folder on disk. Refuses a folder that is there already or is another thing.
+In: the sums that ``models.aligned`` makes. Out: ``Aligned``, from which maps, the direct route, dictionary ridge, cards
+and washout are made without reading again; a folder on disk. Refuses a folder that is there already, or another thing.
 """
 
 from __future__ import annotations
