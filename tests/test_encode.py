@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dragoman.core import Refusal
+from dragoman.explain import Talk, explain
 from dragoman.models import harvest as room
 from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
@@ -21,6 +22,7 @@ from dragoman.models.paired import Harvest, Reader, cuts_of, direct_statistics, 
 from dragoman.models.tokens import read_tokens
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
+from small_world import World
 from tiny_checkpoints import ALL_FAMILIES, SPECIAL, WIDTH, tokenizer_of
 
 LONG = [f"{' '.join(TEXTS[k : k + 12])} number {k}" for k in range(12)]
@@ -282,3 +284,31 @@ def test_the_few_that_are_left_out_are_counted_and_said(monkeypatch: pytest.Monk
     ]
     rows = list(token_rows(few.model, few.tokenizer, few.site, TEXTS, typical=np.inf))
     assert sum(r.undefined for r in rows) == sum(r.dropped for r in rows) > 0
+
+
+@pytest.mark.parametrize("how", [{"map": "post", "route": "map"}, {"map": "aligned", "route": "map"}])
+def test_a_run_says_what_was_left_out_and_its_manifest_keeps_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    plain, said = room._keep, list[str]()
+
+    def spoiled(hidden: torch.Tensor, *rest: Any) -> Any:
+        hidden = hidden.clone()
+        hidden[0, 2] = torch.nan  # one token a batch
+        return plain(hidden, *rest)
+
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+    for name in ("run", "again"):  # once read, once from the cache
+        monkeypatch.setattr(room, "_keep", spoiled if name == "run" else plain)
+        run = explain(world.request(features=("0",), **how), tmp_path / name, Talk(say=said.append))
+        told = run.manifest["about"]["left_out"]
+        for side, site in (("source", world.source), ("target", world.target)):
+            odd, every = told[side]["not finite"], sum(told[side].values())
+            assert 0 < odd < UNDEFINED * every
+            sentence = f"left out {odd} of {every} activations of {site} that are not finite"
+            assert said.count(sentence) == 1, said
+        said.clear()
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "other"))
+    clean = explain(world.request(features=("0",), **how), tmp_path / "clean", Talk(say=said.append))
+    assert {side["not finite"] for side in clean.manifest["about"]["left_out"].values()} == {0}
+    assert not any("not finite" in sentence for sentence in said)
