@@ -1,12 +1,14 @@
-"""``dragoman`` with a verbalizer that takes its time: ``SECONDS=0.2 python slow_explain.py WORDS...``.
+"""``dragoman`` with a verbalizer that takes its time: ``SECONDS=5 LOG=FILE python slow_explain.py WORDS...``.
 
-Each batch is said, and then the process sleeps, so that a signal finds it at work.
+Each batch is said, told of in the file, and slept upon: while the second one is, the first is on disk for certain, and
+a signal finds the process at work.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from dragoman import cli
@@ -17,6 +19,8 @@ plain = LocalVerbalizer.verbalize
 
 def slowly(self: LocalVerbalizer, *args: Any, **how: Any) -> Any:
     said = plain(self, *args, **how)
+    with Path(os.environ["LOG"]).open("a") as log:
+        log.write("said\n")
     time.sleep(float(os.environ["SECONDS"]))
     return said
 
