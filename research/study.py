@@ -6,14 +6,16 @@ a CPU, minutes on a GPU.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli import Device, Dtype, Seed, talking
+from dragoman.cli import talking
+from dragoman.commands.boundary import Command, run
+from dragoman.commands.printing import put
+from dragoman.commands.words import Device, Dtype, Seed
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
@@ -103,15 +105,11 @@ def main(
             from studies.results import written
 
             for each in names:
-                sys.stdout.write(f"{written(each, work, out, seed=seed)}\n")
+                put(written(each, work, out, seed=seed))
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(main)
+app.command(cls=Command)(main)
 
 if __name__ == "__main__":
-    try:
-        app()
-    except Refusal as refusal:
-        sys.stderr.write(f"study: {refusal}\n")
-        raise SystemExit(1) from None
+    run(app, "study")

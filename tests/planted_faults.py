@@ -257,6 +257,12 @@ def twice_begun_source(root: Path) -> Subject:
     return Subject(source=reader, texts=tuple(SENTENCES))
 
 
+def texts_that_name_bos(root: Path) -> Subject:
+    """No fault: markup in texts is read as the characters it is written with."""
+    reader = reader_of(av_folder(root, "llama"), BLOCK)
+    return Subject(source=reader, texts=tuple(f"{reader.tokenizer.bos_token}{text}" for text in SENTENCES))
+
+
 def misnamed_base(root: Path) -> Subject:
     adapter, _ = adapter_folder(root, "llama")
     settings = json.loads((adapter / "adapter_config.json").read_text())

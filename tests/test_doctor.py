@@ -14,7 +14,17 @@ from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
 from dragoman.doctor import Finding, Subject, examine, quick
 from dragoman.models.decode import Verbalizer
-from planted_faults import FAULTS, Fault, adapter_folder, av_folder, clean, dictionary_of, reader_of, with_dictionary
+from planted_faults import (
+    FAULTS,
+    Fault,
+    adapter_folder,
+    av_folder,
+    clean,
+    dictionary_of,
+    reader_of,
+    texts_that_name_bos,
+    with_dictionary,
+)
 from tiny_checkpoints import (
     ALL_FAMILIES,
     BLOCK,
@@ -106,6 +116,12 @@ def test_clean_servers_and_scripts_raise_no_alarm(tmp_path: Path) -> None:
     assert "canary" in faulty(examine(Subject(verbalizer=deaf)))
     lost = ScriptedVerbalizer(Site("m", 1), 8, lambda v: f"这个字是汉字 {int(np.argmax(v))}")
     assert "another script" in faulty(examine(Subject(verbalizer=lost)))["canary"].do
+
+
+def test_texts_that_name_a_beginning_of_text_token_raise_no_alarm(tmp_path: Path) -> None:
+    """They are read as characters, here as where rows are made from them: nothing is doubled."""
+    found = {f.check: f for f in examine(texts_that_name_bos(tmp_path))}
+    assert found["bos"].status == "ok"
 
 
 def test_the_off_by_one_names_the_right_block(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_what_follows_the_256th_token_is_not_read(mini: SentenceEmbedder) -> Non
     np.testing.assert_allclose(mini.encode([fits])[0], mini.encode([fits + "other text"])[0], atol=1e-6)
 
 
+def test_markup_in_a_text_is_read_as_its_characters_and_long_texts_from_their_beginning(mini: SentenceEmbedder) -> None:
+    tokenizer = mini._model.tokenizer
+    ids = tokenizer("the court [SEP] ruled [MASK] on [CLS] it")["input_ids"]
+    marks = [tokenizer.convert_tokens_to_ids(m) for m in ("[CLS]", "[SEP]", "[MASK]")]
+    assert [ids.count(mark) for mark in marks] == [1, 1, 0] and ids[0] == marks[0] and ids[-1] == marks[1]
+    assert tokenizer.truncation_side == "right"
+
+
 def test_no_texts_give_no_rows(mini: SentenceEmbedder) -> None:
     assert mini.encode([]).shape == (0, 384)
 

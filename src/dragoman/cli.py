@@ -22,6 +22,7 @@ from dragoman.commands.export import export
 from dragoman.commands.printing import console, put, put_json, spoken
 from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
 from dragoman.commands.words import (
+    METHODS,
     MOST_SAMPLES,
     MOST_TOKENS,
     ArrayKey,
@@ -31,6 +32,7 @@ from dragoman.commands.words import (
     Dtype,
     Lying,
     Out,
+    OutFile,
     Run,
     Seed,
     Settings,
@@ -44,7 +46,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Site
+from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
     from dragoman.explain import Talk
@@ -60,9 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-OutFile = Annotated[
-    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
-]
 
 
 def main() -> None:
@@ -156,7 +155,8 @@ def explain(
         str | None, typer.Option(help="Ids, for example 982,1748; default: those the dictionary's name gives, or all.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Where the directions live, MODEL:BLOCK, if the dictionary does not say.")
+        str | None,
+        typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK, if the dictionary does not say."),
     ] = None,
     route: Annotated[
         str,
@@ -317,6 +317,8 @@ def fit(
     from dragoman.maps import fit_pooled
     from dragoman.models.paired import Harvest
 
+    if method not in METHODS:
+        raise Refusal(f"method '{method[:40]}'", f"known are {', '.join(METHODS)}", "use one of these")
     read = Harvest.load(rows)
     made, _ = fit_pooled(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
     made.save(out)

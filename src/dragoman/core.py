@@ -64,7 +64,7 @@ class Site:
         found = _SITE.match(text.strip())
         if not found:
             raise Refusal(
-                f"site '{text}'",
+                f"site '{text if len(text) <= 100 else text[:100] + '...'}'",
                 "a site names a model and a block",
                 "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20",
             )

@@ -8,11 +8,13 @@ dragoman, said in one sentence, with the traceback where --debug (or DRAGOMAN_DE
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dragoman.commands.printing import guarded, one_line, tell, tell_lines
 from dragoman.core import Refusal
@@ -33,17 +35,33 @@ class Debug:
     wanted = False
 
 
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Inside, an interrupt keeps its sentence, and a file that ends early its error: the library would drop both."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise _Stopped(str(stop)) from stop
+    except EOFError as end:
+        raise RuntimeError(f"something ended early ({end})") from end
+
+
 class Commands(TyperGroup):
-    """The commands; an interrupt inside one keeps its sentence, which the command-line library would drop."""
+    """Several commands, whose interrupts say what was kept."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        try:
+        with _kept():
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise _Stopped(str(stop)) from stop
-        except EOFError as end:  # the library would say "Aborted"
-            raise RuntimeError(f"something ended early ({end})") from end
+
+
+class Command(TyperCommand):
+    """One command that is all there is, in the same way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        with _kept():
+            return super().invoke(ctx)
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dragoman.addresses import public_address
-from dragoman.commands.printing import put, put_json, tell
+from dragoman.commands.printing import put, put_json, tell, tell_lines
 from dragoman.commands.words import Run, folder_path
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dragoman.store import RunFolder
 
 FORMATS = ("neuronpedia",)
-_OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations\n"
+_OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations"
 PREFERRED = "washed"
 _LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  # a path, by its beginning
 
@@ -92,7 +92,7 @@ def export(
         tell(f"left out {empty} features whose explanation is empty")
     there = must_exist(source, author_id)
     needed = "".join(f"\n  {table}: {row}" for table, row in there)
-    tell(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
+    tell_lines(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
     tell(_OTHER_WAY)
     if as_json:
         summary = {"source": str(source), "condition": name, "explanations": len(explained), "empty": empty}

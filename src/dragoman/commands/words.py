@@ -104,6 +104,9 @@ Out = Annotated[
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
+OutFile = Annotated[
+    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
+]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
 Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(callback=device_word, help="cpu, cuda, mps, cuda:1, ...")]

@@ -19,7 +19,7 @@ from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
-from dragoman.explain.open import open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
+from dragoman.explain.open import default_texts, open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
@@ -40,6 +40,8 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     request.check()
     study.check_samples(request.samples, request.drawn_at)
     check_device(request.device)
+    if request.texts is not None:
+        default_texts(request.texts)  # refused before models are opened, which takes long
     dictionary = open_for(request)
     directions = dictionary.features(request.features or None).directions
     talk.say(f"opening verbalizer {public_address(request.by)}")

@@ -31,7 +31,11 @@ def check_name(word: str, what: str) -> str:
     if "\0" in word:
         raise Refusal(told, "it holds a NUL, which no name has", "write it without")
     if size > _WHOLE or longest > _PART:
-        raise Refusal(told, f"no file or repository has a name of {max(size, longest)} bytes", "write a shorter name")
+        raise Refusal(
+            told,
+            f"no file or repository has a name of {longest if longest > _PART else size} bytes",
+            "write a shorter name",
+        )
     if word.startswith("~"):
         try:
             Path(word).expanduser()

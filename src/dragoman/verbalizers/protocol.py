@@ -45,19 +45,19 @@ class AnyVerbalizer(Protocol):
         ...
 
 
-COLDEST, HOTTEST = 1e-3, 1e3  # logits over less are infinite, over more all alike
+COLDEST, HOTTEST = 1e-6, 1e3  # logits over less may be infinite, over more they are all alike
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse what no sample can be drawn at: 0 is greedy, and else it lies between 0.001 and 1000.
+    """Refuse what no sample can be drawn at: 0 is greedy, and else it lies between 0.000001 and 1000.
 
     Raises:
         Refusal: negative, infinite, no number, or out of that range.
     """
     if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
         raise Refusal(
-            f"temperature {temperature:g}",
-            f"it is 0, for the likeliest, or lies between {COLDEST:g} and {HOTTEST:g}",
+            f"temperature {temperature}",
+            f"it is 0, for the likeliest, or lies between {COLDEST:f} and {HOTTEST:g}",
             "use 0 for greedy decoding, 1 for the verbalizer's own distribution",
         )
 
