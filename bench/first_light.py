@@ -18,9 +18,10 @@ from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
 from dragoman.core import Directions, Site
 from dragoman.demo import experiment, listed, request_for
-from dragoman.explain import Talk, category_words
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.paired import Reader, activations_at
+from dragoman.dictionaries.beside import read_truth
+from dragoman.explain import Talk
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.paired import Reader, activations_at
 from dragoman.score import JudgedRun, open_reconstructor, reconstruction_scores, score_run, sought_directions
 from dragoman.stats.intervals import wilson_interval
 from dragoman.stats.planted import names_category
@@ -73,7 +74,7 @@ def compared(rows: list[dict[str, Any]], x: np.ndarray, said: list[str], side: s
     probes, meta = read_arrays(tiny.data("tiny-probes"))
     classes = json.loads(meta["classes"]) if isinstance(meta["classes"], str) else meta["classes"]
     guess = (x @ probes[f"{side}_weight"].astype(np.float32).T + probes[f"{side}_bias"]).argmax(1)
-    words = category_words()
+    words = read_truth(tiny.data("tiny-truth")).category_words
     out = {}
     for split in ("test", "heldout"):
         mine = [i for i, r in enumerate(rows) if r["split"] == split]
@@ -163,7 +164,7 @@ def by_verdict(run: RunFolder, scores: dict[str, Any]) -> dict[str, dict[str, di
     for row in run.rows():
         if row["condition"] in ("washed", "direct") and row["card"] and row["sample"] == 0:
             hit = right[row["condition"]][row["feature"]]
-            found.setdefault(row["condition"], {}).setdefault(row["card"].get("verdict", "none"), []).append(hit)
+            found.setdefault(row["condition"], {}).setdefault(row["card"].get("status", "none"), []).append(hit)
     return {
         condition: {verdict: {"right": float(np.mean(hits)), "n": len(hits)} for verdict, hits in by.items()}
         for condition, by in found.items()

@@ -1,9 +1,9 @@
 """What streaming pairs costs in memory at the size of the real models: ``python bench/moments.py [--pairs 200000]``.
 
-Random rows of widths 3,584 and 5,376 (Qwen2.5-7B and Gemma-3-27B) go through the stream that ``lm.aligned`` uses, in
-five folds of documents and batches of 2,048, as they would come from the models. Prints seconds and the process's own
-peak (VmHWM) after reading and after leaving one fold out, and writes ``bench/results/moments.json``. Sums do not grow
-with the number of pairs.
+Random rows of widths 3,584 and 5,376 (Qwen2.5-7B and Gemma-3-27B) go through the stream that ``models.aligned`` uses,
+in five folds of documents and batches of 2,048, as they would come from the models. Prints seconds and the peak of the
+process (VmHWM) after reading and after leaving one fold out, and writes ``bench/results/moments.json``. Sums do not
+grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.routes import MomentStream
+from dragoman.maps import MomentStream
 from dragoman.store import write_json
 
 HERE = Path(__file__).parent

@@ -41,7 +41,7 @@ SHELL = """
 import json, re, sys, time
 from pathlib import Path
 import httpx, numpy as np
-from dragoman.directions import read_directions
+from dragoman.dictionaries import read_directions
 from dragoman.store import ArraysFile, read_arrays
 from dragoman.store.remote import RemoteFile
 where, features, more = sys.argv[1], json.loads(sys.argv[2]), {{}}

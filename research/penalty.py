@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dragoman.explain import Talk
-from dragoman.routes import Calibration, choose_penalty, fit_map
+from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from dragoman.store import write_json
 from studies.ground import GROUNDS, Ground
 from studies.library import Library
@@ -28,9 +28,9 @@ HERE = Path(__file__).parent
 
 def measured(ground: Ground, library: Library) -> dict[str, Any]:
     """Penalty and share of identities kept, by criterion."""
-    bridge = library.bridge(ground)
-    aligned = bridge.aligned
-    if aligned.calibration is None or bridge.direct is None:
+    crossing = library.crossing(ground)
+    aligned = library.aligned(ground, library.which(ground))
+    if aligned.calibration is None or crossing.direct is None:
         raise SystemExit("these texts were read without the dictionary's encoder")
     choice = choose_penalty(aligned.folded, Calibration(directions=ground.rows, direct=aligned.calibration))
     curves = {"explained variance": choice.r2, "mean cosine": choice.cosine, "mean margin": choice.margin}
@@ -40,7 +40,7 @@ def measured(ground: Ground, library: Library) -> dict[str, Any]:
             continue
         penalty = choice.grid[int(np.argmax(curve))]
         made = fit_map(aligned.folded, ground.source, ground.target, penalty=penalty, allow_underdetermined=True)
-        found[name] = {"lam_rel": penalty, **identity(made.directions(ground.rows), bridge.direct)}
+        found[name] = {"lam_rel": penalty, **identity(made.carry(ground.rows), crossing.direct)}
     return found
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from dragoman.lm.paired import Reader
-    from dragoman.routes.aligned import Aligned
+    from dragoman.maps.aligned import Aligned
+    from dragoman.models.paired import Reader
     from planted_readers import PlantedPair
     from small_world import World
 
@@ -39,7 +39,7 @@ def pair() -> PlantedPair:
 @pytest.fixture(scope="module")
 def found(pair: PlantedPair) -> Aligned:
     """What reading ``pair`` token by token gives, from the second word on."""
-    from dragoman.lm.aligned import read_aligned
+    from dragoman.models.aligned import read_aligned
     from planted_readers import FIRST
 
     return read_aligned(pair.source, pair.target, pair.texts, pair.encoder, manner=FIRST)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dragoman import study
 from dragoman.core import Explanation, Site
+from dragoman.records import Card
 from dragoman.store import RunFolder
 
 SITES = {"own": Site("small", 3), "foreign": Site("large", 5)}
@@ -61,7 +62,7 @@ def conditions() -> list[study.Condition]:
                 labels=("",) * n,
                 verbalizer=key,
                 kind="random" if name.startswith("random") else "feature",
-                cards=tuple({"kappa": i / 7} for i in range(n)) if name == "plain" else (),
+                cards=tuple(Card(kappa=i / 7) for i in range(n)) if name == "plain" else (),
                 site=SITES[key],
             )
         )

@@ -124,7 +124,7 @@ def signalling() -> np.ndarray:
 
 rows("feature 3 of v.npy: its row is not finite", with_row(np.nan), name="a row of NaN")
 rows("feature 3 of v.npy: its row is not finite", with_row(np.inf), name="an infinite row")
-rows("feature 3 of v.npy: its row is zero", with_row(0), name="a row of zeros")
+rows("v.npy: all its rows are zero", np.zeros_like(ROWS), name="nothing but rows of zeros")
 rows("feature 3 of v.npy: its length is beyond float32", with_row(1e300), name="a row beyond float32")
 rows("its row is not finite", signalling(), name="rows of numbers that signal")
 rows("its length is beyond float32", with_row(1e308), name="a row whose length overflows")

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from dragoman.core import Background, Explanation, Refusal, Site
-from dragoman.directions import Encoder
+from dragoman.dictionaries import Encoder
 from dragoman.doctor import Patient
 from dragoman.doctor.patient import SENTENCES
 from dragoman.doctor.probe import Opened, stream_over
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.load import load_model
-from dragoman.lm.paired import Reader
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.load import load_model
+from dragoman.models.paired import Reader
 from dragoman.store import file_sha256
 from tiny_checkpoints import (
     BLOCK,
@@ -250,8 +251,11 @@ def unmerged_source(root: Path) -> Patient:
 
 def twice_begun_source(root: Path) -> Patient:
     reader = reader_of(av_folder(root, "llama"), BLOCK)
-    bos = reader.tokenizer.bos_token
-    return Patient(source=reader, texts=tuple(f"{bos}{text}" for text in SENTENCES))
+    bos, tokenizer = reader.tokenizer.bos_token, reader.tokenizer.backend_tokenizer
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} {bos} $A", special_tokens=[(bos, reader.tokenizer.bos_token_id)]
+    )
+    return Patient(source=reader, texts=tuple(SENTENCES))
 
 
 def misnamed_base(root: Path) -> Patient:
@@ -373,7 +377,7 @@ FAULTS = (
     Fault("doubled square root of d", "embedding-scale", meddled("gemma3", others_times(ROOT_D))),
     Fault("double BOS, by encoding with special tokens", "bos", engine(TwiceBegun, "llama")),
     Fault("double BOS, in the chat template", "bos", template_written("llama", TWO_BOS)),
-    Fault("double BOS, in the source's texts", "bos", twice_begun_source),
+    Fault("double BOS, in the source's tokenizer", "bos", twice_begun_source),
     Fault("no BOS", "bos", template_written("gemma3", NO_BOS)),
     Fault("wrong scale, 500 times, in the sidecar", "scale-at-site", scaled("qwen2", 500 * 40.0)),
     Fault("wrong scale, a 500th, in the sidecar", "scale-at-site", scaled("gemma3", 16.0 / 500)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dragoman.core import Directions, Site
+from dragoman.maps.direct import FiringSums, add_by_fold
 
 SOURCE = Site("source-model", 20)
 TARGET = Site("target-model", 12)
@@ -43,6 +44,14 @@ class SparseWorld:
     documents: np.ndarray
     source: np.ndarray
     target: np.ndarray
+
+
+def sums_by_fold(site, m, width, world=None, folds=5):
+    """Direct sums of ``m`` features by fold of documents, of a world's rows if there is one."""
+    found = [FiringSums(site, range(m), width) for _ in range(folds)]
+    if world is not None:
+        add_by_fold(found, world.f, world.y, world.documents)
+    return found
 
 
 def sparse_world(*, n=20_000, p=64, q=96, m=192, rate=0.03, rates=None, source=None, noise=0.05, seed=0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -10,17 +11,19 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 
 class Served:
     """What the server holds and what became of it.
 
+    ``commits``: (repository, revision) -> sha, where a test moves a branch; files are put under their revision.
     ``fault`` is given (path, how many requests came before) and returns a word that `Handler` knows, or None.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes | Path] = {}
+        self.commits: dict[tuple[str, str], str] = {}
         self.sent = self.requests = 0
         self.ranges: list[tuple[int, int]] = []
         self.headers: list[dict[str, str]] = []
@@ -31,6 +34,21 @@ class Served:
     def size(self, path: str) -> int:
         held = self.files[path]
         return held.stat().st_size if isinstance(held, Path) else len(held)
+
+    def commit(self, repo: str, revision: str) -> str:
+        """The sha of a revision: its own name, if it is one already."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision
+        return self.commits.setdefault((repo, revision), hashlib.sha1(f"{repo}@{revision}".encode()).hexdigest())
+
+    def under_revision(self, path: str) -> str:
+        """A path that names a commit, with the revision instead that files were put under."""
+        for (repo, revision), sha in self.commits.items():
+            path = path.replace(f"/{repo}/resolve/{sha}/", f"/{repo}/resolve/{revision}/")
+            path = re.sub(
+                rf"^(/api/models/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{quote(revision, safe='')}", path
+            )
+        return path
 
     def part(self, path: str, start: int, end: int) -> bytes:
         held = self.files[path]
@@ -57,7 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = served.fault(path, seen)
         if isinstance(fault, int):
             return self._answer(fault, b"")
-        if path not in served.files and self._listed(path):
+        path = served.under_revision(path)
+        if path not in served.files and (self._told(path) or self._listed(path)):
             return None
         if path not in served.files:
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -87,12 +106,25 @@ class Handler(BaseHTTPRequestHandler):
             body += b"x" * 100
         return self._answer(206, body, told, cut=fault == "cut")
 
+    def _told(self, path: str) -> bool:
+        """The hub's commit of a revision: /api/models/ORG/REPO/revision/REVISION."""
+        found = re.match(r"/api/models/([^/]+/[^/]+)/revision/(.+)$", path)
+        if not found:
+            return False
+        repo, revision = found.groups()
+        if any(name.startswith(f"/{repo}/resolve/{revision}/") for name in self.served.files):
+            self._answer(200, json.dumps({"sha": self.served.commit(repo, revision)}).encode())
+        else:
+            known = any(name.startswith(f"/{repo}/") for name in self.served.files)
+            self._answer(404, b"", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
+        return True
+
     def _listed(self, path: str) -> bool:
         """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH."""
         found = re.match(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)$", path)
         if not found:
             return False
-        repo, revision, inside = found.groups()
+        repo, revision, inside = found[1], unquote(found[2]), found[3]
         base = f"/{repo}/resolve/{revision}/" + (f"{inside}/" if inside else "")
         below = [name[len(base) :] for name in self.served.files if name.startswith(base)]
         if not below:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from dragoman.core import Directions, Site
+from dragoman.maps.cards import choose, status_of
+from dragoman.records import Card
 from dragoman.report import write_page
-from dragoman.routes.cards import verdict
-from dragoman.routes.choice import choose
 from dragoman.stats.reconstruct import per_direction, reconstruction_estimates
 from dragoman.store import RunFolder, digest
 
@@ -85,7 +85,6 @@ def _manifest(count: int) -> dict[str, Any]:
         {"name": name, "route": how[0], "washout": how[1], "verbalizer": how[2]} for name, how in CONDITIONS.items()
     ]
     return {
-        "format": 1,
         "dragoman": "0.1.0",
         "source": "tiny-smollm2:20",
         "target": "tiny-gemma:12",
@@ -143,8 +142,9 @@ def _cards(features: list[str], rng: np.random.Generator) -> dict[str, dict[str,
             "home_margin": 0.5 - 0.02 * k if seen else None,
             "home_nearest": features[(k + 2) % len(features)] if seen else None,
         }
-        card["verdict"], card["why"] = verdict(card)
-        card["route"], card["route_why"] = choose(card) if k % 3 == 0 else ("map", "it was asked for")
+        known = Card(**card)
+        card["status"], card["why"] = status_of(known)
+        card["route"], card["route_why"] = choose(known) if k % 3 == 0 else ("map", "it was asked for")
         cards[feature] = card
     return cards
 

@@ -11,10 +11,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
 from dragoman.store import RunFolder
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source
 from studies.ground import Ground, Latent
+from studies.tokens import Tokens
 
 WORDS = {"birds": ["birds", "owl"], "boats": ["boats", "harbour"], "bread": ["bread", "oven"]}
 

@@ -13,11 +13,12 @@ from ar_checkpoints import save_peft
 from dragoman.core import Refusal
 from dragoman.doctor import Patient, examine
 from dragoman.doctor.checkpoint import config, meta, role
-from dragoman.lm.adapters import check_places, read_settings
-from dragoman.lm.load import merge_adapter, sits_on
-from dragoman.lm.reconstruct.contract import read_contract
-from dragoman.verbalize.fields import block_in_name
-from dragoman.verbalize.sidecar import read_sidecar
+from dragoman.models.adapters import check_places, read_settings
+from dragoman.models.load import sits_on
+from dragoman.models.merge import merge_adapter
+from dragoman.models.reconstruct.contract import read_contract
+from dragoman.verbalizers.fields import block_in_name
+from dragoman.verbalizers.sidecar import read_sidecar
 from tiny_checkpoints import model_of, save_adapter, save_checkpoint
 
 NESTED = "[" * 100_000

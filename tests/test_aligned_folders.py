@@ -11,11 +11,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dragoman.core import Refusal
-from dragoman.lm import aligned as room
-from dragoman.lm.aligned import encoded, read_aligned
-from dragoman.lm.manner import Manner, distinct, document_name
-from dragoman.lm.paired import Reader
-from dragoman.routes.aligned import Aligned
+from dragoman.maps.aligned import Aligned
+from dragoman.models import aligned as room
+from dragoman.models.aligned import encoded, read_aligned
+from dragoman.models.manner import Manner, distinct, document_name
+from dragoman.models.paired import Reader
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
 
@@ -32,8 +32,8 @@ def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: 
 
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.lm.manner.JUDGES", 40)
-    monkeypatch.setattr("dragoman.routes.folds._WAITING", 100)
+    monkeypatch.setattr("dragoman.models.manner.JUDGES", 40)
+    monkeypatch.setattr("dragoman.maps.folds._WAITING", 100)
     peaks = []
     for documents in (100, 300):
         pair = planted_pair(documents=documents)
@@ -76,13 +76,11 @@ def test_aligned_survives_the_disk(pair: PlantedPair, found: Aligned, tmp_path: 
     again = Aligned.load(tmp_path / "new" / "kept")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["kept"]
     assert (again.source, again.target, again.background.texts) == (SOURCE, TARGET, kept.background.texts)
-    assert again.judges.fold == kept.judges.fold
+    assert again.held_out.fold == kept.held_out.fold
     if with_sae:
         same_everything(again, kept, 1e-15, 1e-15)
     else:
-        assert (
-            again.sums is again.dictionary is again.fired is again.calibration is again.direct is again.firings is None
-        )
+        assert again.sums is again.fired is again.calibration is again.firings is None
         same(again.folded.total, kept.folded.total, 1e-15)
 
 
@@ -92,7 +90,7 @@ def test_saving_that_is_interrupted_leaves_nothing(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dragoman.routes.aligned.write_json", stop)
+    monkeypatch.setattr("dragoman.maps.aligned.write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         found.save(tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []

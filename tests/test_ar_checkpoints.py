@@ -28,7 +28,7 @@ from ar_checkpoints import (
     write_sidecar,
 )
 from dragoman.core import Site
-from dragoman.lm.reconstruct import LocalReconstructor
+from dragoman.models.reconstruct import LocalReconstructor
 from dragoman.score import Reconstructor
 
 

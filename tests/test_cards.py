@@ -6,29 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from dragoman.core import Directions, Refusal, Site
-from dragoman.routes import (
-    DirectStatistics,
-    Evidence,
-    Moments,
-    MomentStream,
-    Yardstick,
-    carry_by_choice,
-    choose,
-    fit_map,
-    fit_procrustes,
-    fit_ridge,
-    identity_map,
-    make_cards,
-    purity,
-    relative_lambda,
-    verdict,
-)
+from dragoman.core import Directions, Refusal
+from dragoman.maps import FiringSums, Moments, make_cards
+from dragoman.maps.cards import carry_by_choice, choose, status_of
+from dragoman.maps.diagnostics import Baselines, purity
+from dragoman.maps.folds import MomentStream
+from dragoman.maps.linear import fit_procrustes, fit_ridge, relative_lambda
+from dragoman.maps.penalty import fit_map
+from dragoman.records import Card
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, cosines, rows, sparse_world, unit
 
 
 def column(cards, name):
-    return np.array([card[name] for card in cards], dtype=float)
+    return np.array([getattr(card, name) for card in cards], dtype=float)
 
 
 @settings(max_examples=25, deadline=None)
@@ -105,7 +95,7 @@ def cards_of(world, lam_rel=1e-4):
     moments = Moments.of(world.x, world.y)
     bridge = fit_ridge(moments, SOURCE, TARGET, lam_rel * np.trace(moments.sxx) / moments.p)
     m = len(world.source)
-    direct = DirectStatistics.empty(TARGET, range(m), moments.q).accumulate(world.f, world.y, world.documents).table()
+    direct = FiringSums(TARGET, range(m), moments.q).add(world.f, world.y, world.documents).table()
     return make_cards(at_source(world.source), bridge, moments, direct), bridge, moments, direct
 
 
@@ -113,10 +103,10 @@ def cards_of(world, lam_rel=1e-4):
 def test_margin_names_the_planted_drifted_neighbour(seed):
     # At almost no penalty the margin is negative all the same, but in 1 of 24 worlds another relative is nearer still.
     cards, *_ = cards_of(drifted_world(seed), lam_rel=0.1)
-    assert cards[0]["margin"] < -0.2
-    assert cards[0]["nearest"] == "1"
+    assert cards[0].margin < -0.2
+    assert cards[0].nearest == "1"
     assert np.median(column(cards[2:], "margin")) > 0
-    assert cards[1]["margin"] > 0
+    assert cards[1].margin > 0
 
 
 def test_margin_is_wide_where_no_feature_overlaps():
@@ -134,24 +124,24 @@ def test_agreement_margin_and_nearest_equal_their_definitions():
     assert_allclose(column(cards, "agreement"), np.diag(table), atol=1e-6)
     np.fill_diagonal(table, -np.inf)
     assert_allclose(column(cards, "margin"), column(cards, "agreement") - table.max(axis=1), atol=1e-6)
-    assert [card["nearest"] for card in cards] == [str(j) for j in np.argmax(table, axis=1)]
+    assert [card.nearest for card in cards] == [str(j) for j in np.argmax(table, axis=1)]
     assert_allclose(column(cards, "n_eff"), direct.n_eff)
 
 
 def test_cards_say_nothing_where_the_direct_route_cannot_answer():
     world = sparse_world(n=2000, rates=np.r_[0.0005, np.full(191, 0.05)])
     cards, bridge, moments, direct = cards_of(world)
-    assert cards[0]["n_eff"] < 20
-    assert cards[0]["agreement"] is cards[0]["margin"] is None
-    assert "0" not in {card["nearest"] for card in cards}
+    assert cards[0].n_eff < 20
+    assert cards[0].agreement is cards[0].margin is None
+    assert "0" not in {card.nearest for card in cards}
     stray = make_cards(at_source(np.eye(64)[:2], ["r0", "r1"]), bridge, moments, direct)
-    assert stray[0]["n_eff"] is stray[0]["margin"] is None
-    assert stray[0]["nearest"] in direct.ids
+    assert stray[0].n_eff is stray[0].margin is None
+    assert stray[0].nearest in direct.ids
     namesake = Directions.of(SOURCE, np.eye(64)[:1], ["7"], kind="random")
-    assert make_cards(namesake, bridge, moments, direct)[0]["margin"] is None
+    assert make_cards(namesake, bridge, moments, direct)[0].margin is None
     alone = make_cards(at_source(world.source), bridge, moments)
-    assert alone[0]["nearest"] is None
-    assert set(alone[0]) == set(cards[0])
+    assert alone[0].nearest is None
+    assert alone[0].model_fields_set == cards[0].model_fields_set
 
 
 def test_cards_refuse_what_belongs_elsewhere():
@@ -163,9 +153,9 @@ def test_cards_refuse_what_belongs_elsewhere():
     with pytest.raises(Refusal, match="the map was fitted on"):
         make_cards(d, bridge, Moments.of(*rows(40, 20, 13, rng)))
     with pytest.raises(Refusal, match="third-model"):
-        make_cards(d, bridge, moments, DirectStatistics.empty(ELSEWHERE, "ab", 12).table())
+        make_cards(d, bridge, moments, FiringSums(ELSEWHERE, "ab", 12).table())
     with pytest.raises(Refusal, match="direct statistics of width 13: the map's images are 12 wide"):
-        make_cards(d, bridge, moments, DirectStatistics.empty(TARGET, "ab", 13).table())
+        make_cards(d, bridge, moments, FiringSums(TARGET, "ab", 13).table())
 
 
 def test_a_direction_outside_the_rows_has_no_coverage_and_no_kappa():
@@ -174,8 +164,8 @@ def test_a_direction_outside_the_rows_has_no_coverage_and_no_kappa():
     x[:, 0] = 3.0
     moments = Moments.of(x, y)
     card = make_cards(at_source(np.eye(20)[0]), fit_ridge(moments, SOURCE, TARGET, 1.0), moments)[0]
-    assert card["coverage"] == card["kappa"] == 0
-    assert card["norm"] < 1e-9
+    assert card.coverage == card.kappa == 0
+    assert card.norm < 1e-9
 
 
 # --- more evidence -----------------------------------------------------------------------------------------------
@@ -213,7 +203,7 @@ def test_rel_over_folds_sees_that_rows_of_one_document_are_alike():
     bridge = fit_ridge(m, SOURCE, TARGET, relative_lambda(m, 1e-6))
     true = cosines(d @ bridge.weight, d @ truth).mean()
     by_rows = column(make_cards(at_source(d), bridge, m), "rel").mean()
-    by_folds = column(make_cards(at_source(d), bridge, m, evidence=Evidence(folds=folded)), "rel").mean()
+    by_folds = column(make_cards(at_source(d), bridge, m, folds=folded), "rel").mean()
     assert by_rows > 0.98 > 0.95 > true
     assert by_folds == pytest.approx(true, abs=0.07)
 
@@ -226,20 +216,20 @@ def test_cycle_equals_its_definition_and_is_one_where_nothing_is_lost():
         fit_ridge(a, *sites, relative_lambda(a, 1e-9), allow_underdetermined=True)
         for a, sites in ((m, (SOURCE, TARGET)), (m.reversed(), (TARGET, SOURCE)))
     )
-    cards = make_cards(at_source(d), bridge, m, evidence=Evidence(reverse=reverse))
+    cards = make_cards(at_source(d), bridge, m, back=reverse)
     assert_allclose(column(cards, "cycle"), 1, atol=1e-5)
     noisy = Moments.of(x, y + rng.normal(size=y.shape))
     bridge, reverse = fit_ridge(noisy, SOURCE, TARGET, 50.0), fit_ridge(noisy.reversed(), TARGET, SOURCE, 50.0)
-    cards = make_cards(at_source(d), bridge, noisy, evidence=Evidence(reverse=reverse))
+    cards = make_cards(at_source(d), bridge, noisy, back=reverse)
     assert_allclose(column(cards, "cycle"), cosines(d @ bridge.weight @ reverse.weight, d), atol=1e-6)
     with pytest.raises(Refusal, match="the map back at source-model:20: it is needed at target-model:12"):
-        make_cards(at_source(d), bridge, noisy, evidence=Evidence(reverse=bridge))
+        make_cards(at_source(d), bridge, noisy, back=bridge)
 
 
 def test_purity_is_the_features_own_share_of_its_read_out():
     world = drifted_world(0)
     m = Moments.of(world.x, world.y)
-    fired = DirectStatistics.empty(SOURCE, range(192), 64).accumulate(world.f, world.x, world.documents)
+    fired = FiringSums(SOURCE, range(192), 64).add(world.f, world.x, world.documents)
     d, lam = at_source(world.source), relative_lambda(m, 1e-3)
     found = purity(d, fired, m, lam)
     f, x = world.f - world.f.mean(axis=0), world.x - world.x.mean(axis=0)
@@ -247,31 +237,31 @@ def test_purity_is_the_features_own_share_of_its_read_out():
     assert_allclose(found, np.diag(mixture) ** 2 / np.sum(mixture**2, axis=1), rtol=1e-5)
     assert found[0] < 0.05 < 0.3 < np.median(found)
     bridge = fit_ridge(m, SOURCE, TARGET, lam)
-    assert column(make_cards(d, bridge, m, evidence=Evidence(fired=fired)), "purity")[0] == pytest.approx(found[0])
-    stray = make_cards(at_source(np.eye(64)[:1], ["r"]), bridge, m, evidence=Evidence(fired=fired))
-    assert stray[0]["purity"] is None
+    assert column(make_cards(d, bridge, m, fired=fired), "purity")[0] == pytest.approx(found[0])
+    stray = make_cards(at_source(np.eye(64)[:1], ["r"]), bridge, m, fired=fired)
+    assert stray[0].purity is None
     with pytest.raises(Refusal, match="statistics for purity at target-model:12"):
-        purity(d, DirectStatistics.empty(TARGET, range(192), 64), m, lam)
+        purity(d, FiringSums(TARGET, range(192), 64), m, lam)
     with pytest.raises(Refusal, match="all three are of the source"):
-        purity(d, DirectStatistics.empty(SOURCE, range(192), 65), m, lam)
+        purity(d, FiringSums(SOURCE, range(192), 65), m, lam)
 
 
 def test_a_row_turned_towards_another_feature_shows_at_home_before_it_crosses():
     world = sparse_world(n=4000)
     m = Moments.of(world.x, world.y)
     bridge = fit_ridge(m, SOURCE, TARGET, relative_lambda(m, 1e-3))
-    fired = DirectStatistics.empty(SOURCE, range(192), 64).accumulate(world.f, world.x, world.documents)
+    fired = FiringSums(SOURCE, range(192), 64).add(world.f, world.x, world.documents)
     rows_turned = world.source.copy()
     rows_turned[5] = unit(0.5 * world.source[5] + 0.9 * world.source[9])
-    cards = make_cards(at_source(rows_turned), bridge, m, evidence=Evidence(fired=fired))
+    cards = make_cards(at_source(rows_turned), bridge, m, fired=fired)
     assert np.delete(column(cards, "home_margin"), 5).min() > 0.2
-    assert cards[5]["home_margin"] < 0
-    assert cards[5]["home_nearest"] == "9"
-    assert cards[5]["home_agreement"] == pytest.approx(float(at_source(rows_turned).unit[5] @ unit(fired.beta())[5]))
-    assert make_cards(at_source(world.source), bridge, m)[0]["home_margin"] is None
+    assert cards[5].home_margin < 0
+    assert cards[5].home_nearest == "9"
+    assert cards[5].home_agreement == pytest.approx(float(at_source(rows_turned).unit[5] @ unit(fired.beta())[5]))
+    assert make_cards(at_source(world.source), bridge, m)[0].home_margin is None
 
 
-def test_a_yardstick_ranks_directions_among_random_ones_and_the_dictionarys():
+def test_baselines_rank_directions_among_random_ones_and_the_dictionarys():
     rng = np.random.default_rng(9)
     x, y = rows(60, 100, 30, rng)
     m = Moments.of(x, y)
@@ -279,18 +269,18 @@ def test_a_yardstick_ranks_directions_among_random_ones_and_the_dictionarys():
     reverse = fit_ridge(m.reversed(), TARGET, SOURCE, 1.0)
     loud = np.linalg.svd(x - x.mean(axis=0))[2]
     dictionary = at_source(np.vstack([loud[:5], rng.normal(size=(200, 100)), loud[-5:]]))
-    yard = Yardstick.of(bridge, m, dictionary, reverse, rng=np.random.default_rng(0))
-    cards = make_cards(dictionary, bridge, m, evidence=Evidence(yardstick=yard, reverse=reverse))
+    yard = Baselines.of(bridge, m, dictionary, reverse, rng=np.random.default_rng(0))
+    cards = make_cards(dictionary, bridge, m, baselines=yard, back=reverse)
     rank = column(cards, "coverage_over_dictionary")
     assert rank[:5].min() > 0.97 and rank[-5:].max() < 0.03
     assert np.median(rank) == pytest.approx(0.5, abs=0.01)
     assert column(cards, "coverage_over_random")[5:-5].mean() == pytest.approx(0.5, abs=0.06)
-    assert "its image is shorter than 99 % of random directions'" in cards[-1]["why"]
-    assert "its cycle is in the dictionary's lowest quarter" in cards[-1]["why"]
-    again = Yardstick.of(bridge, m, dictionary, reverse, rng=np.random.default_rng(0))
+    assert "its image is shorter than 99 % of random directions'" in cards[-1].why
+    assert "its cycle is in the dictionary's lowest quarter" in cards[-1].why
+    again = Baselines.of(bridge, m, dictionary, reverse, rng=np.random.default_rng(0))
     assert np.array_equal(again.random_coverage, yard.random_coverage)
     with pytest.raises(Refusal, match="dictionary directions at third-model:3"):
-        Yardstick.of(bridge, m, Directions.of(ELSEWHERE, np.eye(100), range(100)), rng=rng)
+        Baselines.of(bridge, m, Directions.of(ELSEWHERE, np.eye(100), range(100)), rng=rng)
 
 
 def test_a_standardised_map_covers_what_it_covers_in_any_units():
@@ -303,7 +293,7 @@ def test_a_standardised_map_covers_what_it_covers_in_any_units():
         stream.add(x * factor, y, np.arange(200))
         folded = stream.finish()
         bridge = fit_map(folded, SOURCE, TARGET, penalty=0.1, standardise=True)
-        cards.append(make_cards(at_source(np.eye(20) * factor), bridge, folded.total, evidence=Evidence(folds=folded)))
+        cards.append(make_cards(at_source(np.eye(20) * factor), bridge, folded.total, folds=folded))
     for name in ("coverage", "kappa"):  # axis directions keep their identity whatever their unit
         found = [column(c, name) for c in cards]
         assert found[0].min() > 0 and found[0].max() < 1
@@ -311,20 +301,11 @@ def test_a_standardised_map_covers_what_it_covers_in_any_units():
     assert_allclose(column(cards[0], "rel"), column(cards[1], "rel"), rtol=1e-6)
 
 
-def test_the_identity_keeps_everything():
-    x, _ = rows(50, 6, 2, np.random.default_rng(11))
-    m = Moments.of(x, x)
-    here = Site("source-model", 21)
-    card = make_cards(at_source(np.eye(6)), identity_map(m, SOURCE, here), m)[2]
-    assert (card["coverage"], card["kappa"], card["rel"]) == (1, 1, None)
-
-
-# --- verdicts and routes -----------------------------------------------------------------------------------------
+# --- statuses and routes -----------------------------------------------------------------------------------------
 
 
 def a_card(**known):
-    names = ("coverage_over_dictionary", "cycle_over_dictionary", "rel", "n_eff", "margin", "nearest")
-    return {"norm": 1.0} | dict.fromkeys(names) | known
+    return Card(**{"norm": 1.0, **known})
 
 
 @pytest.mark.parametrize(
@@ -343,8 +324,8 @@ def a_card(**known):
         ({"n_eff": 30.0, "margin": 0.3}, "weak", "30 effective documents of the 50 that are comfortable"),
     ],
 )
-def test_a_verdict_is_one_word_and_its_reason(known, word, why):
-    found = verdict(a_card(**known), lowest_norm=0.1)
+def test_a_status_is_one_word_and_its_reason(known, word, why):
+    found = status_of(a_card(**known), lowest_norm=0.1)
     assert found[0] == word
     assert re.search(why, found[1]), found[1]
 
@@ -369,9 +350,9 @@ def test_each_direction_is_carried_by_its_own_route():
     world = sparse_world(n=6000, rates=np.r_[np.full(60, 0.03), np.full(66, 0.0055), np.full(66, 0.001)])
     cards, bridge, _, direct = cards_of(world)
     d = at_source(world.source)
-    mapped = bridge.directions(d)
+    mapped = bridge.carry(d)
     carried, told = carry_by_choice(mapped, direct, cards)
-    routes = np.array([card["route"] for card in told])
+    routes = np.array([card.route for card in told])
     assert set(routes) == {"map", "direct", "blend"}
     assert (carried.ids, carried.site) == (d.ids, TARGET)
     by_map, by_direct = (np.flatnonzero(routes == r) for r in ("map", "direct"))
@@ -381,14 +362,14 @@ def test_each_direction_is_carried_by_its_own_route():
     assert_allclose(carried.unit[blended], unit(mapped.unit + unit(direct.beta + 1e-12))[blended], atol=1e-5)
     found = [cosines(v, world.target).mean() for v in (carried.unit, mapped.unit)]
     assert found[0] > found[1] + 0.1
-    assert all(card["route_why"] for card in told)
+    assert all(card.route_why for card in told)
 
 
 def test_routes_are_chosen_for_the_same_features_at_one_site():
     world = sparse_world(n=2000)
     cards, bridge, _, direct = cards_of(world)
-    mapped = bridge.directions(at_source(world.source))
+    mapped = bridge.carry(at_source(world.source))
     with pytest.raises(Refusal, match="2 cards for 192 directions"):
         carry_by_choice(mapped, direct, cards[:2])
     with pytest.raises(Refusal, match="third-model"):
-        carry_by_choice(mapped, DirectStatistics.empty(ELSEWHERE, "ab", 96).table(), cards)
+        carry_by_choice(mapped, FiringSums(ELSEWHERE, "ab", 96).table(), cards)

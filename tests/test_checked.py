@@ -237,7 +237,7 @@ def test_the_report_is_lines_of_eighty_columns() -> None:
 
 
 def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.lm.embedder.SentenceEmbedder", lambda **_: HashEmbedder())
+    monkeypatch.setattr("dragoman.models.embedder.SentenceEmbedder", lambda **_: HashEmbedder())
     draw, names = np.random.default_rng(0), [str(k) for k in range(120)]
     margins = draw.normal(size=120)
     right = draw.random(120) < 1 / (1 + np.exp(-2 * margins))
@@ -247,7 +247,10 @@ def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monke
         tmp_path / "run", {"plan_digest": "x", "conditions": conditions, "features": names, **places}
     )
     run.append([
-        whole({"feature": f, "condition": "auto", "sample": 0, "text": f"a passage about {f}", "card": {"margin": float(m)}})
+        whole({
+            "feature": f, "condition": "auto", "sample": 0, "text": f"a passage about {f}",
+            "card": {"margin": float(m)},
+        })
         for f, m in zip(names, margins, strict=True)
     ])  # fmt: skip
     run.append([whole({"feature": "random-0", "condition": "noise", "sample": 0, "text": "of none"})])

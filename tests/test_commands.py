@@ -152,7 +152,7 @@ def test_settings_are_json_where_they_can_be() -> None:
 
 def test_a_run_is_exported_for_neuronpedia(dragoman: Dragoman, tmp_path: Path) -> None:
     build_run(tmp_path / "run")
-    where = ("--model-id", "smollm2-135m", "--source-id", "20-tiny-res")
+    where = ("--model-id", "smollm2-135m", "--source-id", "20-tiny-res", "--author-id", "clkht01d40000jv08hvalcvly")
     said = dragoman("export", tmp_path / "run", *where, "-o", tmp_path / "out")
     path = Path(said.out.strip())
     assert said.code == 0 and path == tmp_path / "out/v1/smollm2-135m/20-tiny-res/explanations/batch-0.jsonl.gz"
@@ -171,6 +171,7 @@ def test_a_run_is_exported_for_neuronpedia(dragoman: Dragoman, tmp_path: Path) -
         (("--source-id", "20-tiny-res", "--condition", "random_plain"), "it is of random directions"),
         (("--source-id", "20-tiny-res", "--condition", "boiled"), "the run has no such condition"),
         (("--source-id", "tiny"), "is no source id"),
+        (("--source-id", "20-tiny-res"), "pass --author-id with the id of a row of its table"),
         (("--source-id", "20-tiny-res", "--format", "csv"), "format 'csv': known are neuronpedia"),
     ],
 )

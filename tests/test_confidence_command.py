@@ -15,7 +15,7 @@ from dragoman.confidence.fit import fit_confidence
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal, Site
 from dragoman.explain import explain
-from dragoman.lm import embedder
+from dragoman.models import embedder
 from dragoman.score import add_confidence, confidence_set
 from dragoman.store import RunFolder
 from small_world import World, command

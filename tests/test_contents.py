@@ -13,18 +13,17 @@ import pytest
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.explain import load_background, save_background
-from dragoman.lm.paired import Harvest
-from dragoman.routes import DirectStatistics, DirectTable, FoldedMoments, LinearMap, Moments
-from dragoman.routes.aligned import Aligned, Judges
-from dragoman.routes.dictionary import DictionaryStatistics
-from dragoman.routes.folds import FoldedDirect
+from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments
+from dragoman.maps.aligned import Aligned, HeldOutPairs
+from dragoman.maps.folds import FoldedMoments
+from dragoman.models.paired import Harvest
 from dragoman.store import Contents, read_arrays, write_arrays
 
 X, Y, F = (np.random.default_rng(7).random((6, width)).astype(np.float32) for width in (3, 2, 4))
 SOURCE, TARGET, DOCUMENTS = Site("a", 1), Site("b", 2), np.arange(6)
 MOMENTS = Moments.of(X, Y)
-SUMS = DirectStatistics.empty(TARGET, range(4), 2).accumulate(F, Y, DOCUMENTS)
-FIRING = DictionaryStatistics.empty(TARGET, range(4), 2).accumulate(F, Y, DOCUMENTS)
+SUMS = FiringSums(TARGET, range(4), 2).add(F, Y, DOCUMENTS)
+FIRING = FiringSums(TARGET, range(4), 2, pairs=True).add(F, Y, DOCUMENTS)
 FOLDS = FoldedMoments(folds=(MOMENTS, MOMENTS), documents=frozen(DOCUMENTS, np.int64))
 AT_SOURCE, AT_TARGET = (Background(site, frozen(rows.mean(0)), 6, "t") for site, rows in ((SOURCE, X), (TARGET, Y)))
 MAP = LinearMap(
@@ -35,13 +34,12 @@ ALIGNED = Aligned(
     source=SOURCE,
     target=TARGET,
     folded=FOLDS,
-    sums=FIRING.direct,
-    dictionary=FIRING,
-    fired=DirectStatistics.empty(SOURCE, range(4), 3).accumulate(F, X, DOCUMENTS),
-    calibration=FoldedDirect(folds=(SUMS, SUMS)),
+    sums=FIRING,
+    fired=FiringSums(SOURCE, range(4), 3).add(F, X, DOCUMENTS),
+    calibration=(SUMS, SUMS),
     background=AT_TARGET,
     source_background=AT_SOURCE,
-    judges=Judges(fold=0, x=X, y=Y, documents=frozen(DOCUMENTS, np.int64)),
+    held_out=HeldOutPairs(fold=0, x=X, y=Y, documents=frozen(DOCUMENTS, np.int64)),
     report={"pairs": 6},
 )
 
@@ -50,23 +48,35 @@ KEPT: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
     "map": (MAP.save, LinearMap.load),
     "moments": (MOMENTS.save, Moments.load),
     "table": (SUMS.table().save, DirectTable.load),
-    "sums": (SUMS.save, DirectStatistics.load),
-    "firing": (FIRING.save, DictionaryStatistics.load),
+    "sums": (SUMS.save, FiringSums.load),
+    "firing": (FIRING.save, FiringSums.load),
     "folds": (FOLDS.save, FoldedMoments.load),
     "aligned": (ALIGNED.save, Aligned.load),
     "harvest": (HARVEST.save, Harvest.load),
     "background": (lambda path: save_background(AT_TARGET, path), load_background),
 }
 _OF_MOMENTS = ["mean_x", "mean_y", "sxx", "sxy", "syy", "count"]
-_OF_SUMS = ["weight_sum", "weight_sq_sum", "weighted_sum", "y_sum", "documents", "site", "ids", "count"]
-_OF_GRAM = ["data", "indices", "indptr", "features"]
+_OF_SUMS = [
+    "weight_sum",
+    "weight_sq_sum",
+    "weighted_sum",
+    "y_sum",
+    "documents",
+    "site",
+    "ids",
+    "count",
+    "pairs",
+    "data",
+    "indices",
+    "indptr",
+]
 # What each of their files holds beside its mark; a file by itself has no name here.
 NEEDED: dict[str, dict[str, list[str]]] = {
     "map": {"": ["weight", "mean_x", "mean_y", "source", "target", "method", "settings", "report"]},
     "moments": {"": _OF_MOMENTS},
     "table": {"": ["unit", "norms", "n_eff", "site", "ids"]},
     "sums": {"": _OF_SUMS},
-    "firing": {"gram.safetensors": _OF_GRAM, "direct.safetensors": _OF_SUMS},
+    "firing": {"": _OF_SUMS},
     "folds": {
         "folds.json": ["folds"],
         "documents.safetensors": ["documents"],
@@ -74,20 +84,21 @@ NEEDED: dict[str, dict[str, list[str]]] = {
         "fold-1.safetensors": _OF_MOMENTS,
     },
     "aligned": {
-        "aligned.json": ["source", "target", "n", "texts", "calibration", "report"],
+        "aligned.json": ["source", "target", "n", "texts", "calibration", "parts", "report"],
         "backgrounds.safetensors": ["source", "target"],
-        "judges.safetensors": ["x", "y", "documents", "fold"],
+        "held_out.safetensors": ["x", "y", "documents", "fold"],
         "calibration-0.safetensors": _OF_SUMS,
         "calibration-1.safetensors": _OF_SUMS,
         "fired.safetensors": _OF_SUMS,
-        "dictionary/gram.safetensors": _OF_GRAM,
-        "dictionary/direct.safetensors": _OF_SUMS,
+        "sums.safetensors": _OF_SUMS,
         "folds/folds.json": ["folds"],
         "folds/documents.safetensors": ["documents"],
         "folds/fold-0.safetensors": _OF_MOMENTS,
         "folds/fold-1.safetensors": _OF_MOMENTS,
     },
-    "harvest": {"": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts"]},
+    "harvest": {
+        "": ["x", "y", "source_background", "background", "source", "target", "n", "source_n", "texts", "left_out"]
+    },
     "background": {"": ["mean", "site", "n", "texts"]},
 }
 PARTS = [(kind, file, name) for kind, files in NEEDED.items() for file, names in files.items() for name in names]
@@ -201,8 +212,8 @@ def test_what_was_read_is_written_as_it_was(written: Path, tmp_path: Path, kind:
         ("moments", "", "count", True, "its count is True, not a whole number from 0 up"),
         ("sums", "", "ids", ["0", "1"], "it holds 2 ids and sums of 4 features"),
         ("sums", "", "ids", [0, 1, 2, 3], r"its ids is \[0, 1, 2, 3\], not a list of texts"),
-        ("firing", "gram.safetensors", "indices", np.full(16, 99), "its table of co-firing is damaged"),
-        ("firing", "gram.safetensors", "features", 5, "its table of co-firing is damaged"),
+        ("firing", "", "indices", np.full(16, 99), "its table of co-firing is damaged"),
+        ("firing", "", "indptr", np.arange(3), "its table of co-firing is damaged"),
         ("aligned", "aligned.json", "source", "nowhere", "a site names a model and a block"),
     ],
 )

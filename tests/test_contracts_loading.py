@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
 from dragoman.core import Refusal
-from dragoman.lm.contracts.base import Asked
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.load import decoder_blocks, load_model, load_tokenizer, stacked
+from dragoman.models.contracts.base import Asked
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.load import decoder_blocks, load_model, load_tokenizer, stacked
 from tiny_checkpoints import (
     BOS,
     WIDTH,
@@ -133,7 +133,7 @@ def test_adapters_in_a_circle_or_without_a_base_are_refused(tmp_path: Path) -> N
 def test_a_damaged_config_is_refused_where_the_width_is_read_from_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "nla_meta.yaml").write_text("kind: nla_model\nextraction: {injection_scale: 2}\n")
-    with pytest.raises(Refusal, match="config.json: it cannot be read as JSON"):
+    with pytest.raises(Refusal, match="config.json: it is not JSON"):
         LocalVerbalizer(tmp_path)
     assert Asked(ref="a/b", folder=tmp_path).name == "b"
 

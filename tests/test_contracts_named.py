@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-import dragoman.lm.contracts
+import dragoman.models.contracts
 from dragoman.core import Refusal
-from dragoman.lm.contracts import contract_class, contract_names
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.contracts import contract_class, contract_names
+from dragoman.models.decode import LocalVerbalizer
 from tiny_checkpoints import (
     BLOCK,
     BOS,
@@ -33,7 +33,7 @@ from tiny_checkpoints import (
     write_sidecar,
 )
 
-SOURCE = Path(dragoman.lm.contracts.__file__).parent
+SOURCE = Path(dragoman.models.contracts.__file__).parent
 VECTORS = np.random.default_rng(0).normal(size=(2, WIDTH["qwen2"])).astype(np.float32)
 
 
@@ -70,7 +70,7 @@ def test_every_file_of_the_package_is_one_contract_of_that_name() -> None:
 
 def test_names_are_known_without_loading_torch() -> None:
     code = (
-        "import sys; from dragoman.lm.contracts import contract_names; print(*contract_names());"
+        "import sys; from dragoman.models.contracts import contract_names; print(*contract_names());"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -106,7 +106,7 @@ def test_a_models_own_sidecar_with_a_scale_says_kitft_itself(folder: Path) -> No
     assert silent.identity["contract"] == "kitft"
 
 
-SAYS_NOTHING = "the sidecar does not say which contract its vector is fed by; pass contract= with one of"
+SAYS_NOTHING = "the sidecar does not say which contract its vector is fed by; pass --contract with one of"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,9 @@ def test_the_two_contracts_say_different_things_of_one_vector(said: Any, folder:
 
 
 def test_unknown_settings_and_values_of_another_kind_are_refused(folder: Path) -> None:
-    with pytest.raises(Refusal, match="setting 'alpha' of contract 'kitft': it takes block, chat_template, norm,"):
+    with pytest.raises(
+        Refusal, match="setting 'alpha' of contract 'kitft': it takes block, chat_template, date, norm,"
+    ):
         LocalVerbalizer(folder, settings={"alpha": 2})
     for key, value, kind in (("chat_template", "no", "bool"), ("block", True, "int"), ("slots", ["a"], "Mapping")):
         with pytest.raises(Refusal, match=f"setting '{key}' of contract 'kitft': .* is no {kind}"):

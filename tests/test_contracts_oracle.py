@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from dragoman.core import Refusal
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from plain_reading import Plain
 from tiny_checkpoints import CHAT, WIDTH, save_adapter, save_checkpoint, tokenizer_file, tokenizer_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dragoman.verbalize.prompt import parse
-from dragoman.verbalize.smells import SMELLS, fallbacks
+from dragoman.verbalizers.prompt import parse
+from dragoman.verbalizers.smells import SMELLS, fallbacks
 
 EG, CJK, END = (smell.name for smell in SMELLS)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from plain_reading import Plain
 from tiny_checkpoints import TEMPLATE, WIDTH, save_adapter, save_checkpoint, sidecar_of, tokenizer_of
 

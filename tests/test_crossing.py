@@ -9,20 +9,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import document_name
-from dragoman.routes import (
-    DirectTable,
-    FoldedMoments,
-    choose_penalty,
-    fit_ridge,
-    fold_of,
-    held_out,
-    make_cards,
-    relative_lambda,
-)
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.crossing import ROUTES, Bridge, build_bridge, cross, to_watch
+from dragoman.maps import Crossing, DirectTable, make_cards
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.crossing import to_watch
+from dragoman.maps.evaluate import held_out
+from dragoman.maps.folds import FoldedMoments, fold_of
+from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps.penalty import choose_penalty
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import document_name
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 
@@ -43,26 +38,26 @@ def dictionary(pair: PlantedPair) -> Directions:
 
 
 @pytest.fixture(scope="module")
-def bridge(aligned: Aligned, dictionary: Directions) -> Bridge:
-    return build_bridge(aligned, dictionary)
+def crossing(aligned: Aligned, dictionary: Directions) -> Crossing:
+    return Crossing.from_tokens(aligned, dictionary)
 
 
 def without_sae(aligned: Aligned) -> Aligned:
-    return replace(aligned, sums=None, dictionary=None, fired=None, calibration=None)
+    return replace(aligned, sums=None, fired=None, calibration=None)
 
 
 @pytest.mark.parametrize(
     ("route", "least"), [("map", 0.99), ("direct", 0.9), ("dictionary", 0.99), ("blend", 0.95), ("auto", 0.9)]
 )
 def test_every_route_finds_the_planted_directions(
-    pair: PlantedPair, bridge: Bridge, dictionary: Directions, route: str, least: float
+    pair: PlantedPair, crossing: Crossing, dictionary: Directions, route: str, least: float
 ) -> None:
     asked = dictionary.pick(["3", "17", "30"])
-    carried, cards = bridge.carry(asked, route)  # type: ignore[arg-type]
+    carried, cards = crossing.carry(asked, route)  # type: ignore[arg-type]
     assert carried.site == TARGET and carried.ids == asked.ids and carried.kind == "feature"
     assert cosines(carried.unit, pair.world.target[[3, 17, 30]]).min() > least
-    assert [card["route"] for card in cards] == ["direct" if route == "auto" else route] * 3
-    assert all(card["route_why"] for card in cards)
+    assert [card.route for card in cards] == ["direct" if route == "auto" else route] * 3
+    assert all(card.route_why for card in cards)
 
 
 def test_the_dictionary_route_holds_fixed_what_fires_along(dictionary: Directions) -> None:
@@ -75,174 +70,163 @@ def test_the_dictionary_route_holds_fixed_what_fires_along(dictionary: Direction
     found = read_aligned(
         replace(pair.source, table=x), replace(pair.target, table=y), pair.texts, pair.encoder, manner=FIRST
     )
-    made = build_bridge(found, dictionary)
+    made = Crossing.from_tokens(found, dictionary)
     own = {r: made.carry(dictionary.pick(["0"]), r)[0].unit @ pair.world.target[:2].T for r in ("direct", "dictionary")}
     assert own["direct"][0, 1] > 0.4 > 0.15 > abs(own["dictionary"][0, 1])
     assert own["dictionary"][0, 0] > 0.95 > own["direct"][0, 0]
 
 
 def test_the_map_is_ridge_on_all_pairs_at_the_penalty_of_the_direction_criterion(
-    aligned: Aligned, bridge: Bridge, dictionary: Directions
+    aligned: Aligned, crossing: Crossing, dictionary: Directions
 ) -> None:
-    told = bridge.forward.report["penalty"]
+    told = crossing.map.report["penalty"]
     assert told["rule"] == "direction" and told["features"] >= 30
     moments = aligned.folded.total
     ridge = fit_ridge(moments, SOURCE, TARGET, relative_lambda(moments, told["lam_rel"]))
-    assert_allclose(bridge.forward.weight, ridge.weight, rtol=1e-10)
-    assert bridge.forward.report["rows_per_dimension"] == aligned.report["pairs"] / 48
-    fixed = build_bridge(aligned, dictionary, penalty=0.5)
-    assert fixed.forward.settings["lam_rel"] == pytest.approx(0.5) and fixed.forward.report["penalty"] is None
-    half = build_bridge(aligned, dictionary, penalty=0.5, gamma=0.5)
-    assert half.forward.method == "gamma" and half.forward.report["held_out"]["fve_unit"] > 0.5
+    assert_allclose(crossing.map.weight, ridge.weight, rtol=1e-10)
+    assert crossing.map.report["rows_per_dimension"] == aligned.report["pairs"] / 48
 
 
-def test_the_map_back_is_of_the_same_pairs_turned_round(aligned: Aligned, bridge: Bridge) -> None:
+def test_the_map_back_is_of_the_same_pairs_turned_round(aligned: Aligned, crossing: Crossing) -> None:
     turned = tuple(fold.reversed() for fold in aligned.folded.folds)
     lam_rel = choose_penalty(FoldedMoments(folds=turned, documents=aligned.folded.documents)).lam_rel
     moments = aligned.folded.total.reversed()
     back = fit_ridge(moments, TARGET, SOURCE, relative_lambda(moments, lam_rel))
-    assert_allclose(bridge.back.weight, back.weight, rtol=1e-8, atol=1e-12)
+    assert_allclose(crossing.back.weight, back.weight, rtol=1e-8, atol=1e-12)
 
 
 def test_the_held_out_report_is_of_a_map_that_has_not_seen_the_judges(
-    pair: PlantedPair, aligned: Aligned, bridge: Bridge
+    pair: PlantedPair, aligned: Aligned, crossing: Crossing
 ) -> None:
     owner = np.array([document_name(text) for text in pair.texts])[pair.numbers()]
-    out = fold_of(owner) == aligned.judges.fold
-    rest = aligned.folded.without(aligned.judges.fold)
+    out = fold_of(owner) == aligned.held_out.fold
+    rest = aligned.folded.without(aligned.held_out.fold)
     assert rest.count == (~out).sum()
-    lam = relative_lambda(rest, bridge.forward.settings["lam_rel"])
+    lam = relative_lambda(rest, crossing.map.settings["lam_rel"])
     trial = fit_ridge(rest, SOURCE, TARGET, lam)
     order = np.argsort(owner[out], kind="stable")
     truth = held_out(trial, pair.x()[out][order], pair.y()[out][order], documents=owner[out][order])
-    found = bridge.forward.report["held_out"]
+    found = crossing.map.report["held_out"]
     assert list(found) == list(truth)
     assert_allclose([found[k] for k in truth], list(truth.values()), rtol=1e-5, atol=1e-6)
     assert found["fve_unit"] > 0.8 and found["top1"] > 0.9
-    assert bridge.forward.report["usable"] == "good"
+    assert crossing.map.report["usable"] == "good"
 
 
-def test_cards_bear_all_the_evidence(aligned: Aligned, bridge: Bridge, dictionary: Directions) -> None:
+def test_cards_bear_all_the_evidence(aligned: Aligned, crossing: Crossing, dictionary: Directions) -> None:
     asked = dictionary.pick(["2", "11"])
-    cards = bridge.cards(asked)
+    cards = crossing.cards(asked)
     known = ("coverage", "kappa", "norm", "rel", "cycle", "purity", "n_eff", "agreement", "margin", "nearest")
     ranks = ("coverage_over_random", "coverage_over_dictionary", "cycle_over_dictionary")
     for card in cards:
-        assert all(card[name] is not None for name in (*known, *ranks))
-        assert card["purity"] > 0.9 and card["cycle"] > 0.9 and card["margin"] > 0.3 and card["rel"] > 0.9
-    plain = make_cards(asked, bridge.forward, aligned.folded.total, aligned.direct)
+        assert all(getattr(card, name) is not None for name in (*known, *ranks))
+        assert card.purity > 0.9 and card.cycle > 0.9 and card.margin > 0.3 and card.rel > 0.9
+    plain = make_cards(asked, crossing.map, aligned.folded.total, aligned.sums.table())
     for name in ("coverage", "n_eff", "agreement", "margin", "nearest"):
-        assert [card[name] for card in cards] == [card[name] for card in plain]
+        assert [getattr(card, name) for card in cards] == [getattr(card, name) for card in plain]
 
 
 def test_without_an_sae_the_map_is_chosen_by_prediction_and_other_routes_are_refused(
     pair: PlantedPair, aligned: Aligned, dictionary: Directions
 ) -> None:
-    carried, cards, made = cross(without_sae(aligned), dictionary.pick(["4"]), "map", dictionary=dictionary)
-    assert made.forward.report["penalty"]["rule"] == "fallback"
+    made = Crossing.from_tokens(without_sae(aligned), dictionary)
+    carried, cards = made.carry(dictionary.pick(["4"]), "map")
+    assert made.map.report["penalty"]["rule"] == "fallback"
     assert cosines(carried.unit, pair.world.target[[4]])[0] > 0.98
-    assert cards[0]["n_eff"] is None and cards[0]["purity"] is None and cards[0]["cycle"] is not None
+    assert cards[0].n_eff is None and cards[0].purity is None and cards[0].cycle is not None
     for route in ("direct", "dictionary", "blend"):
-        with pytest.raises(Refusal, match=f"route '{route}': no feature was watched in these texts; read them with"):
+        with pytest.raises(Refusal, match=f"route '{route}': no feature was watched in these texts; say --route map"):
             made.carry(dictionary.pick(["4"]), route)
 
 
 def test_without_an_sae_auto_is_the_map_and_says_why(
-    pair: PlantedPair, aligned: Aligned, bridge: Bridge, dictionary: Directions
+    pair: PlantedPair, aligned: Aligned, crossing: Crossing, dictionary: Directions
 ) -> None:
     asked = dictionary.pick(["4", "9"])
-    carried, cards, made = cross(without_sae(aligned), asked, dictionary=dictionary)
+    made = Crossing.from_tokens(without_sae(aligned), dictionary)
+    carried, cards = made.carry(asked, "auto")
     assert_allclose(carried.unit, made.carry(asked, "map")[0].unit)
     assert cosines(carried.unit, pair.world.target[[4, 9]]).min() > 0.98
     why = "no feature was watched in these texts, so there is no other"
-    assert [(card["route"], card["route_why"]) for card in cards] == [("map", why)] * 2
+    assert [(card.route, card.route_why) for card in cards] == [("map", why)] * 2
     assert_allclose(made.directions(asked, "auto").unit, carried.unit)
     probe = replace(asked, ids=("probe", "other"))
-    assert [card["route_why"] for card in bridge.carry(probe, "auto")[1]] == ["the direct route does not watch it"] * 2
+    assert [card.route_why for card in crossing.carry(probe, "auto")[1]] == ["the direct route does not watch it"] * 2
 
 
 def test_a_direct_table_of_other_documents_takes_the_place_of_its_own(
-    pair: PlantedPair, aligned: Aligned, bridge: Bridge, dictionary: Directions
+    pair: PlantedPair, aligned: Aligned, crossing: Crossing, dictionary: Directions
 ) -> None:
     n_eff = np.full(40, 60.0)
     n_eff[7] = 3.0
     other = DirectTable.of(TARGET, [str(i) for i in range(40)], pair.world.target, n_eff)
-    made = build_bridge(aligned, dictionary, direct=other)
-    assert_allclose(made.forward.weight, bridge.forward.weight)
+    made = Crossing.from_tokens(aligned, dictionary, direct=other)
+    assert_allclose(made.map.weight, crossing.map.weight)
     cards = made.cards(dictionary.pick(["6", "7"]))
-    assert [card["n_eff"] for card in cards] == [60, 3] and cards[1]["agreement"] is None
+    assert [card.n_eff for card in cards] == [60, 3] and cards[1].agreement is None
     assert cosines(made.carry(dictionary.pick(["6"]), "direct")[0].unit, pair.world.target[[6]])[0] > 1 - 1e-6
     with pytest.raises(Refusal, match="direct statistics"):
-        build_bridge(aligned, dictionary, direct=DirectTable.of(SOURCE, ["1"], np.ones((1, 56)), np.ones(1)))
+        Crossing.from_tokens(aligned, dictionary, direct=DirectTable.of(SOURCE, ["1"], np.ones((1, 56)), np.ones(1)))
 
 
-def test_features_to_watch_are_those_asked_for_their_neighbours_and_some_others() -> None:
+def test_features_to_watch_are_those_asked_for_their_neighbours_and_some_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dragoman.maps.crossing.NEAR", 3)
+    monkeypatch.setattr("dragoman.maps.crossing.OTHERS", 20)
     rows = np.random.default_rng(0).normal(size=(500, 16))
     rows[7], rows[300] = rows[9] + 0.1 * rows[1], -rows[9]
     dictionary = at_source(rows)
-    found = to_watch(dictionary, [9], near=3, others=20)
+    found = to_watch(dictionary, [9])
     cosine = dictionary.unit @ dictionary.unit[9]
     assert {str(i) for i in np.argsort(-cosine)[:4]} <= set(found) and "7" in found and "9" in found
     assert 20 <= len(found) <= 24 and found == tuple(sorted(found, key=int))
-    assert found == to_watch(dictionary, ["9"], near=3, others=20)
-    assert len(to_watch(dictionary, ["1"], near=9000, others=9000)) == 500
+    assert found == to_watch(dictionary, ["9"])
+    monkeypatch.setattr("dragoman.maps.crossing.NEAR", 9000)
+    assert len(to_watch(dictionary, ["1"])) == 500
     with pytest.raises(Refusal, match="feature 500"):
         to_watch(dictionary, ["500"])
 
 
-def test_crossing_in_one_call_is_crossing_by_the_bridge(
-    bridge: Bridge, aligned: Aligned, dictionary: Directions
-) -> None:
-    asked = dictionary.pick(["9", "1"])
-    one, cards, _ = cross(aligned, asked, "auto", dictionary=dictionary)
-    two, same = bridge.carry(asked, "auto")
-    assert_allclose(one.unit, two.unit, atol=1e-7)
-    assert [c["route_why"] for c in cards] == [c["route_why"] for c in same]
-
-
-def test_the_map_does_not_depend_on_what_is_asked_for(bridge: Bridge, dictionary: Directions) -> None:
-    alone, _ = bridge.carry(dictionary.pick(["5"]))
-    among, _ = bridge.carry(dictionary)
+def test_the_map_does_not_depend_on_what_is_asked_for(crossing: Crossing, dictionary: Directions) -> None:
+    alone, _ = crossing.carry(dictionary.pick(["5"]))
+    among, _ = crossing.carry(dictionary)
     assert_allclose(alone.unit[0], among.unit[5], atol=1e-6)
 
 
-def test_a_bridge_from_the_disk_carries_the_same(
-    aligned: Aligned, bridge: Bridge, dictionary: Directions, tmp_path
+def test_a_crossing_of_sums_from_the_disk_carries_the_same(
+    aligned: Aligned, crossing: Crossing, dictionary: Directions, tmp_path
 ) -> None:
     aligned.save(tmp_path / "kept")
-    again = build_bridge(Aligned.load(tmp_path / "kept"), dictionary)
-    for route in ROUTES:
-        a, b = (made.carry(dictionary.pick(["8", "20"]), route) for made in (bridge, again))
+    again = Crossing.from_tokens(Aligned.load(tmp_path / "kept"), dictionary)
+    for route in ("map", "direct", "dictionary", "blend", "auto"):
+        a, b = (made.carry(dictionary.pick(["8", "20"]), route) for made in (crossing, again))
         assert_allclose(a[0].unit, b[0].unit, atol=1e-6)
         assert a[1] == b[1]
 
 
-def test_too_many_features_cannot_be_held_fixed(aligned: Aligned, bridge: Bridge, dictionary: Directions) -> None:
-    made = replace(bridge, aligned=replace(aligned, dictionary=None))
-    with pytest.raises(Refusal, match=r"route 'dictionary': 40 features were watched, too many .* say direct"):
+def test_too_many_features_cannot_be_held_fixed(aligned: Aligned, crossing: Crossing, dictionary: Directions) -> None:
+    made = replace(crossing, sums=None)
+    with pytest.raises(Refusal, match=r"route 'dictionary': 40 features were watched, too many .* say --route direct"):
         made.carry(dictionary.pick(["1"]), "dictionary")
     assert made.carry(dictionary.pick(["1"]), "direct")[0].site == TARGET
 
 
-def test_unknown_routes_and_other_sites_are_refused(aligned: Aligned, bridge: Bridge, dictionary: Directions) -> None:
-    with pytest.raises(Refusal, match="route 'teleport': known are map, direct, dictionary, blend, auto"):
-        bridge.carry(dictionary, "teleport")  # type: ignore[arg-type]
+def test_unknown_routes_and_other_sites_are_refused(
+    aligned: Aligned, crossing: Crossing, dictionary: Directions
+) -> None:
+    with pytest.raises(Refusal, match="route 'teleport': known are map, direct, dictionary, blend, auto, as-is"):
+        crossing.carry(dictionary, "teleport")  # type: ignore[arg-type]
     elsewhere = replace(dictionary, site=Site("third-model", 3))
     with pytest.raises(Refusal, match="third-model:3"):
-        bridge.carry(elsewhere)
+        crossing.carry(elsewhere)
     with pytest.raises(Refusal, match="dictionary directions"):
-        build_bridge(aligned, elsewhere)
+        Crossing.from_tokens(aligned, elsewhere)
 
 
-def test_fewer_pairs_than_the_source_is_wide_are_refused_unless_allowed(dictionary: Directions) -> None:
+def test_fewer_pairs_than_the_source_is_wide_are_refused(dictionary: Directions) -> None:
     pair = planted_pair()
     manner = replace(FIRST, per_document=1)
     few = read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, manner=manner)
     with pytest.raises(Refusal, match="a map from 30 rows of width 48"):
-        build_bridge(few, dictionary)
-    made = build_bridge(few, dictionary, allow_underdetermined=True)
-    assert made.forward.report["underdetermined"]
-    with pytest.raises(Refusal, match="fires too rarely"):
-        made.carry(dictionary.pick(["1"]), "direct")
-    _, cards = made.carry(dictionary.pick(["1"]), "auto")
-    assert cards[0]["route"] == "map"
+        Crossing.from_tokens(few, dictionary)

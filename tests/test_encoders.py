@@ -13,7 +13,7 @@ import pytest
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import Encoder, read_encoder
+from dragoman.dictionaries import Encoder, read_encoder
 
 X = np.random.default_rng(7).standard_normal((30, D_IN)).astype(np.float32) * 2 + 0.5
 A = {name: array.astype(np.float64) for name, array in ARRAYS.items()}
@@ -138,7 +138,7 @@ def test_saelens_finetuned_scaling_is_refused_unless_it_is_one(tmp_path: Path) -
     folder = made.saelens(tmp_path, {**ARRAYS, "scaling_factor": np.ones(D_SAE, np.float32)})
     assert read_encoder(folder).d_sae == D_SAE
     made.saelens(tmp_path, {**ARRAYS, "scaling_factor": np.full(D_SAE, 2, np.float32)})
-    with pytest.raises(Refusal, match="fine-tuned with a scaling factor"):
+    with pytest.raises(Refusal, match="fine-tuned with a scaling_factor"):
         read_encoder(folder)
 
 

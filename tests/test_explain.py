@@ -23,9 +23,9 @@ from dragoman.commands.show import show_rows
 from dragoman.core import Refusal, Site
 from dragoman.demo import request_for
 from dragoman.explain import Request, Talk, check_route, explain
-from dragoman.lm.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.maps import LinearMap
+from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
-from dragoman.routes import LinearMap
 from dragoman.store import RunFolder, read_arrays
 from judging import judged, whole
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
@@ -198,15 +198,15 @@ def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) ->
 def test_direct_statistics_read_in_chunks_equal_one_pass(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.directions import read_encoder
-    from dragoman.lm import paired
+    from dragoman.dictionaries import read_encoder
+    from dragoman.models import paired
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")
-    whole, background = direct_statistics(*readers, encoder, TEXTS)
+    whole, background, _ = direct_statistics(*readers, encoder, TEXTS)
     monkeypatch.setattr(paired, "CHUNK", 7)
     monkeypatch.setattr(paired, "SLICE", 50)
-    pieces, other = direct_statistics(*readers, encoder, TEXTS)
+    pieces, other, _ = direct_statistics(*readers, encoder, TEXTS)
     np.testing.assert_allclose(pieces.beta(), whole.beta(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(pieces.n_eff, whole.n_eff, rtol=1e-3)
     np.testing.assert_allclose(other.mean, background.mean, atol=1e-5)
@@ -408,7 +408,7 @@ def test_vectors_without_an_encoder_cross_by_the_map_which_says_why(world: dict[
     ] * 3
     by_map = explain(request(world, **probes, map="aligned"), tmp_path / "map")
     np.testing.assert_allclose(run.vectors()[0]["auto"], by_map.vectors()[0]["washed"], atol=1e-6)
-    with pytest.raises(Refusal, match="route 'direct': no feature was watched"):
+    with pytest.raises(Refusal, match="a file of vectors has no encoder"):
         explain(request(world, **probes, map="aligned", route="direct"), tmp_path / "direct")
 
 
@@ -436,7 +436,7 @@ def test_plain_vectors_have_no_encoder_and_cross_by_the_map_alone(world: dict[st
     run = explain(asked, tmp_path / "run", talk=Talk(say=said.append))
     assert "file rows.npy holds vectors without an encoder, so there is no route but the map" in said
     assert [r["condition"] for r in run.rows()] == ["washed"] * len(FEATURES)
-    with pytest.raises(Refusal, match="route 'direct': no feature was watched in these texts"):
+    with pytest.raises(Refusal, match="vectors rows.npy: a file of vectors has no encoder"):
         explain(replace(asked, route="direct"), tmp_path / "direct")
 
 

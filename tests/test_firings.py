@@ -16,10 +16,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from dragoman.core import Refusal
-from dragoman.lm.aligned import read_aligned
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.contexts import around, by_name, contexts, somewhere
-from dragoman.routes.firings import Firings, FiringsTally, K, S, priority
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.firings import Firings, FiringsTally, K, S, around, by_name, contexts, priority, somewhere
+from dragoman.models.aligned import read_aligned
 from dragoman.store import document_name
 from planted_readers import FIRST, WORDS, PlantedPair, planted_pair
 
@@ -118,16 +117,12 @@ def test_equals_go_by_name_and_neither_batches_nor_order_matter(data: st.DataObj
         assert found.reach[j].tolist() == [30] * len(quiet) + [-1] * (S - len(quiet))
 
 
-def test_firings_survive_the_disk_and_older_folders_have_none(
-    aligned: Aligned, firings: Firings, tmp_path: Path
-) -> None:
+def test_firings_survive_the_disk(aligned: Aligned, firings: Firings, tmp_path: Path) -> None:
     aligned.save(tmp_path / "kept")
     again = Aligned.load(tmp_path / "kept").firings
     assert again and again.ids == firings.ids
     for part in ("documents", "ends", "strength", "silent", "reach"):
         assert_array_equal(getattr(again, part), getattr(firings, part))
-    (tmp_path / "kept" / "firings.safetensors").unlink()
-    assert Aligned.load(tmp_path / "kept").firings is None
     with pytest.raises(Refusal, match="it does not hold firings"):
         Firings.load(tmp_path / "kept" / "backgrounds.safetensors")
 
@@ -213,5 +208,5 @@ def test_texts_without_a_document_and_unknown_features_are_refused(pair: Planted
 
 
 def test_windows_are_cut_without_torch() -> None:
-    code = "import sys, dragoman.routes.contexts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, dragoman.maps.firings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,8 +5,10 @@ from scipy.stats import ortho_group
 from sklearn.cross_decomposition import CCA
 
 from dragoman.core import Refusal
-from dragoman.routes import Moments, fit_gamma, fit_procrustes, fit_ridge, make_cards, relative_lambda
+from dragoman.maps import Moments, make_cards
+from dragoman.maps.linear import fit_procrustes, fit_ridge, relative_lambda
 from planted_worlds import SOURCE, TARGET, at_source, cosines, rows
+from studies.gamma import fit_gamma
 
 
 def fit(x, y, gamma, lam_rel=1e-3, **how):
@@ -67,7 +69,7 @@ def test_with_few_rows_only_informative_triplets_are_kept():
     assert bridge.settings["rank"] == np.linalg.matrix_rank(bridge.weight, tol=1e-8) == 19
     assert bridge.report["underdetermined"] is True
     cards = make_cards(at_source(np.random.default_rng(5).normal(size=(9, 60))), bridge, Moments.of(x, y))
-    assert all(0 <= card["coverage"] <= 0.9 and card["rel"] is None for card in cards)
+    assert all(0 <= card.coverage <= 0.9 and card.rel is None for card in cards)
 
 
 @pytest.mark.parametrize("gamma", [-0.1, np.nan])

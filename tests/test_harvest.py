@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal, Site
-from dragoman.lm.harvest import (
+from dragoman.models.harvest import (
     OUTLIER,
     TokenRows,
     pilot_texts,
@@ -21,7 +21,7 @@ from dragoman.lm.harvest import (
     token_rows,
     typical_norm,
 )
-from dragoman.lm.load import decoder_blocks, text_stack
+from dragoman.models.load import decoder_blocks, text_stack
 from tiny_checkpoints import FAMILIES, model_of, tokenizer_of
 
 TEXTS = [
@@ -165,8 +165,8 @@ def test_position_0_and_special_tokens_are_left_out(family: str) -> None:
     texts = [f"The right to vote.{end}", "A short one of the city."]
     rows = all_rows(model, tokenizer, texts)
     assert 0 not in rows.position
-    spans = tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
-    # An end-of-turn written out in the text has characters, so it is a token like others; BOS has none.
+    spans = tokenizer(texts, return_offsets_mapping=True, split_special_tokens=True)["offset_mapping"]
+    # An end-of-turn written out in the text is read as the characters it is written with; BOS has none.
     assert len(rows.x) == sum(1 for s in spans for k, (a, b) in enumerate(s) if k and b > a)
     if tokenizer.bos_token:
         assert spans[0][0] == (0, 0)
@@ -234,7 +234,7 @@ def test_what_is_an_outlier_does_not_depend_on_batches_or_order(batch_size: int,
 
 
 def test_the_median_norm_is_taken_over_the_texts_of_smallest_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dragoman.lm import harvest
+    from dragoman.models import harvest
 
     assert harvest.PILOT == 32
     monkeypatch.setattr(harvest, "PILOT", 2)
@@ -283,8 +283,8 @@ def test_a_text_cut_inside_a_character_has_no_row_that_ends_with_it(family: str)
 
 
 def test_direct_statistics_leave_out_the_same_rows_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dragoman.directions import Encoder
-    from dragoman.lm import paired
+    from dragoman.dictionaries import Encoder
+    from dragoman.models import paired
 
     model, tokenizer, texts = with_quiet_and_loud_tokens()
     reader = paired.Reader(site=site(), model=model, tokenizer=tokenizer)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from dragoman.core import Refusal
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from tiny_checkpoints import BOS, CHAT, FAMILIES, MARKER, SCALE, WIDTH, model_of, save_checkpoint, sidecar_of
 
 

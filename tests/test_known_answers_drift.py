@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 
-from dragoman.routes import (
-    Calibration,
-    DictionaryStatistics,
-    FoldedDirect,
-    Moments,
-    MomentStream,
-    choose_penalty,
-    fit_map,
-    fit_ridge,
-    make_cards,
-    relative_lambda,
-)
-from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
+from dragoman.maps import FiringSums, Moments, make_cards
+from dragoman.maps.folds import MomentStream
+from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
+from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, sums_by_fold, unit
 
 
 def drifted(seed, ratio=50):
@@ -34,22 +26,23 @@ def first_card(world):
     stream = MomentStream(64, 96)
     stream.add(world.x, world.y, world.documents)
     folded = stream.finish()
-    direct = FoldedDirect.empty(TARGET, range(192), 96).accumulate(world.f, world.y, world.documents)
+    direct = sums_by_fold(TARGET, 192, 96, world)
+    every = FiringSums(TARGET, range(192), 96).add(world.f, world.y, world.documents)
     d = at_source(world.source)
     penalty = choose_penalty(folded, Calibration(directions=d, direct=direct), grid=np.logspace(-6, 1, 8))
     bridge = fit_map(folded, SOURCE, TARGET, penalty=penalty)
-    return make_cards(d.pick([0]), bridge, folded.total, direct.total.table())[0]
+    return make_cards(d.pick([0]), bridge, folded.total, every.table())[0]
 
 
 def test_18_the_margin_flags_planted_drift_and_names_the_sibling_in_24_of_24_worlds():
     cards = [first_card(drifted(seed)) for seed in range(24)]
-    assert max(card["margin"] for card in cards) < -0.2
-    assert [card["nearest"] for card in cards] == ["1"] * 24
-    assert {card["verdict"] for card in cards} == {"drift"}
+    assert max(card.margin for card in cards) < -0.2
+    assert [card.nearest for card in cards] == ["1"] * 24
+    assert {card.status for card in cards} == {"drift"}
 
 
 def test_18_at_a_tenfold_rate_the_margin_is_still_below_zero():
-    assert max(first_card(drifted(seed, ratio=10))["margin"] for seed in range(6)) < 0
+    assert max(first_card(drifted(seed, ratio=10)).margin for seed in range(6)) < 0
 
 
 @pytest.mark.parametrize(("per_dimension", "mean_difference"), [(50, 0.98), (500, 0.998)])
@@ -57,10 +50,10 @@ def test_18_where_no_feature_overlaps_every_route_is_right(per_dimension, mean_d
     world = sparse_world(m=64, n=64 * per_dimension, source=np.eye(64), noise=0.0)
     m = Moments.of(world.x, world.y)
     bridge = fit_ridge(m, SOURCE, TARGET, relative_lambda(m, 1e-9))
-    both = DictionaryStatistics.empty(TARGET, range(64), 96).accumulate(world.f, world.y, world.documents)
-    direct = both.direct.table()
+    both = FiringSums(TARGET, range(64), 96, pairs=True).add(world.f, world.y, world.documents)
+    direct = both.table()
     cards = make_cards(at_source(world.source), bridge, m, direct)
-    assert min(card["margin"] for card in cards) > 0.5
+    assert min(card.margin for card in cards) > 0.5
     assert np.max(1 - cosines(world.source @ bridge.weight, world.target)) < 1e-12
-    assert np.max(1 - cosines(both.table(lam_rel=1e-9).beta, world.target)) < 1e-12
+    assert np.max(1 - cosines(both.partial_table(lam_rel=1e-9).beta, world.target)) < 1e-12
     assert cosines(direct.beta, world.target).min() > mean_difference

@@ -14,7 +14,8 @@ from scipy.stats import binom
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dragoman.core import Background, Directions, Refusal, frozen
-from dragoman.routes import LinearMap, debiased_cka, held_out
+from dragoman.maps import LinearMap
+from dragoman.maps.evaluate import held_out
 from dragoman.stats.intervals import t_interval
 from dragoman.stats.lift import (
     doubly_centred,
@@ -65,7 +66,7 @@ def tokenizer(kind: str) -> Any:
 
 
 def token_ends(kind: str) -> Any:
-    from dragoman.lm.harvest import TokenRows
+    from dragoman.models.harvest import TokenRows
 
     spans = [tokenizer(kind).encode(text).offsets for text in TEXTS]
     kept = [(d, e, p) for d, own in enumerate(spans) for p, (b, e) in enumerate(own) if e > b]
@@ -79,7 +80,7 @@ def read_so_far(kind: str, document: int, position: int) -> str:
 
 
 def test_13_every_pair_of_two_tokenizers_has_read_the_same_characters():
-    from dragoman.lm.harvest import shared_ends
+    from dragoman.models.harvest import shared_ends
 
     left, right = token_ends("bytes"), token_ends("pieces")
     pairs = list(zip(*shared_ends(left, right), strict=True))
@@ -92,7 +93,7 @@ def test_13_every_pair_of_two_tokenizers_has_read_the_same_characters():
 
 
 def test_13_identical_tokenizers_pair_one_to_one_but_for_pieces_of_one_character():
-    from dragoman.lm.harvest import shared_ends
+    from dragoman.models.harvest import shared_ends
 
     for kind in ("bytes", "pieces"):
         rows = token_ends(kind)
@@ -219,19 +220,3 @@ def test_19_a_constant_predictor_explains_nothing_and_has_the_raw_cosine_its_spr
     assert found["centred_cosine"] == 0
     assert found["raw_cosine"] == pytest.approx(np.sqrt(1 - (1 - mean @ mean)), abs=1e-9)
     assert found["constant_fve_unit"] == pytest.approx(found["fve_unit"], abs=1e-9)
-
-
-def test_19_debiased_cka_of_noise_is_zero_and_of_a_rotated_stream_one():
-    rng = np.random.default_rng(8)
-    found = [debiased_cka(rng.normal(size=(500, 64)), rng.normal(size=(500, 96))) for _ in range(5)]
-    assert np.abs(found).max() < 0.02
-    x = rng.normal(size=(500, 64))
-    turn = np.linalg.qr(rng.normal(size=(64, 64)))[0]
-    assert debiased_cka(x, 7 * x @ turn + 3) == pytest.approx(1, abs=1e-9)
-
-
-def test_19_cka_refuses_what_it_cannot_compare():
-    with pytest.raises(Refusal, match="CKA of 3 rows: it takes 4 to 8192"):
-        debiased_cka(np.eye(3), np.eye(3))
-    with pytest.raises(Refusal, match="it has no shape to compare"):
-        debiased_cka(np.ones((9, 2)), noise(9, 0))

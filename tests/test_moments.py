@@ -1,5 +1,4 @@
 import tracemalloc
-from functools import reduce
 
 import numpy as np
 import pytest
@@ -8,18 +7,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from dragoman.core import Refusal
-from dragoman.routes import (
-    FoldedDirect,
-    FoldedMoments,
-    Moments,
-    MomentStream,
-    at_most,
-    fit_ridge,
-    fold_of,
-    ordinary_pairs,
-    relative_lambda,
-)
-from planted_worlds import SOURCE, TARGET, cosines, rows, sparse_world
+from dragoman.maps import Moments
+from dragoman.maps.direct import add_by_fold
+from dragoman.maps.folds import FoldedMoments, MomentStream, at_most, fold_of
+from dragoman.maps.linear import fit_ridge, relative_lambda
+from planted_worlds import SOURCE, TARGET, cosines, rows, sparse_world, sums_by_fold
 
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")
 
@@ -43,23 +35,18 @@ def test_moments_equal_numpy_on_centred_rows():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=6), st.randoms(use_true_random=False))
-def test_merged_chunks_of_any_size_in_any_order_equal_one_batch(sizes, random):
+def test_joined_chunks_of_any_size_in_any_order_equal_one_batch(sizes, random):
     x, y = rows(sum(sizes), 6, 4, np.random.default_rng(1))
     edges = np.cumsum(sizes)[:-1]
     parts = [Moments.of(a, b) for a, b in zip(np.split(x, edges), np.split(y, edges), strict=True)]
     random.shuffle(parts)
-    same(reduce(Moments.merge, parts), Moments.of(x, y))
+    same(Moments.together(parts), Moments.of(x, y))
 
 
 def test_batches_longer_than_one_block_equal_one_product():
     x, y = rows(9001, 5, 3, np.random.default_rng(2))
     same(Moments.of(x, y), Moments.of(x, y, pilot=(x[0], y[0])))
     assert_allclose(Moments.of(x, y).sxy, (x - x.mean(0)).T @ (y - y.mean(0)), rtol=1e-9)
-
-
-def test_subtracting_a_fold_equals_never_having_seen_it():
-    x, y = rows(500, 8, 6, np.random.default_rng(3))
-    same(Moments.of(x, y).minus(Moments.of(x[:100], y[:100])), Moments.of(x[100:], y[100:]))
 
 
 def worst_direction(x, y, directions, **how):
@@ -109,18 +96,6 @@ def test_moments_refuse_rows_that_are_not_finite():
         Moments.of(np.ones((2, 2)), np.array([[1.0], [np.nan]]))
 
 
-def test_moments_refuse_to_combine_with_other_widths():
-    a, b = Moments.of(np.eye(3), np.eye(3)), Moments.of(np.eye(4), np.eye(4))
-    with pytest.raises(Refusal, match="do not combine"):
-        a.merge(b)
-
-
-def test_moments_refuse_to_subtract_everything():
-    m = Moments.of(np.eye(3), np.eye(3))
-    with pytest.raises(Refusal, match="nothing would be left"):
-        m.minus(m)
-
-
 def test_moments_refuse_a_file_that_holds_something_else(tmp_path):
     m = fit_ridge(Moments.of(*rows(50, 4, 3, np.random.default_rng(5))), SOURCE, TARGET, 1.0)
     m.save(tmp_path / "map.safetensors")
@@ -128,25 +103,21 @@ def test_moments_refuse_a_file_that_holds_something_else(tmp_path):
         Moments.load(tmp_path / "map.safetensors")
 
 
-def test_parts_joined_at_once_equal_parts_merged_one_by_one():
+def test_parts_joined_at_once_equal_one_batch():
     x, y = rows(90, 6, 4, np.random.default_rng(6))
     parts = [Moments.of(a, b) for a, b in zip(np.split(x, [10, 50]), np.split(y, [10, 50]), strict=True)]
-    same(Moments.together(parts), reduce(Moments.merge, parts))
+    same(Moments.together(parts), Moments.of(x, y))
     with pytest.raises(Refusal, match="there are no parts"):
         Moments.together([])
     with pytest.raises(Refusal, match="moments of several widths"):
         Moments.together([Moments.of(np.eye(3), np.eye(3)), Moments.of(np.eye(4), np.eye(4))])
 
 
-def test_reversed_rescaled_and_uncentred_moments_equal_those_of_such_rows():
+def test_reversed_and_rescaled_moments_equal_those_of_such_rows():
     x, y = rows(90, 6, 4, np.random.default_rng(7))
     m, scale = Moments.of(x, y), np.arange(1.0, 7.0)
     same(m.reversed(), Moments.of(y, x))
     same(m.rescaled(scale), Moments.of(x / scale, y))
-    origin = m.about_origin()
-    assert_allclose(origin.sxy, x.T @ y, rtol=1e-9)
-    assert_allclose(origin.syy, y.T @ y, rtol=1e-9)
-    assert not origin.mean_x.any()
 
 
 # --- streams and folds -------------------------------------------------------------------------------------------
@@ -217,7 +188,7 @@ def test_a_stream_needs_no_second_copy_of_its_sums_to_finish():
     assert peak < 7 * one  # five sets of sums, a product and a band; a second copy would make ten
 
 
-def test_folded_moments_survive_the_disk_and_merge(tmp_path):
+def test_folded_moments_survive_the_disk(tmp_path):
     x, y = rows(800, 6, 4, np.random.default_rng(11))
     documents = np.arange(800) // 4
     whole = streamed(x, y, documents)
@@ -226,10 +197,6 @@ def test_folded_moments_survive_the_disk_and_merge(tmp_path):
     for a, b in zip(back.folds, whole.folds, strict=True):
         same(a, b, rel=0)
     assert np.array_equal(back.documents, whole.documents)
-    halves = [streamed(x[part], y[part], documents[part]) for part in (slice(0, 400), slice(400, None))]
-    same(halves[0].merge(halves[1]).total, whole.total)
-    with pytest.raises(Refusal, match="document 0: it is in both shards"):
-        back.merge(whole)
     with pytest.raises(Refusal, match="does not hold folded moments"):
         FoldedMoments.load(tmp_path)
 
@@ -256,46 +223,24 @@ def test_a_finished_stream_is_closed():
         stream.finish()
 
 
-def test_folds_refuse_to_be_one_or_to_differ():
+def test_folds_refuse_to_be_one():
     m = Moments.of(np.eye(3), np.eye(3))
     with pytest.raises(Refusal, match="use at least two"):
         FoldedMoments(folds=(m,), documents=np.arange(1))
-    two, three = (FoldedMoments(folds=(m,) * k, documents=np.arange(k)) for k in (2, 3))
-    with pytest.raises(Refusal, match="a document would change its fold"):
-        two.merge(three)
 
 
 def test_the_direct_route_by_folds_sees_each_document_in_its_own_fold():
     world = sparse_world(n=3000, m=96)
-    folded = FoldedDirect.empty(TARGET, range(96), 96)
+    folds = sums_by_fold(TARGET, 96, 96)
     for start in range(0, 3000, 1000):
         piece = slice(start, start + 1000)
-        folded = folded.accumulate(world.f[piece], world.y[piece], world.documents[piece])
+        add_by_fold(folds, world.f[piece], world.y[piece], world.documents[piece])
     mine = fold_of(world.documents) == 2
-    assert_allclose(folded.folds[2].weight_sum, world.f[mine].sum(axis=0))
-    assert_allclose(folded.total.weighted_sum, world.f.T @ world.y, rtol=1e-9)
+    assert_allclose(folds[2].weight_sum, world.f[mine].sum(axis=0))
+    assert_allclose(sum(fold.weighted_sum for fold in folds), world.f.T @ world.y, rtol=1e-9)
 
 
 # --- which pairs -------------------------------------------------------------------------------------------------
-
-
-def test_only_pairs_with_a_sink_on_either_side_are_left_out():
-    rng = np.random.default_rng(12)
-    x, y = rng.normal(size=(200, 5)), rng.normal(size=(200, 6))
-    x[3] *= 60
-    y[[7, 9]] *= 60
-    found = ordinary_pairs(x, y)
-    assert np.flatnonzero(~found.keep).tolist() == [3, 7, 9]
-    assert found.dropped == pytest.approx(0.015)
-    again = ordinary_pairs(x[:8], y[:8], medians=found.medians, most=0.5)
-    assert np.flatnonzero(~again.keep).tolist() == [3, 7]
-
-
-def test_leaving_out_more_than_sinks_is_refused():
-    x = np.ones((50, 3))
-    x[:5] *= 100
-    with pytest.raises(Refusal, match=r"leaving out 10.0% of 50 pairs as sinks: sinks are rare"):
-        ordinary_pairs(x, np.ones((50, 3)))
 
 
 def test_at_most_so_many_rows_of_a_document_are_kept_at_random():

@@ -16,8 +16,8 @@ from dragoman.store import RunFolder
 VERBALIZER = "kitft/nla-gemma3-27b-L41-av"
 ASKED: dict[str, Any] = {
     "model_id": "qwen2.5-7b-it", "source_id": "20-matryoshka-65k", "format_": "neuronpedia", "condition": None,
-    "type_name": None, "explanation_model": None, "author": "", "batch_size": 1024, "resid_pre": False,
-    "as_json": False,
+    "type_name": None, "explanation_model": None, "author_id": "clkht01d40000jv08hvalcvly", "batch_size": 1024,
+    "resid_pre": False, "as_json": False,
 }  # fmt: skip
 
 
@@ -62,7 +62,9 @@ def test_a_run_is_written_and_read_back_with_its_provenance(
     said = capsys.readouterr()
     path = tmp_path / "out/v1/qwen2.5-7b-it/20-matryoshka-65k/explanations/batch-0.jsonl.gz"
     assert said.out == f"{path}\n"
-    assert said.err == "left out 1 features whose explanation is empty\n"
+    assert said.err.startswith("left out 1 features whose explanation is empty\n")
+    for needed in ("User: id 'clkht01d40000jv08hvalcvly'", "Source: modelId 'qwen2.5-7b-it'", "feature/upload-batch"):
+        assert needed in said.err
     labels = Export.open(tmp_path / "out", parse("np:qwen2.5-7b-it/20-matryoshka-65k")).labels()
     assert labels.chosen() == {"7": "Music.", "982": "Food."}
     assert labels.kinds == {("dragoman_foreign-av", VERBALIZER): 2}
@@ -116,6 +118,7 @@ def test_a_second_export_changes_nothing(run: RunFolder, tmp_path: Path) -> None
         ({"source_id": "0-res", "resid_pre": True}, "np:qwen2.5-7b-it/0-res: it reads the embedding"),
         ({"model_id": "qwen3-8b"}, "that is Qwen/Qwen3-8B, the run's directions are of Qwen/Qwen2.5-7B-Instruct"),
         ({"source_id": "matryoshka"}, "begins with the layer"),
+        ({"author_id": ""}, "every explanation belongs to a user of the receiving database"),
     ],
 )
 def test_labels_that_would_land_on_the_wrong_feature_are_refused(

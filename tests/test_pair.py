@@ -9,14 +9,15 @@ import pytest
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
-from dragoman.directions import read_directions, read_encoder
-from dragoman.explain import Request, category_words, explain, load_background
-from dragoman.lm.paired import Reader, activations_at
-from dragoman.routes import DirectTable
+from dragoman.dictionaries import read_directions, read_encoder
+from dragoman.dictionaries.beside import read_truth
+from dragoman.explain import Request, explain, load_background
+from dragoman.maps import DirectTable
+from dragoman.models.paired import Reader, activations_at
 from dragoman.score import open_reconstructor
 from dragoman.stats.planted import names_category
-from dragoman.store import read_json, read_jsonl
-from dragoman.verbalize.sidecar import read_sidecar
+from dragoman.store import read_jsonl
+from dragoman.verbalizers.sidecar import read_sidecar
 
 THEME = 'A passage about {0}: {1}, written as a news report.\n\nWords such as "{1}", "{2}" and "{0}" stand out.'
 OTHER = 'The theme is {0}; the subject is {1}, told as a diary entry.\n\nIt turns on "{2}", with "{1}" close by.'
@@ -28,7 +29,8 @@ SUBJECTS = {
     "music": ("playing the violin", "strings"),
     "sports": ("basketball", "players"),
 }
-FOLDER = tiny.data("tiny-features").parent
+FOLDER = tiny.data("tiny-documents").parent
+TRUTH = read_truth(tiny.data("tiny-truth"))
 
 
 def test_no_shipped_file_is_over_16_mib_and_all_are_under_60_mb() -> None:
@@ -75,9 +77,9 @@ def test_a_dictionary_explains_most_of_its_own_site_and_its_latents_are_listed(
 
 
 def test_five_features_of_each_of_45_categories_are_reported_and_none_is_used_for_development() -> None:
-    rows = read_json(tiny.data("tiny-features"))
+    rows = list(TRUTH.features.values())
     report = [f for f in rows if f["split"] == "report"]
-    assert Counter(f["category"] for f in report) == dict.fromkeys(category_words(), 5)
+    assert Counter(f["category"] for f in report) == dict.fromkeys(TRUTH.category_words, 5)
     assert len({f["id"] for f in rows}) == len(rows) == 450
     assert len(listed()) == 45 and set(listed()) <= set(listed(ranks=5))
     assert not set(listed("develop", 5)) & set(listed(ranks=5))
@@ -105,11 +107,11 @@ def test_every_text_has_its_planted_truth_and_27_topics_were_held_out() -> None:
 
 @pytest.mark.parametrize("route", ["direct"])
 def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, route: str) -> None:
-    info = {f["id"]: f for f in read_json(tiny.data("tiny-features"))}
+    info = TRUTH.features
     chosen = ("4497", "2511")  # comets, prime numbers
     asked = Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
     run = explain(asked, tmp_path / "run")
-    words = category_words()
+    words = TRUTH.category_words
     for row in run.rows():
         own = info[row["feature"]]["category"]
         assert names_category(row["text"], words[own]), row["text"]

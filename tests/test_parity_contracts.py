@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from plain_reading import Plain
 from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from dragoman.core import Refusal
-from dragoman.lm.contracts.base import Feed, Hook
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.load import decoder_blocks
+from dragoman.models.contracts.base import Feed, Hook
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.load import decoder_blocks
 from plain_reading import Plain
 from tiny_checkpoints import WIDTH, dataset_sidecar_of, save_adapter, save_checkpoint
 

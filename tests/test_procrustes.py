@@ -5,7 +5,8 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
 from dragoman.core import Refusal
-from dragoman.routes import Moments, fit_procrustes, fit_ridge
+from dragoman.maps import Moments
+from dragoman.maps.linear import fit_procrustes, fit_ridge
 from planted_worlds import SOURCE, TARGET, cosines, rows
 
 

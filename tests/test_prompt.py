@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.verbalize.prompt import build_prompt, parse
-from dragoman.verbalize.protocol import ScriptedVerbalizer, Verbalizer
-from dragoman.verbalize.sidecar import Sidecar, read_sidecar
+from dragoman.verbalizers.prompt import build_prompt, parse
+from dragoman.verbalizers.protocol import ScriptedVerbalizer, Verbalizer
+from dragoman.verbalizers.sidecar import Sidecar, read_sidecar
 from tiny_checkpoints import BOS, FAMILIES, MARKER, sidecar_of, tokenizer_of, write_sidecar
 
 
@@ -140,9 +139,6 @@ def test_refuses_a_bos_that_is_not_one_token(tmp_path: Path) -> None:
         bos_token, bos_token_id, unk_token_id = "<s>", 5, None
         chat_template = "<s>" + str(tokenizer.chat_template)
         encode = staticmethod(tokenizer.encode)
-
-        def apply_chat_template(self, chat: Any, **how: Any) -> str:
-            return "<s>" + str(tokenizer.apply_chat_template(chat, **how))
 
     with pytest.raises(Refusal, match="is not encoded as one token"):
         build_prompt(sidecar(tmp_path, "qwen2"), Renamed())

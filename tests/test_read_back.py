@@ -11,13 +11,13 @@ import pytest
 from ar_checkpoints import Reading, head_of, lora_of, save_base, save_full, save_peft
 from dragoman.core import Refusal, Site
 from dragoman.explain import explain
-from dragoman.lm import embedder
+from dragoman.models import embedder
 from dragoman.report import write_page
 from dragoman.score import JudgedRun, open_reconstructor, score_run, sought_directions
 from dragoman.stats.reconstruct import mean_output
 from dragoman.store import RunFolder
-from dragoman.verbalize import registry
-from dragoman.verbalize.registry import Checkpoint
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.registry import Checkpoint
 from judging import judged
 from small_world import World, command
 from word_hash import HashEmbedder

@@ -18,13 +18,13 @@ from dragoman.core import Refusal, Site
 from dragoman.doctor.checkpoint import base_names
 from dragoman.explain import direct_table, directions_of, explain, how_fed, open_verbalizer
 from dragoman.explain.request import Talk
-from dragoman.lm.decode import LocalVerbalizer
+from dragoman.models.decode import LocalVerbalizer
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder
-from dragoman.verbalize import registry
-from dragoman.verbalize.registry import Checkpoint
-from dragoman.verbalize.sidecar import NAME, sidecar_file
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.registry import Checkpoint
+from dragoman.verbalizers.sidecar import NAME, sidecar_file
 from range_server import Served, serving
 from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
@@ -98,7 +98,8 @@ def test_a_dictionary_of_the_hub_is_explained_without_being_fetched_whole(
     run = explain(world.request(dictionary="hf:org/dictionaries/res/l1#3,7", features=()), tmp_path / "run")
     assert [r["feature"] for r in run.rows()] == ["3", "7"]
     np.testing.assert_allclose(source_rows(run), world.rows[[3, 7]], atol=1e-6)
-    assert run.manifest["dictionary"]["at"] == "hf:org/dictionaries/res/l1#3,7" and hub.ranges
+    commit = hub.commit("org/dictionaries", "main")
+    assert run.manifest["dictionary"]["at"] == f"hf:org/dictionaries@{commit}/res/l1#3,7" and hub.ranges
 
 
 def test_the_direct_route_is_made_again_when_a_dictionary_has_changed_in_its_folder(
@@ -126,9 +127,7 @@ def export(tmp_path: Path) -> Path:
     """An export as their site writes it, with a record that names the dictionary on the hub."""
     ref = parse(f"np:{SOURCE_ID}")
     said = [Explained(index=str(i), text=f"planted label {i}", confidence=None, notes={}) for i in (3, 7)]
-    write_explanations(
-        tmp_path / "export", ref, said, type_name="them", model_name="m", created_at="2026-01-01T00:00:00"
-    )
+    write_explanations(tmp_path / "export", ref, said, type_name="them", model_name="m", author="a")
     record = {
         "id": ref.source, "modelId": ref.model, "hfRepoId": "org/dictionaries", "hfFolderId": "res/l1",
         "saelensConfig": {"hook_name": f"blocks.{BLOCK}.hook_resid_post"},
@@ -145,8 +144,33 @@ def test_a_neuronpedia_feature_is_explained_with_its_labels_on_rows_and_page(
     run = explain(asked, tmp_path / "run")
     assert [(r["feature"], r["label"]) for r in run.rows()] == [("7", "planted label 7")]
     np.testing.assert_allclose(source_rows(run), world.rows[[7]], atol=1e-6)
-    assert run.manifest["dictionary"]["at"] == "hf:org/dictionaries/res/l1"
+    assert run.manifest["dictionary"]["at"] == f"hf:org/dictionaries@{hub.commit('org/dictionaries', 'main')}/res/l1"
     assert "planted label 7" in write_page(run, run.page).read_text()
+
+
+def test_an_address_with_a_password_and_a_signature_is_kept_in_no_file_of_the_run(
+    world: World, tmp_path: Path, hub: Served, export: Path
+) -> None:
+    publish(hub, Path(world.sae), "res/l1")
+    for path in export.rglob("*"):
+        if path.is_file():
+            hub.files[f"/{path.relative_to(export)}"] = path
+    address = hub.url.replace("://", "://user:PASSWORD@") + "/v1?X-Amz-Signature=SIGNED#hf_" + "T" * 34
+    said: list[str] = []
+    asked = world.request(dictionary=f"np:{SOURCE_ID}/7", features=(), labels=address)
+    run = explain(asked, tmp_path / "run", Talk(say=said.append))
+    assert run.rows()[0]["label"] == "planted label 7"
+    assert any(headers.get("authorization", "").startswith("Basic ") for headers in hub.headers)
+    write_page(run, run.page)
+    assert run.manifest["settings"]["labels"] == f"{hub.url}/v1"
+    kept = b"".join(path.read_bytes() for path in run.path.iterdir()) + "".join(said).encode()
+    assert not [secret for secret in (b"PASSWORD", b"SIGNED", b"user:", b"TTTT") if secret in kept]
+    # The page of a run that an earlier version kept with both.
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest["settings"]["labels"] = address
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    page = write_page(RunFolder.open(run.path), run.page).read_text()
+    assert "PASSWORD" not in page and "SIGNED" not in page
     several = world.request(dictionary=f"np:{SOURCE_ID}", features=("7", "5"), labels=str(export))
     assert directions_of(several).labels == ("planted label 7", "")
 

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from dragoman import tiny
 from dragoman.commands import checkpoints as command
 from dragoman.core import Refusal, Site
-from dragoman.lm.contracts import contract_names
-from dragoman.verbalize import registry
-from dragoman.verbalize.registry import checkpoints, contract_of, family, find, parse_registry, recommend
+from dragoman.models.contracts import contract_names
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.registry import checkpoints, contract_of, family, find, parse_registry, recommend
 
 ROOT = Path(__file__).parents[1]
 # nla-contract.md, section 5, row by row: an id each, and what the row states.
@@ -109,7 +109,7 @@ def test_a_folder_in_a_repository_is_the_repositorys(inside: str) -> None:
 def test_what_lies_in_a_folder_of_its_repository_is_recommended_with_that_folder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from dragoman.lm.resolve import hub_place
+    from dragoman.models.resolve import hub_place
 
     for c in checkpoints():
         for ref in filter(None, (c.ref, c.reader_ref, c.switches.stacked_on)):
@@ -178,7 +178,7 @@ def test_a_contract_that_is_not_built_is_recommended_last_and_said_to_be_missing
 
 
 def test_references_to_dictionaries_are_of_the_form_that_is_read() -> None:
-    from dragoman.directions.refs import DictionaryRef
+    from dragoman.dictionaries.refs import DictionaryRef
 
     refs = {ref for c in checkpoints() for s in c.saes for ref in s.refs} - OURS
     assert len(refs) > 8
@@ -186,7 +186,7 @@ def test_references_to_dictionaries_are_of_the_form_that_is_read() -> None:
 
 
 def test_what_the_registry_tells_a_loader_is_what_its_contract_takes() -> None:
-    from dragoman.lm.contracts import contract_class
+    from dragoman.models.contracts import contract_class
 
     told = [c for c in checkpoints() if c.role in ("av", "pair") and c.usable and c.contract in contract_names()]
     assert len(told) > 20
@@ -367,7 +367,7 @@ def test_a_neuronpedia_model_nobody_knows_is_refused(capsys: pytest.CaptureFixtu
 
 def test_the_registry_is_read_only_when_asked_for() -> None:
     code = (
-        "import sys, dragoman.verbalize.registry as r, dragoman.commands.checkpoints\n"
+        "import sys, dragoman.verbalizers.registry as r, dragoman.commands.checkpoints\n"
         "assert r.checkpoints.cache_info().currsize == 0\n"
         "assert not {'torch', 'transformers', 'scipy', 'httpx', 'rich'} & set(sys.modules)\n"
         "r.find('kitft/x'); assert r.checkpoints.cache_info().currsize == 1"

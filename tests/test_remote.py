@@ -14,8 +14,9 @@ from safetensors.numpy import save
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.directions import DictionaryRef, dictionary, read_directions, read_encoder
+from dragoman.dictionaries import DictionaryRef, commit_of, dictionary, pinned, read_directions, read_encoder
 from dragoman.store import ArraysFile
+from dragoman.store.hub import forget
 from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import FAR_LIMIT, StoredArray
 from range_server import Served, serving
@@ -234,6 +235,39 @@ def test_a_vector_file_on_the_hub(hub: Served) -> None:
     assert read_directions("org/repo/probes/v.safetensors#3", site=SITE).ids == ("3",)
 
 
+def test_all_reads_are_of_the_commit_that_a_branch_was_first(hub: Served, tmp_path: Path) -> None:
+    put(hub, made.saelens(tmp_path / "old"), "org/repo", "a")
+    hub.commits[("org/repo", "main")] = "1" * 40
+    ref = DictionaryRef.parse("hf:org/repo/a#3")
+    forget()
+    assert commit_of(ref) == "1" * 40 and str(pinned(ref)) == f"hf:org/repo@{'1' * 40}/a#3"
+    assert DictionaryRef.parse(str(pinned(ref))) == pinned(ref) == pinned(pinned(ref))
+    first = read_directions(ref)
+    # The branch moves to a commit of other rows.
+    for name in list(hub.files):
+        hub.files[name.replace("/main/", f"/{'1' * 40}/")] = hub.files[name]
+    put(hub, made.saelens(tmp_path / "new", ARRAYS | {"W_dec": ARRAYS["W_dec"][::-1].copy()}), "org/repo", "a")
+    hub.commits.clear()
+    hub.commits[("org/repo", "main")] = "2" * 40
+    np.testing.assert_array_equal(read_directions(ref).unit, first.unit)
+    forget()
+    assert commit_of(ref) == "2" * 40 and not np.array_equal(read_directions(ref).unit, first.unit)
+    np.testing.assert_array_equal(read_directions(f"hf:org/repo@{'1' * 40}/a#3").unit, first.unit)
+    asked = hub.requests
+    assert commit_of(DictionaryRef.parse(f"hf:org/repo@{'3' * 40}/a")) == "3" * 40
+    assert commit_of(DictionaryRef.parse(tmp_path)) is None and hub.requests == asked
+    forget()
+
+
+def test_revisions_that_the_hub_does_not_have_are_refused(hub: Served, tmp_path: Path) -> None:
+    put(hub, made.saelens(tmp_path / "s"), "org/repo", "a", "refs/pr/3")
+    assert len(read_directions("hf:org/repo@refs/pr/3/a")) == D_SAE
+    with pytest.raises(Refusal, match="the hub has the repository, but not the revision 'v9'"):
+        read_directions("hf:org/repo@v9/a")
+    with pytest.raises(Refusal, match="the hub has no such repository, or it is gated"):
+        read_directions("hf:org/other/a")
+
+
 def test_the_hubs_cache_is_asked_before_the_hub(hub: Served, tmp_path: Path) -> None:
     root = tmp_path / "cache" / "models--org--repo"
     commit = "a" * 40
@@ -241,14 +275,13 @@ def test_the_hubs_cache_is_asked_before_the_hub(hub: Served, tmp_path: Path) -> 
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text(commit)
     assert len(read_directions("hf:org/repo/k-100")) == D_SAE
+    assert commit_of(DictionaryRef.parse("hf:org/repo/k-100")) == commit
     assert hub.requests == 0
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_fetch(hub: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*args: Any, **more: Any) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", unreachable)
+    with serving() as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
     with pytest.raises(Refusal, match="the hub cannot be reached.*run: hf download org/repo --local-dir FOLDER"):
         read_directions("hf:org/repo/x")
 
@@ -271,6 +304,8 @@ scope-res:
     norm_scaling_factor: 0.25
   - id: odd
     path: nowhere
+  - id: stray
+    path: ../../other/repo
 empty-release:
   saes: []
 """
@@ -290,10 +325,13 @@ def test_a_release_is_looked_up_without_importing_saelens(
     put(hub, folder, "org/repo", "deep/k-100")
     assert read_directions(ref).ids == ("3",)
     assert read_encoder(DictionaryRef.parse(ref)).input_factor == 0.25
+    at = f"sae:scope-res@{hub.commit('org/repo', 'main')}/layer_20/width_16k#3"
+    assert str(pinned(DictionaryRef.parse(ref))) == at and read_directions(at).ids == ("3",)
     for odd, why in {
-        "sae:scope-res/layer_9": r"has no such id \(it has layer_20/width_16k, odd, ...\)",
+        "sae:scope-res/layer_9": r"has no such id \(it has layer_20/width_16k, odd, stray, ...\)",
         "sae:no-release/a": "has no release 'no-release'",
         "sae:empty-release/a": "does not say where the release lies",
+        "sae:scope-res/stray": "names a path outside the repository",
     }.items():
         with pytest.raises(Refusal, match=why):
             read_directions(odd)

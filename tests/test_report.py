@@ -19,6 +19,7 @@ from dragoman.report import write_page
 from dragoman.report.figures import LiftRow, interval_mark, lifts_figure, number, probability, share, signed
 from dragoman.report.headline import headline
 from dragoman.store import RunFolder
+from dragoman.store.runs import FORMAT
 from report_fixture import HOSTILE, TOPICS, Page, build_run, page_of
 
 REFERENCES = {"href", "src", "srcset", "action", "formaction", "data", "poster", "xlink:href", "background"}
@@ -259,7 +260,7 @@ def test_reporting_changes_nothing_in_the_run(run: RunFolder, tmp_path: Path) ->
 def test_page_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="it is not a run folder"):
         write_page(RunFolder.open(tmp_path), tmp_path / "page.html")
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}), encoding="utf-8")
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}), encoding="utf-8")
     with pytest.raises(Refusal, match="its manifest names no conditions"):
         write_page(RunFolder.open(tmp_path), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from dragoman.core import Directions, Site
+from dragoman.maps import Moments, make_cards
+from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
 from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS
-from dragoman.routes import Moments
-from dragoman.routes.cards import make_cards
-from dragoman.routes.ridge import fit_ridge
 from dragoman.store import RunFolder
-from dragoman.verbalize.smells import SMELLS
+from dragoman.verbalizers.smells import SMELLS
 from report_fixture import TOPICS, Page, build_run, page_of
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")
@@ -47,10 +46,10 @@ def small(path: Path, *rows: dict[str, Any], conditions: tuple[str, ...] = ("pla
 
 
 def test_every_verdict_stands_with_its_reason_in_words(page: Page, cards: dict[str, dict[str, Any]]) -> None:
-    words = {f: "no map" if card["route"] == "direct" else card["verdict"] for f, card in cards.items()}
+    words = {f: "no map" if card["route"] == "direct" else card["status"] for f, card in cards.items()}
     assert set(words.values()) == set(VERDICTS)
     for feature, card in cards.items():
-        assert f"{card['verdict']} {card['why']}" in page.text
+        assert f"{card['status']} {card['why']}" in page.text
         assert page.having("article", id=f"feature-{feature}")[0]["data-verdict"] == words[feature]
     for word, meaning in VERDICTS.items():
         count = sum(w == word for w in words.values())
@@ -62,7 +61,7 @@ def test_verdict_of_the_map_is_not_passed_on_words_of_another_route(
 ) -> None:
     others = sum(card["route"] == "direct" for card in cards.values())
     assert page.text.count("the verdict is of the map’s image, which plain and washed did not read") == others > 0
-    card = {"verdict": "drift", "why": "it went", "nearest": "9", "margin": -0.1}
+    card = {"status": "drift", "why": "it went", "nearest": "9", "margin": -0.1}
     rows = ({"card": card}, {"condition": "direct", "card": card})
     one = page_of(small(tmp_path / "run", *rows, conditions=("plain", "direct")), tmp_path / "page.html")
     assert "drift it went. plain, direct; the verdict is of the map’s image, which direct did not read" in one.text
@@ -86,7 +85,7 @@ def test_every_diagnostic_a_card_can_have_is_explained() -> None:
     moments = Moments.of(x, x @ rng.standard_normal((6, 5)))
     directions = Directions.of(source, np.eye(6)[:2], ["0", "1"])
     (card, _) = make_cards(directions, fit_ridge(moments, source, target, lam=1.0), moments)
-    assert set(card) - {"verdict", "why"} == set(DIAGNOSTICS)
+    assert card.model_fields_set - {"status", "why"} == set(DIAGNOSTICS)
 
 
 def test_the_nearest_feature_at_home_is_linked_like_any_other(tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_page_of_five_hundred_features_stays_small(tmp_path: Path) -> None:
 
 def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     bad = '"><script>x</script>'
-    card = {"verdict": bad, "why": bad, "route": bad, "route_why": bad, "nearest": bad, bad: None, "flag": True}
+    card = {"status": bad, "why": bad, "route": bad, "route_why": bad, "nearest": bad, bad: None, "flag": True}
     card |= {"home_nearest": bad, "home_margin": bad}
     run = small(tmp_path / "run", {"label": bad, "card": card}, settings={"labels": bad})
     entry = {"feature": "1", "rank": 2, "cosine": 0.1, "nearest": bad}

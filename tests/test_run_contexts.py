@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.directions import read_encoder
+from dragoman.dictionaries import read_encoder
 from dragoman.explain import Talk, contexts_of, crossing, explain
 from dragoman.store import RunFolder, read_json
 from report_fixture import HOSTILE, build_run, page_of

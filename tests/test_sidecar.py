@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dragoman.core import Refusal
-from dragoman.verbalize.sidecar import read_sidecar
+from dragoman.verbalizers.sidecar import read_sidecar
 
 
 def full() -> dict[str, Any]:

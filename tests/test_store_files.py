@@ -94,15 +94,15 @@ def test_a_writer_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
 
 def test_forbidden_places_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write_json(tmp_path / "manifest.json", {})
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
-    with pytest.raises(Refusal, match=r"unreadable folder or file \(Permission denied\)") as error:
-        store.read_json(tmp_path / "manifest.json")
-    assert one_sentence(error)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", forbidden)
+        for read in (store.read_json, store.read_text, store.file_sha256, store.fingerprint):
+            with pytest.raises(Refusal, match=r"unreadable folder or file \(Permission denied\)") as error:
+                read(tmp_path / "manifest.json")
+            assert one_sentence(error)
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(Refusal, match="unwritable folder"):
         store.write_text(tmp_path / "page.html", "x")
-    with pytest.raises(Refusal, match="unreadable folder"):
-        store.file_sha256(tmp_path / "manifest.json")
 
 
 def test_json_keeps_order_and_says_null_for_numbers_that_are_not_there(tmp_path: Path) -> None:

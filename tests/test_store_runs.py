@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 from dragoman import store
 from dragoman.core import Estimate, Refusal
 from dragoman.store import Rows, RunFolder
-from dragoman.store.runs import read_whole_rows
+from dragoman.store.runs import FORMAT, read_whole_rows
 from store_faults import ENV, forbidden, full, one_sentence
 
+ROWS_WITHOUT_A_DIGEST = b'{"feature": "11", "text": "a", "tokens": 11}\n'
 ROWS = [{"feature": str(i), "text": "α" * (i % 5) + "\n", "tokens": i} for i in range(12)]
 
 
@@ -105,14 +108,77 @@ def test_a_failed_sync_takes_the_rows_back(tmp_path: Path, monkeypatch: pytest.M
 
 def test_broken_rows_are_named_by_line(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "a"})
-    (run.path / "rows.jsonl").write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
+    run.append(ROWS[:1])
+    with (run.path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"a": \n{"a": 3}\n')
     with pytest.raises(Refusal, match="line 2: it is not JSON"):
+        run.rows()
+
+
+def edited(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], lines[1].replace(b'"tokens": 1', b'"tokens": 7'), *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (edited, 2),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4),  # there twice
+        (lambda lines: [lines[0], *lines[2:]], 2),  # one taken away
+        (lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]], 5),  # two changed places
+        (lambda lines: [*lines[:-1], ROWS_WITHOUT_A_DIGEST], 12),
+        (lambda lines: [*lines[:-1], lines[-1][:-4] + b'"}\n'], 12),
+    ],
+    ids=["edited", "twice", "gone", "moved", "without a digest", "digest cut"],
+)
+def test_rows_that_were_not_written_there_are_refused_by_line(tmp_path: Path, change: Any, line: int) -> None:
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "a"})
+    run.append(ROWS)
+    path = run.path / "rows.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(change(lines)))
+    before = path.read_bytes()
+    with pytest.raises(Refusal, match=rf"rows.jsonl, line {line}: it was changed, moved, or is of another") as error:
+        run.rows()
+    assert one_sentence(error) and path.read_bytes() == before
+
+
+def test_rows_scores_and_vectors_of_another_run_are_refused(tmp_path: Path) -> None:
+    runs = [RunFolder.create(tmp_path / name, {"plan_digest": name * 64}) for name in "ab"]
+    for run in runs:
+        run.append(ROWS)
+        run.write_scores({"lift": 0.25})
+        run.write_vectors({"plain": np.eye(2, dtype=np.float32)}, {"site": "m:1"})
+        assert run.rows() == ROWS and run.scores == {"lift": 0.25} and run.vectors()[1] == {"site": "m:1"}
+    for name in ("rows.jsonl", "scores.json", "vectors.safetensors"):
+        (runs[1].path / name).write_bytes((runs[0].path / name).read_bytes())
+    with pytest.raises(Refusal, match=r"rows.jsonl, line 1: it was changed, moved, or is of another run"):
+        runs[1].rows()
+    with pytest.raises(Refusal, match=r"scores.json: it does not hold this run's scores; score the run again"):
+        _ = runs[1].scores
+    with pytest.raises(Refusal, match=r"vectors.safetensors: it does not hold this run's vectors"):
+        runs[1].vectors()
+
+
+def test_a_copied_run_is_the_same_run(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "a"})
+    run.append(ROWS)
+    run.write_scores({"lift": 0.25})
+    copied = RunFolder.open(shutil.copytree(run.path, tmp_path / "copy"))
+    assert copied.rows() == ROWS and copied.scores == run.scores
+
+
+def test_rows_of_a_file_too_large_for_rows_are_not_read(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "a"})
+    run.append(ROWS)
+    os.truncate(run.path / "rows.jsonl", 4 << 30)
+    with pytest.raises(Refusal, match="too many for rows"):
         run.rows()
 
 
 def test_a_run_is_gone_on_with_and_another_is_refused(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "a" * 64, "source": "m:1", "versions": {"dragoman": "1"}})
-    assert run.manifest["format"] == 1 and run.rows() == [] and run.scores is None
+    assert run.manifest["format"] == FORMAT and run.rows() == [] and run.scores is None
     run.append(ROWS[:2])
     again = RunFolder.create(tmp_path / "run", {"plan_digest": "a" * 64, "versions": {"dragoman": "2"}})
     assert again.rows() == ROWS[:2]
@@ -131,9 +197,10 @@ def test_folders_that_are_not_runs_are_refused(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
     with pytest.raises(Refusal, match="manifest without plan_digest"):
         RunFolder.create(tmp_path / "new", {})
-    store.write_json(tmp_path / "old" / "manifest.json", {"format": 99, "plan_digest": "a"})
-    with pytest.raises(Refusal, match="its format is 99, this dragoman reads 1"):
-        RunFolder.open(tmp_path / "old")
+    for other in (1, 99):  # 1: rows without digests, which could be anybody's
+        store.write_json(tmp_path / "old" / "manifest.json", {"format": other, "plan_digest": "a"})
+        with pytest.raises(Refusal, match=f"its format is {other}, this dragoman reads {FORMAT}; make the run again"):
+            RunFolder.open(tmp_path / "old")
     with pytest.raises(Refusal, match=r"thesis\.txt"):
         RunFolder.create(tmp_path / "thesis.txt", {"plan_digest": "a"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old", "thesis.txt"]

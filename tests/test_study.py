@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import killed_study
 from dragoman import study
 from dragoman.core import Directions, Explanation, Refusal, Site
+from dragoman.records import Card
 from dragoman.store import RunFolder
 from killed_study import SETTINGS, SITES, Talker, conditions
 
@@ -131,19 +133,39 @@ def test_progress_counts_rows_per_condition_from_where_it_stopped(tmp_path: Path
     [
         (lambda rows: [*rows, rows[-1]], 397),
         (lambda rows: [rows[1], rows[0], *rows[2:]], 1),
-        (lambda rows: rows[:10] + rows[11:], 9),
+        (lambda rows: rows[:10] + rows[11:], 11),
+        (lambda rows: [*rows[:6], rows[6].replace(b"own", b"one"), *rows[7:]], 7),
     ],
 )
-def test_rows_of_another_plan_are_refused_and_left_alone(
+def test_changed_rows_are_refused_and_left_alone(
     tmp_path: Path, whole: bytes, change: Callable[[list[bytes]], list[bytes]], at: int
 ) -> None:
     run = new_run(tmp_path)
     other = b"".join(change(whole.splitlines(keepends=True)))
     (run.path / "rows.jsonl").write_bytes(other)
-    with pytest.raises(Refusal, match=f"rows from {at} on: they are not the rows this plan makes there"):
+    with pytest.raises(Refusal, match=f"rows.jsonl, line {at}: it was changed, moved, or is of another run"):
         study.run(run, conditions(), talkers(tmp_path), **SETTINGS)
     assert (run.path / "rows.jsonl").read_bytes() == other
     assert not (tmp_path / "log").exists()
+
+
+def test_rows_of_another_run_are_refused_whatever_their_keys(tmp_path: Path) -> None:
+    """As when they were made with another washout: the same features, conditions and samples, other vectors."""
+    other = RunFolder.create(tmp_path / "other", {"plan_digest": "another washout"})
+    study.run(other, conditions(), talkers(tmp_path), **SETTINGS)
+    run = new_run(tmp_path)
+    shutil.copy(other.path / "rows.jsonl", run.path / "rows.jsonl")
+    before = (tmp_path / "log").read_bytes()
+    with pytest.raises(Refusal, match=r"rows.jsonl, line 1: it was changed, moved, or is of another run"):
+        study.run(run, conditions(), talkers(tmp_path), **SETTINGS)
+    assert (tmp_path / "log").read_bytes() == before
+
+
+@pytest.mark.parametrize(("asked", "at"), [(slice(0, 1), 127), (slice(1, 3), 1)])
+def test_rows_of_another_plan_under_the_same_name_are_refused(tmp_path: Path, asked: slice, at: int) -> None:
+    study.run(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
+    with pytest.raises(Refusal, match=f"rows from {at} on: they are not the rows this plan makes there"):
+        study.run(new_run(tmp_path), conditions()[asked], talkers(tmp_path), **SETTINGS)
 
 
 def test_a_full_disk_stops_the_study_whole_and_it_goes_on_later(
@@ -210,7 +232,7 @@ def test_a_verbalizer_that_loses_a_row_is_refused(tmp_path: Path) -> None:
         ({"ids": ("1", "2")}, "do not go with 2 ids"),
         ({"labels": ()}, "3 ids and 0 labels"),
         ({"vectors": np.ones(3)}, r"shape \(3,\)"),
-        ({"cards": ({},)}, "1 cards for 3 vectors"),
+        ({"cards": (Card(),)}, "1 cards for 3 vectors"),
         ({"ids": ("1", "2", "1")}, "an id is there twice"),
         ({"vectors": np.full((3, 3), np.nan)}, "NaN or infinite"),
     ],
@@ -261,9 +283,9 @@ def test_a_condition_takes_ids_labels_kind_and_site_from_directions() -> None:
     assert (condition.ids, condition.labels) == (("5", "6", "7"), ("a", "b", "c"))
     assert condition.kind == "random" and condition.site == Site("m", 1)
     np.testing.assert_array_equal(condition.vectors, np.eye(3))
-    washed = study.Condition.of("washed", directions, "own", vectors=np.ones((3, 3)), cards=[{"n": 1}] * 3)
+    washed = study.Condition.of("washed", directions, "own", vectors=np.ones((3, 3)), cards=[Card(n_eff=1.0)] * 3)
     np.testing.assert_array_equal(washed.vectors, np.ones((3, 3)))
-    assert not washed.vectors.flags.writeable and washed.cards[0] == {"n": 1}
+    assert not washed.vectors.flags.writeable and washed.cards[0].n_eff == 1.0
 
 
 def test_a_plans_digest_changes_with_everything_that_decides_a_row(tmp_path: Path) -> None:
@@ -277,8 +299,8 @@ def test_a_plans_digest_changes_with_everything_that_decides_a_row(tmp_path: Pat
         {"ids": ("1", "2", "4")},
         {"labels": ("", "", "x")},
         {"kind": "random"},
-        {"cards": ({"k": 1}, {"k": 2}, {"k": 3})},
-        {"cards": ({"k": 1}, {"k": 2}, {"k": 4})},
+        {"cards": (Card(norm=1.0), Card(norm=2.0), Card(norm=3.0))},
+        {"cards": (Card(norm=1.0), Card(norm=2.0), Card(norm=4.0))},
     ):
         plans.append(study.Plan(conditions=(one(**change),), **base))
     digests = [plan.digest(said) for plan in plans]

@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Background, Directions, Explanation, Floats, frozen
 from dragoman.explain import Talk
-from dragoman.verbalize.protocol import ScriptedVerbalizer
+from dragoman.records import Card
+from dragoman.verbalizers.protocol import ScriptedVerbalizer
 from dragoman.washout import on_shell
 from planted_worlds import SOURCE, TARGET
 from studies.cast import Cast
@@ -20,7 +21,7 @@ from study_worlds import ground_with, latent
 
 WIDTH = 12
 NAMES = ("0", "1", "2", "3", "4")
-CARDS = [{"margin": k / 10, "verdict": "ok"} for k in range(5)]
+CARDS = [Card(margin=k / 10, status="ok") for k in range(5)]
 
 
 class Counted(ScriptedVerbalizer):
@@ -72,7 +73,7 @@ def test_directions_that_collapse_are_left_out_and_told_and_cards_stay_with_the_
     cast.add("map", carried(9.0), cards=CARDS, route="map", kind="carried")
     (condition,), (told,) = cast.conditions, cast.told
     assert condition.ids == cast.bare["map"].ids == ("0", "2", "4")
-    assert [card["margin"] for card in condition.cards] == [0.0, 0.2, 0.4]
+    assert [card.margin for card in condition.cards] == [0.0, 0.2, 0.4]
     assert told == {
         "name": "map", "washout": "on-shell", "verbalizer": "by", "collapsed": 2, "route": "map", "kind": "carried",
     }  # fmt: skip
@@ -121,7 +122,7 @@ def test_everything_is_said_once_and_vectors_lie_beside_the_rows(ground: Ground,
     ]  # fmt: skip
     # washed on shell the background is loudest, bare the direction itself
     assert [r["text"].split()[-1] for r in rows] == [*["0"] * 3, *"12345", *["11"] * 5]
-    assert rows[1]["card"] == CARDS[2] and rows[3]["card"] is None
+    assert rows[1]["card"] == {"margin": 0.2, "status": "ok"} and rows[3]["card"] is None
     arrays, _ = run.vectors()
     assert set(arrays) == {"map", "bare", "native", "bare/map", "bare/bare", "bare/native", "source"}
     assert_array_equal(arrays["bare/map"], carried(9.0).pick(["0", "2", "4"]).unit)

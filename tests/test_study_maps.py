@@ -10,13 +10,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
-from dragoman.routes import DirectTable, Moments, fit_ridge, held_out
+from dragoman.maps import DirectTable, Moments
+from dragoman.maps.evaluate import held_out
+from dragoman.maps.linear import fit_ridge
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source, cosines, sparse_world, unit
 from studies.data import FEWEST, nested
 from studies.depth import background_at, firing_at
 from studies.maps import JUDGED, Reference, aligned_map, direct, identities, identity, moments_of, pooled
 from studies.procrustes import participation, variants
+from studies.tokens import Tokens
 from study_worlds import ground_with, latent, tokens_of
 
 RARE = slice(0, 12)
@@ -55,7 +57,7 @@ def test_the_direct_table_is_the_weighted_mean_less_the_mean(tokens: Tokens, wor
 
 
 def test_a_tables_own_rows_are_all_nearest_themselves(table: DirectTable) -> None:
-    own = table.directions(range(12, 96))
+    own = table.rows(range(12, 96))
     found = identity(own, table)
     assert found["top1"] == 1.0 and found["cosine"] == pytest.approx(1.0, abs=1e-6)
     assert abs(found["others"]) < 0.1
@@ -66,7 +68,7 @@ def test_directions_that_mean_nothing_have_the_identity_of_chance(table: DirectT
     drawn = [Directions.of(TARGET, rng.normal(size=(84, 56)), range(12, 96)) for _ in range(20)]
     rates = [identity(one, table)["top1"] for one in drawn]
     assert np.mean(rates) == pytest.approx(1 / 84, abs=0.01)
-    own = table.directions(range(12, 96))
+    own = table.rows(range(12, 96))
     assert identity(replace(own, ids=(*own.ids[1:], own.ids[0])), table)["top1"] == 0.0
 
 
@@ -120,7 +122,7 @@ def test_the_judges_are_rows_of_their_own_documents_and_no_more_than_enough(toke
     assert len(reference.rows) == JUDGED < len(judging) and set(reference.rows) <= set(judging)
     assert_array_equal(reference.rows, Reference.of(tokens, judging, TARGET, seed=0).rows)
     assert_allclose(reference.table.beta, direct(tokens, judging, TARGET).beta)
-    own = reference.table.directions(range(12, 96))
+    own = reference.table.rows(range(12, 96))
     assert reference.identity(own) == identity(own, reference.table)
 
 
@@ -177,11 +179,11 @@ def test_the_aligned_map_carries_planted_rows_where_they_belong(world: SparseWor
     dictionary = at_source(small.source)
     made = aligned_map(tokens, tokens.of(slice(0, 150)), dictionary, TARGET)
     assert (made.source, made.target) == (SOURCE, TARGET)
-    assert cosines(made.directions(dictionary).unit, small.target).min() > 0.98
+    assert cosines(made.carry(dictionary).unit, small.target).min() > 0.98
     elsewhere = aligned_map(tokens, tokens.of(slice(0, 150)), dictionary, TARGET, 5)
     assert elsewhere.source == replace(SOURCE, block=5)
     there = replace(at_source(small.source[:, ::-1]), site=elsewhere.source)
-    assert cosines(elsewhere.directions(there).unit, small.target).min() > 0.98
+    assert cosines(elsewhere.carry(there).unit, small.target).min() > 0.98
 
 
 # --- what procrustes and depth are told by ---------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def test_variants_of_procrustes_differ_by_what_they_say(world: SparseWorld) -> N
     ground = ground_with([latent("0")])
     made = dict(variants(ground, moments_of(x, y), moments_of(x, y, centred=False)))
     assert len(made) == 8 and {f"Procrustes, rank {r}" for r in (16, 64, 256)} & set(made) == {"Procrustes, rank 16"}
-    found = {name: cosines(m.directions(at_source(world.source)).unit, world.source @ turn) for name, m in made.items()}
+    found = {name: cosines(m.carry(at_source(world.source)).unit, world.source @ turn) for name, m in made.items()}
     for name in ("ridge", "Procrustes", "Procrustes, informative rank", "half way (gamma 0.5)", "Procrustes, whitened"):
         assert found[name].min() > 0.97, name
     assert found["Procrustes, rank 16"].mean() < 0.9

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Background, Directions, Refusal, frozen
-from dragoman.routes import DirectStatistics, Moments, fit_ridge, held_out, make_cards, relative_lambda
-from dragoman.routes.aligned import Judges
-from dragoman.routes.cards import Evidence
+from dragoman.maps import FiringSums, Moments, make_cards
+from dragoman.maps.aligned import HeldOutPairs
+from dragoman.maps.evaluate import held_out
+from dragoman.maps.linear import fit_ridge, relative_lambda
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
 from studies.cast import COLLAPSED, standing
 from studies.drift import DEGREES, bend, nearest_rows, towards
-from studies.post import frequent, like_activations, shuffled_map
+from studies.post import like_activations, shuffled_map
 from studies.trust import dealt
 from study_worlds import ground_with, latent
 
@@ -78,17 +79,15 @@ def test_rows_turned_further_stand_worse_at_home_and_name_the_neighbour() -> Non
     world = sparse_world(n=4000, p=48, q=56, m=96, rate=0.05)
     moments = Moments.of(world.x, world.y)
     bridge = fit_ridge(moments, SOURCE, TARGET, relative_lambda(moments, 1e-2))
-    fired = DirectStatistics.empty(SOURCE, range(96), 48).accumulate(world.f, world.x, world.documents)
+    fired = FiringSums(SOURCE, range(96), 48).add(world.f, world.x, world.documents)
     dictionary = at_source(world.source)
     rows = dictionary.pick(range(40))
     neighbours = nearest_rows(dictionary, rows)
     margins, named = [], []
     for degrees in DEGREES:
-        cards = make_cards(towards(rows, neighbours, degrees), bridge, moments, evidence=Evidence(fired=fired))
-        margins.append([card["home_margin"] for card in cards])
-        named.append(
-            np.mean([card["home_nearest"] == other for card, other in zip(cards, neighbours.ids, strict=True)])
-        )
+        cards = make_cards(towards(rows, neighbours, degrees), bridge, moments, fired=fired)
+        margins.append([card.home_margin for card in cards])
+        named.append(np.mean([card.home_nearest == other for card, other in zip(cards, neighbours.ids, strict=True)]))
     assert (np.diff(np.mean(margins, axis=1)) < 0).all()
     assert np.min(margins[0]) > 0 > np.max(margins[-1])
     assert named[-1] > 0.9
@@ -130,7 +129,7 @@ def test_a_map_of_shuffled_pairs_explains_nothing_of_rows_left_out() -> None:
     world = sparse_world(n=6000, p=40, q=56, m=30, rate=0.1)
     moments = Moments.of(world.x[:4000], world.y[:4000])
     forward = fit_ridge(moments, SOURCE, TARGET, relative_lambda(moments, 0.1))
-    judges = Judges(
+    judges = HeldOutPairs(
         fold=0, x=frozen(world.x[2000:4000]), y=frozen(world.y[2000:4000]), documents=world.documents[2000:4000]
     )
     mixed = shuffled_map(judges, forward, seed=0)
@@ -138,7 +137,7 @@ def test_a_map_of_shuffled_pairs_explains_nothing_of_rows_left_out() -> None:
     assert mixed.settings["lam_rel"] == pytest.approx(forward.settings["lam_rel"])
     left = world.x[4000:], world.y[4000:]
     assert held_out(mixed, *left)["fve_raw"] < 0.0 < 0.8 < held_out(forward, *left)["fve_raw"]
-    carried = mixed.directions(at_source(world.source))
+    carried = mixed.carry(at_source(world.source))
     assert abs(cosines(carried.unit, world.target).mean()) < 0.1
     assert_array_equal(mixed.weight, shuffled_map(judges, forward, seed=0).weight)
 
@@ -146,10 +145,9 @@ def test_a_map_of_shuffled_pairs_explains_nothing_of_rows_left_out() -> None:
 def test_features_that_fire_too_rarely_are_not_asked_of_a_table() -> None:
     f, y = np.zeros((600, 3)), np.random.default_rng(0).normal(size=(600, 4))
     f[:, 0], f[:10, 1], f[::20, 2] = 1.0, 1.0, 1.0
-    table = DirectStatistics.empty(TARGET, range(3), 4).accumulate(f, y, np.arange(600) // 20).table()
+    table = FiringSums(TARGET, range(3), 4).add(f, y, np.arange(600) // 20).table()
     asked = at_source(np.eye(4)[:4], ["2", "1", "0", "7"])
-    assert frequent(asked, table).ids == ("2", "0")
-    assert frequent(asked, None) is asked
+    assert table.frequent(asked).ids == ("2", "0")
 
 
 def test_directions_stand_where_the_background_has_not_swallowed_them() -> None:

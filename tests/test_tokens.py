@@ -11,12 +11,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Refusal
-from dragoman.lm.harvest import TokenRows
-from dragoman.lm.manner import FIRST
-from dragoman.lm.paired import Reader
-from dragoman.lm.tokens import CHUNK, Tokens, read_tokens
+from dragoman.models.harvest import TokenRows
+from dragoman.models.manner import FIRST
+from dragoman.models.paired import Reader
 from planted_readers import TEXTS, WORDS, PlantedPair, PlantedReader, planted_pair, sae
 from planted_worlds import SOURCE, TARGET
+from studies.tokens import CHUNK, Tokens, read_tokens
 from tiny_checkpoints import WIDTH
 
 DOCUMENTS = CHUNK + 30

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal, Site
-from dragoman.directions import read_directions
+from dragoman.dictionaries import read_directions
 from dragoman.torchfile import TorchFile
 
 torch = pytest.importorskip("torch")
@@ -182,7 +182,7 @@ def test_columns_of_a_big_file_do_not_stay_resident(tmp_path: Path) -> None:
 
 
 def test_importing_the_room_loads_no_torch() -> None:
-    code = "import sys, dragoman.torchfile, dragoman.directions, dragoman.store.remote\n"
+    code = "import sys, dragoman.torchfile, dragoman.dictionaries, dragoman.store.remote\n"
     code += "print(sorted({'torch', 'scipy', 'httpx', 'huggingface_hub', 'yaml'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 
 import dictionary_folders as folders
 from dragoman.core import Refusal, Site
-from dragoman.directions import read_directions, read_encoder
+from dragoman.dictionaries import read_directions, read_encoder
 from dragoman.neuronpedia import Export
 from dragoman.store import RunFolder, read_arrays, read_json, read_jsonl, read_texts, write_arrays
 from dragoman.torchfile import TorchFile
-from dragoman.verbalize.registry import parse_registry
-from dragoman.verbalize.sidecar import Given, read_sidecar
+from dragoman.verbalizers.registry import parse_registry
+from dragoman.verbalizers.sidecar import Given, read_sidecar
 
 SITE = Site("m", folders.BLOCK)
 ROWS = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
@@ -97,7 +97,7 @@ SOURCE: dict[str, Any] = {
     "hfFolderId": "layer_20/width_16k/average_l0_71",
     "saelensConfig": json.dumps({"hook_name": "blocks.20.hook_resid_post", "model_name": "gemma-2-2b"}),
 }
-MANIFEST = {"format": 1, "plan_digest": "0" * 64, "source": "m:20", "target": "n:3", "features": ["1", "2"]}
+MANIFEST = {"plan_digest": "0" * 64, "source": "m:20", "target": "n:3", "features": ["1", "2"]}
 
 
 # Readers
@@ -126,8 +126,8 @@ def sidecar(path: Path) -> Any:
 
 def contract(path: Path) -> Any:
     """A verbalizer's contract, by what its sidecar says."""
-    from dragoman.lm.contracts import contract_for
-    from dragoman.lm.contracts.base import Asked
+    from dragoman.models.contracts import contract_for
+    from dragoman.models.contracts.base import Asked
 
     universal = (path / "adapters").exists()
     settings = UNIVERSAL_SETTINGS if universal else {}
@@ -137,16 +137,16 @@ def contract(path: Path) -> Any:
 
 def norm_matched(path: Path) -> Any:
     """The same under another contract's name."""
-    from dragoman.lm.contracts import contract_for
-    from dragoman.lm.contracts.base import Asked
+    from dragoman.models.contracts import contract_for
+    from dragoman.models.contracts.base import Asked
 
     return contract_for(Asked(ref=str(path), folder=path), "karvonen")
 
 
 def reconstructor(path: Path) -> Any:
     """A reconstructor's contract and value head."""
-    from dragoman.lm.reconstruct.contract import read_contract
-    from dragoman.lm.reconstruct.files import EASY_WEIGHTS, read_head
+    from dragoman.models.reconstruct.contract import read_contract
+    from dragoman.models.reconstruct.files import EASY_WEIGHTS, read_head
 
     layout = "easynla" if (path / EASY_WEIGHTS).exists() else "kitft"
     found = read_contract(path, layout)

@@ -20,7 +20,7 @@ from torch.nn import functional as f
 
 import av
 import settings as s
-from dragoman.lm.load import load_model, load_tokenizer, text_stack
+from dragoman.models.load import load_model, load_tokenizer, text_stack
 
 TEMPLATE = "Summary of the following text: <text>{explanation}</text> <summary>"
 

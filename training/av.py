@@ -24,9 +24,9 @@ from transformers import DynamicCache
 
 import settings as s
 from corpus import Description
-from dragoman.lm.load import load_model, load_tokenizer, text_stack
-from dragoman.verbalize.prompt import Prompt, build_prompt
-from dragoman.verbalize.sidecar import read_sidecar
+from dragoman.models.load import load_model, load_tokenizer, text_stack
+from dragoman.verbalizers.prompt import Prompt, build_prompt
+from dragoman.verbalizers.sidecar import read_sidecar
 
 # The kitft contract's own prompt: published verbalizers were trained on exactly these words.
 CANONICAL_PROMPT = """\

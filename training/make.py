@@ -31,10 +31,11 @@ import select_features
 import settings as s
 import sweep
 from dragoman.core import Site
-from dragoman.directions import read_encoder
+from dragoman.dictionaries import read_encoder
+from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import save_background
-from dragoman.lm.load import load_model
-from dragoman.lm.paired import Reader, direct_statistics
+from dragoman.models.load import load_model
+from dragoman.models.paired import Reader, direct_statistics
 from dragoman.store import read_jsonl
 
 START = time.time()
@@ -103,9 +104,20 @@ def dictionary(
     pack.write_rows(latents, args.out / f"latents-{folder}.jsonl.gz")
     listed = select_features.listed(latents)
     if folder == "sae":
-        (args.out / "features.json").write_text(json.dumps(listed, indent=0, ensure_ascii=False))
+        write_truth(listed, documents, args.out / folder)
     say(f"{folder}: {len(latents)} latents described, {len(listed)} listed")
     return figures
+
+
+def write_truth(listed: list[dict[str, Any]], documents: list[corpus.Document], folder: Path) -> None:
+    """What is planted, and a label of each listed latent, beside the dictionary."""
+    words: dict[str, set[str]] = {}
+    for document in documents:
+        words.setdefault(document.category, {document.category}).add(document.topic)
+    truth = {"features": listed, "category_words": {name: sorted(some) for name, some in sorted(words.items())}}
+    labels = {one["id"]: f"{one['category']}: {one['topic']}" for one in listed}
+    for name, value in (("truth.json", truth), ("labels.json", labels)):
+        (folder / name).write_text(json.dumps(value, indent=0, ensure_ascii=False) + "\n")
 
 
 def fit_probe(
@@ -238,7 +250,7 @@ def check(
         out[f"av_{kind}"] = round(float(np.mean([t in named(e) for t, e in zip(truth, texts, strict=True)])), 4)
         spoken += [{"kind": kind, "truth": t, "text": e} for t, e in zip(truth, texts, strict=True)]
     if name == "smollm2-av":
-        listed = [f for f in json.loads((args.out / "features.json").read_text()) if f["split"] == "develop"]
+        listed = [f for f in read_truth(args.out / "sae" / "truth.json").features.values() if f["split"] == "develop"]
         rows = load_file(args.out / "sae" / "sae_weights.safetensors")["W_dec"][[int(f["id"]) for f in listed]]
         texts = av.speak(trainer, rows.float())
         out["native_develop"] = round(
@@ -257,9 +269,11 @@ def direct_stage(args: argparse.Namespace) -> None:
         Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
         for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
     ]
-    stats, background = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
-    stats.table().save(args.out / "direct.safetensors")
-    save_background(background, args.out / "background.safetensors")
+    stats, background, _ = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
+    beside = args.out / "sae" / "direct" / "tiny-gemma-12"
+    beside.mkdir(parents=True, exist_ok=True)
+    stats.table().save(beside / "direct.safetensors")
+    save_background(background, beside / "background.safetensors")
     say(f"direct route: {len(texts)} texts, {background.n} pairs, spread {background.spread:.3f}")
 
 

@@ -14,7 +14,7 @@ import torch
 import settings as s
 from corpus import Document
 from dragoman.core import Site
-from dragoman.lm.harvest import TokenRows, shared_ends, token_rows
+from dragoman.models.harvest import TokenRows, shared_ends, token_rows
 
 
 @dataclass(frozen=True, slots=True)

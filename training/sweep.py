@@ -14,7 +14,7 @@ import torch
 
 import probe
 from corpus import Document
-from dragoman.lm.load import decoder_blocks, load_model, text_stack
+from dragoman.models.load import decoder_blocks, load_model, text_stack
 
 
 @torch.no_grad()

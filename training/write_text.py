@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import settings as s
-from dragoman.lm.load import load_model
+from dragoman.models.load import load_model
 from topics import TOPICS
 
 PROMPTS = (

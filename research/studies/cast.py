@@ -15,10 +15,11 @@ import numpy as np
 
 from dragoman.core import Background, Directions, Floats
 from dragoman.explain import Talk, background_report, own_version, versions
-from dragoman.routes.crossing import Bridge
+from dragoman.maps import Crossing
+from dragoman.records import Card
 from dragoman.store import RunFolder
 from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 from studies.ground import Ground
 
@@ -43,13 +44,15 @@ class Cast:
     bare: dict[str, Directions] = field(default_factory=dict)
 
     @classmethod
-    def on(cls, ground: Ground, bridge: Bridge, features: tuple[str, ...], *, samples: int = 1) -> Cast:
-        """Nothing gathered yet; what both verbalizers take for background is what the bridge has read."""
+    def on(cls, ground: Ground, crossing: Crossing, features: tuple[str, ...], *, samples: int = 1) -> Cast:
+        """Nothing gathered yet; what both verbalizers take for background is what the crossing has read."""
+        if crossing.source_background is None:
+            raise RuntimeError("a crossing over tokens has both backgrounds")
         return cls(
             ground=ground,
             features=features,
-            background=bridge.aligned.background,
-            own_background=bridge.aligned.source_background,
+            background=crossing.background,
+            own_background=crossing.source_background,
             samples=samples,
         )
 
@@ -61,7 +64,7 @@ class Cast:
         *,
         by: str = "by",
         vectors: Floats | None = None,
-        cards: Sequence[Mapping[str, Any]] = (),
+        cards: Sequence[Card] = (),
         **told: Any,
     ) -> None:
         """One condition: directions at the verbalizer's site, washed out unless the vectors are given.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
-from dragoman.routes import fit_ridge, relative_lambda
+from dragoman.maps.linear import fit_ridge, relative_lambda
 from studies.cast import Cast
 from studies.ground import Ground, stratified
 from studies.library import Library
 from studies.maps import Reference, aligned_map, direct, moments_of, pooled
+from studies.tokens import Tokens
 
 QUESTION = "How much text does each route need, and where does more stop helping?"
 FEATURES = 225
@@ -29,8 +29,8 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     directions, tokens = ground.directions(features), library.tokens(ground)
     judging = tokens.of(slice(library.fit, None))
     reference = Reference.of(tokens, judging, ground.target, seed)
-    bridge = library.bridge(ground)
-    cast = Cast.on(ground, bridge, features)
+    crossing = library.crossing(ground)
+    cast = Cast.on(ground, crossing, features)
     pool = tokens.of(slice(0, library.fit))
     for pairs in PAIRS:
         rows = nested(tokens, pool, pairs, seed)
@@ -38,7 +38,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
             continue
         made = aligned_map(tokens, rows, ground.rows, ground.target)
         told = {"pairs": len(rows), "texts": len(np.unique(tokens.documents[rows])), "kind": "carried"}
-        carried = made.directions(directions)
+        carried = made.carry(directions)
         cast.add(f"aligned map, {pairs} pairs", carried, route="map", reading="aligned", **told)
         cast.measured[f"aligned map, {pairs} pairs"] = reference.judged(made) | told | {
             "identity": reference.identity(carried), "lam_rel": made.settings["lam_rel"]
@@ -60,7 +60,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         moments = moments_of(a, b)
         for name, lam in (("post", 100.0), ("relative", relative_lambda(moments, 0.1))):
             made = fit_ridge(moments, ground.source, ground.target, lam, allow_underdetermined=True)
-            carried = made.directions(directions)
+            carried = made.carry(directions)
             told = {"pairs": len(rows), "texts": texts, "kind": "carried", "penalty": name}
             cast.add(f"pooled map ({name}), {texts} texts", carried, route="map", reading="pooled", **told)
             cast.measured[f"pooled map ({name}), {texts} texts"] = reference.judged(made) | told | {

@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from dragoman.core import Background, Directions, Site, frozen
-from dragoman.lm.tokens import Tokens
-from dragoman.routes import DirectStatistics, Moments, fit_ridge, relative_lambda
+from dragoman.maps import FiringSums, Moments
+from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing
 from studies.ground import Ground, stratified
 from studies.library import Library
 from studies.maps import Reference, aligned_map, identity
-from studies.post import frequent
+from studies.tokens import Tokens
 
 QUESTION = "Does the source's depth matter, and may a verbalizer be fed from a neighbouring block?"
 FEATURES = 225
@@ -36,21 +36,21 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     across = tuple(sorted({*np.linspace(1, depth[source.model] - 1, STEPS).astype(int).tolist(), source.block}))
     near = tuple(b for step in NEAR if 0 <= (b := target.block + step) < depth[target.model])
     tokens = library.blocks(ground, across, near)
-    bridge = library.bridge(ground)
-    cast = Cast.on(ground, bridge, features)
+    crossing = library.crossing(ground)
+    cast = Cast.on(ground, crossing, features)
     count = int(tokens.documents.max()) + 1
     fitted, judging = (tokens.of(part) for part in (slice(0, int(0.8 * count)), slice(int(0.8 * count), None)))
     reference = Reference.of(tokens, judging, target, seed)
     for block in across:
         found = firing_at(tokens, fitted, replace(source, block=block), features, "x")
         made = aligned_map(tokens, fitted, ground.rows, target, block)
-        carried = made.directions(found)
+        carried = made.carry(found)
         name = f"source block {block}"
         told = {"block": block, "relative_depth": (block + 1) / depth[source.model], "side": "source"}
         cast.add(name, carried, route="map", kind="carried", **told)
         cast.measured[name] = reference.judged(made) | told | {"lam_rel": made.settings["lam_rel"]}
-        if bridge.direct is not None:  # far more documents than are read here
-            cast.measured[name]["identity"] = identity(carried, bridge.direct)
+        if crossing.direct is not None:  # far more documents than are read here
+            cast.measured[name]["identity"] = identity(carried, crossing.direct)
     for block in near:
         there = background_at(tokens, fitted, replace(target, block=block))
         found = standing(firing_at(tokens, fitted, replace(target, block=block), features, "y"), there)
@@ -67,7 +67,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
             a, b = tokens.y[block][fitted], tokens.y[target.block][fitted]
             moments = Moments.of(a, b)
             home = fit_ridge(moments, found.site, target, relative_lambda(moments, LAM))
-            cast.add(f"target block {block}, carried", home.directions(found), route="carried", **told)
+            cast.add(f"target block {block}, carried", home.carry(found), route="carried", **told)
     return cast
 
 
@@ -80,11 +80,10 @@ def firing_at(tokens: Tokens, rows: np.ndarray, site: Site, features: tuple[str,
     """Where the stream at a block points when each feature fires; features that fire too rarely here are left out."""
     values = getattr(tokens, side)[site.block][rows]
     ids = [str(i) for i in range(tokens.fired.shape[1])]
-    empty = DirectStatistics.empty(site, ids, values.shape[1])
-    table = empty.accumulate(tokens.fired[rows], values, tokens.documents[rows]).table()
+    table = FiringSums(site, ids, values.shape[1]).add(tokens.fired[rows], values, tokens.documents[rows]).table()
     every = Directions.of(site, np.eye(1, values.shape[1]).repeat(len(features), 0), features)
-    able = frequent(every, table).ids
-    return table.directions(able)
+    able = table.frequent(every).ids
+    return table.rows(able)
 
 
 def background_at(tokens: Tokens, rows: np.ndarray, site: Site) -> Background:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions
-from dragoman.lm.tokens import Tokens
 from studies.cast import Cast
 from studies.ground import Ground, stratified
 from studies.library import Library
 from studies.maps import Fitted, direct, identities, identity
+from studies.tokens import Tokens
 
 QUESTION = "Can drift be seen before a word is said?"
 FEATURES = 225
@@ -29,28 +29,28 @@ FLAGS = ("home_margin", "home_agreement", "margin", "agreement", "purity", "cycl
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """Flags of thousands of rows at every angle; words of a few hundred."""
-    bridge = library.bridge(ground)
+    crossing = library.crossing(ground)
     features = stratified(ground, n, seed=seed)
     rest = [i for i in ground.latents if i not in set(features)]
     order = np.random.default_rng(seed).permutation(len(rest))
     many = (*features, *(rest[k] for k in order[: max(min(PLANTED, len(ground.latents)) - n, 0)]))
     rows = ground.rows.pick(many)
     neighbours = nearest_rows(ground.rows, rows)
-    cast = Cast.on(ground, bridge, features)
+    cast = Cast.on(ground, crossing, features)
     tokens = library.tokens(ground)
     fitted = Fitted.of(tokens, tokens.of(slice(0, library.fit)), ground.rows, ground.target)
     planted: dict[str, dict[str, list[float | None]]] = {}
     for degrees in DEGREES:
         bent = towards(rows, neighbours, degrees)
         cards = fitted.cards(bent)
-        planted[str(degrees)] = {flag: [card[flag] for card in cards] for flag in FLAGS}
+        planted[str(degrees)] = {flag: [getattr(card, flag) for card in cards] for flag in FLAGS}
         planted[str(degrees)]["named"] = [
-            float(card["home_nearest"] == other or card["nearest"] == other)
+            float(card.home_nearest == other or card.nearest == other)
             for card, other in zip(cards, neighbours.ids, strict=True)
         ]
         some = bent.pick(features)
         told = {"degrees": degrees, "towards": list(neighbours.ids[:n]), "route": "map", "kind": "turned"}
-        cast.add(f"turned by {degrees}", bridge.directions(some, "map"), cards=bridge.cards(some), **told)
+        cast.add(f"turned by {degrees}", crossing.directions(some, "map"), cards=crossing.cards(some), **told)
     cast.measured |= {
         "rows": list(many),
         "neighbours": list(neighbours.ids),
@@ -64,7 +64,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
 def natural(ground: Ground, tokens: Tokens, fitted: Fitted, rows: Directions, fit: int) -> dict[str, Any]:
     """Which rows lose their identity in crossing, by a direct table of the texts that nothing was fitted on."""
     table = direct(tokens, tokens.of(slice(fit, None)), ground.target)
-    carried = fitted.forward.directions(rows)
+    carried = fitted.forward.carry(rows)
     return {"kept": identities(carried, table), "summary": identity(carried, table)}
 
 

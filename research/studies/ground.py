@@ -16,9 +16,9 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal, Site
-from dragoman.directions import Encoder, read_directions, read_encoder
-from dragoman.explain import category_words
-from dragoman.store import read_json, read_jsonl
+from dragoman.dictionaries import Encoder, read_directions, read_encoder
+from dragoman.dictionaries.beside import read_truth
+from dragoman.store import read_jsonl
 
 # A category's share of a latent's firing; 1 / 45 is chance. Below the first there is no category to name: most of
 # those latents stand for a word ("often", "is") or a form.
@@ -83,7 +83,7 @@ class Ground:
     @cached_property
     def words(self) -> Mapping[str, list[str]]:
         """Category -> the words that name it."""
-        return category_words()
+        return read_truth(tiny.data("tiny-truth")).category_words
 
     def directions(self, ids: Iterable[str]) -> Directions:
         """Rows of these latents, labelled with what they fire on."""
@@ -134,7 +134,7 @@ def ground_of(name: str) -> Ground:
 
 def seen_before() -> frozenset[str]:
     """Features of the first dictionary that were reported or developed on before these studies."""
-    return frozenset(str(row["id"]) for row in read_json(tiny.data("tiny-features")))
+    return frozenset(read_truth(tiny.data("tiny-truth")).features)
 
 
 def level_of(latent: Latent) -> str | None:

@@ -1,7 +1,7 @@
 """What the studies read, each thing once: models, sums over aligned tokens, pooled rows, whole rows.
 
-In: a ground, how to read. Out: bridges, harvests, tokens. What takes minutes is kept in the cache by digest; models and
-rows stay in memory while the process lives. Refuses what the rooms below refuse.
+In: a ground, how to read. Out: crossings, harvests, tokens. What takes minutes is kept in the cache by digest; models
+and rows stay in memory while the process lives. Refuses what the rooms below refuse.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import numpy as np
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.explain import Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.paired import Harvest, Reader, harvest
-from dragoman.lm.tokens import Tokens, read_tokens
-from dragoman.routes import DirectTable
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.contexts import by_name, contexts
-from dragoman.routes.crossing import Bridge, build_bridge
+from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
+from dragoman.maps.aligned import Aligned, HeldOutPairs
+from dragoman.maps.firings import by_name, contexts
+from dragoman.models.aligned import read_aligned
+from dragoman.models.paired import Harvest, Reader, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.ground import GROUNDS, Ground
+from studies.tokens import Tokens, read_tokens
 
 FIT = 6000  # of the pair's texts; the others make the table that judges
 __all__ = ["FIT", "Library"]
@@ -40,7 +39,7 @@ class Library:
     talk: Talk = field(default_factory=Talk)
     _readers: dict[str, Reader] = field(default_factory=dict)
     _tokens: dict[str, Tokens] = field(default_factory=dict)
-    _bridges: dict[str, Bridge] = field(default_factory=dict)
+    _crossings: dict[str, Crossing] = field(default_factory=dict)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
@@ -60,18 +59,18 @@ class Library:
             self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device)
         return replace(self._readers[site.model], site=site)
 
-    def bridge(self, ground: Ground) -> Bridge:
+    def crossing(self, ground: Ground) -> Crossing:
         """What ``explain`` crosses by when nothing else is said.
 
         From SmolLM2 that is the map over the sentences with the direct route's table that ships, which rests on the
         openings; the other way nothing ships, and all texts are read.
         """
-        if ground.name not in self._bridges:
+        if ground.name not in self._crossings:
             sums = self.aligned(ground, self.which(ground))
             packaged = ground.name == next(iter(GROUNDS))
             table = DirectTable.load(tiny.data("tiny-direct")) if packaged else None
-            self._bridges[ground.name] = build_bridge(sums, ground.rows, direct=table)
-        return self._bridges[ground.name]
+            self._crossings[ground.name] = Crossing.from_tokens(sums, ground.rows, direct=table)
+        return self._crossings[ground.name]
 
     def aligned(self, ground: Ground, which: str) -> Aligned:
         """Sums over aligned tokens of some of the texts, kept in the cache."""
@@ -82,12 +81,23 @@ class Library:
             say = self.talk.towards(f"aligned {ground.name}")
             read_aligned(*both, self.texts[which], ground.encoder, progress=say).save(path)
 
-        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-3", ground, which), make)
+        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-4", ground, which), make)
         return Aligned.load(path)
+
+    def fitted(self, ground: Ground) -> tuple[LinearMap, Moments]:
+        """The map of ``crossing`` and the moments it was fitted on."""
+        crossing = self.crossing(ground)
+        if crossing.map is None or crossing.moments is None:
+            raise RuntimeError("a crossing over tokens has a map")
+        return crossing.map, crossing.moments
+
+    def held_out(self, ground: Ground) -> HeldOutPairs:
+        """Whole pairs that the map of ``crossing`` was judged by."""
+        return self.aligned(ground, self.which(ground)).held_out
 
     def contexts(self, ground: Ground, features: Iterable[str], *, seed: int = 0) -> dict[str, dict[str, list[str]]]:
         """Where each feature fires and where it is silent, as windows of the texts its cards come from."""
-        firings = self.bridge(ground).aligned.firings
+        firings = self.crossing(ground).firings
         if firings is None:
             raise RuntimeError("a dictionary with an encoder was read")
         known, found = by_name(self.texts[self.which(ground)]), {}
@@ -97,7 +107,7 @@ class Library:
         return found
 
     def which(self, ground: Ground) -> str:
-        """Which texts ``bridge`` reads."""
+        """Which texts ``crossing`` reads."""
         return "map" if ground.name == next(iter(GROUNDS)) else "all"
 
     def pooled(self, ground: Ground, which: str) -> Harvest:
@@ -108,7 +118,7 @@ class Library:
             both = self.reader(ground.source), self.reader(ground.target)
             harvest(*both, self.texts[which], progress=self.talk.towards(f"pooled {ground.name}")).save(path)
 
-        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-1", ground, which), make)
+        path, _ = Cache().get_or_make("harvest", self._key("study-pooled-2", ground, which), make)
         return Harvest.load(path)
 
     def tokens(self, ground: Ground) -> Tokens:

@@ -13,23 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
-from dragoman.lm.tokens import Tokens
-from dragoman.routes import (
-    Calibration,
-    Card,
-    DirectStatistics,
-    DirectTable,
-    Evidence,
-    FoldedDirect,
-    FoldedMoments,
-    LinearMap,
-    Moments,
-    MomentStream,
-    fit_map,
-    held_out,
-    make_cards,
-)
-from dragoman.routes.direct import FLOOR
+from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments, make_cards
+from dragoman.maps.direct import FLOOR, add_by_fold
+from dragoman.maps.evaluate import held_out
+from dragoman.maps.folds import FOLDS, FoldedMoments, MomentStream
+from dragoman.maps.penalty import Calibration, fit_map
+from dragoman.records import Card
+from studies.tokens import Tokens
 
 Doubles = NDArray[np.float64]
 JUDGED = 4000  # held-out rows a map is judged on
@@ -54,10 +44,10 @@ class Reference:
         some = np.sort(np.random.default_rng(seed).permutation(rows)[:JUDGED])
         return cls(table=direct(tokens, rows, target), tokens=tokens, rows=some, target=target.block)
 
-    def judged(self, bridge: LinearMap) -> dict[str, float]:
+    def judged(self, map_: LinearMap) -> dict[str, float]:
         """Held-out report of a map from the block it was fitted at, in few numbers, baselines beside."""
-        x, y = self.tokens.x[bridge.source.block][self.rows], self.tokens.y[self.target][self.rows]
-        told = held_out(bridge, x, y, documents=self.tokens.documents[self.rows])
+        x, y = self.tokens.x[map_.source.block][self.rows], self.tokens.y[self.target][self.rows]
+        told = held_out(map_, x, y, documents=self.tokens.documents[self.rows])
         keys = ("n", "fve_raw", "fve_unit", "centred_cosine", "top1", "top1_among", "shuffled_fve", "constant_fve_unit")
         return {key: told[key] for key in keys}
 
@@ -105,7 +95,9 @@ class Fitted:
     forward: LinearMap
     moments: Moments
     table: DirectTable
-    evidence: Evidence
+    back: LinearMap
+    folds: FoldedMoments
+    fired: FiringSums
 
     @classmethod
     def of(cls, tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site) -> Fitted:
@@ -117,17 +109,21 @@ class Fitted:
         back = fit_map(turned, target, source, allow_underdetermined=True)
         ids = [str(i) for i in range(tokens.fired.shape[1])]
         x, fired = tokens.x[source.block][rows], tokens.fired[rows]
-        at_home = DirectStatistics.empty(source, ids, x.shape[1]).accumulate(fired, x, tokens.documents[rows])
+        at_home = FiringSums(source, ids, x.shape[1]).add(fired, x, tokens.documents[rows])
         return cls(
             forward=forward,
             moments=folds.total,
             table=direct(tokens, rows, target),
-            evidence=Evidence(reverse=back, folds=folds, fired=at_home),
+            back=back,
+            folds=folds,
+            fired=at_home,
         )
 
     def cards(self, directions: Directions) -> list[Card]:
         """A card per direction."""
-        return make_cards(directions, self.forward, self.moments, self.table, evidence=self.evidence)
+        return make_cards(
+            directions, self.forward, self.moments, self.table, back=self.back, folds=self.folds, fired=self.fired
+        )
 
 
 def folded(tokens: Tokens, rows: NDArray[np.int64], source: int, target: int) -> FoldedMoments:
@@ -148,8 +144,8 @@ def aligned_map(
         fired = tokens.fired[rows]
         often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
         y = tokens.y[target.block][rows]
-        empty = FoldedDirect.empty(target, [str(i) for i in often], y.shape[1])
-        sums = empty.accumulate(fired.tocsc()[:, often], y, tokens.documents[rows])
+        sums = [FiringSums(target, often.tolist(), y.shape[1]) for _ in range(FOLDS)]
+        add_by_fold(sums, fired.tocsc()[:, often], y, tokens.documents[rows])
         calibration = Calibration(directions=dictionary, direct=sums)
     moments = folded(tokens, rows, source.block, target.block)
     return fit_map(moments, source, target, calibration=calibration, allow_underdetermined=True)
@@ -159,8 +155,7 @@ def direct(tokens: Tokens, rows: NDArray[np.int64], target: Site) -> DirectTable
     """The direct route's table of some rows, read at a block of the target."""
     ids = [str(i) for i in range(tokens.fired.shape[1])]
     y, fired = tokens.y[target.block][rows], tokens.fired[rows]
-    empty = DirectStatistics.empty(target, ids, y.shape[1])
-    return empty.accumulate(fired, y, tokens.documents[rows]).table()
+    return FiringSums(target, ids, y.shape[1]).add(fired, y, tokens.documents[rows]).table()
 
 
 def moments_of(x: NDArray[Any], y: NDArray[Any], *, centred: bool = True) -> Moments:

@@ -12,11 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from dragoman.core import Directions, Site
-from dragoman.routes import LinearMap, Moments, fit_ridge, make_cards, the_posts_fit
-from dragoman.routes.aligned import Judges
-from dragoman.routes.crossing import Bridge
-from dragoman.routes.dictionary import WHOLE
-from dragoman.routes.direct import FLOOR, DirectTable
+from dragoman.maps import Crossing, LinearMap, Moments, fit_pooled, make_cards
+from dragoman.maps.aligned import HeldOutPairs
+from dragoman.maps.linear import fit_ridge
 from dragoman.washout import contrast
 from studies.cast import Cast, standing
 from studies.ground import Ground, stratified
@@ -32,13 +30,14 @@ UNUSED_SEED = 7
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """All routes x washouts, native, and the nulls of the post's map and of the aligned one."""
     features = stratified(ground, n, seed=seed)
-    directions, bridge = ground.directions(features), library.bridge(ground)
+    directions, crossing = ground.directions(features), library.crossing(ground)
     rows = library.pooled(ground, "map")
-    ridge, moments = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
-    turned, _ = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed, method="procrustes")
-    cast = Cast.on(ground, bridge, features)
-    cards = bridge.cards(directions)
-    posts = make_cards(directions, ridge, moments, bridge.direct)
+    ridge, moments = fit_pooled(rows.x, rows.y, ground.source, ground.target, seed=seed)
+    turned, _ = fit_pooled(rows.x, rows.y, ground.source, ground.target, seed=seed, method="procrustes")
+    forward, _ = library.fitted(ground)
+    cast = Cast.on(ground, crossing, features)
+    cards = crossing.cards(directions)
+    posts = make_cards(directions, ridge, moments, crossing.direct)
     by_feature = dict(zip(features, cards, strict=True))
     for washout in WASHOUTS:
         cast.add(f"native, {washout}", directions, washout, by="native", route="identity", kind="native")
@@ -46,20 +45,20 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         shown = washout == "on-shell"
         cast.add(
             f"post, {washout}",
-            ridge.directions(directions),
+            ridge.carry(directions),
             washout,
             route="post",
             kind="carried",
             cards=posts if shown else (),
         )
-        cast.add(f"procrustes, {washout}", turned.directions(directions), washout, route="procrustes", kind="carried")
-        for route, carried in carried_by(bridge, directions):
+        cast.add(f"procrustes, {washout}", turned.carry(directions), washout, route="procrustes", kind="carried")
+        for route, carried in carried_by(crossing, directions):
             told = [by_feature[i] for i in carried.ids] if shown else ()
             cast.add(f"{route}, {washout}", carried, washout, route=route, kind="carried", cards=told)
-    for name, carried, how in nulls(ground, bridge, ridge, moments, features, n=min(NULLS, n), seed=seed):
+    for name, carried, how in nulls(ground, library, ridge, moments, features, n=min(NULLS, n), seed=seed):
         for washout in ("none", "on-shell"):
             cast.add(f"{name}, {washout}", carried, washout, route=how, kind="null", null=name.rpartition(" by ")[0])
-    carried = standing(bridge.directions(directions, "auto"), cast.background)
+    carried = standing(crossing.directions(directions, "auto"), cast.background)
     opposite = contrast(carried, cast.background)
     cast.add("opposite, on-shell", carried, vectors=opposite.minus, route="auto", kind="contrast")
     alone = Directions.of(ground.target, opposite.alone, ["background"], kind="custom")
@@ -68,43 +67,35 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
         "held_out": {
             "post": ridge.report["held_out"],
             "procrustes": turned.report["held_out"],
-            "map": bridge.forward.report["held_out"],
+            "map": forward.report["held_out"],
         },
-        "penalty": {k: v for k, v in (bridge.forward.report["penalty"] or {}).items() if k != "grid"},
-        "texts": dict(bridge.aligned.report),
-        "routes": counted(bridge, directions),
+        "penalty": {k: v for k, v in (forward.report["penalty"] or {}).items() if k != "grid"},
+        "texts": dict(forward.report["harvest"]),
+        "routes": counted(crossing, directions),
     }
     return cast
 
 
-def carried_by(bridge: Bridge, directions: Directions) -> Iterator[tuple[str, Directions]]:
+def carried_by(crossing: Crossing, directions: Directions) -> Iterator[tuple[str, Directions]]:
     """Each route's name and what it carries: the direct ones only features that fire often enough for them."""
-    yield "map", bridge.directions(directions, "map")
-    able = frequent(directions, bridge.direct)
-    yield "direct", bridge.directions(able, "direct")
-    yield "blend", bridge.directions(able, "blend")
-    if bridge.aligned.partial is not None and len(bridge.aligned.partial.ids) <= WHOLE:
-        yield "dictionary", bridge.directions(frequent(directions, bridge.aligned.partial), "dictionary")
-    yield "auto", bridge.directions(directions, "auto")
+    yield "map", crossing.directions(directions, "map")
+    able = directions if crossing.direct is None else crossing.direct.frequent(directions)
+    yield "direct", crossing.directions(able, "direct")
+    yield "blend", crossing.directions(able, "blend")
+    if crossing.partial is not None:
+        yield "dictionary", crossing.directions(crossing.partial.frequent(directions), "dictionary")
+    yield "auto", crossing.directions(directions, "auto")
 
 
-def frequent(directions: Directions, table: DirectTable | None, floor: float = FLOOR) -> Directions:
-    """Those a table can answer for."""
-    if table is None:
-        return directions
-    n_eff = dict(zip(table.ids, table.n_eff, strict=True))
-    return directions.pick(i for i in directions.ids if n_eff.get(i, 0.0) >= floor)
-
-
-def counted(bridge: Bridge, directions: Directions) -> dict[str, int]:
+def counted(crossing: Crossing, directions: Directions) -> dict[str, int]:
     """How many features the choice sends by each route."""
-    _, cards = bridge.carry(directions, "auto")
-    return {route: sum(card["route"] == route for card in cards) for route in ("direct", "blend", "map")}
+    _, cards = crossing.carry(directions, "auto")
+    return {route: sum(card.route == route for card in cards) for route in ("direct", "blend", "map")}
 
 
 def nulls(
     ground: Ground,
-    bridge: Bridge,
+    library: Library,
     ridge: LinearMap,
     moments: Moments,
     features: tuple[str, ...],
@@ -116,12 +107,12 @@ def nulls(
     rng = np.random.default_rng(seed + 1)
     unused = ground.directions(stratified(ground, n, seed=UNUSED_SEED, without=features))
     some = ground.directions(features).pick(rng.permutation(features)[:n])
-    for route, forward, own in (("post", ridge, moments), ("map", bridge.forward, bridge.moments)):
+    for route, forward, own in (("post", ridge, moments), ("map", *library.fitted(ground))):
         noise = like_activations(own, ground.source, n, np.random.default_rng(seed + 2))
-        yield f"random by {route}", forward.directions(noise), route
-        yield f"unused by {route}", forward.directions(unused), route
-        mixed = shuffled_map(bridge.aligned.judges, forward, seed)
-        yield f"shuffled by {route}", mixed.directions(some), route
+        yield f"random by {route}", forward.carry(noise), route
+        yield f"unused by {route}", forward.carry(unused), route
+        mixed = shuffled_map(library.held_out(ground), forward, seed)
+        yield f"shuffled by {route}", mixed.carry(some), route
 
 
 def like_activations(moments: Moments, site: Site, n: int, rng: np.random.Generator) -> Directions:
@@ -132,10 +123,10 @@ def like_activations(moments: Moments, site: Site, n: int, rng: np.random.Genera
     return Directions.of(site, rows, [f"random-{i}" for i in range(n)], kind="random", origin="random, as activations")
 
 
-def shuffled_map(judges: Judges, forward: LinearMap, seed: int) -> LinearMap:
+def shuffled_map(pairs: HeldOutPairs, forward: LinearMap, seed: int) -> LinearMap:
     """A ridge over rows that do not belong together, at the map's own relative penalty: what no pairing leads to."""
-    order = np.random.default_rng(seed + 3).permutation(len(judges.y))
-    moments = Moments.of(judges.x, judges.y[order])
+    order = np.random.default_rng(seed + 3).permutation(len(pairs.y))
+    moments = Moments.of(pairs.x, pairs.y[order])
     lam = forward.settings["lam_rel"] * float(np.trace(moments.sxx)) / moments.p
     made = fit_ridge(moments, forward.source, forward.target, lam, allow_underdetermined=True)
     return replace(made, report=made.report | {"shuffled": True})

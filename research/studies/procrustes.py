@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dragoman.routes import LinearMap, Moments, fit_gamma, fit_procrustes, fit_ridge, relative_lambda
+from dragoman.maps import LinearMap, Moments
+from dragoman.maps.linear import fit_procrustes, fit_ridge, relative_lambda
 from studies.cast import Cast
+from studies.gamma import fit_gamma
 from studies.ground import Ground, stratified
 from studies.library import Library
 from studies.maps import Reference, moments_of, pooled
@@ -28,8 +30,8 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     directions, tokens = ground.directions(features), library.tokens(ground)
     fitted, judging = tokens.of(slice(0, library.fit)), tokens.of(slice(library.fit, None))
     reference = Reference.of(tokens, judging, ground.target, seed)
-    bridge = library.bridge(ground)
-    cast = Cast.on(ground, bridge, features)
+    crossing = library.crossing(ground)
+    cast = Cast.on(ground, crossing, features)
     few, some = (tokens.of(slice(0, min(count, library.fit))) for count in (FEW, POOLED))
     x, y = tokens.x[ground.source.block], tokens.y[ground.target.block]
     amounts = {
@@ -39,14 +41,12 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     }
     for amount, (a, b) in amounts.items():
         centred, raw = moments_of(a, b), moments_of(a, b, centred=False)
-        for variant, bridge_ in variants(ground, centred, raw):
-            carried = bridge_.directions(directions)
+        for variant, map_ in variants(ground, centred, raw):
+            carried = map_.carry(directions)
             name = f"{variant}, {amount}"
             cast.add(name, carried, variant=variant, amount=amount, kind="carried")
-            cast.measured[name] = reference.judged(bridge_) | {
-                "identity": reference.identity(bridge_.directions(directions))
-            }
-            cast.measured[name] |= {"rows": len(a), "source_width": a.shape[1], "rank": bridge_.settings.get("rank")}
+            cast.measured[name] = reference.judged(map_) | {"identity": reference.identity(map_.carry(directions))}
+            cast.measured[name] |= {"rows": len(a), "source_width": a.shape[1], "rank": map_.settings.get("rank")}
     cast.measured["anisotropy"] = {
         amount: {side: participation(rows) for side, rows in zip(("source", "target"), both, strict=True)}
         for amount, both in amounts.items()

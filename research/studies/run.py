@@ -11,11 +11,11 @@ from pathlib import Path
 
 from dragoman.core import Refusal
 from dragoman.explain import Talk
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.embedder import SentenceEmbedder
 from dragoman.score import Reconstructor, open_reconstructor
 from dragoman.store import RunFolder, write_json
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from studies import data, depth, drift, post, procrustes, strength, trust
 from studies.cast import Cast
 from studies.ground import Ground

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from dragoman.routes import the_posts_fit
+from dragoman.maps import fit_pooled
 from dragoman.washout import on_shell_angle, on_shell_weight, sweep
 from studies.cast import Cast, standing
 from studies.ground import Ground, stratified
@@ -23,10 +23,10 @@ WEIGHTS = (0.15, 0.3, 0.5, 0.7, 0.85)
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """The same directions at every strength, carried by the default's choice and by the post's map."""
     features = stratified(ground, n, seed=seed)
-    directions, bridge, rows = ground.directions(features), library.bridge(ground), library.pooled(ground, "map")
-    ridge, _ = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
-    cast = Cast.on(ground, bridge, features)
-    both = {"auto": bridge.directions(directions, "auto"), "post": ridge.directions(directions)}
+    directions, crossing, rows = ground.directions(features), library.crossing(ground), library.pooled(ground, "map")
+    ridge, _ = fit_pooled(rows.x, rows.y, ground.source, ground.target, seed=seed)
+    cast = Cast.on(ground, crossing, features)
+    both = {"auto": crossing.directions(directions, "auto"), "post": ridge.carry(directions)}
     routes = {route: standing(carried, cast.background) for route, carried in both.items()}
     for route, carried in routes.items():
         for point in sweep(carried, cast.background, times=TIMES, weights=WEIGHTS):

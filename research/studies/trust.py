@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from dragoman.core import Directions, Refusal
-from dragoman.routes import make_cards, the_posts_fit
+from dragoman.maps import fit_pooled, make_cards
 from studies.cast import Cast
 from studies.ground import Ground, stratified
 from studies.library import Library
@@ -29,29 +29,31 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     share = n / FEATURES
     checks, nulls, real, nothing = (max(30, round(share * most)) for most in (CHECKS, NULLS, REAL, NOTHING))
     others = stratified(ground, checks, seed=seed + 1, without=features)
-    bridge, rows = library.bridge(ground), library.pooled(ground, "map")
-    ridge, moments = the_posts_fit(rows.x, rows.y, ground.source, ground.target, seed=seed)
-    cast = Cast.on(ground, bridge, (*features, *others), samples=SAMPLES)
+    crossing, rows = library.crossing(ground), library.pooled(ground, "map")
+    ridge, moments = fit_pooled(rows.x, rows.y, ground.source, ground.target, seed=seed)
+    cast = Cast.on(ground, crossing, (*features, *others), samples=SAMPLES)
     directions = ground.directions(features)
     for name, asked in (("auto", directions), ("auto, other features", ground.directions(others))):
-        carried, cards = bridge.carry(asked, "auto")
+        carried, cards = crossing.carry(asked, "auto")
         cast.add(name, carried, cards=cards, route="auto", kind="carried")
-    carried, cards = bridge.carry(directions, "map")
+    carried, cards = crossing.carry(directions, "map")
     cast.add("map", carried, cards=cards, route="map", kind="carried")
-    posts = make_cards(directions, ridge, moments, bridge.direct)
-    cast.add("post", ridge.directions(directions), cards=posts, route="post", kind="carried")
+    posts = make_cards(directions, ridge, moments, crossing.direct)
+    cast.add("post", ridge.carry(directions), cards=posts, route="post", kind="carried")
     rng = np.random.default_rng(seed + 1)
-    noise = like_activations(bridge.moments, ground.source, nulls, np.random.default_rng(seed + 2))
-    carried, cards = bridge.carry(noise, "map")
+    noise = like_activations(library.fitted(ground)[1], ground.source, nulls, np.random.default_rng(seed + 2))
+    carried, cards = crossing.carry(noise, "map")
     cast.add("random", carried, cards=cards, route="map", kind="null")
     some = directions.pick(rng.permutation(features)[: min(nulls, n)])
     unused = dealt(ground, some, stratified(ground, 2 * len(some), seed=UNUSED_SEED, without=(*features, *others)))
-    carried, cards = bridge.carry(unused, "map")
+    carried, cards = crossing.carry(unused, "map")
     cast.add("unused", carried, cards=cards, route="map", kind="null")
-    wrong = replace(bridge, forward=shuffled_map(bridge.aligned.judges, bridge.forward, seed))
+    forward, _ = library.fitted(ground)
+    pairs = library.held_out(ground)
+    wrong = replace(crossing, map=shuffled_map(pairs, forward, seed))
     carried, cards = wrong.carry(some, "map")
     cast.add("shuffled", carried, cards=cards, route="map", kind="null")
-    y = bridge.aligned.judges.y
+    y = pairs.y
     picked = y[np.sort(np.random.default_rng(seed + 4).permutation(len(y))[:real])]
     seen = Directions.of(ground.target, picked, [f"real-{k}" for k in range(len(picked))], kind="custom")
     cast.add("real activations", seen, "none", kind="ordinary", route="none")

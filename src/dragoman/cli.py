@@ -6,8 +6,6 @@ is instant.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +14,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dragoman import tiny
+from dragoman.commands.boundary import Commands, Debug
+from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.doctor import doctor
 from dragoman.commands.export import export
+from dragoman.commands.printing import console, one_line, put, put_json
 from dragoman.commands.show import show_map, show_rows, show_scores, with_confidence
-from dragoman.commands.words import ConfidenceFile, ContractName, Settings, settings_from
-from dragoman.core import Refusal, Site
+from dragoman.commands.words import (
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    ArrayKey,
+    ConfidenceFile,
+    ContractName,
+    Device,
+    Dtype,
+    Lying,
+    Out,
+    Run,
+    Seed,
+    Settings,
+    Texts,
+    TopK,
+    Width,
+    features_from,
+    file_path,
+    finite,
+    folder_path,
+    named,
+    settings_from,
+)
+from dragoman.core import Site
 
 if TYPE_CHECKING:
     from dragoman.explain import Talk
 
 app = typer.Typer(
+    cls=Commands,
     help="Put the features of one language model into words, with a verbalizer that was trained for another.\n\n"
     "A verbalizer is a model that says what a vector of its own residual stream means. To begin: [bold]dragoman "
     "demo[/] tries it offline, [bold]dragoman checkpoints --for MODEL:BLOCK[/] names verbalizers for a model, "
@@ -36,47 +60,49 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write; the same command goes on where it stopped.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, cuda:1, ...")]
-Seed = Annotated[int, typer.Option(help="All randomness starts here.")]
-Texts = Annotated[
-    str | None, typer.Option(help="File of texts (.txt, .jsonl, .gz) for both models; default: sentences that ship.")
+OutFile = Annotated[
+    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
 ]
 
 
 def main() -> None:
     """Run the command line; a refusal is one sentence and exit code 1."""
-    try:
-        app(standalone_mode=True, prog_name="dragoman")
-    except Refusal as refusal:
-        sys.stderr.write(f"dragoman: {refusal}\n")
-        raise SystemExit(1) from None
-    except KeyboardInterrupt as stop:
-        sys.stderr.write(f"dragoman: {stop or 'interrupted.'}\n")
-        raise SystemExit(130) from None
+    run_commands(app, "dragoman")
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="DRAGOMAN_DEBUG", help="Show where in the code a command ended.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    Debug.wanted = debug
 
 
 @contextmanager
 def talking() -> Iterator[Talk]:
     """Progress bars and sentences on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dragoman.explain import Talk
 
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    shown = console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<20}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=shown) as progress:
         tasks: dict[str, Any] = {}
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
+                tasks[what] = progress.add_task(one_line(what), total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        yield Talk(say=lambda text: console.print(text, markup=False), bar=bar)
+        yield Talk(say=lambda text: shown.print(one_line(text)), bar=bar)
 
 
 @app.command()
@@ -95,9 +121,11 @@ def demo(
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
     from dragoman.demo import experiment, listed, request_for
+    from dragoman.models.device import check_device
     from dragoman.report import write_page
     from dragoman.score import score_run
 
+    check_device(device)
     with talking() as talk:
         request = request_for(listed(ranks=features), seed=seed, dtype=dtype, device=device)
         run = experiment(request, out, talk, from_scratch=from_scratch)
@@ -105,7 +133,7 @@ def demo(
         scores = score_run(run, seed=seed, device=device, say=talk.say)
         page = write_page(run, run.page)
     show_scores(scores.to_json(), run.manifest)
-    sys.stdout.write(f"page: {page}\n")
+    put(f"page: {page}")
 
 
 @app.command()
@@ -113,12 +141,16 @@ def explain(
     dictionary: Annotated[
         str,
         typer.Argument(
+            callback=named,
             help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
-            "or a Neuronpedia id or address (then with --labels)."
+            "or a Neuronpedia id or address (then with --labels).",
         ),
     ],
     by: Annotated[
-        str, typer.Option(help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER).")
+        str,
+        typer.Option(
+            callback=named, help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER)."
+        ),
     ] = "tiny-gemma-av",
     features: Annotated[
         str | None, typer.Option(help="Ids, for example 982,1748; default: those the dictionary's name gives, or all.")
@@ -149,18 +181,30 @@ def explain(
     ] = "on-shell",
     contract: ContractName = None,
     setting: Settings = None,
-    base: Annotated[str | None, typer.Option(help="Model the verbalizer's adapter sits on, if it names none.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Folder or address of a Neuronpedia export with the dictionary's labels.")
+    base: Annotated[
+        str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
     ] = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    d_model: Width = None,
+    k: TopK = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(callback=named, help="Folder or address of a Neuronpedia export with the dictionary's labels."),
+    ] = None,
+    resid_pre: Annotated[
+        bool, typer.Option("--resid-pre", help="That export's source counts the block it enters, one above its own.")
+    ] = False,
     native: Annotated[
-        str | None, typer.Option(help="A verbalizer of the source model itself, to compare with.")
+        str | None, typer.Option(callback=named, help="A verbalizer of the source model itself, to compare with.")
     ] = None,
     texts: Texts = None,
     samples: Annotated[
         int,
         typer.Option(
-            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.", min=1
+            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.",
+            min=1,
+            max=MOST_SAMPLES,
         ),
     ] = 1,
     temperature: Annotated[
@@ -169,9 +213,10 @@ def explain(
             help="What explanations are drawn at, but for the first of several; 0 is greedy. Default: 0 for one, 1 for "
             "several.",
             min=0.0,
+            callback=finite,
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 200,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1, max=MOST_TOKENS)] = 200,
     batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
@@ -184,23 +229,28 @@ def explain(
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
-    from dragoman.explain import Request, check_route
+    from dragoman.explain import Request
     from dragoman.explain import explain as run_explain
+    from dragoman.models.device import check_device
     from dragoman.report import write_page
     from dragoman.score import add_confidence, confidence_set
     from dragoman.study import check_samples
 
-    check_route(route, washout, map_kind)
     request = Request(
         dictionary=dictionary,
-        features=tuple(f.strip() for f in features.split(",") if f.strip()) if features else (),
+        features=features_from(features),
         by=by,
-        source=Site.parse(source) if source else None,
+        source=Site.parse(source) if source is not None else None,
         contract=contract,
         settings=settings_from(setting or []),
         base=base,
         native=native,
+        key=key,
+        orientation=orientation,
+        d_model=d_model,
+        k=k,
         labels=labels,
+        resid_pre=resid_pre,
         route=route,  # type: ignore[arg-type]
         washout=washout,
         map=map_kind,  # type: ignore[arg-type]
@@ -213,7 +263,9 @@ def explain(
         dtype=dtype,
         device=device,
     )
+    request.check()
     check_samples(request.samples, request.drawn_at)
+    check_device(device)
     if confidence is not None:
         confidence_set(confidence)  # refused before anything dear is done
     with talking() as talk:
@@ -223,59 +275,63 @@ def explain(
     rows = with_confidence(run.rows(), run.scores)
     if as_json:
         for row in rows:
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            put_json(row)
     else:
         show_rows(rows)
-        sys.stdout.write(f"page: {page}\n")
+        put(f"page: {page}")
 
 
 @app.command()
 def harvest(
-    source: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = str(tiny.SOURCE),
-    target: Annotated[str, typer.Argument(help="MODEL:BLOCK")] = str(tiny.TARGET),
+    source: Annotated[str, typer.Argument(callback=named, help="MODEL:BLOCK")] = str(tiny.SOURCE),
+    target: Annotated[str, typer.Argument(callback=named, help="MODEL:BLOCK")] = str(tiny.TARGET),
     texts: Texts = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path(
-        "harvest.safetensors"
-    ),
+    out: OutFile = Path("harvest.safetensors"),
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
     """First step of a map by hand: read two models over the same texts, one pooled row per text and model."""
     from dragoman.explain import Request, harvested
+    from dragoman.models.device import check_device
 
+    sites = Site.parse(source), Site.parse(target)
+    check_device(device)
     request = Request(dictionary="", features=(), by="", texts=texts, dtype=dtype, device=device)
     with talking() as talk:
-        rows, _ = harvested(request, Site.parse(source), Site.parse(target), talk)
+        rows, _ = harvested(request, *sites, talk)
     rows.save(out)
-    sys.stdout.write(f"{out}: {len(rows.x)} texts, {rows.x.shape[1]} -> {rows.y.shape[1]}\n")
+    put(f"{out}: {len(rows.x)} texts, {rows.x.shape[1]} -> {rows.y.shape[1]}")
 
 
 @app.command()
 def fit(
-    rows: Annotated[Path, typer.Argument(help="What harvest wrote.")],
+    rows: Annotated[Path, typer.Argument(parser=folder_path, metavar="ROWS", help="What harvest wrote.")],
     method: Annotated[str, typer.Option(help="ridge or procrustes.")] = "ridge",
-    lam: Annotated[float, typer.Option(help="Ridge penalty, in the activations' own units.", min=0.0)] = 100.0,
+    lam: Annotated[
+        float, typer.Option(callback=finite, help="Ridge penalty, in the activations' own units.", min=0.0)
+    ] = 100.0,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write (safetensors).")] = Path("map.safetensors"),
+    out: OutFile = Path("map.safetensors"),
 ) -> None:
     """Second step: fit a map on a harvest, and judge it on the fifth of the texts that it did not see."""
-    from dragoman.lm.paired import Harvest
-    from dragoman.routes import the_posts_recipe
+    from dragoman.maps import fit_pooled
+    from dragoman.models.paired import Harvest
 
     read = Harvest.load(rows)
-    made = the_posts_recipe(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
+    made, _ = fit_pooled(read.x, read.y, read.source, read.target, lam=lam, seed=seed, method=method)  # type: ignore[arg-type]
     made.save(out)
     show_map({made.method: made.report["held_out"]})
-    sys.stdout.write(f"map: {out}\n")
+    put(f"map: {out}")
 
 
 @app.command()
 def score(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     ar: Annotated[
         str | None,
         typer.Option(
-            help="A reconstructor (text back to vector) of source or target: tiny-smollm2-ar, a folder, a hub id."
+            callback=named,
+            help="A reconstructor (text back to vector) of source or target: tiny-smollm2-ar, a folder, a hub id.",
         ),
     ] = None,
     ar_layout: Annotated[
@@ -294,10 +350,12 @@ def score(
 
     Writes scores.json, which dragoman report then shows.
     """
+    from dragoman.models.device import check_device
     from dragoman.score import score_run
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
+    check_device(device)
     with talking() as talk:
         scores = score_run(
             folder,
@@ -310,16 +368,19 @@ def score(
             say=talk.say,
         )
     if as_json:
-        sys.stdout.write(json.dumps(scores.to_json(), ensure_ascii=False) + "\n")
+        put_json(scores.to_json())
     else:
         show_scores(scores.to_json(), folder.manifest)
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Page to write; default: page.html in the run.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", parser=file_path, metavar="FILE", help="Page to write; default: page.html in the run."
+        ),
     ] = None,
 ) -> None:
     """Write the run's page: static HTML, nothing loaded from anywhere."""
@@ -327,7 +388,7 @@ def report(
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
-    sys.stdout.write(f"page: {write_page(folder, out or folder.page)}\n")
+    put(f"page: {write_page(folder, out or folder.page)}")
 
 
 app.command()(checkpoints)

@@ -14,10 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.addresses import without_secrets
+
 Floats = NDArray[np.float32]
+NO_LENGTH = 1e-12  # a row shorter than this has no direction
 Kind = Literal["feature", "random", "shuffled", "custom"]
 
-_SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>\d+)$")
+_BLOCKS = 10_000  # no model has so many
+_SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>[0-9]+)$")
 
 
 class Refusal(Exception):
@@ -27,9 +31,9 @@ class Refusal(Exception):
     """
 
     def __init__(self, what: str, why: str, instead: str) -> None:
-        """Keep the three parts; the message joins them into one sentence."""
-        self.what, self.why, self.instead = what, why, instead
-        super().__init__(f"{what}: {why}; {instead}.")
+        """Keep the three parts without passwords, signatures and tokens; the message joins them into one sentence."""
+        self.what, self.why, self.instead = (without_secrets(part) for part in (what, why, instead))
+        super().__init__(f"{self.what}: {self.why}; {self.instead}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,11 @@ class Site:
                 "a site names a model and a block",
                 "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20",
             )
-        return cls(found["model"], int(found["block"]), found["revision"])
+        block = found["block"].lstrip("0") or "0"
+        if len(block) > len(str(_BLOCKS)) or int(block) >= _BLOCKS:
+            shown = block if len(block) < 20 else f"{block[:20]}... ({len(block)} digits)"
+            raise Refusal(f"site {found['model']}:{shown}", f"no model has {_BLOCKS} blocks", "name a block it has")
+        return cls(found["model"], int(block), found["revision"])
 
     @classmethod
     def before_block(cls, model: str, block: int, revision: str | None = None, *, what: str | None = None) -> Site:
@@ -121,8 +129,8 @@ def unit_rows(rows: NDArray[Any], what: str) -> tuple[Floats, Floats]:
     if bad.size:
         raise Refusal(f"{what}, row {bad[0]}", "it holds NaN or infinite numbers", "drop the row or mend the file")
     norms = np.linalg.norm(wide, axis=1)
-    if (norms < 1e-12).any():
-        row = int(np.flatnonzero(norms < 1e-12)[0])
+    if (norms < NO_LENGTH).any():
+        row = int(np.flatnonzero(norms < NO_LENGTH)[0])
         raise Refusal(f"{what}, row {row}", "its length is zero, so it has no direction", "leave that row out")
     return frozen(wide / norms[:, None]), frozen(norms)
 
@@ -132,7 +140,8 @@ class Directions:
     """Unit rows in the residual stream at a site.
 
     ``unit``: (n, d_model) float32, read-only. ``norms``: (n,) lengths before normalising. ``ids`` and ``labels``: n
-    strings. ``kind`` says what they are; ``origin`` where they came from (file, digest, how they crossed).
+    strings. ``kind`` says what they are; ``origin`` where they came from (file, digest, how they crossed). ``dead``:
+    ids of rows that were left out of these because they have no direction, their length being zero.
     """
 
     site: Site
@@ -142,6 +151,7 @@ class Directions:
     labels: tuple[str, ...]
     kind: Kind = "feature"
     origin: str = ""
+    dead: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -180,6 +190,12 @@ class Directions:
         where = {name: row for row, name in enumerate(self.ids)}
         wanted = [str(i) for i in ids]
         missing = [i for i in wanted if i not in where]
+        if missing and missing[0] in self.dead:
+            raise Refusal(
+                f"feature {missing[0]} of {self.origin or self.site}",
+                "its row is zero, so it has no direction (a dead feature)",
+                "leave it out of --features",
+            )
         if missing:
             raise Refusal(
                 f"feature {missing[0]}",

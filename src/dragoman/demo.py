@@ -13,7 +13,8 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions
-from dragoman.directions import random_directions, read_directions
+from dragoman.dictionaries import random_directions, read_directions
+from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
 from dragoman.explain import (
     Crossing,
@@ -23,13 +24,11 @@ from dragoman.explain import (
     crossing,
     fitted,
     open_verbalizer,
-    with_labels,
 )
-from dragoman.routes import LinearMap
-from dragoman.routes.direct import FLOOR
-from dragoman.store import RunFolder, read_json
+from dragoman.maps import LinearMap
+from dragoman.store import RunFolder
 from dragoman.study import Condition
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 
 WASHOUT = "on-shell"
@@ -37,7 +36,7 @@ WASHOUT = "on-shell"
 
 def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
     """Ids of the embedded SAE's listed features: the ``ranks`` most category-selective of each category in a split."""
-    rows = [f for f in read_json(tiny.data("tiny-features")) if f["split"] == split]
+    rows = [f for f in read_truth(tiny.data("tiny-truth")).features.values() if f["split"] == split]
     lowest = min(f["rank"] for f in rows)
     return tuple(f["id"] for f in rows if f["rank"] < lowest + ranks)
 
@@ -63,11 +62,9 @@ def request_for(
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
     """All conditions over the features; resumable."""
-    directions = with_labels(
-        read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features), request.dictionary
-    )
+    directions = read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features)
     cross, rows = crossing(request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch)
-    if rows is None or cross.bridge is None:
+    if rows is None or cross.map is None:
         raise RuntimeError("a crossing by map has a harvest and a map")
     turned, _ = fitted(rows, request, "procrustes")
     talk.say("opening the verbalizers of both models, and checking them")
@@ -77,8 +74,11 @@ def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = 
     }
     quick(verbalizers.values())
     conditions, told = conditions_of(request, directions, cross, turned)
-    bare = {"washed": cross.carry(directions, "map"), "direct": cross.carry(often(directions, cross), "direct")}
-    report = {m.method: m.report["held_out"] for m in (cross.bridge, turned)}
+    bare = {
+        "washed": cross.directions(directions, "map"),
+        "direct": cross.directions(often(directions, cross), "direct"),
+    }
+    report = {m.method: m.report["held_out"] for m in (cross.map, turned)}
     more = {"map_report": report}
     return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
 
@@ -102,21 +102,18 @@ def conditions_of(
         who = request.native if by == "native" else request.by
         told.append({"name": name, "route": route, "washout": washout, "verbalizer": who, **more})
 
-    mapped, lost = cross.carry(directions, "map"), cross.carry(noise, "map")
+    mapped, lost = cross.directions(directions, "map"), cross.directions(noise, "map")
     add("native", directions, "identity", request.washout, by="native")
     add("native_plain", directions, "identity", "none", by="native")
     add("plain", mapped, "map (ridge)", "none", with_cards=True)
     add("washed", mapped, "map (ridge)", request.washout, with_cards=True)
     add("random_plain", lost, "map (ridge)", "none", null="random directions")
     add("random_washed", lost, "map (ridge)", request.washout, null="random directions")
-    add("procrustes_washed", turned.directions(directions), "map (procrustes)", request.washout)
-    add("direct", cross.carry(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
+    add("procrustes_washed", turned.carry(directions), "map (procrustes)", request.washout)
+    add("direct", cross.directions(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
     return conditions, told
 
 
 def often(directions: Directions, cross: Crossing) -> Directions:
     """Those that fire in enough documents for the direct route; the table's n says how many."""
-    if cross.direct is None:
-        return directions
-    n_eff = dict(zip(cross.direct.ids, cross.direct.n_eff, strict=True))
-    return directions.pick(i for i in directions.ids if n_eff[i] >= FLOOR)
+    return directions if cross.direct is None else cross.direct.frequent(directions)

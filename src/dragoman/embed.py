@@ -1,7 +1,7 @@
 """Texts to unit vectors: what an embedder does, and one made of words alone.
 
 In: texts. Out: (n, width) float32, rows of length one. Refuses texts without words. Those that read meaning are in
-``lm/embedder.py``.
+``models/embedder.py``.
 """
 
 from __future__ import annotations

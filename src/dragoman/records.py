@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from dragoman.core import Refusal
 
@@ -98,7 +98,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Annotated[Status, Field(validation_alias=AliasChoices("status", "verdict"))] = "unverified"
+    status: Status = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None

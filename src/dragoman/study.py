@@ -22,14 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
+from dragoman.records import Card
 from dragoman.store import Rows, RunFolder, digest, plain
+from dragoman.verbalizers.protocol import check_temperature
 
 if TYPE_CHECKING:
     from dragoman.core import Explanation
-    from dragoman.verbalize.protocol import Verbalizer
+    from dragoman.verbalizers.protocol import Verbalizer
 
 Progress = Callable[[str, int, int], None]
-Card = Mapping[str, Any]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,8 +42,8 @@ class Condition:
     """Vectors to be said under one name.
 
     ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
-    ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n dicts of
-    diagnostics, or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
+    ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
+    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
     """
 
     name: str
@@ -105,6 +106,10 @@ class Condition:
             site=directions.site,
         )
 
+    def written(self, at: int) -> dict[str, Any]:
+        """A card as it is written: without what nobody set, not even to None."""
+        return self.cards[at].model_dump(mode="json", exclude_unset=True)
+
     def row(self, at: int, sample: int, said: Explanation) -> dict[str, Any]:
         """What is written of one explanation."""
         return {
@@ -119,12 +124,13 @@ class Condition:
             "tokens": said.tokens,
             # To a digit that rounding in other batches, or on another device, does not reach.
             "log_probability": None if said.log_probability is None else round(said.log_probability, 4),
-            "card": dict(self.cards[at]) if self.cards else None,
+            "card": self.written(at) if self.cards else None,
         }
 
 
 def check_samples(samples: int, temperature: float) -> None:
-    """Refuse several samples of which the later ones could only repeat the first."""
+    """Refuse several samples of which the later ones could only repeat the first, and temperatures that are none."""
+    check_temperature(temperature)
     if samples > 1 and not temperature > 0:
         raise Refusal(
             f"{samples} samples at temperature {temperature:g}",
@@ -218,7 +224,7 @@ class Plan:
                 c.verbalizer,
                 c.ids,
                 c.labels,
-                c.cards,
+                [c.written(at) for at in range(len(c.cards))],
                 verbalizers[c.verbalizer].identity,
             ]
             parts += [_stable(told), c.vectors]

@@ -1,7 +1,7 @@
 """The embedded pair: which packages hold its weights, what they must hash to, where its data lies.
 
 In: a packaged name such as ``tiny-gemma``. Out: paths. Refuses packages that are absent or whose bytes are not the ones
-the verbalizers were trained on. Knows no torch; the conversion itself is ``lm/convert.py``.
+the verbalizers were trained on. Knows no torch; the conversion itself is ``models/convert.py``.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ DATA = {
     "tiny-gemma-sae": "gemma-sae",
     "tiny-latents": "latents-sae.jsonl.gz",
     "tiny-gemma-latents": "latents-gemma-sae.jsonl.gz",
-    "tiny-direct": "direct.safetensors",
-    "tiny-background": "background.safetensors",
+    "tiny-direct": "sae/direct/tiny-gemma-12/direct.safetensors",
+    "tiny-background": "sae/direct/tiny-gemma-12/background.safetensors",
     "tiny-documents": "documents.jsonl.gz",
-    "tiny-features": "features.json",
+    "tiny-truth": "sae/truth.json",
     "tiny-probes": "probes.safetensors",
     "tiny-confidence": "confidence.json",
 }

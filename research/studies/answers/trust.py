@@ -19,7 +19,7 @@ from dragoman.confidence.gather import ReadBack, gather_evidence
 from dragoman.confidence.model import Confidence
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
-from dragoman.lm.embedder import SentenceEmbedder
+from dragoman.models.embedder import SentenceEmbedder
 from dragoman.records import Row
 from dragoman.stats.reconstruct import mean_output
 from dragoman.stats.roc import Outcomes

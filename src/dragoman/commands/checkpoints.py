@@ -6,8 +6,6 @@ asked for. Refuses Neuronpedia ids of models it does not know.
 
 from __future__ import annotations
 
-import json
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -15,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dragoman.commands.printing import console, put_json, styled
+from dragoman.commands.words import named
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dragoman.verbalize.registry import Checkpoint, Recommendation
+    from dragoman.verbalizers.registry import Checkpoint, Recommendation
 
 WIDTH = 100
 FOOT = (
@@ -34,29 +35,34 @@ SHOWN = 8
 def checkpoints(
     source: Annotated[
         str | None,
-        typer.Option("--for", help="Recommend for features of MODEL, MODEL:BLOCK, or a Neuronpedia id or address."),
+        typer.Option(
+            "--for",
+            callback=named,
+            help="Recommend for features of MODEL, MODEL:BLOCK, or a Neuronpedia id or address.",
+        ),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Width of that model's stream: leaves out namesakes of another width.")
+        int | None,
+        typer.Option(min=1, max=10**6, help="Width of that model's stream: leaves out namesakes of another width."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help=f"All recommendations, not only the first {SHOWN}.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Records on stdout as one JSON array.")] = False,
 ) -> None:
     """List published verbalizers and reconstructors, or recommend a verbalizer for a model's features."""
-    from dragoman.lm.contracts import contract_names
-    from dragoman.verbalize import registry
+    from dragoman.models.contracts import contract_names
+    from dragoman.verbalizers import registry
 
     if source is None:
         listed = registry.checkpoints()
         if as_json:
-            write([told(c) for c in listed])
+            put_json([told(c) for c in listed], indent=2)
         else:
             show_table(listed)
         return
     ranked = registry.recommend(place(source), width, built=contract_names())
     found = ranked if every else ranked[:SHOWN]
     if as_json:
-        write([{"rank": n, **recommended(r)} for n, r in enumerate(found, 1)])
+        put_json([{"rank": n, **recommended(r)} for n, r in enumerate(found, 1)], indent=2)
     else:
         show_recommended(source, found, len(ranked))
 
@@ -79,17 +85,10 @@ def recommended(r: Recommendation) -> dict[str, Any]:
     return {"relation": r.relation, "reason": r.reason, "usable": r.usable, "checkpoint": told(r.checkpoint)}
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """One JSON array on stdout."""
-    sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
-
-
-def console() -> Console:
+def screen() -> Console:
     """Stdout; 100 columns where nobody says how wide it is."""
-    from rich.console import Console
-
-    out = Console(highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, width=WIDTH)
+    out = console()
+    return out if out.is_terminal else console(width=WIDTH)
 
 
 def show_table(listed: Iterable[Checkpoint]) -> None:
@@ -97,7 +96,7 @@ def show_table(listed: Iterable[Checkpoint]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
+    out = screen()
     for base, group in groupby(sorted_by_base(listed), key=lambda c: c.base):
         members = list(group)
         facts = [f"{n} blocks" for n in {c.n_blocks for c in members} if n]
@@ -141,8 +140,8 @@ def show_recommended(source: str, found: Sequence[Recommendation], known: int) -
     """A numbered list: checkpoint, why, its reconstructor; the model's dictionaries near those blocks; what next."""
     from rich.text import Text
 
-    out = console()
-    out.print(Text(f"verbalizers for {source}, best first", style="bold"))
+    out = screen()
+    out.print(styled(f"verbalizers for {source}, best first", style="bold"))
     for n, r in enumerate(found, 1):
         c = r.checkpoint
         head = Text(f"{n:2d}. ")

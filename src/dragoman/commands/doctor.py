@@ -6,8 +6,6 @@ names nothing to examine.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman import tiny
-from dragoman.commands.words import ContractName, Settings, settings_from
-from dragoman.core import Refusal
+from dragoman.commands.printing import console, put_json
+from dragoman.commands.words import (
+    ArrayKey,
+    ContractName,
+    Device,
+    Dtype,
+    Lying,
+    Settings,
+    TopK,
+    folder_path,
+    named,
+    settings_from,
+)
+from dragoman.core import Refusal, Site
 
 if TYPE_CHECKING:
     from dragoman.doctor import Finding
@@ -24,26 +34,44 @@ if TYPE_CHECKING:
 
 def doctor(
     sae: Annotated[
-        str | None, typer.Option(help="Dictionary: tiny-sae, a folder, sae:RELEASE/SAE_ID or hf:ORG/REPO/PATH.")
+        str | None,
+        typer.Option(callback=named, help="Dictionary: tiny-sae, a folder, sae:RELEASE/SAE_ID or hf:ORG/REPO/PATH."),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER).")
+        str | None,
+        typer.Option(
+            callback=named, help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER)."
+        ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Where the directions live, MODEL:BLOCK; default: what the dictionary says.")
+        str | None,
+        typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK; default: what the dictionary says."),
     ] = None,
-    native: Annotated[str | None, typer.Option(help="A verbalizer of the source model, examined too.")] = None,
+    native: Annotated[
+        str | None, typer.Option(callback=named, help="A verbalizer of the source model, examined too.")
+    ] = None,
     ar: Annotated[
-        str | None, typer.Option(help="A reconstructor (text back to vector); only its files are checked.")
+        str | None,
+        typer.Option(callback=named, help="A reconstructor (text back to vector); only its files are checked."),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Model the verbalizer's adapter sits on, if it names none.")] = None,
+    base: Annotated[
+        str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
+    ] = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    k: TopK = None,
     contract: ContractName = None,
     setting: Settings = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Texts for the source model (.txt, .jsonl, .gz); default: six of our own.")
+        Path | None,
+        typer.Option(
+            parser=folder_path,
+            metavar="FILE",
+            help="Texts for the source model (.txt, .jsonl, .gz); default: six of our own.",
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, cuda:1, ...")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Examine a dictionary and a verbalizer for what goes wrong in silence, before you believe their words.
@@ -54,12 +82,16 @@ def doctor(
     """
     from dragoman.doctor import examine, open_patient
     from dragoman.explain import how_fed, load_background
+    from dragoman.models.device import check_device
     from dragoman.store import read_texts
 
     if not any((sae, by, source, native, ar)):
         sae, by, native = "tiny-sae", "tiny-gemma-av", "tiny-smollm2-av"
     if source and not sae and not by:
         raise Refusal("doctor", "a source alone says nothing about a dictionary or a verbalizer", "pass --sae or --by")
+    if source is not None:
+        Site.parse(source)
+    check_device(device)
     started = time.monotonic()
     chosen = tuple(read_texts(texts)[:32]) if texts else None
     background = load_background(tiny.data("tiny-background")) if by == "tiny-gemma-av" else None
@@ -67,6 +99,7 @@ def doctor(
     found = examine(
         open_patient(
             sae=sae,
+            sae_how={"key": key, "orientation": orientation, "k": k},
             by=by,
             source=source,
             **fed,
@@ -88,10 +121,8 @@ def _tell(found: list[Finding], seconds: float, *, as_json: bool) -> None:
     from dragoman.doctor.report import faults, sheet
 
     if as_json:
-        sys.stdout.write(json.dumps(jsoned(found, seconds), ensure_ascii=False, indent=1) + "\n")
+        put_json(jsoned(found, seconds), indent=1)
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(sheet(found, seconds))
+        console().print(sheet(found, seconds))
     if faults(found):
         raise typer.Exit(1)

@@ -1,35 +1,48 @@
 """``dragoman export``: a run's explanations as files that somebody else's tool reads.
 
-In: a run folder, a condition of it, what the features are called elsewhere. Out: Neuronpedia's explanation batches.
-Refuses conditions the run does not have, random directions, and a source that is not the run's own place in the model.
+In: a run folder, a condition of it, what the features and the author are called elsewhere. Out: Neuronpedia's
+explanation batches and what its importer needs beside them; a copy of the run gives the same bytes. Refuses conditions
+the run does not have, random directions, an author that is none, and a source that is not the run's own place in the
+model.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dragoman.addresses import public_address
+from dragoman.commands.printing import put, put_json, tell
+from dragoman.commands.words import Run, folder_path
+
 if TYPE_CHECKING:
-    from dragoman.neuronpedia import Explained, NeuronpediaRef
+    from dragoman.neuronpedia import Explained
     from dragoman.store import RunFolder
 
 FORMATS = ("neuronpedia",)
+_OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations\n"
 PREFERRED = "washed"
+_LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  # a path, by its beginning
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     model_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")],
     source_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write v1/MODEL/SOURCE/explanations into.")] = Path(
-        "export"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder to write v1/MODEL/SOURCE/explanations into.",
+        ),
+    ] = Path("export"),
     format_: Annotated[str, typer.Option("--format", help="So far: neuronpedia.")] = "neuronpedia",
     condition: Annotated[
         str | None, typer.Option(help="Which of the run's conditions; default: washed, or its only foreign one.")
@@ -40,7 +53,10 @@ def export(
     explanation_model: Annotated[
         str | None, typer.Option(help="Name of the model there; default: the verbalizer.")
     ] = None,
-    author: Annotated[str, typer.Option(help="Id of the author there.")] = "",
+    author_id: Annotated[
+        str,
+        typer.Option(help="Id of the author there, a user of the receiving database; rows without one are rejected."),
+    ] = "",
     batch_size: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 1024,
     resid_pre: Annotated[
         bool, typer.Option("--resid-pre", help="The source counts the block it enters, one above the run's.")
@@ -48,15 +64,17 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="What was written, as one JSON object.")] = False,
 ) -> None:
     """Write a run's explanations as files that Neuronpedia can import (nothing is uploaded)."""
-    from dragoman.core import Refusal
-    from dragoman.neuronpedia import NeuronpediaRef, write_explanations
+    from dragoman.core import Refusal, Site
+    from dragoman.neuronpedia import NeuronpediaRef, must_exist, refuse_elsewhere, write_explanations
     from dragoman.store import RunFolder
 
     if format_ not in FORMATS:
         raise Refusal(f"format '{format_}'", f"known are {', '.join(FORMATS)}", "use one of these")
     folder = RunFolder.open(run)
     source = NeuronpediaRef(model=model_id, source=source_id)
-    refuse_elsewhere(source, str(folder.manifest["source"]), resid_pre=resid_pre)
+    instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
+    own = Site.parse(folder.manifest["source"])
+    refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
     rows = folder.rows()
     name = condition or default_condition(rows, run)
     told = next((c for c in folder.manifest["conditions"] if c["name"] == name), {})
@@ -66,41 +84,23 @@ def export(
         source,
         explained,
         type_name=type_name or f"dragoman_{'native' if told.get('route') == 'identity' else 'foreign'}-av",
-        model_name=explanation_model or str(told.get("verbalizer") or folder.manifest["target"]),
-        created_at=made_at(folder),
-        author=author,
+        model_name=explanation_model or without_folders(str(told.get("verbalizer") or folder.manifest["target"])),
+        author=author_id,
         batch_size=batch_size,
     )
     if empty:
-        sys.stderr.write(f"left out {empty} features whose explanation is empty\n")
+        tell(f"left out {empty} features whose explanation is empty")
+    there = must_exist(source, author_id)
+    needed = "".join(f"\n  {table}: {row}" for table, row in there)
+    tell(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
+    tell(_OTHER_WAY)
     if as_json:
         summary = {"source": str(source), "condition": name, "explanations": len(explained), "empty": empty}
-        sys.stdout.write(json.dumps(summary | {"files": [str(p) for p in paths]}, ensure_ascii=False) + "\n")
+        summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
+        put_json(summary | {"files": [str(p) for p in paths]})
     else:
-        sys.stdout.write("".join(f"{path}\n" for path in paths))
-
-
-def refuse_elsewhere(source: NeuronpediaRef, site: str, *, resid_pre: bool) -> None:
-    """Refuse labels for a source at another block or of another model than the run's directions.
-
-    Models are compared only where the table knows theirs and the run names the hub's.
-    """
-    from dragoman.core import Refusal, Site
-    from dragoman.neuronpedia.ids import HUB_MODELS
-
-    own = Site.parse(site)
-    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
-    if block != own.block:
-        raise Refusal(
-            f"labels for {source}",
-            f"its rows live at block {block}, the run's at block {own.block}",
-            "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)",
-        )
-    theirs = HUB_MODELS.get(source.model.lower())
-    if theirs and "/" in own.model and not Path(own.model).exists() and theirs.casefold() != own.model.casefold():
-        raise Refusal(
-            f"labels for {source}", f"that is {theirs}, the run's directions are of {own.model}", "check --model-id"
-        )
+        for path in paths:
+            put(path)
 
 
 def default_condition(rows: Sequence[Mapping[str, Any]], run: Path) -> str:
@@ -147,6 +147,7 @@ def chosen(
         "condition": name,
         **{key: told[key] for key in ("route", "washout", "verbalizer") if key in told},
     }
+    common = {key: _named(value) for key, value in common.items()}
     sure = confidences(folder.scores, name)
     made = []
     for feature, samples in by_feature.items():
@@ -168,7 +169,19 @@ def confidences(scores: Mapping[str, Any] | None, condition: str) -> dict[str, M
     return {str(row["feature"]): row for row in per_feature if isinstance(row.get("probability"), int | float)}
 
 
-def made_at(folder: RunFolder) -> str:
-    """When the run was begun, by its manifest: the same run gives the same bytes, today and tomorrow."""
-    stamp = int((folder.path / "manifest.json").stat().st_mtime)
-    return datetime.fromtimestamp(stamp, UTC).replace(tzinfo=None).isoformat()
+def without_folders(text: str) -> str:
+    """A reference as others may read it: of a path here the last name alone, of an address no password and no query.
+
+    By the text alone, so that a copy of the run says the same where the path leads nowhere.
+    """
+    found = _LOCAL.match(text)
+    if not found:
+        return public_address(text)
+    return (found["kind"] or "") + re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def _named(value: Any) -> Any:
+    """A manifest's entry, its references without folders."""
+    if isinstance(value, str):
+        return without_folders(value)
+    return {key: _named(one) for key, one in value.items()} if isinstance(value, Mapping) else value

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dragoman.commands.printing import console, styled
+
 
 def with_confidence(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The rows, first samples with their ``confidence`` where the run was scored with one."""
@@ -28,25 +30,21 @@ def sure(told: Mapping[str, Any]) -> str:
 
 def show_rows(rows: list[dict[str, Any]]) -> None:
     """Every explanation, feature by feature; the route where each feature has its own, and the confidence."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
+    out = console()
     for row in rows:
         route = (row.get("card") or {}).get("route") if row["condition"] == "auto" else None
         told = f"{row['condition']}: {route}" if route else row["condition"]
         told = f"[{told}, sample {row['sample'] + 1}]" if row["sample"] else f"[{told}]"
-        head = [Text(f"{row['feature']} {row['label']}".strip(), style="bold"), Text(told, style="dim")]
+        head = [styled(f"{row['feature']} {row['label']}".strip(), "bold"), styled(told, "dim")]
         if row.get("confidence"):
             style = "green" if row["confidence"]["answered"] else "yellow"
-            head.append(Text(sure(row["confidence"]), style=style))
-        console.print(*head)
-        console.print(Text(row["text"] + "\n"))
+            head.append(styled(sure(row["confidence"]), style))
+        out.print(*head)
+        out.print(styled(f"{row['text']}\n"))
 
 
 def show_map(report: dict[str, Any]) -> None:
     """Held-out quality beside what a constant predictor reaches."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="the map on texts it was not fitted on", title_justify="left")
@@ -55,14 +53,12 @@ def show_map(report: dict[str, Any]) -> None:
     for method, held in report.items():
         numbers = [held[k] for k in ("fve_unit", "centred_cosine", "top1", "raw_cosine", "constant_cosine")]
         table.add_row(method, str(held["n"]), *(f"{v:.3f}" for v in numbers))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
     """The table of conditions, nulls, embedders, detection, paired differences, confidences, then the map."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    out = console()
     parts = {
         "table": lambda rows: show_conditions(
             rows, scores, f"{manifest['source']} in the words of {manifest['target']}"
@@ -84,7 +80,7 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
         show_map(manifest["map_report"])
     if manifest.get("background"):
         b = manifest["background"]
-        console.print(
+        out.print(
             f"background at {manifest['target']}: spread {b['spread']:.3f}, "
             f"on-shell angle {b['on_shell_degrees']:.1f} degrees"
         )
@@ -92,10 +88,9 @@ def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
 
 def show_conditions(rows: list[dict[str, Any]], scores: dict[str, Any], title: str) -> None:
     """Lift and planted category of each condition, with what the numbers mean."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    out = console()
     table = Table(title=title, title_justify="left")
     for name in ("condition", "lift", "95 % interval", "p", "category", "random"):
         table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
@@ -108,38 +103,32 @@ def show_conditions(rows: list[dict[str, Any]], scores: dict[str, Any], title: s
             else ["", ""]
         )
         table.add_row(row["condition"], *cells, *rate)
-    console.print(table)
+    out.print(table)
     if scores.get("rule"):
-        console.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
+        out.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
     first = next((r["lift"] for r in rows if r.get("lift")), None)
     if first:
-        console.print(
+        out.print(
             f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}",
             style="dim",
         )
 
 
 def ends(estimate: Mapping[str, Any]) -> str:
-    """An interval of signed numbers, its bracket escaped for rich."""
-    return f"\\[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+    """An interval of signed numbers."""
+    return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
 
 
 def show_pairs(pairs: list[dict[str, Any]]) -> None:
     """Paired differences of lift."""
-    from rich.console import Console
-
     for pair in pairs:
-        Console(highlight=False).print(
-            f"{pair['what']}: {pair['value']:+.3f} {ends(pair)}, p {pair['p']:.2g}, n {pair['n']}"
-        )
+        console().print(f"{pair['what']}: {pair['value']:+.3f} {ends(pair)}, p {pair['p']:.2g}, n {pair['n']}")
 
 
 def show_power(needs: list[dict[str, Any]]) -> None:
     """How many features it takes to find each paired difference again."""
-    from rich.console import Console
-
     for need in needs:
-        Console(highlight=False).print(
+        console().print(
             f"to find {need['what']} again at {need['lift']:+.3f} ({need['power']:.0%} power, level {need['level']:g}) "
             f"takes {need['n']} features; these {need['observed']} find {need['detectable']:.3f}"
         )
@@ -147,19 +136,14 @@ def show_power(needs: list[dict[str, Any]]) -> None:
 
 def show_ceiling(found: dict[str, Any]) -> None:
     """What another native sample reaches, and each condition's part of it."""
-    from rich.console import Console
-
     top = found["ceiling"]
     shares = [f"{name} {one['value']:.0%} {ends(one)}" for name, one in found["share"].items()]
     told = f"; of it: {', '.join(shares)}" if shares else ""
-    Console(highlight=False).print(
-        f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}"
-    )
+    console().print(f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}")
 
 
 def show_reconstruction(found: dict[str, Any]) -> None:
     """How well a reconstructor finds each condition's directions in its texts, beside chance."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"read back by {found['reconstructor']} at {found['site']}", title_justify="left")
@@ -177,12 +161,11 @@ def show_reconstruction(found: dict[str, Any]) -> None:
             f"{1 / row['n']:.1%}",
             f"{row['mrr']['value']:.3f}",
         )
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
     """Each condition against each null: lift, and how often its text is the nearest."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="against each null", title_justify="left")
@@ -202,52 +185,43 @@ def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
                 f"{top1['value']:.0%}",
                 f"{top1['extra']['chance']:.0%}",
             )
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def show_agreement(found: dict[str, Any]) -> None:
     """Whether the embedders agree in sign."""
-    from rich.console import Console
-
     if found["summary"]:
-        Console(highlight=False).print(f"{found['summary']}.", markup=False)
+        console().print(f"{found['summary']}.")
 
 
 def show_adjusted(found: dict[str, Any]) -> None:
     """Which lifts hold when all tests are counted."""
-    from rich.console import Console
-
     tests = found["tests"]
     failed = [f"{t['condition']} by {t['embedder']} ({t['adjusted']:.2g})" for t in tests if not t["holds"]]
     told = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold after Holm's adjustment"
-    Console(highlight=False).print(told + (f"; not {', '.join(failed)}" if failed else ""), markup=False)
+    console().print(told + (f"; not {', '.join(failed)}" if failed else ""))
 
 
 def show_detection(found: dict[str, Any]) -> None:
     """How well each condition's texts tell where their features fire, beside other features' texts."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="telling windows where the feature fires from others", title_justify="left")
     for name in ("condition", "features", "AUROC", "95 % interval", "others' texts", "p"):
         table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
     for row in found["table"]:
-        span, others = f"\\[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
+        span, others = f"[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
         table.add_row(row["condition"], str(row["features"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def show_confidence(found: dict[str, Any]) -> None:
     """How many explanations are answered for, and on what the confidence was fitted."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    out = console()
     for condition, rows in found["per_feature"].items():
         answered = sum(row["answered"] for row in rows)
-        console.print(
-            f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}"
-        )
+        out.print(f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}")
     fitted = dict.fromkeys(str(one["fitted_on"]) for one in found["members"].values() if one.get("fitted_on"))
     if fitted:
         told = f"fitted on {', '.join(fitted)}; on another pair of models it is a guess until you check some"
-        console.print(told, markup=False, style="dim")
+        out.print(told, style="dim")

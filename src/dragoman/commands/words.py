@@ -1,17 +1,75 @@
-"""Options that several commands share, and their words as values.
+"""Options that several commands share, and their words as values; cheap checks, before anything is loaded.
 
-In: ``NAME=VALUE``. Out: a contract's settings. Refuses words of another form, and a setting given twice.
+In: what was written on the command line. Out: paths, names, ids, a contract's settings. Refuses ``NAME=VALUE`` words
+of another form, empty ids, what is given twice, names that nothing can have, unknown dtypes and words that are no
+device.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dragoman.core import Refusal
+from dragoman.store import check_name
+from dragoman.store.spans import shown
+
+DTYPES = ("float32", "bfloat16", "float16")  # as lm.load knows them, which would load torch
+MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
+MOST_SAMPLES = 1_000
+SEEDS = 2**63
+_DEVICE = re.compile(r"[a-z]+(?::[0-9]{1,3})?")
+
+
+def named(param: typer.CallbackParam, value: str | None) -> str | None:
+    """A word that names a file, a folder or a repository; nothing is looked for."""
+    return value if value is None else check_name(value, _called(param))
+
+
+def folder_path(value: str | Path) -> Path:
+    """A path to read or write, which may be a folder."""
+    return Path(check_name(str(value), "path"))
+
+
+def file_path(value: str | Path) -> Path:
+    """The path of a file to write; refuses folders."""
+    path = folder_path(value)
+    if not path.name or path.is_dir():
+        raise Refusal(f"path '{value}'", "it is a folder, and a file is written", "name a file")
+    return path
+
+
+def known_dtype(value: str) -> str:
+    """A dtype by its word."""
+    if value not in DTYPES:
+        raise Refusal(f"dtype '{value[:40]}'", f"known are {', '.join(DTYPES)}", "use one of these")
+    return value
+
+
+def device_word(value: str) -> str:
+    """A device's word; whether it is here, ``models.device`` knows."""
+    if not _DEVICE.fullmatch(value):
+        raise Refusal(f"device '{value[:40]}'", "it is no device", "write cpu, cuda, mps or cuda:1")
+    return value
+
+
+def finite(param: typer.CallbackParam, value: float | None) -> float | None:
+    """A number; NaN and infinity are none."""
+    if value is not None and not math.isfinite(value):
+        raise Refusal(f"{_called(param)} {value}", "it is no finite number", "write one")
+    return value
+
+
+def _called(param: typer.CallbackParam) -> str:
+    """The option or argument as it is written."""
+    longest = max(param.opts, key=len) if param.opts else str(param.name)
+    return longest if longest.startswith("-") else str(param.name)
+
 
 ContractName = Annotated[
     str | None,
@@ -26,14 +84,69 @@ Settings = Annotated[
         help="What the contract leaves open, NAME=VALUE (block=20, norm=150, 'question=...'); may be repeated."
     ),
 ]
-
-
 ConfidenceFile = Annotated[
     Path | None,
     typer.Option(
-        "--confidence", help="File of fitted confidences: how likely each text is right; default: those that ship."
+        "--confidence",
+        parser=folder_path,
+        metavar="FILE",
+        help="File of fitted confidences: how likely each text is right; default: those that ship.",
     ),
 ]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        parser=folder_path,
+        metavar="FOLDER",
+        help="Folder to write; the same command goes on where it stopped.",
+    ),
+]
+Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
+Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(callback=device_word, help="cpu, cuda, mps, cuda:1, ...")]
+Seed = Annotated[int, typer.Option(help="All randomness starts here.", min=0, max=SEEDS - 1)]
+Texts = Annotated[
+    str | None,
+    typer.Option(
+        callback=named, help="File of texts (.txt, .jsonl, .gz) for both models; default: sentences that ship."
+    ),
+]
+
+
+ArrayKey = Annotated[str | None, typer.Option("--key", help="Which array of a file of vectors that holds several.")]
+Lying = Annotated[
+    Literal["rows", "columns"] | None,
+    typer.Option(
+        "--orientation", help="Which way the dictionary's features lie in its decoder, where its files do not show it."
+    ),
+]
+Width = Annotated[
+    int | None, typer.Option("--d-model", help="Width of the stream, where a file of vectors does not show it.", min=1)
+]
+TopK = Annotated[int | None, typer.Option("--k", help="Features a TopK keeps, where its files do not say.", min=1)]
+
+
+def features_from(words: str | None) -> tuple[str, ...]:
+    """Ids between commas; none where nothing was said.
+
+    Raises:
+        Refusal: an id is empty, or stands there twice.
+    """
+    if words is None:
+        return ()
+    ids = [word.strip() for word in words.split(",")]
+    if "" in ids:
+        raise Refusal(
+            f"features '{shown(words)}'",
+            "an id is empty",
+            "write ids with a comma between them, such as --features 982,1748, or leave --features out for all",
+        )
+    twice = next((name for place, name in enumerate(ids) if name in ids[:place]), None)
+    if twice is not None:
+        raise Refusal(f"features '{shown(words)}'", f"{shown(twice)} is there twice", "name every feature once")
+    return tuple(ids)
 
 
 def settings_from(words: list[str]) -> dict[str, Any]:

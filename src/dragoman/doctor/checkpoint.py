@@ -1,14 +1,14 @@
 """Do the files belong together: role, base model, adapter.
 
 In: the folders of a verbalizer and of a reconstructor that are on this machine. Out: findings ``role``, ``base``,
-``width``, ``adapter-fits``, ``adapter-trained``, ``adapter-applied``, ``stale-adapter``, and ``tokenizer`` and
-``template`` of a checkpoint that does not open: it can say why. Downloads nothing.
+``width``, ``adapter-fits``, ``adapter-trained``, ``adapter-applied``, ``adapter-merged``, ``stale-adapter``, and
+``tokenizer`` and ``template`` of a checkpoint that does not open: it can say why. Downloads nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import Patient, Probes, folder_at_hand
 from dragoman.doctor.probe import numbers
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
+from dragoman.models.adapters import scale_of
+from dragoman.models.load import OF_VISION, load_tokenizer
 from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalize import registry
-from dragoman.verbalize.sidecar import sidecar_file
+from dragoman.verbalizers import registry
+from dragoman.verbalizers.prompt import encoded
+from dragoman.verbalizers.sidecar import sidecar_file
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROLES = {"verbalizer": ("av", "actor", "verbalizer"), "reconstructor": ("ar", "critic", "reconstructor")}
@@ -59,19 +62,18 @@ def check_checkpoint(patient: Patient, probes: Probes) -> list[Finding]:
 
 def unopened(patient: Patient, folder: Path) -> list[Finding]:
     """The tokenizer of a verbalizer that did not open: it is often the reason."""
-    from dragoman.lm.load import load_tokenizer
+    from dragoman.models.folder import TEMPLATE, read_template
 
     own = folder if (folder / "tokenizer.json").is_file() else folder_at_hand(patient.base or _base(folder))
     if own is None:
         return []
     try:
         tokenizer: Any = load_tokenizer(own)
-    except (Refusal, ValueError, OSError):
+        if (folder / TEMPLATE).is_file():
+            tokenizer.chat_template = read_template(folder / TEMPLATE)
+        ids = encoded(rendered(tokenizer, TWO_TURNS), tokenizer)
+    except Refusal:
         return []  # opening has said so
-    template_file = folder / "chat_template.jinja"
-    if template_file.is_file():
-        tokenizer.chat_template = template_file.read_text(encoding="utf-8")
-    ids = tokenizer.encode(rendered(tokenizer, TWO_TURNS), add_special_tokens=False)
     return [
         tokenizer_whole(patient.voice, tokenizer),
         bos(patient.voice, "beginning-of-text tokens of a chat it renders", tokenizer, ids),
@@ -168,6 +170,7 @@ def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
     known = registry.find(ref)
     vouched = known is not None and patient.base is not None and known.switches.stacked_on == patient.base
     found = [base_names(ref, {k: str(v) for k, v in names.items() if v}, patient.base, vouched=vouched)]
+    found += merged(ref, patient.verbalizer)
     if not settings:
         return [*found, *damaged(ref, folder)]
     # An adapter may sit on an adapter: what it is put on in the end is what the verbalizer opened.
@@ -188,6 +191,23 @@ def adapter(patient: Patient, probes: Probes, folder: Path) -> list[Finding]:
     except Refusal as refusal:
         found.append(refused("adapter-fits", ref, "its weights and its base's", refusal))
     return found
+
+
+def merged(ref: str, verbalizer: Any) -> list[Finding]:
+    """Each adapter that was merged when the verbalizer was opened, against PEFT with the adapter carried along."""
+    what = "largest relative error of its merged layers on a few tokens"
+    return [
+        judged(
+            "adapter-merged",
+            ref,
+            f"{what} ({one.layer})",
+            measured=one.error,
+            against=one.limit,
+            origin=f"what rounding explains, against PEFT unmerged; of the model's output {one.whole:.2g}",
+            fault="" if one.holds else "use its authors' merged model",
+        )
+        for one in getattr(verbalizer, "merged", ())
+    ]
 
 
 def damaged(ref: str, folder: Path) -> list[Finding]:
@@ -242,8 +262,9 @@ def tensors_of(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Arra
 
 
 def stems(own: ArraysFile) -> list[str]:
-    """What the names of each update's two matrices begin with."""
-    return [name.removesuffix(".lora_A.weight") for name in own.names if name.endswith(".lora_A.weight")]
+    """What the names of each update's two matrices begin with; a vision tower, which no text passes, may be absent."""
+    end = ".lora_A.weight"
+    return [name.removesuffix(end) for name in own.names if name.endswith(end) and not OF_VISION.search(name)]
 
 
 def module_of(stem: str) -> str:
@@ -251,16 +272,20 @@ def module_of(stem: str) -> str:
     return stem[stem.find("layers.") :] if "layers." in stem else stem.rpartition(".")[2]
 
 
-def place_of(stem: str, names: Iterable[str]) -> str | None:
+def place_of(stem: str, names: Collection[str]) -> str | None:
     """The matrix an update is for, among a model's; a vision tower has layers of the same names."""
-    wanted = f"{module_of(stem)}.weight"
-    same = [n for n in names if n == wanted or n.endswith(f".{wanted}")]
-    return next((n for n in same if ("vision" in n) == ("vision" in stem)), None)
+    module = module_of(stem)
+    for wanted in (f"{module}.weight", *(("embed_tokens.weight",) if module == "lm_head" else ())):  # tied: stored once
+        same = [n for n in names if n == wanted or n.endswith(f".{wanted}")]
+        found = next((n for n in same if ("vision" in n) == ("vision" in stem)), None)
+        if found is not None:
+            return found
+    return None
 
 
 def trained(ref: str, own: ArraysFile) -> Finding:
-    """LoRA starts with B = 0: if all of B is zero, it was saved before its first step."""
-    ups = [name for name in own.names if ".lora_B." in name]
+    """LoRA starts with B = 0 (embeddings: A = 0): if all of it is zero, it was saved before its first step."""
+    ups = [name for name in own.names if ".lora_B." in name or ".lora_embedding_A" in name]
     largest = max(
         (float(np.abs(own.whole(name).astype(np.float32)).max(initial=0.0)) for name in ups[:64]), default=0.0
     )
@@ -323,12 +348,14 @@ def applied(
     if probes is None or probes.model is None:
         reason = "the model is not open" if probes is not None else "it sits on another adapter"
         return skipped("adapter-applied", ref, what, reason)
+    if settings.get("use_dora"):
+        return skipped("adapter-applied", ref, what, "it also scales the sum (DoRA); adapter-merged compares answers")
     here = dict(probes.model.net.named_parameters())
     for stem in stems(own):
         module, place, name = module_of(stem), place_of(stem, files), place_of(stem, here)
         if place is None or name is None:
             continue
-        update = scaling(settings, module) * (
+        update = scale_of(settings, stem.removeprefix("base_model.model.")) * (
             own.whole(f"{stem}.lora_B.weight").astype(np.float64)
             @ own.whole(f"{stem}.lora_A.weight").astype(np.float64)
         )
@@ -351,15 +378,3 @@ def applied(
             fault=fault,
         )
     return skipped("adapter-applied", ref, what, "it is carried along by the model rather than merged into it")
-
-
-def scaling(settings: dict[str, Any], module: str) -> float:
-    """Alpha over rank, or over its root for rank-stabilised adapters, with the module's own where it has one."""
-    rank = _own(settings.get("rank_pattern"), module, settings.get("r", 1))
-    alpha = _own(settings.get("alpha_pattern"), module, settings.get("lora_alpha", 1))
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _own(pattern: Any, module: str, otherwise: Any) -> float:
-    found = [v for k, v in (pattern or {}).items() if module.endswith(k)]
-    return float(found[0] if found else otherwise)

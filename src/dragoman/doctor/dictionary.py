@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats
-from dragoman.directions import Encoder
+from dragoman.dictionaries import Encoder
 from dragoman.doctor.finding import Finding, judged, skipped
 from dragoman.doctor.patient import Patient, Probes
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site
-from dragoman.directions import Encoder, read_encoder
+from dragoman.dictionaries import Encoder, read_encoder
 from dragoman.doctor.checkpoint import check_checkpoint
 from dragoman.doctor.dictionary import check_dictionary, orientation
 from dragoman.doctor.finding import Finding, refused
@@ -19,10 +19,10 @@ from dragoman.doctor.patient import SENTENCES, Patient, Probes
 from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.reading import check_reading
 from dragoman.doctor.stream import check_background, check_stream
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.paired import Reader
-from dragoman.lm.resolve import dictionary_at
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.paired import Reader
+from dragoman.models.resolve import dictionary_at
+from dragoman.verbalizers.protocol import Verbalizer
 
 T = TypeVar("T")
 
@@ -84,6 +84,7 @@ def passed(findings: list[Finding]) -> list[Finding]:
 def open_patient(
     *,
     sae: str | None = None,
+    sae_how: Mapping[str, Any] | None = None,
     by: str | None = None,
     contract: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -97,9 +98,9 @@ def open_patient(
 ) -> Patient:
     """Open what is named, by reference; what does not open becomes a finding, not an end.
 
-    ``sae``: dictionary. ``by``: verbalizer, with ``contract``, ``settings`` and ``base`` as it takes them. ``source``:
-    MODEL:BLOCK where the dictionary's directions live, None takes what it says itself. ``ar``: reconstructor, whose
-    files are read.
+    ``sae``: dictionary, with ``sae_how`` as ``read_encoder`` takes it. ``by``: verbalizer, with ``contract``,
+    ``settings`` and ``base`` as it takes them. ``source``: MODEL:BLOCK where the dictionary's directions live, None
+    takes what it says itself. ``ar``: reconstructor, whose files are read.
     """
     refusals: dict[str, Refusal] = {}
 
@@ -115,7 +116,7 @@ def open_patient(
     if by:
         voice = tried(by, lambda: LocalVerbalizer(by, contract=contract, settings=settings, base=base, **how))
     if sae:
-        encoder = tried(sae, lambda: read_encoder(dictionary_at(sae)))
+        encoder = tried(sae, lambda: read_encoder(dictionary_at(sae), **(sae_how or {})))
     site = tried(source, lambda: Site.parse(source)) if source else encoder.site if encoder else None
     if sae and site:
         reader = tried(str(site), lambda: Reader.open(site, **how))

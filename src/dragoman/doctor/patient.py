@@ -16,11 +16,11 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Background, Floats, Refusal, Site
-from dragoman.directions import Encoder
+from dragoman.dictionaries import Encoder
 from dragoman.doctor.probe import Fed, Opened, Stream, bare_logits, bare_text, fed, opened, stream_over
-from dragoman.lm.paired import Reader
-from dragoman.lm.resolve import cached, folder_of
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.paired import Reader
+from dragoman.models.resolve import cached, folder_of
+from dragoman.verbalizers.protocol import Verbalizer
 
 # Plain running text of several registers: enough for norms and slots, and there is no model that cannot read it.
 SENTENCES = (
@@ -203,7 +203,7 @@ class Probes:
 
 def neighbours(source: Reader) -> list[int]:
     """The block of a site and those just before and behind it, as far as the model has them."""
-    from dragoman.lm.load import decoder_blocks
+    from dragoman.models.load import decoder_blocks
 
     count, block = len(decoder_blocks(source.model)), source.site.block
     return [b for b in (block - 1, block, block + 1) if 0 <= b < count]
@@ -213,10 +213,9 @@ def folder_at_hand(ref: str | None) -> Path | None:
     """A folder that is on this machine, the hub's cache included; the doctor downloads nothing to look at it."""
     if ref is None:
         return None
-    path = Path(ref).expanduser()
-    if ref not in tiny.MODELS and ref not in tiny.DATA and not path.is_dir():
-        return cached(ref)
     try:
+        if ref not in tiny.MODELS and ref not in tiny.DATA and not Path(ref).expanduser().is_dir():
+            return cached(ref)
         return folder_of(ref)
-    except Refusal:
+    except (Refusal, OSError, RuntimeError):  # names that are too long, or of nobody's home
         return None

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
-from dragoman.lm.harvest import reading
-from dragoman.lm.load import decoder_blocks, text_stack
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.models.encode import encode_texts
+from dragoman.models.harvest import reading
+from dragoman.models.load import decoder_blocks, text_stack
+from dragoman.verbalizers.protocol import Verbalizer
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
@@ -106,8 +107,7 @@ def stream_over(model: Opened, texts: Sequence[str], blocks: Sequence[int]) -> S
     handles.append(all_blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
     said: list[list[int]] = []
     with hooked(handles), reading(model.net, max(blocks)):
-        for text in texts:
-            ids = [int(i) for i in model.tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]]
+        for ids in encode_texts(model.tokenizer, texts, TOKENS).ids:
             if len(ids) > 1:
                 stack(input_ids=id_tensor(model.net, ids), use_cache=False)
                 said.append(ids)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
+from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding, judged, skipped
 from dragoman.doctor.patient import Patient, Probes
-from dragoman.verbalize.prompt import PLAIN_ENGLISH
+from dragoman.verbalizers.chat import render_chat
+from dragoman.verbalizers.prompt import PLAIN_ENGLISH
 
 # What families write between turns. A template of the right family writes words its tokenizer knows as one token.
 TURN_WORD = re.compile(
@@ -137,8 +137,8 @@ def rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str:
         return ""
     for turns in (chat, chat[:1]):
         try:
-            return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=len(turns) == 1))
-        except (TemplateError, ValueError, TypeError, KeyError):  # as templates do for chats they do not take
+            return render_chat(tokenizer, turns, opened=len(turns) == 1).text
+        except Refusal:  # as templates do for chats they do not take
             continue
     return ""
 

@@ -13,7 +13,7 @@ from dragoman.core import Floats, Refusal
 from dragoman.doctor.finding import Finding, judged, refused, skipped
 from dragoman.doctor.patient import SAID, Patient, Probes
 from dragoman.doctor.stream import dtype_of, overflow
-from dragoman.verbalize.prompt import parse
+from dragoman.verbalizers.prompt import parse
 
 # Largest difference of two rows of logits over their spread. Of opposite vectors: 0.03 (norm-matched add on a random
 # Gemma) to 2.4 (embedded pair) in clean models, 0 behind a cache. One vector read twice, in another row and call: 0 on

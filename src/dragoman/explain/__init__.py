@@ -12,14 +12,12 @@ from dragoman.explain.crossing import (
 )
 from dragoman.explain.manifest import background_report, own_version, versions
 from dragoman.explain.open import (
-    category_words,
     default_texts,
     dictionary_of,
     directions_of,
     how_fed,
     open_verbalizer,
     planted,
-    with_labels,
 )
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
@@ -34,7 +32,6 @@ __all__ = [
     "Talk",
     "background_report",
     "carry_out",
-    "category_words",
     "check_route",
     "contexts_of",
     "crossing",
@@ -52,5 +49,4 @@ __all__ = [
     "planted",
     "save_background",
     "versions",
-    "with_labels",
 ]

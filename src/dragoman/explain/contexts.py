@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dragoman.explain.crossing import Crossing, texts_of
-from dragoman.explain.open import default_texts
 from dragoman.explain.request import Request
-from dragoman.routes.contexts import by_name, contexts
+from dragoman.maps import Crossing
+from dragoman.maps.firings import by_name, contexts
 
 Windows = dict[str, dict[str, list[str]]]
 
@@ -24,11 +23,11 @@ def contexts_of(cross: Crossing, request: Request, features: Sequence[str]) -> W
 
     What is drawn of a feature depends on the seed and its own id, not on the others asked for.
     """
-    firings = cross.over.aligned.firings if cross.over is not None else None
+    firings = cross.firings
     watched = set(firings.ids) if firings is not None else set()
     if firings is None or not watched.intersection(features):
         return None
-    known, found = by_name(default_texts(request.texts, texts_of(request))), Windows()
+    known, found = by_name(cross.texts), Windows()
     for name in features:
         if name in watched:
             rng = np.random.default_rng([request.seed, zlib.crc32(name.encode())])

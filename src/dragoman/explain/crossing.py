@@ -7,80 +7,46 @@ Refuses a route that was not prepared, and whatever the rooms below refuse.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dragoman import tiny
-from dragoman.core import Background, Directions, Refusal, Site
-from dragoman.directions import DictionaryRef, Encoder, read_directions, read_encoder
-from dragoman.directions import dictionary as open_dictionary
-from dragoman.explain.open import default_texts, dictionary_of
-from dragoman.explain.request import Request, Route, Talk
-from dragoman.lm.aligned import read_aligned
-from dragoman.lm.manner import Manner
-from dragoman.lm.paired import Harvest, Reader, direct_statistics, harvest
-from dragoman.lm.resolve import folder_of
-from dragoman.routes import DirectTable, LinearMap, Moments, blend, make_cards, the_posts_fit
-from dragoman.routes.aligned import Aligned
-from dragoman.routes.crossing import Bridge, build_bridge, to_watch
-from dragoman.routes.dictionary import WHOLE
-from dragoman.store import Cache, Contents, digest, write_arrays
+from dragoman.core import Background, Directions, Site
+from dragoman.dictionaries import Encoder, read_directions
+from dragoman.dictionaries import dictionary as open_dictionary
+from dragoman.explain.keys import fingerprint_of_dictionary, key_of
+from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
+from dragoman.explain.request import Request, Talk
+from dragoman.maps import Crossing as Prepared
+from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.crossing import to_watch
+from dragoman.maps.direct import WHOLE
+from dragoman.models.aligned import read_aligned
+from dragoman.models.manner import Manner
+from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
+from dragoman.store import Cache, Contents, digest, read_json, write_arrays, write_json
 
 _BACKGROUND = Contents(
     called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
 )
 
+_LEFT_OUT = "left_out.json"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crossing:
-    """Everything between a direction at the source and a vector at the target: made once, shared by conditions."""
 
-    source: Site
-    target: Site
-    background: Background
-    source_background: Background | None
-    bridge: LinearMap | None
-    moments: Moments | None
-    direct: DirectTable | None
-    digests: Mapping[str, str]
-    over: Bridge | None = None
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crossing(Prepared):
+    """A crossing, and ``digests`` of what it was made from."""
 
-    def carried(self, directions: Directions, route: Route) -> tuple[Directions, list[dict[str, Any]]]:
-        """Directions at the target by a route, and their cards."""
-        if self.over is not None:
-            return self.over.carry(directions, route)
-        return self.carry(directions, route), self.cards(directions)
-
-    def carry(self, directions: Directions, route: Route) -> Directions:
-        """Directions at the target by a route; refuse one that was not prepared."""
-        if self.source == self.target:
-            return directions
-        if self.over is not None:
-            return self.over.directions(directions, route)
-        if route in ("map", "blend") and self.bridge is None or route in ("direct", "blend") and self.direct is None:
-            raise Refusal(f"route '{route}'", "it was not prepared", "prepare the crossing with that route")
-        mapped = self.bridge.directions(directions) if self.bridge and route != "direct" else None
-        direct = (
-            self.direct.directions(directions.ids, labels=directions.labels) if self.direct and route != "map" else None
-        )
-        if mapped is not None and direct is not None:
-            return blend(mapped, direct)
-        return mapped or direct or directions
-
-    def cards(self, directions: Directions) -> list[dict[str, Any]]:
-        """What is known of each crossing: the two routes check each other."""
-        if self.over is not None:
-            return self.over.cards(directions)
-        if self.bridge is None or self.moments is None:
-            return []
-        return make_cards(directions, self.bridge, self.moments, self.direct)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)  # by side: rows kept, outliers, and rows that are not finite
 
 
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
     """The pooled rows of both models over the texts, from the cache when nothing that decides them has changed."""
     texts = default_texts(request.texts)
-    key = _key("harvest-3", request, source, target, texts)
+    key = key_of("harvest-4", request, source, target, texts)
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}")
@@ -88,17 +54,20 @@ def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple
         made = harvest(Reader.open(source, **how), Reader.open(target, **how), texts, progress=talk.towards("harvest"))
         made.save(path)
 
-    path, reused = Cache().get_or_make("harvest", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
     if reused:
         talk.say(f"reused harvest {key[:8]} ({len(texts)} texts)")
-    return Harvest.load(path), key
+    rows = Harvest.load(path)
+    for sentence in told_left_out(rows.left_out, source, target):
+        talk.say(sentence)
+    return rows, key
 
 
 def fitted(
     rows: Harvest, request: Request, method: Literal["ridge", "procrustes"] = "ridge"
 ) -> tuple[LinearMap, Moments]:
     """The post's map over a harvest, and the moments of the rows it was fitted on."""
-    return the_posts_fit(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
+    return fit_pooled(rows.x, rows.y, rows.source, rows.target, lam=request.lam, seed=request.seed, method=method)
 
 
 def direct_table(
@@ -112,25 +81,29 @@ def direct_table(
         return DirectTable.load(path), load_background(tiny.data("tiny-background")), digest(path)
     texts = default_texts(request.texts, "direct")
     where = dictionary_of(request)
-    key = _key("direct-2", request, source, target, texts, _files(where))
+    key = key_of("direct-3", request, source, target, texts, fingerprint_of_dictionary(where), *_reading(request))
 
     def make(path: Path) -> None:
+        encoder = encoder_of(request)  # first: it may be refused, and models take long to open
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
         how = {"dtype": request.dtype, "device": request.device}
-        stats, background = direct_statistics(
-            Reader.open(source, **how),
-            Reader.open(target, **how),
-            read_encoder(where),
+        readers = (Reader.open(source, **how), Reader.open(target, **how))
+        stats, background, left_out = direct_statistics(
+            *readers,
+            encoder,
             texts,
             progress=talk.towards("direct route"),
         )
         path.mkdir()
         stats.table().save(path / "direct.safetensors")
         save_background(background, path / "background.safetensors")
+        write_json(path / _LEFT_OUT, left_out)
 
-    path, reused = Cache().get_or_make("direct", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("direct", key, make)
     if reused:
         talk.say(f"reused direct-route statistics {key[:8]}")
+    for sentence in told_left_out(read_json(path / _LEFT_OUT), source, target):
+        talk.say(sentence)
     return DirectTable.load(path / "direct.safetensors"), load_background(path / "background.safetensors"), key
 
 
@@ -153,23 +126,34 @@ def crossing(
     if request.map == "aligned" and source != target:
         return by_tokens(request, source, target, talk, from_scratch=from_scratch), None
     digests: dict[str, str] = {}
-    rows = direct = background = own = bridge = moments = None
+    rows = direct = background = None
     if "direct" in routes or "blend" in routes:
         direct, background, digests["direct"] = direct_table(request, source, target, talk, from_scratch=from_scratch)
     if "map" in routes or "blend" in routes or background is None or request.native:
         rows, digests["harvest"] = harvested(request, source, target, talk)
-        background, own = rows.background, rows.source_background
-        if source != target:
-            bridge, moments = fitted(rows, request)
+        background = rows.background
+    own = rows.source_background if rows else None
+    if rows and own and source != target:
+        made = Crossing.from_pooled(
+            rows.x,
+            rows.y,
+            own,
+            background,
+            direct=direct,
+            lam=request.lam,
+            seed=request.seed,
+            texts=default_texts(request.texts),
+        )
+        return replace(made, digests=digests, left_out=rows.left_out), rows
     made = Crossing(
+        recipe="pooled",
         source=source,
         target=target,
         background=background,
         source_background=own,
-        bridge=bridge,
-        moments=moments,
         direct=direct,
         digests=digests,
+        left_out=rows.left_out if rows is not None else {},
     )
     return made, rows
 
@@ -179,25 +163,31 @@ def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_
 
     For the embedded pair the direct route's table ships, from more documents and other ones: cards are the better.
     """
-    dictionary = read_directions(dictionary_of(request), site=source)
+    dictionary = read_directions(dictionary_of(request), site=source, **how_rows(request))
+    tell_dead(dictionary, talk)
     aligned, key = paired_tokens(request, target, dictionary, talk)
     digests, direct = {"aligned": key}, None
     packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
     if packaged and request.texts is None and not from_scratch:
         direct, _, digests["direct"] = direct_table(request, source, target, talk)
+    left_out = aligned_left_out(aligned)
+    for sentence in told_left_out(left_out, source, target):
+        talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
-    over = build_bridge(aligned, dictionary, direct=direct, seed=request.seed)
-    return Crossing(
-        source=source,
-        target=target,
-        background=aligned.background,
-        source_background=aligned.source_background,
-        bridge=over.forward,
-        moments=over.moments,
-        direct=over.direct,
-        digests=digests,
-        over=over,
-    )
+    texts = default_texts(request.texts, texts_of(request))
+    made = Crossing.from_tokens(aligned, dictionary, direct=direct, seed=request.seed, texts=texts)
+    return replace(made, digests=digests, left_out=left_out)
+
+
+def aligned_left_out(aligned: Aligned) -> LeftOut:
+    """What became of the tokens of either model, by the report of the reading; outliers are those among the pairs."""
+    found = {}
+    for side in SIDES:
+        told = aligned.report["tokens"][side]
+        out = sum(told["left out"][why] for why in ("special", "first", "not finite"))
+        odd = aligned.report["pairs_left_out"][f"outlier at {side}"]
+        found[side] = {"kept": told["all"] - out - odd, "outliers": odd, "not finite": told["left out"]["not finite"]}
+    return found
 
 
 def texts_of(request: Request) -> str:
@@ -211,59 +201,37 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     texts = default_texts(request.texts, texts_of(request))
     watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
     manner = Manner(watched=watched)
-    key = _key("aligned-2", request, source, target, texts, _files(where), repr(manner))
+    dictionary_key = fingerprint_of_dictionary(where)
+    key = key_of("aligned-4", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
-        encoder = _encoder(where, talk)  # first: it may be refused, and models take long to open
+        encoder = _encoder(request, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
 
-    path, reused = Cache().get_or_make("aligned", key, make)
+    path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
     if reused:
         talk.say(f"reused aligned tokens {key[:8]} ({len(texts)} texts)")
     return Aligned.load(path), key
 
 
-def _encoder(where: Path | DictionaryRef, talk: Talk) -> Encoder | None:
+def _encoder(request: Request, talk: Talk) -> Encoder | None:
     """The dictionary's encoder; plain vectors have none, and then only the map can carry them.
 
     Raises:
         Refusal: a dictionary has an encoder that cannot be read or used; to go on without would change the routes.
     """
-    with open_dictionary(where) as opened:
+    with open_dictionary(dictionary_of(request), **how_encoder(request)) as opened:
         name, plain = opened.name, opened.layout == "vectors"
     if not plain:
-        return read_encoder(where)
+        return encoder_of(request)
     talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
     return None
 
 
-def _key(kind: str, request: Request, source: Site, target: Site, texts: Sequence[str], *more: str | Path) -> str:
-    """Digest of all that decides what two models give over texts: a cache entry's name."""
-    told = (kind, str(source), str(target), "\n".join(texts), request.dtype)
-    return digest(*told, _weights(source), _weights(target), *more)
-
-
-def _weights(site: Site) -> str:
-    """Digest of a model's files by name, size and time, and of its config: reading gigabytes would cost more."""
-    ref = f"{site.model}@{site.revision}" if site.revision else site.model
-    folder = folder_of(ref)
-    return digest(*map(_stamp, sorted(folder.glob("*.safetensors"))), folder / "config.json")
-
-
-def _files(where: Path | DictionaryRef) -> str | Path:
-    """A dictionary's files in the same way, where they are here; else its reference."""
-    if isinstance(where, Path):
-        return where
-    path = Path(where.place).expanduser()
-    if where.kind != "file" or not path.exists():
-        return str(where)
-    inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest(str(where), *map(_stamp, inside))
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{path.name}:{path.resolve().name}:{stat.st_size}:{stat.st_mtime_ns}"
+def _reading(request: Request) -> list[str]:
+    """What the request says of how the dictionary is read, where it says anything."""
+    said = {name: value for name, value in {**how_rows(request), **how_encoder(request)}.items() if value is not None}
+    return [repr(sorted(said.items()))] if said else []

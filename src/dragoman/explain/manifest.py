@@ -30,11 +30,13 @@ SETTINGS = (
     "max_new_tokens",
     "texts",
 )
+SELDOM = ("key", "orientation", "d_model", "k", "resid_pre")  # kept only where they are said
 
 
 def settings_of(request: Request) -> dict[str, Any]:
     """The request's settings, as they are kept."""
-    return {k: getattr(request, k) for k in SETTINGS} | {"temperature": request.drawn_at}
+    said = {k: getattr(request, k) for k in SELDOM if getattr(request, k)}
+    return {k: getattr(request, k) for k in SETTINGS} | {"temperature": request.drawn_at} | said
 
 
 def background_report(background: Background) -> dict[str, Any]:

@@ -6,34 +6,39 @@ checkpoints whose contract nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dragoman import tiny
-from dragoman.core import Directions, Refusal
-from dragoman.directions import DictionaryRef, read_directions
-from dragoman.explain.request import Request
-from dragoman.lm.decode import LocalVerbalizer
-from dragoman.lm.resolve import dictionary_at, hub_place
-from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
-from dragoman.store import read_json, read_jsonl, read_texts
-from dragoman.verbalize import registry
+from dragoman.core import Directions, Refusal, Site
+from dragoman.dictionaries import DictionaryRef, Encoder, check_encoder, pinned, read_directions, read_encoder
+from dragoman.dictionaries.beside import TRUTH, beside, read_truth
+from dragoman.explain.request import Request, Talk
+from dragoman.models.decode import LocalVerbalizer
+from dragoman.models.resolve import dictionary_at, hub_place
+from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
+from dragoman.store import read_jsonl, read_texts
+from dragoman.verbalizers import registry
+
+OTHER_LABELS = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
 
 
 def dictionary_of(request: Request) -> Path | DictionaryRef:
-    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges.
+    """Where the dictionary's files are: a packaged folder, a path, or a reference read by ranges, at one commit.
 
     Raises:
         Refusal: a Neuronpedia id without an export that says what the source was made from.
     """
     named = _neuronpedia(request.dictionary)
-    return DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    where = DictionaryRef.parse(_record(request, named).dictionary) if named else dictionary_at(request.dictionary)
+    return pinned(where) if isinstance(where, DictionaryRef) else where
 
 
 def directions_of(request: Request) -> Directions:
-    """The directions asked for, with labels from an export or the embedded list.
+    """The directions asked for, with labels from an export or from beside the dictionary.
 
     A Neuronpedia id brings its place in the model along; another dictionary says it itself, or the request does.
 
@@ -48,11 +53,76 @@ def directions_of(request: Request) -> Directions:
         wanted = (named.index,)
     if named and site is None:
         site = _record(request, named).site
-    found = read_directions(dictionary_of(request), site=site, features=wanted)
+    found = read_directions(dictionary_of(request), site=site, features=wanted, **how_rows(request))
     if request.labels is None:
-        return with_labels(found, request.dictionary)
-    told = Export.open(request.labels, named.at(None) if named else None).labels().chosen()
+        return found
+    export = Export.open(request.labels, named.at(None) if named else None)
+    if named is None:
+        _refuse_others_labels(export, found.site, resid_pre=request.resid_pre)
+    told = export.labels().chosen()
     return replace(found, labels=tuple(told.get(i, "") for i in found.ids))
+
+
+def how_rows(request: Request) -> dict[str, Any]:
+    """What the request says of how the dictionary's rows lie, as ``read_directions`` takes it."""
+    return {"key": request.key, "d_model": request.d_model, "orientation": request.orientation}
+
+
+def how_encoder(request: Request) -> dict[str, Any]:
+    """What the request says of the dictionary's encoder, as ``read_encoder`` takes it."""
+    return {"key": request.key, "orientation": request.orientation, "k": request.k}
+
+
+def encoder_of(request: Request) -> Encoder:
+    """The dictionary's encoder, whole.
+
+    Raises:
+        Refusal: it cannot be read or used; the sentence says how to do without it.
+    """
+    with _without():
+        return read_encoder(dictionary_of(request), **how_encoder(request))
+
+
+def refuse_unusable_encoder(request: Request) -> None:
+    """Refuse, before any model is opened for it, an encoder that could not be used later; only headers are read.
+
+    Raises:
+        Refusal: as ``encoder_of``.
+    """
+    with _without():
+        required = request.route not in ("map", "auto")
+        check_encoder(dictionary_of(request), **how_encoder(request), required=required)
+
+
+@contextmanager
+def _without() -> Iterator[None]:
+    """Refusals of an encoder, with the way to carry the dictionary's rows that needs none."""
+    try:
+        yield
+    except Refusal as refusal:
+        instead = f"{refusal.instead}, or carry its rows without an encoder: --map post --route map"
+        raise Refusal(refusal.what, refusal.why, instead) from refusal
+
+
+def tell_dead(directions: Directions, talk: Talk) -> None:
+    """Say how many features were set aside because they have no direction."""
+    dead, first = len(directions.dead), ", ".join(directions.dead[:5])
+    if dead:
+        more = ", ..." if dead > 5 else ""
+        talk.say(
+            f"set aside {dead} of {dead + len(directions)} features whose rows are zero and have no direction"
+            f" ({first}{more})"
+        )
+
+
+def _refuse_others_labels(export: Export, site: Site, *, resid_pre: bool) -> None:
+    """Refuse the labels of an export that is of another block or model than the dictionary."""
+    record = export.source()
+    if record is not None and record.hook is not None:
+        there = record.site  # also refuses what is not in the residual stream
+        resid_pre = there.block != record.ref.layer
+    ref = record.ref if record is not None else export.told_by_rows()
+    refuse_elsewhere(ref, site, resid_pre=resid_pre, whose="the dictionary's", instead=OTHER_LABELS)
 
 
 def _neuronpedia(dictionary: str) -> NeuronpediaRef | None:
@@ -123,28 +193,15 @@ def default_texts(texts: str | None, split: str = "map") -> list[str]:
     return [row["text"] for name in wanted for row in rows if row["split"] == name]
 
 
-def with_labels(directions: Directions, dictionary: str) -> Directions:
-    """Planted labels of the embedded SAE's features, where the dictionary brings none."""
-    if dictionary != "tiny-sae":
-        return directions
-    info = {f["id"]: f"{f['category']}: {f['topic']}" for f in read_json(tiny.data("tiny-features"))}
-    labels = tuple(given or info.get(i, "") for i, given in zip(directions.ids, directions.labels, strict=True))
-    return replace(directions, labels=labels)
+def planted(dictionary: Path | DictionaryRef, ids: Sequence[str]) -> dict[str, Any]:
+    """Planted truth that lies beside a dictionary, of the features asked for, and the words that name a category.
 
-
-def planted(dictionary: str, ids: Sequence[str]) -> dict[str, Any]:
-    """Planted truth of the embedded SAE's features: category, topic, top tokens, and the words that name a category."""
-    if dictionary != "tiny-sae":
+    Scores by planted truth are read over whole runs: with a feature of which none is known there are none.
+    """
+    path = beside(dictionary, TRUTH)
+    if path is None:
         return {}
-    info = {f["id"]: f for f in read_json(tiny.data("tiny-features")) if f["id"] in set(ids)}
-    if len(info) < len(ids):  # planted scores are read over whole runs
+    truth = read_truth(path)
+    if not all(i in truth.features for i in ids):
         return {"feature_info": {}}
-    return {"feature_info": {i: info[i] for i in ids}, "category_words": category_words()}
-
-
-def category_words() -> dict[str, list[str]]:
-    """Category -> the words that name it: its own name and its topics' names."""
-    words: dict[str, set[str]] = {}
-    for row in read_jsonl(tiny.data("tiny-documents")):
-        words.setdefault(row["category"], {row["category"]}).add(row["topic"])
-    return {category: sorted(found) for category, found in sorted(words.items())}
+    return {"feature_info": {i: truth.features[i] for i in ids}, "category_words": truth.category_words}

@@ -12,16 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from dragoman import study
+from dragoman.addresses import public_address
 from dragoman.core import Directions
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
-from dragoman.explain.open import dictionary_of, directions_of, open_verbalizer, planted
-from dragoman.explain.request import Request, Talk, check_route
+from dragoman.explain.open import (
+    dictionary_of,
+    directions_of,
+    open_verbalizer,
+    planted,
+    refuse_unusable_encoder,
+    tell_dead,
+)
+from dragoman.explain.request import Request, Talk, needs_encoder
+from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
-from dragoman.verbalize.protocol import Verbalizer
+from dragoman.verbalizers.protocol import Verbalizer
 from dragoman.washout import wash
 
 
@@ -34,18 +43,23 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
         Refusal: one of the rooms below refused; nothing is written by halves.
     """
     talk = talk or Talk()
-    check_route(request.route, request.washout, request.map)
+    request.check()
     study.check_samples(request.samples, request.drawn_at)
+    check_device(request.device)
     directions = directions_of(request)
-    talk.say(f"opening verbalizer {request.by}")
+    talk.say(f"opening verbalizer {public_address(request.by)}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
+    if directions.site != verbalizers["by"].site and needs_encoder(request):
+        refuse_unusable_encoder(request)
     if request.native:
         verbalizers["native"] = open_verbalizer(request.native, request, native=True)
     talk.say("checking the verbalizers")
     quick(verbalizers.values())
     target = verbalizers["by"].site
+    if request.map != "aligned" or directions.site == target:
+        tell_dead(directions, talk)
     cross, _ = crossing(request, directions.site, target, [request.route], talk)
-    carried, cards = cross.carried(directions, request.route)
+    carried, cards = cross.carry(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
     route = request.route if directions.site != target else "identity"
     bare_name = "plain" if request.washout == "none" else "washed"
@@ -95,7 +109,7 @@ def carry_out(
         "dragoman": own_version(),
         "source": str(directions.site),
         "target": str(cross.target),
-        "dictionary": _dictionary(request, directions),
+        "dictionary": _dictionary(request, directions) | _dead(directions.dead or cross.dead),
         "conditions": told,
         "features": list(directions.ids),
         "settings": settings_of(request),
@@ -104,9 +118,12 @@ def carry_out(
         "versions": versions(),
         "seeds": {"seed": request.seed},
         "plan_digest": plan.digest(verbalizers),
-        "map_report": {cross.bridge.method: cross.bridge.report["held_out"]} if cross.bridge else {},
+        "map_report": {cross.map.method: cross.map.report["held_out"]} if cross.map else {},
         "background": background_report(cross.background),
-        **planted(request.dictionary, directions.ids),
+        "about": {"left_out": {side: dict(counts) for side, counts in cross.left_out.items()}}
+        if cross.left_out
+        else {},
+        **planted(dictionary_of(request), directions.ids),
         **(more or {}),
     }
     run = RunFolder.create(out, manifest)
@@ -116,6 +133,11 @@ def carry_out(
     kept = {c.name: c.vectors for c in conditions} | {f"bare/{name}": d.unit for name, d in bare.items()}
     run.write_vectors(kept | {SOURCE_ROWS: directions.unit})
     return run
+
+
+def _dead(dead: tuple[str, ...]) -> dict[str, Any]:
+    """How many of the dictionary's features were set aside because they have no direction, where there are any."""
+    return {"dead": len(dead)} if dead else {}
 
 
 def _dictionary(request: Request, directions: Directions) -> dict[str, str]:

@@ -5,8 +5,9 @@ records, files. Refuses what is not theirs, what is torn, and what would grow wi
 """
 
 from dragoman.neuronpedia.ids import NeuronpediaRef, hub_model, is_reference, parse
+from dragoman.neuronpedia.importing import must_exist
 from dragoman.neuronpedia.read import Context, Export, FeatureRow, Label, Labels
-from dragoman.neuronpedia.source import SourceRecord
+from dragoman.neuronpedia.source import SourceRecord, refuse_elsewhere
 from dragoman.neuronpedia.write import Explained, short_label, write_explanations
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "SourceRecord",
     "hub_model",
     "is_reference",
+    "must_exist",
     "parse",
+    "refuse_elsewhere",
     "short_label",
     "write_explanations",
 ]

@@ -2,36 +2,50 @@
 
 In: a source's folder or address. Out: its batches, ``batch-N.jsonl`` or ``.jsonl.gz``, in the order of N; its records.
 Refuses files above a size, gzip that unpacks beyond all measure, lines without end, torn gzip, links that lead out of
-the folder, and servers that answer with an error.
+the folder, servers that answer with an error or without end, and exports whose batches never stop.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store import refusing
+from dragoman.store.gunzip import unpacked
+from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
 
 _BATCH = re.compile(r"batch-(\d{1,9})\.jsonl(\.gz)?")
+EACH = 512  # bytes that a row takes in memory beside its text
 _PIECE = 1 << 16
-_MOST_BATCHES = 100_000
 _RATIO = 100
 _SUSPECT = 8 << 20  # bytes: below, a file of one row over and over may well gain that much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes: a file as it lies there, the same unpacked, and one line of it. Seconds without an answer."""
+    """What an export may take.
+
+    Bytes: a file as it lies there (``packed``), the same ``unpacked``, one ``line`` of it, and all files of a kind
+    unpacked (``whole``). ``kept``: bytes that labels may take in memory. ``batches``: files of a kind. ``seconds``:
+    for all files of a kind from a server; ``bounds``: for one answer.
+    """
 
     packed: int = 256 << 20
     unpacked: int = 1 << 30
     line: int = 16 << 20
-    seconds: float = 30.0
+    whole: int = 8 << 30
+    kept: int = 1 << 30
+    batches: int = 10_000
+    seconds: float = 3600.0
+    bounds: Bounds = BOUNDS
 
     def most(self, packed: int) -> int:
         """What so many packed bytes may unpack to: deflate can gain about 1000, exports gain 5 to 30."""
@@ -41,6 +55,55 @@ class Limits:
 LIMITS = Limits()
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What the files of one kind have taken so far."""
+
+    name: str
+    limits: Limits
+    begun: float = field(default_factory=time.monotonic)
+    files: int = 0
+    unpacked: int = 0
+
+    def file(self) -> None:
+        """One more file."""
+        self.files += 1
+        if self.files > self.limits.batches:
+            raise self._refusal(f"it has more than {self.limits.batches} batches")
+
+    def bytes(self, count: int) -> None:
+        """So many bytes more."""
+        self.unpacked += count
+        if self.unpacked > self.limits.whole:
+            raise self._refusal(f"its batches unpack to more than {self.limits.whole >> 20} MB")
+
+    def clock(self) -> None:
+        """Time has passed."""
+        if time.monotonic() - self.begun > self.limits.seconds:
+            raise self._refusal(f"its batches did not end within {self.limits.seconds:.0f} s")
+
+    def _refusal(self, why: str) -> Refusal:
+        return Refusal(self.name, why, "fetch the folder yourself, look at it, and pass that")
+
+
+class Kept:
+    """What has been taken into memory, about."""
+
+    def __init__(self, name: str, most: int) -> None:
+        """Nothing yet."""
+        self.name, self.most, self.bytes = name, most, 0
+
+    def add(self, count: int) -> None:
+        """One more row, of so many bytes beside what every row takes."""
+        self.bytes += EACH + count
+        if self.bytes > self.most:
+            raise Refusal(
+                self.name,
+                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
+                "fetch the folder yourself, look at it, and pass the batches that are needed",
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a source's files lie: a folder, or an address without a trailing slash."""
@@ -48,30 +111,53 @@ class Place:
     base: Path | str
     limits: Limits = LIMITS
 
+    @property
+    def name(self) -> str:
+        """What it is called where something is said of it."""
+        return public_address(f"{self.base}")
+
     def batches(self, kind: str) -> Iterator[tuple[str, Iterator[tuple[int, bytes]]]]:
         """(name, numbered lines) of each batch of ``explanations``, ``features`` or ``activations``.
 
         Over HTTP there is no listing: batches are asked for from 0 until the server says there is no such file.
         """
+        budget = _Budget(f"{kind} of {self.name}", self.limits)
         if isinstance(self.base, Path):
             for path in batch_files(self.base / kind):
-                yield str(path), self._lines(str(path), self._local(path))
+                budget.file()
+                yield str(path), self._lines(str(path), self._local(path), budget)
             return
-        for number in range(_MOST_BATCHES):
-            name = f"{self.base}/{kind}/batch-{number}.jsonl.gz"
-            found = self._remote(name)
-            if found is None:
-                return
-            yield name, self._lines(name, found)
+        http, before = Http(self.limits.bounds), b""
+        try:
+            while True:
+                budget.file()
+                url = f"{self.base}/{kind}/batch-{budget.files - 1}.jsonl.gz"
+                name, seen = public_address(url), sha256()
+                found = self._remote(http, url)
+                if found is None:
+                    return
+                yield name, self._lines(name, _clocked(_hashed(found, seen), budget), budget)
+                if seen.digest() == before:
+                    raise Refusal(
+                        name,
+                        "the server sends the same bytes as for the batch before it",
+                        "it answers whatever is asked, so fetch the folder yourself and pass that",
+                    )
+                before = seen.digest()
+        finally:
+            http.close()
 
     def lines(self, file: str) -> tuple[str, Iterator[tuple[int, bytes]]] | None:
         """(name, numbered lines) of one file of the source, or None when it is not there."""
         if isinstance(self.base, Path):
             path = self.base / file
-            return (str(path), self._lines(str(path), self._local(path))) if path.is_file() else None
-        name = f"{self.base}/{file}"
-        found = self._remote(name)
-        return None if found is None else (name, self._lines(name, found))
+            budget = _Budget(str(path), self.limits)
+            return (str(path), self._lines(str(path), self._local(path), budget)) if path.is_file() else None
+        url = f"{self.base}/{file}"
+        name = public_address(url)
+        budget = _Budget(name, self.limits)
+        found = self._remote(Http(self.limits.bounds), url, alone=True)
+        return None if found is None else (name, self._lines(name, _clocked(found, budget), budget))
 
     def _local(self, path: Path) -> Iterator[bytes]:
         """A file's bytes, piece by piece."""
@@ -86,26 +172,52 @@ class Place:
                 while piece := file.read(_PIECE):
                     yield piece
 
-    def _remote(self, url: str) -> Iterator[bytes] | None:
-        """A file's bytes as the server sends them, or None when it has no such file; opened here, read later."""
-        opened = _opened(url, self.limits)
-        response = opened.__enter__()
-        if response is None:
-            opened.__exit__(None, None, None)
-            return None
+    def _remote(self, http: Http, url: str, *, alone: bool = False) -> Iterator[bytes] | None:
+        """A file's bytes as the server sends them, or None when it has no such file; opened here, read later.
 
-        def pieces() -> Iterator[bytes]:
-            try:
-                yield from response
-            finally:
-                opened.__exit__(None, None, None)
+        ``alone``: nothing else is asked of these connections, so they are closed with the file.
+        """
+        coming = self._answered(http, url, alone=alone)
+        return coming if next(coming) else None
 
-        return pieces()
+    def _answered(self, http: Http, url: str, *, alone: bool) -> Iterator[bytes]:
+        """First whether there is such a file (something, or nothing), then its bytes."""
+        try:
+            with http.get(url) as answer:
+                if answer.status in (403, 404):  # a bucket that hides its listing says 403 instead
+                    yield b""
+                    return
+                self._check(answer, url)
+                yield b"there"
+                yield from answer.pieces(_PIECE)
+        except NoAnswer as error:
+            raise Refusal(
+                public_address(url),
+                f"it cannot be read ({error.why})",
+                "check the address, or fetch the folder and pass that",
+            ) from error
+        finally:
+            if alone:
+                http.close()
 
-    def _lines(self, name: str, pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    def _check(self, answer: Answer, url: str) -> None:
+        """The answer is a file that is not too large, as far as its headers tell."""
+        if answer.status != 200:
+            raise Refusal(
+                public_address(url), f"the server answers {answer.status}", "try again later, or fetch it yourself"
+            )
+        stated = answer.headers.get("content-length", "")
+        with suppress(ValueError):  # more digits than Python reads, and no number
+            if int(stated) <= self.limits.packed:
+                return
+        if stated.isdigit():
+            raise _too_large(public_address(url), self.limits.packed)
+
+    def _lines(self, name: str, pieces: Iterable[bytes], budget: _Budget) -> Iterator[tuple[int, bytes]]:
         """Numbered lines that hold something, unpacked when they are gzip (by their first bytes, not their name)."""
         number, rest = 0, b""
-        for piece in self._unpacked(name, pieces):
+        for piece in unpacked(name, self._bounded(name, pieces), self.limits.most, plain=True):
+            budget.bytes(len(piece))
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
                 number += 1
@@ -120,58 +232,14 @@ class Place:
         if rest.strip():
             yield number + 1, rest
 
-    def _unpacked(self, name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def _bounded(self, name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of a file that is not too large."""
         packed = 0
-        unpack: _Gunzip | None = None
-        for first, piece in enumerate(pieces):
+        for piece in pieces:
             packed += len(piece)
             if packed > self.limits.packed:
                 raise _too_large(name, self.limits.packed)
-            if first == 0 and piece.startswith(b"\x1f\x8b"):
-                unpack = _Gunzip(name)
-            if unpack is None:
-                yield piece
-            else:
-                yield from unpack.feed(piece, self.limits.most(packed))
-        if unpack is not None:
-            unpack.finish()
-
-
-class _Gunzip:
-    """gzip in bounded pieces; several members may follow each other."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.done = name, 0
-        self.stream = zlib.decompressobj(wbits=31)
-        self.begun = False
-
-    def feed(self, piece: bytes, most: int) -> Iterator[bytes]:
-        """What a piece unpacks to, at most so many bytes since the beginning."""
-        out = b""
-        # A full piece of output may leave more of it inside zlib with no input left to bring it out.
-        while piece or len(out) == _PIECE:
-            try:
-                out = self.stream.decompress(piece, _PIECE)
-            except zlib.error as error:
-                raise Refusal(self.name, f"it is not whole gzip ({error})", "fetch or write the file again") from error
-            self.begun = True
-            self.done += len(out)
-            if self.done > most:
-                raise Refusal(
-                    self.name,
-                    f"it unpacks to more than {most >> 20} MB",
-                    "no batch of an export is that large; get the file from where it was published",
-                )
-            if out:
-                yield out
-            piece = self.stream.unconsumed_tail
-            if self.stream.eof:  # another member may follow
-                piece, out = self.stream.unused_data.lstrip(b"\0"), b""
-                self.stream, self.begun = zlib.decompressobj(wbits=31), False
-
-    def finish(self) -> None:
-        if self.begun:
-            raise Refusal(self.name, "the gzip file is torn", "fetch or write the file again")
+            yield piece
 
 
 def batch_files(folder: Path) -> list[Path]:
@@ -183,42 +251,18 @@ def batch_files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-@contextmanager
-def _opened(url: str, limits: Limits) -> Iterator[Iterator[bytes] | None]:
-    """A streaming answer's raw bytes; None for 404 and 403 (what a bucket that hides its listing says instead)."""
-    import httpx
-
-    try:
-        with (
-            httpx.Client(timeout=limits.seconds, follow_redirects=True, max_redirects=3) as client,
-            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer,
-        ):
-            if answer.status_code in (403, 404):
-                yield None
-                return
-            if answer.status_code != 200:
-                raise Refusal(url, f"the server answers {answer.status_code}", "try again later, or fetch it yourself")
-            stated = answer.headers.get("content-length", "")
-            if stated.isdigit() and int(stated) > limits.packed:
-                raise _too_large(url, limits.packed)
-            yield _reading(url, answer.iter_raw(_PIECE))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _unreachable(url, error) from error
+def _hashed(pieces: Iterable[bytes], seen: Any) -> Iterator[bytes]:
+    """Pieces passed on, and taken down in a running digest."""
+    for piece in pieces:
+        seen.update(piece)
+        yield piece
 
 
-def _reading(url: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass pieces on; a connection that breaks half-way is a refusal, not a short file."""
-    import httpx
-
-    try:
-        yield from pieces
-    except httpx.HTTPError as error:
-        raise _unreachable(url, error) from error
-
-
-def _unreachable(url: str, error: Exception) -> Refusal:
-    said = str(error) or type(error).__name__
-    return Refusal(url, f"it cannot be read ({said})", "check the address, or fetch the folder and pass that")
+def _clocked(pieces: Iterable[bytes], budget: _Budget) -> Iterator[bytes]:
+    """Pieces passed on while there is time for the export."""
+    for piece in pieces:
+        budget.clock()
+        yield piece
 
 
 def _too_large(name: str, most: int) -> Refusal:

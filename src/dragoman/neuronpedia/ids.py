@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal, Site
 from dragoman.store.spans import shown
 
@@ -208,13 +209,15 @@ def _from_url(said: str) -> NeuronpediaRef:
     """A page ``/MODEL/SOURCE[/INDEX]`` or ``/api/feature/MODEL/SOURCE/INDEX``; query and fragment do not count."""
     whole = said if _SCHEME.match(said) else f"https://{said}"
     if not _on_site(said) or urlsplit(whole).scheme.lower() not in ("http", "https"):
-        raise Refusal(f"address '{said}'", f"it is not on {HOST}", f"write {FORMS}")
+        raise Refusal(f"address '{public_address(said)}'", f"it is not on {HOST}", f"write {FORMS}")
     parts = [unquote(p) for p in urlsplit(whole).path.split("/") if p]
     if parts[:2] in (["api", "feature"], ["api", "source"]):
         parts = parts[2:]
     elif parts[:1] == ["api"]:
         raise Refusal(
-            f"address '{said}'", "that part of their API names no feature", f"use /api/feature/ addresses, or {FORMS}"
+            f"address '{public_address(said)}'",
+            "that part of their API names no feature",
+            f"use /api/feature/ addresses, or {FORMS}",
         )
     return _from_parts(parts, said)
 

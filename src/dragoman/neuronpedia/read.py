@@ -20,10 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from dragoman.addresses import public_address
 from dragoman.core import Floats, Refusal, frozen
-from dragoman.neuronpedia.files import LIMITS, Limits, Place
+from dragoman.neuronpedia.files import EACH, LIMITS, Kept, Limits, Place
 from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
 from dragoman.neuronpedia.source import SourceRecord
+from dragoman.store import refusing
 from dragoman.store.spans import shown
 
 _HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
@@ -202,7 +204,9 @@ class Export:
     def labels(self) -> Labels:
         """Every explanation, by feature index; those without a word are passed over."""
         found: dict[str, list[Label]] = {}
+        kept = Kept(f"explanations of {self.place.name}", self.place.limits.kept)
         for _, row in self._rows("explanations", _ExplanationRow):
+            kept.add(len(row.description) + len(row.notes or ""))
             if row.description.strip():
                 label = Label(
                     index=row.index,
@@ -218,9 +222,11 @@ class Export:
     def contexts(self, indices: frozenset[str] | set[str] | None = None) -> dict[str, tuple[Context, ...]]:
         """Texts by feature index (all, or only those asked for), the strongest first."""
         found: dict[str, list[Context]] = {}
+        kept = Kept(f"activations of {self.place.name}", self.place.limits.kept)
         for where, row in self._rows("activations", _ActivationRow, indices):
             if not row.tokens or len(row.tokens) != len(row.values):
                 raise Refusal(where, f"{len(row.tokens)} tokens and {len(row.values)} values", "get the export again")
+            kept.add(EACH * len(row.tokens) // 8)
             peak = int(np.argmax(row.values)) if row.maxValueTokenIndex is None else row.maxValueTokenIndex
             if not 0 <= peak < len(row.tokens):
                 raise Refusal(where, f"its strongest token is number {peak} of {len(row.tokens)}", "get it again")
@@ -231,8 +237,11 @@ class Export:
 
     def features(self) -> dict[str, FeatureRow]:
         """Statistics by feature index."""
-        return {
-            row.index: FeatureRow(
+        found: dict[str, FeatureRow] = {}
+        kept = Kept(f"features of {self.place.name}", self.place.limits.kept)
+        for where, row in self._rows("features", _FeatureRow):
+            kept.add(4 * len(row.vector or ()))
+            found[row.index] = FeatureRow(
                 index=row.index,
                 density=row.frac_nonzero,
                 most=row.maxActApprox,
@@ -241,8 +250,7 @@ class Export:
                 hook=row.hookName or None,
                 vector=_float32(where, row.vector) if row.vector else None,
             )
-            for where, row in self._rows("features", _FeatureRow)
-        }
+        return found
 
     def source(self) -> SourceRecord | None:
         """The source's record, or None when the export has none."""
@@ -265,6 +273,19 @@ class Export:
             config=config or {},
             hub=self._hub(),
         )
+
+    def told_by_rows(self) -> NeuronpediaRef:
+        """The source that its explanations say they are of.
+
+        Raises:
+            Refusal: there is no row, or its names are not of their form.
+        """
+        if self.ref is not None:
+            return self.ref
+        first = next(self._rows("explanations", _ExplanationRow), None)
+        if first is None:
+            raise Refusal(f"explanations of {self.place.base}", "there is none in it", "check the folder or address")
+        return NeuronpediaRef(model=first[1].modelId, source=first[1].layer)
 
     def _hub(self) -> str | None:
         """The model's hub id, when the model's record carries one."""
@@ -297,7 +318,7 @@ class Export:
                     yield where, row
         if not files:
             raise Refusal(
-                f"{kind} of {self.place.base}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
+                f"{kind} of {self.place.name}", f"there is no {kind}/batch-0.jsonl.gz", "check the folder or address"
             )
 
 
@@ -308,13 +329,12 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
         scheme, host = parts.scheme.lower(), (parts.hostname or "").removeprefix("www.")
     except ValueError:
         scheme, host = "", ""
+    shown_as = f"address '{public_address(base)}'"
     if scheme not in ("http", "https") or not host:
-        raise Refusal(
-            f"address '{base}'", "exports are read over http and https, or from a folder", "pass one of these"
-        )
+        raise Refusal(shown_as, "exports are read over http and https, or from a folder", "pass one of these")
     if host == HOST:
         raise Refusal(
-            f"address '{base}'",
+            shown_as,
             "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/",
             "pass the bucket's address, or a folder fetched from it",
         )
@@ -329,15 +349,19 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
         return any((path / kind).is_dir() for kind in KINDS) or (path / "source.jsonl").is_file()
 
     places = [base] if ref is None else [base, base / ref.path, base / "v1" / ref.path]
-    for place in places:
-        if is_source(place):
-            return place
-    if not base.is_dir():
+    with refusing("reading", base):
+        found = next((place for place in places if is_source(place)), None)
+        there = base.is_dir()
+    if found is not None:
+        return found
+    if not there:
         raise Refusal(f"export {base}", "there is no such folder", "check the path")
     raise Refusal(
         f"export {base}",
         f"it holds no {'/, '.join(KINDS)}/" + (f", neither itself nor under {ref.path}" if ref else ""),
-        "pass a source's own folder" if ref else "pass a source's own folder, or say which source is meant",
+        "pass a source's own folder"
+        if ref
+        else "pass a source's own folder, or name the dictionary as np:MODEL/SOURCE",
     )
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from dragoman import hooks
 from dragoman.core import Refusal, Site
-from dragoman.neuronpedia.ids import NeuronpediaRef, hub_model
+from dragoman.neuronpedia.ids import HUB_MODELS, NeuronpediaRef, hub_model
 from dragoman.store.spans import shown
 
-_HOOK = re.compile(
-    r"(?:blocks\.(?P<block>\d{1,6})\.hook_resid_(?P<where>post|pre)|(?:model\.)?layers\.(?P<layer>\d{1,6}))$"
-)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +79,21 @@ class SourceRecord:
         hook = self.hook
         if hook is None:
             return Site(model, self.ref.layer)
-        found = _HOOK.search(hook)
-        if not found:
+        found = hooks.parsed(hook)
+        if found is None or found.place not in ("output", "input"):
             raise Refusal(
                 f"source {self.ref}",
                 f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read",
                 "use a source of a residual stream",
             )
-        block = int(found["block"] or found["layer"])
+        block = found.block
         if block != self.ref.layer:
             raise Refusal(
                 f"source {self.ref}",
                 f"its id says layer {self.ref.layer} and its hook '{shown(hook)}'",
                 "name the site yourself as MODEL:BLOCK",
             )
-        if found["where"] == "pre":
+        if found.place == "input":
             return Site.before_block(model, block, what=f"source {self.ref}")
         return Site(model, block)
 
@@ -101,3 +101,37 @@ class SourceRecord:
         named = self.config.get("model_name")
         more = {self.ref.model: named} if isinstance(named, str) and "/" in named else {}
         return hub_model(self.ref.model, more)
+
+
+def refuse_elsewhere(source: NeuronpediaRef, own: Site, *, resid_pre: bool, whose: str, instead: str) -> None:
+    """Refuse labels of a source at another block or of another model than directions at ``own``.
+
+    Models are compared only where the table knows both: ours by its hub id, their id, or the last part of a path.
+
+    Args:
+        source: what the labels are of.
+        own: where the directions are.
+        resid_pre: the source counts the block that it enters.
+        whose: what the directions are called, for the refusal.
+        instead: what else to do.
+
+    Raises:
+        Refusal: another block, or another model.
+    """
+    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
+    if block != own.block:
+        why = f"its rows live at block {block}, {whose} at block {own.block}"
+        raise Refusal(f"labels for {source}", why, instead)
+    theirs, ours = HUB_MODELS.get(source.model.lower()), known_model(own.model)
+    if theirs and ours and theirs.casefold() != ours.casefold():
+        why = f"that is {theirs}, {whose} directions are of {own.model}"
+        raise Refusal(f"labels for {source}", why, instead)
+
+
+def known_model(name: str) -> str | None:
+    """The hub id of a model by its hub id, their id, or a folder that is called like one of the table; else None."""
+    if name.lower() in HUB_MODELS:
+        return HUB_MODELS[name.lower()]
+    last = name.rstrip("/").rpartition("/")[2].casefold()
+    found = next((hub for hub in HUB_MODELS.values() if hub.rpartition("/")[2].casefold() == last), None)
+    return found or (name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None)

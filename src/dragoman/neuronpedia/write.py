@@ -1,8 +1,8 @@
 """Explanations as files that Neuronpedia's importer reads: ``v1/{model}/{source}/explanations/batch-N.jsonl.gz``.
 
-In: explanations with their provenance, the source they are of. Out: gzipped JSON lines, the same bytes for the same
-explanations; ids are hashes of the rows. Refuses empty explanations, repeated ones, and folders that hold other
-batches. Nothing is uploaded; the method's and the model's name must exist in the receiving database.
+In: explanations with their provenance, the source they are of, their author's id there. Out: gzipped JSON lines, the
+same bytes for the same explanations, and what the importer needs beside them (`importing`); ids are hashes of the rows.
+Refuses empty explanations, repeated ones, and folders that hold other batches. Nothing is uploaded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.neuronpedia.files import batch_files
 from dragoman.neuronpedia.ids import NeuronpediaRef
-from dragoman.store import plain, refusing, write_bytes
+from dragoman.neuronpedia.importing import MOST_FILES, check_author, check_name, config_files, readme
+from dragoman.store import opened, plain, write_bytes
 
 LONGEST = 512  # UTF-16 units, which is how their site counts characters
 BATCH = 1024
@@ -31,6 +31,7 @@ _TAGS = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)")
+_NULL = re.compile(r"\x00|\\u0000")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -55,43 +56,43 @@ def write_explanations(
     *,
     type_name: str,
     model_name: str,
-    created_at: str,
-    author: str = "",
+    author: str,
     batch_size: int = BATCH,
 ) -> list[Path]:
-    """Write the batches under ``out`` and give their paths.
+    """Write the batches under ``out``, with their README and the importer's other files, and give their paths.
 
-    A file that is already there with the same bytes stays; so a second call changes nothing.
+    A file that is already there with the same bytes stays; so a second call changes nothing. The time is in none of
+    them: the database says when a row came in.
 
     Raises:
-        Refusal: nothing to write, an explanation without a word or given twice, a date that is none, or other batches
-            in the folder.
+        Refusal: nothing to write, an explanation without a word or given twice, an author or a name that the database
+            cannot take, more batches than the importer lists, or other batches in the folder.
     """
     if not explained:
         raise Refusal(f"explanations of {source}", "there are none to write", "choose a condition that has some")
-    if not type_name or not model_name or batch_size < 1:
-        raise Refusal(
-            f"explanations of {source}",
-            "a row needs the names of the method and of the model, and a batch at least one row",
-            "name them",
-        )
-    try:
-        datetime.fromisoformat(created_at)
-    except ValueError as error:
-        raise Refusal(f"date '{created_at}'", "it is no ISO date", "write it as 2026-01-31T12:00:00") from error
+    check_author(author)
+    check_name("method", type_name)
+    check_name("model", model_name)
+    if batch_size < 1 or len(explained) > batch_size * MOST_FILES:
+        why = f"a batch has at least one row, and the importer lists at most {MOST_FILES} batches of a source"
+        raise Refusal(f"batches of {batch_size} of {len(explained)} rows", why, "write larger batches")
     ordered = sorted(explained, key=_order)
-    rows = [_row(one, source, type_name, model_name, author, created_at) for one in ordered]
+    rows = [_row(one, source, type_name, model_name, author) for one in ordered]
     seen: set[str] = set()
     for row in rows:
         if row["id"] in seen:
             raise Refusal(f"explanation of feature {row['index']}", "it is given twice", "give every explanation once")
         seen.add(row["id"])
-    folder = Path(out) / "v1" / source.model / source.source / "explanations"
+    root = Path(out) / "v1"
+    folder = root / source.model / source.source / "explanations"
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
-    _refuse_others(folder, contents)
-    for path, content in contents.items():
-        if not path.exists():
+    there = _refuse_others(folder, contents)
+    how = {"type_name": type_name, "model_name": model_name, "author": author}
+    told = readme(source, **how, indices=[row["index"] for row in rows], files=len(batches))
+    beside = config_files(root / "config", **how) | {folder.parent / "README.md": told}
+    for path, content in (contents | beside).items():
+        if path not in there:
             write_bytes(path, content)
     return list(contents)
 
@@ -126,15 +127,13 @@ def packed(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return held.getvalue()
 
 
-def _row(
-    one: Explained, source: NeuronpediaRef, type_name: str, model_name: str, author: str, created_at: str
-) -> dict[str, Any]:
-    """One row, with the fields of their bulk script; the database fills in what is left out."""
+def _row(one: Explained, source: NeuronpediaRef, type_name: str, model_name: str, author: str) -> dict[str, Any]:
+    """One row: columns of their table that have no default, and the notes; the database fills in what is left out."""
     feature = source.at(one.index)
-    label = short_label(one.text)
+    label = _importable(short_label(one.text))
     if not label:
         raise Refusal(f"explanation of {feature}", "there is not a word in it", "leave it out")
-    notes = {**plain(dict(one.notes)), "confidence": plain(one.confidence), "text": one.text}
+    notes = _importable({**plain(dict(one.notes)), "confidence": plain(one.confidence), "text": one.text})
     told = json.dumps(notes, ensure_ascii=True, sort_keys=True, allow_nan=False)
     return {
         "id": _id(feature.path, type_name, model_name, told),
@@ -146,9 +145,7 @@ def _row(
         "embedding": None,
         "typeName": type_name,
         "explanationModelName": model_name,
-        "triggeredById": None,
         "notes": told,
-        "createdAt": created_at,
     }
 
 
@@ -167,13 +164,19 @@ def _order(one: Explained) -> tuple[int, int, str]:
     return (0, int(one.index), "") if one.index.isdecimal() else (1, 0, one.index)
 
 
-def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> None:
-    """Refuse a folder whose batches are not these ones: labels of another run must not be mixed in or written over."""
-    for path in batch_files(folder):
-        with refusing("reading", path):
-            same = contents.get(path) == path.read_bytes()
+def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> set[Path]:
+    """Refuse a folder whose batches are not these ones: labels of another run must not be mixed in or written over.
+
+    Gives those of these that are there already.
+    """
+    there = set(batch_files(folder))
+    for path in sorted(there):
+        with opened(path) as file:
+            most = len(contents.get(path, b""))
+            same = path in contents and file.read(most + 1) == contents[path]
         if not same:
             raise Refusal(f"{path}", "it holds other explanations", "name a new folder")
+    return there
 
 
 def _untagged(text: str) -> str:
@@ -181,6 +184,18 @@ def _untagged(text: str) -> str:
     while (less := _TAGS.sub(" ", text)) != text:
         text = less
     return text
+
+
+def _importable(value: Any) -> Any:
+    r"""Text as the importer leaves it whole.
+
+    It replaces ``\u0000`` by a space in the file's text, escaped or not, and that breaks the line around it.
+    """
+    if isinstance(value, str):
+        return _NULL.sub(" ", value)
+    if isinstance(value, Mapping):
+        return {_importable(key): _importable(one) for key, one in value.items()}
+    return [_importable(one) for one in value] if isinstance(value, list) else value
 
 
 def _printable(text: str) -> str:

@@ -20,7 +20,7 @@ from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
 WINDOWS = 5  # of text in which a feature fires
-_TOLD = ("verdict", "why", "route", "route_why")  # of a card, in sentences; the rest is numbers
+_TOLD = ("status", "why", "route", "route_why")  # of a card, in sentences; the rest is numbers
 _SIGNED = ("margin", "agreement", "home_margin", "home_agreement")
 _NAMES = ("nearest", "home_nearest")  # features, not sizes
 
@@ -241,8 +241,8 @@ def _verdict(card: object) -> tuple[str, str]:
     """The card's verdict and its reason; cards of older runs have none, and only their margin can say drift."""
     if not isinstance(card, Mapping):
         return "", ""
-    if card.get("verdict"):
-        return str(card["verdict"]), str(card.get("why") or "")
+    if card.get("status"):
+        return str(card["status"]), str(card.get("why") or "")
     if finite(card.get("margin")) and card["margin"] <= 0:
         return (
             "drift",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dragoman.verbalize.smells import SMELLS
+from dragoman.verbalizers.smells import SMELLS
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
 HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is

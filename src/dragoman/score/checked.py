@@ -65,7 +65,7 @@ def checked_evidence(
     folder: RunFolder, checked: Path, *, ar: str | None, layout: str | None, dtype: str, device: str, say: Say
 ) -> Checked:
     """The checked rows of a run with everything known of them; the file is read before any model is opened."""
-    from dragoman.lm.embedder import SentenceEmbedder
+    from dragoman.models.embedder import SentenceEmbedder
 
     rows, run = read_checked(checked), JudgedRun.of(folder)
     bare = {condition: dict.fromkeys(by_feature, {}) for condition, by_feature in run.texts.items()}

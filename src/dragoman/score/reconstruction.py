@@ -18,10 +18,10 @@ from dragoman.records import SOURCE_ROWS, Row
 from dragoman.score.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
-from dragoman.verbalize import registry
+from dragoman.verbalizers import registry
 
 if TYPE_CHECKING:
-    from dragoman.lm.reconstruct import LocalReconstructor
+    from dragoman.models.reconstruct import LocalReconstructor
 
 
 @runtime_checkable
@@ -57,8 +57,8 @@ def open_reconstructor(
         Refusal: nobody knows its layout, the registry knows another one, or its folder in the repository.
     """
     # Here, not above: runs without a reconstructor are judged without opening a model.
-    from dragoman.lm.reconstruct import LocalReconstructor
-    from dragoman.lm.resolve import hub_place
+    from dragoman.models.reconstruct import LocalReconstructor
+    from dragoman.models.resolve import hub_place
 
     known, place = registry.find(ref), hub_place(ref)
     if known is not None and known.ar_folder and place and not place.inside and not Path(ref).exists():

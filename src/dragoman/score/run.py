@@ -36,7 +36,7 @@ def score_run(
     ``confidence``: a file of confidences; those that ship, if None and the run is of their pair. A run that only they
     can judge is judged by them alone.
     """
-    from dragoman.lm.embedder import SentenceEmbedder
+    from dragoman.models.embedder import SentenceEmbedder
 
     run = JudgedRun.of(folder)
     confidences = confidence_set(confidence, say, run)
@@ -65,7 +65,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
     confidences = confidence_set(path, say, run)
     if confidences is None:
         return
-    from dragoman.lm.embedder import SentenceEmbedder, packaged_folder
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
 
     try:
         packaged_folder()

@@ -11,8 +11,10 @@ from dragoman.store.files import (
     digest,
     file_sha256,
     held,
+    opened,
     plain,
     read_json,
+    read_text,
     refusing,
     replacing,
     verify_sha256,
@@ -20,8 +22,10 @@ from dragoman.store.files import (
     write_json,
     write_text,
 )
+from dragoman.store.fingerprint import fingerprint, fingerprint_of
+from dragoman.store.names import check_name
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import document_name, read_jsonl, read_texts
+from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_halves
 
 __all__ = [
     "ArraysFile",
@@ -30,15 +34,21 @@ __all__ = [
     "Rows",
     "RunFolder",
     "cache_root",
+    "check_name",
     "digest",
     "document_name",
     "file_sha256",
+    "fingerprint",
+    "fingerprint_of",
     "held",
+    "opened",
     "plain",
     "read_arrays",
     "read_json",
     "read_jsonl",
+    "read_text",
     "read_texts",
+    "refuse_halves",
     "refusing",
     "replacing",
     "verify_sha256",

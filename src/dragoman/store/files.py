@@ -1,7 +1,8 @@
 """Files that are whole or not there, and the digests that name their contents.
 
 In: bytes, text, JSON-like values, paths. Out: files written to a temporary name beside their place, synced and
-renamed; sha256 digests. Refuses full disks, missing or forbidden paths, and files whose digest is not the stated one.
+renamed; files opened to be read; sha256 digests. Refuses full disks, missing or forbidden paths, pipes, devices and
+sockets wherever a file is meant, links where one is written, and files whose digest is not the stated one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import json
 import math
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +28,14 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
+_TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+_SETTLED = 2_000_000_000  # nanoseconds after which a second change of a file gets another time than the first
+_WHOLE = 1_000_000_000  # nanoseconds
 
 
 @contextmanager
@@ -38,7 +46,7 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         what = f"{doing} {path}"
         said = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in FULL:
             why, instead = (
                 f"full disk ({said})",
                 "free some space and run the same command again, nothing was half-written",
@@ -57,6 +65,79 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def opened(path: Path | str) -> Iterator[BufferedReader]:
+    """A regular file, to be read; every file that somebody names is opened here. Links to regular files are followed.
+
+    Raises:
+        Refusal: no file, no permission, or a pipe (which would be waited on for ever), device or socket.
+    """
+    path = Path(path)
+    with refusing("reading", path):
+        _refuse_unreadable_kind(path, path.stat().st_mode)
+        # Between the two calls a pipe can take the file's place: without waiting, and looked at again.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _refuse_unreadable_kind(path, os.fstat(handle).st_mode)
+            file = os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+        with file:
+            yield file
+
+
+def _refuse_unreadable_kind(path: Path, mode: int) -> None:
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if kind != stat.S_IFREG:
+        raise Refusal(
+            f"reading {path}",
+            f"it is {_KINDS.get(kind, 'no file')}, and only regular files are read",
+            "write its contents to a file and name that",
+        )
+
+
+def refuse_target(path: Path) -> None:
+    """Refuse to write a file where something else stands: a link, pipe, device or socket would be replaced by it.
+
+    Raises:
+        Refusal: as said; a folder is left to the system's own refusal.
+    """
+    with refusing("writing", path):
+        try:
+            kind = stat.S_IFMT(path.lstat().st_mode)
+        except FileNotFoundError:
+            return
+    if kind == stat.S_IFLNK:
+        raise Refusal(f"writing {path}", "it is a link, and links are not replaced", "name the file itself, or another")
+    if kind in _KINDS:
+        raise Refusal(
+            f"writing {path}", f"it is {_KINDS[kind]}, and only regular files are replaced", "name a regular file"
+        )
+
+
+def read_bounded(path: Path | str, most: int, what: str) -> bytes:
+    """A regular file's bytes; refuse more than ``most``. ``what``: the kind of file, for the refusal, "a JSON file"."""
+    path = Path(path)
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > most else file.read(most + 1)
+    if max(size, len(content)) > most:
+        size = max(size, len(content))
+        raise Refusal(f"{path}", f"it takes {size} bytes, too many for {what}", "name the right file")
+    return content
+
+
+def read_text(path: Path | str) -> str:
+    """UTF-8 text of a small regular file, whole."""
+    try:
+        return read_bounded(path, _TEXT_LIMIT, "a text of settings").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}", f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
+
+
+@contextmanager
 def replacing(path: Path | str) -> Iterator[IO[bytes]]:
     """Write a file whole or not at all.
 
@@ -64,9 +145,11 @@ def replacing(path: Path | str) -> Iterator[IO[bytes]]:
     well and removed when it does not. Missing parent folders are made.
 
     Raises:
-        Refusal: on a full disk or a folder without permission; what stood at ``path`` before is still there.
+        Refusal: on a full disk, a folder without permission, or a link, pipe or device at ``path``; what stood at
+            ``path`` before is still there.
     """
     path = Path(path)
+    refuse_target(path)
     temp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     with refusing("writing", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +184,8 @@ def held(lock: Path, *, wait: bool = False, busy: str = "another process holds i
     """
     with refusing("writing", lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        refuse_target(lock)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         with refusing("writing", lock):
             try:
@@ -138,12 +222,7 @@ def write_json(path: Path | str, obj: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; refuse one that is missing, is not JSON, or is larger than any that dragoman reads."""
-    path = Path(path)
-    with refusing("reading", path):
-        size = path.stat().st_size
-        content = b"" if size > _JSON_LIMIT else path.read_bytes()
-    if size > _JSON_LIMIT:
-        raise Refusal(f"{path}", f"it takes {size} bytes, too many for a JSON file", "name the right file")
+    content = read_bounded(path, _JSON_LIMIT, "a JSON file")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -173,9 +252,22 @@ def plain(obj: Any) -> Any:
 
 def file_sha256(path: Path | str) -> str:
     """Hex sha256 of a file's bytes, as ``sha256sum`` prints it."""
-    path = Path(path)
-    with refusing("reading", path), path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """What the system says of a file that changes whenever its bytes do: size, inode, times of both changes.
+
+    The second time (ctime) is the kernel's: copying, unpacking and ``touch`` set the first to whatever they like, and
+    none can set it. None where it tells nothing: it is younger than two seconds, so that a second change may get the
+    same time; or it is a whole second, as on filesystems that keep no finer times and in read-only images, whose times
+    their maker wrote. The device's number is left out: it is given anew at every mount.
+    """
+    found = path.stat()
+    if found.st_ctime_ns % _WHOLE == 0 or time.time_ns() - found.st_ctime_ns < _SETTLED:
+        return None
+    return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def verify_sha256(path: Path | str, expected: str) -> None:

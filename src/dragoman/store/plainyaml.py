@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dragoman.core import Refusal
-from dragoman.store.files import refusing
+from dragoman.store.files import opened
 
 _SIZE = 64 << 10  # bytes: a sidecar takes a few thousand, and the parser needs a second for so many
 _NODES = 50_000  # values after every alias has been written out; a sidecar has some fifty
@@ -30,7 +30,7 @@ def read_yaml(path: Path, what: str) -> Any:
     Raises:
         Refusal: as the module says.
     """
-    with refusing("reading", path), path.open("rb") as file:
+    with opened(path) as file:
         content = file.read(_SIZE + 1)
     if len(content) > _SIZE:
         raise Refusal(what, f"it cannot be read as plain YAML (it takes more than {_SIZE >> 10} kB)", INSTEAD)

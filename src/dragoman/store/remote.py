@@ -2,7 +2,7 @@
 
 In: an address and, where needed, headers. Out: bytes at any place (`RemoteFile` is a `spans.Bytes`). Refuses servers
 that ignore ranges (rather than fetch the whole file), answers of another size or place than asked, files that change
-between two answers, and what needs permission. Loads httpx when the first byte is asked for.
+between two answers, and what needs permission. Asks through `http`, so every answer is bounded in time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
+from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
 from dragoman.store.spans import Span, coalesced, shown
-
-if TYPE_CHECKING:
-    import httpx
 
 _FIRST = 64 << 10  # bytes fetched to learn the size: a safetensors header of a dictionary is far smaller
 _GAP = 32 << 10  # two spans nearer than this are one request: waiting costs more than these bytes
 _PIECE = 16 << 20  # bytes of one request at most, so that a retry does not start over
-_TIMEOUT = 30.0  # seconds without a byte
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})$")
 
@@ -47,14 +44,14 @@ class RemoteFile:
         retries: int = 3,
         at_once: int = 8,
         wait: Callable[[float], None] = time.sleep,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         """Remember the address; the size is learnt with the first request."""
-        # A signed address carries a key behind the question mark, which must not be printed.
-        self.name = name or url.split("?", 1)[0]
+        self.name = name or public_address(url)
         self.fetched = self.requests = 0
         self._url, self._headers = url, dict(headers or {})
         self._retries, self._at_once, self._wait = retries, at_once, wait
-        self._client: httpx.Client | None = None
+        self._http = Http(bounds)
         self._lock = threading.RLock()
         self._size: int | None = None
         self._version: str | None = None
@@ -70,10 +67,7 @@ class RemoteFile:
 
     def close(self) -> None:
         """Close the connections; reading again opens new ones."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        self._http.close()
 
     @property
     def size(self) -> int:
@@ -130,14 +124,14 @@ class RemoteFile:
 
     def _range(self, start: int, end: int) -> bytes:
         """One request, repeated when the network or the server stumbles."""
-        import httpx
-
         why = "it was not tried"
         for attempt in range(self._retries + 1):
             try:
                 got = self._once(start, end)
-            except httpx.TransportError as error:
-                why = str(error) or type(error).__name__
+            except NoAnswer as error:
+                why = error.why
+                if not error.again:
+                    break
             else:
                 if isinstance(got, bytes):
                     return got
@@ -148,14 +142,14 @@ class RemoteFile:
 
     def _once(self, start: int, end: int) -> bytes | int:
         """The bytes of a range, or the status of an answer that may be better next time."""
-        ask = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        with self._open().stream("GET", self._url, headers={**self._headers, **ask}) as answer:
-            if answer.status_code in _AGAIN:
-                return answer.status_code
+        ask = {"Range": f"bytes={start}-{end - 1}"}
+        with self._http.get(self._url, {**self._headers, **ask}) as answer:
+            if answer.status in _AGAIN:
+                return answer.status
             self._check(answer, start, end)
             length = min(end, self._size or 0) - start
             out = bytearray()
-            for part in answer.iter_raw():
+            for part in answer.pieces():
                 out += part
                 if len(out) > length:
                     break
@@ -168,18 +162,9 @@ class RemoteFile:
             )
         return bytes(out)
 
-    def _open(self) -> httpx.Client:
-        """The connections, shared by the threads."""
-        import httpx
-
-        with self._lock:
-            if self._client is None:
-                self._client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT)
-            return self._client
-
-    def _check(self, answer: httpx.Response, start: int, end: int) -> None:
+    def _check(self, answer: Answer, start: int, end: int) -> None:
         """The answer is the asked range of the same file; its body has not been read yet."""
-        status = answer.status_code
+        status = answer.status
         if status == 200:
             raise Refusal(
                 self.name,
@@ -199,7 +184,7 @@ class RemoteFile:
             )
         self._same_file(answer, start, end)
 
-    def _same_file(self, answer: httpx.Response, start: int, end: int) -> None:
+    def _same_file(self, answer: Answer, start: int, end: int) -> None:
         """Place, size and version of a partial answer are those that are due."""
         said = answer.headers.get("content-range", "")
         found = _CONTENT_RANGE.match(said)

@@ -1,11 +1,14 @@
 """Run folders: what was asked, every row as it was made, the scores.
 
-In: a manifest, rows, scores. Out: a folder that a killed process leaves whole up to its last finished append. Refuses
-another run's folder, folders that hold something else, and a second process writing the same run.
+In: a manifest, rows, scores. Out: a folder that a killed process leaves whole up to its last finished append. Every row
+ends in a digest of its run's plan, its line number and itself; scores and vectors name the plan. Refuses another run's
+folder, rows, scores or vectors, rows that were changed or moved, folders that hold something else, and a second process
+writing the same run. The digests tell mistakes; somebody who means to can make them anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +19,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import (
     held,
+    opened,
     plain,
     read_json,
+    refuse_target,
     refusing,
     sync_folder,
     write_json,
 )
 from dragoman.store.spans import shown
 
-FORMAT = 1
+FORMAT = 2  # 1: rows without digests
+PLAN = "plan_digest"
 _CHUNK = 1 << 20
+_ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
+_DIGEST = 12  # bytes
+_TAIL = len(b'"digest": ""}') + 2 * _DIGEST
 _AFRESH = "start the run afresh in another folder"
 
 
@@ -37,21 +47,27 @@ class Rows:
     """An append-only file of JSON lines with one writer.
 
     Opening cuts off a last line that a killed process left unfinished. Hold the run's lock while one is open
-    (`RunFolder.writing` does).
+    (`RunFolder.writing` does). ``plan``: digest of the plan that makes the rows, which theirs count.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """Open for appending; make the file if it is missing."""
-        self.path = Path(path)
+    def __init__(self, path: Path | str, plan: str = "") -> None:
+        """Open for appending; make the file if it is missing.
+
+        Raises:
+            Refusal: a link, pipe or device stands there, or the disk refuses.
+        """
+        self.path, self._plan = Path(path), plan
+        refuse_target(self.path)
         with refusing("writing", self.path):
             new = not self.path.exists()
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             if new:
                 sync_folder(self.path.parent)
             self._size = os.fstat(self._handle).st_size
             whole = _whole_bytes(self._handle, self._size)
             if whole < self._size:
                 self._cut(whole)
+            self._count = _lines(self._handle, self._size)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows in one go and wait until the disk has them.
@@ -59,7 +75,7 @@ class Rows:
         Raises:
             Refusal: on a full disk; the file is then as it was before.
         """
-        blob = b"".join(_line(row) for row in rows)
+        blob = b"".join(_line(row, self._plan, number) for number, row in enumerate(rows, self._count + 1))
         with refusing("writing", self.path):
             try:
                 left = memoryview(blob)
@@ -71,20 +87,22 @@ class Rows:
                     self._cut(self._size)
                 raise
         self._size += len(blob)
+        self._count += len(rows)
 
     def read(self) -> list[dict[str, Any]]:
         """All rows so far."""
-        return read_whole_rows(self.path)
+        return read_whole_rows(self.path, self._plan)
 
     def keep(self, count: int) -> None:
         """Keep the first ``count`` rows and cut off the others."""
         with refusing("writing", self.path):
             end = 0
-            with self.path.open("rb") as file:
+            with opened(self.path) as file:
                 for _ in range(count):
                     end += len(file.readline())
             if end < self._size:
                 self._cut(end)
+            self._count = min(self._count, count)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -96,20 +114,38 @@ class Rows:
         os.fsync(self._handle)
 
 
-def read_whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file that may be growing or torn: a last line without its newline is not yet a row."""
+def read_whole_rows(path: Path, plan: str = "") -> list[dict[str, Any]]:
+    """Rows of a file that may be growing or torn: a last line without its newline is not yet a row.
+
+    Raises:
+        Refusal: naming the line, one that is no row, or not the row that the run of this plan wrote there.
+    """
     with refusing("reading", path):
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        if not path.exists():
+            return []
     rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise Refusal(f"{path}, line {number}", "it is not JSON", _AFRESH) from error
-        if not isinstance(row, dict):
-            raise Refusal(f"{path}, line {number}", "it is not a JSON object", _AFRESH)
-        rows.append(row)
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _ROWS_LIMIT:
+            raise Refusal(f"{path}", f"it takes {size} bytes, too many for rows", "name the right run folder")
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                rows.append(_row(line[:-1], plan, f"{path}, line {number}", number))
     return rows
+
+
+def _row(line: bytes, plan: str, what: str, number: int) -> dict[str, Any]:
+    """One line's row, without its digest, which is checked."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(what, "it is not JSON", _AFRESH) from error
+    if not isinstance(row, dict):
+        raise Refusal(what, "it is not a JSON object", _AFRESH)
+    body = line[:-_TAIL].removesuffix(b", ") + b"}"
+    if row.pop("digest", None) != _digest(body, plan, number):
+        raise Refusal(what, "it was changed, moved, or is of another run: its digest is not this row's", _AFRESH)
+    return row
 
 
 def _whole_bytes(handle: int, size: int) -> int:
@@ -124,14 +160,40 @@ def _whole_bytes(handle: int, size: int) -> int:
     return 0
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
-    """One row as one line; text that is not valid Unicode is escaped rather than refused."""
+def _lines(handle: int, size: int) -> int:
+    """How many lines there are."""
+    return sum(os.pread(handle, _CHUNK, start).count(b"\n") for start in range(0, size, _CHUNK))
+
+
+def _line(row: Mapping[str, Any], plan: str, number: int) -> bytes:
+    """One row as one line, its digest last; text that is not valid Unicode is escaped rather than refused."""
     ready = plain(row)
     try:
-        text = json.dumps(ready, ensure_ascii=False, allow_nan=False).encode()
+        body = json.dumps(ready, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        text = json.dumps(ready, allow_nan=False).encode()
-    return text + b"\n"
+        body = json.dumps(ready, allow_nan=False).encode()
+    between = b", " if ready else b""
+    return body[:-1] + between + b'"digest": "' + _digest(body, plan, number).encode() + b'"}\n'
+
+
+def _digest(body: bytes, plan: str, number: int) -> str:
+    """Digest of a row's JSON, of the line it stands in, and of the plan that makes it."""
+    return hashlib.blake2b(f"{plan}\n{number}\n".encode() + body, digest_size=_DIGEST).hexdigest()
+
+
+def _public(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest whose references (dictionary, settings, conditions) tell no password and no signature."""
+
+    def shown_as(value: Any) -> Any:
+        return public_address(value) if isinstance(value, str) else value
+
+    def entry(told: Any) -> Any:
+        if isinstance(told, Mapping):
+            return {key: shown_as(value) for key, value in told.items()}
+        return [entry(one) for one in told] if isinstance(told, list | tuple) else shown_as(told)
+
+    known = ("dictionary", "settings", "conditions")
+    return {key: entry(value) if key in known else value for key, value in manifest.items()}
 
 
 def _is_windows(told: object) -> bool:
@@ -164,7 +226,7 @@ class RunFolder:
             Refusal: when the folder holds another run or other files, or another process is writing to it.
         """
         path = Path(path)
-        if not manifest.get("plan_digest"):
+        if not manifest.get(PLAN):
             raise Refusal(
                 "a manifest without plan_digest",
                 "it decides which run a folder belongs to",
@@ -184,7 +246,8 @@ class RunFolder:
         with cls._locked(path):
             if written:
                 return cls._same(path, manifest)
-            write_json(path / "manifest.json", {"format": FORMAT, **manifest})
+            write_json(path / "manifest.json", {"format": FORMAT} | dict(manifest) | {"format": FORMAT})
+            write_json(path / "manifest.json", {"format": FORMAT, **_public(manifest)})
         return cls.open(path)
 
     @classmethod
@@ -192,8 +255,8 @@ class RunFolder:
         """The run on disk, if it is the one asked for."""
         found = cls.open(path)
         have, want = (
-            str(found.manifest.get("plan_digest")),
-            str(manifest["plan_digest"]),
+            str(found.manifest.get(PLAN)),
+            str(manifest[PLAN]),
         )
         if have != want:
             raise Refusal(
@@ -221,13 +284,18 @@ class RunFolder:
             raise Refusal(
                 f"{path}",
                 f"its format is {shown(found)}, this dragoman reads {FORMAT}",
-                "use the version that wrote it",
+                "make the run again in another folder, or use the version that wrote it",
             )
-        return cls(path, manifest)
+        return cls(path, _public(manifest))
 
     @staticmethod
     def _locked(path: Path) -> AbstractContextManager[None]:
         return held(path / ".lock", busy="another process is writing this run")
+
+    @property
+    def plan(self) -> str:
+        """Digest of the plan that makes its rows."""
+        return str(self.manifest.get(PLAN))
 
     @property
     def page(self) -> Path:
@@ -242,7 +310,7 @@ class RunFolder:
             Refusal: when another process is writing this run.
         """
         with self._locked(self.path):
-            rows = Rows(self.path / "rows.jsonl")
+            rows = Rows(self.path / "rows.jsonl", self.plan)
             self._rows = rows
             try:
                 yield rows
@@ -251,8 +319,12 @@ class RunFolder:
                 rows.close()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows written so far (see the run folder's format), in order; a torn last line is left out."""
-        return read_whole_rows(self.path / "rows.jsonl")
+        """All rows written so far (see the run folder's format), in order; a torn last line is left out.
+
+        Raises:
+            Refusal: naming the line, a row that is not the one this run wrote there.
+        """
+        return read_whole_rows(self.path / "rows.jsonl", self.plan)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows durably, taking the lock when `writing` does not hold it already."""
@@ -271,11 +343,13 @@ class RunFolder:
         scores = read_json(path) if there else None
         if scores is not None and not isinstance(scores, dict):
             raise Refusal(f"{path}", "it is not a JSON object", "score the run again")
+        if scores is not None and scores.pop(PLAN, None) != self.plan:
+            raise Refusal(f"{path}", "it does not hold this run's scores", "score the run again")
         return scores
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
-        write_json(self.path / "scores.json", scores)
+        write_json(self.path / "scores.json", {PLAN: self.plan, **scores})
 
     @property
     def contexts(self) -> dict[str, dict[str, list[str]]] | None:
@@ -304,8 +378,16 @@ class RunFolder:
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
-        write_arrays(self.path / "vectors.safetensors", arrays, meta)
+        write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 
     def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The injected vectors and their description."""
-        return read_arrays(self.path / "vectors.safetensors")
+        """The injected vectors and their description.
+
+        Raises:
+            Refusal: they are of another run.
+        """
+        path = self.path / "vectors.safetensors"
+        arrays, meta = read_arrays(path)
+        if meta.pop(PLAN, None) != self.plan:
+            raise Refusal(f"{path}", "it does not hold this run's vectors", "make the run again in another folder")
+        return arrays, meta

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.store.files import refusing
+from dragoman.store.files import opened
 
 Span = tuple[int, memoryview]
 
@@ -108,12 +108,12 @@ class LocalBytes:
         """Note the size.
 
         Raises:
-            Refusal: when there is no such file or it cannot be read.
+            Refusal: when there is no such file, it cannot be read, or it is a pipe or device.
         """
         self.path = Path(path)
         self.name = str(self.path)
-        with refusing("reading", self.path):
-            self.size = self.path.stat().st_size
+        with opened(self.path) as file:
+            self.size = os.fstat(file.fileno()).st_size
 
     def fill(self, spans: Sequence[Span]) -> None:
         """Read each span where it stands, whole or not at all.
@@ -121,7 +121,7 @@ class LocalBytes:
         Raises:
             Refusal: when the file ends before a span does.
         """
-        with refusing("reading", self.path), self.path.open("rb", buffering=0) as file:
+        with opened(self.path) as file:
             for start, buffer in spans:
                 done = 0
                 while done < len(buffer):

@@ -1,15 +1,14 @@
 """Texts and JSON lines, plain or gzipped.
 
 In: paths. Out: lists of objects or of texts. Refuses empty files, broken gzip, gzip that unpacks beyond all measure,
-lines without end, lines that are not JSON objects and rows without a text, naming the line.
+lines without end, lines that are not JSON objects, rows without a text and texts with half a character, naming the
+line.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from dragoman.core import Refusal
-from dragoman.store.files import digest, refusing
+from dragoman.store.files import digest, opened
+from dragoman.store.gunzip import Pieces, unpacked
 
+_PIECE = 1 << 16
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
 _SUSPECT = 64 << 20  # bytes: below, a file of one line over and over may well gain that much
@@ -51,7 +52,8 @@ def read_texts(path: Path | str) -> list[str]:
     """Texts of a file: one a line in ``.txt``, the field "text" of each row in ``.jsonl``; either may end in ``.gz``.
 
     Raises:
-        Refusal: when there is no text in it, a row has no "text", or the file's name ends otherwise.
+        Refusal: when there is no text in it, a row has no "text" or half a character in it, or the file's name ends
+            otherwise.
     """
     path = Path(path)
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -69,6 +71,8 @@ def read_texts(path: Path | str) -> list[str]:
                 'it has no string "text"',
                 'give every row a field "text"',
             )
+        for number, row in enumerate(rows, 1):
+            refuse_halves(row["text"], f"{path}, row {number}")
         texts = [row["text"] for row in rows if row["text"].strip()]
     else:
         raise Refusal(
@@ -79,6 +83,21 @@ def read_texts(path: Path | str) -> list[str]:
     if not texts:
         raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
     return texts
+
+
+def refuse_halves(text: str, what: str) -> None:
+    """Refuse half a character (a lone surrogate, half of a pair that JSON escapes): no tokenizer has it.
+
+    Raises:
+        Refusal: there is one; ``what`` says where, and the sentence names its code.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise Refusal(
+            what, f"it holds half a character (U+{code:04X}, at {error.start})", "write it whole, or leave it out"
+        ) from None
 
 
 def document_name(text: str) -> int:
@@ -104,35 +123,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _opened(path: Path) -> Iterator[IO[str]]:
     """UTF-8 text of a plain or gzipped file, its failures said in one sentence."""
     try:
-        with refusing("reading", path), path.open("rb") as raw:
-            file = io.BufferedReader(_Unpacked(path, raw)) if path.suffix == ".gz" else raw
+        with opened(path) as raw:
+            file = io.BufferedReader(_contents(path, raw)) if path.suffix == ".gz" else raw
             with TextIOWrapper(file, encoding="utf-8-sig") as text:
                 yield text
     except UnicodeDecodeError as error:
         raise Refusal(f"{path}", f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    except (EOFError, zlib.error) as error:
-        raise Refusal(f"{path}", f"the gzip file is torn ({error})", "fetch or write it again") from error
 
 
-class _Unpacked(io.RawIOBase):
+def _contents(path: Path, raw: IO[bytes]) -> Pieces:
     """The contents of a gzip file, as long as they stay in proportion to it."""
-
-    def __init__(self, path: Path, raw: IO[bytes]) -> None:
-        super().__init__()
-        self._path, self._file, self._done = path, gzip.GzipFile(fileobj=raw), 0
-        self._most = max(_SUSPECT, _RATIO * path.stat().st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        got = self._file.read1(len(buffer))
-        self._done += len(got)
-        if self._done > self._most:
-            raise Refusal(
-                f"{self._path}",
-                f"it unpacks to more than {self._most >> 20} MB, far too many for its size",
-                "get the file from where it was published",
-            )
-        buffer[: len(got)] = got
-        return len(got)
+    most = max(_SUSPECT, _RATIO * path.stat().st_size)
+    return Pieces(unpacked(f"{path}", iter(lambda: raw.read(_PIECE), b""), lambda _read: most))

@@ -1,0 +1,126 @@
+"""Where a command ends: refusals, interrupts and faults as one sentence and an exit code.
+
+In: the command line's application. Out: an exit code: 0 done, 1 refused or at fault, 2 wrong usage, 130 interrupted.
+What a library or the system raised is said as a refusal where the sentence is plain; anything else is a fault of
+dragoman, said in one sentence, with the traceback where --debug (or DRAGOMAN_DEBUG=1) asks for it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from dragoman.commands.printing import guarded, one_line, tell, tell_lines
+from dragoman.core import Refusal
+from dragoman.store import refusing
+
+_LONGEST = 400  # characters of somebody else's sentence
+# What typer raises for wrong usage: the class above its public ones has no public name.
+ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+class _Stopped(Exception):
+    """Ctrl-C, as an exception that the command-line library lets through."""
+
+
+class Debug:
+    """Whether tracebacks are shown."""
+
+    wanted = False
+
+
+class Commands(TyperGroup):
+    """The commands; an interrupt inside one keeps its sentence, which the command-line library would drop."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(str(stop)) from stop
+        except EOFError as end:  # the library would say "Aborted"
+            raise RuntimeError(f"something ended early ({end})") from end
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run an application and end the process with its exit code."""
+    Debug.wanted = False
+    with guarded():
+        code = _run(app, name)
+    raise SystemExit(code)
+
+
+def _run(app: typer.Typer, name: str) -> int:
+    try:
+        found = app(standalone_mode=False, prog_name=name)
+    except Refusal as refusal:
+        tell(f"{name}: {refusal}")
+        return _traced(1)
+    except (_Stopped, KeyboardInterrupt) as stop:
+        tell(f"{name}: {str(stop) or 'interrupted; run the same command again, what was finished is kept.'}")
+        return 130
+    except ClickException as wrong:
+        return _usage(wrong, name)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        known = translated(error)
+        if known is not None:
+            tell(f"{name}: {known}")
+        else:
+            tell(
+                f"{name}: this is a fault of dragoman: {type(error).__name__}: {_short(error)}; "
+                f"'{name} --debug COMMAND ...' shows where it is, please report it."
+            )
+        return _traced(1)
+    return found if isinstance(found, int) else 0
+
+
+def _traced(code: int) -> int:
+    if Debug.wanted:
+        tell_lines(traceback.format_exc())
+    return code
+
+
+def _usage(wrong: Any, name: str) -> int:
+    """Wrong words: how the command is called, and what is wrong. A command without any has shown its help."""
+    if type(wrong).__name__ != "NoArgsIsHelpError":
+        ctx = getattr(wrong, "ctx", None)
+        if ctx is not None:
+            tell_lines(ctx.get_usage())
+        asked = f" ('{ctx.command_path} --help' lists what can be said)" if ctx is not None else ""
+        tell(f"{name}: {_short(wrong.format_message()).rstrip('.')}{asked}.")
+    return int(wrong.exit_code)
+
+
+def _short(error: object) -> str:
+    text = one_line(" ".join(str(error).split()))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def translated(error: Exception) -> Refusal | None:
+    """What a library or the system raised, as a refusal; None where no plain sentence says what to do."""
+    room = type(error).__module__.partition(".")[0]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Refusal(
+            "this command", "the memory is not enough for it", "lower --batch-size, or pass --dtype bfloat16"
+        )
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return Refusal("a text or a name", "it holds half a character", "write it whole, or leave it out")
+    if room in ("huggingface_hub", "httpx", "httpcore"):
+        return Refusal("the hub", f"it could not be asked ({_short(error)})", "check the network, or pass a folder")
+    if type(error).__name__ == "SafetensorError":
+        return Refusal("a safetensors file", f"it is damaged ({_short(error)})", "fetch or make it again")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        try:
+            with refusing("using", Path(str(error.filename))):
+                raise error
+        except Refusal as known:
+            return known
+    return None

@@ -1,0 +1,116 @@
+"""Plain files of vectors: probes, mean differences, steering vectors, decoders saved alone.
+
+In: a ``.safetensors``, ``.npy``, ``.npz`` or ``.pt`` file of a `Folder`, holding (n, d_model) rows or one (d_model,)
+vector. Out: a `Dictionary` without a site or an encoder. Refuses bare pickles, files of several arrays without a key,
+arrays that are no rows of real numbers, and rows that seem to lie across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Refusal
+from dragoman.dictionaries.encoder import Encoder
+from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
+from dragoman.dictionaries.layout import Dictionary, Orientation, Stated, refuse_whole
+from dragoman.dictionaries.layouts import KNOWN
+from dragoman.dictionaries.orientation import looks_across
+from dragoman.store.spans import Arrays, Matrix, listed, shown
+
+SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH}
+_LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide, so they are features
+
+
+@dataclass(frozen=True, slots=True)
+class _OneVector:
+    """A single vector as one row."""
+
+    vector: Matrix
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, *self.vector.shape)
+
+    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        return self.whole()[np.asarray(rows)]
+
+    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        return self.whole()[:, np.asarray(columns)]
+
+    def whole(self) -> NDArray[Any]:
+        return self.vector.whole()[None, :]
+
+
+def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientation: Orientation | None) -> Dictionary:
+    """The vectors of the file that the folder's ``focus`` names.
+
+    Args:
+        folder: where the file lies.
+        key: which array, where there are several.
+        d_model: width of the stream, where known: rows are then told from columns by it.
+        orientation: which way the caller says they lie.
+
+    Raises:
+        Refusal: as the module says.
+    """
+    name = folder.focus or ""
+    what, suffix = f"vectors {name}", PurePath(name).suffix.lower()
+    if suffix in PICKLES:
+        raise Refusal(
+            what, f"{suffix} files are pickles, which can run code when read", "convert the file to safetensors"
+        )
+    if suffix not in SUFFIXES:
+        raise Refusal(what, f"unknown dictionary layout ('{suffix}' file)", f"name {KNOWN}")
+    arrays = folder.arrays(name)
+    matrix = arrays.array(_key(what, arrays, key))
+    if len(matrix.shape) == 1 and matrix.shape[0]:
+        matrix = _OneVector(matrix)
+    if len(matrix.shape) != 2 or 0 in matrix.shape:
+        raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
+    refuse_whole(what, matrix.rows([0]))
+    across = orientation == "columns" if orientation else _across(what, matrix, d_model)
+
+    def no_encoder(_arrays: Arrays) -> Encoder:
+        raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
+
+    return Dictionary(
+        name=f"file {name}",
+        layout="vectors",
+        decoder=matrix,
+        across=across,
+        stated=Stated(),
+        arrays=arrays,
+        make=no_encoder,
+    )
+
+
+def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:
+    """Rows are vectors by the format's definition; a file that shows the opposite is refused, not turned."""
+    n, width = matrix.shape
+    turned = d_model is not None and n == d_model != width
+    if not turned and (d_model is None or n == width) and n <= _LOOKED_AT:
+        turned = looks_across(matrix)
+    if turned:
+        raise Refusal(
+            what,
+            f"its array of shape {(n, width)} seems to hold one vector a column",
+            "save it as (n, d_model), or say which are the vectors with --orientation columns or --orientation rows",
+        )
+    return False
+
+
+def _key(what: str, arrays: Arrays, key: str | None) -> str:
+    """Which array of a file is meant."""
+    names = arrays.names
+    if key is None and len(names) == 1:
+        return names[0]
+    if key is None or key not in names:
+        why = "it holds several arrays" if key is None and names else f"it has no array '{shown(key or '')}'"
+        raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them: FILE#KEY, or --key KEY")
+    return key

@@ -1,0 +1,309 @@
+"""A crossing as a folder that can be shared: ``crossing.json``, arrays, the texts it was read from, a README.
+
+In: a ``Crossing``, or such a folder. Out: the folder, the same bytes for the same crossing; the crossing again, which
+carries the same. Refuses folders that hold something else, another format, and files that are missing, torn or changed.
+
+``crossing.json`` is written last. It holds the sha256 of every other file but the README, which its owner may edit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dragoman.core import Background, Refusal, Site, frozen
+from dragoman.maps.aligned import new_folder
+from dragoman.maps.diagnostics import Baselines
+from dragoman.maps.dictionary import DictionaryKey
+from dragoman.maps.direct import DirectTable, FiringSums
+from dragoman.maps.evaluate import usable
+from dragoman.maps.firings import Firings
+from dragoman.maps.folds import FoldedMoments
+from dragoman.maps.linear import LinearMap
+from dragoman.maps.moments import Moments
+from dragoman.records import Record
+from dragoman.store import (
+    Contents,
+    digest,
+    file_sha256,
+    read_json,
+    read_jsonl,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from dragoman.maps.crossing import Crossing
+
+FORMAT = 1  # of the folder
+_INDEX = "crossing.json"
+_TEXTS = "texts.jsonl.gz"
+_NEEDED = {"aligned": {"map", "back", "baselines", "backgrounds", "dictionary"}, "pooled": {"map", "backgrounds"}}
+_BACKGROUNDS = Contents(called="backgrounds", holds=None, arrays={"source": "p", "target": "q"})
+_BASELINES = Contents(
+    called="baselines",
+    holds=None,
+    arrays={"random_coverage": "r", "random_norm": "r", "dictionary_coverage": "d", "dictionary_cycle": "d"},
+)
+
+
+class DictionaryInfo(Record):
+    """Which dictionary a crossing was fitted on: how many features have a direction, and a digest of their rows."""
+
+    features: int
+    digest: str
+
+
+class TextsInfo(Record):
+    """Digest of the texts both models read; how many activations each background is the mean of."""
+
+    digest: str
+    n_source: int
+    n_target: int
+
+
+class CrossingIndex(Record):
+    """``crossing.json``."""
+
+    holds: Literal["crossing"]
+    format: int
+    dragoman: str
+    recipe: Literal["aligned", "pooled"]
+    source: str
+    target: str
+    source_width: int
+    target_width: int
+    dictionary: DictionaryInfo | None
+    texts: TextsInfo
+    method: str
+    map_settings: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    held_out: Mapping[str, float]
+    files: Mapping[str, str]
+
+    @classmethod
+    def at(cls, folder: Path) -> CrossingIndex:
+        """The index of a folder.
+
+        Raises:
+            Refusal: it holds no crossing, or one of another format.
+        """
+        path = folder / _INDEX
+        stated = read_json(path) if path.is_file() else {}
+        if not isinstance(stated, dict) or stated.get("holds") != "crossing":
+            raise Refusal(f"{folder}", "it does not hold a crossing", "name a folder that dragoman fit wrote")
+        if stated.get("format") != FORMAT:
+            raise Refusal(
+                f"{folder}",
+                f"it is a crossing of format {stated.get('format')}, and this dragoman reads format {FORMAT}",
+                "use the version that wrote it, or fit the crossing again",
+            )
+        return cls.read(json.dumps(stated), f"{path}")
+
+
+def save_crossing(crossing: Crossing, folder: Path) -> None:
+    """Write a new folder; see ``Crossing.save``."""
+    map_, own = crossing.map, crossing.source_background
+    if map_ is None or own is None:
+        raise Refusal(f"saving a crossing to {folder}", "no map was fitted", "prepare it with route map")
+    if crossing.direct is not None and crossing.dictionary is None:
+        raise Refusal(
+            f"saving a crossing to {folder}",
+            "it does not know the dictionary of its direct table",
+            "make it with that dictionary",
+        )
+    with new_folder(folder) as made:
+        _write_parts(crossing, made)
+        means = {"source": own.mean, "target": crossing.background.mean}
+        write_arrays(made / "backgrounds.safetensors", means)
+        if crossing.texts:
+            write_bytes(made / _TEXTS, _packed(crossing.texts))
+        names = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+        key = crossing.dictionary
+        index = CrossingIndex(
+            holds="crossing",
+            format=FORMAT,
+            dragoman=version("dragoman"),
+            recipe=crossing.recipe,
+            source=str(crossing.source),
+            target=str(crossing.target),
+            source_width=map_.mean_x.size,
+            target_width=map_.mean_y.size,
+            dictionary=None if key is None else DictionaryInfo(features=len(key.ids), digest=key.digest),
+            texts=TextsInfo(digest=crossing.background.texts, n_source=own.n, n_target=crossing.background.n),
+            method=map_.method,
+            map_settings=map_.settings,
+            settings=crossing.settings,
+            held_out=map_.report["held_out"],
+            files={name: file_sha256(made / name) for name in names},
+        )
+        write_text(made / "README.md", readme(crossing, index))
+        write_json(made / _INDEX, index.to_json())
+
+
+def _write_parts(crossing: Crossing, made: Path) -> None:
+    parts: dict[str, LinearMap | FiringSums | Firings | DictionaryKey | Moments | None] = {
+        "map": crossing.map,
+        "back": crossing.back,
+        "fired": crossing.fired,
+        "firings": crossing.firings,
+        "dictionary": crossing.dictionary,
+        "moments": crossing.moments if crossing.folds is None else None,  # else they are those of all folds
+    }
+    for name, part in parts.items():
+        if part is not None:
+            part.save(made / f"{name}.safetensors")
+    for name, table in (("direct", crossing.direct), ("partial", crossing.partial)):
+        if table is not None:
+            table.save(made / f"{name}.safetensors", exact=True)
+    if crossing.folds is not None:
+        crossing.folds.save(made / "folds")
+    if crossing.baselines is not None:
+        write_arrays(
+            made / "baselines.safetensors", {name: getattr(crossing.baselines, name) for name in _BASELINES.arrays}
+        )
+
+
+def _packed(texts: tuple[str, ...]) -> bytes:
+    """Texts as gzipped JSON lines, the same bytes whenever they are written."""
+    held = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=held, mode="wb", mtime=0) as file:
+        for text in texts:
+            file.write(json.dumps({"text": text}).encode() + b"\n")
+    return held.getvalue()
+
+
+def parts_of(folder: Path) -> Mapping[str, Any]:
+    """The fields of the crossing in a folder; see ``Crossing.load``."""
+    index = CrossingIndex.at(folder)
+    _refuse_changed(index, folder)
+
+    def there(name: str) -> Path | None:
+        return folder / f"{name}.safetensors" if f"{name}.safetensors" in index.files else None
+
+    source, target = Site.parse(index.source), Site.parse(index.target)
+    means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
+    map_ = LinearMap.load(folder / "map.safetensors")
+    widths = (index.source_width, index.target_width)
+    if (map_.source, map_.target) != (source, target) or map_.weight.shape != widths:
+        raise Refusal(f"{folder}", f"its {_INDEX} tells of another map than it holds", "fetch the crossing again")
+    folds = FoldedMoments.load(folder / "folds") if "folds/folds.json" in index.files else None
+    base = _BASELINES.read(path)[0] if (path := there("baselines")) else None
+    own, told = index.texts, index.texts.digest
+    return {
+        "recipe": index.recipe,
+        "source": source,
+        "target": target,
+        "background": Background(target, frozen(means["target"]), own.n_target, told),
+        "source_background": Background(source, frozen(means["source"]), own.n_source, told),
+        "map": map_,
+        "moments": folds.total if folds is not None else Moments.load(folder / "moments.safetensors"),
+        "direct": DirectTable.load(path, exact=True) if (path := there("direct")) else None,
+        "back": LinearMap.load(path) if (path := there("back")) else None,
+        "baselines": None if base is None else Baselines(**{k: frozen(v, np.float64) for k, v in base.items()}),
+        "folds": folds,
+        "fired": FiringSums.load(path) if (path := there("fired")) else None,
+        "firings": Firings.load(path) if (path := there("firings")) else None,
+        "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
+        "dictionary": DictionaryKey.load(path) if (path := there("dictionary")) else None,
+        "texts": _texts(index, folder),
+        "settings": index.settings,
+    }
+
+
+def _refuse_changed(index: CrossingIndex, folder: Path) -> None:
+    """Refuse files that are not the crossing's, missing, torn or changed."""
+    needed = {f"{name}.safetensors" for name in _NEEDED[index.recipe]}
+    needed.add("folds/folds.json" if index.recipe == "aligned" else "moments.safetensors")
+    lacking = sorted(needed - set(index.files))
+    if lacking:
+        raise Refusal(f"{folder}", f"its {_INDEX} does not name {lacking[0]}", "fetch the crossing again")
+    for name, sha256 in index.files.items():
+        path = folder / name
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise Refusal(f"{folder}", f"its {_INDEX} names a file outside of it, {name}", "do not use it")
+        if not path.is_file():
+            raise Refusal(f"{path}", "it is missing from the crossing", "fetch the crossing again")
+        if file_sha256(path) != sha256:
+            raise Refusal(f"{path}", f"it is not the file that {_INDEX} names (torn or changed)", "fetch it again")
+
+
+def _texts(index: CrossingIndex, folder: Path) -> tuple[str, ...]:
+    if _TEXTS not in index.files:
+        return ()
+    texts = tuple(str(row.get("text")) for row in read_jsonl(folder / _TEXTS))
+    if digest("\n".join(texts)) != index.texts.digest:
+        raise Refusal(f"{folder / _TEXTS}", "they are not the texts its maps were read from", "fetch it again")
+    return texts
+
+
+def readme(crossing: Crossing, index: CrossingIndex) -> str:
+    """A card for people: what this is, how good it is beside its baselines, and how to use it."""
+    source, target = _public(crossing.source), _public(crossing.target)
+    bases = [site.model for site in (crossing.source, crossing.target) if re.fullmatch(r"[\w.-]+/[\w.-]+", site.model)]
+    front = ["library_name: dragoman", "tags:", *(f"- {tag}" for tag in ("dragoman", "crossing", "interpretability"))]
+    front += ["base_model:", *(f"- {json.dumps(base)}" for base in bases)] if bases else []
+    word, why = usable(index.held_out)
+    how = "tokens that end at the same character" if crossing.recipe == "aligned" else "one mean row a text"
+    on = f"It was fitted on a dictionary of {index.dictionary.features} features. " if index.dictionary else ""
+    routes = "auto, map, direct, blend, dictionary" if crossing.recipe == "aligned" else "map"
+    lines = [
+        "---",
+        *front,
+        "---",
+        f"# From {source} to {target}",
+        "",
+        "A dragoman crossing: it carries directions of one model's residual stream into another's, so that a",
+        f"verbalizer of the second can say what features of the first mean. The map is {index.method}, from width",
+        f"{index.source_width} to {index.target_width}, fitted on {how}.",
+        f"{on}Made by dragoman {index.dragoman}.",
+        "",
+        "## How good it is",
+        "",
+        f"**{word.capitalize()}**: {why}. On {index.held_out['n']:.0f} pairs of rows from texts it was not fitted on:",
+        "",
+        *_table(index.held_out),
+        "",
+        "## How to use it",
+        "",
+        "```",
+        "dragoman explain SAE --through FOLDER --by AV",
+        "```",
+        "",
+        f"`SAE` is the dictionary, `FOLDER` this folder, `AV` a verbalizer of {target}; routes: {routes}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(told: Mapping[str, float]) -> list[str]:
+    """The held-out report; every number beside what means nothing would reach."""
+    rows = [
+        ("variance explained, unit rows", "fve_unit", "constant_fve_unit", None),
+        ("variance explained, raw rows", "fve_raw", None, "shuffled_fve"),
+        ("cosine, mean taken off", "centred_cosine", None, "shuffled_centred_cosine"),
+        (f"own row nearest of {told['top1_among']:.0f}", "top1", None, "shuffled_top1"),
+        ("cosine, raw", "raw_cosine", "constant_cosine", None),
+    ]
+    shown = [
+        f"| {what} | " + " | ".join("" if name is None else f"{told[name]:.3f}" for name in names) + " |"
+        for what, *names in rows
+    ]
+    return ["| measure | this map | the mean alone | rows dealt at random |", "| --- | --- | --- | --- |", *shown]
+
+
+def _public(site: Site) -> str:
+    """A site without the place its model lies at on one machine."""
+    local = PurePath(site.model).is_absolute() or site.model.startswith((".", "~"))
+    name = PurePath(site.model).name if local else site.model
+    return str(Site(name, site.block, site.revision))

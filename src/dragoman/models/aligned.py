@@ -1,0 +1,328 @@
+"""Read two models over the same texts, token by token, in one pass: everything a crossing is made from.
+
+In: two readers, texts, the SAE's encoder if there is one. Out: ``Aligned``: moments by fold, the direct route's and the
+dictionary's sums, backgrounds, and a report of what was left out and why. Refuses texts that share no token ends, too
+few of them, dictionaries whose sums would not fit, more outliers than sinks explain, and more than 1 % of rows that are
+not finite.
+
+A pair is two tokens, one of each model, that end at the same character of the same text: equal ends are equal prefixes.
+Nothing that is chosen depends on batches or on the order of the texts: documents are named by the digest of their text
+(a text that comes twice counts once), which settles their fold, which of their pairs are kept, and the few texts read
+beforehand that settle the median norms and the calibration features. Sums then differ by rounding only.
+
+Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
+fold 2.9 GB while reading (``maps.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
+bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
+its 2048 kept pairs as float64 0.15 GB; judges 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
+a few megabytes. In all 4.3 GB, whatever the number of texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
+
+from dragoman.core import Background, Floats, Refusal, frozen
+from dragoman.dictionaries import Encoder
+from dragoman.maps import FiringSums
+from dragoman.maps.aligned import Aligned, HeldOutPairs
+from dragoman.maps.direct import WHOLE, add_by_fold
+from dragoman.maps.firings import FiringsTally
+from dragoman.maps.folds import MomentStream
+from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends
+from dragoman.models.manner import Document, Manner, at_most_each, calibrating, distinct, judging
+from dragoman.models.paired import SIDES, Reader, refuse_other_width
+from dragoman.store import digest
+
+SHARE = 0.05  # of pairs, left out as sinks at most
+ROOM = 2e9  # bytes of sums over firings
+_CELLS = 2**24  # activations encoded at a time: 64 MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pilot:
+    """What the texts read beforehand settle: median norms by side, and how many of them each feature fires in."""
+
+    typical: dict[str, float]
+    documents: int
+    fires: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pairs:
+    x: Floats
+    y: Floats
+    documents: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def read_aligned(
+    source: Reader,
+    target: Reader,
+    texts: Sequence[str],
+    encoder: Encoder | None = None,
+    *,
+    manner: Manner | None = None,
+    progress: Progress | None = None,
+) -> Aligned:
+    """Read every text once with both models and keep the sums.
+
+    Nothing is written; interrupted, nothing is left behind. Longest texts come first, so that memory is at its most at
+    the start.
+
+    Args:
+        source: the model whose features are to be carried.
+        target: the model they are carried into.
+        texts: one document each.
+        encoder: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
+        manner: how.
+        progress: called with documents read and their number.
+
+    Raises:
+        Refusal: as the module says.
+    """
+    manner = manner or Manner()
+    if encoder is not None:
+        refuse_other_width(encoder, source)
+    documents, left = distinct(texts)
+    if len(documents) < 2 * manner.folds:
+        raise Refusal(
+            f"{len(documents)} different texts",
+            f"{manner.folds} folds of documents are judged on one another",
+            f"give at least {2 * manner.folds} texts",
+        )
+    columns = _columns(source, target, encoder, manner)
+    pilot = _pilot(source, target, [d.text for d in documents], encoder, manner)
+    reading = _Reading(source, target, encoder, columns, documents, pilot, manner)
+    order = sorted(documents, key=lambda d: (-len(d.text), d.name))
+    for start in range(0, len(order), manner.batch_size):
+        reading.take(order[start : start + manner.batch_size])
+        if progress:
+            progress(min(start + manner.batch_size, len(order)), len(order))
+    return reading.finish(len(texts), left, digest("\n".join(texts)))
+
+
+def _columns(source: Reader, target: Reader, encoder: Encoder | None, manner: Manner) -> NDArray[np.int64] | None:
+    """Columns of the watched features; refuses unknown ones, and more than there is room for."""
+    if encoder is None:
+        return None
+    for name in (*(manner.watched or ()), *(manner.calibration or ())):
+        if not (name.isdecimal() and len(name) < 19 and int(name) < encoder.d_sae):
+            raise Refusal(f"feature {name}", f"the dictionary has 0 to {encoder.d_sae - 1}", "name one of these")
+    columns = np.arange(encoder.d_sae)
+    if manner.watched is not None:
+        columns = np.array(sorted({int(name) for name in (*manner.watched, *(manner.calibration or ()))}))
+    need = 8.0 * len(columns) * (source.width + target.width)
+    if need > ROOM:
+        raise Refusal(
+            f"watching {len(columns)} features",
+            f"their sums would take {need / 1e9:.1f} GB, and {ROOM / 1e9:g} GB are allowed",
+            "name the features that matter, and a few thousand others as rivals",
+        )
+    return columns
+
+
+def _pilot(source: Reader, target: Reader, texts: Sequence[str], encoder: Encoder | None, manner: Manner) -> _Pilot:
+    """What a few texts say of lengths and of frequent features."""
+    x, y = source.pilot(texts), target.pilot(texts)
+    fires = np.zeros(encoder.d_sae if encoder is not None else 0, dtype=np.int64)
+    late = x.position >= manner.first
+    if encoder is not None and late.any():
+        fired, documents = encoded(encoder, x.x[late]), x.document[late]
+        for document in np.unique(documents):
+            fires += np.asarray(fired[np.flatnonzero(documents == document)].sum(axis=0)) > 0
+    typical = {"source": median_norm(x.x), "target": median_norm(y.x)}
+    for side, rows in (("source", x), ("target", y)):
+        odd = _odd(rows.x[rows.position >= manner.first], typical[side])
+        _refuse_outliers(int(odd.sum()), len(odd), f"tokens at the {side}", 2 * SHARE)
+    return _Pilot(typical=typical, documents=len(np.unique(x.document)), fires=fires)
+
+
+def _odd(rows: Floats, typical: float) -> NDArray[np.bool_]:
+    """Rows without a direction or of a sink's length."""
+    norms = np.linalg.norm(rows, axis=1)
+    return (norms > OUTLIER * typical) | (norms == 0)
+
+
+def _refuse_outliers(out: int, seen: int, what: str, most: float) -> None:
+    if out > most * seen:
+        raise Refusal(
+            f"leaving out {out / seen:.1%} of {seen} {what} as sinks",
+            f"sinks are rare, and above {most:.0%} something else is wrong",
+            "check that both sides are read at the block that was meant",
+        )
+
+
+def encoded(encoder: Encoder, x: Floats, columns: NDArray[np.int64] | None = None) -> csr_array:
+    """Sparse activations (n, M) of rows, a few at a time: a dense (n, d_sae) array could be gigabytes."""
+    step = max(_CELLS // encoder.d_sae, 1)
+    parts = []
+    for start in range(0, len(x), step):
+        fired = encoder.encode(x[start : start + step])
+        parts.append(csr_array(fired if columns is None else fired[:, columns]))
+    return csr_array(vstack(parts))
+
+
+class _Reading:
+    """The pass over all documents: holds sums, one batch of rows, and the judges."""
+
+    def __init__(
+        self,
+        source: Reader,
+        target: Reader,
+        encoder: Encoder | None,
+        columns: NDArray[np.int64] | None,
+        documents: Sequence[Document],
+        pilot: _Pilot,
+        manner: Manner,
+    ) -> None:
+        self.source, self.target, self.encoder, self.columns = source, target, encoder, columns
+        self.pilot, self.manner = pilot, manner
+        p, q = source.width, target.width
+        self.stream = MomentStream(p, q, folds=manner.folds, product=getattr(np, manner.product))
+        self.units = {"source": np.zeros(p), "target": np.zeros(q)}
+        self.counts: Counter[str] = Counter()
+        self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
+        self.fold, self.judging, self.quota = judging([d.name for d in documents], manner.folds)
+        self.kept: list[_Pairs] = []
+        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
+        if encoder is not None and columns is not None:
+            ids = [str(c) for c in columns]
+            self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
+            self.fires_at_source = FiringSums(source.site, ids, p)
+            self.firings = FiringsTally(ids, seed=manner.seed)
+            self.chosen = calibrating(pilot.fires, columns, manner)
+            names = [ids[i] for i in self.chosen]
+            if names:
+                self.calibration = tuple(FiringSums(target.site, names, q) for _ in range(manner.folds))
+
+    def take(self, documents: Sequence[Document]) -> None:
+        """Read a batch of documents and add its pairs to every sum."""
+        pairs = self._pairs(documents)
+        if not len(pairs.documents):
+            return
+        self.stream.add(pairs.x, pairs.y, pairs.documents)
+        for side, rows in (("source", pairs.x), ("target", pairs.y)):
+            wide = rows.astype(np.float64)
+            self.units[side] += (wide / np.linalg.norm(wide, axis=1, keepdims=True)).sum(axis=0)
+        self._keep_judges(pairs)
+        if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings):
+            return
+        fired = encoded(self.encoder, pairs.x, self.columns)
+        self.fires_at_target.add(fired, pairs.y, pairs.documents)
+        self.fires_at_source.add(fired, pairs.x, pairs.documents)
+        self.firings.add(fired, pairs.documents, pairs.ends)
+        if self.calibration is not None:
+            few = fired.tocsc()[:, self.chosen]
+            add_by_fold(self.calibration, few, pairs.y, pairs.documents)
+
+    def _pairs(self, documents: Sequence[Document]) -> _Pairs:
+        """The pairs of a batch that are kept; the rest are counted by why they are not."""
+        how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.manner.max_tokens}
+        texts = [d.text for d in documents]
+        x, y = (reader.rows(texts, np.inf, **how) for reader in (self.source, self.target))
+        left, right = shared_ends(x, y)
+        for side, rows in (("source", x), ("target", y)):
+            told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}  # none is too long here
+            self.tokens[side].update(told | {"no shared end": len(rows.x) - len(left)})
+        self.counts["shared ends"] += len(left)
+        early = (x.position[left] < self.manner.first) | (y.position[right] < self.manner.first)
+        left, right = self._without("early", early, left, right)
+        self.counts["judged by norm"] += len(left)
+        odd = _odd(x.x[left], self.pilot.typical["source"])
+        left, right = self._without("outlier at source", odd, left, right)
+        odd = _odd(y.x[right], self.pilot.typical["target"])
+        left, right = self._without("outlier at target", odd, left, right)
+        names = np.array([d.name for d in documents])[x.document[left]]
+        surplus = ~at_most_each(names, self.manner.per_document, self.manner.seed)
+        left, right = self._without("above the most of one document", surplus, left, right)
+        names = names[~surplus]
+        self.counts["documents"] += len(np.unique(names))
+        self.counts["pairs"] += len(left)
+        return _Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left])
+
+    def _without(
+        self, why: str, out: NDArray[np.bool_], left: NDArray[np.int64], right: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        self.counts[why] += int(out.sum())
+        return left[~out], right[~out]
+
+    def _keep_judges(self, pairs: _Pairs) -> None:
+        mine = np.isin(pairs.documents, self.judging)
+        mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.manner.seed + 1)
+        if mine.any():
+            chosen = {k: getattr(pairs, k)[mine] for k in ("x", "y", "documents", "ends")}
+            self.kept.append(_Pairs(**chosen))
+
+    def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
+        """Everything that was counted."""
+        n = self.counts["pairs"]
+        for side, reader in zip(SIDES, (self.source, self.target), strict=True):
+            told = self.tokens[side]
+            read = told["not finite"] + told["no shared end"] + self.counts["shared ends"]
+            refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
+        if not n or not self.kept:
+            raise Refusal(
+                "these texts", "the two tokenizers share no token end late enough in them", "give longer running text"
+            )
+        out = self.counts["outlier at source"] + self.counts["outlier at target"]
+        _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
+        source, target = self.source.site, self.target.site
+        means = {side: (total / n).astype(np.float32) for side, total in self.units.items()}
+        return Aligned(
+            source=source,
+            target=target,
+            folded=self.stream.finish(),
+            sums=self.fires_at_target,
+            fired=self.fires_at_source,
+            calibration=self.calibration,
+            background=Background(target, frozen(means["target"]), n, texts),
+            source_background=Background(source, frozen(means["source"]), n, texts),
+            held_out=_sorted(self.kept, self.fold),
+            report=self._report(given, left),
+            firings=self.firings.finish() if self.firings else None,
+        )
+
+    def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:
+        """What was read and what was left out; every number counted, none estimated."""
+        c, manner = self.counts, self.manner
+        whys = ("early", "outlier at source", "outlier at target", "above the most of one document")
+        tokens = {}
+        for side, found in self.tokens.items():
+            without = {why: found[why] for why in ("special", "first", "not finite", "no shared end")}
+            tokens[side] = {"all": sum(without.values()) + c["shared ends"], "left out": without}
+        unpaired = given - sum(left.values()) - c["documents"]
+        return {
+            "texts": given,
+            "texts_left_out": {"blank": left["blank"], "copy": left["copy"], "without a pair": unpaired},
+            "documents": c["documents"],
+            "tokens": tokens,
+            "shared_ends": c["shared ends"],
+            "paired": {
+                s: c["shared ends"] / max(c["shared ends"] + n["no shared end"], 1) for s, n in self.tokens.items()
+            },
+            "pairs_left_out": {why: c[why] for why in whys},
+            "pairs": c["pairs"],
+            "outliers": (c["outlier at source"] + c["outlier at target"]) / max(c["judged by norm"], 1),
+            "median_norms": self.pilot.typical,
+            "pilot_documents": self.pilot.documents,
+            "watched": 0 if self.fires_at_target is None else len(self.fires_at_target.ids),
+            "calibration": 0 if self.calibration is None else len(self.calibration[0].ids),
+            "manner": {
+                k: getattr(manner, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
+            },
+        }
+
+
+def _sorted(kept: Sequence[_Pairs], fold: int) -> HeldOutPairs:
+    """Judges in the order of their documents' names, whatever order they were read in."""
+    documents = np.concatenate([pairs.documents for pairs in kept])
+    order = np.argsort(documents, kind="stable")
+    x, y = (np.concatenate([getattr(pairs, side) for pairs in kept])[order] for side in ("x", "y"))
+    return HeldOutPairs(fold=fold, x=frozen(x), y=frozen(y), documents=frozen(documents[order], np.int64))

@@ -1,0 +1,129 @@
+"""Whether a config.json asks for a model of the size of the weights beside it, told before that model is built.
+
+In: the configuration as JSON, the shapes of the stored tensors, the class that opens it. Out: nothing. Refuses more
+blocks, experts or labels than the weights could fill, models of several times the stored numbers, encoder-decoders and
+families that transformers does not know. What transformers builds while it reads a configuration grows with these
+numbers: 10^8 blocks are 10^8 Python objects before the first weight is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig
+from transformers.utils import logging as talk
+
+from dragoman.core import Refusal
+from dragoman.models.folder import CONFIG
+from dragoman.store import read_json
+from dragoman.store.boundary import AGAIN, opening
+from dragoman.store.spans import shown
+
+_OF_BLOCKS = re.compile(r"layer|depth|block|stage")
+_COUNT = re.compile(r"^(?:num|n)_|experts|labels")
+_SPARE = 64  # blocks of towers whose weights a checkpoint may leave out
+_HARMLESS = 10_000  # of anything else
+_ALONE = 2_000  # blocks where there are no weights to compare with: of a folder that holds a tokenizer
+_TIMES, _TIMES_QUANTISED = 2, 16  # a tied matrix counts twice; packed weights hold up to sixteen numbers in one
+_MORE = 50_000_000
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; refuse one that is missing or is no object."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise Refusal(f"{folder}", f"it holds no {CONFIG}", "download all of the checkpoint's files")
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise Refusal(f"{path}", "it is not a JSON object", AGAIN)
+    return config
+
+
+def quantised(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are stored packed."""
+    return bool(config.get("quantization_config"))
+
+
+def refuse_unknown_packing(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a way of packing weights that transformers does not know: it would go on as if there were none."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    told = config.get("quantization_config")
+    if not told:
+        return
+    method = told.get("quant_method") if isinstance(told, Mapping) else told
+    known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}  # there by its number of bits
+    if not isinstance(method, str) or method not in known:
+        raise Refusal(
+            f"{folder / CONFIG}",
+            f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not",
+            "use its weights in bfloat16",
+        )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from telling of missing weights and odd settings as advice; here they are judged."""
+    before = talk.get_verbosity()
+    talk.set_verbosity_error()
+    try:
+        yield
+    finally:
+        talk.set_verbosity(before)
+
+
+def refuse_counts(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    """Refuse counts that the stored tensors could not fill; ``shapes`` None where there are no weights."""
+    refuse_unknown_packing(folder, config)
+    largest = max((side for shape in shapes.values() for side in shape), default=0) if shapes else 0
+    for name, value in _whole_numbers(config):
+        if _OF_BLOCKS.search(name):
+            limit = _ALONE if shapes is None else len(shapes) + _SPARE
+        elif _COUNT.search(name):
+            limit = max(_HARMLESS, largest)
+        else:
+            continue
+        if value > limit:
+            held = "" if shapes is None else f", and its weights are {len(shapes)} tensors"
+            raise Refusal(f"{folder / CONFIG}", f"its {shown(name)} is {shown(value)}{held}", AGAIN)
+
+
+def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Build the model without its numbers, and refuse one far larger than what is stored."""
+    path = folder / CONFIG
+    if config.get("is_encoder_decoder") is True:
+        kind = shown(config.get("model_type"))
+        raise Refusal(f"{path}", f"it is of an encoder-decoder model ({kind})", "use a decoder-only model")
+    why = f"transformers {transformers.__version__} cannot build the model it tells of"
+    with quietly(), opening(path, why):
+        told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            net: Any = auto.from_config(told, trust_remote_code=False)
+        asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
+    held = sum(math.prod(shape) for shape in shapes.values())
+    if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
+        raise Refusal(
+            f"{path}",
+            f"the model it tells of has {asked} numbers, and {held} are stored beside it",
+            "use the config.json and weights of one checkpoint",
+        )
+
+
+def _whole_numbers(settings: Any, depth: int = 8) -> Iterator[tuple[str, int]]:
+    """Name and value of every whole number, however deep."""
+    if not isinstance(settings, Mapping) or not depth:
+        return
+    for name, value in settings.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield str(name), value
+        elif isinstance(value, float) and value.is_integer():
+            yield str(name), int(value)
+        else:
+            yield from _whole_numbers(value, depth - 1)

@@ -1,0 +1,80 @@
+"""How published verbalizers want to be fed: one file, one contract, found by its file's name.
+
+In: the name a person or the registry gives, and the file beside a checkpoint. Out: that contract, ready to feed.
+Refuses unknown names, checkpoints whose file does not say which contract they want when nobody else does, and names
+that the file contradicts. A contract hands the engine token ids, embeddings and hooks; the engine knows no names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dragoman.core import Refusal
+from dragoman.store.spans import shown
+from dragoman.verbalizers.sidecar import refuse_reader
+
+if TYPE_CHECKING:
+    from dragoman.models.contracts.base import Asked, Contract
+
+_NOT_CONTRACTS = ("base",)
+
+
+def contract_names() -> tuple[str, ...]:
+    """Names of all contracts, sorted; loads none of them."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in found if name not in _NOT_CONTRACTS))
+
+
+def contract_class(name: str) -> type[Contract]:
+    """The contract of a name; refuse unknown ones.
+
+    A contract's file holds exactly one class of its own that derives from ``Contract``.
+    """
+    if name not in contract_names():
+        raise Refusal(f"contract '{shown(name)}'", f"known are {', '.join(contract_names())}", "pass one of these")
+    from dragoman.models.contracts.base import Contract
+
+    module = importlib.import_module(f"{__name__}.{name}")
+    (found,) = (
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, Contract) and thing.__module__ == module.__name__
+    )
+    return found
+
+
+def contract_for(asked: Asked, name: str | None) -> Contract:
+    """The contract a checkpoint is fed by.
+
+    Args:
+        asked: the checkpoint, the file beside it, and what is said about it.
+        name: of the contract; None takes the one that the file itself names, and no other.
+
+    Raises:
+        Refusal: nobody says which, or the name contradicts the file, or the contract lacks something.
+    """
+    stated = asked.stated if name is None or asked.has_file else {}
+    if name is None:
+        refuse_reader(stated, asked.sidecar_name)
+    named = stated.get("contract")  # no published sidecar has this field yet
+    name = name or (named if isinstance(named, str) else _claimed(asked, stated))
+    chosen = contract_class(name)
+    why = f"its sidecar names contract '{shown(named)}'" if named not in (None, name) else chosen.contradiction(stated)
+    if why:
+        raise Refusal(f"contract '{name}' for {asked.sidecar_name}", why, "pass the contract it was trained in")
+    return chosen(asked)
+
+
+def _claimed(asked: Asked, stated: Mapping[str, Any]) -> str:
+    """The one contract whose own way of writing sidecars this is."""
+    claiming = [name for name in contract_names() if contract_class(name).claims(stated)]
+    if len(claiming) != 1:
+        raise Refusal(
+            asked.sidecar_name,
+            "the sidecar does not say which contract its vector is fed by",
+            f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
+        )
+    return claiming[0]

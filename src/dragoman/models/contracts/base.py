@@ -1,0 +1,243 @@
+"""What a contract is: it reads a checkpoint's file, makes the prompt, and turns vectors into embeddings and hooks.
+
+In: ``Asked``, the checkpoint with everything said about it. Out: a ``Prompt`` and, for vectors, a ``Feed``. Refuses
+settings a contract does not know, values of another kind, and vectors whose norm is beyond float32.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from dragoman.core import Refusal, Site
+from dragoman.models.load import check_site
+from dragoman.models.resolve import called
+from dragoman.verbalizers.chat import DAY, checked_day
+from dragoman.verbalizers.prompt import Prompt, Wording, build_prompt
+from dragoman.verbalizers.sidecar import Given, Sidecar, read_sidecar, sidecar_file, stated_in
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """A change of block ``block``'s output at ``positions`` of the prompt, while the prompt is read and never after.
+
+    ``change``: hidden states (n, len(positions), d_model) of those positions to new ones of the same shape.
+    """
+
+    block: int
+    positions: tuple[int, ...]
+    change: Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What the engine runs for n vectors.
+
+    ``embeddings``: (n, T, d_model) of the prompt; ``hooks``: what is changed on the way; ``shared``: how many
+    leading positions are the same in every row and touched by no hook, so that they need to be read only once.
+    """
+
+    embeddings: torch.Tensor
+    hooks: tuple[Hook, ...] = ()
+    shared: int
+
+    def __post_init__(self) -> None:
+        """Refuse hooks inside what rows share, and outside the prompt."""
+        length = self.embeddings.shape[1]
+        for hook in self.hooks:
+            if not all(self.shared <= p < length for p in hook.positions):
+                raise Refusal(
+                    f"a hook at positions {hook.positions}",
+                    f"rows share the first {self.shared} of {length} positions, and it must lie behind them",
+                    "lower shared",
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How its makers sample it; recorded, never applied unasked. ``source``: who does so."""
+
+    temperature: float
+    max_new_tokens: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A checkpoint and what is said about it.
+
+    ``ref``: what it was asked for by. ``folder``: its files. ``settings``: what a person or the registry says where
+    the file is silent. ``width_of``: width of a model by its reference, None if it cannot be told.
+    """
+
+    ref: str
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    width_of: Callable[[str], int | None] = lambda _ref: None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a sidecar lies beside the checkpoint."""
+        return sidecar_file(self.folder).is_file()
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What its sidecar states; refuse a checkpoint without a readable one."""
+        return stated_in(self.folder)
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder's name, or its repository's with the folder inside."""
+        return called(self.ref)
+
+    @property
+    def what(self) -> str:
+        """How refusals call it."""
+        return f"verbalizer {self.ref}"
+
+    @property
+    def sidecar_name(self) -> str:
+        """How refusals call its sidecar."""
+        return f"sidecar {sidecar_file(self.folder)}"
+
+
+class Contract(ABC):
+    """One way of feeding vectors to a verbalizer; a subclass's name is its file's.
+
+    ``sidecar``: how the checkpoint wants its vector. ``weights``: folder of the model or adapter. ``width``: of the
+    vectors it takes; ``stream``: of the residual stream they are put into.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    sampling: ClassVar[Sampling]
+    # Setting: the types it may have. The common ones are those of the prompt and of the block.
+    settings: ClassVar[Mapping[str, tuple[type, ...]]] = {}
+    common: ClassVar[Mapping[str, tuple[type, ...]]] = {
+        "slots": (Mapping,),
+        "chat_template": (bool,),
+        "prefill": (str,),
+        "tagged": (bool,),
+        "block": (int,),
+        "date": (str,),
+    }
+    scaled: ClassVar[bool] = True
+
+    def __init__(self, asked: Asked) -> None:
+        """Read what the contract needs; refuse what it lacks."""
+        self._refuse_settings(asked.settings)
+        self.asked = asked
+        self.weights = asked.folder
+        self.sidecar = self.read(asked)
+
+    @classmethod
+    def claims(cls, stated: Mapping[str, Any]) -> bool:
+        """Whether a sidecar says, in this contract's own way, that it is of this contract."""
+        return False
+
+    @classmethod
+    def contradiction(cls, stated: Mapping[str, Any]) -> str:
+        """Why a sidecar cannot be of this contract; empty when it can."""
+        return ""
+
+    def read(self, asked: Asked) -> Sidecar:
+        """Resolve the sidecar."""
+        said = asked.settings
+        given = Given(scaled=self.scaled, norm=said.get("norm"), block=said.get("block"), width_of=asked.width_of)
+        return read_sidecar(asked.folder, name=asked.name, given=given)
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors it takes."""
+        return self.sidecar.d_model
+
+    @property
+    def stream(self) -> int:
+        """Width of the verbalizer's own residual stream."""
+        return self.sidecar.d_model
+
+    @property
+    def loudest(self) -> float:
+        """The largest norm it puts into the model, as far as it can be told beforehand."""
+        return self.sidecar.injection_scale or 0.0
+
+    @property
+    def tagged(self) -> bool:
+        """Whether answers stand between tags."""
+        return self.asked.settings.get("tagged", True)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the words, beside the sidecar's bytes and the prompt."""
+        scale = {} if self.sidecar.injection_scale is None else {"injection_scale": self.sidecar.injection_scale}
+        told = dict(sorted(self.asked.settings.items()))
+        return {**scale, "settings": told} if told else scale
+
+    def site(self, base: str) -> Site:
+        """The stream whose vectors it reads; ``base`` is the model the checkpoint was made from."""
+        return Site(self.sidecar.base or base, self.sidecar.block)
+
+    def check(self, net: Any, site: Site) -> None:
+        """Refuse a model that the contract cannot be used on."""
+        check_site(site, net)
+
+    def prompt(self, tokenizer: Any) -> Prompt:
+        """The checked prompt."""
+        return build_prompt(self.sidecar, tokenizer, wording=self.wording())
+
+    def wording(self, **slots: str) -> Wording:
+        """The prompt's wording by settings and sidecar; refuse a chat template the sidecar denies, or asks for."""
+        said, stored = self.asked.settings, self.sidecar.chat_template
+        chat = said.get("chat_template", True if stored is None else stored)
+        if stored is not None and chat != stored:
+            raise Refusal(
+                self.asked.sidecar_name,
+                f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise",
+                "leave the setting out",
+            )
+        told = {**slots, **{str(k): str(v) for k, v in said.get("slots", {}).items()}}
+        return Wording(slots=told, chat=chat, prefill=said.get("prefill", ""), day=checked_day(said.get("date", DAY)))
+
+    @abstractmethod
+    def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
+        """Embeddings and hooks for vectors.
+
+        Args:
+            prompt: the checked prompt.
+            rows: its embeddings (T, stream), as the model's own module gives them.
+            vectors: (n, width) float32 on the CPU, each with a direction.
+        """
+
+    def _refuse_settings(self, said: Mapping[str, Any]) -> None:
+        known = {**self.common, **self.settings}
+        for key, value in said.items():
+            if key not in known:
+                raise Refusal(
+                    f"setting '{key}' of contract '{self.name}'", f"it takes {', '.join(sorted(known))}", "drop it"
+                )
+            # A bool is an int to Python, and never meant as one here.
+            if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
+                kinds = " or ".join(kind.__name__ for kind in known[key])
+                raise Refusal(f"setting '{key}' of contract '{self.name}'", f"{value!r} is no {kinds}", "give one")
+
+
+def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:
+    """Rows (n, d) at L2 norm ``norm``, in float32; refuse norms beyond float32. Magnitude is lost, sign is not."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-12)
+    if not torch.isfinite(norms).all():
+        raise Refusal(f"vectors for {what}", "their norm is beyond float32", "scale them down; only direction counts")
+    return vectors / (norms / norm)
+
+
+def replaced(rows: torch.Tensor, slot: int, vectors: torch.Tensor) -> torch.Tensor:
+    """Embeddings (n, T, d): ``rows`` (T, d) with each of ``vectors`` (n, d) at ``slot``, in the rows' dtype."""
+    out = rows.expand(len(vectors), -1, -1).clone()
+    out[:, slot] = vectors.to(out.device, out.dtype)
+    return out

@@ -1,0 +1,285 @@
+"""Read a model's residual stream over texts: pooled per text, or at aligned token ends of two models.
+
+In: texts and models. Out: numpy activations, float32, with the document and character end of each row. Leaves out the
+first position (an attention sink in SmolLM2, BOS in Gemma), norm outliers and rows that are not finite, and counts what
+it left out. Refuses more than 1 % of rows that are not finite; pooling refuses fewer than two texts and texts without a
+row.
+
+What an outlier is, is settled on a few texts chosen by their digest and read in one batch of their own: how the rest
+are batched or ordered has no part in which rows are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dragoman.core import Floats, Refusal, Site
+from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
+from dragoman.models.load import check_site, decoder_blocks, text_stack
+
+Progress = Callable[[int, int], None]
+OUTLIER = 5.0  # times the median norm; alignment.md section 3: sinks are tens of times the median
+PILOT = 32  # texts whose tokens give the median norm: a thousand tokens or two
+MAX_TOKENS = 256
+# Not finite at most. Sinks are the model's own and few; a number that is not finite is the dtype's fault. Overflow
+# takes the longest rows first and then, through attention, what follows them: the rest is no fair sample of the texts.
+UNDEFINED = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRows:
+    """Activations of single tokens, in document order.
+
+    ``x``: (n, d_model) float32; ``document``: (n,) index of the text; ``end``: (n,) character offset at which the
+    token ends; ``position``: (n,) token position; ``dropped``: how many were left out, norm outliers and ``undefined``
+    ones, which are not finite. Left out besides: ``special`` tokens, which have no characters, and ``first`` positions,
+    which have some.
+    """
+
+    x: Floats
+    document: NDArray[np.int64]
+    end: NDArray[np.int64]
+    position: NDArray[np.int64]
+    dropped: int
+    special: int = 0
+    first: int = 0
+    undefined: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Rows that were looked at: kept and dropped ones."""
+        return len(self.x) + self.dropped
+
+
+def refuse_undefined(undefined: int, seen: int, site: Site, dtype: object) -> None:
+    """Refuse a reading of which more than 1 % is not finite.
+
+    Raises:
+        Refusal: so many are not; the sentence says what to do instead.
+    """
+    if undefined > UNDEFINED * seen:
+        half = str(dtype).endswith("float16") and not str(dtype).endswith("bfloat16")
+        raise Refusal(
+            f"reading {site} in {str(dtype).removeprefix('torch.')}",
+            f"{undefined} of {seen} activations are NaN or infinite ({undefined / seen:.1%}; {UNDEFINED:.0%} at most)",
+            "use bfloat16, whose range is that of float32" if half else "check the model's weights",
+        )
+
+
+@contextmanager
+def reading(model: PreTrainedModel, block: int) -> Iterator[list[torch.Tensor]]:
+    """Inside, a forward pass stops after ``block`` and leaves that block's output as the list's only entry."""
+    stack, blocks, caught = text_stack(model), decoder_blocks(model), []
+
+    def catch(_module: nn.Module, _args: Any, output: Any) -> None:
+        caught[:] = [output[0] if isinstance(output, tuple) else output]
+
+    handle = blocks[block].register_forward_hook(catch)
+    # Later blocks cannot change this one's output: leave them out instead of paying for them.
+    stack.layers = nn.ModuleList(blocks[: block + 1])
+    try:
+        yield caught
+    finally:
+        handle.remove()
+        stack.layers = blocks
+
+
+def pilot_texts(texts: Sequence[str], most: int) -> list[int]:
+    """Which texts an outlier is judged by: ``most`` distinct ones of smallest digest, whatever their order."""
+    found: dict[bytes, int] = {}
+    for i, text in enumerate(texts):
+        found.setdefault(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), i)
+    return [found[key] for key in sorted(found)[:most]]
+
+
+def pilot_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str]
+) -> TokenRows:
+    """Rows of any length of at most 32 of the texts, their first 256 tokens, read as one batch whatever others are.
+
+    One at a time would owe nothing to padding either, but small bfloat16 batches cost a CPU as much as large ones.
+
+    Raises:
+        Refusal: more than 1 % of them are not finite; a reading of all texts would end there too, later.
+    """
+    chosen = sorted(texts[i] for i in pilot_texts(texts, PILOT))
+    if not chosen:
+        none = np.zeros(0, dtype=np.int64)
+        return TokenRows(x=np.zeros((0, 0), np.float32), document=none, end=none, position=none, dropped=0)
+    (rows,) = token_rows(model, tokenizer, site, chosen, batch_size=len(chosen), typical=np.inf)
+    refuse_undefined(rows.undefined, rows.seen, site, model.dtype)
+    return rows
+
+
+def typical_norm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str]) -> float:
+    """Median norm over the tokens of ``pilot_rows``; infinite where there are none, so that nothing is an outlier."""
+    return median_norm(pilot_rows(model, tokenizer, site, texts).x)
+
+
+def median_norm(x: Floats) -> float:
+    """Median length of rows (n, d); infinite without any."""
+    return float(np.median(np.linalg.norm(x.astype(np.float64), axis=1))) if len(x) else np.inf
+
+
+@torch.inference_mode()
+def token_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    site: Site,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    max_tokens: int = MAX_TOKENS,
+    typical: float | None = None,
+    until: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[TokenRows]:
+    """Activations at a site, batch by batch (documents of similar length together, so little is padded).
+
+    Special tokens (no characters) and position 0 are left out, and so are rows that are not finite or longer than 5
+    times ``typical``, the ``typical_norm`` of these texts unless another is given (infinite to keep every length).
+    ``until``: the character up to which each text is read, where that is not as far as ``max_tokens`` reach.
+    """
+    check_site(site, model)
+    if typical is None:
+        typical = typical_norm(model, tokenizer, site, texts)
+    encoded = encoded_whole(tokenizer, texts, max_tokens)
+    if until is not None:
+        encoded = cut_at(encoded, until)
+    order = sorted(range(len(texts)), key=lambda i: len(encoded.ids[i]))
+    base: Any = text_stack(model)
+    pad: Any = tokenizer.pad_token_id or 0
+    done = 0
+    with reading(model, site.block) as caught:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            ids = [encoded.ids[i] for i in chosen]
+            width = max(1, *map(len, ids))  # an empty text has no tokens where a tokenizer adds none
+            padded = torch.full((len(ids), width), pad)
+            mask = torch.zeros((len(ids), width), dtype=torch.long)
+            for row, tokens in enumerate(ids):
+                padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+                mask[row, : len(tokens)] = 1
+            base(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+            yield _keep(caught[0], chosen, [encoded.spans[i] for i in chosen], OUTLIER * typical)
+            done += len(chosen)
+            if progress:
+                progress(done, len(order))
+
+
+def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> Encoded:
+    """Texts as tokens that bear characters they have read whole."""
+    encoded = encode_texts(tokenizer, texts, max_tokens)
+    spans = [whole_characters(text, own, max_tokens) for text, own in zip(texts, encoded.spans, strict=True)]
+    return Encoded(ids=encoded.ids, spans=spans)
+
+
+def _keep(hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], longest: float) -> TokenRows:
+    where = np.array(
+        [
+            (row, position, document, begin, end)
+            for row, (document, spans) in enumerate(zip(chosen, offsets, strict=True))
+            for position, (begin, end) in enumerate(spans)
+        ],
+        dtype=np.int64,
+    ).reshape(-1, 5)
+    content = where[:, 4] > where[:, 3]
+    row, position, document, _, end = where[content & (where[:, 1] > 0)].T
+    device = hidden.device
+    x = hidden[torch.as_tensor(row, device=device), torch.as_tensor(position, device=device)].float().cpu().numpy()
+    norms = np.linalg.norm(x, axis=1)
+    finite = np.isfinite(norms)
+    keep = finite & (norms <= longest)
+    return TokenRows(
+        x=x[keep],
+        document=document[keep],
+        end=end[keep],
+        position=position[keep],
+        dropped=int((~keep).sum()),
+        special=int((~content).sum()),
+        first=int((content & (where[:, 1] == 0)).sum()),
+        undefined=int((~finite).sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """Mean activation of each text.
+
+    ``rows``: (n_texts, d_model) float32; ``unit_mean``: (d_model,) mean of the unit-normalised token activations that
+    went into them, ``tokens`` of them; ``dropped``: left out, norm outliers and ``undefined`` ones, not finite.
+    """
+
+    rows: Floats
+    unit_mean: Floats
+    tokens: int
+    dropped: int
+    undefined: int = 0
+
+
+def pool(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str], **how: Any
+) -> Pooled:
+    """Mean over each text's tokens, first position and outliers left out (the post's mode)."""
+    width = check_site(site, model)
+    different = len(set(texts))
+    if different < 2:
+        told = f"{len(texts)} texts" + (" that are all alike" if len(texts) > 1 else "")
+        raise Refusal(told, "a map is fitted over several documents", "give at least two different texts")
+    total, count, units = np.zeros((len(texts), width)), np.zeros(len(texts)), np.zeros(width)
+    dropped = undefined = 0
+    for rows in token_rows(model, tokenizer, site, texts, **how):
+        x = rows.x.astype(np.float64)
+        np.add.at(total, rows.document, x)
+        np.add.at(count, rows.document, 1.0)
+        units += (x / np.linalg.norm(x, axis=1, keepdims=True)).sum(axis=0)
+        dropped += rows.dropped
+        undefined += rows.undefined
+    n = int(count.sum())
+    refuse_undefined(undefined, n + dropped, site, model.dtype)
+    if (count == 0).any():
+        _refuse_without_rows(int(np.argmin(count)), tokenizer, texts, site)
+    return Pooled(
+        rows=(total / count[:, None]).astype(np.float32),
+        unit_mean=(units / n).astype(np.float32),
+        tokens=n,
+        dropped=dropped,
+        undefined=undefined,
+    )
+
+
+def _refuse_without_rows(number: int, tokenizer: Any, texts: Sequence[str], site: Site) -> None:
+    """Say why a text has no row: it has no token after the first, or those it has were left out."""
+    (spans,) = encoded_whole(tokenizer, [texts[number]]).spans
+    if any(end > begin for begin, end in spans[1:]):
+        raise Refusal(
+            f"text {number}", f"all its activations at {site} are outliers or not finite", "leave that text out"
+        )
+    raise Refusal(f"text {number}", "it has no token after the first", "leave empty or one-word texts out")
+
+
+def shared_ends(source: TokenRows, target: TokenRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the two that end at the same character of the same document: equal ends are equal prefixes.
+
+    Where several tokens of one model share an end (pieces of one character) the last is taken.
+    """
+    stride = int(max(source.end.max(initial=0), target.end.max(initial=0))) + 1
+    keys = [rows.document * stride + rows.end for rows in (source, target)]
+    picks = []
+    for key in keys:
+        # np.unique keeps the first of equals: search from the back to keep the last piece.
+        values, first = np.unique(key[::-1], return_index=True)
+        picks.append((values, len(key) - 1 - first))
+    common, left, right = np.intersect1d(picks[0][0], picks[1][0], return_indices=True)
+    del common
+    return picks[0][1][left], picks[1][1][right]

@@ -1,0 +1,192 @@
+"""Open a model and its tokenizer, whatever family it is, and find its decoder blocks.
+
+In: a reference or folder, of a whole model or of a LoRA adapter on one (`merge` adds it). Out: a transformers model in
+eval mode, its tokenizer, its blocks. Refuses folders without safetensors (pickles are never loaded), weights that
+would stay at random or lose a block, adapters on nothing, unknown dtypes and models without decoder blocks.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as talk
+
+from dragoman.core import Refusal, Site
+from dragoman.models.adapters import ADAPTER, read_settings
+from dragoman.models.bounds import quantised, quietly, read_config, refuse_counts, refuse_size
+from dragoman.models.folder import CONFIG, check_folder, shapes_in, weight_files
+from dragoman.models.resolve import folder_of
+from dragoman.models.tokenizer import load_tokenizer
+from dragoman.store.boundary import AGAIN, opening
+
+# Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
+_OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
+OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+talk.disable_progress_bar()
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """A dtype by its word; refuse others."""
+    if name not in DTYPES:
+        raise Refusal(f"dtype '{name}'", f"known are {', '.join(DTYPES)}", "use one of these")
+    return DTYPES[name]
+
+
+def load_model(
+    ref: str | Path, *, dtype: str = "float32", device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A causal language model in eval mode with its tokenizer."""
+    folder = folder_of(ref)
+    net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
+    _refuse_partial(report, f"{ref}")
+    return ready(net, folder, device), load_tokenizer(ref)
+
+
+def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple[Any, Any]:
+    """A model by one of transformers' classes, and its report of what was missing or had no place.
+
+    Raises:
+        Refusal: the folder's files are not what they should be (`folder`), its config.json tells of a model of another
+            size (`bounds`), or transformers cannot load it, whatever it raises.
+    """
+    check_folder(folder, what)
+    if is_adapter(folder):
+        raise Refusal(what, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
+    files, config = weight_files(folder, what), read_config(folder)
+    shapes = shapes_in(files, quantised=quantised(config))
+    refuse_counts(folder, config, shapes)
+    refuse_size(folder, auto, config, shapes)
+    why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
+    if quantised(config):
+        why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
+    with quietly(), opening(what, why, instead):
+        net, report = auto.from_pretrained(
+            folder,
+            dtype=kind,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused here by name
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    odd = sorted(report["mismatched_keys"], key=str)
+    if odd:
+        name, stored, wanted = odd[0]
+        raise Refusal(
+            what,
+            f"its weights do not fit its config.json ({len(odd)} have another shape, the first is {name}: "
+            f"{tuple(stored)} stored, {tuple(wanted)} wanted)",
+            "use the config.json and weights of one checkpoint",
+        )
+    return net, report
+
+
+def ready(net: Any, folder: Path, device: str) -> Any:
+    """A model as it is read with: on its device, in eval mode, seen to run.
+
+    Raises:
+        Refusal: a weight is NaN or infinite, the device does not take the model, or two tokens do not pass through it.
+    """
+    for name, weight in net.named_parameters():
+        plain = weight.is_floating_point() and weight.element_size() > 1 and weight.numel()  # eight bits are packed
+        if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
+            raise Refusal(
+                f"{folder}",
+                f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}",
+                "get the published files again, or use float32",
+            )
+    with opening(f"{folder}", f"it cannot be put on device {device}", "use another device, or a smaller model"):
+        net = net.to(device).eval().requires_grad_(False)
+    with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
+        net(input_ids=torch.zeros((1, 2), dtype=torch.long, device=device), use_cache=True)
+    return net
+
+
+def _refuse_partial(report: Any, ref: str) -> None:
+    """Refuse a load after which any weight is random, or a stored decoder block has no place."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise Refusal(
+            ref,
+            f"{len(missing)} weights would stay at random (the first is {missing[0]}), "
+            f"and {len(report['unexpected_keys'])} stored ones have no place",
+            "use the config.json and weights of one checkpoint",
+        )
+    lost = sorted(k for k in report["unexpected_keys"] if _OF_BLOCK.search(k) and not OF_VISION.search(k))
+    if lost:
+        raise Refusal(
+            ref,
+            f"{len(lost)} weights of decoder blocks have no place in the model its config.json tells of "
+            f"(the first is {lost[0]})",
+            "use the config.json and weights of one checkpoint",
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter rather than a whole model."""
+    return (folder / ADAPTER).is_file()
+
+
+def sits_on(folder: Path) -> str | None:
+    """The model an adapter says it was trained on."""
+    stated = read_settings(folder).get("base_model_name_or_path")
+    return str(stated) if stated else None
+
+
+def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
+    """Adapters to merge, lowest first, and the whole model under them: an adapter may sit on an adapter.
+
+    Args:
+        folder: of an adapter, or of a whole model (then nothing is to be merged).
+        base: what the adapter in ``folder`` sits on; those below it say so themselves.
+        what: whose refusal it is.
+    """
+    stack: list[Path] = []
+    while is_adapter(folder):
+        if stack:
+            base = sits_on(folder) or ""
+        if folder in stack or not base:
+            why = "sits on itself" if base else "does not say what it sits on"
+            raise Refusal(what, f"the adapter in {folder} {why}", "correct base_model_name_or_path there")
+        stack.insert(0, folder)
+        folder = folder_of(base)
+    return stack, base
+
+
+def text_stack(model: nn.Module) -> nn.Module:
+    """The module that owns ``layers``: through PEFT and multimodal wrappers."""
+    seen = model
+    for _ in range(6):
+        if isinstance(getattr(seen, "layers", None), nn.ModuleList):
+            return seen
+        for name in ("language_model", "model", "base_model", "text_model"):
+            inner = getattr(seen, name, None)
+            if isinstance(inner, nn.Module) and inner is not seen:
+                seen = inner
+                break
+    raise Refusal(f"a {type(model).__name__}", "no list of decoder blocks was found in it", "use a decoder-only model")
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks, block 0 first."""
+    blocks = text_stack(model).layers
+    if not isinstance(blocks, nn.ModuleList):
+        raise Refusal(f"a {type(model).__name__}", "its layers are no module list", "use a decoder-only model")
+    return blocks
+
+
+def check_site(site: Site, model: nn.Module) -> int:
+    """Width of the stream at a site; refuse a block the model does not have."""
+    count = len(decoder_blocks(model))
+    if site.block >= count:
+        raise Refusal(f"site {site}", f"the model has blocks 0 to {count - 1}", "name one of these")
+    table: Any = model
+    return int(table.get_input_embeddings().weight.shape[1])

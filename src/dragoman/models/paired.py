@@ -1,0 +1,284 @@
+"""Read two models over the same texts: what maps and the direct route are made from.
+
+In: two sites, texts, an SAE encoder for the direct route. Out: pooled rows for the post's map; direct-route statistics.
+Streams documents; holds one chunk of activations at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dragoman.core import Background, Floats, Refusal, Site, frozen
+from dragoman.dictionaries import Encoder
+from dragoman.maps import FiringSums
+from dragoman.models.encode import shared_cuts
+from dragoman.models.harvest import (
+    MAX_TOKENS,
+    Progress,
+    TokenRows,
+    encoded_whole,
+    median_norm,
+    pilot_rows,
+    pool,
+    refuse_undefined,
+    shared_ends,
+    token_rows,
+)
+from dragoman.models.load import check_site, load_model
+from dragoman.store import Contents, digest, write_arrays
+
+CHUNK = 128  # documents read at a time
+SIDES = ("source", "target")
+LeftOut = Mapping[str, Mapping[str, int]]  # side -> rows kept, outliers, not finite
+SLICE = 4096  # rows encoded at a time: a dense (rows, d_sae) array of all of a chunk would be gigabytes
+_FILE = Contents(
+    called="a harvest",
+    holds="harvest",
+    origin="dragoman harvest",
+    arrays={"x": "np", "y": "nq", "source_background": "p", "background": "q"},
+    words={"source": str, "target": str, "n": int, "source_n": int, "texts": str, "left_out": dict},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A model opened to be read at one site."""
+
+    site: Site
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+    @classmethod
+    def open(cls, site: Site, *, dtype: str = "float32", device: str = "cpu") -> Reader:
+        """Load the model of a site."""
+        ref = f"{site.model}@{site.revision}" if site.revision else site.model
+        model, tokenizer = load_model(ref, dtype=dtype, device=device)
+        return cls(site=site, model=model, tokenizer=tokenizer)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return str(self.model.dtype)
+
+    @property
+    def width(self) -> int:
+        """Width of the stream at the site; refuses a block the model does not have."""
+        return check_site(self.site, self.model)
+
+    def pilot(self, texts: Sequence[str]) -> TokenRows:
+        """Rows of a few of the texts, whatever their length: see ``pilot_rows``."""
+        return pilot_rows(self.model, self.tokenizer, self.site, texts)
+
+    def typical(self, texts: Sequence[str]) -> float:
+        """Median norm of the pilot's tokens, for ``rows``."""
+        return median_norm(self.pilot(texts).x)
+
+    def rows(
+        self,
+        texts: Sequence[str],
+        typical: float | None = None,
+        *,
+        batch_size: int = 32,
+        max_tokens: int = MAX_TOKENS,
+    ) -> TokenRows:
+        """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
+
+        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
+        """
+        parts = list(
+            token_rows(
+                self.model,
+                self.tokenizer,
+                self.site,
+                texts,
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                typical=typical,
+            )
+        )
+        if len(parts) == 1:
+            return parts[0]
+        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
+        counts: dict[str, Any] = {
+            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
+        }
+        return TokenRows(**joined, **counts)
+
+
+def direct_statistics(
+    source: Reader, target: Reader, encoder: Encoder, texts: Sequence[str], *, progress: Progress | None = None
+) -> tuple[FiringSums, Background, LeftOut]:
+    """Where each latent fires in the source, what the target holds there, its background, and what was left out.
+
+    Raises:
+        Refusal: the encoder's width is not the source's, no token end is shared, or too many rows are not finite.
+    """
+    refuse_other_width(encoder, source)
+    typical = [reader.typical(texts) for reader in (source, target)]
+    ids = [str(i) for i in range(encoder.d_sae)]
+    stats: FiringSums | None = None
+    unit_sum, count = 0.0, 0
+    tally = {side: Counter[str]() for side in SIDES}
+    for start in range(0, len(texts), CHUNK):
+        piece = texts[start : start + CHUNK]
+        x, y = source.rows(piece, typical[0]), target.rows(piece, typical[1])
+        for side, rows in zip(SIDES, (x, y), strict=True):
+            tally[side].update(counted(len(rows.x), rows.dropped, rows.undefined))
+        left, right = shared_ends(x, y)
+        if not len(left):
+            for side, reader in zip(SIDES, (source, target), strict=True):
+                refuse_tally(tally[side], reader)
+            raise Refusal("these texts", "the two tokenizers share no token end in them", "give running text")
+        if stats is None:
+            stats = FiringSums(target.site, ids, y.x.shape[1])
+        fired = vstack([csr_array(encoder.encode(x.x[left[i : i + SLICE]])) for i in range(0, len(left), SLICE)])
+        stats.add(fired, y.x[right], x.document[left] + start)
+        rows = y.x[right].astype(np.float64)
+        unit_sum = unit_sum + (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)
+        count += len(rows)
+        if progress:
+            progress(min(start + CHUNK, len(texts)), len(texts))
+    if stats is None:
+        raise Refusal(
+            "an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE"
+        )
+    for side, reader in zip(SIDES, (source, target), strict=True):
+        refuse_tally(tally[side], reader)
+    mean: Floats = (unit_sum / count).astype(np.float32)  # type: ignore[union-attr]
+    return stats, Background(target.site, mean, count, digest("\n".join(texts))), tally
+
+
+def counted(kept: int, dropped: int, undefined: int) -> dict[str, int]:
+    """What became of one model's rows."""
+    return {"kept": kept, "outliers": dropped - undefined, "not finite": undefined}
+
+
+def refuse_tally(tally: Mapping[str, int], reader: Reader) -> None:
+    """Refuse a reading of which too many rows are not finite."""
+    refuse_undefined(tally["not finite"], sum(tally.values()), reader.site, reader.dtype)
+
+
+def told_left_out(left_out: LeftOut, source: Site, target: Site) -> list[str]:
+    """A sentence for each model of which rows that are not finite were left out."""
+    sites = {"source": source, "target": target}
+    return [
+        f"left out {n['not finite']} of {sum(n.values())} activations of {sites[side]} that are not finite"
+        for side, n in left_out.items()
+        if n.get("not finite")
+    ]
+
+
+def refuse_other_width(encoder: Encoder, source: Reader) -> None:
+    """Refuse an SAE of another width than the source's stream."""
+    if encoder.d_in != source.width:
+        raise Refusal(
+            f"an SAE of width {encoder.d_in}", f"the source stream is {source.width} wide", "use an SAE of that model"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """What the post's map is fitted on: one pooled row per text and model, and the target's background.
+
+    ``x``: (texts, d_source) and ``y``: (texts, d_target), float32. The backgrounds: mean unit activation over all
+    tokens, at either site. ``left_out``: what became of each model's rows.
+    """
+
+    source: Site
+    target: Site
+    x: Floats
+    y: Floats
+    source_background: Background
+    background: Background
+    left_out: LeftOut = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        words: dict[str, Any] = {"holds": "harvest", "source": str(self.source), "target": str(self.target)}
+        words |= {"n": self.background.n, "source_n": self.source_background.n, "texts": self.background.texts}
+        words["left_out"] = {side: dict(counts) for side, counts in self.left_out.items()}
+        means = {"source_background": self.source_background.mean, "background": self.background.mean}
+        write_arrays(path, {"x": self.x, "y": self.y, **means}, words)
+
+    @classmethod
+    def load(cls, path: Path) -> Harvest:
+        """Read what ``save`` wrote."""
+        arrays, meta = _FILE.read(path)
+        source, target = Site.parse(meta["source"]), Site.parse(meta["target"])
+        own = Background(source, frozen(arrays["source_background"]), meta["source_n"], meta["texts"])
+        background = Background(target, frozen(arrays["background"]), meta["n"], meta["texts"])
+        return cls(
+            source=source,
+            target=target,
+            x=arrays["x"],
+            y=arrays["y"],
+            source_background=own,
+            background=background,
+            left_out=meta["left_out"],
+        )
+
+
+def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: Progress | None = None) -> Harvest:
+    """Pool both models over the same characters of the same texts (the post's way) and keep the target's background.
+
+    Where a text is too long for one of the models, both read it up to the last token end that they share.
+    ``progress`` counts texts over both models.
+
+    Raises:
+        Refusal: as ``pool`` does, or every text gives one and the same row.
+    """
+    total, until = 2 * len(texts), cuts_of(source, target, texts)
+    pooled = []
+    for turn, reader in enumerate((source, target)):
+        say = _shifted(progress, turn * len(texts), total) if progress else None
+        pooled.append(pool(reader.model, reader.tokenizer, reader.site, texts, until=until, progress=say))
+    x, y = pooled[0], pooled[1]
+    for reader, one in zip((source, target), pooled, strict=True):
+        if not np.ptp(one.rows, axis=0).any():
+            raise Refusal(
+                f"{len(texts)} texts", f"every one gives the same row at {reader.site}", "give texts that differ more"
+            )
+    key = digest("\n".join(texts))
+    return Harvest(
+        source=source.site,
+        target=target.site,
+        x=x.rows,
+        y=y.rows,
+        source_background=Background(source.site, frozen(x.unit_mean), x.tokens, key),
+        background=Background(target.site, frozen(y.unit_mean), y.tokens, key),
+        left_out={
+            side: counted(one.tokens, one.dropped, one.undefined) for side, one in zip(SIDES, pooled, strict=True)
+        },
+    )
+
+
+def cuts_of(source: Reader, target: Reader, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> list[int]:
+    """The character up to which both models read each text."""
+    first, second = (encoded_whole(reader.tokenizer, texts, max_tokens) for reader in (source, target))
+    return shared_cuts(first, second, texts, max_tokens)
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _n: progress(before + done, total)
+
+
+def activations_at(
+    reader: Reader, texts: Sequence[str], ends: Sequence[int], say: Callable[[int, int], None] | None = None
+) -> tuple[Floats, np.ndarray]:
+    """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
+    found: dict[int, np.ndarray] = {}
+    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts, progress=say):
+        for document in np.unique(rows.document):
+            mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
+            if len(mine):
+                found[int(document)] = rows.x[mine[np.argmin(rows.end[mine])]]
+    which = np.array(sorted(found))
+    return np.stack([found[i] for i in which]).astype(np.float32), which

@@ -1,0 +1,297 @@
+"""Read ``nla_meta.yaml``, the file beside a verbalizer that says how its vector must be fed.
+
+In: a checkpoint folder, and what a person says where the file is silent. Out: a resolved, frozen ``Sidecar``. Refuses
+a missing or unreadable file, sidecars of reconstructors, of datasets where a scale is needed, other injection modes,
+files without scale, template, marker or layer, and words that contradict the file.
+Field names and fallbacks are those found in published checkpoints (kitft's schema version 2 and its variants).
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dragoman.core import Refusal
+from dragoman.store import read_json
+from dragoman.store.plainyaml import read_yaml
+from dragoman.store.spans import shown
+from dragoman.verbalizers.fields import Described, Natural, Origin, Part, Scale, block_in_name, checked
+
+NAME = "nla_meta.yaml"
+SLOT = "injection_char"
+VERBALIZER_ROLES = ("av", "actor", "verbalizer")
+REPLACING = (None, "normalize", "replace")  # injection modes that overwrite one embedding at a fixed norm
+RAW = "raw"
+LOUDEST = 1e30  # a norm that float32 still computes with
+
+
+class _Extraction(Origin):
+    injection_scale: Scale | None = None
+
+
+class _Tokens(Part):
+    injection_char: str | None = None
+    injection_token_id: Natural | None = None
+    injection_left_neighbor_id: Natural | None = None
+    injection_right_neighbor_id: Natural | None = None
+
+
+class _Templates(Part):
+    verbalizer: str | None = None
+    av: str | None = None
+    actor: str | None = None
+
+
+class _Training(Part):
+    injection_mode: str | None = None
+    chat_template: bool | None = None
+
+
+class _File(Described[_Extraction]):
+    """The file as written; every field may be absent, the rules are in ``read_sidecar``."""
+
+    extraction: _Extraction = _Extraction()
+    tokens: _Tokens = _Tokens()
+    prompt_templates: _Templates = _Templates()
+    training: _Training | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """How a verbalizer wants its vector.
+
+    ``d_model`` width of the vector; ``block`` whose output it reads; ``injection_scale`` L2 norm the vector is given,
+    None where the contract fixes no norm; ``marker`` and ``marker_id`` the token that stands for the vector;
+    ``left_id`` and ``right_id`` its neighbours in the prompt, when stored; ``template`` the user message, with its
+    slots; ``base`` the model it was made from, when stored; ``chat_template`` whether the message was a chat turn in
+    training, when stored.
+    """
+
+    d_model: int
+    block: int
+    injection_scale: float | None
+    marker: str
+    marker_id: int
+    template: str
+    left_id: int | None = None
+    right_id: int | None = None
+    base: str | None = None
+    chat_template: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What is said about a checkpoint beside its file, by a person or by the registry.
+
+    ``scaled``: its contract needs a norm. ``norm``: that norm, or "sqrt_d_model", for files that state none or "raw";
+    ``block``: the block, for files that state none. ``width_of``: the width of a base model, by its reference.
+    """
+
+    scaled: bool = True
+    norm: float | str | None = None
+    block: int | None = None
+    width_of: Callable[[str], int | None] | None = None
+
+
+def sidecar_file(folder: Path) -> Path:
+    """The sidecar of the checkpoint in ``folder``: its own, else the one a folder up, if ``folder`` holds weights.
+
+    EasyNLA and nanoNLA keep one for a whole run (``run/nla_meta.yaml`` beside ``run/iter_000400``); further up it would
+    be somebody else's. Where there is none, the place it should have.
+    """
+    own = folder / NAME
+    if own.is_file() or not any(folder.glob("*.safetensors")):
+        return own
+    above = folder.resolve().parent / NAME
+    return above if above.is_file() else own
+
+
+def stated_in(folder: Path) -> dict[str, Any]:
+    """A checkpoint's sidecar as plain YAML, empty sections left out; refuse a missing or unreadable one."""
+    path = sidecar_file(folder)
+    return _load(path, f"sidecar {path}")
+
+
+def refuse_reader(stated: Mapping[str, Any], what: str) -> None:
+    """Refuse the sidecar of a reconstructor."""
+    role = stated.get("role")
+    if role is not None and role not in VERBALIZER_ROLES:
+        raise Refusal(
+            what, f"its role is '{shown(role)}', not a verbalizer's", "pass the folder of the verbalizer (av)"
+        )
+
+
+def read_sidecar(folder: Path, *, name: str | None = None, given: Given | None = None) -> Sidecar:
+    """Resolve a checkpoint's ``nla_meta.yaml``.
+
+    Args:
+        folder: the checkpoint's folder; see ``sidecar_file`` for where its sidecar may lie.
+        name: what the checkpoint is called, read for its layer (``-L20-``) when the file names none.
+        given: what is known beside the file; nothing of it may contradict the file.
+
+    Raises:
+        Refusal: the file is absent, damaged, about something else, or leaves out what decides the injection.
+    """
+    what, said = f"sidecar {sidecar_file(folder)}", given or Given()
+    stated = stated_in(folder)
+    found = checked(_File, stated, what)
+    _refuse_kind(found, said, what)
+    refuse_reader(stated, what)
+    mode = found.training.injection_mode if found.training else None
+    if said.scaled and mode not in REPLACING:
+        raise Refusal(
+            what,
+            f"it was trained with injection mode '{shown(mode)}'",
+            "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector",
+        )
+    width = _width(found, folder, said, what)
+    marker, marker_id = found.tokens.injection_char, found.tokens.injection_token_id
+    if not marker or marker_id is None:
+        raise Refusal(what, "it names no marker token", "add tokens.injection_char and tokens.injection_token_id")
+    return Sidecar(
+        d_model=width,
+        block=_block(found, name or folder.name, said.block, what),
+        injection_scale=_scale(found.extraction.injection_scale, said.norm, width, what) if said.scaled else None,
+        marker=marker,
+        marker_id=marker_id,
+        template=_template(found.prompt_templates, marker, what),
+        left_id=found.tokens.injection_left_neighbor_id,
+        right_id=found.tokens.injection_right_neighbor_id,
+        base=found.base,
+        chat_template=found.training.chat_template if found.training else None,
+    )
+
+
+def slots_of(template: str, what: str) -> set[str]:
+    """Names of the ``{slots}`` of a template; refuse one that cannot be filled in."""
+    try:
+        slots = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except ValueError as err:
+        raise Refusal(what, f"its template has unbalanced braces ({err})", "mend the template") from err
+    names = {name for name, _, _ in slots}
+    odd = sorted(n for n in names if not n.isidentifier())
+    if odd:
+        raise Refusal(
+            what, f"its template has a slot '{{{shown(odd[0])}}}' that is no name", "double literal braces as {{ }}"
+        )
+    # {x:>9999999999} would fill the memory when it is filled in.
+    formed = next((name for name, spec, how in slots if spec or how), None)
+    if formed is not None:
+        raise Refusal(what, f"its template gives a form for slot '{{{shown(formed)}}}'", "write the name alone")
+    return names
+
+
+def _load(path: Path, what: str) -> dict[str, Any]:
+    """Parse the file as plain YAML; tags that would build Python objects are errors to safe_load."""
+    if not path.is_file():
+        raise Refusal(
+            f"verbalizer folder {path.parent}",
+            f"it holds no {NAME}, so the scale, marker and template of its vector are unknown",
+            "copy the sidecar that was published with the checkpoint into it",
+        )
+    loaded = read_yaml(path, what)
+    if not isinstance(loaded, dict):
+        raise Refusal(what, "it is not a mapping of names to values", "get the published file again")
+    # Published files write an empty section as null.
+    return {str(key): value for key, value in loaded.items() if value is not None}
+
+
+def _refuse_kind(found: _File, said: Given, what: str) -> None:
+    """A dataset's sidecar, copied beside an adapter, does where no scale is needed or one is given."""
+    if found.kind == "nla_dataset":
+        if said.scaled and said.norm is None:
+            raise Refusal(
+                what,
+                "it describes a dataset (kind nla_dataset), which stores no injection scale",
+                "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale",
+            )
+    elif found.kind != "nla_model":
+        raise Refusal(
+            what, f"its kind is '{shown(found.kind)}', not nla_model", "use the sidecar that came with the verbalizer"
+        )
+
+
+def _width(found: _File, folder: Path, said: Given, what: str) -> int:
+    """Top level, then extraction, then the checkpoint's own configuration, then its base model's."""
+    stated = {w for w in (found.d_model, found.extraction.d_model) if w}
+    if len(stated) > 1:
+        raise Refusal(what, f"its fields disagree about d_model ({sorted(stated)})", "correct d_model")
+    width = next(iter(stated), None) or width_in(folder)
+    if not width and found.base and said.width_of:
+        width = said.width_of(found.base)
+    if not width:
+        raise Refusal(what, "it states no d_model", "add d_model, the width of the vectors it was trained on")
+    return width
+
+
+def width_in(folder: Path) -> int | None:
+    """Width of the model in a folder by its config.json, a multimodal wrapper's text part included; None if untold."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    text = config.get("text_config") or config if isinstance(config, dict) else {}
+    width = text.get("hidden_size") if isinstance(text, dict) else None
+    return width if isinstance(width, int) and not isinstance(width, bool) and 0 < width < 1 << 53 else None
+
+
+def _scale(stated: float | str | None, given: float | str | None, width: int, what: str) -> float:
+    """A number (YAML reads 8e4 as text), or the square root of the width; what is given only where none is stated."""
+    if stated in (None, RAW) and given is not None:
+        return _norm(given, width, what, "the given norm", "give the norm the checkpoint was trained with")
+    instead = "write the norm the checkpoint was trained with; any other is off its training distribution"
+    if stated == RAW:
+        instead = "give a norm (about the median norm of its block), because a direction has none of its own"
+    scale = _norm(stated, width, what, "its extraction.injection_scale", instead)
+    if given is not None and not math.isclose(_norm(given, width, what, "the given norm", instead), scale):
+        raise Refusal(
+            what, f"its injection_scale is {scale:g}, and the norm given is {shown(given)}", "leave the norm out"
+        )
+    return scale
+
+
+def _norm(value: float | str | None, width: int, what: str, whose: str, instead: str) -> float:
+    if value == "sqrt_d_model":
+        return math.sqrt(width)
+    try:
+        norm = math.nan if value is None else float(value)
+    except ValueError:
+        norm = math.nan
+    if not 0 < norm < LOUDEST:
+        raise Refusal(what, f"{whose} is {shown(repr(value))}, not a positive number that float32 can hold", instead)
+    return norm
+
+
+def _template(templates: _Templates, marker: str, what: str) -> str:
+    """The verbalizer's template, under its newest name first."""
+    template = templates.verbalizer or templates.av or templates.actor
+    if not template:
+        raise Refusal(what, "it holds no verbalizer template", "add prompt_templates.av")
+    if SLOT not in slots_of(template, what) and marker not in template:
+        raise Refusal(
+            what,
+            f"its template has no place for the vector (neither {{{SLOT}}} nor '{shown(marker)}')",
+            "use the template the checkpoint was trained with",
+        )
+    return template
+
+
+def _block(found: _File, name: str, given: int | None, what: str) -> int:
+    """Block whose output is read; refuse when two sources disagree, or nothing tells."""
+    blocks = list(found.blocks.values())
+    if given is not None and any(b != given for b in blocks):
+        raise Refusal(what, f"it reads block {blocks[0]}, and the block given is {given}", "leave the block out")
+    if not blocks:
+        block = block_in_name(name, what) if given is None else given
+        if block is None:
+            raise Refusal(what, "it does not say which block's output it reads", "add extraction_layer_index")
+        return block
+    if len(set(blocks)) > 1:
+        raise Refusal(
+            what,
+            f"its fields disagree about the block ({', '.join(map(str, sorted(set(blocks))))})",
+            "correct extraction_layer_index",
+        )
+    return blocks[0]
