@@ -28,12 +28,12 @@ TARGETS = {"seconds": 0.3, "peak_mb": 200}
 
 # What a fresh process does; it prints seconds, megabytes after imports, megabytes at the peak, and a checksum.
 WORK = {
-    "rows": "found = read_directions(where, features=features)\n"
+    "rows": "found = open_dictionary(where).features(features).directions\n"
     "sum_of = float((found.unit * found.norms[:, None]).sum())",
     "load": "whole = read_arrays(where + '/sae_weights.safetensors')[0]['W_dec']\n"
     "sum_of = float(whole[features].sum())",
     "http": "with RemoteFile(where) as file:\n"
-    "    found = ArraysFile(file).rows('W_dec', features)\n"
+    "    found = ArraysFile(file).array('W_dec').rows(features)\n"
     "    more = {'bytes': file.fetched, 'requests': file.requests}\n"
     "sum_of = float(found.sum())",
 }
@@ -41,7 +41,7 @@ SHELL = """
 import json, re, sys, time
 from pathlib import Path
 import httpx, numpy as np
-from dragoman.dictionaries import read_directions
+from dragoman.dictionaries import open_dictionary
 from dragoman.store import ArraysFile, read_arrays
 from dragoman.store.remote import RemoteFile
 where, features, more = sys.argv[1], json.loads(sys.argv[2]), {{}}

@@ -203,10 +203,6 @@ def said_of(**changes: Any) -> dict[str, Any]:
     return {**EXPORTED, "index": "0", "description": "rivers", **changes}
 
 
-def fired(**changes: Any) -> dict[str, Any]:
-    return {**EXPORTED, "index": "0", "tokens": ["a", "b"], "values": [0.5, 2.0], **changes}
-
-
 rows("explanations", "line 2: it is not JSON", [said_of(), "{"], name="export row torn")
 rows("explanations", "line 1: it is not JSON", [NESTED], name="export row nested deep")
 rows("explanations", "line 1: it is not JSON", ['{"a": NaN}'], name="export row of NaN")
@@ -215,15 +211,6 @@ rows("explanations", "field description is wrong", [said_of(description=["a"])],
 rows("explanations", "field index is wrong", [said_of(index={"a": 1})], name="export index a dict")
 rows("explanations", "it is of gemma.*/other.*, not of gemma", [said_of(), said_of(layer="other\n" * 900)],
      name="export rows of two sources")  # fmt: skip
-rows("activations", "2 tokens and 1 values", [fired(values=[1.0])], name="export values too few")
-rows("activations", "strongest token is number 9", [fired(maxValueTokenIndex=9)], name="export peak beyond the end")
-rows("activations", "strongest token is number -1", [fired(maxValueTokenIndex=-1)], name="export peak negative")
-rows("activations", "field values.1 is wrong", [fired(values=[1, "x"])], name="export value a word")
-rows("activations", "beyond float32", [fired(values=[1, 1e300])], name="export value beyond float32")
-rows("activations", "field values.1 is wrong", ['{"modelId": "m", "layer": "l", "index": "0", "tokens": ["a", "b"], '
-     '"values": [1, 1e999]}'], name="export value infinite")  # fmt: skip
-rows("features", "beyond float32", [{**EXPORTED, "index": "0", "vector": [1e300]}], name="export vector beyond float32")
-rows("features", "field pos_str is wrong", [{**EXPORTED, "index": "0", "pos_str": "a"}], name="export words a word")
 
 
 def record(said: str, *, name: str, **changes: Any) -> None:

@@ -373,3 +373,12 @@ def test_routes_are_chosen_for_the_same_features_at_one_site():
         carry_by_choice(mapped, direct, cards[:2])
     with pytest.raises(Refusal, match="third-model"):
         carry_by_choice(mapped, FiringSums(ELSEWHERE, "ab", 96).table(), cards)
+
+
+def test_what_is_written_of_a_card_is_what_was_known_of_it_in_this_order():
+    cards, bridge, _, direct = cards_of(sparse_world(n=2000))
+    names = "coverage kappa norm rel cycle purity coverage_over_random coverage_over_dictionary cycle_over_dictionary"
+    names += " n_eff agreement margin nearest home_agreement home_margin home_nearest status why"
+    assert list(cards[0].model_dump(exclude_unset=True)) == names.split()
+    _, told = carry_by_choice(bridge.carry(at_source(sparse_world(n=2000).source)), direct, cards)
+    assert list(told[0].model_dump(exclude_unset=True)) == [*names.split(), "route", "route_why"]

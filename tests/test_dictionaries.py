@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE, turned
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import DictionaryRef, dictionary, read_directions, read_encoder
+from dragoman.dictionaries import DictionaryRef, open_dictionary
 from dragoman.dictionaries.layouts import LAYOUTS
+from reading import read_directions, read_encoder
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], Site | None]] = {
     "SAELens": (lambda root: made.saelens(root / "s"), Site("m", BLOCK)),
@@ -42,10 +43,10 @@ def test_every_layout_has_a_maker() -> None:
 def test_each_layout_gives_its_rows_size_and_site(tmp_path: Path, name: str) -> None:
     make, site = MAKERS[name]
     path = make(tmp_path)
-    with dictionary(path) as found:
-        assert (found.layout, found.d_sae, found.d_in) == (name, D_SAE, D_IN)
-        assert found.stated.site == site and found.stated.block == BLOCK
-        np.testing.assert_array_equal(found.rows([5, 0, 23]), ARRAYS["W_dec"][[5, 0, 23]])
+    found = open_dictionary(path).weights
+    assert (found.layout, found.d_sae, found.d_in) == (name, D_SAE, D_IN)
+    assert found.stated.site == site and found.stated.block == BLOCK
+    np.testing.assert_array_equal(found.rows([5, 0, 23]), ARRAYS["W_dec"][[5, 0, 23]])
     directions = read_directions(path, site=site or SITE, features=[23, 1], d_model=D_IN)
     np.testing.assert_allclose(directions.unit * directions.norms[:, None], ARRAYS["W_dec"][[23, 1]], rtol=1e-5)
     assert directions.ids == ("23", "1")

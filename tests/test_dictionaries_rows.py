@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions
-from dragoman.dictionaries.numpyfile import NumpyFile
 from dragoman.store import ArraysFile
+from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import LocalBytes, coalesced
+from reading import read_directions
 
 SITE = Site("m", 3)
 # The process's own peak in kilobytes; getrusage would count what its parent held when it was started.
@@ -92,7 +92,7 @@ def test_single_columns_read_little_of_the_file(tmp_path: Path) -> None:
     file = ArraysFile(source)
     np.testing.assert_array_equal(file.array("W").columns([49_999, 3]), matrix[:, [49_999, 3]])
     assert source.read < 2000
-    file.rows("W", [63])
+    file.array("W").rows([63])
     assert source.read < 202_000
 
 
@@ -117,7 +117,7 @@ def test_columns_and_rows_that_are_not_there_are_refused(tmp_path: Path) -> None
     with pytest.raises(Refusal, match="columns of array 'W' .*: it has 6"):
         file.array("W").columns([6])
     with pytest.raises(Refusal, match="rows of array 'W' .*: it has 4"):
-        file.rows("W", [-1])
+        file.array("W").rows([-1])
     with pytest.raises(Refusal, match=r"its shape is \(3,\)"):
         file.array("v").columns([0])
 
@@ -128,7 +128,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None
     file = ArraysFile(path)
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(Refusal, match="before the array does"):
-        file.rows("W", [399])
+        file.array("W").rows([399])
 
 
 # Headers that lie
@@ -283,6 +283,17 @@ def test_zip_bombs_are_refused_by_their_ratio_and_by_their_shape(tmp_path: Path)
         read_directions(tmp_path / "y.npz", site=SITE)
 
 
+def test_large_compressed_arrays_are_refused_and_small_ones_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = RNG.standard_normal((100, 64)).astype(np.float32)
+    np.savez_compressed(tmp_path / "v.npz", v=rows)
+    assert len(read_directions(tmp_path / "v.npz", site=SITE, features=[7, 3])) == 2
+    monkeypatch.setattr("dragoman.store.numpyfile._UNPACKED_LIMIT", rows.nbytes - 1)
+    with pytest.raises(Refusal, match=r"compressed bytes would unpack to \d+; save it with np.savez"):
+        read_directions(tmp_path / "v.npz", site=SITE, features=[7, 3])
+
+
 def test_torn_compressed_members_are_refused(tmp_path: Path) -> None:
     rows = RNG.standard_normal((2000, 64)).astype(np.float32)
     np.savez_compressed(tmp_path / "v.npz", v=rows)
@@ -302,9 +313,9 @@ def test_rows_of_stored_members_are_read_in_place(tmp_path: Path) -> None:
         "import re, sys\n"
         f"{PEAK}\n"
         "from dragoman.core import Site\n"
-        "from dragoman.dictionaries import read_directions\n"
+        "from dragoman.dictionaries import open_dictionary\n"
         "start = peak()\n"
-        "found = read_directions(sys.argv[1], site=Site('m', 3), features=range(0, 20000, 500))\n"
+        "found = open_dictionary(sys.argv[1], site=Site('m', 3)).features(range(0, 20000, 500)).directions\n"
         "print(peak() - start, found.norms[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)

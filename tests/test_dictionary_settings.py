@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import check_encoder, hub, read_directions, read_encoder
+from dragoman.dictionaries import opened
 from dragoman.dictionaries.folder import LocalFolder
 from dragoman.dictionaries.layouts.saelens_settings import KNOWN
+from reading import check_encoder, read_directions, read_encoder
 
 X = np.random.default_rng(7).standard_normal((40, D_IN)) * 2 + 0.5
 SITE = Site("m", BLOCK)
@@ -259,7 +260,8 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path,
             found.extra = extra
             return found
 
-        monkeypatch.setattr(hub, "hub_folder", local)
+        monkeypatch.setattr(opened, "hub_folder", local)
+        monkeypatch.setattr(opened, "pinned", lambda ref: ref)
         return "sae:wg/l8"
 
     return release

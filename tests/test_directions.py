@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import Encoder, random_directions, read_directions, read_encoder
+from dragoman.dictionaries import Encoder, random_directions
+from reading import read_directions, read_encoder
 
 SITE = Site("tiny-smollm2", 20)
 CONFIG = {

@@ -14,15 +14,14 @@ from dragoman.doctor.dictionary import reconstruction, unexplained
 from dragoman.doctor.patient import Probes
 from dragoman.doctor.probe import Stream
 from dragoman.doctor.stream import overflow
-from dragoman.explain import load_background
 
 
 class Examined:
     """The pair, opened and examined once for all tests of this file."""
 
     def __init__(self) -> None:
-        background = load_background(tiny.data("tiny-background"))
-        self.patient = open_patient(sae="tiny-sae", by="tiny-gemma-av", background=background)
+        self.patient = open_patient(sae="tiny-sae", by="tiny-gemma-av")
+        assert self.patient.background is not None  # it lies beside the dictionary
         self.findings = examine(self.patient)
         self.native = open_patient(by="tiny-smollm2-av")
         self.findings += examine(self.native)

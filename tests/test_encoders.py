@@ -13,7 +13,8 @@ import pytest
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import Encoder, read_encoder
+from dragoman.dictionaries import Encoder
+from reading import read_encoder
 
 X = np.random.default_rng(7).standard_normal((30, D_IN)).astype(np.float32) * 2 + 0.5
 A = {name: array.astype(np.float64) for name, array in ARRAYS.items()}

@@ -156,7 +156,7 @@ def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_
     ("changes", "sentence"),
     [
         ({"features": ("3", "50")}, "50"),
-        ({"dictionary": "no-such-thing"}, "no such folder here"),
+        ({"dictionary": "no-such-thing"}, "no such folder or file here"),
         ({"washout": "2"}, "washout '2'"),
         ({"route": "teleport"}, "route 'teleport'"),
         ({"source": Site("m", 0)}, "block"),
@@ -198,8 +198,8 @@ def test_too_few_documents_are_refused(world: dict[str, Any], tmp_path: Path) ->
 def test_direct_statistics_read_in_chunks_equal_one_pass(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.dictionaries import read_encoder
     from dragoman.models import paired
+    from reading import read_encoder
 
     readers = [Reader.open(s) for s in (world["source"], Site(world["av"], 1))]
     encoder = read_encoder(world["root"] / "sae")

@@ -9,9 +9,9 @@ import pytest
 import dictionary_folders as made
 from dragoman import hooks
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions
 from dragoman.dictionaries.layout import residual_block
 from dragoman.hooks import Hook
+from reading import read_directions
 
 OUTPUTS = (
     "blocks.7.hook_resid_post",  # TransformerLens, SAELens

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.dictionaries import DictionaryRef, commit_of, read_directions
+from dragoman.dictionaries import DictionaryRef
+from dragoman.dictionaries.hub import commit_of
 from dragoman.neuronpedia import Export, parse
 from dragoman.neuronpedia.files import Limits
 from dragoman.store import hub as hub_questions
 from dragoman.store.http import Bounds, Http, NoAnswer
 from dragoman.store.remote import RemoteFile
 from odd_server import head, odd_server
+from reading import read_directions
 
 SOON = Bounds(silent=2.0, grace=0.5, pace=1 << 20)
 REF = parse("np:gemma-2-2b/20-gemmascope-res-16k")

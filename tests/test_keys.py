@@ -14,11 +14,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dragoman.core import Refusal
-from dragoman.dictionaries import DictionaryRef, commit_of
+from dragoman.dictionaries import DictionaryRef, open_dictionary
+from dragoman.dictionaries.hub import commit_of
 from dragoman.explain import Talk, harvested, keys
 from dragoman.explain.crossing import paired_tokens
-from dragoman.explain.keys import fingerprint_of_dictionary, key_of
-from dragoman.explain.open import directions_of
+from dragoman.explain.keys import key_of
+from dragoman.explain.open import open_for
 from dragoman.models.deciding import fingerprint_of_model
 from dragoman.models.decode import LocalVerbalizer
 from dragoman.store.hub import forget
@@ -161,25 +162,25 @@ def test_how_texts_are_read_decides_and_the_device_does_not(world: World, monkey
 @pytest.mark.parametrize("name", ["sae_weights.safetensors", "cfg.json"])
 def test_every_file_of_a_dictionary_decides_even_of_the_same_size_and_time(tmp_path: Path, name: str) -> None:
     write_sae(tmp_path / "sae")
-    asked = [DictionaryRef.parse(text) for text in (f"{tmp_path}/sae", f"file:{tmp_path}/sae/{name}")]
-    before = [fingerprint_of_dictionary(one) for one in asked]
+    asked = [DictionaryRef.parse(text) for text in (f"{tmp_path}/sae", f"file:{tmp_path}/sae/sae_weights.safetensors")]
+    before = [open_dictionary(one).fingerprint() for one in asked]
     keeping_time(last_byte if name.endswith(".safetensors") else one_letter, tmp_path / "sae" / name)
-    after = [fingerprint_of_dictionary(one) for one in asked]
+    after = [open_dictionary(one).fingerprint() for one in asked]
     assert not set(before) & set(after)
     (tmp_path / "sae" / "labels.json").write_text("{}")
-    assert not set(after) & {fingerprint_of_dictionary(one) for one in asked}
+    assert not set(after) & {open_dictionary(one).fingerprint() for one in asked}
 
 
 def test_of_a_file_of_vectors_it_counts_with_its_key_and_what_lies_beside(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", a=np.eye(4), b=np.eye(4))
     np.save(tmp_path / "large.npy", np.eye(4))
     asked = DictionaryRef.parse(f"file:{tmp_path}/v.npz#a")
-    before = fingerprint_of_dictionary(asked)
-    assert before != fingerprint_of_dictionary(DictionaryRef.parse(f"file:{tmp_path}/v.npz#b"))
+    before = open_dictionary(asked).fingerprint()
+    assert before != open_dictionary(DictionaryRef.parse(f"file:{tmp_path}/v.npz#b")).fingerprint()
     keeping_time(last_byte, tmp_path / "large.npy")  # another file of vectors is nobody's business
-    assert fingerprint_of_dictionary(asked) == before
+    assert open_dictionary(asked).fingerprint() == before
     (tmp_path / "cfg.json").write_text("{}")
-    assert fingerprint_of_dictionary(asked) != before
+    assert open_dictionary(asked).fingerprint() != before
 
 
 def test_aligned_tokens_are_read_again_for_another_dictionary_of_the_same_size_and_time(world: World) -> None:
@@ -187,7 +188,7 @@ def test_aligned_tokens_are_read_again_for_another_dictionary_of_the_same_size_a
     asked, talk = world.request(), Talk(say=said.append)
 
     def tokens() -> Any:
-        return paired_tokens(asked, world.target, directions_of(asked), talk)[0]
+        return paired_tokens(open_for(asked), asked, world.target, talk)[0]
 
     first = tokens()
     tokens()
@@ -220,17 +221,17 @@ def test_a_dictionary_of_the_hub_counts_by_the_commit_it_is_now(tmp_path: Path, 
         for path in (tmp_path / "sae").iterdir():
             hub.files[f"/org/saes/resolve/{revision}/res/{path.name}"] = path
     names = ["hf:org/saes/res", "hf:org/saes@v1/res"]
-    before = [fingerprint_of_dictionary(DictionaryRef.parse(name)) for name in names]
-    pinned = fingerprint_of_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res"))
+    before = [open_dictionary(DictionaryRef.parse(name)).fingerprint() for name in names]
+    pinned = open_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res")).fingerprint()
     hub.commits |= {("org/saes", "main"): "1" * 40, ("org/saes", "v1"): "2" * 40}
     forget()
-    after = [fingerprint_of_dictionary(DictionaryRef.parse(name)) for name in names]
+    after = [open_dictionary(DictionaryRef.parse(name)).fingerprint() for name in names]
     assert len({*before, *after, pinned}) == 5
-    assert pinned == fingerprint_of_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res"))
+    assert pinned == open_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res")).fingerprint()
     forget()
     hub.fault = lambda path, _: 500 if path.startswith("/api/models/org/saes/revision") else None
     with pytest.raises(Refusal, match="hf:org/saes@v1/res"):
-        fingerprint_of_dictionary(DictionaryRef.parse("hf:org/saes@v1/res"))
+        open_dictionary(DictionaryRef.parse("hf:org/saes@v1/res")).fingerprint()
 
 
 def test_a_dictionary_in_the_hub_s_cache_counts_by_its_bytes(tmp_path: Path, hub: Served) -> None:
@@ -243,7 +244,7 @@ def test_a_dictionary_in_the_hub_s_cache_counts_by_its_bytes(tmp_path: Path, hub
     keeping_time(last_byte, root / "snapshots" / ("b" * 40) / "res" / "sae_weights.safetensors")
     for letter in "aba":
         (root / "refs" / "main").write_text(letter * 40)
-        found.append(fingerprint_of_dictionary(DictionaryRef.parse("hf:org/saes/res")))
+        found.append(open_dictionary(DictionaryRef.parse("hf:org/saes/res")).fingerprint())
     assert found[0] == found[2] != found[1] and hub.requests == 0
 
 

@@ -25,8 +25,9 @@ from dragoman.stats.lift import (
     permutation_moments,
     permutation_p,
 )
-from dragoman.washout import at_angle, mix, on_shell, on_shell_weight, turned
+from dragoman.washout import at_angle, mix, on_shell, turned
 from planted_worlds import SOURCE, TARGET, unit
+from studies.strengths import on_shell_weight
 
 # --- 13: alignment by end offsets --------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def exported(run: RunFolder, out: Path, **changes: Any) -> None:
     export(run=run.path, out=out, **{**ASKED, **changes})
 
 
+def written(out: Path) -> list[dict[str, Any]]:
+    """Every row of an export's batches."""
+    batches = sorted(out.glob("v1/*/*/explanations/*.gz"))
+    return [json.loads(line) for path in batches for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+def kinds(out: Path) -> list[tuple[str, str]]:
+    """Method and model of every row."""
+    return [(row["typeName"], row["explanationModelName"]) for row in written(out)]
+
+
 def test_a_run_is_written_and_read_back_with_its_provenance(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,9 +78,10 @@ def test_a_run_is_written_and_read_back_with_its_provenance(
     for needed in ("User: id 'clkht01d40000jv08hvalcvly'", "Source: modelId 'qwen2.5-7b-it'", "feature/upload-batch"):
         assert needed in said.err
     labels = Export.open(tmp_path / "out", parse("np:qwen2.5-7b-it/20-matryoshka-65k")).labels()
-    assert labels.chosen() == {"7": "Music.", "982": "Food."}
-    assert labels.kinds == {("dragoman_foreign-av", VERBALIZER): 2}
-    told = labels.all["982"][0].told
+    assert labels == {"7": "Music.", "982": "Food."}
+    rows = {row["index"]: row for row in written(tmp_path / "out")}
+    assert kinds(tmp_path / "out") == [("dragoman_foreign-av", VERBALIZER)] * 2
+    told = json.loads(rows["982"]["notes"])
     assert told["text"] == "<explanation>Food.\n\nMore of it."
     assert told["confidence"] == 0.75 and told["answered"] is True
     assert told["samples"] == ["Cooking."]
@@ -77,7 +90,7 @@ def test_a_run_is_written_and_read_back_with_its_provenance(
     assert (told["source"], told["target"], told["run"]) == (
         "Qwen/Qwen2.5-7B-Instruct:20", "google/gemma-3-27b-it:41", "f" * 16,
     )  # fmt: skip
-    assert labels.all["7"][0].told["confidence"] is None
+    assert json.loads(rows["7"]["notes"])["confidence"] is None
 
 
 def test_json_says_what_was_written(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,14 +101,12 @@ def test_json_says_what_was_written(run: RunFolder, tmp_path: Path, capsys: pyte
         "native",
         1,
     )
-    labels = Export.open(tmp_path / "out", parse(said["source"])).labels()
-    assert labels.kinds == {("mine", "me"): 1}
+    assert kinds(tmp_path / "out") == [("mine", "me")]
 
 
 def test_a_native_condition_is_named_one(run: RunFolder, tmp_path: Path) -> None:
     exported(run, tmp_path / "out", condition="native")
-    kinds = Export.open(tmp_path / "out", parse("np:qwen2.5-7b-it/20-matryoshka-65k")).labels().kinds
-    assert kinds == {("dragoman_native-av", "kitft/nla-qwen2.5-7b-L20-av"): 1}
+    assert kinds(tmp_path / "out") == [("dragoman_native-av", "kitft/nla-qwen2.5-7b-L20-av")]
 
 
 def test_a_second_export_changes_nothing(run: RunFolder, tmp_path: Path) -> None:
@@ -146,4 +157,4 @@ def test_two_conditions_without_a_washed_one_ask_which(run: RunFolder, tmp_path:
 
 def test_models_the_table_does_not_know_are_taken_as_named(run: RunFolder, tmp_path: Path) -> None:
     exported(run, tmp_path / "out", model_id="my-model", source_id="20-my-sae")
-    assert Export.open(tmp_path / "out", parse("np:my-model/20-my-sae")).labels().chosen()["7"] == "Music."
+    assert Export.open(tmp_path / "out", parse("np:my-model/20-my-sae")).labels()["7"] == "Music."

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Refusal, Site
-from dragoman.neuronpedia import NeuronpediaRef, hub_model, is_reference, parse
-from dragoman.neuronpedia.ids import HUB_MODELS, np_model
+from dragoman.neuronpedia import NeuronpediaRef, is_reference, parse
+from dragoman.neuronpedia.ids import hub_model
 
 FEATURE = NeuronpediaRef(model="gemma-2-2b", source="20-gemmascope-res-16k", index="123")
 ALNUM = st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789")
@@ -29,9 +29,10 @@ def refs(draw: st.DrawFn) -> NeuronpediaRef:
 
 @given(refs())
 def test_a_reference_survives_every_form_it_is_written_in(ref: NeuronpediaRef) -> None:
-    assert parse(str(ref)) == parse(ref.path) == parse(ref.url) == ref
-    assert parse(ref.url.replace("https://www.", "") + "?embed=true#top") == ref
-    assert is_reference(str(ref)) and is_reference(ref.url)
+    url = f"https://www.neuronpedia.org/{ref.path}"
+    assert parse(str(ref)) == parse(ref.path) == parse(url) == ref
+    assert parse(url.replace("https://www.", "") + "?embed=true#top") == ref
+    assert is_reference(str(ref)) and is_reference(url)
     if ref.index is not None:
         assert parse(f"https://neuronpedia.org/api/feature/{ref.path}") == ref
         assert parse(f"{ref.model.upper()}@{ref.source.upper()}:{ref.index}") == ref
@@ -39,9 +40,8 @@ def test_a_reference_survives_every_form_it_is_written_in(ref: NeuronpediaRef) -
 
 
 @given(refs())
-def test_a_source_is_its_layer_set_and_suffix(ref: NeuronpediaRef) -> None:
-    whole = f"{ref.layer}-{ref.set_name}" + (f"__{ref.suffix}" if ref.suffix else "")
-    assert whole == ref.source
+def test_a_source_begins_with_its_layer(ref: NeuronpediaRef) -> None:
+    assert ref.source.startswith(f"{ref.layer}-")
     assert ref.at(None).index is None and ref.at(7).index == "7"
 
 
@@ -115,11 +115,8 @@ def test_anything_is_parsed_or_refused(text: str) -> None:
 
 def test_the_site_is_the_tables_model_and_the_leading_number() -> None:
     assert parse("np:qwen2.5-7b-it/20-matryoshka-65k/982").site == Site("Qwen/Qwen2.5-7B-Instruct", 20)
-    assert np_model("qwen/qwen2.5-7b-instruct") == "qwen2.5-7b-it"
-    assert all(np_model(hub) == theirs for theirs, hub in HUB_MODELS.items())
 
 
-def test_a_model_outside_the_table_is_refused_unless_a_record_names_it() -> None:
+def test_a_model_outside_the_table_is_refused() -> None:
     with pytest.raises(Refusal, match="not in dragoman's table"):
         hub_model("gpt-5")
-    assert hub_model("gpt-5", {"gpt-5": "somebody/gpt-5"}) == "somebody/gpt-5"

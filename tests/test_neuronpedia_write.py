@@ -52,13 +52,16 @@ def test_what_is_written_is_read_back(texts: dict[str, str], batch: int, sure: f
     with tempfile.TemporaryDirectory() as out:
         paths = write_explanations(Path(out), SOURCE, explained, batch_size=batch, **HOW)
         labels = Export.open(out, SOURCE).labels()
+        rows = [row for path in paths for row in raw_rows(path)]
     assert len(paths) == -(-len(texts) // batch)
-    assert labels.chosen() == {i: short_label(t).replace("\\u0000", " ").strip() for i, t in texts.items()}
-    assert labels.kinds == {(HOW["type_name"], HOW["model_name"]): len(texts)}
-    for i, (label,) in labels.all.items():
-        text = re.sub(r"\x00|\\u0000", " ", texts[i])
-        assert label.told == {"text": text, "confidence": sure, "condition": "washed", "card": {"margin": 0.25}}
-        assert units(label.description) <= LONGEST
+    assert labels == {i: short_label(t).replace("\\u0000", " ").strip() for i, t in texts.items()}
+    assert len(rows) == len(texts)
+    for row in rows:
+        assert (row["typeName"], row["explanationModelName"]) == (HOW["type_name"], HOW["model_name"])
+        text = re.sub(r"\x00|\\u0000", " ", texts[row["index"]])
+        notes = {"text": text, "confidence": sure, "condition": "washed", "card": {"margin": 0.25}}
+        assert json.loads(row["notes"]) == notes
+        assert units(row["description"]) <= LONGEST
 
 
 def test_the_layout_and_the_fields_are_theirs(tmp_path: Path) -> None:
@@ -179,4 +182,4 @@ def test_a_reference_with_an_index_names_its_source(tmp_path: Path) -> None:
     feature = NeuronpediaRef(model="gpt2-small", source="8-res-jb__x", index="5")
     (path,) = write_explanations(tmp_path, feature, [Explained(index="7", text="a")], **HOW)
     assert path.parts[-4:] == ("gpt2-small", "8-res-jb__x", "explanations", "batch-0.jsonl.gz")
-    assert Export.open(tmp_path, feature).labels().chosen() == {"7": "a"}
+    assert Export.open(tmp_path, feature).labels() == {"7": "a"}

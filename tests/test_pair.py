@@ -9,15 +9,16 @@ import pytest
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
-from dragoman.dictionaries import read_directions, read_encoder
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Request, explain, load_background
+from dragoman.explain import Request, explain
 from dragoman.maps import DirectTable
 from dragoman.models.paired import Reader, activations_at
 from dragoman.score import open_reconstructor
 from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
+from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.sidecar import read_sidecar
+from reading import read_directions, read_encoder
 
 THEME = 'A passage about {0}: {1}, written as a news report.\n\nWords such as "{1}", "{2}" and "{0}" stand out.'
 OTHER = 'The theme is {0}; the subject is {1}, told as a diary entry.\n\nIt turns on "{2}", with "{1}" close by.'

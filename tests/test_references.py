@@ -16,7 +16,7 @@ import dictionary_folders as folders
 from ar_checkpoints import WIDTH, base_of
 from dragoman.core import Refusal, Site
 from dragoman.doctor.checkpoint import base_names
-from dragoman.explain import direct_table, directions_of, explain, how_fed, open_verbalizer
+from dragoman.explain import direct_table, explain, how_fed, open_for, open_verbalizer
 from dragoman.explain.request import Talk
 from dragoman.models.decode import LocalVerbalizer
 from dragoman.neuronpedia import Explained, parse, write_explanations
@@ -26,6 +26,7 @@ from dragoman.verbalizers import registry
 from dragoman.verbalizers.registry import Checkpoint
 from dragoman.verbalizers.sidecar import NAME, sidecar_file
 from range_server import Served, serving
+from reading import directions_of
 from small_world import World, easynla_run
 from tiny_checkpoints import BLOCK, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 
@@ -112,11 +113,15 @@ def test_the_direct_route_is_made_again_when_a_dictionary_has_changed_in_its_fol
     said: list[str] = []
     asked = world.request(dictionary=str(tmp_path / "sae"), route="direct")
     sites = (world.source, world.target)
-    first = direct_table(asked, *sites, Talk(say=said.append))[2]
-    assert direct_table(asked, *sites, Talk(say=said.append))[2] == first and said[-1].startswith("reused direct")
+
+    def key() -> str:
+        return direct_table(open_for(asked), asked, *sites, Talk(say=said.append))[2]
+
+    first = key()
+    assert key() == first and said[-1].startswith("reused direct")
     path = tmp_path / "sae" / "sae_weights.safetensors"
     save_arrays({k: (v * 2 if k == "b_enc" else v[::-1].copy()) for k, v in load_arrays(path).items()}, path)
-    assert direct_table(asked, *sites, Talk(say=said.append))[2] != first and not said[-1].startswith("reused")
+    assert key() != first and not said[-1].startswith("reused")
 
 
 # --- Neuronpedia -------------------------------------------------------------------------------------------------
@@ -193,7 +198,8 @@ def test_a_neuronpedia_id_without_labels_does_not_say_where_the_weights_are(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_index_of_neuronpedia_and_other_features_are_one_too_many(world: World, export: Path) -> None:
+def test_an_index_of_neuronpedia_and_other_features_are_one_too_many(world: World, hub: Served, export: Path) -> None:
+    publish(hub, Path(world.sae), "res/l1")
     with pytest.raises(Refusal, match="its features are named twice; drop --features, or the index"):
         directions_of(world.request(dictionary=f"np:{SOURCE_ID}/7", features=("3",), labels=str(export)))
 

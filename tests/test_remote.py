@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from safetensors.numpy import save
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import DictionaryRef, commit_of, dictionary, pinned, read_directions, read_encoder
+from dragoman.dictionaries import DictionaryRef, open_dictionary
+from dragoman.dictionaries.hub import commit_of, pinned
 from dragoman.store import ArraysFile
 from dragoman.store.hub import forget
 from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import FAR_LIMIT, StoredArray
 from range_server import Served, serving
+from reading import read_directions, read_encoder
 
 BODY = np.random.default_rng(0).integers(0, 256, 1 << 20, dtype=np.uint8).tobytes()
 SITE = Site("m", BLOCK)
@@ -136,7 +139,7 @@ def test_rows_of_a_far_decoder_cost_what_they_take(served: Served) -> None:
     served.files["/d"] = save({"W_dec": rows, "b": rows[0]})
     with remote(served, "/d") as file:
         arrays = ArraysFile(file)
-        np.testing.assert_array_equal(arrays.rows("W_dec", [3999, 17, 2000]), rows[[3999, 17, 2000]])
+        np.testing.assert_array_equal(arrays.array("W_dec").rows([3999, 17, 2000]), rows[[3999, 17, 2000]])
         np.testing.assert_array_equal(arrays.whole("b"), rows[0])
         assert file.fetched < 65_536 + 5 * 1024 and served.sent == file.fetched
 
@@ -185,7 +188,8 @@ def test_a_hub_dictionarys_rows_come_by_ranges(hub: Served, tmp_path: Path) -> N
     text = "hf:chanind/qwen-saes@abc123/pile/matryoshka/k-100#2999,4"
     found = read_directions(text)
     np.testing.assert_allclose(found.unit * found.norms[:, None], arrays["W_dec"][[2999, 4]], rtol=1e-5)
-    assert found.ids == ("2999", "4") and found.labels == ("law", "") and found.site == SITE and found.origin == text
+    assert found.ids == ("2999", "4") and found.labels == ("law", "") and found.site == SITE
+    assert re.fullmatch(r"hf:chanind/qwen-saes@[0-9a-f]{40}/pile/matryoshka/k-100#2999,4", found.origin)
     whole = (folder / "sae_weights.safetensors").stat().st_size
     assert hub.sent < whole / 5
     assert "authorization" not in hub.headers[-1]
@@ -218,9 +222,9 @@ def test_each_layout_that_can_be_read_far_away_is(hub: Served, tmp_path: Path) -
         path = make(root)
         put(hub, root / path.relative_to(root).parts[0], repo)
         inside = "/".join(path.relative_to(root).parts[1:])
-        with dictionary(f"{repo}/{inside}") as found:
-            assert found.stated.block == BLOCK and found.d_sae == D_SAE
-            np.testing.assert_array_equal(found.rows([7]), ARRAYS["W_dec"][[7]])
+        found = open_dictionary(f"{repo}/{inside}").weights
+        assert found.stated.block == BLOCK and found.d_sae == D_SAE
+        np.testing.assert_array_equal(found.rows([7]), ARRAYS["W_dec"][[7]])
         assert read_encoder(f"hf:{repo}/{inside}").d_sae == D_SAE
 
 

@@ -24,11 +24,12 @@ from huggingface_hub.utils import filter_repo_objects
 
 from dragoman import tiny
 from dragoman.core import Refusal
+from dragoman.dictionaries.opened import located
 from dragoman.models import convert
 from dragoman.models import tokenizer as opener
 from dragoman.models.convert import check_tokens, join_verified
 from dragoman.models.load import load_model, load_tokenizer
-from dragoman.models.resolve import cached, called, commit_of, dictionary_at, folder_of, hub_place
+from dragoman.models.resolve import cached, called, commit_of, folder_of, hub_place
 from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import save_checkpoint, tokenizer_of
 
@@ -327,10 +328,10 @@ def test_a_place_on_the_hub_is_taken_apart() -> None:
 def test_a_dictionary_may_be_a_file_here_with_key_and_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "probes.npz").touch()
     monkeypatch.chdir(tmp_path)
-    assert str(dictionary_at("probes.npz#truth[3]")) == "file:probes.npz#truth[3]"
-    assert dictionary_at("tiny-sae") == tiny.data("tiny-sae")
-    with pytest.raises(Refusal, match="there is no such folder here"):
-        dictionary_at("prober.npz#truth[3]")
+    assert str(located("probes.npz#truth[3]")) == "file:probes.npz#truth[3]"
+    assert located("tiny-sae") == tiny.data("tiny-sae")
+    with pytest.raises(Refusal, match="there is no such folder or file here, .* or one of tiny-sae, tiny-gemma-sae"):
+        located("prober.npz#truth[3]")
 
 
 def test_offline_a_hub_id_is_refused_at_once(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.dictionaries import read_encoder
-from dragoman.explain import Talk, contexts_of, crossing, explain
+from dragoman.explain import Talk, contexts_of, crossing, explain, open_for
 from dragoman.store import RunFolder, read_json
+from reading import read_encoder
 from report_fixture import HOSTILE, build_run, page_of
 from small_world import World
 
@@ -26,7 +26,8 @@ def test_a_run_by_aligned_tokens_keeps_windows_of_the_texts_that_were_read(world
 
 def test_windows_of_a_feature_depend_on_it_and_the_seed_and_on_no_other(world: World) -> None:
     asked = world.request(features=("3",), route="map")
-    cross, _ = crossing(asked, world.source, world.target, ["map"], Talk())
+    dictionary = open_for(asked)
+    cross, _ = crossing(dictionary, asked, world.source, world.target, ["map"], Talk())
     alone, both = contexts_of(cross, asked, ["3"]), contexts_of(cross, asked, ["11", "3"])
     assert alone and both and alone["3"] == both["3"] and list(both) == ["11", "3"]
     other = contexts_of(cross, world.request(features=("3",), route="map", seed=5), ["3"])

@@ -41,7 +41,7 @@ def test_every_bfloat16_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     number = ~np.isnan(theirs)
     np.testing.assert_array_equal(np.isnan(ours), ~number)
     np.testing.assert_array_equal(ours[number].view(np.uint32), theirs[number].view(np.uint32))
-    rows = store.ArraysFile(tmp_path / "b.safetensors").rows("a", [200, 3])
+    rows = store.ArraysFile(tmp_path / "b.safetensors").array("a").rows([200, 3])
     np.testing.assert_array_equal(rows, theirs[[200, 3]])
 
 
@@ -54,7 +54,7 @@ def test_arrays_file_refuses_unknown_names_and_dtypes(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="dtype F8_E8M0 is not read"):
         file.whole("small")
     with pytest.raises(Refusal, match="the file holds small"):
-        file.rows("big", [0])
+        file.array("big").rows([0])
     with pytest.raises(Refusal, match="no dtype object"):
         store.write_arrays(tmp_path / "o.safetensors", {"o": np.array([{}])}, {})
 

@@ -5,20 +5,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from dragoman.core import Background, Directions, Refusal, frozen
-from dragoman.washout import (
-    at_angle,
-    background_of,
-    contrast,
-    mix,
-    on_shell,
-    on_shell_angle,
-    on_shell_weight,
-    projected,
-    sweep,
-    understood,
-    wash,
-)
+from dragoman.washout import at_angle, background_of, mix, on_shell, on_shell_angle, projected, understood, wash
 from planted_worlds import ELSEWHERE, TARGET, cosines, unit
+from studies.strengths import contrast, on_shell_weight, sweep
 
 
 def background(spread=0.3, d=8, site=TARGET):

@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 
 import dictionary_folders as folders
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import read_directions, read_encoder
 from dragoman.neuronpedia import Export
 from dragoman.store import RunFolder, read_arrays, read_json, read_jsonl, read_texts, write_arrays
-from dragoman.torchfile import TorchFile
+from dragoman.store.torchfile import TorchFile
 from dragoman.verbalizers.registry import parse_registry
 from dragoman.verbalizers.sidecar import Given, read_sidecar
+from reading import read_directions, read_encoder
 
 SITE = Site("m", folders.BLOCK)
 ROWS = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
@@ -116,7 +116,7 @@ def dictionary(path: Path) -> Any:
 def tensors(path: Path) -> Any:
     """Every tensor of a .pt file."""
     file = TorchFile(path)
-    return {name: file.array(name).whole() for name in file.names}, file.values
+    return {name: file.array(name).whole() for name in file.names}
 
 
 def sidecar(path: Path) -> Any:
@@ -172,7 +172,7 @@ def export(path: Path) -> Any:
         record = found.source()
         return record and (record.site, record.dictionary)
 
-    return _all([found.labels, found.contexts, found.features, source])
+    return _all([found.labels, source])
 
 
 def _all(parts: list[Callable[[], Any]]) -> list[Any]:
@@ -331,8 +331,6 @@ def run_folder(folder: Path) -> Path:
 def export_folder(folder: Path) -> Path:
     kinds = {
         "explanations": [{**EXPORTED, "index": str(i), "description": f"rivers {i}", "typeName": "a"} for i in (0, 1)],
-        "activations": [{**EXPORTED, "index": 0, "tokens": ["a", " b"], "values": [0.5, 2], "maxValueTokenIndex": 1}],
-        "features": [{**EXPORTED, "index": "0", "frac_nonzero": 0.1, "pos_str": ["a"], "vector": [3.0, 4.0]}],
     }
     for kind, rows in kinds.items():
         written(folder / kind / "batch-0.jsonl.gz", gzip.compress(jsonl(rows).encode(), mtime=0))

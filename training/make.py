@@ -31,12 +31,12 @@ import select_features
 import settings as s
 import sweep
 from dragoman.core import Site
-from dragoman.dictionaries import read_encoder
+from dragoman.dictionaries import open_dictionary
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import save_background
 from dragoman.models.load import load_model
 from dragoman.models.paired import Reader, direct_statistics
 from dragoman.store import read_jsonl
+from dragoman.store.backgrounds import save_background
 
 START = time.time()
 MODELS = {"smollm2-av": ("tiny-smollm2", s.SOURCE_BLOCK), "gemma-av": ("tiny-gemma", s.TARGET_BLOCK)}
@@ -269,7 +269,8 @@ def direct_stage(args: argparse.Namespace) -> None:
         Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
         for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
     ]
-    stats, background, _ = direct_statistics(*readers, read_encoder(args.out / "sae"), texts)
+    encoder = open_dictionary(args.out / "sae").need_encoder()
+    stats, background, _ = direct_statistics(*readers, encoder, texts)
     beside = args.out / "sae" / "direct" / "tiny-gemma-12"
     beside.mkdir(parents=True, exist_ok=True)
     stats.table().save(beside / "direct.safetensors")

@@ -16,7 +16,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Refusal, Site
-from dragoman.dictionaries import Encoder, read_directions, read_encoder
+from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.dictionaries.beside import read_truth
 from dragoman.store import read_jsonl
 
@@ -66,14 +66,19 @@ class Ground:
     reads_source: str
 
     @cached_property
+    def opened(self) -> Dictionary:
+        """The dictionary."""
+        return open_dictionary(self.dictionary, site=self.source)
+
+    @property
     def rows(self) -> Directions:
         """The dictionary's decoder rows."""
-        return read_directions(tiny.data(self.dictionary), site=self.source)
+        return self.opened.rows()
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
         """The dictionary's encoder."""
-        return read_encoder(tiny.data(self.dictionary))
+        return self.opened.need_encoder()
 
     @cached_property
     def latents(self) -> Mapping[str, Latent]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Site
+from dragoman.dictionaries.beside import TABLE
 from dragoman.explain import Talk
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
@@ -22,7 +23,7 @@ from dragoman.maps.firings import by_name, contexts
 from dragoman.models.aligned import read_aligned
 from dragoman.models.paired import Harvest, Reader, harvest
 from dragoman.store import Cache, digest, read_jsonl
-from studies.ground import GROUNDS, Ground
+from studies.ground import Ground
 from studies.tokens import Tokens, read_tokens
 
 FIT = 6000  # of the pair's texts; the others make the table that judges
@@ -67,8 +68,8 @@ class Library:
         """
         if ground.name not in self._crossings:
             sums = self.aligned(ground, self.which(ground))
-            packaged = ground.name == next(iter(GROUNDS))
-            table = DirectTable.load(tiny.data("tiny-direct")) if packaged else None
+            beside = ground.opened.direct_folder(ground.target)
+            table = DirectTable.load(beside / TABLE) if beside is not None else None
             self._crossings[ground.name] = Crossing.from_tokens(sums, ground.rows, direct=table)
         return self._crossings[ground.name]
 
@@ -108,7 +109,7 @@ class Library:
 
     def which(self, ground: Ground) -> str:
         """Which texts ``crossing`` reads."""
-        return "map" if ground.name == next(iter(GROUNDS)) else "all"
+        return "all" if ground.opened.direct_folder(ground.target) is None else "map"
 
     def pooled(self, ground: Ground, which: str) -> Harvest:
         """One mean row a text and model, as the post did, kept in the cache."""
@@ -153,4 +154,4 @@ class Library:
     def _key(self, kind: str, ground: Ground, which: str) -> str:
         weights = [m.sha256 for m in tiny.MODELS.values()]
         parts = [kind, str(ground.source), str(ground.target), self.dtype, *weights, "\n".join(self.texts[which])]
-        return digest(*parts, tiny.data(ground.dictionary))
+        return digest(*parts, ground.opened.fingerprint())

@@ -15,10 +15,10 @@ from dragoman.core import Directions, Site
 from dragoman.maps import Crossing, LinearMap, Moments, fit_pooled, make_cards
 from dragoman.maps.aligned import HeldOutPairs
 from dragoman.maps.linear import fit_ridge
-from dragoman.washout import contrast
 from studies.cast import Cast, standing
 from studies.ground import Ground, stratified
 from studies.library import Library
+from studies.strengths import contrast
 
 QUESTION = "Does the post hold on hundreds of features, in both directions, against every null?"
 FEATURES = 600

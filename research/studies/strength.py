@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 from dragoman.maps import fit_pooled
-from dragoman.washout import on_shell_angle, on_shell_weight, sweep
+from dragoman.washout import on_shell_angle
 from studies.cast import Cast, standing
 from studies.ground import Ground, stratified
 from studies.library import Library
+from studies.strengths import on_shell_weight, sweep
 
 QUESTION = "How strong should the washout be, and is it where real activations lie?"
 FEATURES = 225

@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions
-from dragoman.dictionaries import random_directions, read_directions
+from dragoman.dictionaries import random_directions
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
 from dragoman.explain import (
@@ -23,6 +23,7 @@ from dragoman.explain import (
     carry_out,
     crossing,
     fitted,
+    open_for,
     open_verbalizer,
 )
 from dragoman.maps import LinearMap
@@ -62,8 +63,11 @@ def request_for(
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
     """All conditions over the features; resumable."""
-    directions = read_directions(tiny.data("tiny-sae"), site=tiny.SOURCE, features=request.features)
-    cross, rows = crossing(request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch)
+    dictionary = open_for(request)
+    directions = dictionary.features(request.features).directions
+    cross, rows = crossing(
+        dictionary, request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch
+    )
     if rows is None or cross.map is None:
         raise RuntimeError("a crossing by map has a harvest and a map")
     turned, _ = fitted(rows, request, "procrustes")
@@ -80,7 +84,7 @@ def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = 
     }
     report = {m.method: m.report["held_out"] for m in (cross.map, turned)}
     more = {"map_report": report}
-    return carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
+    return carry_out(dictionary, request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
 
 
 def conditions_of(

@@ -226,9 +226,11 @@ class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``: by condition, ``nulls`` then by null.
+    ``plan_digest``: of the run they are of, which the run's folder writes and compares.
     """
 
     format: Literal[2]
+    plan_digest: str | None = None
     embedder: str | None = None
     seed: int | None = None
     rule: str | None = None

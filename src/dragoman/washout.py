@@ -1,7 +1,7 @@
 """Mixing a direction into what activations have in common, so that a verbalizer reads it as an activation.
 
-In: directions and a ``Background`` at one site. Out: unit vectors (n, d_model), float32, ready to inject; three sets of
-them for a contrast, several strengths for a sweep. Refuses another site and directions that are nothing but background.
+In: directions and a ``Background`` at one site. Out: unit vectors (n, d_model), float32, ready to inject. Refuses
+another site and directions that are nothing but background.
 
 An AV was trained on activations, which share a large mean; a bare direction is far from anything it has seen. In the
 affine map's terms a direction is a difference of points, and washing it out turns it back into a point.
@@ -9,8 +9,6 @@ affine map's terms a direction is a difference of points, and washing it out tur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,6 @@ from numpy.typing import NDArray
 from dragoman.core import Background, Directions, Floats, Refusal, Site, frozen, refuse_other_site, unit_rows
 
 RIGHT = float(np.pi / 2)
-TIMES = (0.5, 1.0, 1.5, 2.0, 3.0)  # on-shell angles
-WEIGHTS = (0.15, 0.3, 0.5, 0.7)
 _SAME = 0.9  # |cos(d, background)| above which too little of the direction is left
 
 
@@ -109,71 +105,6 @@ def projected(directions: Directions, background: Background) -> Floats:
     return at_angle(directions, background, RIGHT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Contrast:
-    """Three things to have verbalized: ``plus`` (n, d) and ``minus`` (n, d) around the background, ``alone`` (1, d).
-
-    What an AV says of ``plus`` but neither of ``minus`` nor of ``alone`` is the direction's own; the rest is the
-    carrier's, or the AV's habit. ``alone`` is the same for all, so it has one row.
-    """
-
-    plus: Floats
-    alone: Floats
-    minus: Floats
-
-
-def contrast(directions: Directions, background: Background, times: float = 1.0) -> Contrast:
-    """Directions and their opposites at ``times`` the on-shell angle, and the background alone.
-
-    Raises:
-        Refusal: as ``at_angle`` does.
-    """
-    plus = on_shell(directions, background, times)
-    opposite = turned(-directions.unit.astype(np.float64), background.mean, times * on_shell_angle(background))
-    alone = unit_rows(background.mean[None].astype(np.float64), "a background")[0]
-    return Contrast(plus=plus, alone=alone, minus=unit_rows(opposite, "washed directions")[0])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Strength:
-    """One point of a sweep.
-
-    ``name``: as ``wash`` takes it. ``angle``: mean angle to the background, radians. ``times``: the same in on-shell
-    angles. ``vectors``: (n, d), float32.
-    """
-
-    name: str
-    angle: float
-    times: float
-    vectors: Floats
-
-
-def sweep(
-    directions: Directions,
-    background: Background,
-    *,
-    times: Sequence[float] = TIMES,
-    weights: Sequence[float] = WEIGHTS,
-) -> list[Strength]:
-    """Directions at several strengths: multiples of the on-shell angle, the post's weights, projected, and bare.
-
-    Multiples that pass the right angle are left out: on a stream that spreads wide, three on-shell angles do. Choose a
-    strength on features that are not reported, by what the words score and not by how they read.
-
-    Raises:
-        Refusal: as ``at_angle`` and ``mix`` do.
-    """
-    shell, b = on_shell_angle(background), _unit_mean(background)
-    names = [f"on-shell x {t:g}" for t in times if t * shell <= RIGHT]
-    names += [f"{w:g}" for w in weights]
-    found = []
-    for name in (*names, "projected", "none"):
-        vectors = wash(directions, background, name)
-        angle = float(np.mean(np.arccos(np.clip(vectors.astype(np.float64) @ b, -1.0, 1.0))))
-        found.append(Strength(name=name, angle=angle, times=angle / shell if shell > 0 else np.inf, vectors=vectors))
-    return found
-
-
 def on_shell(directions: Directions, background: Background, times: float = 1.0) -> Floats:
     """Wash out to where real activations lie: ``times`` the angle whose cosine is sqrt(1 - Var).
 
@@ -186,12 +117,6 @@ def on_shell(directions: Directions, background: Background, times: float = 1.0)
 def on_shell_angle(background: Background) -> float:
     """The angle (radians) at which real activations lie to their mean: its cosine is sqrt(1 - Var)."""
     return float(np.arccos(min(background.constant_cosine, 1.0)))
-
-
-def on_shell_weight(background: Background) -> float:
-    """The post's weight that lands on shell: s / (s + c), s = sqrt(Var), c = sqrt(1 - Var), for d orthogonal to b."""
-    s, c = np.sqrt(max(background.spread, 0.0)), background.constant_cosine
-    return float(s / (s + c))
 
 
 def wash(directions: Directions, background: Background | None, how: str) -> Floats:

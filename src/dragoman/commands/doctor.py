@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman import tiny
 from dragoman.commands.printing import console, put_json
 from dragoman.commands.words import (
     ArrayKey,
@@ -81,7 +80,7 @@ def doctor(
     Without options it examines the two small models that ship.
     """
     from dragoman.doctor import examine, open_patient
-    from dragoman.explain import how_fed, load_background
+    from dragoman.explain import how_fed
     from dragoman.models.device import check_device
     from dragoman.store import read_texts
 
@@ -94,7 +93,6 @@ def doctor(
     check_device(device)
     started = time.monotonic()
     chosen = tuple(read_texts(texts)[:32]) if texts else None
-    background = load_background(tiny.data("tiny-background")) if by == "tiny-gemma-av" else None
     fed = how_fed(by, contract, settings_from(setting or []), base) if by else {}
     found = examine(
         open_patient(
@@ -105,7 +103,6 @@ def doctor(
             **fed,
             ar=ar,
             texts=chosen,
-            background=background,
             dtype=dtype,
             device=device,
         )

@@ -1,25 +1,20 @@
-"""Dictionaries and vector files in; directions, encoders and random controls out.
+"""Dictionaries and vector files, opened once: rows, labels, encoder, and what lies beside them.
 
-In: references (`DictionaryRef`): paths, hub repositories, SAELens releases. Out: `Directions` at a site (`read`), an
-`Encoder` (`encoder`). Each published layout is one module of ``layouts``. Refuses unknown layouts, pickles, ids that
-are not there, transposed decoders, and encoders whose activation it does not know.
+In: packaged names, paths, hub repositories, SAELens releases, Neuronpedia ids. Out: a `Dictionary`; of it `Features`,
+`Directions` at a site, an `Encoder`. Each published layout is one module of ``layouts``. Refuses unknown layouts,
+pickles, ids that are not there, transposed decoders, and encoders whose activation it does not know.
 """
 
 from dragoman.dictionaries.encoder import Encoder
-from dragoman.dictionaries.hub import commit_of, pinned
-from dragoman.dictionaries.layout import Dictionary
-from dragoman.dictionaries.read import check_encoder, dictionary, random_directions, read_directions, read_encoder
+from dragoman.dictionaries.opened import Dictionary, Features, open_dictionary
 from dragoman.dictionaries.refs import DictionaryRef
+from dragoman.dictionaries.rows import random_directions
 
 __all__ = [
     "Dictionary",
     "DictionaryRef",
     "Encoder",
-    "check_encoder",
-    "commit_of",
-    "dictionary",
-    "pinned",
+    "Features",
+    "open_dictionary",
     "random_directions",
-    "read_directions",
-    "read_encoder",
 ]

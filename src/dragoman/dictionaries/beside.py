@@ -1,23 +1,26 @@
 """What may lie beside a dictionary's own files: planted truth, direct rows at a target, calibrated confidences.
 
 In: where a dictionary is, a file's name. Out: its path, or what it holds. Refuses a file that holds something else.
-Labels lie there too (`read.LABELS`), and are read with the rows. Whatever a packaged dictionary brings along, a copy of
-it under another path brings along as well.
+Labels lie there too. Whatever a packaged dictionary brings along, a copy of it under another path brings along as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
+from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.refs import DictionaryRef
-from dragoman.store import read_json
+from dragoman.store import ArraysFile, read_json, refusing
+from dragoman.store.spans import shown
 
+LABELS = "labels.json"
 TRUTH = "truth.json"
-DIRECT = "direct"  # folder of folders, one for each target, with direct.safetensors and background.safetensors
+DIRECT = "direct"  # folder of folders, one for each target, with the two files of the direct route at it
+TABLE, BACKGROUND = "direct.safetensors", "background.safetensors"
 CONFIDENCE = "confidence.json"
 
 
@@ -27,8 +30,40 @@ def beside(dictionary: Path | DictionaryRef, name: str) -> Path | None:
         if dictionary.kind != "file":
             return None
         dictionary = Path(dictionary.place).expanduser()
-    path = (dictionary if dictionary.is_dir() else dictionary.parent) / name
-    return path if path.exists() else None
+    with refusing("reading", dictionary):
+        path = (dictionary if dictionary.is_dir() else dictionary.parent) / name
+        return path if path.exists() else None
+
+
+def direct_folder(dictionary: Path | DictionaryRef, target: Site) -> Path | None:
+    """The folder beside a dictionary that holds the direct route's table and background at a target, if one does.
+
+    Raises:
+        Refusal: a table there is torn, or names no site.
+    """
+    root = beside(dictionary, DIRECT)
+    if root is None:
+        return None
+    with refusing("reading", root):
+        folders = [f for f in sorted(root.iterdir()) if (f / TABLE).is_file() and (f / BACKGROUND).is_file()]
+    return next((f for f in folders if Site.parse(str(ArraysFile(f / TABLE).meta.get("site"))) == target), None)
+
+
+def read_labels(folder: Folder) -> dict[str, str]:
+    """Labels by feature id of ``labels.json`` in a dictionary's folder.
+
+    Raises:
+        Refusal: it holds something else.
+    """
+    labels = folder.json(LABELS)
+    what = f"{folder.where}/{LABELS}"
+    if not isinstance(labels, dict):
+        raise Refusal(what, "labels are a JSON object {id: label}", "write it so, or take the file away")
+    odd = next((i for i, label in labels.items() if not isinstance(label, str)), None)
+    if odd is not None:
+        raise Refusal(what, f"the label of '{shown(odd)}' is not text", "write labels as {id: label}")
+    # Halves of characters can stand in JSON, and nowhere else.
+    return {i: label.encode("utf-8", "replace").decode() for i, label in labels.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +76,15 @@ class Truth:
 
     features: Mapping[str, Mapping[str, Any]]
     category_words: Mapping[str, list[str]]
+
+    def of(self, ids: Sequence[str]) -> dict[str, Any]:
+        """What a run's manifest says of these features.
+
+        Scores by planted truth are read over whole runs: with a feature of which nothing is known there are none.
+        """
+        if not all(i in self.features for i in ids):
+            return {"feature_info": {}}
+        return {"feature_info": {i: self.features[i] for i in ids}, "category_words": self.category_words}
 
 
 def read_truth(path: Path) -> Truth:

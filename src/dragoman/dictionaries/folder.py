@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dragoman.core import Refusal
-from dragoman.dictionaries.numpyfile import NumpyFile
 from dragoman.store import ArraysFile, refusing
+from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import Arrays, Bytes, LocalBytes, read_bytes
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
@@ -53,6 +53,10 @@ class Folder(Protocol):
         """A file of arrays, opened."""
         ...
 
+    def close(self) -> None:
+        """Close connections; reading again opens new ones."""
+        ...
+
 
 class LocalFolder:
     """A folder of this machine, or the file ``focus`` in it."""
@@ -84,6 +88,9 @@ class LocalFolder:
                 _refuse_stray(path, self.path)
         return path
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
     def json(self, name: str) -> Any:
         """A JSON file.
 
@@ -96,7 +103,7 @@ class LocalFolder:
         """A file of arrays, opened: headers only."""
         path = self.file(name)
         if path.suffix.lower() in TORCH:
-            from dragoman.torchfile import TorchFile
+            from dragoman.store.torchfile import TorchFile
 
             return TorchFile(path)
         return opened(LocalBytes(path), path.suffix)

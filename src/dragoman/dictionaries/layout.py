@@ -1,6 +1,6 @@
 """What every dictionary layout gives: the decoder's rows, where they live, and an encoder.
 
-In: a `Folder`. Out: `Dictionary`. One module of ``layouts`` says how one project writes its files; this one holds what
+In: a `Folder`. Out: `Weights`. One module of ``layouts`` says how one project writes its files; this one holds what
 they share. Refuses settings that are not numbers, and hooks whose directions do not live in a block's output.
 """
 
@@ -46,8 +46,8 @@ class Stated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dictionary:
-    """A dictionary, opened: nothing of its decoder has been read yet.
+class Weights:
+    """A dictionary's decoder and how its encoder is made; nothing of the matrices has been read yet.
 
     ``decoder``: (d_sae, d_in), or (d_in, d_sae) where ``across``. ``arrays``: the file it lies in. ``make``: the
     encoder of such a file's arrays. ``unwhitened``: rows as they are in the stream, where the decoder is of white ones.
@@ -124,7 +124,7 @@ class Layout:
     described: str
     files: tuple[str, ...] = ()
     recognises: Callable[[Folder], bool]
-    open: Callable[[Folder, Orientation | None, int | None], Dictionary]
+    open: Callable[[Folder, Orientation | None, int | None], Weights]
 
 
 def config_of(folder: Folder, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Plain files of vectors: probes, mean differences, steering vectors, decoders saved alone.
 
 In: a ``.safetensors``, ``.npy``, ``.npz`` or ``.pt`` file of a `Folder`, holding (n, d_model) rows or one (d_model,)
-vector. Out: a `Dictionary` without a site or an encoder. Refuses bare pickles, files of several arrays without a key,
+vector. Out: a `Weights` without a site or an encoder. Refuses bare pickles, files of several arrays without a key,
 arrays that are no rows of real numbers, and rows that seem to lie across.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
-from dragoman.dictionaries.layout import Dictionary, Orientation, Stated, refuse_whole
+from dragoman.dictionaries.layout import Orientation, Stated, Weights, refuse_whole
 from dragoman.dictionaries.layouts import KNOWN
 from dragoman.dictionaries.orientation import looks_across
 from dragoman.store.spans import Arrays, Matrix, listed, shown
@@ -47,7 +47,7 @@ class _OneVector:
         return self.vector.whole()[None, :]
 
 
-def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientation: Orientation | None) -> Dictionary:
+def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientation: Orientation | None) -> Weights:
     """The vectors of the file that the folder's ``focus`` names.
 
     Args:
@@ -79,7 +79,7 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     def no_encoder(_arrays: Arrays) -> Encoder:
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
-    return Dictionary(
+    return Weights(
         name=f"file {name}",
         layout="vectors",
         decoder=matrix,

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site
-from dragoman.dictionaries import Encoder, read_encoder
+from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
+from dragoman.dictionaries.beside import BACKGROUND
 from dragoman.doctor.checkpoint import check_checkpoint
 from dragoman.doctor.dictionary import check_dictionary, orientation
 from dragoman.doctor.finding import Finding, refused
@@ -21,7 +22,7 @@ from dragoman.doctor.reading import check_reading
 from dragoman.doctor.stream import check_background, check_stream
 from dragoman.models.decode import LocalVerbalizer
 from dragoman.models.paired import Reader
-from dragoman.models.resolve import dictionary_at
+from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.protocol import Verbalizer
 
 T = TypeVar("T")
@@ -92,13 +93,12 @@ def open_patient(
     source: str | None = None,
     ar: str | None = None,
     texts: tuple[str, ...] | None = None,
-    background: Background | None = None,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Patient:
     """Open what is named, by reference; what does not open becomes a finding, not an end.
 
-    ``sae``: dictionary, with ``sae_how`` as ``read_encoder`` takes it. ``by``: verbalizer, with ``contract``,
+    ``sae``: dictionary, with ``sae_how`` as ``open_dictionary`` takes it. ``by``: verbalizer, with ``contract``,
     ``settings`` and ``base`` as it takes them. ``source``: MODEL:BLOCK where the dictionary's directions live, None
     takes what it says itself. ``ar``: reconstructor, whose files are read.
     """
@@ -112,11 +112,14 @@ def open_patient(
             return None
 
     how: dict[str, Any] = {"dtype": dtype, "device": device}
-    voice = encoder = reader = None
+    voice = dictionary = encoder = reader = background = None
     if by:
         voice = tried(by, lambda: LocalVerbalizer(by, contract=contract, settings=settings, base=base, **how))
     if sae:
-        encoder = tried(sae, lambda: read_encoder(dictionary_at(sae), **(sae_how or {})))
+        dictionary = tried(sae, lambda: open_dictionary(sae, **(sae_how or {})))
+    if sae and dictionary is not None:
+        encoder = tried(sae, dictionary.need_encoder)
+        background = tried(sae, lambda: _background(dictionary, voice))
     site = tried(source, lambda: Site.parse(source)) if source else encoder.site if encoder else None
     if sae and site:
         reader = tried(str(site), lambda: Reader.open(site, **how))
@@ -132,3 +135,9 @@ def open_patient(
         texts=texts or SENTENCES,
         refusals=refusals,
     )
+
+
+def _background(dictionary: Dictionary, verbalizer: Verbalizer | None) -> Background | None:
+    """The verbalizer's background where one lies beside the dictionary."""
+    folder = dictionary.direct_folder(verbalizer.site) if verbalizer is not None else None
+    return load_background(folder / BACKGROUND) if folder is not None else None

@@ -7,17 +7,13 @@ from dragoman.explain.crossing import (
     direct_table,
     fitted,
     harvested,
-    load_background,
-    save_background,
 )
 from dragoman.explain.manifest import background_report, own_version, versions
 from dragoman.explain.open import (
     default_texts,
-    dictionary_of,
-    directions_of,
     how_fed,
+    open_for,
     open_verbalizer,
-    planted,
 )
 from dragoman.explain.request import ROUTES, Bar, Request, Route, Say, Talk, check_route
 from dragoman.explain.run import carry_out, explain
@@ -36,17 +32,13 @@ __all__ = [
     "contexts_of",
     "crossing",
     "default_texts",
-    "dictionary_of",
     "direct_table",
-    "directions_of",
     "explain",
     "fitted",
     "harvested",
     "how_fed",
-    "load_background",
+    "open_for",
     "open_verbalizer",
     "own_version",
-    "planted",
-    "save_background",
     "versions",
 ]

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dragoman import tiny
-from dragoman.core import Background, Directions, Site
-from dragoman.dictionaries import Encoder, read_directions
-from dragoman.dictionaries import dictionary as open_dictionary
-from dragoman.explain.keys import fingerprint_of_dictionary, key_of
-from dragoman.explain.open import default_texts, dictionary_of, encoder_of, how_encoder, how_rows, tell_dead
+from dragoman.core import Background, Site
+from dragoman.dictionaries import Dictionary, Encoder
+from dragoman.dictionaries.beside import BACKGROUND, TABLE
+from dragoman.explain.keys import key_of
+from dragoman.explain.open import default_texts, encoder_of, tell_dead
 from dragoman.explain.request import Request, Talk
 from dragoman.maps import Crossing as Prepared
 from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
@@ -26,11 +25,8 @@ from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
 from dragoman.models.manner import Manner
 from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
-from dragoman.store import Cache, Contents, digest, read_json, write_arrays, write_json
-
-_BACKGROUND = Contents(
-    called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
-)
+from dragoman.store import Cache, digest, read_json, write_json
+from dragoman.store.backgrounds import load_background, save_background
 
 _LEFT_OUT = "left_out.json"
 
@@ -71,20 +67,18 @@ def fitted(
 
 
 def direct_table(
-    request: Request, source: Site, target: Site, talk: Talk, *, from_scratch: bool = False
+    dictionary: Dictionary, request: Request, source: Site, target: Site, talk: Talk, *, from_scratch: bool = False
 ) -> tuple[DirectTable, Background, str]:
-    """The direct route's rows and background: shipped for the embedded pair, else made from texts and cached."""
-    packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
-    if packaged and request.texts is None and not from_scratch:
-        path = tiny.data("tiny-direct")
-        talk.say("using the direct route's statistics that ship with the embedded pair")
-        return DirectTable.load(path), load_background(tiny.data("tiny-background")), digest(path)
+    """The direct route's rows and background: those beside the dictionary, else made from texts and cached."""
+    beside = dictionary.direct_folder(target)
+    if beside is not None and request.texts is None and not from_scratch:
+        talk.say("using the direct route's statistics that lie beside the dictionary")
+        return DirectTable.load(beside / TABLE), load_background(beside / BACKGROUND), digest(beside / TABLE)
     texts = default_texts(request.texts, "direct")
-    where = dictionary_of(request)
-    key = key_of("direct-3", request, source, target, texts, fingerprint_of_dictionary(where), *_reading(request))
+    key = key_of("direct-3", request, source, target, texts, dictionary.fingerprint(), *_reading(request))
 
     def make(path: Path) -> None:
-        encoder = encoder_of(request)  # first: it may be refused, and models take long to open
+        encoder = encoder_of(dictionary)  # first: it may be refused, and models take long to open
         talk.say(f"reading {len(texts)} texts with both models for the direct route")
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
@@ -95,8 +89,8 @@ def direct_table(
             progress=talk.towards("direct route"),
         )
         path.mkdir()
-        stats.table().save(path / "direct.safetensors")
-        save_background(background, path / "background.safetensors")
+        stats.table().save(path / TABLE)
+        save_background(background, path / BACKGROUND)
         write_json(path / _LEFT_OUT, left_out)
 
     path, reused = Cache(say=talk.say).get_or_make("direct", key, make)
@@ -104,31 +98,27 @@ def direct_table(
         talk.say(f"reused direct-route statistics {key[:8]}")
     for sentence in told_left_out(read_json(path / _LEFT_OUT), source, target):
         talk.say(sentence)
-    return DirectTable.load(path / "direct.safetensors"), load_background(path / "background.safetensors"), key
-
-
-def save_background(background: Background, path: Path) -> None:
-    """Write a background to one file."""
-    words = {"holds": "background", "site": str(background.site), "n": background.n, "texts": background.texts}
-    write_arrays(path, {"mean": background.mean}, words)
-
-
-def load_background(path: Path) -> Background:
-    """Read what ``save_background`` wrote."""
-    arrays, meta = _BACKGROUND.read(path)
-    return Background(Site.parse(meta["site"]), arrays["mean"], meta["n"], meta["texts"])
+    return DirectTable.load(path / TABLE), load_background(path / BACKGROUND), key
 
 
 def crossing(
-    request: Request, source: Site, target: Site, routes: Sequence[str], talk: Talk, *, from_scratch: bool = False
+    dictionary: Dictionary,
+    request: Request,
+    source: Site,
+    target: Site,
+    routes: Sequence[str],
+    talk: Talk,
+    *,
+    from_scratch: bool = False,
 ) -> tuple[Crossing, Harvest | None]:
     """Prepare what the routes need; a direction's own stream needs nothing but a background."""
     if request.map == "aligned" and source != target:
-        return by_tokens(request, source, target, talk, from_scratch=from_scratch), None
+        return by_tokens(dictionary, request, target, talk), None
     digests: dict[str, str] = {}
     rows = direct = background = None
     if "direct" in routes or "blend" in routes:
-        direct, background, digests["direct"] = direct_table(request, source, target, talk, from_scratch=from_scratch)
+        table = direct_table(dictionary, request, source, target, talk, from_scratch=from_scratch)
+        direct, background, digests["direct"] = table
     if "map" in routes or "blend" in routes or background is None or request.native:
         rows, digests["harvest"] = harvested(request, source, target, talk)
         background = rows.background
@@ -158,24 +148,24 @@ def crossing(
     return made, rows
 
 
-def by_tokens(request: Request, source: Site, target: Site, talk: Talk, *, from_scratch: bool = False) -> Crossing:
+def by_tokens(dictionary: Dictionary, request: Request, target: Site, talk: Talk) -> Crossing:
     """A crossing over aligned tokens: every route from one reading of the texts.
 
-    For the embedded pair the direct route's table ships, from more documents and other ones: cards are the better.
+    Where the direct route's table lies beside the dictionary it is used instead, being from more documents and other
+    ones: cards are the better.
     """
-    dictionary = read_directions(dictionary_of(request), site=source, **how_rows(request))
-    tell_dead(dictionary, talk)
-    aligned, key = paired_tokens(request, target, dictionary, talk)
+    source, rows = dictionary.site, dictionary.rows()
+    tell_dead(rows, talk)
+    aligned, key = paired_tokens(dictionary, request, target, talk)
     digests, direct = {"aligned": key}, None
-    packaged = request.dictionary == "tiny-sae" and (source, target) == (tiny.SOURCE, tiny.TARGET)
-    if packaged and request.texts is None and not from_scratch:
-        direct, _, digests["direct"] = direct_table(request, source, target, talk)
+    if request.texts is None and dictionary.direct_folder(target) is not None:
+        direct, _, digests["direct"] = direct_table(dictionary, request, source, target, talk)
     left_out = aligned_left_out(aligned)
     for sentence in told_left_out(left_out, source, target):
         talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
-    texts = default_texts(request.texts, texts_of(request))
-    made = Crossing.from_tokens(aligned, dictionary, direct=direct, seed=request.seed, texts=texts)
+    texts = default_texts(request.texts, texts_of(dictionary, target))
+    made = Crossing.from_tokens(aligned, rows, direct=direct, seed=request.seed, texts=texts)
     return replace(made, digests=digests, left_out=left_out)
 
 
@@ -190,23 +180,24 @@ def aligned_left_out(aligned: Aligned) -> LeftOut:
     return found
 
 
-def texts_of(request: Request) -> str:
-    """Which packaged texts are read token by token: the sentences; all of them where no direct table ships."""
-    return "all" if request.dictionary == "tiny-gemma-sae" else "map"
+def texts_of(dictionary: Dictionary, target: Site) -> str:
+    """Which packaged texts are read token by token: all, or only the sentences where a direct table lies beside."""
+    return "all" if dictionary.direct_folder(target) is None else "map"
 
 
-def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: Talk) -> tuple[Aligned, str]:
+def paired_tokens(dictionary: Dictionary, request: Request, target: Site, talk: Talk) -> tuple[Aligned, str]:
     """The sums over aligned tokens, from the cache when nothing that decides them has changed."""
-    source, where = dictionary.site, dictionary_of(request)
-    texts = default_texts(request.texts, texts_of(request))
-    watched = to_watch(dictionary, request.features, seed=request.seed) if len(dictionary) > WHOLE else None
+    source, rows = dictionary.site, dictionary.rows()
+    texts = default_texts(request.texts, texts_of(dictionary, target))
+    asked = request.features or dictionary.indices
+    watched = to_watch(rows, asked, seed=request.seed) if len(rows) > WHOLE else None
     manner = Manner(watched=watched)
-    dictionary_key = fingerprint_of_dictionary(where)
-    key = key_of("aligned-4", request, source, target, texts, dictionary_key, repr(manner), *_reading(request))
+    told = (dictionary.fingerprint(), repr(manner), *_reading(request))
+    key = key_of("aligned-4", request, source, target, texts, *told)
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} texts with {source.model} and {target.model}, token by token")
-        encoder = _encoder(request, talk)  # first: it may be refused, and models take long to open
+        encoder = _encoder(dictionary, talk)  # first: it may be refused, and models take long to open
         how = {"dtype": request.dtype, "device": request.device}
         readers = (Reader.open(source, **how), Reader.open(target, **how))
         read_aligned(*readers, texts, encoder, manner=manner, progress=talk.towards("aligned tokens")).save(path)
@@ -217,21 +208,20 @@ def paired_tokens(request: Request, target: Site, dictionary: Directions, talk: 
     return Aligned.load(path), key
 
 
-def _encoder(request: Request, talk: Talk) -> Encoder | None:
+def _encoder(dictionary: Dictionary, talk: Talk) -> Encoder | None:
     """The dictionary's encoder; plain vectors have none, and then only the map can carry them.
 
     Raises:
         Refusal: a dictionary has an encoder that cannot be read or used; to go on without would change the routes.
     """
-    with open_dictionary(dictionary_of(request), **how_encoder(request)) as opened:
-        name, plain = opened.name, opened.layout == "vectors"
-    if not plain:
-        return encoder_of(request)
-    talk.say(f"{name} holds vectors without an encoder, so there is no route but the map")
+    if dictionary.layout != "vectors":
+        return encoder_of(dictionary)
+    talk.say(f"{dictionary.name} holds vectors without an encoder, so there is no route but the map")
     return None
 
 
 def _reading(request: Request) -> list[str]:
     """What the request says of how the dictionary is read, where it says anything."""
-    said = {name: value for name, value in {**how_rows(request), **how_encoder(request)}.items() if value is not None}
-    return [repr(sorted(said.items()))] if said else []
+    names = ("d_model", "k", "key", "orientation")
+    said = [(name, getattr(request, name)) for name in names if getattr(request, name) is not None]
+    return [repr(said)] if said else []

@@ -14,18 +14,12 @@ from typing import Any
 from dragoman import study
 from dragoman.addresses import public_address
 from dragoman.core import Directions
+from dragoman.dictionaries import Dictionary
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
-from dragoman.explain.open import (
-    dictionary_of,
-    directions_of,
-    open_verbalizer,
-    planted,
-    refuse_unusable_encoder,
-    tell_dead,
-)
+from dragoman.explain.open import open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
@@ -46,11 +40,12 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     request.check()
     study.check_samples(request.samples, request.drawn_at)
     check_device(request.device)
-    directions = directions_of(request)
+    dictionary = open_for(request)
+    directions = dictionary.features(request.features or None).directions
     talk.say(f"opening verbalizer {public_address(request.by)}")
     verbalizers: dict[str, Verbalizer] = {"by": open_verbalizer(request.by, request)}
     if directions.site != verbalizers["by"].site and needs_encoder(request):
-        refuse_unusable_encoder(request)
+        refuse_unusable_encoder(dictionary, request)
     if request.native:
         verbalizers["native"] = open_verbalizer(request.native, request, native=True)
     talk.say("checking the verbalizers")
@@ -58,7 +53,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     target = verbalizers["by"].site
     if request.map != "aligned" or directions.site == target:
         tell_dead(directions, talk)
-    cross, _ = crossing(request, directions.site, target, [request.route], talk)
+    cross, _ = crossing(dictionary, request, directions.site, target, [request.route], talk)
     carried, cards = cross.carry(directions, request.route)
     vectors = wash(carried, cross.background, request.washout)
     route = request.route if directions.site != target else "identity"
@@ -73,7 +68,9 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
         told.insert(
             0, {"name": "native", "route": "identity", "washout": request.washout, "verbalizer": request.native}
         )
-    run = carry_out(request, directions, cross, conditions, told, verbalizers, out, talk, bare={name: carried})
+    run = carry_out(
+        dictionary, request, directions, cross, conditions, told, verbalizers, out, talk, bare={name: carried}
+    )
     windows = contexts_of(cross, request, directions.ids)
     if windows is not None:
         run.write_contexts(windows)
@@ -81,6 +78,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
 
 
 def carry_out(
+    dictionary: Dictionary,
     request: Request,
     directions: Directions,
     cross: Crossing,
@@ -109,7 +107,7 @@ def carry_out(
         "dragoman": own_version(),
         "source": str(directions.site),
         "target": str(cross.target),
-        "dictionary": _dictionary(request, directions) | _dead(directions.dead or cross.dead),
+        "dictionary": _dictionary(dictionary, directions) | _dead(directions.dead or cross.dead),
         "conditions": told,
         "features": list(directions.ids),
         "settings": settings_of(request),
@@ -123,7 +121,7 @@ def carry_out(
         "about": {"left_out": {side: dict(counts) for side, counts in cross.left_out.items()}}
         if cross.left_out
         else {},
-        **planted(dictionary_of(request), directions.ids),
+        **(dictionary.truth.of(directions.ids) if dictionary.truth is not None else {}),
         **(more or {}),
     }
     run = RunFolder.create(out, manifest)
@@ -140,9 +138,9 @@ def _dead(dead: tuple[str, ...]) -> dict[str, Any]:
     return {"dead": len(dead)} if dead else {}
 
 
-def _dictionary(request: Request, directions: Directions) -> dict[str, str]:
+def _dictionary(dictionary: Dictionary, directions: Directions) -> dict[str, str]:
     """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read."""
-    where = dictionary_of(request)
+    where = dictionary.where
     if isinstance(where, Path):
-        return {"ref": request.dictionary, "digest": digest(where)}
-    return {"ref": request.dictionary, "at": str(where), "digest": digest(str(where), directions.unit)}
+        return {"ref": dictionary.ref, "digest": digest(where)}
+    return {"ref": dictionary.ref, "at": str(where), "digest": digest(str(where), directions.unit)}

@@ -1,8 +1,7 @@
 """From what a person writes (packaged name, local folder, hub id) to a folder on disk: one path for all three.
 
 In: a reference such as ``tiny-gemma``, ``./my-model``, ``org/name@revision``, ``org/name@revision/sub/folder``. Out: a
-folder; for a dictionary, a folder or a reference that is read by ranges. Refuses what is in none of the three places,
-and says which files are missing and how to get them.
+folder. Refuses what is in none of the three places, and says which files are missing and how to get them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 from dragoman import tiny
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
-from dragoman.dictionaries import DictionaryRef
 from dragoman.store import hub, refusing
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
@@ -119,17 +117,6 @@ def called(ref: str | Path) -> str:
         return Path(text).name
     name = place.repo.partition("/")[2]
     return f"{name}/{place.inside}" if place.inside else name
-
-
-def dictionary_at(text: str) -> Path | DictionaryRef:
-    """Where a dictionary's files are: a packaged folder, or a reference that is read by ranges.
-
-    Raises:
-        Refusal: a bare name that is neither here nor packaged, or text of no known form.
-    """
-    if text in tiny.DATA or (not set(text) & set("/:") and not Path(text.partition("#")[0]).exists()):
-        return folder_of(text)  # a bare name that is not here: refused with the names that ship
-    return DictionaryRef.parse(text)
 
 
 def _fetched(place: HubPlace, ref: str) -> Path:

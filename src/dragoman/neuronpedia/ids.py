@@ -57,9 +57,7 @@ HUB_MODELS = {
 }
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SOURCE = re.compile(
-    r"(?P<layer>\d{1,4})-(?P<set>[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_)){0,150})(?:__(?P<suffix>[A-Za-z0-9._-]{1,100}))?"
-)
+_SOURCE = re.compile(r"(?P<layer>\d{1,4})-(?:[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_)){0,150})(?:__[A-Za-z0-9._-]{1,100})?")
 _INDEX = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PRINTED = re.compile(r"(?P<model>[^@/:\s]+)@(?P<source>[^@/:\s]+):(?P<index>\d+)")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -99,18 +97,6 @@ class NeuronpediaRef:
         return int(found["layer"]) if found else -1
 
     @property
-    def set_name(self) -> str:
-        """The source set, without layer and suffix."""
-        found = _SOURCE.fullmatch(self.source)
-        return found["set"] if found else ""
-
-    @property
-    def suffix(self) -> str | None:
-        """What follows two underscores, if anything does."""
-        found = _SOURCE.fullmatch(self.source)
-        return found["suffix"] if found else None
-
-    @property
     def site(self) -> Site:
         """The stream by the id alone: model by the table, block by the leading number.
 
@@ -121,11 +107,6 @@ class NeuronpediaRef:
             Refusal: the model is not in the table.
         """
         return Site(hub_model(self.model), self.layer)
-
-    @property
-    def url(self) -> str:
-        """Its page."""
-        return f"https://www.{HOST}/{self.path}"
 
     @property
     def path(self) -> str:
@@ -172,13 +153,13 @@ def is_reference(text: str) -> bool:
     )
 
 
-def hub_model(model: str, more: dict[str, str] | None = None) -> str:
-    """Hub id of one of their models; ``more`` (from source records) goes before the table.
+def hub_model(model: str) -> str:
+    """Hub id of one of their models.
 
     Raises:
-        Refusal: neither knows it.
+        Refusal: the table does not know it.
     """
-    found = (more or {}).get(model) or HUB_MODELS.get(model.lower())
+    found = HUB_MODELS.get(model.lower())
     if found is None:
         raise Refusal(
             f"Neuronpedia model '{model}'",
@@ -186,11 +167,6 @@ def hub_model(model: str, more: dict[str, str] | None = None) -> str:
             "name the site yourself as MODEL:BLOCK, or pass the source's export, whose record may say it",
         )
     return found
-
-
-def np_model(hub: str) -> str | None:
-    """Their id of a hub model, or None."""
-    return next((theirs for theirs, id_ in HUB_MODELS.items() if id_.casefold() == hub.casefold()), None)
 
 
 def _on_site(said: str) -> bool:

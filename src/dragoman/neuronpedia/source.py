@@ -99,8 +99,7 @@ class SourceRecord:
 
     def _model(self) -> str:
         named = self.config.get("model_name")
-        more = {self.ref.model: named} if isinstance(named, str) and "/" in named else {}
-        return hub_model(self.ref.model, more)
+        return named if isinstance(named, str) and "/" in named else hub_model(self.ref.model)
 
 
 def refuse_elsewhere(source: NeuronpediaRef, own: Site, *, resid_pre: bool, whose: str, instead: str) -> None:

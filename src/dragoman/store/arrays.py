@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ from safetensors.numpy import save
 
 from dragoman.core import Refusal
 from dragoman.store.files import plain, write_bytes
-from dragoman.store.spans import WIDENED, Bytes, LocalBytes, StoredArray, listed, read_bytes, shown
+from dragoman.store.spans import WIDENED, Bytes, LocalBytes, StoredArray, bounded, listed, read_bytes, shown
 
 _META = "dragoman"
 # The format allows 100 MB. A header of ten thousand arrays takes about one, and parsed JSON takes ten times its text.
 _HEADER_LIMIT = 10_000_000
-_DIMENSIONS = 8
-_LARGEST = 1 << 53  # sides without the zeros: where one side is 0, the file's size says nothing of the others
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -186,10 +184,6 @@ class ArraysFile:
         """One array, in memory."""
         return self.array(name).whole()
 
-    def rows(self, name: str, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen rows of one array, ``(len(rows), ...)``; nothing else of it is read."""
-        return self.array(name).rows(rows)
-
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different."""
@@ -204,9 +198,7 @@ def _entry(entry: Any) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return None, None
     shape, offsets = _naturals(entry.get("shape")), _naturals(entry.get("data_offsets"))
-    if shape is None or len(shape) > _DIMENSIONS or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        return None, None
-    if 0 in shape and math.prod(max(side, 1) for side in shape) > _LARGEST:
+    if shape is None or not bounded(shape) or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         return None, None
     return shape, (offsets[0], offsets[1])
 

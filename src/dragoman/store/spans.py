@@ -26,6 +26,8 @@ Span = tuple[int, memoryview]
 _BLOCK = 8 << 20  # bytes read at once where a whole matrix must be passed through
 _GAP = 4096  # two columns nearer than this are read together: the disk reads a page anyway
 _MANY = 50_000  # single reads beyond this cost more than passing through the file
+_DIMENSIONS = 8
+_LARGEST = 1 << 53
 FAR_LIMIT = 256 << 20  # bytes of a far file that one call may fetch
 
 
@@ -217,7 +219,7 @@ class StoredArray:
 
     def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen rows, ``(len(rows), ...)``; nothing else of a C-ordered array is read."""
-        chosen = self._within(rows, 0)
+        chosen = within(rows, self.shape, 0, str(self))
         if self.fortran and len(self.shape) == 2:
             return np.ascontiguousarray(self._across(chosen, self.shape[::-1]).T)
         if self.fortran and len(self.shape) > 2:
@@ -226,9 +228,7 @@ class StoredArray:
 
     def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen columns of a 2-D array, ``(shape[0], len(columns))``, a few megabytes of the file at a time."""
-        if len(self.shape) != 2:
-            raise Refusal(f"columns of {self}", f"its shape is {self.shape}", "ask for columns of a 2-D array")
-        chosen = self._within(columns, 1)
+        chosen = columns_within(columns, self.shape, str(self))
         if self.fortran:
             return np.ascontiguousarray(self._along(chosen, self.shape[::-1]).T)
         return self._across(chosen, self.shape)
@@ -274,10 +274,6 @@ class StoredArray:
                 yield place, _buffer(block[row, at : at + end - start])
                 at += end - start
 
-    def _within(self, chosen: Sequence[int] | NDArray[np.integer], axis: int) -> NDArray[np.int64]:
-        """Indices as integers that are there."""
-        return within(chosen, self.shape, axis, str(self))
-
     def _affordable(self, cost: int, doing: str) -> None:
         """Refuse to fetch most of a large far file by ranges."""
         if self.source.far and cost > FAR_LIMIT:
@@ -291,7 +287,7 @@ class StoredArray:
         """As numbers that this machine computes with."""
         if self.kind:
             return WIDENED[self.kind][1](read)
-        return read if read.dtype.isnative else read.astype(read.dtype.newbyteorder("="))
+        return native(read)
 
     def __str__(self) -> str:
         """What and where."""
@@ -318,6 +314,19 @@ def _places(chosen: NDArray[np.int64], pieces: Sequence[tuple[int, int]]) -> NDA
     return before[which] + chosen - starts[which]
 
 
+def native(read: NDArray[Any]) -> NDArray[Any]:
+    """In this machine's byte order."""
+    return read if read.dtype.isnative else read.astype(read.dtype.newbyteorder("="))
+
+
+def bounded(shape: Sequence[int]) -> bool:
+    """Whether a file may claim an array of this shape: few axes, and not endless where one of them is empty.
+
+    Where one side is 0, the file's size says nothing of the others.
+    """
+    return len(shape) <= _DIMENSIONS and (0 not in shape or math.prod(max(side, 1) for side in shape) <= _LARGEST)
+
+
 def within(
     chosen: Sequence[int] | NDArray[np.integer], shape: Sequence[int], axis: int, what: str
 ) -> NDArray[np.int64]:
@@ -327,3 +336,10 @@ def within(
     if out.size and (int(out.min()) < 0 or int(out.max()) >= count):
         raise Refusal(f"{'columns' if axis else 'rows'} of {what}", f"it has {count}", f"ask for 0 to {count - 1} only")
     return out
+
+
+def columns_within(columns: Sequence[int] | NDArray[np.integer], shape: Sequence[int], what: str) -> NDArray[np.int64]:
+    """Columns of a 2-D array as integers; refuse other arrays, and any that are not there."""
+    if len(shape) != 2:
+        raise Refusal(f"columns of {what}", f"its shape is {shown(tuple(shape))}", "ask for columns of a 2-D array")
+    return within(columns, shape, 1, what)

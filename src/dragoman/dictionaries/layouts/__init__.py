@@ -1,6 +1,6 @@
 """The layouts dictionaries are published in, one module each.
 
-In: a `Folder`. Out: the `Dictionary` it holds. To add a layout, write its module and name it here. Refuses folders that
+In: a `Folder`. Out: the `Weights` it holds. To add a layout, write its module and name it here. Refuses folders that
 no layout recognises, saying which are known.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Dictionary, Layout, Orientation, refuse_unread, residual_block, word
+from dragoman.dictionaries.layout import Layout, Orientation, Weights, refuse_unread, residual_block, word
 from dragoman.dictionaries.layouts import (
     dictionary_learning,
     gemma_scope,
@@ -41,7 +41,7 @@ def layout_of(folder: Folder) -> Layout | None:
     return next((layout for layout in meant if layout.recognises(folder)), None)
 
 
-def open_dictionary(folder: Folder, orientation: Orientation | None = None, k: int | None = None) -> Dictionary:
+def open_weights(folder: Folder, orientation: Orientation | None = None, k: int | None = None) -> Weights:
     """The dictionary of a folder; of its numbers nothing has been read yet.
 
     Raises:
@@ -60,7 +60,7 @@ def open_dictionary(folder: Folder, orientation: Orientation | None = None, k: i
     return opened if layout is saelens.LAYOUT or not overrides else _overridden(opened, overrides)
 
 
-def _overridden(opened: Dictionary, overrides: Mapping[str, Any]) -> Dictionary:
+def _overridden(opened: Weights, overrides: Mapping[str, Any]) -> Weights:
     """A dictionary of another layout than SAELens' own, with what SAELens' registry says of it.
 
     Its place in a model is taken from there; another setting, whose meaning in that layout is not known, makes its
@@ -81,4 +81,4 @@ def _overridden(opened: Dictionary, overrides: Mapping[str, Any]) -> Dictionary:
     return replace(opened, stated=stated, make=make)
 
 
-__all__ = ["KNOWN", "LAYOUTS", "layout_of", "open_dictionary"]
+__all__ = ["KNOWN", "LAYOUTS", "layout_of", "open_weights"]

@@ -2,7 +2,7 @@
 
 In: a folder with ``ae.pt`` (encoder.weight (d_sae, d_in), encoder.bias, decoder.weight (d_in, d_sae), bias or b_dec, k,
 threshold; or W_enc, W_dec, b_enc, b_dec as JumpReLU and Matryoshka have them) and ``config.json`` (trainer: dict_class,
-activation_dim, dict_size, k, layer, lm_name, submodule_name). Out: a `Dictionary`. Refuses gated encoders, a BatchTopK
+activation_dim, dict_size, k, layer, lm_name, submodule_name). Out: a `Weights`. Refuses gated encoders, a BatchTopK
 whose threshold was never learnt (-1), and submodules that are not a block.
 
 Semantics: each class's ``encode`` in ``dictionary.py`` and ``trainers/*.py``: AutoEncoder takes its bias off and, as
@@ -23,10 +23,10 @@ from dragoman.core import Refusal, Site
 from dragoman.dictionaries.encoder import Architecture, Encoder
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     config_of,
     everywhere,
     floats,
@@ -59,7 +59,7 @@ def _recognises(folder: Folder) -> bool:
     return {WEIGHTS, CONFIG} <= folder.names
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     what = f"dictionary {folder.label}"
     config = config_of(folder, CONFIG)
@@ -88,7 +88,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     )
     stated = _stated(what, trainer, config.get("buffer"))
     make = partial(_encoder, folder, config, across, stated, k)
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

@@ -2,7 +2,7 @@
 
 In: a folder with ``params.npz`` (W_enc (d_in, d_sae), W_dec (d_sae, d_in), b_enc, b_dec, threshold), named
 ``.../layer_20/width_16k/average_l0_71`` in a repository ``google/gemma-scope-2b-pt-res``; there is no configuration, so
-names say the site. Out: a `Dictionary`. Refuses the attention and MLP repositories.
+names say the site. Out: a `Weights`. Refuses the attention and MLP repositories.
 
 Semantics: the JumpReLU of arXiv 2408.05147: p = x W_enc + b_enc, max(p, 0) where p > threshold; b_dec is not taken off.
 """
@@ -16,7 +16,7 @@ from functools import partial
 from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Dictionary, Layout, Orientation, Stated, no_encoder, two_d
+from dragoman.dictionaries.layout import Layout, Orientation, Stated, Weights, no_encoder, two_d
 from dragoman.dictionaries.layouts.jumprelu import JumpReLU
 from dragoman.store.spans import Arrays
 
@@ -30,7 +30,7 @@ def _recognises(folder: Folder) -> bool:
     return WEIGHTS in folder.names
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     del k  # no TopK here
     what = f"dictionary {folder.label}"
@@ -40,7 +40,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     across = weights.lies_across(decoder, what, orientation)
     stated, place = _stated(folder, what)
     make = partial(_encoder, folder, weights, across, stated, place)
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

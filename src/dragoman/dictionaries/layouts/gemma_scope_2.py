@@ -2,7 +2,7 @@
 
 In: a folder with ``params.safetensors`` (w_enc (d_in, d_sae), w_dec (d_sae, d_in), b_enc, b_dec, threshold) and, nearly
 always, ``config.json`` (architecture "jump_relu", model_name, hf_hook_point_in, hf_hook_point_out). Out: a
-`Dictionary`; a transcoder's rows live where it writes. Refuses attention and MLP dictionaries, cross-layer transcoders
+`Weights`; a transcoder's rows live where it writes. Refuses attention and MLP dictionaries, cross-layer transcoders
 (w_dec with a third axis) and other architectures.
 
 Semantics: as Gemma Scope: p = x w_enc + b_enc, max(p, 0) where p > threshold; b_dec is not taken off.
@@ -20,10 +20,10 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     config_of,
     no_encoder,
     refuse_unread,
@@ -48,7 +48,7 @@ def _recognises(folder: Folder) -> bool:
     return WEIGHTS in folder.names
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     del k  # no TopK here
     what = f"dictionary {folder.label}"
@@ -60,7 +60,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     reads_elsewhere = _writes(folder, config)
     stated = _stated(folder, what, config, reads_elsewhere)
     make = partial(_encoder, folder, config, weights, across, stated, reads_elsewhere)
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

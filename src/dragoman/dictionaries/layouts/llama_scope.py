@@ -2,7 +2,7 @@
 
 In: a folder with ``final.safetensors`` (encoder.weight (d_sae, d_model), encoder.bias, decoder.weight (d_model, d_sae),
 decoder.bias), or the newer ``config.json`` and ``sae_weights.safetensors`` (with log_jumprelu_threshold). Out: a
-`Dictionary`; a transcoder's rows live at ``hook_point_out``. Refuses gated linear encoders, per-batch normalisation,
+`Weights`; a transcoder's rows live at ``hook_point_out``. Refuses gated linear encoders, per-batch normalisation,
 dataset-wise normalisation whose norms are not stored, and TopK that chooses by decoder length.
 
 Semantics: the authors' ``SparseAutoEncoder.encode`` of November 2024: x times sqrt(d_model) over the dataset's average
@@ -25,10 +25,10 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder, Normalize
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     config_of,
     everywhere,
     factor,
@@ -74,7 +74,7 @@ def _recognises(folder: Folder) -> bool:
     return _files(folder) is not None
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     what = f"dictionary {folder.label}"
     said_by, weights = _files(folder) or FILES[0]
@@ -104,7 +104,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     stated = Stated(model="meta-llama/Llama-3.1-8B" if named else None, block=block, by=f"its {said_by}")
     files = _Opened(folder=folder, config=config, said_by=said_by, weights=weights, arrays=arrays)
     make = partial(_encoder, files, across, stated, writes, k)
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

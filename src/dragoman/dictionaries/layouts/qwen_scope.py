@@ -2,7 +2,7 @@
 
 In: a file ``layer20.sae.pt`` (Qwen-Scope: W_enc (d_sae, d_in), W_dec (d_in, d_sae), b_enc, b_dec), or any ``.pt`` with
 encoder_linear and decoder_linear (Goodfire) or encoder and decoder (DeepSeek-R1) weights and biases. Out: a
-`Dictionary`. Refuses a folder of many layers when none is named, and a Qwen-Scope encoder whose k no name says.
+`Weights`. Refuses a folder of many layers when none is named, and a Qwen-Scope encoder whose k no name says.
 
 Semantics: Qwen-Scope's model card: x W_enc^T + b_enc, the k largest kept, hooked on the block's output; its
 repository's name says k (``SAE-Res-Qwen3-8B-Base-W64K-L0_50``). (The card's snippet has no ReLU; the k largest of tens
@@ -20,10 +20,10 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import TORCH, Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     floats,
     length,
     need,
@@ -60,7 +60,7 @@ def _recognises(folder: Folder) -> bool:
     )
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a file."""
     if folder.focus is None:
         first = _layers(folder)[0]
@@ -86,7 +86,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     )
     stated, said_k = _stated(folder)
     make = partial(_encoder, folder, names, across, stated, one_k(what, k, said_k, "its repository's name"))
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

@@ -1,7 +1,7 @@
 """SAELens' own folders, and what is published in them (chanind's Matryoshka, andyrdt's conversions, transcoders).
 
 In: a folder with ``cfg.json`` and ``sae_weights.safetensors`` (W_dec (d_sae, d_in), W_enc (d_in, d_sae), b_enc, b_dec,
-threshold). Out: a `Dictionary`. A transcoder's rows live where its decoder writes (``hook_name_out``). Refuses a
+threshold). Out: a `Weights`. A transcoder's rows live where its decoder writes (``hook_name_out``). Refuses a
 transcoder that says only what it reads, BatchTopK without its learnt threshold, activation scaling or whitening that is
 not stored, architectures and settings it does not know (see ``saelens_settings``).
 
@@ -23,10 +23,10 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Architecture, Encoder, Normalize
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     config_of,
     everywhere,
     factor,
@@ -64,7 +64,7 @@ def _recognises(folder: Folder) -> bool:
     return {CONFIG, WEIGHTS} <= folder.names
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder; its weights' header is read, no numbers (but where nothing declares shapes)."""
     what = f"dictionary {folder.label}"
     raw = config_of(folder, CONFIG)
@@ -91,7 +91,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     stated = _stated(what, config, transcoder)
     white = _whitening(what, folder, config)
     opened = _Opened(folder=folder, raw={**raw, **overrides}, config=config, white=white)
-    return Dictionary(
+    return Weights(
         name=what,
         layout=LAYOUT.name,
         decoder=decoder,

@@ -2,7 +2,7 @@
 
 In: a folder such as ``layers.20`` with ``sae.safetensors`` (encoder.weight (d_sae, d_in), encoder.bias, W_dec
 (d_sae, d_in), b_dec) and ``cfg.json`` (d_in, num_latents or expansion_factor, k, activation, transcode). Out: a
-`Dictionary`; a transcoder's rows live at its hookpoint, which is what it was trained to write. Refuses hookpoints
+`Weights`; a transcoder's rows live at its hookpoint, which is what it was trained to write. Refuses hookpoints
 inside a block, signed encoders, and activations other than TopK and GroupMax.
 
 Semantics: ``SparseCoder.encode`` and ``fused_encoder``: b_dec is taken off (not of transcoders), ReLU, then the k
@@ -20,10 +20,10 @@ from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.layout import (
-    Dictionary,
     Layout,
     Orientation,
     Stated,
+    Weights,
     config_of,
     flag,
     floats,
@@ -50,7 +50,7 @@ def _recognises(folder: Folder) -> bool:
     return {WEIGHTS, CONFIG} <= folder.names
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dictionary:
+def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
     """The dictionary of a folder."""
     what = f"dictionary {folder.label}"
     config, arrays = config_of(folder, CONFIG), folder.arrays(WEIGHTS)
@@ -76,7 +76,7 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Dic
     )
     stated = _stated(what, folder, transcodes)
     make = partial(_encoder, folder, config, across, stated, k)
-    return Dictionary(
+    return Weights(
         name=what, layout=LAYOUT.name, decoder=decoder, across=across, stated=stated, arrays=arrays, make=make
     )
 

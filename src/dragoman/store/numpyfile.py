@@ -1,8 +1,8 @@
 """numpy's own files, read only as far as asked, here or far away.
 
 In: the bytes of a ``.npy`` or ``.npz`` file. Out: `NumpyFile`: names, shapes, and arrays read when asked for. Members
-that are stored as they are (as ``np.savez`` does) are read in place; compressed ones are unpacked as a stream, up to
-the last row wanted. Refuses pickled objects, torn files, and archives whose sizes are not what their shapes need.
+that are stored as they are (as ``np.savez`` does) are read in place; compressed ones are unpacked whole. Refuses
+pickled objects, torn files, compressed arrays beyond 256 MB, and archives whose sizes are not what their shapes need.
 """
 
 from __future__ import annotations
@@ -11,28 +11,36 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.store.spans import Bytes, LocalBytes, Matrix, StoredArray, listed, read_bytes, shown, within
+from dragoman.store.spans import (
+    Bytes,
+    LocalBytes,
+    Matrix,
+    StoredArray,
+    bounded,
+    columns_within,
+    listed,
+    native,
+    read_bytes,
+    shown,
+    within,
+)
 
 ALONE = "array"  # what the one array of a .npy file is called
 _ZIP = b"PK"
 _HEADER_LIMIT = 64 << 10  # bytes looked at for a header
 _MEMBERS = 1000
 _DIRECTORY = 4 << 20  # bytes of an archive's directory
-_DIMENSIONS = 8
-_LARGEST = 1 << 53  # sides without the zeros: where one side is 0, the file's size says nothing of the others
-_BLOCK = 8 << 20
-_UNPACKED_LIMIT = 16 << 30  # bytes of one compressed member: beyond, no dictionary we know of
+_UNPACKED_LIMIT = 256 << 20  # bytes of one compressed array; dictionaries are published uncompressed
 _RATIO = 200  # deflate can gain about 1000, which real numbers never do
 _SUSPECT = 64 << 20  # bytes: below, an array of zeros may well gain that much
 
@@ -51,10 +59,7 @@ class NumpyFile:
         opening = read_bytes(self._source, 0, min(2, self._source.size))
         self._arrays: dict[str, Matrix]
         try:
-            if opening == _ZIP:
-                self._arrays = self._members()
-            else:
-                self._arrays = {ALONE: self._alone(opening)}
+            self._arrays = self._members() if opening == _ZIP else {ALONE: self._alone(opening)}
         except Refusal:
             raise
         # numpy and zipfile fail in as many ways as a file can be odd; each means the same to the reader.
@@ -65,7 +70,6 @@ class NumpyFile:
                 "save plain arrays of floats, best as safetensors",
             ) from error
         self.names: tuple[str, ...] = tuple(sorted(self._arrays))
-        self.shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in self._arrays.items()}
 
     def array(self, name: str) -> Matrix:
         """One array, not read yet.
@@ -88,7 +92,7 @@ class NumpyFile:
     def _members(self) -> dict[str, Matrix]:
         """The arrays of a .npz file."""
         out: dict[str, Matrix] = {}
-        with zipfile.ZipFile(_Reader(self._source, most=_DIRECTORY)) as archive:
+        with zipfile.ZipFile(as_file(self._source, most=_DIRECTORY)) as archive:
             members = archive.infolist()
             if len(members) > _MEMBERS:
                 raise ValueError(f"{len(members)} members")
@@ -134,9 +138,7 @@ class NumpyFile:
             raise Refusal(
                 f"vectors {Path(self.path).name}", f"dtype {shown(dtype)} is not a real number's", "save floats"
             )
-        if len(shape) > _DIMENSIONS or any(size < 0 for size in shape):
-            raise ValueError(f"shape {shown(shape)}")
-        if 0 in shape and math.prod(max(size, 1) for size in shape) > _LARGEST:
+        if any(size < 0 for size in shape) or not bounded(shape):
             raise ValueError(f"shape {shown(shape)}")
         return dtype, tuple(shape), bool(fortran), head.tell()
 
@@ -170,31 +172,20 @@ class NumpyFile:
             )
         if member.compress_size > self._source.size:
             raise ValueError(f"'{shown(member.filename)}' is said to take {member.compress_size} bytes")
+        fortran = fortran and len(shape) > 1
+        packed = PackedArray(source=self._source, member=member, start=start, dtype=dtype, shape=shape, fortran=fortran)
         if need > _UNPACKED_LIMIT or member.file_size > max(_SUSPECT, _RATIO * member.compress_size):
-            raise Refusal(
-                f"array '{shown(member.filename)}' of {self.path}",
-                f"{member.compress_size} compressed bytes would unpack to {member.file_size}",
-                "save it with np.savez, which does not compress",
-            )
+            why = f"{member.compress_size} compressed bytes would unpack to {member.file_size}"
+            raise Refusal(f"{packed}", why, "save it with np.savez, which does not compress")
         if self._source.far:
-            raise Refusal(
-                f"array '{shown(member.filename)}' of {self.path}",
-                "it is compressed, so its rows cannot be fetched singly",
-                "download the file once and name the local copy",
-            )
-        return PackedArray(
-            source=self._source,
-            member=member,
-            start=start,
-            dtype=dtype,
-            shape=shape,
-            fortran=fortran and len(shape) > 1,
-        )
+            why = "it is compressed, so its rows cannot be fetched singly"
+            raise Refusal(f"{packed}", why, "download the file once and name the local copy")
+        return packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedArray:
-    """An array in a compressed member of a zip: passed through from its beginning at every read."""
+    """An array in a compressed member of a zip: unpacked whole at every read."""
 
     source: Bytes
     member: zipfile.ZipInfo
@@ -204,78 +195,34 @@ class PackedArray:
     fortran: bool = False
 
     def whole(self) -> NDArray[Any]:
-        """All of it, in memory."""
-        with self._opened() as file:
-            flat = np.frombuffer(_exactly(file, math.prod(self.shape) * self.dtype.itemsize), self.dtype)
-            file.read(1)  # at its end the checksum is compared
-        return self._native(flat.reshape(self.shape, order="F" if self.fortran else "C"))
+        """All of it, in memory.
+
+        Raises:
+            Refusal: its bytes are torn.
+        """
+        try:
+            with zipfile.ZipFile(as_file(self.source)) as archive:
+                flat = np.frombuffer(archive.read(self.member), self.dtype, offset=self.start)
+            return native(flat.reshape(self.shape, order="F" if self.fortran else "C"))
+        # Each compression has its own errors; all mean that the stream is torn.
+        except Exception as error:
+            raise Refusal(
+                f"{self}", f"its compressed bytes are torn ({_first_line(error)})", "fetch or save the file again"
+            ) from error
 
     def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen rows; only they are kept."""
-        chosen = self._within(rows, 0)
-        if self.fortran or len(self.shape) < 2:
-            return self.whole()[chosen]
-        count, width = self.shape[0], math.prod(self.shape[1:])
-        out = np.empty((len(chosen), width), self.dtype)
-        step = max(1, _BLOCK // max(1, width * self.dtype.itemsize))
-        last = int(chosen.max()) + 1 if chosen.size else 0
-        with self._opened() as file:
-            for first in range(0, last, step):
-                end = min(count, first + step)
-                block = np.frombuffer(_exactly(file, (end - first) * width * self.dtype.itemsize), self.dtype)
-                inside = (chosen >= first) & (chosen < end)
-                out[inside] = block.reshape(end - first, width)[chosen[inside] - first]
-        return self._native(out.reshape(len(chosen), *self.shape[1:]))
+        """Chosen rows."""
+        chosen = within(rows, self.shape, 0, str(self))
+        return self.whole()[chosen]
 
     def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen columns of a 2-D array."""
-        if len(self.shape) != 2:
-            raise Refusal(f"columns of {self}", f"its shape is {self.shape}", "ask for columns of a 2-D array")
-        chosen = self._within(columns, 1)
-        if self.fortran:
-            return self.whole()[:, chosen]
-        count, width = self.shape
-        out = np.empty((count, len(chosen)), self.dtype)
-        step = max(1, _BLOCK // max(1, width * self.dtype.itemsize))
-        with self._opened() as file:
-            for first in range(0, count, step):
-                end = min(count, first + step)
-                block = np.frombuffer(_exactly(file, (end - first) * width * self.dtype.itemsize), self.dtype)
-                out[first:end] = block.reshape(end - first, width)[:, chosen]
-        return self._native(out)
-
-    def _within(self, chosen: Sequence[int] | NDArray[np.integer], axis: int) -> NDArray[np.int64]:
-        """Indices as integers that are there."""
-        return within(chosen, self.shape, axis, str(self))
+        chosen = columns_within(columns, self.shape, str(self))
+        return self.whole()[:, chosen]
 
     def __str__(self) -> str:
         """What and where."""
         return f"array '{shown(self.member.filename)}' of {self.source.name}"
-
-    def _native(self, read: NDArray[Any]) -> NDArray[Any]:
-        """In this machine's byte order."""
-        return read if read.dtype.isnative else read.astype(read.dtype.newbyteorder("="))
-
-    def _opened(self) -> AbstractContextManager[IO[bytes]]:
-        return _unpacking(self.source, self.member, self.start)
-
-
-@contextmanager
-def _unpacking(source: Bytes, member: zipfile.ZipInfo, start: int) -> Iterator[IO[bytes]]:
-    """A compressed member, opened behind its array header."""
-    try:
-        with zipfile.ZipFile(_Reader(source)) as archive, archive.open(member) as file:
-            _exactly(file, start)
-            yield file
-    except Refusal:
-        raise
-    # Each compression has its own errors; all mean that the stream is torn.
-    except Exception as error:
-        raise Refusal(
-            f"array '{shown(member.filename)}' of {source.name}",
-            f"its compressed bytes are torn ({_first_line(error)})",
-            "fetch or save the file again",
-        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -284,18 +231,15 @@ def _first_line(error: Exception) -> str:
     return shown(said[0], 160) if said else type(error).__name__
 
 
-def _exactly(file: IO[bytes], length: int) -> bytes:
-    """So many bytes, or an error."""
-    got = file.read(length)
-    if len(got) != length:
-        raise EOFError(f"{length - len(got)} bytes are missing")
-    return got
+def as_file(source: Bytes, most: int | None = None) -> IO[bytes]:
+    """Bytes at any place as the file that zipfile wants; more than ``most`` of them at once is a ValueError."""
+    return cast(IO[bytes], _Reader(source, most))
 
 
 class _Reader(io.RawIOBase):
-    """Bytes at any place as the file object that zipfile wants."""
+    """See `as_file`."""
 
-    def __init__(self, source: Bytes, most: int | None = None) -> None:
+    def __init__(self, source: Bytes, most: int | None) -> None:
         super().__init__()
         self._source, self._at, self._most = source, 0, most
 

@@ -9,11 +9,11 @@ when a file is opened.
 
 from __future__ import annotations
 
-import io
 import math
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.store.numpyfile import as_file
+from dragoman.store.spans import LocalBytes, columns_within, listed, shown, within
 
 _PICKLE_LIMIT = 4 << 20  # bytes of the archive's pickle: it holds names and shapes, not numbers
 _DIRECTORY = 16 << 20  # bytes of the archive's directory
@@ -44,8 +46,7 @@ SAFER = "convert the file to safetensors"
 class TorchFile:
     """A ``torch.save`` archive, opened.
 
-    ``names``: its tensors, sorted, those in nested dicts as ``outer.inner``. ``shapes``: name to shape. ``values``:
-    plain numbers and strings that stand beside them.
+    ``names``: its tensors, sorted, those in nested dicts as ``outer.inner``. ``shapes``: name to shape.
 
     Raises:
         Refusal: as the module says.
@@ -55,7 +56,7 @@ class TorchFile:
         """Check the archive and read its names; no numbers yet."""
         self.path = Path(path)
         _check_archive(self.path)
-        tensors, self.values = _flat(_load(self.path), self.path)
+        tensors = _loaded(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.names: tuple[str, ...] = tuple(sorted(self.shapes))
         for name, tensor in tensors.items():
@@ -68,121 +69,71 @@ class TorchFile:
             Refusal: when there is none of that name.
         """
         if name not in self.shapes:
-            held = ", ".join(repr(n)[1:-1][:60] for n in self.names[:8]) or "no tensors"
-            raise Refusal(
-                f"tensor '{repr(name)[1:-1][:60]}' of {self.path}", f"the file holds {held}", "name one of these"
-            )
-        return TorchArray(self, name)
-
-    def tensor(self, name: str) -> Any:
-        """The tensor, mapped anew: what it has paged in goes when it is let go."""
-        return _flat(_load(self.path), self.path)[0][name]
+            held = listed(self.names) or "no tensors"
+            raise Refusal(f"tensor '{shown(name)}' of {self.path}", f"the file holds {held}", "name one of these")
+        return TorchArray(self.path, name, self.shapes[name])
 
 
+@dataclass(frozen=True, slots=True)
 class TorchArray:
-    """One tensor of a `TorchFile`; each read maps the file, copies what is wanted and lets go of the map."""
+    """One tensor of a file. Each read maps the file anew, so that the pages it touched go with the map."""
 
-    def __init__(self, file: TorchFile, name: str) -> None:
-        """Remember which."""
-        self._file, self._name = file, name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self._file.shapes[self._name]
+    path: Path
+    name: str
+    shape: tuple[int, ...]
 
     def whole(self) -> NDArray[Any]:
         """All of it, in memory."""
-        return self._numbers(self._file.tensor(self._name))
+        return self._read(slice(None) if self.shape else ...)
 
     def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen rows ``(len(rows), ...)``."""
-        return self._numbers(self._file.tensor(self._name)[self._within(rows, 0)])
+        return self._read(within(rows, self.shape, 0, str(self)).tolist())
 
     def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen columns of a 2-D tensor ``(shape[0], len(columns))``, block after block of its rows."""
-        if len(self.shape) != 2:
-            raise Refusal(
-                f"columns of tensor '{_shown(self._name)}' of {self._file.path}",
-                f"its shape is {_shown(str(self.shape))}",
-                "ask for columns of a 2-D tensor",
-            )
-        chosen = self._within(columns, 1)
+        chosen = columns_within(columns, self.shape, str(self)).tolist()
         count, width = self.shape
         step = max(1, _BLOCK // (4 * max(width, 1)))
-        blocks = [self._some(first, min(count, first + step), chosen) for first in range(0, count, step)]
+        blocks = [self._read(slice(first, first + step), chosen) for first in range(0, count, step)]
         return np.concatenate(blocks) if blocks else np.empty((0, len(chosen)), np.float32)
 
-    def _some(self, first: int, last: int, chosen: list[int]) -> NDArray[Any]:
-        """Some columns of some rows; on return the map is gone, and with it the pages it held."""
-        return self._numbers(self._file.tensor(self._name)[first:last][:, chosen])
+    def __str__(self) -> str:
+        """What and where."""
+        return f"tensor '{shown(self.name)}' of {self.path}"
 
-    def _numbers(self, tensor: Any) -> NDArray[Any]:
+    def _read(self, rows: Any, columns: list[int] | None = None) -> NDArray[Any]:
         """A copy in numpy; half precision and float8 widened to float32."""
         import torch
 
+        tensor = _loaded(self.path)[self.name].detach()[rows]
         try:
-            with torch.no_grad():
-                if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-                    tensor = tensor.to(torch.float32)
-                return np.array(tensor.detach().contiguous().numpy())
+            tensor = tensor if columns is None else tensor[:, columns]
+            if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+                tensor = tensor.to(torch.float32)
+            return np.array(tensor.contiguous().numpy())
         # Packed four-bit floats and bare bits have no numbers to torch, or none to numpy.
         except (RuntimeError, TypeError, NotImplementedError) as error:
-            raise Refusal(
-                f"tensor '{_shown(self._name)}' of {self._file.path}",
-                f"its numbers, {_shown(str(tensor.dtype))}, are not read here",
-                "save it as float32, float16 or bfloat16",
-            ) from error
-
-    def _within(self, chosen: Sequence[int] | NDArray[np.integer], axis: int) -> list[int]:
-        """Indices that are there."""
-        out = [int(index) for index in chosen]
-        count = self.shape[axis] if axis < len(self.shape) else 0
-        if any(not 0 <= index < count for index in out):
-            what = ("rows", "columns")[axis]
-            raise Refusal(
-                f"{what} of tensor '{_shown(self._name)}' of {self._file.path}",
-                f"it has {count}",
-                f"ask for 0 to {count - 1}",
-            )
-        return out
+            why = f"its numbers, {shown(tensor.dtype)}, are not read here"
+            raise Refusal(f"{self}", why, "save it as float32, float16 or bfloat16") from error
 
 
 def _check_archive(path: Path) -> None:
     """Refuse what is not an uncompressed zip archive with a small pickle, before torch sees it."""
+    file = as_file(LocalBytes(path), most=_DIRECTORY)
     try:
-        with _Bounded(path) as file:
-            if file.read(2) != b"PK":
-                raise Refusal(
-                    f"{path}",
-                    "it is a pickle or a tar archive, torch's older formats, which can run code when read",
-                    SAFER,
-                )
-            with zipfile.ZipFile(file) as archive:
-                _check_members(path, archive)
+        if file.read(2) != b"PK":
+            raise Refusal(
+                f"{path}", "it is a pickle or a tar archive, torch's older formats, which can run code when read", SAFER
+            )
+        with zipfile.ZipFile(file) as archive:
+            _check_members(path, archive)
     except Refusal:
         raise
-    except OSError as error:
-        raise Refusal(f"reading {path}", error.strerror or str(error), "check the path") from error
     # zipfile fails in as many ways as an archive can be odd.
     except Exception as error:
-        said = _shown(str(error) or type(error).__name__, 120)
+        said = shown(str(error) or type(error).__name__, 120)
         raise Refusal(f"{path}", f"it is not a whole torch file ({said})", "fetch or save it again") from error
-
-
-class _Bounded(io.FileIO):
-    """A file of which no more is read at once than a directory takes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._size = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, self._size - self.tell())
-        length = left if size is None or size < 0 else min(size, left)
-        if length > _DIRECTORY:
-            raise ValueError(f"its directory takes {length} bytes")
-        return super().read(length)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -201,7 +152,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     if odd is not None:
         raise Refusal(
             f"{path}",
-            f"it holds Python objects besides tensors ({_shown(odd)})",
+            f"it holds Python objects besides tensors ({shown(odd)})",
             f"save a dict of tensors again, or {SAFER}",
         )
 
@@ -220,39 +171,30 @@ def _called_for(pickle: bytes) -> str | None:
     return None
 
 
-def _load(path: Path) -> Any:
-    """What torch makes of the file: tensors are mapped, and only tensors and plain values are allowed."""
+def _loaded(path: Path) -> dict[str, Any]:
+    """Tensors by dotted names, as torch makes them: mapped, and only tensors and plain values are allowed."""
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     # The pickle machine fails in as many ways as a hostile file can be odd; each means the same to the reader.
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         why = (
             "it holds Python objects besides tensors"
             if "weights" in first.lower() and "only" in first.lower()
-            else f"torch cannot read it ({_shown(first, 160)})"
+            else f"torch cannot read it ({shown(first, 160)})"
         )
         raise Refusal(f"{path}", why, f"save a dict of tensors again, or {SAFER}") from error
-
-
-def _flat(loaded: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and plain values by dotted names."""
-    import torch
-
     if isinstance(loaded, torch.Tensor):
-        return {ALONE: loaded}, {}
+        return {ALONE: loaded}
     tensors: dict[str, Any] = {}
-    values: dict[str, Any] = {}
-    for name, value in _leaves(loaded, "", _DEPTH):
+    for count, (name, value) in enumerate(_leaves(loaded, "", _DEPTH), 1):
+        if count > _ENTRIES:
+            raise Refusal(f"{path}", f"it names more than {_ENTRIES} tensors and values", SAFER)
         if isinstance(value, torch.Tensor):
             tensors[name] = value
-        elif isinstance(value, bool | int | float | str):
-            values[name] = value
-        if len(tensors) + len(values) > _ENTRIES:
-            raise Refusal(f"{path}", f"it names more than {_ENTRIES} tensors and values", SAFER)
-    return tensors, values
+    return tensors
 
 
 def _leaves(loaded: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -271,20 +213,13 @@ def _check_tensor(path: Path, name: str, tensor: Any) -> None:
     """Refuse tensors that are not plain numbers lying in the file."""
     import torch
 
+    what = f"tensor '{shown(name)}' of {path}"
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not plain or tensor.is_complex():
-        raise Refusal(f"tensor '{_shown(name)}' of {path}", "it is sparse, quantised, complex or empty of data", SAFER)
+        raise Refusal(what, "it is sparse, quantised, complex or empty of data", SAFER)
     # A small storage with zero strides can claim any shape, and one that the pickle made itself any size; reading it
     # whole would fill the memory.
     stored = tensor.untyped_storage().nbytes()
     if math.prod(tensor.shape) * tensor.element_size() > stored or stored > path.stat().st_size:
-        raise Refusal(
-            f"tensor '{_shown(name)}' of {path}",
-            f"its shape {_shown(str(tuple(tensor.shape)))} needs more numbers than the file holds",
-            "fetch or save the file again",
-        )
-
-
-def _shown(name: str, limit: int = 60) -> str:
-    """Text out of a file as it may stand in a sentence."""
-    return repr(name)[1:-1][:limit]
+        why = f"its shape {shown(tuple(tensor.shape))} needs more numbers than the file holds"
+        raise Refusal(what, why, "fetch or save the file again")

@@ -1,0 +1,416 @@
+"""A dictionary, opened once: its rows, its encoder, its labels, and what lies beside it.
+
+In: what a person writes for a dictionary: a packaged name, a folder or file, a hub repository's folder, a SAELens
+release, a Neuronpedia id with its export. Out: a `Dictionary`, and of it `Features`, `Directions`, an `Encoder`. Only
+the rows asked for are read, from disk as over the network. Refuses layouts it does not know, pickles, ids that are not
+there, decoders that lie otherwise than their layout, another block's dictionary or labels, and rows that are zero or
+not finite.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from dragoman import tiny
+from dragoman.addresses import public_address
+from dragoman.core import Directions, Refusal, Site
+from dragoman.dictionaries.beside import (
+    CONFIDENCE,
+    LABELS,
+    TRUTH,
+    Truth,
+    beside,
+    direct_folder,
+    read_labels,
+    read_truth,
+)
+from dragoman.dictionaries.encoder import Encoder
+from dragoman.dictionaries.folder import Folder, LocalFolder
+from dragoman.dictionaries.hub import hub_folder, pinned, registered
+from dragoman.dictionaries.layout import Orientation, Weights
+from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
+from dragoman.dictionaries.refs import DictionaryRef
+from dragoman.dictionaries.rows import living, refuse_undirected, wanted
+from dragoman.dictionaries.vectors import open_vectors
+from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
+from dragoman.store import digest, fingerprint_of, plain, refusing
+from dragoman.store.spans import shown
+
+_TOLD_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
+_OTHER_LABELS = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dictionary:
+    """A dictionary, or a file of vectors, opened by `open_dictionary`.
+
+    ``ref``: how it was named. ``where``: where its files are: a folder or file here (of a packaged name or a `Path`),
+    else a reference, of the hub at one commit. ``indices``: features that the reference names.
+    ``folder`` and ``weights``: its files and its decoder as they were opened; ``asked_site``, ``width``, ``export`` and
+    ``resid_pre`` as `open_dictionary` was told.
+    """
+
+    ref: str
+    where: Path | DictionaryRef
+    folder: Folder
+    weights: Weights
+    indices: tuple[int | str, ...] = ()
+    asked_site: Site | None = None
+    width: int | None = None
+    export: Export | None = None
+    own_export: bool = False
+    resid_pre: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in a sentence."""
+        return self.weights.name
+
+    @property
+    def layout(self) -> str:
+        """The project in whose layout it is published; "vectors" for a file of vectors."""
+        return self.weights.layout
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream its rows live in."""
+        return self.weights.d_in
+
+    @property
+    def d_sae(self) -> int:
+        """How many features it has."""
+        return self.weights.d_sae
+
+    @cached_property
+    def site(self) -> Site:
+        """The stream its rows live in.
+
+        Raises:
+            Refusal: neither it nor the caller says so, or they contradict each other, or their widths do.
+        """
+        site = _site(self.weights, self.asked_site)
+        if self.width is not None and self.d_model != self.width:
+            raise Refusal(
+                f"directions {self.folder.focus or self.folder.label}",
+                f"their width {self.d_model} is not the width {self.width} of the stream at {site}",
+                "check that model and dictionary belong together",
+            )
+        return site
+
+    def features(self, ids: Sequence[int | str] | None = None) -> Features:
+        """Some of its features, in the order asked for; only their rows are read.
+
+        Args:
+            ids: row numbers; those that the reference names, or all, when None.
+
+        Raises:
+            Refusal: an id that is not there or named twice, or of a feature without a direction. Of all features,
+                those are left out and named in ``directions.dead``.
+        """
+        if ids is not None and self.indices:
+            instead = "drop --features, or the index" if is_reference(self.ref) else "name them once"
+            raise Refusal(f"'{self.ref}'", "its features are named twice", instead)
+        chosen = self.indices or None if ids is None else ids
+        return Features(directions=self.rows() if chosen is None else self._read(chosen), dictionary=self)
+
+    def rows(self) -> Directions:
+        """All its rows that have a direction, read once."""
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> Directions:
+        return self._read(None)
+
+    def _read(self, ids: Sequence[int | str] | None) -> Directions:
+        """Rows as directions with labels."""
+        site, label = self.site, self.folder.focus or self.folder.label
+        with self._reading():
+            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.weights)
+            names, dead = [str(i) for i in numbers], ()
+            rows = self.weights.rows(numbers)
+            if ids is None:
+                rows, names, dead = living(rows, names, label)
+            refuse_undirected(rows, names, label)
+        told = self.labels
+        found = Directions.of(site, rows, names, labels=[told.get(i, "") for i in names], origin=str(self.where))
+        return replace(found, dead=dead) if dead else found
+
+    def encoder(self) -> Encoder | None:
+        """Its encoder, whole in memory, read once; None of plain vectors.
+
+        Raises:
+            Refusal: an unknown activation, arrays that do not fit together, or input scaling that is not stored.
+        """
+        return self._encoder
+
+    def need_encoder(self) -> Encoder:
+        """Its encoder, where there must be one.
+
+        Raises:
+            Refusal: as ``encoder``, and of plain vectors.
+        """
+        return self._encoder or self.weights.encoder()  # the latter refuses plain vectors
+
+    @cached_property
+    def _encoder(self) -> Encoder | None:
+        if self.layout == "vectors":
+            return None
+        with self._reading():
+            return self.weights.encoder()
+
+    def check_encoder(self, *, required: bool = True) -> None:
+        """Refuse what ``encoder`` would refuse by settings, names and shapes; matrices are not read.
+
+        Raises:
+            Refusal: as ``encoder``, but for numbers that are not finite; plain vectors, where one is ``required``.
+        """
+        if required or self.layout != "vectors":
+            with self._reading():
+                self.weights.check_encoder()
+
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """Labels by feature id: of the export that was named, else of ``labels.json`` beside it.
+
+        Raises:
+            Refusal: an export of another block or model, or what the readers of either refuse.
+        """
+        if self.export is None:
+            with self._reading():
+                return read_labels(self.folder) if LABELS in self.folder.names else {}
+        if not self.own_export:
+            record = self.export.source()
+            resid_pre = self.resid_pre
+            if record is not None and record.hook is not None:
+                resid_pre = record.site.block != record.ref.layer  # also refuses what is not in the residual stream
+            ref = record.ref if record is not None else self.export.told_by_rows()
+            refuse_elsewhere(ref, self.site, resid_pre=resid_pre, whose="the dictionary's", instead=_OTHER_LABELS)
+        return self.export.labels()
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """The planted truth that lies beside it, if one does."""
+        path = beside(self.where, TRUTH)
+        return None if path is None else read_truth(path)
+
+    @property
+    def confidence_path(self) -> Path | None:
+        """The calibrated confidence that lies beside it, if one does."""
+        return beside(self.where, CONFIDENCE)
+
+    def direct_folder(self, target: Site) -> Path | None:
+        """The folder beside it with the direct route's rows and background at a target, if there is one.
+
+        It was counted on the model that the dictionary names, and is not used where the caller names another.
+        """
+        stated = self.weights.stated.site
+        return direct_folder(self.where, target) if stated is None or stated == self.site else None
+
+    def fingerprint(self) -> str:
+        """Digest of its files and of what is asked of them; files of the hub are named by the commit they lie in."""
+        asked = "" if isinstance(self.where, Path) else str(self.where)
+        folder, told = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
+        if not isinstance(folder, LocalFolder):
+            return digest(asked, told)
+        names = folder.names - {CONFIDENCE}
+        if folder.focus is not None and self.layout == "vectors":  # the file, and what tells of it
+            names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _TOLD_IN)
+        # Which names are there decides the layout.
+        there = "\n".join(sorted(folder.names - {CONFIDENCE}))
+        return digest(asked, told, folder.focus or "", there, fingerprint_of(folder.path, names))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Connections are closed at the end; reading again opens new ones."""
+        with _odd_numbers():
+            try:
+                yield
+            finally:
+                self.folder.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Some features of a dictionary: their ``directions``, and the ``dictionary``; iterates over their ids."""
+
+    directions: Directions
+    dictionary: Dictionary
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.directions)
+
+    def __iter__(self) -> Iterator[str]:
+        """Their ids."""
+        return iter(self.directions.ids)
+
+
+def open_dictionary(
+    ref: str | Path | DictionaryRef,
+    *,
+    site: Site | None = None,
+    labels: str | Path | None = None,
+    resid_pre: bool = False,
+    key: str | None = None,
+    orientation: Orientation | None = None,
+    d_model: int | None = None,
+    k: int | None = None,
+) -> Dictionary:
+    """Open a dictionary; of its numbers next to nothing is read yet.
+
+    Args:
+        ref: a packaged name, a folder, a file (of vectors: 2-D (n, d_model), or 1-D (d_model,) for one), any other
+            form of `DictionaryRef`, or a Neuronpedia id.
+        site: the stream its rows live in; it says so itself, or its Neuronpedia record does, when None. Only block and
+            revision are compared with what it says, because models go by several names.
+        labels: folder or address of a Neuronpedia export with its labels.
+        resid_pre: that export's source counts the block it enters.
+        key: which array of a file that holds several.
+        orientation: "rows" or "columns", where the decoder itself does not show which are the features.
+        d_model: width of the stream, where known.
+        k: of a TopK, where its files do not say it.
+
+    Raises:
+        Refusal: as the module says.
+    """
+    asked, named = str(ref), _neuronpedia(ref)
+    export = None if labels is None else Export.open(labels, named.at(None) if named else None)
+    indices: tuple[int | str, ...] = () if named is None or named.index is None else (named.index,)
+    if named is not None:
+        record = _record(asked, export, labels)
+        ref, site = DictionaryRef.parse(record.dictionary), record.site if site is None else site
+    where = located(ref)
+    folder = _folder(where)
+    with _odd_numbers():
+        try:
+            weights = _weights(folder, where, key, d_model, orientation, k)
+        finally:
+            folder.close()
+    opened = Dictionary(
+        ref=asked,
+        where=where if isinstance(where, Path) else pinned(where),
+        folder=folder,
+        weights=weights,
+        indices=indices or (where.indices if isinstance(where, DictionaryRef) else ()),
+        asked_site=site,
+        width=d_model,
+        export=export,
+        own_export=named is not None,
+        resid_pre=resid_pre,
+    )
+    if site is not None:
+        _ = opened.site  # refused now where it contradicts the dictionary
+    return opened
+
+
+def located(ref: str | Path | DictionaryRef) -> Path | DictionaryRef:
+    """Where a dictionary's files are: a packaged folder or a path, or a reference that is read by ranges.
+
+    Raises:
+        Refusal: a bare name that is neither here nor packaged, or text of no known form.
+    """
+    if isinstance(ref, Path):
+        return ref.expanduser()
+    if isinstance(ref, DictionaryRef):
+        return ref
+    if ref in tiny.DATA:
+        return tiny.data(ref)
+    if not set(ref) & set("/:") and not Path(ref.partition("#")[0]).exists():
+        names = ", ".join(name for name in tiny.DATA if name.endswith("-sae"))
+        raise Refusal(
+            f"'{public_address(ref)}'",
+            "there is no such folder or file here, and it is no packaged dictionary",
+            f"give a path, sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or one of {names}",
+        )
+    return DictionaryRef.parse(ref)
+
+
+def _neuronpedia(ref: str | Path | DictionaryRef) -> NeuronpediaRef | None:
+    """A Neuronpedia id; None for anything else, and for a path that only looks like one."""
+    return parse(ref) if isinstance(ref, str) and is_reference(ref) and not Path(ref).exists() else None
+
+
+def _record(ref: str, export: Export | None, labels: str | Path | None) -> SourceRecord:
+    """What the export says of a Neuronpedia source."""
+    record = export.source() if export is not None else None
+    if record is not None:
+        return record
+    raise Refusal(
+        f"'{ref}'",
+        "a Neuronpedia id does not say where the weights are"
+        + (f", and the export in {labels} has no source.jsonl" if labels else ""),
+        "pass --labels with the folder or address of its export, or name the dictionary as sae:RELEASE/SAE_ID",
+    )
+
+
+def _odd_numbers() -> np.errstate:
+    """Numbers that are none or too large are refused by name where they are read; numpy need not tell of them too."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _folder(where: Path | DictionaryRef) -> Folder:
+    """The files of a dictionary."""
+    if isinstance(where, Path):
+        return _here(where)
+    if where.kind == "file":
+        return _here(Path(where.place).expanduser())
+    place, extra = registered(where) if where.kind == "sae" else (where, {})
+    return hub_folder(place, extra)
+
+
+def _here(path: Path) -> LocalFolder:
+    """A folder of this machine, or a file in one."""
+    with refusing("reading", path):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if not is_folder and not is_file:
+        raise Refusal(f"dictionary {path}", "there is no such file or folder", f"name {KNOWN}")
+    return LocalFolder(path) if is_folder else LocalFolder(path.parent, path.name)
+
+
+def _weights(
+    folder: Folder,
+    where: Path | DictionaryRef,
+    key: str | None,
+    d_model: int | None,
+    orientation: Orientation | None,
+    k: int | None,
+) -> Weights:
+    """The dictionary of a folder, or the vectors of a file: what lies beside a file tells which it is."""
+    key = where.key if key is None and isinstance(where, DictionaryRef) else key
+    if key is not None and folder.focus is None:
+        raise Refusal(
+            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
+        )
+    if folder.focus is not None and (key is not None or layout_of(folder) is None):
+        return open_vectors(folder, key, d_model, orientation)
+    return open_weights(folder, orientation, k)
+
+
+def _site(source: Weights, site: Site | None) -> Site:
+    """Where the rows live: what is asked, where it does not contradict what the dictionary says."""
+    own = source.stated
+    if site is not None:
+        if own.block is not None and site.block != own.block:
+            raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
+        if own.revision and site.revision and site.revision != own.revision:
+            why = f"{own.by} says revision {shown(own.revision)} of its model"
+            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
+        return site
+    if own.site is not None:
+        return own.site
+    if source.layout == "vectors":
+        why = "the file does not say where they live"
+    else:
+        why = f"{own.by} names no model and hook" if own.block is None else f"{own.by} names no model"
+    raise Refusal(
+        source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
+        why,
+        "name the site with --source MODEL:BLOCK",
+    )
