@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dragoman.score.kits import Kits
 
 from dragoman import store
+from dragoman.confidence import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.maps import LinearMap
 from dragoman.store import ArraysFile, RunFolder
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "bytes": LocalBytes,
     "YAML": lambda path: read_yaml(path, "sidecar"),
     "map": LinearMap.load,
-    "confidences": Kits.load,
+    "confidences": ConfidenceSet.load,
 }
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "JSON": lambda path: store.write_json(path, {}),

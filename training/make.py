@@ -279,7 +279,7 @@ def direct_stage(args: argparse.Namespace) -> None:
 
 
 def named(text: str) -> set[str]:
-    """Words of the theme paragraph (a rough check; the fixed rule lives in dragoman.score.planted)."""
+    """Words of the theme paragraph (a rough check; the fixed rule lives in dragoman.stats.planted)."""
     theme = text.replace("<explanation>", "").strip().split("\n")[0].lower()
     return set(corpus.WORD.findall(theme))
 
