@@ -17,6 +17,7 @@ from dragoman.core import Refusal, Site
 from dragoman.explain import explain
 from dragoman.models import embedder
 from dragoman.score import add_confidence, confidence_set
+from dragoman.score.run import second_opinion
 from dragoman.store import RunFolder
 from small_world import World, command
 from word_hash import HashEmbedder
@@ -163,3 +164,11 @@ def test_scores_of_another_version_are_not_mixed_with_these(
     with pytest.raises(Refusal, match="scores.json: format: field required; score the run again"):
         add_confidence(run, kits, lambda _text: None)
     assert run.scores == {"table": []}
+
+
+def test_words_that_are_weighed_alike_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    assert second_opinion(said.append).name.startswith("tf-idf-8192-1000-") and not said
+    monkeypatch.setitem(tiny.DATA, "tiny-documents", "not-there.jsonl.gz")
+    assert second_opinion(said.append).name == "tf-8192"
+    assert said == ["words are weighed alike: the sentences that tell how rare they are come with dragoman-tiny"]

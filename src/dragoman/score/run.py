@@ -44,7 +44,7 @@ def score_run(
     if ar is not None:
         reconstructor = open_reconstructor(ar, layout=layout, dtype=dtype, device=device)
         directions = sought_directions(run, reconstructor.site)
-    embedder, also = SentenceEmbedder(device=device), [second_opinion()]
+    embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
@@ -82,10 +82,11 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
     folder.write_scores(scores.model_copy(update={"confidence": found}).to_json())
 
 
-def second_opinion() -> LexicalEmbedder:
-    """Words alone, weighed by how rare they are in the sentences that ship, where those are there."""
+def second_opinion(say: Say) -> LexicalEmbedder:
+    """Words alone, weighed by how rare they are in the sentences that ship; alike, with a word, where none are there."""
     try:
         rows = read_jsonl(tiny.data("tiny-documents"))
     except Refusal:
-        return LexicalEmbedder()  # without dragoman-tiny all words weigh the same
+        say("words are weighed alike: the sentences that tell how rare they are come with dragoman-tiny")
+        return LexicalEmbedder()
     return LexicalEmbedder([row["text"] for row in rows if row["split"] == "map"])
