@@ -83,7 +83,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
 
 
 def second_opinion(say: Say) -> LexicalEmbedder:
-    """Words alone, weighed by how rare they are in the sentences that ship; alike, with a word, where none are there."""
+    """Words alone, weighed by how rare they are in the sentences that ship; alike where none ship, and that is told."""
     try:
         rows = read_jsonl(tiny.data("tiny-documents"))
     except Refusal:
