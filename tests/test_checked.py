@@ -246,8 +246,9 @@ def test_a_runs_own_rows_are_fitted_on_and_recalibrated_by(tmp_path: Path, monke
     run = RunFolder.create(
         tmp_path / "run", {"plan_digest": "x", "conditions": conditions, "features": names, **places}
     )
+    said = {"condition": "auto", "sample": 0}
     run.append([
-        whole({"feature": f, "condition": "auto", "sample": 0, "text": f"a text on {f}", "card": {"margin": float(m)}})
+        whole(said | {"feature": f, "text": f"a passage about {f}", "card": {"margin": float(m)}})
         for f, m in zip(names, margins, strict=True)
     ])  # fmt: skip
     run.append([whole({"feature": "random-0", "condition": "noise", "sample": 0, "text": "of none"})])

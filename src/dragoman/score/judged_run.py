@@ -59,7 +59,7 @@ class JudgedRun:
         texts = first_samples(rows)
         manifest = folder.manifest
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
-        order = list(texts.get(NATIVE) or info or manifest.get("features") or [])
+        order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
         entries = [_entry(told, str(folder.path)) for told in manifest.get("conditions") or []]
         return cls(
             folder=folder,
