@@ -20,6 +20,7 @@ from dragoman.store import check_name
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
+METHODS = ("ridge", "procrustes")  # as maps.fit_pooled knows them
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
