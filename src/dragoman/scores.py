@@ -6,6 +6,7 @@ In: JSON text, or values. Out: frozen records, whose estimates name their nulls,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -253,6 +254,11 @@ class Scores(Record):
             return super().read(text, where)
         except Refusal as refusal:
             raise Refusal(refusal.what, refusal.why, "score the run again with this version") from refusal
+
+    @classmethod
+    def of(cls, told: object, where: str) -> Self:
+        """Scores from a JSON object that is parsed already; refusals as of `read`."""
+        return cls.read(json.dumps(told), where)
 
     def to_json(self) -> dict[str, Any]:
         """What was scored, as it is written; parts nobody asked for are left out."""

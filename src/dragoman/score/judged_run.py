@@ -27,7 +27,6 @@ ALONE = NULL_NAMES[-1]  # the background alone is washed by nothing, and is what
 EMPTY = "(empty)"
 FEWEST = 3  # features that a lift needs
 _WORD = re.compile(r"\w")
-_KNOWN = frozenset(ConditionEntry.model_fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ class JudgedRun:
         check_truth(folder.path / "manifest.json", manifest)
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
         order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
-        entries = [_entry(told, str(folder.path)) for told in manifest.get("conditions") or []]
+        entries = [ConditionEntry.of_manifest(told, str(folder.path)) for told in manifest.get("conditions") or []]
         return cls(
             folder=folder,
             rows=rows,
@@ -176,9 +175,3 @@ def dealt_to(texts: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
     if any(f in texts for f in order):
         return {f: texts[f] for f in order if f in texts}
     return dict(zip(order, texts.values(), strict=False))
-
-
-def _entry(told: Mapping[str, Any], where: str) -> ConditionEntry:
-    """A manifest's entry; what a recipe adds of its own is kept apart."""
-    own = {"route": "", "washout": "", "verbalizer": ""} | {k: v for k, v in told.items() if k in _KNOWN}
-    return ConditionEntry.of(own | {"about": {k: v for k, v in told.items() if k not in _KNOWN}}, where)
