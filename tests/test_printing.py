@@ -16,11 +16,12 @@ import pytest
 from rich.text import Text
 
 import dragoman
-from dragoman import cli
+from dragoman import cli, score
 from dragoman.commands.printing import console, guarded, one_line, put, put_json, styled, tell, visible
 from dragoman.commands.show import show_rows, show_scores
 from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding
+from dragoman.scores import Scores
 from dragoman.store import RunFolder
 from report_fixture import build_run
 from small_world import Said, command
@@ -201,7 +202,7 @@ def test_explain(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.Monkey
         return run
 
     monkeypatch.setattr("dragoman.explain.explain", explained)
-    monkeypatch.setattr("dragoman.explain.believe", lambda *_a, **_k: None)
+    monkeypatch.setattr(score, "add_confidence", lambda *_a, **_k: None)
     said = dragoman_("explain", "tiny-sae", *more)
     assert said.code == 0, said.err
     clean(said, shown=not more)
@@ -211,21 +212,20 @@ def test_explain(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_score(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
-    def scored(*_args: Any, say: Any, **_how: Any) -> Any:
+    def scored(*_args: Any, say: Any, **_how: Any) -> Scores:
         say(HOSTILE)
-        return poisoned(run.scores)
+        return Scores.of(poisoned(run.scores), "it")
 
-    monkeypatch.setattr("dragoman.demo.scored", scored)
+    monkeypatch.setattr(score, "score_run", scored)
     said = dragoman_("score", run.path, *more)
     assert said.code == 0, said.err
     clean(said)
 
 
 def test_every_table_of_scores(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = run.scores or {}
-    manifest = poisoned(run.manifest) | {"map_report": dict.fromkeys([HOSTILE], scores["map_report"]["ridge"])}
-    show_scores(poisoned(scores), manifest)
-    show_rows(poisoned(run.rows()))
+    manifest = poisoned(run.manifest) | {"map_report": dict.fromkeys([HOSTILE], run.manifest["map_report"]["ridge"])}
+    show_scores(poisoned(run.scores), manifest)
+    show_rows([poisoned(row | {"card": None}) | {"card": row["card"]} for row in run.rows()])
     said = capsys.readouterr().out
     assert not hidden(said) and said.count("\\x1b]52;c;ZXZpbA==") > 100
 
@@ -254,8 +254,8 @@ def test_report_export_harvest_and_fit_name_hostile_files(
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_doctor(dragoman_: Dragoman, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     words: Any = dict.fromkeys(("subject", "check", "what", "do", "origin"), HOSTILE)
-    found = [Finding(verdict=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
-    monkeypatch.setattr("dragoman.doctor.open_patient", lambda **_how: None)
+    found = [Finding(status=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
+    monkeypatch.setattr("dragoman.doctor.open_subject", lambda **_how: None)
     monkeypatch.setattr("dragoman.doctor.examine", lambda _patient: found)
     said = dragoman_("doctor", "--sae", "x", *more)
     assert said.code == 1 and said.out
