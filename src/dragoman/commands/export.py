@@ -72,12 +72,11 @@ def export(
 
     if format_ not in FORMATS:
         raise Refusal(f"format '{format_}'", f"known are {', '.join(FORMATS)}", "use one of these")
-    folder = RunFolder.open(run)
+    shown = ShownRun.of(RunFolder.open(run))
     source = NeuronpediaRef(model=model_id, source=source_id)
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
-    own = Site.parse(folder.manifest["source"])
+    own = Site.parse(shown.manifest.source)
     refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
-    shown = ShownRun.of(folder)
     name = condition or default_condition(shown.rows, run)
     entry = next((one for one in shown.conditions if one.name == name), None)
     explained, empty = chosen(shown, run, name, entry)
@@ -145,7 +144,7 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
     common = _named(_provenance(run, name, entry))
     confidences = run.scores.confidence.per_feature.get(name, ()) if run.scores.confidence else ()
     by_id = {one.feature: one for one in confidences}
-    made = []
+    explained = []
     for feature, samples in by_feature.items():
         first, *others = sorted(samples, key=lambda row: row.sample)
         if short_label(first.text):
@@ -156,8 +155,8 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
             if confidence is not None:
                 notes["answered"] = confidence.answered
             probability = confidence.probability if confidence else None
-            made.append(Explained(index=feature, text=first.text, confidence=probability, notes=notes))
-    return made, len(by_feature) - len(made)
+            explained.append(Explained(index=feature, text=first.text, confidence=probability, notes=notes))
+    return explained, len(by_feature) - len(explained)
 
 
 def _provenance(run: ShownRun, name: str, entry: ConditionEntry | None) -> dict[str, object]:

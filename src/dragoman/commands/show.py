@@ -1,4 +1,4 @@
-"""What the commands print: rows, the map, the table of conditions, nulls, what a reconstructor found, confidences.
+"""What the commands print: rows, the map, the table of conditions, nulls, what a reconstructor reads back, confidences.
 
 In: rows, reports and scores, as JSON or as records. Out: tables on stdout. Refuses JSON that is no such record.
 """
@@ -25,8 +25,8 @@ def with_confidence(rows: Sequence[Json], scores: Json | None) -> list[dict[str,
     """The rows as JSON, first samples with their ``confidence`` where the run was scored with one."""
     from dragoman.scores import Scores
 
-    found = Scores.of(scores, "the scores").confidence if scores else None
-    per_feature = found.per_feature if found else {}
+    confidence = Scores.of(scores, "the scores").confidence if scores else None
+    per_feature = confidence.per_feature if confidence else {}
     known: dict[object, Json] = {(c, one.feature, 0): one.to_json() for c, some in per_feature.items() for one in some}
     of_rows = [known.get((row["condition"], row["feature"], row["sample"])) for row in rows]
     return [
@@ -138,21 +138,21 @@ def _show_embedders(scores: Scores) -> None:
         console().print(f"{holding} after Holm's adjustment" + (f"; not {', '.join(failed)}" if failed else ""))
 
 
-def _show_detection(found: Detection) -> None:
+def _show_detection(detection: Detection) -> None:
     """How well each condition's texts tell where their features fire, beside other features' texts."""
     rows = []
-    for row in found.table:
+    for row in detection.table:
         interval, others = f"[{row.low:.3f}, {row.high:.3f}]", f"{row.extra['others']:.3f}"
         rows.append([row.condition, str(row.features), f"{row.value:.3f}", interval, others, f"{row.p:.2g}"])
     heads = ("condition", "features", "AUROC", "95 % interval", "others' texts", "p")
     _print_table("telling windows where the feature fires from others", heads, rows)
 
 
-def show_reconstruction(found: Reconstruction | Json) -> None:
+def show_reconstruction(reconstruction: Reconstruction | Json) -> None:
     """How well a reconstructor finds each condition's directions in its texts, beside chance."""
     from dragoman.scores import Reconstruction
 
-    read, rows = _typed(Reconstruction, found), []
+    read, rows = _typed(Reconstruction, reconstruction), []
     for row in read.table:
         shuffled = f"{row.fve.extra['shuffled']:+.3f}" if "shuffled" in row.fve.extra else ""
         near = [f"{row.cosine.value:+.3f}", f"{row.fve.value:+.3f}", shuffled]
@@ -173,21 +173,21 @@ def _show_differences(scores: Scores) -> None:
         )
 
 
-def show_ceiling(found: Ceiling) -> None:
+def show_ceiling(ceiling: Ceiling) -> None:
     """What another native sample reaches, and each condition's part of it."""
-    shares = [f"{name} {one.value:.0%} {_cells(one)[1]}" for name, one in found.share.items()]
+    shares = [f"{name} {one.value:.0%} {_cells(one)[1]}" for name, one in ceiling.share.items()]
     of_it = f"; of it: {', '.join(shares)}" if shares else ""
-    console().print(f"ceiling (one native sample against another, n {found.ceiling.n}): {found.ceiling}{of_it}")
+    console().print(f"ceiling (one native sample against another, n {ceiling.ceiling.n}): {ceiling.ceiling}{of_it}")
 
 
-def _show_confidence(found: ConfidenceScores) -> None:
+def _show_confidence(confidence: ConfidenceScores) -> None:
     """How many explanations are answered for, and on what the confidence was fitted."""
     from dragoman.report.tables import GUESS, answer_counts, fitted_on
     from dragoman.report.words import Controls
 
-    for condition, n, answered in answer_counts(found, Controls()):
+    for condition, n, answered in answer_counts(confidence, Controls()):
         console().print(f"confidence: {condition}, answers for {answered} of {n}, abstains on {n - answered}")
-    console().print(f"{fitted_on(found)}; {GUESS}", style="dim")
+    console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
 
 
 def _print_table(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _DRAWN = ("plain", "washed", "direct")  # have marks of their own in the figure; others take what is left
 # Line ends between blocks say nothing, and a page of hundreds of features has a hundred thousand of them. Text that was
-# said holds no angle brackets any more, so none of it can match.
+# verbalized holds no angle brackets any more, so none of it can match.
 _BETWEEN = re.compile(
     r"(?<=>)\s*\n\s*(?=</?(?:article|d[dlt]|details|div|h[1-6]|li|option|p|section|summary|t[dhr]|tbody|thead|ul)\b)"
 )
@@ -136,11 +136,11 @@ def _columns(features: Sequence[FeatureCard]) -> list[str]:
 
 def _lifts(scores: Scores) -> dict[str, dict[str, float]]:
     """Condition -> feature -> lift, where there is one."""
-    found = {
+    lifts = {
         condition: {one.feature: one.lift for one in some if finite(one.lift)}
         for condition, some in scores.per_feature.items()
     }
-    return {condition: lifts for condition, lifts in found.items() if lifts}
+    return {condition: some for condition, some in lifts.items() if some}
 
 
 def _slots(lifts: Iterable[str], controls: Controls) -> dict[str, int]:

@@ -103,17 +103,18 @@ class EmbeddersTable:
 
 def embedders_table(scores: Scores) -> EmbeddersTable | None:
     """Lift of each condition by each embedder; None where there is but one."""
-    found = scores.embedders
-    if found is None or len(found.names) < 2:
+    embedders = scores.embedders
+    if embedders is None or len(embedders.names) < 2:
         return None
-    lifts = {found.names[0]: scores.lift}
-    lifts |= {name: {c: one.centred for c, one in by.items()} for name, by in found.lifts.items()}
+    names = embedders.names
+    lifts = {names[0]: scores.lift}
+    lifts |= {name: {c: one.centred for c, one in by.items()} for name, by in embedders.lifts.items()}
     tests = scores.adjusted.tests if scores.adjusted else ()
     adjusted = {(test.condition, test.embedder): test for test in tests}
     conditions = dict.fromkeys(c for by in lifts.values() for c in by)
-    rows = {c: [(lifts.get(name, {}).get(c), adjusted.get((c, name))) for name in found.names] for c in conditions}
+    rows = {c: [(lifts.get(name, {}).get(c), adjusted.get((c, name))) for name in names] for c in conditions}
     span = span_of(one for by in lifts.values() for one in by.values())
-    return EmbeddersTable(names=found.names, rows=rows, span=span, summary=found.summary, tests=len(tests))
+    return EmbeddersTable(names=names, rows=rows, span=span, summary=embedders.summary, tests=len(tests))
 
 
 def confidence_words(confidence: FeatureConfidence) -> str:
@@ -131,16 +132,16 @@ def reasons(confidence: FeatureConfidence) -> str:
     return "; ".join(f"{side}: {', '.join(names)}" for side, names in sides.items() if names)
 
 
-def answer_counts(found: ConfidenceScores | None, controls: Controls) -> list[tuple[str, int, int]]:
+def answer_counts(confidence: ConfidenceScores | None, controls: Controls) -> list[tuple[str, int, int]]:
     """Condition, how many texts have a confidence, how many are answered for; controls last."""
-    per_feature = found.per_feature if found else {}
+    per_feature = confidence.per_feature if confidence else {}
     counts = [(c, len(rows), sum(one.answered for one in rows)) for c, rows in per_feature.items() if rows]
     return sorted(counts, key=lambda row: row[0] in controls)
 
 
-def fitted_on(found: ConfidenceScores) -> str:
+def fitted_on(confidence: ConfidenceScores) -> str:
     """On what the members of the set were fitted, from their reports."""
-    return "; ".join(dict.fromkeys(map(_fitted, found.members.values()))) or "fitted on what its file does not say"
+    return "; ".join(dict.fromkeys(map(_fitted, confidence.members.values()))) or "fitted on what its file does not say"
 
 
 def _fitted(member: MemberReport) -> str:
@@ -169,9 +170,9 @@ def choices(cards: Sequence[FeatureCard]) -> list[tuple[str, str, list[tuple[str
     statuses = Counter(card.status for card in cards if card.status)
     categories = Counter(card.category for card in cards if card.category)
     marks = Counter(mark for card in cards for mark in card.marks.split())
-    found = [
+    filters = [
         ("status", "any verdict", [(w, f"{w}: {statuses[w]}") for w in in_order(statuses, list(STATUSES))]),
         ("category", "any category", [(w, f"{w}: {categories[w]}") for w in sorted(categories)]),
         ("marks", "all features", [(w, f"{MARKS[w]}: {marks[w]}") for w in in_order(marks, list(MARKS))]),
     ]
-    return [(name, every, options) for name, every, options in found if len(options) > (name == "category")]
+    return [(name, every, options) for name, every, options in filters if len(options) > (name == "category")]
