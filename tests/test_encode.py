@@ -12,8 +12,8 @@ import torch
 from dragoman.models.manner import Manner
 from dragoman.models.tokens import read_tokens
 
-from dragoman.core import Refusal
-from dragoman.explain import Talk, explain
+from asking import explain
+from dragoman.core import Refusal, Talk
 from dragoman.models import harvest as room
 from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
