@@ -127,6 +127,7 @@ def explain(
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
+    from dragoman.scoring import confidence_set
 
     how: dict[str, Any] = {
         "route": route,
@@ -143,6 +144,8 @@ def explain(
     Options(map="aligned" if map_kind is None else map_kind, **how)
     check_device(device)
     crossing = None if through is None else Crossing.load(through)
+    if confidence is not None:
+        confidence_set(confidence)
     with talking() as talk:
         opened = open_dictionary(
             sae,

@@ -153,7 +153,7 @@ def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] |
 
 def _refuse_early(chosen: Features, target: Site, options: Options, fitted: Crossing | None) -> None:
     """Refuse, before other models are opened, what could not be carried later."""
-    source = chosen.directions.site
+    source, _ = chosen.directions.site, chosen.dictionary.truth  # read now, for it may be refused
     if options.route == "as-is":
         if fitted is not None:
             raise Refusal(
