@@ -56,20 +56,6 @@ def show_rows(rows: Sequence[Json]) -> None:
         out.print(styled(f"{row.text}\n"))
 
 
-def show_map(report: Mapping[str, HeldOut | Json]) -> None:
-    """Held-out quality beside what a constant predictor reaches."""
-    from dragoman.report.figures import finite
-    from dragoman.report.opened import HeldOut
-
-    rows = []
-    for method, held in report.items():
-        one = held if isinstance(held, HeldOut) else HeldOut.of(held, "the map's report")
-        numbers = (one.fve_unit, one.centred_cosine, one.top1, one.raw_cosine, one.constant_cosine)
-        rows.append([method, str(one.n), *(f"{number:.3f}" if finite(number) else "" for number in numbers)])
-    heads = ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos")
-    _print_table("the map on texts it was not fitted on", heads, rows, break_heads=True)
-
-
 def show_scores(scores: Scores | Json, manifest: Json) -> None:
     """The table of conditions, nulls, embedders, detection, paired differences, confidences, then the map."""
     from dragoman.report.opened import Manifest
@@ -91,7 +77,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     if judged.confidence:
         _show_confidence(judged.confidence)
     if run.map_report:
-        show_map(run.map_report)
+        _show_map(run.map_report)
     around = run.background
     if around and around.spread is not None and around.on_shell_degrees is not None:
         console().print(
@@ -188,6 +174,18 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
     for condition, n, answered in answer_counts(confidence, Controls()):
         console().print(f"confidence: {condition}, answers for {answered} of {n}, abstains on {n - answered}")
     console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
+
+
+def _show_map(report: Mapping[str, HeldOut]) -> None:
+    """Held-out quality beside what a constant predictor reaches."""
+    from dragoman.report.figures import finite
+
+    rows = []
+    for method, held in report.items():
+        numbers = (held.fve_unit, held.centred_cosine, held.top1, held.raw_cosine, held.constant_cosine)
+        rows.append([method, str(held.n), *(f"{number:.3f}" if finite(number) else "" for number in numbers)])
+    heads = ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos")
+    _print_table("the map on texts it was not fitted on", heads, rows, break_heads=True)
 
 
 def _print_table(

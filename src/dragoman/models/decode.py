@@ -114,10 +114,7 @@ class Verbalizer:
         """
         self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
         self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
-        request = CheckpointRequest(
-            ref=self.name, folder=self._folder, settings=dict(settings or {}), width_of=_width_of
-        )
-        self.contract: Contract = contract_for(request, contract)
+        self.contract = _contract(self.name, self._folder, contract, settings)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
             raise Refusal(
                 f"{self._what} in float16",
@@ -392,3 +389,22 @@ def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
 def _width_of(ref: str) -> int | None:
     """Width of a base model as its config.json states it."""
     return width_in(folder_of(ref))
+
+
+def _contract(name: str, folder: Path, contract: str | None, settings: Mapping[str, Any] | None) -> Contract:
+    """What feeds a checkpoint."""
+    request = CheckpointRequest(ref=name, folder=folder, settings=dict(settings or {}), width_of=_width_of)
+    return contract_for(request, contract)
+
+
+def site_of_verbalizer(
+    ref: str, contract: str | None = None, settings: Mapping[str, Any] | None = None, base: str | None = None
+) -> Site:
+    """The stream a verbalizer reads, by its files and what is said as for ``Verbalizer.open``; no weights are read.
+
+    Raises:
+        Refusal: as ``Verbalizer.open``, as far as files tell.
+    """
+    fed = how_fed(ref, contract, settings or {}, base)
+    opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"])
+    return opened.site(base_of(opened.weights, opened.sidecar.base, fed["base"], f"verbalizer {ref}"))
