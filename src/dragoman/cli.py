@@ -104,6 +104,10 @@ def demo(
     put(f"page: {page}")
 
 
+for command in (explain, fit, inspect):
+    app.command()(command)
+
+
 @app.command()
 def score(
     run: Run,
@@ -163,7 +167,7 @@ def report(
     put(f"page: {write_page(folder, out or folder.page)}")
 
 
-for command in (explain, fit, inspect, checkpoints, doctor, export):
+for command in (checkpoints, doctor, export):
     app.command()(command)
 app.add_typer(confidence_commands, name="confidence")
 
