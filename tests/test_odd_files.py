@@ -16,7 +16,7 @@ import pytest
 from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
 from dragoman.explain import explain
-from dragoman.models import convert
+from dragoman.models import resolve as convert
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
 from dragoman.tiny import SMOLLM2

@@ -20,7 +20,7 @@ from dragoman.doctor.checkpoint import base_names
 from dragoman.explain import direct_table, explain, open_for, open_verbalizer
 from dragoman.explain.request import Talk
 from dragoman.models.decode import Verbalizer
-from dragoman.models.published import how_fed
+from dragoman.models.resolve import how_fed
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder

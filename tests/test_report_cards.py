@@ -15,7 +15,7 @@ from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
 from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS, Controls
 from dragoman.store import RunFolder
-from dragoman.verbalizers.answer import STOCK_PHRASES
+from dragoman.verbalizers.protocol import STOCK_PHRASES
 from report_fixture import TOPICS, Page, build_run, page_of
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")

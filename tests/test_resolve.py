@@ -25,11 +25,10 @@ from huggingface_hub.utils import filter_repo_objects
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.dictionaries.opened import located
-from dragoman.models import convert
-from dragoman.models import tokenizer as opener
-from dragoman.models.convert import check_tokens, join_verified
+from dragoman.models import bounds as opener
+from dragoman.models import resolve as convert
 from dragoman.models.load import load_model, load_tokenizer
-from dragoman.models.resolve import cached, called, commit_of, folder_of, hub_place
+from dragoman.models.resolve import cached, called, check_tokens, commit_of, folder_of, hub_place, join_verified
 from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import save_checkpoint, tokenizer_of
 

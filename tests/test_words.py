@@ -10,8 +10,8 @@ import pytest
 
 from dragoman.commands.words import DTYPES
 from dragoman.core import Refusal, Site
-from dragoman.models.device import check_device, devices
 from dragoman.models.load import DTYPES as KNOWN
+from dragoman.models.load import check_device, devices
 from dragoman.store import check_name
 from dragoman.study import check_samples
 from dragoman.verbalizers.protocol import check_temperature

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Explanation, Floats, Site
 from dragoman.models.decode import Verbalizer
-from dragoman.verbalizers.answer import parse
-from dragoman.verbalizers.protocol import checked_vectors
+from dragoman.verbalizers.protocol import checked_vectors, parse
 
 
 def prompt_embeddings(verbalizer: Verbalizer, vectors: NDArray[Any]) -> torch.Tensor:

@@ -120,7 +120,7 @@ def demo(
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
     from dragoman.demo import experiment, listed, request_for
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.report import write_page
     from dragoman.score import score_run
 
@@ -231,7 +231,7 @@ def explain(
     """
     from dragoman.explain import Request
     from dragoman.explain import explain as run_explain
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.report import write_page
     from dragoman.score import add_confidence, confidence_set
     from dragoman.study import check_samples
@@ -292,7 +292,7 @@ def harvest(
 ) -> None:
     """First step of a map by hand: read two models over the same texts, one pooled row per text and model."""
     from dragoman.explain import Request, harvested
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
 
     sites = Site.parse(source), Site.parse(target)
     check_device(device)
@@ -352,7 +352,7 @@ def score(
 
     Writes scores.json, which dragoman report then shows.
     """
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.score import score_run
     from dragoman.store import RunFolder
 

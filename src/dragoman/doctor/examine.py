@@ -13,12 +13,10 @@ from dragoman.core import Background, Refusal, Site
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND
 from dragoman.doctor.checkpoint import check_checkpoint
-from dragoman.doctor.dictionary import check_dictionary, orientation
 from dragoman.doctor.finding import Finding, refused
-from dragoman.doctor.injection import check_injection
+from dragoman.doctor.injection import check_injection, check_reading
 from dragoman.doctor.prompt import check_prompt
-from dragoman.doctor.reading import check_reading
-from dragoman.doctor.stream import check_background, check_stream
+from dragoman.doctor.stream import check_background, check_dictionary, check_stream, orientation
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader

@@ -14,8 +14,7 @@ from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding, judged, skipped
 from dragoman.doctor.subject import Subject
 from dragoman.models.watch import table_shape
-from dragoman.verbalizers.chat import render_chat
-from dragoman.verbalizers.prompt import PLAIN_ENGLISH
+from dragoman.verbalizers.prompt import PLAIN_ENGLISH, render_chat
 from dragoman.verbalizers.sidecar import Sidecar
 
 # What families write between turns. A template of the right family writes words its tokenizer knows as one token.

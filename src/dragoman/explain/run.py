@@ -21,7 +21,7 @@ from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
 from dragoman.explain.open import default_texts, open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
 from dragoman.explain.request import Request, Talk, needs_encoder
-from dragoman.models.device import check_device
+from dragoman.models.load import check_device
 from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
 from dragoman.verbalizers.protocol import AnyVerbalizer

@@ -36,8 +36,17 @@ from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.firings import FiringsTally
 from dragoman.maps.folds import MomentStream
 from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
-from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
-from dragoman.models.paired import SIDES, Reader, refuse_other_width
+from dragoman.models.paired import (
+    SIDES,
+    Document,
+    Reader,
+    ReadingOptions,
+    at_most_each,
+    calibrating,
+    distinct,
+    held_out_documents,
+    refuse_other_width,
+)
 from dragoman.store import digest
 
 SHARE = 0.05  # of pairs, left out as sinks at most

@@ -43,14 +43,12 @@ from dragoman.models.load import (
     torch_dtype,
 )
 from dragoman.models.merge import Agreement, merge_adapter
-from dragoman.models.published import how_fed
-from dragoman.models.resolve import folder_of
+from dragoman.models.resolve import folder_of, how_fed
 from dragoman.store import digest, file_sha256
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import shown
-from dragoman.verbalizers.answer import CLOSE, parse
 from dragoman.verbalizers.prompt import Prompt
-from dragoman.verbalizers.protocol import check_temperature, checked_vectors
+from dragoman.verbalizers.protocol import CLOSE, check_temperature, checked_vectors, parse
 from dragoman.verbalizers.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream

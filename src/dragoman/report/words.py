@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dragoman.records import role_of
-from dragoman.verbalizers.answer import STOCK_PHRASES
+from dragoman.verbalizers.protocol import STOCK_PHRASES
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
 HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is

@@ -17,8 +17,7 @@ import torch
 from dragoman.core import Refusal, Site
 from dragoman.models.load import check_site
 from dragoman.models.resolve import called
-from dragoman.verbalizers.chat import DAY, checked_day
-from dragoman.verbalizers.prompt import Prompt, Wording, build_prompt
+from dragoman.verbalizers.prompt import DAY, Prompt, Wording, build_prompt, checked_day
 from dragoman.verbalizers.sidecar import Overrides, Sidecar, read_sidecar, sidecar_file, stated_in
 
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -24,14 +24,12 @@ from dragoman.models.folder import digests
 from dragoman.models.harvest import reading
 from dragoman.models.load import load_tokenizer, torch_dtype
 from dragoman.models.merge import Agreement
-from dragoman.models.published import layout_of
-from dragoman.models.reconstruct.contract import SLOT, Contract, read_contract
-from dragoman.models.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
+from dragoman.models.reconstruct.contract import ADAPTER_WEIGHTS, EASY_META, SLOT, Contract, read_contract, read_head
 from dragoman.models.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
-from dragoman.models.resolve import called, folder_of
+from dragoman.models.resolve import called, folder_of, layout_of
 from dragoman.store import digest, file_sha256, read_arrays
-from dragoman.verbalizers.answer import parse
 from dragoman.verbalizers.prompt import encoded
+from dragoman.verbalizers.protocol import parse
 from dragoman.verbalizers.sidecar import NAME, sidecar_file
 
 # Families that open every turn with what their tokenizer calls BOS, and whose models never saw it before plain text.
