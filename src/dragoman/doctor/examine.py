@@ -13,7 +13,7 @@ from dragoman.core import Background, Refusal, Site
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND
 from dragoman.doctor.checkpoint import check_checkpoint
-from dragoman.doctor.finding import Finding, refused
+from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.injection import check_injection, check_reading
 from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.stream import check_background, check_dictionary, check_stream, orientation
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 def examine(subject: Subject) -> list[Finding]:
     """Every check; what is not at hand is skipped with the reason."""
-    found = [refused("opening", name, "opening it", refusal) for name, refusal in subject.refusals.items()]
+    found = [Check("opening", "opening it").refused(name, refusal) for name, refusal in subject.refusals.items()]
     if subject.by is not None or subject.ar is not None:
         found += check_checkpoint(subject)
     if subject.verbalizer is not None:

@@ -55,37 +55,46 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def judged(
-    check: str, subject: str, what: str, *, measured: Value, against: Value, origin: str, fault: str = ""
-) -> Finding:
-    """A finding that could be made: a fault where ``fault`` says what to do, else ok."""
-    return Finding(
-        check=check,
-        subject=subject,
-        what=what,
-        measured=measured,
-        against=against,
-        origin=origin,
-        status="fault" if fault else "ok",
-        do=fault,
-    )
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is looked at: its short name, what it is in words, and where the value it is held against comes from."""
 
+    name: str
+    what: str
+    origin: str = ""
 
-def skipped(check: str, subject: str, what: str, reason: str) -> Finding:
-    """A finding that could not be made, and why."""
-    return Finding(check=check, subject=subject, what=what, status="skipped", do=reason)
+    def of(
+        self, subject: str, measured: Value, against: Value, fault: str = "", *, what: str = "", origin: str = ""
+    ) -> Finding:
+        """A finding that could be made: a fault where ``fault`` says what to do, else ok.
 
+        ``what`` and ``origin`` stand for the check's own where these depend on what was found.
+        """
+        return Finding(
+            check=self.name,
+            subject=subject,
+            what=what or self.what,
+            measured=measured,
+            against=against,
+            origin=origin or self.origin,
+            status="fault" if fault else "ok",
+            do=fault,
+        )
 
-def refused(check: str, subject: str, what: str, refusal: Refusal) -> Finding:
-    """A room below said no: its reason is the measurement, its advice the thing to do."""
-    return Finding(
-        check=check,
-        subject=subject,
-        what=what,
-        measured=f"refused: {refusal.what}: {refusal.why}",
-        status="fault",
-        do=refusal.instead,
-    )
+    def skipped(self, subject: str, reason: str) -> Finding:
+        """A finding that could not be made, and why."""
+        return Finding(check=self.name, subject=subject, what=self.what, status="skipped", do=reason)
+
+    def refused(self, subject: str, refusal: Refusal) -> Finding:
+        """A room below refused: its reason is the measurement, its advice the thing to do."""
+        return Finding(
+            check=self.name,
+            subject=subject,
+            what=self.what,
+            measured=f"refused: {refusal.what}: {refusal.why}",
+            status="fault",
+            do=refusal.instead,
+        )
 
 
 def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.dictionaries import Encoder
-from dragoman.doctor.finding import Finding, judged, skipped
+from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.prompt import bos, tokenizer_whole
 from dragoman.doctor.subject import Subject
 from dragoman.models.watch import Stream, dtype_of, embedding_factors, table_shape
@@ -44,27 +44,42 @@ ALIGNED = 0.1
 OUTLIER = 5.0  # times the median norm: rows the harvest leaves out too
 ROWS = 4096
 
+EMBEDDING_SCALE = Check("embedding-scale", "factor between the embedding table and what enters block 0")
+LOUD_ROWS = Check(
+    "loud-rows",
+    f"share of rows over {LOUD:g} median norms, position 0 left out",
+    "0 at both sites of the embedded pair; the longest row there is 1.3 medians",
+)
+SINK_NORM = Check("sink", "norm of position 0, which is left out, over the median", "loudest later row over the median")
+OVERFLOW = Check("overflow", "largest entry of its stream", "the largest number of the dtype")
+BACKGROUND = Check("background", "cosine of the background with the mean activation of a few sentences")
+WIDTH = Check("dictionary-width", "width of its rows")
+WRONG = Check(
+    "wrong-dictionary",
+    "unexplained variance at the site and beside it",
+    "the mean alone leaves 1; the embedded SAE leaves 0.14 at its block, 0.81 three blocks away",
+)
+OFF_BY_ONE = Check("off-by-one", "reconstruction at the block and beside it")
+ORIENTATION = Check(
+    "decoder-orientation",
+    "mean cosine of encoder columns with decoder rows",
+    "the embedded SAE has 0.73, unrelated vectors about 0",
+)
+
 
 def check_stream(subject: Subject) -> list[Finding]:
     """All checks of the source model's stream."""
     stream, source = subject.source_stream, subject.source
     if stream is None or source is None:
-        return [skipped("loud-rows", "source model", "norms at the site", "no source model is at hand; pass --source")]
+        return [LOUD_ROWS.skipped("source model", "no source model is at hand; pass --source")]
     name = str(source.site)
     factor, expected, origin = embedding_factors(source, stream.embedded, stream.ids.tolist())
+    fault = "" if abs(factor / expected - 1) <= 0.05 else "use the model's own embedding module, and only once"
     longest = max(stream.leading, key=lambda ids: sum(i == source.tokenizer.bos_token_id for i in ids))
     return [
         tokenizer_whole(name, source.tokenizer),
         bos(name, "beginning-of-text tokens of a text it reads", source.tokenizer, longest),
-        judged(
-            "embedding-scale",
-            name,
-            "factor between the embedding table and what enters block 0",
-            measured=factor,
-            against=expected,
-            origin=origin,
-            fault="" if abs(factor / expected - 1) <= 0.05 else "use the model's own embedding module, and only once",
-        ),
+        EMBEDDING_SCALE.of(name, factor, expected, fault, origin=origin),
         loud_rows(name, stream.rest[source.site.block]),
         sink(name, stream, source.site.block),
         overflow(name, "largest entry of its stream over the texts", stream.peak, dtype_of(source)),
@@ -87,15 +102,8 @@ def loud_rows(name: str, rows: Floats) -> Finding:
     """Rows many times louder than the others decide every mean and fit."""
     norms = norms_of(rows)
     share = float(np.mean(norms > LOUD * np.median(norms))) if len(norms) else float("nan")
-    return judged(
-        "loud-rows",
-        name,
-        f"share of rows over {LOUD:g} median norms, position 0 left out",
-        measured=share,
-        against=LOUD_SHARE,
-        origin="0 at both sites of the embedded pair; the longest row there is 1.3 medians",
-        fault="" if share <= LOUD_SHARE else "use another block, or texts without the tokens that are so loud",
-    )
+    fault = "" if share <= LOUD_SHARE else "use another block, or texts without the tokens that are so loud"
+    return LOUD_ROWS.of(name, share, LOUD_SHARE, fault)
 
 
 def sink(name: str, stream: Stream, block: int) -> Finding:
@@ -103,20 +111,11 @@ def sink(name: str, stream: Stream, block: int) -> Finding:
     usual = median_norm(stream.rest[block])
     ratio = median_norm(stream.first[block]) / usual
     loudest = float(norms_of(stream.rest[block]).max(initial=0.0)) / usual
-    second = ratio > SINK and loudest > ratio / 2
-    return judged(
-        "sink",
-        name,
-        "norm of position 0, which is left out, over the median"
-        if ratio > SINK
-        else "norm of position 0 over the median (no sink)",
-        measured=ratio,
-        against=loudest,
-        origin="loudest later row over the median",
-        fault="later positions are as loud as the sink: read texts with one BOS, and without template tokens"
-        if second
-        else "",
-    )
+    what = "" if ratio > SINK else "norm of position 0 over the median (no sink)"
+    fault = ""
+    if ratio > SINK and loudest > ratio / 2:
+        fault = "later positions are as loud as the sink: read texts with one BOS, and without template tokens"
+    return SINK_NORM.of(name, ratio, loudest, fault, what=what)
 
 
 def overflow(name: str, what: str, peak: float, dtype: str) -> Finding:
@@ -124,76 +123,37 @@ def overflow(name: str, what: str, peak: float, dtype: str) -> Finding:
     half = dtype == "float16"
     limit = HEADROOM * FLOAT16 if half else float(np.finfo(np.float32).max)
     fine = np.isfinite(peak) and peak <= limit
-    return judged(
-        "overflow",
-        name,
-        f"{what}, in {dtype or 'its dtype'}",
-        measured=peak,
-        against=limit,
-        origin="half of 65504, the largest float16" if half else "the largest number of the dtype",
-        fault="" if fine else "use bfloat16 or float32" if half else "its weights are damaged: fetch them again",
-    )
+    fault = "" if fine else "use bfloat16 or float32" if half else "its weights are damaged: fetch them again"
+    origin = "half of 65504, the largest float16" if half else ""
+    return OVERFLOW.of(name, peak, limit, fault, what=f"{what}, in {dtype}", origin=origin)
 
 
 def check_background(subject: Subject) -> list[Finding]:
     """The background must be the mean of the stream it is mixed into."""
     background, mean, local = subject.background, subject.own_mean, subject.local
-    what = "cosine of the background with the mean activation of a few sentences"
     if background is None or mean is None or local is None:
-        return [
-            skipped("background", subject.verbalizer_name, what, "no background or no model at its site is at hand")
-        ]
-    stored = background.mean.astype(np.float64)
-    if stored.shape != mean.shape:
-        cosine = 0.0
-    else:
+        return [BACKGROUND.skipped(subject.verbalizer_name, "no background or no model at its site is at hand")]
+    stored, cosine = background.mean.astype(np.float64), 0.0
+    if stored.shape == mean.shape:
         cosine = float(mean @ stored / (np.linalg.norm(mean) * np.linalg.norm(stored)))
-    return [
-        judged(
-            "background",
-            subject.verbalizer_name,
-            what,
-            measured=cosine,
-            against=SAME_BACKGROUND,
-            origin=f"activations at {local.site}; the embedded pair has 0.99",
-            fault="" if cosine >= SAME_BACKGROUND else "it is of another site or model: make it again at this one",
-        )
-    ]
+    fault = "" if cosine >= SAME_BACKGROUND else "it is of another site or model: make it again at this one"
+    origin = f"activations at {local.site}; the embedded pair has 0.99"
+    return [BACKGROUND.of(subject.verbalizer_name, cosine, SAME_BACKGROUND, fault, origin=origin)]
 
 
 def check_dictionary(subject: Subject) -> list[Finding]:
     """All checks of the dictionary."""
-    if subject.encoder is None:
+    name, encoder, source = subject.dictionary_name, subject.encoder, subject.source
+    if encoder is None:
         reason = "no dictionary with an encoder is at hand; pass --sae"
-        return [
-            skipped("off-by-one", subject.dictionary_name, "reconstruction at the block and beside it", reason),
-            skipped("decoder-orientation", subject.dictionary_name, "encoder against decoder", reason),
-        ]
-    found = [orientation(subject.dictionary_name, subject.encoder)]
-    if subject.source is None:
-        return [
-            *found,
-            skipped(
-                "off-by-one",
-                subject.dictionary_name,
-                "reconstruction at the block and beside it",
-                "the source model is not at hand; pass --source MODEL:BLOCK",
-            ),
-        ]
-    site = subject.source.site
-    width = table_shape(subject.source)[1]
-    found.append(
-        judged(
-            "dictionary-width",
-            subject.dictionary_name,
-            "width of its rows",
-            measured=float(subject.encoder.d_in),
-            against=float(width),
-            origin=f"embedding width of {site.model}",
-            fault="" if subject.encoder.d_in == width else "use a dictionary that was trained on this model",
-        )
-    )
-    return found if subject.encoder.d_in != width else found + reconstruction(subject)
+        return [check.skipped(name, reason) for check in (OFF_BY_ONE, ORIENTATION)]
+    found = [orientation(name, encoder)]
+    if source is None:
+        return [*found, OFF_BY_ONE.skipped(name, "the source model is not at hand; pass --source MODEL:BLOCK")]
+    width, origin = table_shape(source)[1], f"embedding width of {source.site.model}"
+    fault = "" if encoder.d_in == width else "use a dictionary that was trained on this model"
+    found.append(WIDTH.of(name, float(encoder.d_in), float(width), fault, origin=origin))
+    return found if fault else found + reconstruction(subject)
 
 
 def reconstruction(subject: Subject) -> list[Finding]:
@@ -202,37 +162,24 @@ def reconstruction(subject: Subject) -> list[Finding]:
     if stream is None or source is None or encoder is None:
         return []
     left = {block: unexplained(encoder, usual(rows)) for block, rows in stream.rest.items()}
-    block = source.site.block
+    block, name = source.site.block, subject.dictionary_name
     own, others = left[block], {b: v for b, v in left.items() if b != block}
     best = min(others, key=lambda b: others[b])
     fewest = min(left.values())
-    wrong = fewest >= WRONG_DICTIONARY or not np.isfinite(fewest)
-    beside = not wrong and others[best] < NEIGHBOUR * own
-    table = ", ".join(f"{left[b]:.3f} at block {b}" for b in sorted(others))
-    return [
-        judged(
-            "wrong-dictionary",
-            subject.dictionary_name,
-            f"unexplained variance at {source.site} and beside it, least of {len(left)} blocks",
-            measured=fewest,
-            against=WRONG_DICTIONARY,
-            origin="the mean alone leaves 1; the embedded SAE leaves 0.14 at its block, 0.81 three blocks away",
-            fault="it was trained on another model or a far block: check model_name and hook_name in its cfg.json"
-            if wrong
-            else "",
-        ),
-        judged(
-            "off-by-one",
-            subject.dictionary_name,
-            f"unexplained variance at {source.site}",
-            measured=own,
-            against=others[best],
-            origin=f"block {best}, the better neighbour ({table})",
-            fault=f"it reads the output of block {best}: state {source.site.model}:{best} "
+    foreign = moved = ""
+    if fewest >= WRONG_DICTIONARY or not np.isfinite(fewest):
+        foreign = "it was trained on another model or a far block: check model_name and hook_name in its cfg.json"
+    elif others[best] < NEIGHBOUR * own:
+        moved = (
+            f"it reads the output of block {best}: state {source.site.model}:{best} "
             "(a resid_pre hook at block k is the output of block k - 1)"
-            if beside
-            else "",
-        ),
+        )
+    table = ", ".join(f"{left[b]:.3f} at block {b}" for b in sorted(others))
+    here = f"unexplained variance at {source.site}"
+    origin = f"block {best}, the better neighbour ({table})"
+    return [
+        WRONG.of(name, fewest, WRONG_DICTIONARY, foreign, what=f"{here} and beside it, least of {len(left)} blocks"),
+        OFF_BY_ONE.of(name, own, others[best], moved, what=here, origin=origin),
     ]
 
 
@@ -254,7 +201,7 @@ def unexplained(encoder: Encoder, rows: Floats) -> float:
     return error / float(np.sum((rows - rows.mean(axis=0, dtype=np.float64)) ** 2))
 
 
-def orientation(book: str, encoder: Encoder) -> Finding:
+def orientation(name: str, encoder: Encoder) -> Finding:
     """Encoder columns must point the way of their decoder rows; a transposed square decoder still has every shape."""
     own = aligned(encoder.W_enc, encoder.W_dec)
     square = encoder.d_in == encoder.d_sae
@@ -270,16 +217,8 @@ def orientation(book: str, encoder: Encoder) -> Finding:
         )
     elif columns < 1e-3 < 1e-2 < rows:
         fault = "its columns have one length and its rows have not: transpose the decoder, rows are features"
-    return judged(
-        "decoder-orientation",
-        book,
-        "mean cosine of encoder columns with decoder rows",
-        measured=own,
-        against=ALIGNED,
-        origin="the embedded SAE has 0.73, unrelated vectors about 0"
-        + (f"; {turned:.3f} when the decoder is transposed" if square else ""),
-        fault=fault,
-    )
+    origin = ORIENTATION.origin + (f"; {turned:.3f} when the decoder is transposed" if square else "")
+    return ORIENTATION.of(name, own, ALIGNED, fault, origin=origin)
 
 
 def aligned(encoder: NDArray[np.float32], decoder: NDArray[np.float32]) -> float:
