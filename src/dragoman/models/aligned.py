@@ -101,11 +101,8 @@ def read_aligned(
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
     if len(documents) < 2 * options.folds:
-        raise Refusal(
-            f"{len(documents)} different texts",
-            f"{options.folds} folds of documents are judged on one another",
-            f"give at least {2 * options.folds} texts",
-        )
+        why = f"{options.folds} folds of documents are judged on one another"
+        raise Refusal(f"{len(documents)} different texts", why, f"give at least {2 * options.folds} texts")
     columns = _columns(source, target, encoder, options)
     pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
     reading = _Reading(source, target, encoder, columns, documents, pilot, options)

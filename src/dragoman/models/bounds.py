@@ -78,11 +78,8 @@ def refuse_unknown_packing(folder: Path, config: Mapping[str, Any]) -> None:
     method = told.get("quant_method") if isinstance(told, Mapping) else told
     known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}  # there by its number of bits
     if not isinstance(method, str) or method not in known:
-        raise Refusal(
-            f"{folder / CONFIG}",
-            f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not",
-            "use its weights in bfloat16",
-        )
+        why = f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not"
+        raise Refusal(f"{folder / CONFIG}", why, "use its weights in bfloat16")
 
 
 @contextmanager
@@ -126,11 +123,8 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
     held = sum(math.prod(shape) for shape in shapes.values())
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
-        raise Refusal(
-            f"{path}",
-            f"the model it tells of has {asked} numbers, and {held} are stored beside it",
-            "use the config.json and weights of one checkpoint",
-        )
+        why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
+        raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
 
 
 def _whole_numbers(settings: Any, depth: int = 8) -> Iterator[tuple[str, int]]:

@@ -62,10 +62,11 @@ Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 class Verbalizer:
     """A verbalizer run by transformers in this process.
 
-    ``name``: the reference it was opened by. ``site``: the stream it reads. ``base``: the model it was made from, by
-    reference. ``adapters``: the folders merged into a whole model, lowest first, none where it is one itself;
-    ``whole``: that model, by reference or folder. ``model`` and ``tokenizer``: as opened, adapters in the weights.
-    ``contract``: what feeds it. ``prompt``: its checked prompt. ``merged``: how each adapter agrees with PEFT unmerged.
+    ``name``: the reference it was opened by. ``site``: the stream it reads; ``width``: of its vectors. ``base``: the
+    model it was made from, by reference. ``adapters``: the folders merged into a whole model, lowest first, none where
+    it is one itself; ``whole``: that model, by reference or folder. ``model`` and ``tokenizer``: as opened, adapters in
+    the weights. ``contract``: what feeds it. ``prompt``: its checked prompt. ``merged``: how each adapter agrees with
+    PEFT unmerged.
     """
 
     @classmethod
@@ -117,15 +118,13 @@ class Verbalizer:
         )
         self.contract: Contract = contract_for(request, contract)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
-            raise Refusal(
-                f"{self._what} in float16",
-                f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504",
-                "use bfloat16 or float32",
-            )
+            why = f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504"
+            raise Refusal(f"{self._what} in float16", why, "use bfloat16 or float32")
         self.base = base_of(self.contract.weights, self.sidecar.base, base, self._what)
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
         self.site: Site = self.contract.site(self.base)
+        self.width: int = self.contract.width
         self.merged: list[Agreement] = []
         self.model, self.tokenizer = self._opened()
         self.prompt: Prompt = self.contract.prompt(self.tokenizer)
@@ -142,11 +141,6 @@ class Verbalizer:
     def sidecar(self) -> Sidecar:
         """How the checkpoint wants its vector."""
         return self.contract.sidecar
-
-    @property
-    def width(self) -> int:
-        """Width of the vectors it takes."""
-        return self.contract.width
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -216,7 +210,7 @@ class Verbalizer:
 
     def _decode(self, feed: Feed, choose: Choose, limit: int) -> list[tuple[list[int], float]]:
         """Token ids said by each row of a feed, end-of-text token included, and their mean log-probability."""
-        cache, count = self._cache(), len(feed.embeddings)
+        cache, count = DynamicCache(config=self.model.config), len(feed.embeddings)
         logits = self._prefill(feed, cache)
         said: list[list[int]] = [[] for _ in range(count)]
         total = [0.0] * count
@@ -235,9 +229,6 @@ class Verbalizer:
                 chosen, alive = chosen[kept], [alive[k] for k in going]
             logits = self._logits(cache, input_ids=chosen[:, None])
         return [(ids, whole / len(ids)) for ids, whole in zip(said, total, strict=True)]
-
-    def _cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
 
     def _prefill(self, feed: Feed, cache: DynamicCache) -> torch.Tensor:
         """Logits (n, vocabulary) after the prompts of a feed; the cache holds them then. Hooks are gone afterwards."""

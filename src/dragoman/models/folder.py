@@ -81,11 +81,8 @@ def weight_files(folder: Path, what: str) -> list[Path]:
             what, f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}", "download all of its files"
         )
     else:
-        raise Refusal(
-            what,
-            "the folder holds no *.safetensors weights, and pickled weights are never loaded",
-            "convert them to safetensors, or download them so",
-        )
+        why = "the folder holds no *.safetensors weights, and pickled weights are never loaded"
+        raise Refusal(what, why, "convert them to safetensors, or download them so")
     for path in files:
         _refuse_odd_file(path)
     return files
@@ -174,18 +171,12 @@ def _shards(index: Path) -> list[str]:
         (n for n in names if not isinstance(n, str) or not n.endswith(".safetensors") or Path(n).name != n), None
     )
     if odd is not None:
-        raise Refusal(
-            f"{index}",
-            f"it names the shard '{shown(odd)}', and shards are *.safetensors files beside it",
-            "put the shards into the same folder",
-        )
+        why = f"it names the shard '{shown(odd)}', and shards are *.safetensors files beside it"
+        raise Refusal(f"{index}", why, "put the shards into the same folder")
     missing = sorted({name for name in names if not (index.parent / name).exists()})
     if missing:
-        raise Refusal(
-            f"{index.parent}",
-            f"it lacks {len(missing)} of the {len(set(names))} shards its index names ({listed(missing, 2)})",
-            "finish the download",
-        )
+        why = f"it lacks {len(missing)} of the {len(set(names))} shards its index names ({listed(missing, 2)})"
+        raise Refusal(f"{index.parent}", why, "finish the download")
     return sorted(set(names))
 
 

@@ -133,11 +133,8 @@ def ready(net: Any, folder: Path, device: str) -> Any:
     for name, weight in net.named_parameters():
         plain = weight.is_floating_point() and weight.element_size() > 1 and weight.numel()  # eight bits are packed
         if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
-            raise Refusal(
-                f"{folder}",
-                f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}",
-                "get the published files again, or use float32",
-            )
+            why = f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}"
+            raise Refusal(f"{folder}", why, "get the published files again, or use float32")
     with opening(f"{folder}", f"it cannot be put on device {device}", "use another device, or a smaller model"):
         net = net.to(device).eval().requires_grad_(False)
     with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
@@ -197,11 +194,8 @@ def base_of(folder: Path, sidecar: str | None, base: str | None, what: str) -> s
         )
     stated = base or sidecar or below
     if not stated:
-        raise Refusal(
-            what,
-            "neither sidecar nor adapter names the model it was made from",
-            "add base_checkpoint to the sidecar",
-        )
+        why = "neither sidecar nor adapter names the model it was made from"
+        raise Refusal(what, why, "add base_checkpoint to the sidecar")
     return str(stated)
 
 

@@ -151,18 +151,12 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> tuple[Any, 
             adapted: Any = PeftModel(net, config)
             placed = set_peft_model_state_dict(adapted, tensors, "default")
     except _RAISED as err:
-        raise Refusal(
-            what,
-            f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})",
-            "use the base model the adapter was trained on",
-        ) from err
+        why = f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})"
+        raise Refusal(what, why, "use the base model the adapter was trained on") from err
     missing, extra = _of_text(_unset(adapted, placed.missing_keys)), _of_text(placed.unexpected_keys)
     if missing or extra:
-        raise Refusal(
-            what,
-            f"{len(missing)} of its adapter's tensors are missing and {len(extra)} have no place in the base",
-            "use the base model the adapter was trained on",
-        )
+        why = f"{len(missing)} of its adapter's tensors are missing and {len(extra)} have no place in the base"
+        raise Refusal(what, why, "use the base model the adapter was trained on")
     merged, agreement = merged_alike(adapted.eval(), adapted.get_base_model(), what, tokens=_trained_tokens(config))
     return merged.eval().requires_grad_(False), agreement
 
@@ -183,11 +177,8 @@ def merged_alike(adapted: Any, net: Any, what: str, *, tokens: Iterable[int] = (
             warnings.simplefilter("ignore")  # peft warns that weights are no longer tied: they were parted above
             merged = adapted.merge_and_unload(safe_merge=True)
     except _RAISED as err:
-        raise Refusal(
-            what,
-            f"PEFT cannot merge its adapter ({' '.join(str(err).split())[:160]})",
-            "use its authors' merged model",
-        ) from err
+        why = f"PEFT cannot merge its adapter ({' '.join(str(err).split())[:160]})"
+        raise Refusal(what, why, "use its authors' merged model") from err
     return merged, before.compared(net)
 
 

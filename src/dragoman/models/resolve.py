@@ -94,11 +94,8 @@ def folder_of(ref: str | Path) -> Path:
     place = hub_place(text)
     if place is None:
         names = ", ".join([*tiny.MODELS, *tiny.DATA])
-        raise Refusal(
-            f"'{public_address(text)}'",
-            "there is no such folder here, and it is no hub id",
-            f"give a path, org/name, org/name/folder, or one of {names}",
-        )
+        why = "there is no such folder here, and it is no hub id"
+        raise Refusal(f"'{public_address(text)}'", why, f"give a path, org/name, org/name/folder, or one of {names}")
     return _fetched(place, text)
 
 
@@ -115,11 +112,6 @@ def cached(ref: str) -> Path | None:
         return None
     folder = root / place.inside
     return folder if folder.is_dir() else None
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of the hub's repository that a model's folder was fetched at; None for other folders."""
-    return hub.commit_at(folder)
 
 
 def called(ref: str | Path) -> str:
@@ -149,11 +141,8 @@ def _fetched(place: HubPlace, ref: str) -> Path:
         here = "there is no such folder here, and "
         raise hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here) from error
     if not (root / place.inside).is_dir():
-        raise Refusal(
-            f"'{ref}'",
-            f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)",
-            f"check the folder's name, or run: {place.command}",
-        )
+        why = f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)"
+        raise Refusal(f"'{ref}'", why, f"check the folder's name, or run: {place.command}")
     return root / place.inside
 
 
@@ -201,11 +190,8 @@ def layout_of(ref: str, layout: str | None) -> str:
         )
     named = layout or sure
     if named is None:
-        raise Refusal(
-            f"reconstructor {ref}",
-            "its layout is not known, and its files do not say",
-            "pass --ar-layout kitft or --ar-layout easynla, as its authors say",
-        )
+        why = "its layout is not known, and its files do not say"
+        raise Refusal(f"reconstructor {ref}", why, "pass --ar-layout kitft or --ar-layout easynla, as its authors say")
     return named
 
 

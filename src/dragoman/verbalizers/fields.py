@@ -122,9 +122,6 @@ def block_in_name(name: str, what: str) -> int | None:
     """
     found = sorted({int(digits) for digits in _LAYER_IN_NAME.findall(name)})
     if len(found) > 1:
-        raise Refusal(
-            what,
-            f"its files state no block, and its name tells of several ({', '.join(map(str, found))})",
-            "add extraction_layer_index to its sidecar",
-        )
+        why = f"its files state no block, and its name tells of several ({', '.join(map(str, found))})"
+        raise Refusal(what, why, "add extraction_layer_index to its sidecar")
     return found[0] if found else None

@@ -148,28 +148,19 @@ def _refuse_other_marker(sidecar: Sidecar, tokenizer: Any) -> None:
     # encode, not convert_tokens_to_ids: byte-level vocabularies do not key on the character.
     ids = encoded(sidecar.marker, tokenizer)
     if len(ids) != 1:
-        raise Refusal(
-            f"marker '{sidecar.marker}'",
-            f"this tokenizer splits it into {len(ids)} tokens, and only one can be replaced",
-            "use the tokenizer the verbalizer was trained with",
-        )
+        why = f"this tokenizer splits it into {len(ids)} tokens, and only one can be replaced"
+        raise Refusal(f"marker '{sidecar.marker}'", why, "use the tokenizer the verbalizer was trained with")
     if ids[0] != sidecar.marker_id or ids[0] == getattr(tokenizer, "unk_token_id", None):
-        raise Refusal(
-            f"marker '{sidecar.marker}'",
-            f"this tokenizer gives it id {ids[0]}, the sidecar says {sidecar.marker_id}",
-            "use the tokenizer the verbalizer was trained with",
-        )
+        why = f"this tokenizer gives it id {ids[0]}, the sidecar says {sidecar.marker_id}"
+        raise Refusal(f"marker '{sidecar.marker}'", why, "use the tokenizer the verbalizer was trained with")
 
 
 def _filled(sidecar: Sidecar, slots: Mapping[str, str]) -> str:
     known = {**slots, SLOT: sidecar.marker}
     missing = sorted(slots_of(sidecar.template, "sidecar") - known.keys())
     if missing:
-        raise Refusal(
-            "verbalizer template",
-            f"its slot '{{{missing[0]}}}' has no value",
-            "pass a value for it, or use another verbalizer",
-        )
+        why = f"its slot '{{{missing[0]}}}' has no value"
+        raise Refusal("verbalizer template", why, "pass a value for it, or use another verbalizer")
     return sidecar.template.format_map(known)
 
 
@@ -183,17 +174,11 @@ def _refuse_bos(message: str, text: str, ids: tuple[int, ...], tokenizer: Any) -
         return
     leading = next((n for n, i in enumerate(ids) if i != bos_id), len(ids))
     if leading > 1 or bos in message:
-        raise Refusal(
-            "verbalizer prompt",
-            f"it has more than one beginning-of-text token ({bos}), which shifts every position",
-            "write it once, in the chat template only",
-        )
+        why = f"it has more than one beginning-of-text token ({bos}), which shifts every position"
+        raise Refusal("verbalizer prompt", why, "write it once, in the chat template only")
     if leading == 0 and text.startswith(bos):
-        raise Refusal(
-            "verbalizer prompt",
-            f"its beginning-of-text token ({bos}) is not encoded as one token",
-            "use the tokenizer the verbalizer was trained with",
-        )
+        why = f"its beginning-of-text token ({bos}) is not encoded as one token"
+        raise Refusal("verbalizer prompt", why, "use the tokenizer the verbalizer was trained with")
 
 
 def _slot(ids: tuple[int, ...], sidecar: Sidecar) -> int:
@@ -201,11 +186,8 @@ def _slot(ids: tuple[int, ...], sidecar: Sidecar) -> int:
     seen = [k for k, i in enumerate(ids) if i == sidecar.marker_id]
     inner = [k for k in seen if 0 < k < len(ids) - 1]
     if not inner:
-        raise Refusal(
-            f"marker '{sidecar.marker}'",
-            "it is not inside the encoded prompt" if not seen else "it stands at the edge of the encoded prompt",
-            "use template and tokenizer of the same checkpoint",
-        )
+        why = "it is not inside the encoded prompt" if not seen else "it stands at the edge of the encoded prompt"
+        raise Refusal(f"marker '{sidecar.marker}'", why, "use template and tokenizer of the same checkpoint")
     left, right = sidecar.left_id, sidecar.right_id
     fits = [k for k in inner if left in (None, ids[k - 1]) and right in (None, ids[k + 1])]
     if not fits:
@@ -216,11 +198,8 @@ def _slot(ids: tuple[int, ...], sidecar: Sidecar) -> int:
             "use template, chat template and tokenizer of the same checkpoint",
         )
     if len(fits) > 1:
-        raise Refusal(
-            f"marker '{sidecar.marker}'",
-            f"it is {len(fits)} times in the encoded prompt, so the place of the vector is not certain",
-            "use a template that shows it once",
-        )
+        why = f"it is {len(fits)} times in the encoded prompt, so the place of the vector is not certain"
+        raise Refusal(f"marker '{sidecar.marker}'", why, "use a template that shows it once")
     return fits[0]
 
 
@@ -254,11 +233,8 @@ def render_chat(
         Refusal: as the module says.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise Refusal(
-            "tokenizer",
-            "it has no chat template, so the prompt of the verbalizer cannot be rendered",
-            INSTEAD,
-        )
+        why = "it has no chat template, so the prompt of the verbalizer cannot be rendered"
+        raise Refusal("tokenizer", why, INSTEAD)
     where = getattr(tokenizer, "name_or_path", "")
     what = f"chat template of {where}" if where else "chat template"
     checked_day(day)

@@ -75,17 +75,11 @@ def checked_vectors(vectors: NDArray[Any], width: int, what: str) -> Floats:
     """Rows (n, width) as contiguous float32; refuse another shape or width, and rows that have no direction."""
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     if rows.ndim != 2:
-        raise Refusal(
-            f"vectors of shape {rows.shape} for {what}",
-            "it takes one row per vector",
-            "pass rows of shape (n, d_model)",
-        )
+        why = "it takes one row per vector"
+        raise Refusal(f"vectors of shape {rows.shape} for {what}", why, "pass rows of shape (n, d_model)")
     if rows.shape[1] != width:
-        raise Refusal(
-            f"vectors of width {rows.shape[1]} for {what}",
-            f"its residual stream has width {width}",
-            "carry the directions to its site first, or use a verbalizer of their own model",
-        )
+        instead = "carry the directions to its site first, or use a verbalizer of their own model"
+        raise Refusal(f"vectors of width {rows.shape[1]} for {what}", f"its residual stream has width {width}", instead)
     if len(rows):
         with np.errstate(over="ignore"):  # only whether there is a direction is asked here
             unit_rows(rows, f"vectors for {what}")

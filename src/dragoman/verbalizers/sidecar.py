@@ -143,11 +143,8 @@ def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides 
     refuse_reader(stated, what)
     mode = found.training.injection_mode if found.training else None
     if overrides.scaled and mode not in REPLACING:
-        raise Refusal(
-            what,
-            f"it was trained with injection mode '{shown(mode)}'",
-            "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector",
-        )
+        instead = "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector"
+        raise Refusal(what, f"it was trained with injection mode '{shown(mode)}'", instead)
     width = _width(found, folder, overrides, what)
     stated_scale, norm = found.extraction.injection_scale, overrides.norm
     marker, marker_id = found.tokens.injection_char, found.tokens.injection_token_id
@@ -205,11 +202,8 @@ def _refuse_kind(found: _File, overrides: Overrides, what: str) -> None:
     """A dataset's sidecar, copied beside an adapter, does where no scale is needed or one is given."""
     if found.kind == "nla_dataset":
         if overrides.scaled and overrides.norm is None:
-            raise Refusal(
-                what,
-                "it describes a dataset (kind nla_dataset), which stores no injection scale",
-                "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale",
-            )
+            instead = "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale"
+            raise Refusal(what, "it describes a dataset (kind nla_dataset), which stores no injection scale", instead)
     elif found.kind != "nla_model":
         raise Refusal(
             what, f"its kind is '{shown(found.kind)}', not nla_model", "use the sidecar that came with the verbalizer"
@@ -271,11 +265,8 @@ def _template(templates: _Templates, marker: str, what: str) -> str:
     if not template:
         raise Refusal(what, "it holds no verbalizer template", "add prompt_templates.av")
     if SLOT not in slots_of(template, what) and marker not in template:
-        raise Refusal(
-            what,
-            f"its template has no place for the vector (neither {{{SLOT}}} nor '{shown(marker)}')",
-            "use the template the checkpoint was trained with",
-        )
+        why = f"its template has no place for the vector (neither {{{SLOT}}} nor '{shown(marker)}')"
+        raise Refusal(what, why, "use the template the checkpoint was trained with")
     return template
 
 
@@ -290,9 +281,6 @@ def _block(found: _File, name: str, given: int | None, what: str) -> int:
             raise Refusal(what, "it does not say which block's output it reads", "add extraction_layer_index")
         return block
     if len(set(blocks)) > 1:
-        raise Refusal(
-            what,
-            f"its fields disagree about the block ({', '.join(map(str, sorted(set(blocks))))})",
-            "correct extraction_layer_index",
-        )
+        why = f"its fields disagree about the block ({', '.join(map(str, sorted(set(blocks))))})"
+        raise Refusal(what, why, "correct extraction_layer_index")
     return blocks[0]

@@ -72,9 +72,6 @@ def _claimed(request: CheckpointRequest, stated: Mapping[str, Any]) -> str:
     """The one contract whose own way of writing sidecars this is."""
     claiming = [name for name in contract_names() if contract_class(name).claims(stated)]
     if len(claiming) != 1:
-        raise Refusal(
-            request.sidecar_name,
-            "the sidecar does not say which contract its vector is fed by",
-            f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
-        )
+        instead = f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it"
+        raise Refusal(request.sidecar_name, "the sidecar does not say which contract its vector is fed by", instead)
     return claiming[0]

@@ -52,11 +52,8 @@ class Feed:
         length = self.embeddings.shape[1]
         for hook in self.hooks:
             if not all(self.shared <= p < length for p in hook.positions):
-                raise Refusal(
-                    f"a hook at positions {hook.positions}",
-                    f"rows share the first {self.shared} of {length} positions, and it must lie behind them",
-                    "lower shared",
-                )
+                why = f"rows share the first {self.shared} of {length} positions, and it must lie behind them"
+                raise Refusal(f"a hook at positions {hook.positions}", why, "lower shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +193,8 @@ class Contract(ABC):
         said, stored = self.request.settings, self.sidecar.chat_template
         chat = said.get("chat_template", True if stored is None else stored)
         if stored is not None and chat != stored:
-            raise Refusal(
-                self.request.sidecar_name,
-                f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise",
-                "leave the setting out",
-            )
+            why = f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise"
+            raise Refusal(self.request.sidecar_name, why, "leave the setting out")
         told = {**slots, **{str(k): str(v) for k, v in said.get("slots", {}).items()}}
         return Wording(slots=told, chat=chat, prefill=said.get("prefill", ""), day=checked_day(said.get("date", DAY)))
 

@@ -68,22 +68,16 @@ class Universal(Contract):
         template = _mapping(stated.get("prompt_templates")).get("actor")
         marker, marker_id = tokens.get("injection_char"), _count(tokens.get("injection_token_id"))
         if not shared or not isinstance(template, str) or not isinstance(marker, str) or marker_id is None:
-            raise Refusal(
-                request.sidecar_name,
-                "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor",
-                "get the published file again",
-            )
+            why = "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor"
+            raise Refusal(request.sidecar_name, why, "get the published file again")
         if SLOT not in slots_of(template, request.sidecar_name):
             raise Refusal(
                 request.sidecar_name, "its template has no place for the vector", "get the published file again"
             )
         scale = stated.get("injection_scale", "sqrt_d_model")
         if scale != "sqrt_d_model":
-            raise Refusal(
-                request.sidecar_name,
-                f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used",
-                "use a bundle whose writer is known",
-            )
+            why = f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used"
+            raise Refusal(request.sidecar_name, why, "use a bundle whose writer is known")
         self._weight, self._kernel = _encoder(request, shared)
         return Sidecar(
             d_model=self._weight.shape[1],
@@ -152,11 +146,8 @@ def _encoder(request: CheckpointRequest, shared: int) -> tuple[torch.Tensor, tor
         weight = _tensor(request, file, f"encoders.{tag}.weight")
         kernel = _tensor(request, file, f"encoders.{tag}.conv.weight") if kind == CONVOLVED else None
     if weight.ndim != 2 or weight.shape[0] != shared or width not in (None, weight.shape[1]):
-        raise Refusal(
-            request.what,
-            f"its encoder for '{tag}' has shape {tuple(weight.shape)}, not ({shared}, {width or 'd_model'})",
-            "name the encoder into the shared space, stored output by input",
-        )
+        why = f"its encoder for '{tag}' has shape {tuple(weight.shape)}, not ({shared}, {width or 'd_model'})"
+        raise Refusal(request.what, why, "name the encoder into the shared space, stored output by input")
     if kernel is not None and (kernel.ndim != 3 or kernel.shape[:2] != (1, 1) or kernel.shape[2] % 2 == 0):
         raise Refusal(request.what, f"its kernel has shape {tuple(kernel.shape)}, not (1, 1, odd)", "get it again")
     return weight, kernel

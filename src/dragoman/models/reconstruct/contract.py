@@ -188,11 +188,8 @@ def _template(templates: Templates, what: str) -> str:
     if SLOT not in slots:
         raise Refusal(what, f"its template has no {{{SLOT}}}", "use the template it was trained with")
     if len(slots) > 1:
-        raise Refusal(
-            what,
-            f"its template also asks for {{{min(slots - {SLOT})}}}, and no published loader says what to write there",
-            "write the value into the template of a copy",
-        )
+        why = f"its template also asks for {{{min(slots - {SLOT})}}}, and no published loader says what to write there"
+        raise Refusal(what, why, "write the value into the template of a copy")
     return template
 
 
@@ -261,11 +258,8 @@ def form_of(folder: Path, layout: str, what: str) -> str:
     strange = (EASY_WEIGHTS, EASY_META) if layout == "kitft" else (ADAPTER, ADAPTER_WEIGHTS)
     found = [name for name in strange if _has(folder, name)]
     if found:
-        raise Refusal(
-            what,
-            f"it is named as {layout}, but {found[0]} belongs to the {other} layout",
-            "name the layout its authors used",
-        )
+        why = f"it is named as {layout}, but {found[0]} belongs to the {other} layout"
+        raise Refusal(what, why, "name the layout its authors used")
     full = any(folder.glob("model*.safetensors"))
     if (peft or easy) and full or (easy and _has(folder, HEAD)):
         beside = "a full checkpoint" if full else HEAD
@@ -285,24 +279,15 @@ def read_sidecar_of_ar(folder: Path, kinds: tuple[str, ...], what: str) -> Sidec
     """``nla_meta.yaml``; refuse one that is not a reconstructor's."""
     path = sidecar_file(folder)
     if not path.is_file():
-        raise Refusal(
-            what,
-            f"it holds no {NAME}, so its template and block are unknown",
-            "copy the sidecar that was published with it, or with the run it is from, into the folder",
-        )
+        instead = "copy the sidecar that was published with it, or with the run it is from, into the folder"
+        raise Refusal(what, f"it holds no {NAME}, so its template and block are unknown", instead)
     found = checked(Sidecar, read_yaml(path, f"{path}"), f"{path}")
     if found.kind not in kinds:
-        raise Refusal(
-            f"{path}",
-            f"its kind is '{shown(found.kind)}', not {' or '.join(kinds)}",
-            "use the sidecar of the reconstructor",
-        )
+        why = f"its kind is '{shown(found.kind)}', not {' or '.join(kinds)}"
+        raise Refusal(f"{path}", why, "use the sidecar of the reconstructor")
     if found.role is not None and found.role not in ROLES:
-        raise Refusal(
-            f"{path}",
-            f"its role is '{shown(found.role)}', not a reconstructor's",
-            "pass the folder of the reconstructor (ar)",
-        )
+        why = f"its role is '{shown(found.role)}', not a reconstructor's"
+        raise Refusal(f"{path}", why, "pass the folder of the reconstructor (ar)")
     return found
 
 

@@ -81,11 +81,8 @@ class Reconstructor:
         self.contract: Contract = read_contract(self._folder, layout, name=called(self.name))
         stated = base or self.contract.base
         if not stated:
-            raise Refusal(
-                self._what,
-                "no file names the model it was made from",
-                f"add base_checkpoint to its {NAME}",
-            )
+            why = "no file names the model it was made from"
+            raise Refusal(self._what, why, f"add base_checkpoint to its {NAME}")
         self.base = str(stated)
         self.site: Site = Site(self.contract.base or self.base, self.contract.block)
         weight, bias, rest = read_head(self._folder / self.contract.head_file, self.contract.d_model)
@@ -138,8 +135,12 @@ class Reconstructor:
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")
-        bodies = [self._body(k, text) for k, text in enumerate(texts)]
-        ids = [encode_filled(self._tokenizer, self._filled, body, special=self.contract.special) for body in bodies]
+        ids = []
+        for number, text in enumerate(texts):
+            body = parse(text, opened=True).text
+            if not body:
+                raise Refusal(f"text {number} for {self._what}", "it is empty", "leave out empty explanations")
+            ids.append(encode_filled(self._tokenizer, self._filled, body, special=self.contract.special))
         for row in ids:
             self._refuse_encoding(row)
         return ids
@@ -188,12 +189,6 @@ class Reconstructor:
     def _filled(self, text: str) -> str:
         return self.contract.template.format(**{SLOT: text})
 
-    def _body(self, number: int, text: str) -> str:
-        body = parse(text, opened=True).text
-        if not body:
-            raise Refusal(f"text {number} for {self._what}", "it is empty", "leave out empty explanations")
-        return body
-
     def _ending(self) -> list[int]:
         """Ids every encoded text must end with: as stored, else the template's end without its first token.
 
@@ -207,32 +202,23 @@ class Reconstructor:
     def _refuse_encoding(self, ids: list[int]) -> None:
         """Refuse ids that do not begin and end as they did in training."""
         bos, word = self._tokenizer.bos_token_id, self._tokenizer.bos_token
-        if self.contract.special and bos is not None and word not in TURN_STARTS and ids[:1] != [bos]:
-            raise Refusal(
-                self._what,
-                f"its tokenizer does not write its beginning-of-text token ({word}), and it was trained with it",
-                "use the tokenizer files that were published with it",
-            )
-        if bos is not None and ids[:2] == [bos, bos]:
-            raise Refusal(
-                self._what, f"its encoding begins with two of {word}", "write it once, in tokenizer or template"
-            )
-        if self._suffix and ids[-len(self._suffix) :] != self._suffix:
-            raise Refusal(
-                self._what,
-                f"its encoded template ends with ids {ids[-len(self._suffix) :]}, in training with {self._suffix}",
-                "use template and tokenizer of the same checkpoint",
-            )
         rows = len(self._stack.get_input_embeddings().weight)
-        if max(ids) >= rows:
-            raise Refusal(
-                self._what, f"its tokenizer gives id {max(ids)}, its model knows {rows}", "use its own tokenizer"
-            )
         limit = getattr(self._stack.config, "max_position_embeddings", None)
+        if self.contract.special and bos is not None and word not in TURN_STARTS and ids[:1] != [bos]:
+            why = f"its tokenizer does not write its beginning-of-text token ({word}), and it was trained with it"
+            raise Refusal(self._what, why, "use the tokenizer files that were published with it")
+        if bos is not None and ids[:2] == [bos, bos]:
+            why = f"its encoding begins with two of {word}"
+            raise Refusal(self._what, why, "write it once, in tokenizer or template")
+        if self._suffix and ids[-len(self._suffix) :] != self._suffix:
+            why = f"its encoded template ends with ids {ids[-len(self._suffix) :]}, in training with {self._suffix}"
+            raise Refusal(self._what, why, "use template and tokenizer of the same checkpoint")
+        if max(ids) >= rows:
+            why = f"its tokenizer gives id {max(ids)}, its model knows {rows}"
+            raise Refusal(self._what, why, "use its own tokenizer")
         if limit is not None and len(ids) > limit:
-            raise Refusal(
-                f"a text of {len(ids)} tokens for {self._what}", f"it reads {limit} at most", "shorten the text"
-            )
+            what = f"a text of {len(ids)} tokens for {self._what}"
+            raise Refusal(what, f"it reads {limit} at most", "shorten the text")
 
     def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""

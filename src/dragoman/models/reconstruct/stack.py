@@ -73,11 +73,8 @@ def _refuse_extra(extra: set[str], stack: Any, spared: set[str], what: str) -> N
     weight = None if spared or norm is None else getattr(norm, "weight", None)
     # Ones, or zeros where a family adds one: placeholders some trainers need.
     if weight is not None and not ((weight == 1).all() or (weight == 0).all()):
-        raise Refusal(
-            what,
-            "its checkpoint stores a final norm that is not all ones, and in this layout none stands before the head",
-            "ask its authors whether the norm was used, and delete the tensor if it was not",
-        )
+        why = "its checkpoint stores a final norm that is not all ones, and in this layout none stands before the head"
+        raise Refusal(what, why, "ask its authors whether the norm was used, and delete the tensor if it was not")
 
 
 def final_norm(stack: Any) -> nn.Module | None:
