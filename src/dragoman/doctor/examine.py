@@ -45,13 +45,7 @@ def quick(verbalizers: Iterable[AnyVerbalizer], *, encoder: Encoder | None = Non
     """What takes seconds, before a run: files, prompt, injection and caches of verbalizers, a dictionary's shape.
 
     A few passes over the prompt and three sentences for each verbalizer in this process; two short answers from each
-    that is elsewhere.
-
-    Returns:
-        The findings, none of them a fault.
-
-    Raises:
-        Refusal: the first fault, as one sentence.
+    that is elsewhere. Returns the findings, none of them a fault: the first fault is refused in one sentence.
     """
     found: list[Finding] = []
     for verbalizer in verbalizers:

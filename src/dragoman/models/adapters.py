@@ -88,11 +88,7 @@ class Places(Part):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """``adapter_config.json`` as it is written.
-
-    Raises:
-        Refusal: it is missing, is not JSON, or is no object.
-    """
+    """``adapter_config.json`` as it is written; refuse one that is missing, is not JSON, or is no object."""
     path = folder / ADAPTER
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -118,10 +114,7 @@ def check_places(settings: dict[str, Any], folder: Path) -> None:
 def refuse_settings(settings: Mapping[str, Any], what: str, *, plain: bool) -> None:
     """Refuse settings that cannot be merged, or that nothing here knows: left out they would give other answers.
 
-    Args:
-        settings: of ``adapter_config.json``.
-        what: whose refusal it is.
-        plain: whether the sum of A and B is all that may be told.
+    ``what``: whose refusal it is. ``plain``: whether the sum of A and B is all that may be told.
     """
     known = {*PLAIN, *_WITHOUT_EFFECT, *(() if plain else _BEYOND)}
     told = {name: value for name, value in settings.items() if value and not (name == "bias" and value == "none")}

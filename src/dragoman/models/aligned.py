@@ -80,21 +80,12 @@ def read_aligned(
     options: ReadingOptions | None = None,
     progress: Progress | None = None,
 ) -> Aligned:
-    """Read every text once with both models and keep the sums.
+    """Read every text once with both models and keep the sums; refused as the module says.
 
     Nothing is written; interrupted, nothing is left behind. Longest texts come first, so that memory is at its most at
-    the start.
-
-    Args:
-        source: the model whose features are to be carried.
-        target: the model they are carried into.
-        texts: one document each.
-        encoder: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
-        options: how.
-        progress: called with documents read and their number.
-
-    Raises:
-        Refusal: as the module says.
+    the start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
+    ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
+    ``progress``: called with documents read and their number.
     """
     options = options or ReadingOptions()
     if encoder is not None:

@@ -82,8 +82,7 @@ class Verbalizer:
     ) -> Verbalizer:
         """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
 
-        Raises:
-            Refusal: what is said contradicts the registry, nobody says how it is fed, or whatever ``__init__`` refuses.
+        Refuses what contradicts the registry, what nobody says, and whatever ``__init__`` refuses.
         """
         fed = how_fed(str(ref), contract, settings or {}, base)
         return cls(ref, **fed, dtype=dtype, device=device)

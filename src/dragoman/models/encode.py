@@ -53,9 +53,6 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Encod
     """The first ``max_tokens`` tokens of each text, special ones that the tokenizer adds itself included.
 
     Whatever side the tokenizer's own settings cut, texts are cut at their end: two models read the same beginning.
-
-    Raises:
-        Refusal: as the module says.
     """
     for number, text in enumerate(texts):
         refuse_halves(text, f"text {number}")
@@ -103,11 +100,7 @@ def _as_characters(tokenizer: Any, markup: Iterable[int]) -> Tokenizer:
 def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, special: bool) -> list[int]:
     """Ids of a template with a text in it: markup in the text is characters, markup of the template is what it is.
 
-    Args:
-        tokenizer: whose ids.
-        fill: the template: from the text to the whole.
-        text: what somebody wrote.
-        special: whether the tokenizer adds its own special tokens.
+    ``fill``: the template, from the text to the whole. ``special``: whether the tokenizer adds its own special tokens.
 
     Raises:
         Refusal: half a character, or a text with the very markup that its template has.

@@ -62,11 +62,7 @@ class TokenRows:
 
 
 def refuse_undefined(undefined: int, seen: int, site: Site, dtype: object) -> None:
-    """Refuse a reading of which more than 1 % is not finite.
-
-    Raises:
-        Refusal: so many are not; the sentence says what to do instead.
-    """
+    """Refuse a reading of which more than 1 % is not finite; the sentence says what to do instead."""
     if undefined > UNDEFINED * seen:
         half = str(dtype).endswith("float16") and not str(dtype).endswith("bfloat16")
         raise Refusal(

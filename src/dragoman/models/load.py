@@ -202,10 +202,8 @@ def base_of(folder: Path, sidecar: str | None, base: str | None, what: str) -> s
 def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
     """Adapters to merge, lowest first, and the whole model under them: an adapter may sit on an adapter.
 
-    Args:
-        folder: of an adapter, or of a whole model (then nothing is to be merged).
-        base: what the adapter in ``folder`` sits on; those below it say so themselves.
-        what: whose refusal it is.
+    ``folder``: of an adapter, or of a whole model (then nothing is to be merged). ``base``: what the adapter in
+    ``folder`` sits on; those below it say so themselves.
     """
     stack: list[Path] = []
     while is_adapter(folder):
@@ -261,11 +259,7 @@ def check_site(site: Site, model: nn.Module) -> int:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that torch does not know or this machine does not have, before anything is loaded.
-
-    Raises:
-        Refusal: the sentence says which devices there are.
-    """
+    """Refuse a device that torch does not know or this machine does not have, before anything is loaded."""
     here = devices()
     try:
         device = torch.device(name)

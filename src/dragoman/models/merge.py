@@ -63,13 +63,7 @@ class Unmerged:
     """What a model with an adapter carried along answers on a few tokens: kept to compare the merged one with."""
 
     def __init__(self, net: Any, what: str, *, tokens: Iterable[int] = ()) -> None:
-        """Read the tokens.
-
-        Args:
-            net: the base model with PEFT's layers in it (no PEFT wrapper around it).
-            what: whose refusal it is.
-            tokens: ids that must be among those read.
-        """
+        """Read a few tokens, ``tokens`` among them, with a base model that has PEFT's layers in it, unwrapped."""
         self._what, self._ids = what, _ids(net, tokens)
         ends = [net.get_input_embeddings(), net.get_output_embeddings()]
         self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]] = {}
@@ -164,11 +158,8 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> tuple[Any, 
 def merged_alike(adapted: Any, net: Any, what: str, *, tokens: Iterable[int] = ()) -> tuple[Any, Agreement]:
     """Merge, and compare with what was computed before merging.
 
-    Args:
-        adapted: PEFT's model or tuner, in eval mode.
-        net: the module inside it whose output is compared; PEFT's layers are replaced in place.
-        what: whose refusal it is.
-        tokens: ids that must be among those read.
+    ``adapted``: PEFT's model or tuner, in eval mode. ``net``: the module inside it whose output is compared; PEFT's
+    layers are replaced in place. ``tokens``: ids that must be among those read.
     """
     before = Unmerged(net, what, tokens=tokens)
     _part_shared(net)

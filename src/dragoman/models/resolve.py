@@ -73,8 +73,7 @@ def hub_place(ref: str) -> HubPlace | None:
 def folder_of(ref: str | Path) -> Path:
     """The folder that holds a model, verbalizer or reconstructor; of a repository, a sub-folder comes alone.
 
-    Raises:
-        Refusal: neither a packaged name, nor a folder here, nor a hub repository that is cached or can be reached.
+    Refuses what is neither a packaged name, nor a folder here, nor a hub repository that is cached or can be reached.
     """
     text = str(ref)
     if text in tiny.MODELS:

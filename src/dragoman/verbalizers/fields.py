@@ -99,10 +99,9 @@ class Described(Part, Generic[_Origin]):
 
 
 def checked(model: type[_Model], values: Any, what: str) -> _Model:
-    """A file's values as its model; published files write an empty section as null.
+    """A file's values as its model; refuse what is no mapping, and fields of another type.
 
-    Raises:
-        Refusal: they are no mapping, or a field is of another type.
+    Published files write an empty section as null.
     """
     if not isinstance(values, dict):
         raise Refusal(what, "it is not a mapping of names to values", "get the published file again")
@@ -115,11 +114,7 @@ def checked(model: type[_Model], values: Any, what: str) -> _Model:
 
 
 def block_in_name(name: str, what: str) -> int | None:
-    """The block a checkpoint's name tells (``-L20-``), None where it tells none.
-
-    Raises:
-        Refusal: it tells of two.
-    """
+    """The block a checkpoint's name tells (``-L20-``), None where it tells none; refuse a name that tells of two."""
     found = sorted({int(digits) for digits in _LAYER_IN_NAME.findall(name)})
     if len(found) > 1:
         why = f"its files state no block, and its name tells of several ({', '.join(map(str, found))})"

@@ -77,11 +77,8 @@ def build_prompt(
 ) -> Prompt:
     """Render the template as one user message, encode it, and check it against the sidecar.
 
-    Args:
-        sidecar: what the checkpoint wants.
-        tokenizer: anything with ``encode``, ``chat_template``, ``bos_token`` and its id.
-        slots: values of further template slots, when nothing else of the wording is needed.
-        wording: what the prompt needs beside the sidecar.
+    ``tokenizer``: anything with ``encode``, ``chat_template``, ``bos_token`` and its id. ``slots``: values of further
+    template slots, when nothing else of the ``wording`` is needed.
 
     Raises:
         Refusal: tokenizer and sidecar do not belong together; the message says which check failed.
@@ -103,13 +100,10 @@ def build_prompt(
 
 
 def render(message: str, tokenizer: Any, wording: Wording) -> tuple[Rendered, tuple[int, ...]]:
-    """A user message as the model sees it: the rendered text and its ids.
+    """A user message as the model sees it: the rendered text and its ids; refuse a doubled or torn BOS.
 
     Rendering and encoding are two steps without special tokens: the chat template writes the BOS itself, and the
     one-step call differs between transformers versions.
-
-    Raises:
-        Refusal: no chat template although one is needed, or a doubled or torn BOS.
     """
     written = Rendered(text=message, day=None)
     if wording.chat:
@@ -124,8 +118,7 @@ def render(message: str, tokenizer: Any, wording: Wording) -> tuple[Rendered, tu
 def encoded(text: str, tokenizer: Any, *, special: bool = False) -> tuple[int, ...]:
     """Token ids of a text; ``special``: whether the tokenizer adds its own before and after it.
 
-    Raises:
-        Refusal: the tokenizer fails at it, as some do at some texts.
+    Refuses a tokenizer that fails at the text, as some do at some texts.
     """
     where = getattr(tokenizer, "name_or_path", "")
     with opening(f"tokenizer of {where}" if where else "tokenizer", "it cannot encode a text"):
@@ -219,18 +212,11 @@ def render_chat(
     switches: Mapping[str, Any] | None = None,
     day: str = DAY,
 ) -> Rendered:
-    """The text of a chat.
+    """The text of a chat of ``turns`` (``role`` and ``content``), refused as the module says.
 
-    Args:
-        tokenizer: anything with ``chat_template``, and where it has several ``get_chat_template``; its
-            ``special_tokens_map`` is known to the template.
-        turns: of ``role`` and ``content``.
-        opened: whether the answer's turn is begun.
-        switches: further words for the template, such as ``enable_thinking``.
-        day: the date a template is told, YYYY-MM-DD.
-
-    Raises:
-        Refusal: as the module says.
+    ``tokenizer``: anything with ``chat_template``, and where it has several ``get_chat_template``; its
+    ``special_tokens_map`` is known to the template. ``opened``: whether the answer's turn is begun. ``switches``:
+    further words for the template, such as ``enable_thinking``. ``day``: the date a template is told, YYYY-MM-DD.
     """
     if not getattr(tokenizer, "chat_template", None):
         why = "it has no chat template, so the prompt of the verbalizer cannot be rendered"

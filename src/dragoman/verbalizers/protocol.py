@@ -58,11 +58,7 @@ class AnyVerbalizer(Protocol):
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse what no sample can be drawn at: 0 is greedy, and else it lies between 0.000001 and 1000.
-
-    Raises:
-        Refusal: negative, infinite, no number, or out of that range.
-    """
+    """Refuse what no sample can be drawn at: 0 is greedy, and else it lies between 0.000001 and 1000."""
     if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
         raise Refusal(
             f"temperature {temperature}",

@@ -126,12 +126,10 @@ def refuse_reader(stated: Mapping[str, Any], what: str) -> None:
 
 
 def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides | None = None) -> Sidecar:
-    """Resolve a checkpoint's ``nla_meta.yaml``.
+    """Resolve a checkpoint's ``nla_meta.yaml``; see ``sidecar_file`` for where it may lie.
 
-    Args:
-        folder: the checkpoint's folder; see ``sidecar_file`` for where its sidecar may lie.
-        name: what the checkpoint is called, read for its layer (``-L20-``) when the file names none.
-        overrides: what is known beside the file; nothing of it may contradict the file.
+    ``name``: what the checkpoint is called, read for its layer (``-L20-``) when the file names none. ``overrides``:
+    what is known beside the file; nothing of it may contradict the file.
 
     Raises:
         Refusal: the file is absent, damaged, about something else, or leaves out what decides the injection.

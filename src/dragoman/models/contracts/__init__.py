@@ -47,11 +47,7 @@ def contract_class(name: str) -> type[Contract]:
 
 
 def contract_for(request: CheckpointRequest, name: str | None) -> Contract:
-    """The contract a checkpoint is fed by.
-
-    Args:
-        request: the checkpoint, the file beside it, and what is said about it.
-        name: of the contract; None takes the one that the file itself names, and no other.
+    """The contract a checkpoint is fed by; ``name`` None takes the one that its file itself names, and no other.
 
     Raises:
         Refusal: nobody says which, or the name contradicts the file, or the contract lacks something.

@@ -80,12 +80,9 @@ class Contract:
 
 
 def read_contract(folder: Path, layout: str, *, name: str | None = None) -> Contract:
-    """Resolve a reconstructor's files.
+    """Resolve a reconstructor's files in the ``layout`` its authors or the registry name.
 
-    Args:
-        folder: the checkpoint's folder.
-        layout: "kitft" or "easynla", as the checkpoint's authors or the registry name it.
-        name: what the checkpoint is called, read for its block (``-L20-``) when no file names one.
+    ``name``: what the checkpoint is called, read for its block (``-L20-``) when no file names one.
 
     Raises:
         Refusal: files are missing, contradict the layout or each other, or leave out what decides the reading.

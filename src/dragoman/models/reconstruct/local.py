@@ -55,8 +55,7 @@ class Reconstructor:
     ) -> Reconstructor:
         """Load a checkpoint in the layout that is named, or that dragoman's registry knows.
 
-        Raises:
-            Refusal: nobody knows its layout, the registry knows another one, or whatever ``__init__`` refuses.
+        Refuses layouts that nobody knows or that contradict the registry, and whatever ``__init__`` refuses.
         """
         return cls(ref, layout=layout_of(str(ref), layout), base=base, dtype=dtype, device=device)
 
@@ -128,10 +127,9 @@ class Reconstructor:
         return known if contract.form == "full" else known | digests(folder_of(self.base), "base_")
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of the template around each text, checked; tags around an explanation are taken off first.
+        """Token ids of the template around each text, its tags taken off first.
 
-        Raises:
-            Refusal: an empty text, or an encoding that is not the one of training.
+        Refuses empty texts, and encodings that are not those of training.
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")

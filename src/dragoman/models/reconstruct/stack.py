@@ -33,13 +33,8 @@ _TEXT = "model."
 def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headless: bool) -> Any:
     """The text model in a folder, without output layer.
 
-    Args:
-        folder: config.json and safetensors weights.
-        kind: dtype.
-        device: in torch's words.
-        what: whose refusal it is.
-        headless: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
-            layer, and nothing else; else it is a base model and must be whole.
+    ``headless``: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
+    layer, and nothing else; else it is a base model and must be whole.
     """
     net, report = open_weights(AutoModel, folder, kind, what)
     stack: Any = text_stack(net)
@@ -93,13 +88,10 @@ def truncate(stack: Any, block: int, what: str) -> None:
 
 
 def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], what: str) -> Agreement:
-    """Add a LoRA adapter to the weights of a truncated stack; how the sum agrees with PEFT unmerged.
+    """Add a LoRA adapter to the weights of a truncated stack (blocks 0 to K); how the sum agrees with PEFT unmerged.
 
-    Args:
-        stack: blocks 0 to K.
-        lora: rank, alpha, target modules and what else PEFT's LoraConfig is told.
-        tensors: arrays by the trainer's names; the part before ``layers.`` differs between trainers and is dropped.
-        what: whose refusal it is.
+    ``lora``: rank, alpha, target modules and what else PEFT's LoraConfig is told. ``tensors``: arrays by the trainer's
+    names; the part before ``layers.`` differs between trainers and is dropped.
 
     Raises:
         Refusal: it is no plain LoRA, its tensors are not exactly those its configuration asks for, or the merged stack
