@@ -18,7 +18,7 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, read_json
 from dragoman.store.spans import shown
-from dragoman.verbalizers.fields import Natural, Part, Width, checked
+from dragoman.verbalizers.sidecar import Natural, Part, Width, checked
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LORA_A = re.compile(r"\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?$")
@@ -40,14 +40,7 @@ PLAIN = (
     "exclude_modules",
 )
 # What PEFT does beyond it, can be merged, and is checked after merging.
-_BEYOND = (
-    "bias",
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-)
+_BEYOND = ("bias", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
 # What changes nothing that a trained adapter computes; the configurations of initialisations are read with them.
 _WITHOUT_EFFECT = (
     "peft_type",

@@ -27,21 +27,8 @@ from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook
-from dragoman.models.folder import (
-    TEMPLATE,
-    TOKENIZER,
-    check_folder,
-    digests,
-    read_template,
-)
-from dragoman.models.load import (
-    base_of,
-    decoder_blocks,
-    load_model,
-    load_tokenizer,
-    stacked,
-    torch_dtype,
-)
+from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
+from dragoman.models.load import base_of, decoder_blocks, hidden_of, load_model, load_tokenizer, stacked, torch_dtype
 from dragoman.models.merge import Agreement, merge_adapter
 from dragoman.models.resolve import folder_of, how_fed
 from dragoman.store import digest, file_sha256
@@ -291,7 +278,7 @@ def _changed(module: torch.nn.Module, hook: Hook, shared: int) -> Iterator[None]
     places = [position - shared for position in hook.positions]
 
     def change(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden = hidden_of(output).clone()
         hidden[:, places] = hook.change(hidden[:, places])
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

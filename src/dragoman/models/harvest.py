@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
-from dragoman.models.load import check_site, decoder_blocks, text_stack
+from dragoman.models.load import check_site, decoder_blocks, hidden_of, text_stack
 
 Progress = Callable[[int, int], None]
 OUTLIER = 5.0  # times the median norm; alignment.md section 3: sinks are tens of times the median
@@ -78,7 +78,7 @@ def reading(model: PreTrainedModel, block: int) -> Iterator[list[torch.Tensor]]:
     stack, blocks, caught = text_stack(model), decoder_blocks(model), []
 
     def catch(_module: nn.Module, _args: Any, output: Any) -> None:
-        caught[:] = [output[0] if isinstance(output, tuple) else output]
+        caught[:] = [hidden_of(output)]
 
     handle = blocks[block].register_forward_hook(catch)
     # Later blocks cannot change this one's output: leave them out instead of paying for them.

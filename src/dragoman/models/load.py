@@ -227,6 +227,11 @@ def fingerprint_of_model(ref: str | Path) -> str:
     return digest(*(fingerprint_of(each, deciding(each)) for each in folders))
 
 
+def hidden_of(output: Any) -> torch.Tensor:
+    """What a layer puts out, whatever else it returns beside it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def text_stack(model: nn.Module) -> nn.Module:
     """The module that owns ``layers``: through PEFT and multimodal wrappers."""
     seen = model

@@ -25,7 +25,7 @@ from torch import nn
 
 from dragoman.core import Refusal
 from dragoman.models.adapters import ADAPTER_WEIGHTS, check_places, read_settings, refuse_settings
-from dragoman.models.load import OF_VISION, text_stack
+from dragoman.models.load import OF_VISION, hidden_of, text_stack
 from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
 
@@ -87,7 +87,7 @@ class Unmerged:
 
     def _keep(self, name: str) -> Any:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self._calls[name] = args, kwargs, _first(output).clone()
+            self._calls[name] = args, kwargs, hidden_of(output).clone()
 
         return hook
 
@@ -102,7 +102,7 @@ class Unmerged:
         errors = {"": 0.0}
         with torch.inference_mode():
             for name, (args, kwargs, output) in self._calls.items():
-                errors[name] = _error(_first(net.get_submodule(name)(*args, **kwargs)), output)
+                errors[name] = _error(hidden_of(net.get_submodule(name)(*args, **kwargs)), output)
         # NaN is larger than any number here.
         layer = max(errors, key=lambda name: (math.isnan(errors[name]), errors[name]))
         found = Agreement(layer=layer, error=errors[layer], limit=limit, whole=whole, whole_limit=whole_limit)
@@ -200,10 +200,6 @@ def _ids(net: Any, tokens: Iterable[int]) -> torch.Tensor:
     asked = sorted({t for t in tokens if 0 <= t < rows})[:count]
     asked += ids[: -len(asked) % TOKENS]
     return torch.tensor(ids + asked, device=table.device).reshape(-1, TOKENS)
-
-
-def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -92,28 +92,14 @@ class Reader:
         return median_norm(self.pilot(texts).x)
 
     def rows(
-        self,
-        texts: Sequence[str],
-        typical: float | None = None,
-        *,
-        batch_size: int = 32,
-        max_tokens: int = MAX_TOKENS,
+        self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
     ) -> TokenRows:
         """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
 
         ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
         """
-        parts = list(
-            token_rows(
-                self.model,
-                self.tokenizer,
-                self.site,
-                texts,
-                batch_size=batch_size,
-                max_tokens=max_tokens,
-                typical=typical,
-            )
-        )
+        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical}
+        parts = list(token_rows(self.model, self.tokenizer, self.site, texts, **how))
         if len(parts) == 1:
             return parts[0]
         joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
@@ -224,15 +210,8 @@ class Harvest:
         source, target = Site.parse(meta["source"]), Site.parse(meta["target"])
         own = Background(source, frozen(arrays["source_background"]), meta["source_n"], meta["texts"])
         background = Background(target, frozen(arrays["background"]), meta["n"], meta["texts"])
-        return cls(
-            source=source,
-            target=target,
-            x=arrays["x"],
-            y=arrays["y"],
-            source_background=own,
-            background=background,
-            left_out=meta["left_out"],
-        )
+        rows = {"x": arrays["x"], "y": arrays["y"], "left_out": meta["left_out"]}
+        return cls(source=source, target=target, source_background=own, background=background, **rows)
 
 
 def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: Progress | None = None) -> Harvest:

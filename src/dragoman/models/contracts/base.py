@@ -17,6 +17,7 @@ import torch
 from dragoman.core import Refusal, Site
 from dragoman.models.load import check_site
 from dragoman.models.resolve import called
+from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import DAY, Prompt, Wording, build_prompt, checked_day
 from dragoman.verbalizers.sidecar import Overrides, Sidecar, read_sidecar, sidecar_file, stated_in
 
@@ -219,6 +220,19 @@ class Contract(ABC):
             if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
                 kinds = " or ".join(kind.__name__ for kind in known[key])
                 raise Refusal(f"setting '{key}' of contract '{self.name}'", f"{value!r} is no {kinds}", "give one")
+
+
+def section(stated: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a sidecar; empty where there is none."""
+    found = stated.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def other_kind(stated: Mapping[str, Any]) -> str:
+    """Why a sidecar is of no verbalizer's or dataset's kind; empty where it is, or does not say."""
+    if stated.get("kind") in (None, "nla_model", "nla_dataset"):
+        return ""
+    return f"its sidecar is of kind '{shown(stated['kind'])}'"
 
 
 def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:

@@ -37,8 +37,19 @@ from dragoman.models.adapters import (
 from dragoman.store import read_arrays, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalizers.fields import Described, Natural, Origin, Part, Scale, Width, block_in_name, checked
-from dragoman.verbalizers.sidecar import NAME, sidecar_file, slots_of
+from dragoman.verbalizers.sidecar import (
+    NAME,
+    Described,
+    Natural,
+    Origin,
+    Part,
+    Scale,
+    Width,
+    block_in_name,
+    checked,
+    sidecar_file,
+    slots_of,
+)
 
 LAYOUTS = ("kitft", "easynla")
 SLOT = "explanation"
