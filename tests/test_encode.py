@@ -156,7 +156,7 @@ def test_a_tokenizer_that_cuts_on_the_left_reads_the_beginning_all_the_same() ->
     np.testing.assert_array_equal(other.y, one.y)
     encoder, manner = sae(WIDTH["llama"]), ReadingOptions(first=3, max_tokens=60)
     same_everything(
-        read_aligned(*left, LONG, encoder, manner=manner), read_aligned(*right, LONG, encoder, manner=manner), 0, 0
+        read_aligned(*left, LONG, encoder, options=manner), read_aligned(*right, LONG, encoder, options=manner), 0, 0
     )
     sums = [direct_statistics(*both, encoder, LONG)[0] for both in (right, left)]
     np.testing.assert_array_equal(sums[0].weighted_sum, sums[1].weighted_sum)
@@ -243,7 +243,7 @@ def test_a_reading_that_turns_undefined_after_the_pilot_is_refused_at_its_end(mo
     manner = ReadingOptions(first=3)
     for way in (
         lambda: direct_statistics(bad, target, encoder, TEXTS),
-        lambda: read_aligned(bad, target, TEXTS, None, manner=manner),
+        lambda: read_aligned(bad, target, TEXTS, None, options=manner),
         lambda: harvest(bad, target, TEXTS),
     ):
         with pytest.raises(Refusal, match=r"activations are NaN or infinite"):

@@ -254,8 +254,8 @@ def test_report_export_harvest_and_fit_name_hostile_files(
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_doctor(dragoman_: Dragoman, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     words: Any = dict.fromkeys(("subject", "check", "what", "do", "origin"), HOSTILE)
-    found = [Finding(verdict=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
-    monkeypatch.setattr("dragoman.doctor.open_patient", lambda **_how: None)
+    found = [Finding(status=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
+    monkeypatch.setattr("dragoman.doctor.open_subject", lambda **_how: None)
     monkeypatch.setattr("dragoman.doctor.examine", lambda _patient: found)
     said = dragoman_("doctor", "--sae", "x", *more)
     assert said.code == 1 and said.out

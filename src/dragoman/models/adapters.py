@@ -159,9 +159,8 @@ def refuse_rank(ranks: Iterable[int], weights: Path, path: Path) -> None:
     shapes = ArraysFile(weights).shapes
     there = max((shape[0] for name, shape in shapes.items() if _LORA_A.search(name) and len(shape) > 1), default=0)
     if max(ranks) > there:
-        raise Refusal(
-            f"{path}", f"it states rank {max(ranks)}, {weights.name} has rank {there}", "use files of one checkpoint"
-        )
+        why = f"it states rank {max(ranks)}, {weights.name} has rank {there}"
+        raise Refusal(f"{path}", why, "use files of one checkpoint")
 
 
 def refuse_slow(patterns: Iterable[str], path: Path) -> None:
@@ -175,9 +174,8 @@ def refuse_slow(patterns: Iterable[str], path: Path) -> None:
         except (re.error, RecursionError, OverflowError, Warning):
             good = False
         if not good or any(len(_REPEATED.findall(part)) > _MOST_REPEATED for part in _alternatives(pattern)):
-            raise Refusal(
-                f"{path}", f"its pattern '{shown(pattern)}' is no plain pattern of module names", "list the modules"
-            )
+            why = f"its pattern '{shown(pattern)}' is no plain pattern of module names"
+            raise Refusal(f"{path}", why, "list the modules")
 
 
 def _alternatives(pattern: str) -> list[str]:

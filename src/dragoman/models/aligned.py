@@ -268,9 +268,8 @@ class _Reading:
             read = told["not finite"] + told["no shared end"] + self.counts["shared ends"]
             refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
         if not n or not self.kept:
-            raise Refusal(
-                "these texts", "the two tokenizers share no token end late enough in them", "give longer running text"
-            )
+            why = "the two tokenizers share no token end late enough in them"
+            raise Refusal("these texts", why, "give longer running text")
         out = self.counts["outlier at source"] + self.counts["outlier at target"]
         _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
         source, target = self.source.site, self.target.site

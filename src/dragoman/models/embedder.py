@@ -30,9 +30,8 @@ def packaged_folder(package: str = PACKAGE) -> Path:
     spec = importlib.util.find_spec(package)
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
-        raise Refusal(
-            "sentence embedder all-MiniLM-L6-v2", f"the package {package} is not installed", f"run: {INSTALL}"
-        )
+        why = f"the package {package} is not installed"
+        raise Refusal("sentence embedder all-MiniLM-L6-v2", why, f"run: {INSTALL}")
     return folder
 
 

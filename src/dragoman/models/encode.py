@@ -72,9 +72,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Encod
             ids[k], spans[k] = list(again.ids), list(again.offsets)
             left = _written(ids[k], spans[k], markup)
             if left is not None:
-                raise Refusal(
-                    f"text {k}", f"its tokenizer makes one token of '{left}' in it", "leave out texts with such markup"
-                )
+                why = f"its tokenizer makes one token of '{left}' in it"
+                raise Refusal(f"text {k}", why, "leave out texts with such markup")
     return Encoded(ids=ids, spans=spans)
 
 
@@ -114,9 +113,8 @@ def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, spec
     frame = fill("")
     both = next((written for written in named.values() if written in frame), None)
     if both is not None:
-        raise Refusal(
-            f"a text with '{both}' in it", "the template around it has that markup too", "leave that text out"
-        )
+        why = "the template around it has that markup too"
+        raise Refusal(f"a text with '{both}' in it", why, "leave that text out")
     return list(_as_characters(tokenizer, named).encode(whole, add_special_tokens=special).ids)
 
 

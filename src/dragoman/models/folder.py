@@ -77,9 +77,8 @@ def weight_files(folder: Path, what: str) -> list[Path]:
     elif index.is_file():
         files = [folder / name for name in _shards(index)]
     elif there:
-        raise Refusal(
-            what, f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}", "download all of its files"
-        )
+        why = f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}"
+        raise Refusal(what, why, "download all of its files")
     else:
         why = "the folder holds no *.safetensors weights, and pickled weights are never loaded"
         raise Refusal(what, why, "convert them to safetensors, or download them so")
@@ -102,9 +101,8 @@ def shapes_in(files: list[Path], *, quantised: bool) -> dict[str, tuple[int, ...
         for name in () if quantised else file.names:
             stored = file.array(name)
             if name.endswith(".weight") and not stored.kind and stored.dtype.kind in "iub":
-                raise Refusal(
-                    f"{path}", f"its tensor '{shown(name)}' holds whole numbers ({stored.dtype}), not weights", AGAIN
-                )
+                why = f"its tensor '{shown(name)}' holds whole numbers ({stored.dtype}), not weights"
+                raise Refusal(f"{path}", why, AGAIN)
     return shapes
 
 
@@ -187,9 +185,8 @@ def _refuse_settings(path: Path, settings: Mapping[str, Any]) -> None:
     kernels = [*_named(settings, "attn_implementation"), *_named(settings, "_attn_implementation")]
     for where, value in [*kernels, *_named(settings, "experts_implementation")]:
         if "/" in str(value):
-            raise Refusal(
-                f"{path}", f"its {where} wants code from elsewhere ({shown(value)}), which is never run", "delete it"
-            )
+            why = f"its {where} wants code from elsewhere ({shown(value)}), which is never run"
+            raise Refusal(f"{path}", why, "delete it")
     if settings.get("transformers_weights") is not None:
         named = shown(settings["transformers_weights"])
         raise Refusal(f"{path}", f"it names other weights ({named})", f"call them {WEIGHTS}, and delete the setting")

@@ -264,9 +264,8 @@ def _refuse_without_rows(number: int, tokenizer: Any, texts: Sequence[str], site
     """Say why a text has no row: it has no token after the first, or those it has were left out."""
     (spans,) = encoded_whole(tokenizer, [texts[number]]).spans
     if any(end > begin for begin, end in spans[1:]):
-        raise Refusal(
-            f"text {number}", f"all its activations at {site} are outliers or not finite", "leave that text out"
-        )
+        why = f"all its activations at {site} are outliers or not finite"
+        raise Refusal(f"text {number}", why, "leave that text out")
     raise Refusal(f"text {number}", "it has no token after the first", "leave empty or one-word texts out")
 
 

@@ -66,9 +66,8 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
     check_folder(folder, f"tokenizer {ref}")
     path = folder / TOKENIZER
     if not path.is_file():
-        raise Refusal(
-            f"{ref}", "it holds no tokenizer.json, and offsets need a fast tokenizer", "save the fast tokenizer there"
-        )
+        why = "it holds no tokenizer.json, and offsets need a fast tokenizer"
+        raise Refusal(f"{ref}", why, "save the fast tokenizer there")
     if (folder / CONFIG).is_file():  # transformers reads it to choose a class
         refuse_counts(folder, read_config(folder), None)
     if not packaged:

@@ -142,9 +142,8 @@ def direct_statistics(
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
     if stats is None:
-        raise Refusal(
-            "an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE"
-        )
+        why = "the direct route needs texts in which features fire"
+        raise Refusal("an empty list of texts", why, "pass --texts FILE")
     for side, reader in zip(SIDES, (source, target), strict=True):
         refuse_tally(tally[side], reader)
     mean: Floats = (units / count).astype(np.float32)  # type: ignore[union-attr]
@@ -174,9 +173,8 @@ def told_left_out(left_out: LeftOut, source: Site, target: Site) -> list[str]:
 def refuse_other_width(encoder: Encoder, source: Reader) -> None:
     """Refuse an SAE of another width than the source's stream."""
     if encoder.d_in != source.width:
-        raise Refusal(
-            f"an SAE of width {encoder.d_in}", f"the source stream is {source.width} wide", "use an SAE of that model"
-        )
+        why = f"the source stream is {source.width} wide"
+        raise Refusal(f"an SAE of width {encoder.d_in}", why, "use an SAE of that model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +229,8 @@ def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: P
     x, y = pooled[0], pooled[1]
     for reader, one in zip((source, target), pooled, strict=True):
         if not np.ptp(one.rows, axis=0).any():
-            raise Refusal(
-                f"{len(texts)} texts", f"every one gives the same row at {reader.site}", "give texts that differ more"
-            )
+            why = f"every one gives the same row at {reader.site}"
+            raise Refusal(f"{len(texts)} texts", why, "give texts that differ more")
     key = digest("\n".join(texts))
     return Harvest(
         source=source.site,

@@ -184,9 +184,8 @@ def layout_of(ref: str, layout: str | None) -> str:
         _refuse_top(f"reconstructor {ref}", ref, known.ar_folder, known.reader_ref)
     sure = known.reader_layout if known else None
     if layout and sure and layout != sure:
-        raise Refusal(
-            f"layout '{layout}' for {ref}", f"it is laid out as {sure}, as dragoman's registry knows", "leave it out"
-        )
+        why = f"it is laid out as {sure}, as dragoman's registry knows"
+        raise Refusal(f"layout '{layout}' for {ref}", why, "leave it out")
     named = layout or sure
     if named is None:
         why = "its layout is not known, and its files do not say"

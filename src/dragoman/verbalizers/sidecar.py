@@ -229,9 +229,8 @@ def refuse_reader(stated: Mapping[str, Any], what: str) -> None:
     """Refuse the sidecar of a reconstructor."""
     role = stated.get("role")
     if role is not None and role not in VERBALIZER_ROLES:
-        raise Refusal(
-            what, f"its role is '{shown(role)}', not a verbalizer's", "pass the folder of the verbalizer (av)"
-        )
+        why = f"its role is '{shown(role)}', not a verbalizer's"
+        raise Refusal(what, why, "pass the folder of the verbalizer (av)")
 
 
 def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides | None = None) -> Sidecar:
@@ -280,9 +279,8 @@ def slots_of(template: str, what: str) -> set[str]:
     names = {name for name, _, _ in slots}
     odd = sorted(n for n in names if not n.isidentifier())
     if odd:
-        raise Refusal(
-            what, f"its template has a slot '{{{shown(odd[0])}}}' that is no name", "double literal braces as {{ }}"
-        )
+        why = f"its template has a slot '{{{shown(odd[0])}}}' that is no name"
+        raise Refusal(what, why, "double literal braces as {{ }}")
     # {x:>9999999999} would fill the memory when it is filled in.
     formed = next((name for name, spec, how in slots if spec or how), None)
     if formed is not None:
@@ -312,9 +310,8 @@ def _refuse_kind(found: _File, overrides: Overrides, what: str) -> None:
             instead = "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale"
             raise Refusal(what, "it describes a dataset (kind nla_dataset), which stores no injection scale", instead)
     elif found.kind != "nla_model":
-        raise Refusal(
-            what, f"its kind is '{shown(found.kind)}', not nla_model", "use the sidecar that came with the verbalizer"
-        )
+        why = f"its kind is '{shown(found.kind)}', not nla_model"
+        raise Refusal(what, why, "use the sidecar that came with the verbalizer")
 
 
 def _width(found: _File, folder: Path, overrides: Overrides, what: str) -> int:
@@ -348,9 +345,8 @@ def _scale(stated: float | str | None, given: float | str | None, width: int, wh
         instead = "give a norm (about the median norm of its block), because a direction has none of its own"
     scale = _norm(stated, width, what, "its extraction.injection_scale", instead)
     if given is not None and not math.isclose(_norm(given, width, what, "the given norm", instead), scale):
-        raise Refusal(
-            what, f"its injection_scale is {scale:g}, and the norm given is {shown(given)}", "leave the norm out"
-        )
+        why = f"its injection_scale is {scale:g}, and the norm given is {shown(given)}"
+        raise Refusal(what, why, "leave the norm out")
     return scale
 
 

@@ -213,9 +213,8 @@ class Contract(ABC):
         known = {**self.common, **self.settings}
         for key, value in said.items():
             if key not in known:
-                raise Refusal(
-                    f"setting '{key}' of contract '{self.name}'", f"it takes {', '.join(sorted(known))}", "drop it"
-                )
+                why = f"it takes {', '.join(sorted(known))}"
+                raise Refusal(f"setting '{key}' of contract '{self.name}'", why, "drop it")
             # A bool is an int to Python, and never meant as one here.
             if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
                 kinds = " or ".join(kind.__name__ for kind in known[key])

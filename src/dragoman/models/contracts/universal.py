@@ -71,9 +71,8 @@ class Universal(Contract):
             why = "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor"
             raise Refusal(request.sidecar_name, why, "get the published file again")
         if SLOT not in slots_of(template, request.sidecar_name):
-            raise Refusal(
-                request.sidecar_name, "its template has no place for the vector", "get the published file again"
-            )
+            why = "its template has no place for the vector"
+            raise Refusal(request.sidecar_name, why, "get the published file again")
         scale = stated.get("injection_scale", "sqrt_d_model")
         if scale != "sqrt_d_model":
             why = f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used"

@@ -277,9 +277,8 @@ def form_of(folder: Path, layout: str, what: str) -> str:
     if not (peft or easy or full):
         missing = [EASY_WEIGHTS if layout == "easynla" else "model.safetensors"]
     if missing:
-        raise Refusal(
-            what, f"it holds no {missing[0]}", "download all files of the reconstructor (pickles are not read)"
-        )
+        why = f"it holds no {missing[0]}"
+        raise Refusal(what, why, "download all files of the reconstructor (pickles are not read)")
     return "adapter" if peft or easy else "full"
 
 
@@ -361,9 +360,8 @@ def read_head(path: Path, width: int) -> tuple[Floats, Floats | None, dict[str, 
         raise Refusal(f"{path}", f"beside the head it holds '{shown(min(arrays))}'", "get the published file again")
     if weight.shape != (width, width) or (bias is not None and bias.shape != (width,)):
         shapes = f"{weight.shape}{'' if bias is None else f' and a bias {bias.shape}'}"
-        raise Refusal(
-            f"{path}", f"its head is {shapes}, and the width is {width}", "use the head that was trained with it"
-        )
+        why = f"its head is {shapes}, and the width is {width}"
+        raise Refusal(f"{path}", why, "use the head that was trained with it")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
         weight = weight.astype(np.float32)
         bias = None if bias is None else bias.astype(np.float32)

@@ -81,9 +81,8 @@ def truncate(stack: Any, block: int, what: str) -> None:
     """Keep blocks 0 to ``block``; refuse a model that has fewer."""
     count = len(stack.layers)
     if block >= count:
-        raise Refusal(
-            what, f"it reads block {block}, and its base has blocks 0 to {count - 1}", "use the base it was trained on"
-        )
+        why = f"it reads block {block}, and its base has blocks 0 to {count - 1}"
+        raise Refusal(what, why, "use the base it was trained on")
     stack.layers = nn.ModuleList(stack.layers[: block + 1])
 
 
@@ -157,8 +156,7 @@ def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
             continue
         found = _ADAPTED.match(name)
         if not found:
-            raise Refusal(
-                what, f"'{name}' of its adapter is no LoRA matrix of a text block", "merge the adapter into its base"
-            )
+            why = f"'{name}' of its adapter is no LoRA matrix of a text block"
+            raise Refusal(what, why, "merge the adapter into its base")
         out[f"{found['layer']}.{found['part']}"] = tensor
     return out
