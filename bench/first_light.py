@@ -21,7 +21,8 @@ from dragoman.demo import experiment, listed, request_for
 from dragoman.dictionaries.beside import read_truth
 from dragoman.explain import Talk
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader, activations_at
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.score import JudgedRun, reconstruction_scores, score_run, sought_directions
 from dragoman.stats.intervals import wilson_interval

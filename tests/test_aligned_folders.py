@@ -14,7 +14,8 @@ from dragoman.core import Refusal
 from dragoman.maps.aligned import Aligned
 from dragoman.models import aligned as room
 from dragoman.models.aligned import encoded, read_aligned
-from dragoman.models.paired import Reader, ReadingOptions, distinct, document_name
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import ReadingOptions, distinct, document_name
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
 

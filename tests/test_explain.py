@@ -24,7 +24,8 @@ from dragoman.core import Refusal, Site
 from dragoman.demo import request_for
 from dragoman.explain import Request, Talk, check_route, explain
 from dragoman.maps import LinearMap
-from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import Harvest, activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.store import RunFolder, read_arrays
 from judging import judged, whole

@@ -19,7 +19,7 @@ from dragoman.doctor.prompt import check_prompt
 from dragoman.doctor.stream import check_background, check_dictionary, check_stream, orientation
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
 from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 

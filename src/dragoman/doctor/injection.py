@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from dragoman.core import Floats, Refusal
 from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.stream import median_norm, overflow
-from dragoman.doctor.subject import COMPARED, Subject
+from dragoman.doctor.subject import Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.watch import dtype_of, embedding_factors
+from dragoman.models.watch import bare_logits, bare_text, dtype_of, embedding_factors
 from dragoman.verbalizers.protocol import AnyVerbalizer, parse
 
 COSINE = 0.99  # bfloat16 rounds each entry by 0.4 % at most: the cosine of a rounded vector stays above 0.9999
@@ -35,7 +35,8 @@ CACHED, NOISES = 1e-3, 3.0
 # bfloat16.
 BARE = 0.06
 WEAK = 0.01  # opposite vectors that change logits less than this say the same by more than chance
-NEXT = 24  # tokens compared of a server's texts: past the opening that a verbalizer's texts share
+COMPARED = 8  # tokens of a text here that is compared with another one
+NEXT = 24  # the same of a server's texts: past the opening that a verbalizer's texts share
 
 SLOT = Check("slot", "positions that change with the vector", "the marker's position in the prompt")
 SIGN = Check("sign", "cosine of the vector with what it brings", "the vector itself")
@@ -186,7 +187,7 @@ def check_reading(subject: Subject, *, texts: bool = True) -> list[Finding]:
     numbers = overflow(name, "largest entry of its stream while it reads a vector", subject.fed.peak, dtype_of(local))
     if subject.fed.refusal is not None:
         return [NUMBERS.refused(name, subject.fed.refusal) if numbers.status == "ok" else numbers]
-    found = [numbers, logits_canary(subject), marker_read(subject)]
+    found = [numbers, logits_canary(subject), marker_read(subject, local)]
     return [*found, background_text(subject, local)] if texts else found
 
 
@@ -220,11 +221,12 @@ def logits_canary(subject: Subject) -> Finding:
     return CACHE.of(name, least, limit, fault)
 
 
-def marker_read(subject: Subject) -> Finding:
+def marker_read(subject: Subject, local: Verbalizer) -> Finding:
     """Where opposite vectors give one answer, it must not be the bare marker's."""
-    once, bare, found = subject.fed.logits, subject.bare_logits, opposed(subject)
-    if once is None or bare is None or found is None:
+    once, found = subject.fed.logits, opposed(subject)
+    if once is None or found is None:
         return MARKER_READ.skipped(subject.verbalizer_name, "the passes could not be watched")
+    bare = bare_logits(local)
     nearest = min(apart(row, bare) for row in once)
     dropped = found[0] <= found[1] and nearest <= BARE
     fault = "the engine drops the embeddings it is given: feed embeddings only, never ids" if dropped else ""
@@ -264,11 +266,11 @@ def background_text(subject: Subject, local: Verbalizer) -> Finding:
 
     Two other vectors are read beside it, and their logits count: a model with little to say may repeat itself.
     """
-    background, bare = subject.background_mean, subject.bare_text
-    if background is None or bare is None:
+    background = subject.background_mean
+    if background is None:
         return BACKGROUND_TEXT.skipped(subject.verbalizer_name, "no background of its width is at hand")
     texts = local.verbalize(np.vstack([background[None], subject.opposite]), max_new_tokens=COMPARED)
-    nothing = parse(bare, opened=local.prompt.opened).text
+    nothing = parse(bare_text(local, COMPARED), opened=local.prompt.opened).text
     same = sum(one.text.split() == nothing.split() for one in texts)
     found = opposed(subject)
     weak = found is None or found[0] <= WEAK

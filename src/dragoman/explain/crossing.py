@@ -23,16 +23,8 @@ from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
-from dragoman.models.paired import (
-    SIDES,
-    Harvest,
-    LeftOut,
-    Reader,
-    ReadingOptions,
-    direct_statistics,
-    harvest,
-    told_left_out,
-)
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import SIDES, Harvest, LeftOut, ReadingOptions, direct_statistics, harvest, told_left_out
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.backgrounds import load_background, save_background
 

@@ -35,11 +35,10 @@ from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.firings import FiringsTally
 from dragoman.maps.folds import MomentStream
-from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
+from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.paired import (
     SIDES,
     Document,
-    Reader,
     ReadingOptions,
     at_most_each,
     calibrating,

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
@@ -29,17 +28,14 @@ from dragoman.models.encode import shared_cuts
 from dragoman.models.harvest import (
     MAX_TOKENS,
     Progress,
-    TokenRows,
+    Reader,
     encoded_whole,
-    median_norm,
-    pilot_rows,
     pool,
     refuse_undefined,
     shared_ends,
     token_rows,
     unit_sum,
 )
-from dragoman.models.load import check_site, load_model
 from dragoman.store import Contents, digest, document_name, write_arrays
 
 CHUNK = 128  # documents read at a time
@@ -56,57 +52,6 @@ _FILE = Contents(
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
 CANDIDATES = 512  # features among which 150 calibrate the penalty
 HELD_OUT = 4096  # pairs kept whole
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
-    """A model opened to be read at one site."""
-
-    site: Site
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-
-    @classmethod
-    def open(cls, site: Site, *, dtype: str = "float32", device: str = "cpu") -> Reader:
-        """Load the model of a site."""
-        ref = f"{site.model}@{site.revision}" if site.revision else site.model
-        model, tokenizer = load_model(ref, dtype=dtype, device=device)
-        return cls(site=site, model=model, tokenizer=tokenizer)
-
-    @property
-    def dtype(self) -> str:
-        """What it computes in."""
-        return str(self.model.dtype)
-
-    @property
-    def width(self) -> int:
-        """Width of the stream at the site; refuses a block the model does not have."""
-        return check_site(self.site, self.model)
-
-    def pilot(self, texts: Sequence[str]) -> TokenRows:
-        """Rows of a few of the texts, whatever their length: see ``pilot_rows``."""
-        return pilot_rows(self.model, self.tokenizer, self.site, texts)
-
-    def typical(self, texts: Sequence[str]) -> float:
-        """Median norm of the pilot's tokens, for ``rows``."""
-        return median_norm(self.pilot(texts).x)
-
-    def rows(
-        self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
-    ) -> TokenRows:
-        """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
-
-        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
-        """
-        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical}
-        parts = list(token_rows(self.model, self.tokenizer, self.site, texts, **how))
-        if len(parts) == 1:
-            return parts[0]
-        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
-        counts: dict[str, Any] = {
-            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
-        }
-        return TokenRows(**joined, **counts)
 
 
 def direct_statistics(
@@ -225,7 +170,7 @@ def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: P
     pooled = []
     for turn, reader in enumerate((source, target)):
         say = _shifted(progress, turn * len(texts), total) if progress else None
-        pooled.append(pool(reader.model, reader.tokenizer, reader.site, texts, until=until, progress=say))
+        pooled.append(pool(reader, texts, until=until, progress=say))
     x, y = pooled[0], pooled[1]
     for reader, one in zip((source, target), pooled, strict=True):
         if not np.ptp(one.rows, axis=0).any():
@@ -258,7 +203,7 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
 def activations_at(reader: Reader, texts: Sequence[str], ends: Sequence[int]) -> tuple[Floats, np.ndarray]:
     """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
     found: dict[int, np.ndarray] = {}
-    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts):
+    for rows in token_rows(reader, texts):
         for document in np.unique(rows.document):
             mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
             if len(mine):

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from dragoman.core import Floats, Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.encode import encode_texts
-from dragoman.models.harvest import reading
+from dragoman.models.harvest import Reader, reading
 from dragoman.models.load import decoder_blocks, hidden_of, text_stack
-from dragoman.models.paired import Reader
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
