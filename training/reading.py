@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,7 @@ class Rows:
     where: TokenRows
 
 
-def read_all(
-    model: torch.nn.Module, tokenizer: object, block: int, texts: Sequence[str], device: str, batch: int
-) -> Rows:
+def read_all(model: Any, tokenizer: Any, block: int, texts: Sequence[str], device: str, batch: int) -> Rows:
     """Every token of every text at one block."""
     reader = Reader(site=Site("training", block), model=model, tokenizer=tokenizer)
     parts, where = [], []

@@ -37,8 +37,8 @@ def numbers(tensor: torch.Tensor) -> Floats:
 
 def table_shape(opened: Opened) -> tuple[int, int]:
     """Rows and width of the model's embedding table."""
-    rows, width = opened.model.get_input_embeddings().weight.shape
-    return int(rows), int(width)
+    table: Any = opened.model.get_input_embeddings().weight
+    return len(table), int(table.shape[1])
 
 
 def dtype_of(opened: Opened) -> str:
@@ -145,7 +145,7 @@ def embedding_factors(opened: Opened, entered: Floats, ids: Sequence[int]) -> tu
     ``entered``: (n, d) what entered block 0 for the tokens ``ids``. Measured: the median over rows. Expected: by the
     model's own configuration.
     """
-    table = opened.model.get_input_embeddings().weight
+    table: Any = opened.model.get_input_embeddings().weight
     raw = numbers(table[_ids(opened, ids)[0]]).astype(np.float64)
     length = np.sum(raw * raw, axis=1)
     kept = length > 0
