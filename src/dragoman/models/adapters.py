@@ -3,7 +3,7 @@
 In: an adapter's folder. Out: its settings. Refuses files that are no JSON object, fields of another type, ranks that
 the weights do not have, patterns of module names that could take for ever, initialisations that change the base,
 settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers and reconstructors
-keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.files`).
+keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.contract`).
 """
 
 from __future__ import annotations
