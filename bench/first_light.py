@@ -20,7 +20,8 @@ from dragoman.core import Directions, Site, Talk
 from dragoman.demo import demo_options, experiment, listed
 from dragoman.dictionaries.beside import read_truth
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader, activations_at
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.scoring import JudgedRun, reconstruction_scores, score_run, sought_directions

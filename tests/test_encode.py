@@ -17,8 +17,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
 from dragoman.models.harvest import UNDEFINED, encoded_whole, pool, token_rows
 from dragoman.models.load import decoder_blocks
-from dragoman.models.options import ReadingOptions
-from dragoman.models.paired import Harvest, Reader, cuts_of, direct_statistics, harvest, told_left_out
+from dragoman.models.paired import Harvest, Reader, ReadingOptions, cuts_of, direct_statistics, harvest, told_left_out
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
 from small_world import World

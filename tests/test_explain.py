@@ -23,7 +23,8 @@ from dragoman import cli
 from dragoman.commands.show import show_rows
 from dragoman.core import Refusal, Site, Talk
 from dragoman.demo import demo_options
-from dragoman.models.paired import Reader, activations_at, direct_statistics, harvest
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.runs.options import check_route
 from dragoman.store import RunFolder, read_arrays

@@ -52,6 +52,7 @@ def test_a_fence_is_python_or_commands_that_exist(fence: fences.Fence) -> None:
 def check_command(words: list[str]) -> None:
     """Its name, and every option it is given, are there."""
     command: Any = typer.main.get_command(app)
+    words = [word for word in words if word not in ("[OPTIONS]", "COMMAND", "[ARGS]...")]  # as usage is written
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         assert words[0] in command.commands, words[0]
         command, words = command.commands[words[0]], words[1:]

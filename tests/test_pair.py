@@ -12,7 +12,8 @@ from dragoman.core import Site
 from dragoman.demo import listed
 from dragoman.dictionaries.beside import read_truth
 from dragoman.maps import DirectTable
-from dragoman.models.paired import Reader, activations_at
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl

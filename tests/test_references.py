@@ -19,7 +19,7 @@ from dragoman.core import Refusal, Site, Talk
 from dragoman.doctor import examine, open_subject
 from dragoman.doctor.checkpoint import base_names
 from dragoman.models.decode import Verbalizer
-from dragoman.models.published import how_fed
+from dragoman.models.resolve import how_fed
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from dragoman.store import RunFolder

@@ -16,7 +16,7 @@ from dragoman.report.headline import headline
 from dragoman.report.words import DIAGNOSTICS, PROBLEMS, STATUSES, Controls
 from dragoman.scores import Scores
 from dragoman.store import RunFolder
-from dragoman.verbalizers.answer import STOCK_PHRASES
+from dragoman.verbalizers.protocol import STOCK_PHRASES
 from report_fixture import TOPICS, Page, build_run, page_of, whole_estimate, whole_row
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")

@@ -11,8 +11,8 @@ import pytest
 
 from dragoman.commands.words import DTYPES
 from dragoman.core import Refusal, Site
-from dragoman.models.device import check_device, devices
 from dragoman.models.load import DTYPES as KNOWN
+from dragoman.models.load import check_device, devices
 from dragoman.runs.plan import check_samples
 from dragoman.store import check_name
 from dragoman.verbalizers.protocol import check_temperature

@@ -89,7 +89,7 @@ def demo(
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
     from dragoman.demo import demo_options, experiment, listed
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.report import write_page
     from dragoman.scoring import score_run
 
@@ -126,7 +126,7 @@ def score(
 
     Writes scores.json, which dragoman report then shows.
     """
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.scoring import score_run
     from dragoman.store import RunFolder
 

@@ -45,7 +45,7 @@ def fit(
     seed: Seed = 0,
 ) -> None:
     """Fit confidences on a run's evidence, from 40 checked explanations or more, 8 right and 8 wrong at least."""
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.scoring import fit_from
     from dragoman.store import RunFolder
 
@@ -69,7 +69,7 @@ def recalibrate(
     seed: Seed = 0,
 ) -> None:
     """Keep the order of confidences that exist, and fit how sure to be anew, from 30 checked explanations or more."""
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.scoring import recalibrate_from
     from dragoman.store import RunFolder
 

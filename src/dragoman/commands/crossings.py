@@ -75,7 +75,7 @@ def fit(
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps.aligned import refuse_there
     from dragoman.models.decode import site_of_verbalizer
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.runs.crossings import check_method, fit_crossing
 
     if (by is None) == (target is None):

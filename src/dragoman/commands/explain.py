@@ -123,7 +123,7 @@ def explain(
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
     from dragoman.models.decode import Verbalizer
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
@@ -138,10 +138,11 @@ def explain(
         "batch_size": batch_size,
         "seed": seed,
     }
+    kind: Any = map_kind  # a word that is none is refused by Options
     # Cheap words are refused before anything is opened.
     ids, stated = features_from(features), Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
-    Options(map="aligned" if map_kind is None else map_kind, **how)
+    Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
     crossing = None if through is None else Crossing.load(through)
     if confidence is not None:
@@ -166,7 +167,7 @@ def explain(
             out=out,
             through=crossing,
             native=native,
-            map=map_kind,
+            map=kind,
             texts=None if texts is None else read,
             confidence=confidence,
             dtype=dtype,

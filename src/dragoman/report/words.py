@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dragoman.records import ConditionEntry
-from dragoman.verbalizers.answer import STOCK_PHRASES
+from dragoman.verbalizers.protocol import STOCK_PHRASES
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
 HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is

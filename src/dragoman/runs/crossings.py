@@ -15,7 +15,7 @@ from dragoman.core import Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned
-from dragoman.models.device import check_device
+from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.runs.options import MAPS, MapKind, Options
 from dragoman.runs.readings import Readings, refuse_unusable_encoder

@@ -20,7 +20,7 @@ from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer
-from dragoman.models.device import check_device
+from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.crossings import prepare, tell_dead
 from dragoman.runs.options import MapKind, Options

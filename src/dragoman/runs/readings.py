@@ -27,8 +27,7 @@ from dragoman.maps.crossing import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
 from dragoman.models.load import fingerprint_of_model
-from dragoman.models.options import ReadingOptions
-from dragoman.models.paired import Harvest, Reader, direct_statistics, harvest, told_left_out
+from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.backgrounds import load_background, save_background

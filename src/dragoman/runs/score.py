@@ -11,7 +11,7 @@ from pathlib import Path
 from dragoman.confidence.checked import Reliability
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Talk
-from dragoman.models.device import check_device
+from dragoman.models.load import check_device
 from dragoman.runs.run import Run
 from dragoman.scores import Scores
 from dragoman.scoring import fit_from, recalibrate_from, score_run
