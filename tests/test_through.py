@@ -16,7 +16,7 @@ from ar_checkpoints import WIDTH, base_of
 from asking import explain
 from dragoman.core import Refusal, Site
 from dragoman.maps import Crossing
-from dragoman.models import paired
+from dragoman.models import harvest
 from dragoman.runs.crossings import fit_crossing
 from dragoman.store import RunFolder
 from small_world import Said, World, command, decoder, write_sae
@@ -171,8 +171,8 @@ def test_a_neighbouring_block_is_read_as_it_is_and_its_model_opened_once(
 ) -> None:
     sae, av = neighbour(world, tmp_path, 1)
     opened: list[str] = []
-    load = paired.load_model
-    monkeypatch.setattr(paired, "load_model", lambda ref, **how: opened.append(ref) or load(ref, **how))
+    load = harvest.load_model
+    monkeypatch.setattr(harvest, "load_model", lambda ref, **how: opened.append(ref) or load(ref, **how))
     site = Site(world.source.model, BLOCK - 1)
     asked = world.request(dictionary=sae, by=av, source=site, route="as-is", washout="none")
     run = explain(asked, tmp_path / "run")
