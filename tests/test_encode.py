@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dragoman.models.manner import Manner
-from dragoman.models.tokens import read_tokens
 
 from dragoman.core import Refusal
 from dragoman.explain import Talk, explain
@@ -19,6 +17,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
 from dragoman.models.harvest import UNDEFINED, encoded_whole, pool, token_rows
 from dragoman.models.load import decoder_blocks
+from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import Harvest, Reader, cuts_of, direct_statistics, harvest, told_left_out
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
@@ -128,9 +127,9 @@ def test_empty_texts_and_texts_of_one_token_have_no_rows_and_pooled_are_one_sent
 
 def test_texts_all_alike_are_one_sentence(readers: tuple[Reader, Reader]) -> None:
     same = ["The people of the city vote"] * 40
-    with pytest.raises(Refusal, match=r"^40 texts that are all alike: a map is fitted over several documents"):
+    with pytest.raises(Refusal, match=r"^1 text, repeated 40 times: a map is fitted over several documents"):
         harvest(*readers, same)
-    with pytest.raises(Refusal, match=r"^1 different texts: 5 folds of documents are judged on one another"):
+    with pytest.raises(Refusal, match=r"^1 text, repeated 40 times: 5 folds of documents are judged on one another"):
         read_aligned(*readers, same)
 
 
@@ -155,9 +154,9 @@ def test_a_tokenizer_that_cuts_on_the_left_reads_the_beginning_all_the_same() ->
     one, other = harvest(*right, LONG), harvest(*left, LONG)
     np.testing.assert_array_equal(other.x, one.x)
     np.testing.assert_array_equal(other.y, one.y)
-    encoder, manner = sae(WIDTH["llama"]), Manner(first=3, max_tokens=60)
+    encoder, options = sae(WIDTH["llama"]), ReadingOptions(first=3, max_tokens=60)
     same_everything(
-        read_aligned(*left, LONG, encoder, manner=manner), read_aligned(*right, LONG, encoder, manner=manner), 0, 0
+        read_aligned(*left, LONG, encoder, options=options), read_aligned(*right, LONG, encoder, options=options), 0, 0
     )
     sums = [direct_statistics(*both, encoder, LONG)[0] for both in (right, left)]
     np.testing.assert_array_equal(sums[0].weighted_sum, sums[1].weighted_sum)
@@ -230,7 +229,6 @@ def test_more_than_a_hundredth_that_is_not_finite_is_refused_everywhere_in_the_r
         lambda: harvest(bad, target, TEXTS),
         lambda: read_aligned(bad, target, TEXTS, encoder),
         lambda: direct_statistics(bad, target, encoder, TEXTS),
-        lambda: read_tokens(bad, target, encoder, TEXTS),
         lambda: bad.typical(TEXTS),
     ]
     for way in ways:
@@ -241,10 +239,10 @@ def test_more_than_a_hundredth_that_is_not_finite_is_refused_everywhere_in_the_r
 def test_a_reading_that_turns_undefined_after_the_pilot_is_refused_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     bad, target, encoder = Overflowing(0.25, monkeypatch).reader, opened("gemma3"), sae(WIDTH["llama"])
     monkeypatch.setattr(room, "PILOT", 0)
-    manner = Manner(first=3)
+    options = ReadingOptions(first=3)
     for way in (
         lambda: direct_statistics(bad, target, encoder, TEXTS),
-        lambda: read_aligned(bad, target, TEXTS, None, manner=manner),
+        lambda: read_aligned(bad, target, TEXTS, None, options=options),
         lambda: harvest(bad, target, TEXTS),
     ):
         with pytest.raises(Refusal, match=r"activations are NaN or infinite"):

@@ -40,10 +40,10 @@ from dragoman.commands.words import (
     TopK,
     Width,
     features_from,
-    file_path,
     finite,
     folder_path,
     named,
+    out_file,
     settings_from,
 )
 from dragoman.core import Refusal, Site
@@ -296,7 +296,8 @@ def harvest(
 
     sites = Site.parse(source), Site.parse(target)
     check_device(device)
-    request = Request(dictionary="", features=(), by="", texts=texts, dtype=dtype, device=device)
+    how = {"texts": texts, "dtype": dtype, "device": device}
+    request = Request(dictionary="", features=(), by="", map="post", route="map", **how)
     with talking() as talk:
         rows, _ = harvested(request, *sites, talk)
     rows.save(out)
@@ -381,7 +382,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", parser=file_path, metavar="FILE", help="Page to write; default: page.html in the run."
+            "-o", "--out", parser=out_file, metavar="FILE", help="Page to write; default: page.html in the run."
         ),
     ] = None,
 ) -> None:

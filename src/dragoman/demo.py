@@ -28,6 +28,7 @@ from dragoman.explain import (
 )
 from dragoman.maps import LinearMap
 from dragoman.store import RunFolder
+from dragoman.store.outputs import check_run
 from dragoman.study import Condition
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
@@ -63,6 +64,7 @@ def request_for(
 
 def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
     """All conditions over the features; resumable."""
+    check_run(out)
     dictionary = open_for(request)
     directions = dictionary.features(request.features).directions
     cross, rows = crossing(

@@ -15,7 +15,7 @@ from dragoman.core import Background, Site
 from dragoman.dictionaries import Dictionary, Encoder
 from dragoman.dictionaries.beside import BACKGROUND, TABLE
 from dragoman.explain.keys import key_of
-from dragoman.explain.open import default_texts, encoder_of, tell_dead
+from dragoman.explain.open import default_texts, encoder_of, refuse_few_texts, tell_dead
 from dragoman.explain.request import Request, Talk
 from dragoman.maps import Crossing as Prepared
 from dragoman.maps import DirectTable, LinearMap, Moments, fit_pooled
@@ -41,6 +41,7 @@ class Crossing(Prepared):
 
 def harvested(request: Request, source: Site, target: Site, talk: Talk) -> tuple[Harvest, str]:
     """The pooled rows of both models over the texts, from the cache when nothing that decides them has changed."""
+    refuse_few_texts(request, source, target)
     texts = default_texts(request.texts)
     key = key_of("harvest-4", request, source, target, texts)
 

@@ -1,21 +1,23 @@
 """From references to things: the dictionary's directions and labels, the verbalizers, the texts.
 
 In: a ``Request``. Out: Directions with labels, open verbalizers, texts. Refuses references that lead nowhere, and
-checkpoints whose contract nobody knows.
+checkpoints whose contract nobody knows; and texts that are too few, or alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dragoman import tiny
-from dragoman.core import Directions, Refusal
+from dragoman.core import Directions, Refusal, Site
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.explain.request import Request, Talk
+from dragoman.maps.folds import FOLDS
+from dragoman.maps.post import FEWEST
 from dragoman.models.decode import Verbalizer
-from dragoman.store import read_jsonl, read_texts
+from dragoman.store import read_jsonl, read_texts, refuse_alike
 
 
 def open_for(request: Request) -> Dictionary:
@@ -77,10 +79,31 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
         )
 
 
-def open_verbalizer(ref: str, request: Request, *, native: bool = False) -> Verbalizer:
-    """A verbalizer, fed as its sidecar says, as the registry knows, or as the request says (which is for ``by``)."""
+def open_verbalizer(
+    ref: str, request: Request, *, native: bool = False, told: Callable[[Site], None] | None = None
+) -> Verbalizer:
+    """A verbalizer, fed as its sidecar says, as the registry knows, or as the request says (which is for ``by``).
+
+    ``told``: called with its site before its model is opened.
+    """
     said = {"contract": request.contract, "settings": request.settings, "base": request.base}
-    return Verbalizer.open(ref, **({} if native else said), dtype=request.dtype, device=request.device)
+    return Verbalizer.open(ref, **({} if native else said), dtype=request.dtype, device=request.device, told=told)
+
+
+def refuse_few_texts(request: Request, source: Site | None = None, target: Site | None = None) -> None:
+    """Refuse, before any model is opened, a file of texts that are too few or alike; with the sites by what they need.
+
+    Raises:
+        Refusal: as said, or whatever `read_texts` refuses.
+    """
+    if request.texts is None:
+        return
+    least, why = 2, "what is usual of a model is told by several"
+    if source != target and request.map == "aligned":
+        least, why = 2 * FOLDS, f"{FOLDS} folds of documents are judged on one another"
+    elif source != target and (request.route != "direct" or request.native):
+        least, why = FEWEST, "the map is judged on a fifth of them, two at least"
+    refuse_alike(default_texts(request.texts), least, why, f"{request.texts}")
 
 
 def default_texts(texts: str | None, split: str = "map") -> list[str]:

@@ -13,17 +13,18 @@ from typing import Any
 
 from dragoman import study
 from dragoman.addresses import public_address
-from dragoman.core import Directions
+from dragoman.core import Directions, Site
 from dragoman.dictionaries import Dictionary
 from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
-from dragoman.explain.open import default_texts, open_for, open_verbalizer, refuse_unusable_encoder, tell_dead
+from dragoman.explain.open import open_for, open_verbalizer, refuse_few_texts, refuse_unusable_encoder, tell_dead
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
 from dragoman.store import RunFolder, digest
+from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
@@ -38,16 +39,20 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     """
     talk = talk or Talk()
     request.check()
+    check_run(out)
     study.check_samples(request.samples, request.drawn_at)
     check_device(request.device)
-    if request.texts is not None:
-        default_texts(request.texts)  # refused before models are opened, which takes long
+    refuse_few_texts(request)  # before models are opened, which takes long
     dictionary = open_for(request)
     directions = dictionary.features(request.features or None).directions
     talk.say(f"opening verbalizer {public_address(request.by)}")
-    verbalizers: dict[str, AnyVerbalizer] = {"by": open_verbalizer(request.by, request)}
-    if directions.site != verbalizers["by"].site and needs_encoder(request):
-        refuse_unusable_encoder(dictionary, request)
+
+    def check(target: Site) -> None:
+        refuse_few_texts(request, directions.site, target)
+        if directions.site != target and needs_encoder(request):
+            refuse_unusable_encoder(dictionary, request)
+
+    verbalizers: dict[str, AnyVerbalizer] = {"by": open_verbalizer(request.by, request, told=check)}
     if request.native:
         verbalizers["native"] = open_verbalizer(request.native, request, native=True)
     talk.say("checking the verbalizers")

@@ -38,7 +38,7 @@ from dragoman.maps.folds import MomentStream
 from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
 from dragoman.models.paired import SIDES, Reader, refuse_other_width
-from dragoman.store import digest
+from dragoman.store import digest, refuse_alike
 
 SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
@@ -91,12 +91,7 @@ def read_aligned(
     if encoder is not None:
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
-    if len(documents) < 2 * options.folds:
-        raise Refusal(
-            f"{len(documents)} different texts",
-            f"{options.folds} folds of documents are judged on one another",
-            f"give at least {2 * options.folds} texts",
-        )
+    refuse_alike(texts, 2 * options.folds, f"{options.folds} folds of documents are judged on one another")
     columns = _columns(source, target, encoder, options)
     pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
     reading = _Reading(source, target, encoder, columns, documents, pilot, options)

@@ -80,6 +80,7 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
+        told: Callable[[Site], None] | None = None,
     ) -> Verbalizer:
         """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
 
@@ -87,7 +88,7 @@ class Verbalizer:
             Refusal: what is said contradicts the registry, nobody says how it is fed, or whatever ``__init__`` refuses.
         """
         fed = how_fed(str(ref), contract, settings or {}, base)
-        return cls(ref, **fed, dtype=dtype, device=device)
+        return cls(ref, **fed, dtype=dtype, device=device, told=told)
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
+        told: Callable[[Site], None] | None = None,
     ) -> None:
         """Load and check a checkpoint, by its own files alone.
 
@@ -108,6 +110,7 @@ class Verbalizer:
             base: model an adapter sits on, when the sidecar names another one or none.
             dtype: float32, bfloat16 or float16.
             device: where to run, in torch's words.
+            told: called with ``site`` before the model is opened, which takes long; what it refuses is refused.
 
         Raises:
             Refusal: the checkpoint, its sidecar, its contract, its tokenizer and its base do not fit each other.
@@ -128,6 +131,8 @@ class Verbalizer:
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
         self.site: Site = self.contract.site(self.base)
+        if told is not None:
+            told(self.site)
         self.merged: list[Agreement] = []
         self.model, self.tokenizer = self._opened()
         self.prompt: Prompt = self.contract.prompt(self.tokenizer)

@@ -18,6 +18,8 @@ from dragoman.score.judged_run import JudgedRun
 from dragoman.score.reconstruction import sought_directions
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder, read_jsonl
+from dragoman.store.outputs import check_file
+from dragoman.store.runs import SCORES
 
 
 def score_run(
@@ -38,6 +40,7 @@ def score_run(
     """
     from dragoman.models.embedder import SentenceEmbedder
 
+    check_file(folder.path / SCORES)
     run = JudgedRun.of(folder)
     confidences = confidence_set(confidence, say, run)
     reconstructor = directions = None
