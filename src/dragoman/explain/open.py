@@ -79,6 +79,13 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
         )
 
 
+def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
+    """Say where nothing tells that an export's labels are this dictionary's own."""
+    labels = dictionary.labelled
+    if labels.source and not labels.told:
+        talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
+
+
 def open_verbalizer(
     ref: str, request: Request, *, native: bool = False, told: Callable[[Site], None] | None = None
 ) -> Verbalizer:

@@ -19,7 +19,14 @@ from dragoman.doctor import quick
 from dragoman.explain.contexts import contexts_of
 from dragoman.explain.crossing import Crossing, crossing
 from dragoman.explain.manifest import background_report, own_version, settings_of, versions
-from dragoman.explain.open import open_for, open_verbalizer, refuse_few_texts, refuse_unusable_encoder, tell_dead
+from dragoman.explain.open import (
+    open_for,
+    open_verbalizer,
+    refuse_few_texts,
+    refuse_unusable_encoder,
+    tell_dead,
+    tell_labels,
+)
 from dragoman.explain.request import Request, Talk, needs_encoder
 from dragoman.models.device import check_device
 from dragoman.records import SOURCE_ROWS
@@ -45,6 +52,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     refuse_few_texts(request)  # before models are opened, which takes long
     dictionary = open_for(request)
     directions = dictionary.features(request.features or None).directions
+    tell_labels(dictionary, talk)
     talk.say(f"opening verbalizer {public_address(request.by)}")
 
     def check(target: Site) -> None:
@@ -125,6 +133,7 @@ def carry_out(
         "plan_digest": plan.digest(verbalizers),
         "map_report": {cross.map.method: cross.map.report["held_out"]} if cross.map else {},
         "background": background_report(cross.background),
+        **({"labels": told_labels} if (told_labels := dictionary.labelled.to_json()) else {}),
         "about": {"left_out": {side: dict(counts) for side, counts in cross.left_out.items()}}
         if cross.left_out
         else {},

@@ -165,6 +165,12 @@ def label_origin(manifest: Mapping[str, Any]) -> str:
     return "Neuronpedia" if (manifest.get("settings") or {}).get("labels") else "dictionary"
 
 
+def label_doubt(manifest: Mapping[str, Any]) -> str:
+    """The source that an export's labels are of, where nothing tells that they are this dictionary's own; else none."""
+    told = manifest.get("labels") or {}
+    return "" if told.get("verified", True) else str(told.get("source", "another source"))
+
+
 def wrote_more(row: Mapping[str, Any]) -> bool:
     """Whether a verbalizer wrote more than the text taken from it and tags around that."""
     raw, text = str(row.get("raw") or ""), str(row.get("text") or "")

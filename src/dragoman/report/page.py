@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Refusal, Site
 from dragoman.report import figures, tables, trust, words
-from dragoman.report.cards import FeatureCard, Known, feature_cards, label_origin, wrote_more
+from dragoman.report.cards import FeatureCard, Known, feature_cards, label_doubt, label_origin, wrote_more
 from dragoman.report.figures import LiftRow, finite
 from dragoman.report.headline import headline, level
 from dragoman.report.words import Controls, in_order, spokesman
@@ -104,6 +104,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
             conditions, key=lambda c: in_order([x["name"] for x in conditions], words.SHOWN).index(c["name"])
         ),
         "label_origin": label_origin(manifest),
+        "label_doubt": label_doubt(manifest),
         "called": {card.id: card.name for card in cards if card.name != f"Feature {card.id}"},
         "anchors": {card.id: card.anchor for card in features},
     }
