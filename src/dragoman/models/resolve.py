@@ -1,13 +1,15 @@
 """From what a person writes (packaged name, local folder, hub id) to a folder on disk: one path for all three.
 
 In: a reference such as ``tiny-gemma``, ``./my-model``, ``org/name@revision``, ``org/name@revision/sub/folder``. Out: a
-folder. Refuses what is in none of the three places, and says which files are missing and how to get them.
+folder. Refuses what is in none of the three places, and says which files are missing and how to get them; and what the
+disk has no room for.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,9 +124,11 @@ def _fetched(place: HubPlace, ref: str) -> Path:
     """What the hub or its cache has of a place."""
     from huggingface_hub import snapshot_download
 
-    only: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
+    how: dict[str, Any] = {"revision": place.revision, "ignore_patterns": list(NEVER_READ)}
+    how |= {"allow_patterns": place.patterns} if place.inside else {}
+    _refuse_without_room(place, ref, how)
     try:
-        root = Path(snapshot_download(place.repo, revision=place.revision, ignore_patterns=list(NEVER_READ), **only))
+        root = Path(snapshot_download(place.repo, **how))
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
     except Exception as error:
         no, said = hub.way_of(error)
@@ -141,3 +145,27 @@ def _fetched(place: HubPlace, ref: str) -> Path:
             f"check the folder's name, or run: {place.command}",
         )
     return root / place.inside
+
+
+def _refuse_without_room(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
+    """Refuse files that the disk has no room for, by the hub's own listing, before the first of them is fetched."""
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        planned = [file for file in snapshot_download(place.repo, dry_run=True, **how) if file.will_download]
+        need = sum(file.file_size or 0 for file in planned)
+    # Whatever keeps the hub from answering, the download meets it next and says it; what is cached needs no answer.
+    except Exception:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    begun = (cache / f"models--{place.repo.replace('/', '--')}" / "blobs").glob("*.incomplete")
+    need -= sum(path.stat().st_size for path in begun)
+    there = next((folder for folder in (cache, *cache.parents) if folder.is_dir()), Path())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise Refusal(
+            f"'{ref}'",
+            f"{len(planned)} of its files are to be fetched, {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in "
+            f"{cache}",
+            "free some space, set HF_HOME to a folder on a larger disk, or name a smaller model",
+        )
