@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dragoman import tiny
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.explain.request import Request, Talk
@@ -56,6 +57,17 @@ def refuse_unusable_encoder(dictionary: Dictionary, request: Request) -> None:
     """
     with _without():
         dictionary.check_encoder(required=request.route not in ("map", "auto"))
+
+
+def refuse_odd_beside(dictionary: Dictionary) -> None:
+    """Refuse what lies beside a dictionary and is read last, before anything dear is done.
+
+    Raises:
+        Refusal: its planted truth or its confidence is no file of that kind.
+    """
+    _ = dictionary.truth
+    if dictionary.confidence_path is not None:
+        ConfidenceSet.load(dictionary.confidence_path)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from dragoman.explain.open import (
     open_for,
     open_verbalizer,
     refuse_few_texts,
+    refuse_odd_beside,
     refuse_unusable_encoder,
     tell_dead,
     tell_labels,
@@ -51,6 +52,7 @@ def explain(request: Request, out: Path, talk: Talk | None = None) -> RunFolder:
     check_device(request.device)
     refuse_few_texts(request)  # before models are opened, which takes long
     dictionary = open_for(request)
+    refuse_odd_beside(dictionary)
     directions = dictionary.features(request.features or None).directions
     tell_labels(dictionary, talk)
     talk.say(f"opening verbalizer {public_address(request.by)}")
