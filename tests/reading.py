@@ -1,12 +1,17 @@
-"""Dictionaries opened for one thing, as most tests want them."""
+"""Dictionaries opened for one thing, as most tests want them.
+
+Loads no torch by itself: the fuzz and the bombs read through here in processes of their own.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Directions
 from dragoman.dictionaries import Encoder, open_dictionary
-from dragoman.explain import Request, open_for
+
+if TYPE_CHECKING:
+    from dragoman.explain import Request
 
 
 def read_directions(ref: Any, *, features: Any = None, **how: Any) -> Directions:
@@ -26,4 +31,6 @@ def check_encoder(ref: Any, **how: Any) -> None:
 
 def directions_of(request: Request) -> Directions:
     """What a request asks for, of a dictionary opened for it alone."""
+    from dragoman.explain import open_for
+
     return open_for(request).features(request.features or None).directions

@@ -1,18 +1,26 @@
-"""The doctor on the embedded pair: real weights, no alarm, the off-by-one and the overflow seen."""
+"""The embedded pair, real weights: the doctor raises no alarm, sees the off-by-one and the overflow; a real feature."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dragoman import tiny
 from dragoman.core import Site
+from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.dictionary import reconstruction, unexplained
 from dragoman.doctor.stream import overflow
+from dragoman.explain import Request, explain
+from dragoman.explain import run as run_room
+from dragoman.models.decode import Verbalizer
 from dragoman.models.watch import Stream
+from dragoman.stats.planted import names_category
 
 
 class Examined:
@@ -86,3 +94,31 @@ def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     (found,) = (f for f in pair.findings if (f.check, f.subject) == ("overflow", "tiny-gemma-av"))
     assert found.status == "ok" and isinstance(found.measured, float) and found.measured > 65504
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"
+
+
+@pytest.mark.parametrize("route", ["direct"])
+def test_a_real_feature_is_named_in_the_real_target_s_words(
+    pair: Examined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    def opened(ref: str, request: Request, *, told: Callable[[Site], None], **_: Any) -> Verbalizer:
+        """The one that is open already: it was opened by name in the same way."""
+        verbalizer = pair.subject.verbalizer
+        assert isinstance(verbalizer, Verbalizer) and (ref, request.dtype) == (verbalizer.name, "float32")
+        told(verbalizer.site)
+        return verbalizer
+
+    monkeypatch.setattr(run_room, "open_verbalizer", opened)
+    truth = read_truth(tiny.data("tiny-truth"))
+    info = truth.features
+    chosen = ("4497", "2511")  # comets, prime numbers
+    asked = Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
+    run = explain(asked, tmp_path / "run")
+    words = truth.category_words
+    for row in run.rows():
+        own = info[row["feature"]]["category"]
+        assert names_category(row["text"], words[own]), row["text"]
+        assert not row["problems"]
+        assert len(row["text"].split("\n\n")) == 3
+    said = [r["text"] for r in run.rows()]
+    assert not names_category(said[0], words[info[chosen[1]]["category"]])
+    assert np.allclose(np.linalg.norm(run.vectors()[0]["direct"], axis=1), 1, atol=1e-5)

@@ -248,7 +248,9 @@ def test_a_file_that_may_not_be_read_or_written_is_one_sentence(
     assert isinstance(RunFolder.open(run.path).rows(), list)
 
 
-@pytest.mark.parametrize("name", ["labels.json", "cfg.json", "sae_weights.safetensors", "truth.json", "confidence.json"])
+@pytest.mark.parametrize(
+    "name", ["labels.json", "cfg.json", "sae_weights.safetensors", "truth.json", "confidence.json"]
+)
 @pytest.mark.parametrize("kind", ["a pipe", "a device"])
 def test_nothing_beside_a_dictionary_s_rows_may_be_a_pipe_or_device(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str,
