@@ -1,6 +1,6 @@
 """``dragoman`` with a verbalizer that takes its time: ``SECONDS=5 LOG=FILE python slow_explain.py WORDS...``.
 
-The doctor looks at the verbalizer first, at its usual speed. Then each batch is said, told of in the file, and slept upon: while the second one is, the first is on disk for certain, and
+Each batch is said, told of in the file, and slept upon: while the second one is, the first is on disk for certain, and
 a signal finds the process at work.
 """
 
@@ -12,25 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from dragoman import cli
-from dragoman.explain import run
-from dragoman.models.decode import Verbalizer
+from dragoman.runs import plan
 
-plain = Verbalizer.verbalize
+plain = plan._verbalized
 
 
-def slowly(self: Verbalizer, *args: Any, **how: Any) -> Any:
-    said = plain(self, *args, **how)
+def slowly(*args: Any) -> Any:
+    said = plain(*args)
     with Path(os.environ["LOG"]).open("a") as log:
         log.write("said\n")
     time.sleep(float(os.environ["SECONDS"]))
     return said
 
 
-def looked_at(verbalizers: Any) -> None:
-    looks(verbalizers)
-    Verbalizer.verbalize = slowly  # type: ignore[method-assign]
-
-
 if __name__ == "__main__":
-    looks, run.quick = run.quick, looked_at  # type: ignore[assignment]
+    plan._verbalized = slowly
     cli.main()

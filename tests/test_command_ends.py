@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 
 import dragoman
 import slow_explain
-from dragoman import study
-from dragoman.core import Refusal
+from dragoman.core import Interrupted, Refusal
 from dragoman.store import RunFolder
 from small_world import Said, World, command
 
@@ -114,7 +113,7 @@ def test_a_long_message_is_cut(dragoman_: Dragoman, raising: Any) -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (study.Interrupted("interrupted: 2 of 36 rows are kept in run; run the same command again to go on."), None),
+        (Interrupted("interrupted: 2 of 36 rows are kept in run; run the same command again to go on."), None),
         (KeyboardInterrupt(), "interrupted; run the same command again, what was finished is kept."),
     ],
 )

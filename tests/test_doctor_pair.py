@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ import pytest
 
 from dragoman import tiny
 from dragoman.core import Site
+from dragoman.dictionaries import open_dictionary
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.dictionary import reconstruction, unexplained
 from dragoman.doctor.stream import overflow
-from dragoman.explain import Request, explain
-from dragoman.explain import run as run_room
-from dragoman.models.decode import Verbalizer
 from dragoman.models.watch import Stream
+from dragoman.runs.explain import explain
 from dragoman.stats.planted import names_category
 
 
@@ -96,24 +94,14 @@ def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"
 
 
-@pytest.mark.parametrize("route", ["direct"])
-def test_a_real_feature_is_named_in_the_real_target_s_words(
-    pair: Examined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: str
-) -> None:
-    def opened(ref: str, request: Request, *, told: Callable[[Site], None], **_: Any) -> Verbalizer:
-        """The one that is open already: it was opened by name in the same way."""
-        verbalizer = pair.subject.verbalizer
-        assert isinstance(verbalizer, Verbalizer) and (ref, request.dtype) == (verbalizer.name, "float32")
-        told(verbalizer.site)
-        return verbalizer
-
-    monkeypatch.setattr(run_room, "open_verbalizer", opened)
+def test_a_real_feature_is_named_in_the_real_target_s_words(pair: Examined, tmp_path: Path) -> None:
     truth = read_truth(tiny.data("tiny-truth"))
-    info = truth.features
+    info, words = truth.features, truth.category_words
     chosen = ("4497", "2511")  # comets, prime numbers
-    asked = Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
-    run = explain(asked, tmp_path / "run")
-    words = truth.category_words
+    verbalizer = pair.subject.verbalizer
+    assert verbalizer is not None and verbalizer.name == "tiny-gemma-av"
+    asked: dict[str, Any] = {"map": "post", "route": "direct", "max_new_tokens": 120}
+    run = explain(open_dictionary("tiny-sae"), by=verbalizer, features=chosen, out=tmp_path / "run", **asked).folder
     for row in run.rows():
         own = info[row["feature"]]["category"]
         assert names_category(row["text"], words[own]), row["text"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dragoman.core import Refusal
-from dragoman.explain import Talk, explain
+from asking import explain
+from dragoman.core import Refusal, Talk
 from dragoman.models import harvest as room
 from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dragoman.core import Refusal, Site
+from asking import explain
+from dragoman.core import Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.dictionaries import hub as hub_room
 from dragoman.dictionaries.labelled import Names
-from dragoman.explain import Talk, explain
 from dragoman.neuronpedia import Explained, parse, write_explanations
 from dragoman.report import write_page
 from report_fixture import build_run

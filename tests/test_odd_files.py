@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from asking import explain
 from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
-from dragoman.explain import explain
 from dragoman.models import convert
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder

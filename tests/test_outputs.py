@@ -13,8 +13,9 @@ import pytest
 from transformers import PreTrainedModel
 
 from dragoman.core import Refusal
-from dragoman.explain import explain
-from dragoman.score import score_run
+from dragoman.dictionaries import open_dictionary
+from dragoman.runs.explain import explain as run_explain
+from dragoman.scoring import score_run
 from dragoman.store import refuse_alike
 from dragoman.store.files import TEMPORARY
 from dragoman.store.outputs import check_file, check_folder, check_run
@@ -141,15 +142,18 @@ def words_of(name: str, world: World, out: Path) -> list[str]:
     told = {
         "demo": (),
         "explain": (world.sae, "--by", world.av, "--source", str(world.source)),
-        "harvest": (str(world.source), str(world.target), "--texts", str(world.root / "texts.txt")),
-        "fit": (str(world.root / "no-harvest"),),
+        "fit": (world.sae, "--by", world.av, "--source", str(world.source)),
+        "confidence fit": (str(world.root / "a-run"), "--checked", str(world.root / "checked.csv")),
+        "confidence recalibrate": (str(world.root / "a-run"), "--checked", str(world.root / "checked.csv")),
         "report": (str(world.root / "a-run"),),
         "export": (str(world.root / "a-run"), "--model-id", "gemma-2-2b", "--source-id", "1-res", "--author-id", "me"),
     }
-    return [name, *told[name], "-o", str(out)]
+    return [*name.split(), *told[name], "-o", str(out)]
 
 
-@pytest.mark.parametrize("name", ["demo", "explain", "harvest", "fit", "report", "export"])
+@pytest.mark.parametrize(
+    "name", ["demo", "explain", "fit", "report", "export", "confidence fit", "confidence recalibrate"]
+)
 def test_every_command_looks_at_its_output_before_anything_else(
     world: World, tmp_path: Path, dragoman: Dragoman, name: str
 ) -> None:
@@ -162,7 +166,11 @@ def test_every_command_looks_at_its_output_before_anything_else(
     if name in ("demo", "explain"):
         said = sentence(dragoman(*words_of(name, world, tmp_path)))
         assert f"output folder {tmp_path}: it holds other files (file)" in said
-    if name not in ("demo", "explain", "export"):
+    if name == "fit":
+        assert f"{tmp_path}: it is there already; name a new folder" in sentence(
+            dragoman(*words_of(name, world, tmp_path))
+        )
+    if name not in ("demo", "explain", "export", "fit"):
         assert "it is a folder, and a file is written" in sentence(dragoman(*words_of(name, world, tmp_path)))
     assert contents(world.root) == before and contents(tmp_path) == [str(tmp_path / "file")]
 
@@ -170,7 +178,7 @@ def test_every_command_looks_at_its_output_before_anything_else(
 def test_the_library_looks_at_its_output_first_too(world: World, tmp_path: Path, no_model: None) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(Refusal, match="file is no folder; name another place"):
-        explain(world.request(dictionary="nowhere"), tmp_path / "file")
+        run_explain("nowhere", by="nowhere", out=tmp_path / "file")
     run = build_run(tmp_path / "run")
     (run.path / "scores.json").unlink(missing_ok=True)
     (run.path / "scores.json").mkdir()
@@ -211,10 +219,16 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
+def asked(world: World, texts: Path | None, out: Path, sae: Path | None = None, **more: Any) -> None:
+    """The main job by references, as a caller of the library writes it."""
+    dictionary = open_dictionary(sae or world.sae, site=world.source)
+    run_explain(dictionary, by=world.av, out=out, features=("0", "3"), texts=texts, max_new_tokens=4, **more)
+
+
 @pytest.mark.parametrize(
     ("texts", "more", "why"),
     [
-        (words(1) * 300, {}, "it holds 1 text, repeated 300 times, and what is usual of a model is told by several"),
+        (words(1) * 300, {}, "it holds 1 text, repeated 300 times, and 5 folds of documents are judged on one another"),
         (words(9) * 5, {}, "it holds 9 different texts among 45, and 5 folds of documents are judged on one another"),
         (words(7), {"map": "post", "route": "map"}, "it holds 7 texts, and the map is judged on a fifth of them"),
         (words(7), {"map": "post", "route": "blend"}, "it holds 7 texts, and the map is judged on a fifth of them"),
@@ -226,7 +240,7 @@ def test_explain_refuses_too_few_texts_before_any_model(
 ) -> None:
     path = write(tmp_path / "texts.jsonl", texts)
     with pytest.raises(Refusal, match=f"^{path}: {why}"):
-        explain(world.request(texts=str(path), **more), tmp_path / "run")
+        asked(world, path, tmp_path / "run", **more)
     assert not (tmp_path / "run").exists()
 
 
@@ -234,14 +248,17 @@ def test_enough_texts_go_on_to_the_model(world: World, tmp_path: Path, no_model:
     for count, more in ((10, {}), (8, {"map": "post", "route": "map"}), (2, {"map": "post", "route": "direct"})):
         path = write(tmp_path / "texts.jsonl", words(count))
         with pytest.raises(OpenedError):
-            explain(world.request(texts=str(path), **more), tmp_path / f"run-{count}")
+            asked(world, path, tmp_path / f"run-{count}", **more)
 
 
-def test_harvest_refuses_too_few_texts_before_any_model(world: World, tmp_path: Path, dragoman: Dragoman) -> None:
+@pytest.mark.parametrize("name", ["explain", "fit"])
+def test_commands_refuse_too_few_texts_before_any_model(
+    world: World, tmp_path: Path, dragoman: Dragoman, name: str
+) -> None:
     path = write(tmp_path / "texts.jsonl", words(1) * 300)
-    asked = ["harvest", str(world.source), str(world.target), "--texts", str(path), "-o", str(tmp_path / "h")]
-    assert f"{path}: it holds 1 text, repeated 300 times, and the map is judged on a" in sentence(dragoman(*asked))
-    assert not (tmp_path / "h").exists()
+    said = sentence(dragoman(*words_of(name, world, tmp_path / "out"), "--texts", path))
+    assert f"{path}: it holds 1 text, repeated 300 times, and 5 folds of documents are judged on one another" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unusable_encoder_is_refused_before_the_verbalizer_is_opened(
@@ -253,4 +270,4 @@ def test_an_unusable_encoder_is_refused_before_the_verbalizer_is_opened(
     told = json.loads((sae / "cfg.json").read_text()) | {"architecture": "gated"}
     (sae / "cfg.json").write_text(json.dumps(told))
     with pytest.raises(Refusal, match="or carry its rows without an encoder: --map post --route map"):
-        explain(world.request(dictionary=str(sae), features=("0",)), tmp_path / "run")
+        asked(world, None, tmp_path / "run", sae)

@@ -1,4 +1,4 @@
-"""What ships in dragoman-tiny: sizes, sidecars, planted lists, dictionaries and reconstructors."""
+"""What ships in dragoman-tiny: sizes, sidecars, planted lists, dictionaries, reconstructors."""
 
 from collections import Counter
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman.core import Background, Directions, Explanation, Floats, frozen
-from dragoman.explain import Talk
+from dragoman.core import Background, Directions, Explanation, Floats, Talk, frozen
 from dragoman.records import Card
 from dragoman.washout import on_shell
 from planted_worlds import SOURCE, TARGET

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from dragoman import tiny
-from dragoman.core import Site
+from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
-from dragoman.explain import Talk
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.firings import by_name, contexts

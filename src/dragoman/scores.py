@@ -226,7 +226,8 @@ class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``: by condition, ``nulls`` then by null.
-    ``plan_digest``: of the run they are of, which the run's folder writes and compares.
+    ``window_lift``: by condition, where there are no natives but windows in which features fire. ``plan_digest``: of
+    the run they are of, which the run's folder writes and compares.
     """
 
     format: Literal[2]
@@ -243,6 +244,7 @@ class Scores(Record):
     power: tuple[Power, ...] = ()
     ceiling: Ceiling | None = None
     detection: Detection | None = None
+    window_lift: Mapping[str, Estimate] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
 
@@ -260,8 +262,9 @@ class Scores(Record):
 
     @property
     def lift(self) -> dict[str, Estimate]:
-        """Lift by condition, where there is one."""
-        return {row.condition: row.lift for row in self.table if row.lift is not None}
+        """Lift by condition: over native texts of other features, else over windows of other features."""
+        by_natives = {row.condition: row.lift for row in self.table if row.lift is not None}
+        return by_natives or dict(self.window_lift)
 
     @property
     def category(self) -> dict[str, NamingRate | BareRate]:

@@ -21,7 +21,6 @@ from dragoman.store.outputs import check_file, check_folder, check_run
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
-METHODS = ("ridge", "procrustes")  # as maps.fit_pooled knows them
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
@@ -37,6 +36,14 @@ def named(param: typer.CallbackParam, value: str | None) -> str | None:
 def folder_path(value: str | Path) -> Path:
     """A path to read or write, which may be a folder."""
     return Path(check_name(str(value), "path"))
+
+
+def file_path(value: str | Path) -> Path:
+    """The path of a file to read; refuses folders."""
+    path = folder_path(value)
+    if not path.name or path.is_dir():
+        raise Refusal(f"path '{value}'", "it is a folder, and a file is read", "name a file")
+    return path
 
 
 def out_run(value: str | Path) -> Path:
@@ -113,8 +120,51 @@ Out = Annotated[
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
-OutFile = Annotated[
-    Path, typer.Option("-o", "--out", parser=out_file, metavar="FILE", help="File to write (safetensors).")
+OutCrossing = Annotated[
+    Path, typer.Option("-o", "--out", parser=out_folder, metavar="CROSSING", help="New folder to write.")
+]
+OutJson = Annotated[Path, typer.Option("-o", "--out", parser=out_file, metavar="FILE", help="File to write (JSON).")]
+Sae = Annotated[
+    str,
+    typer.Argument(
+        callback=named,
+        help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
+        "or a Neuronpedia id or address (then with --labels).",
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK, if the dictionary does not say."),
+]
+MapKind = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help="aligned, the default: tokens that end together; post: texts pooled, the post's recipe (explain it with "
+        "--route map).",
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(callback=named, help="Folder or address of a Neuronpedia export with the dictionary's labels."),
+]
+ResidPre = Annotated[
+    bool, typer.Option("--resid-pre", help="That export's source counts the block it enters, one above its own.")
+]
+Ar = Annotated[
+    str | None,
+    typer.Option(
+        "--ar",
+        callback=named,
+        help="A reconstructor (text back to vector) of source or target: tiny-smollm2-ar, a folder, a hub id.",
+    ),
+]
+ArLayout = Annotated[
+    str | None,
+    typer.Option("--ar-layout", help="How it is laid out: kitft or easynla; needed where the registry does not say."),
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
 Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]

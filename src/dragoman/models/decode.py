@@ -80,7 +80,6 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
-        told: Callable[[Site], None] | None = None,
     ) -> Verbalizer:
         """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
 
@@ -88,7 +87,7 @@ class Verbalizer:
             Refusal: what is said contradicts the registry, nobody says how it is fed, or whatever ``__init__`` refuses.
         """
         fed = how_fed(str(ref), contract, settings or {}, base)
-        return cls(ref, **fed, dtype=dtype, device=device, told=told)
+        return cls(ref, **fed, dtype=dtype, device=device)
 
     def __init__(
         self,
@@ -99,7 +98,6 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
-        told: Callable[[Site], None] | None = None,
     ) -> None:
         """Load and check a checkpoint, by its own files alone.
 
@@ -110,17 +108,13 @@ class Verbalizer:
             base: model an adapter sits on, when the sidecar names another one or none.
             dtype: float32, bfloat16 or float16.
             device: where to run, in torch's words.
-            told: called with ``site`` before the model is opened, which takes long; what it refuses is refused.
 
         Raises:
             Refusal: the checkpoint, its sidecar, its contract, its tokenizer and its base do not fit each other.
         """
         self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
         self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
-        request = CheckpointRequest(
-            ref=self.name, folder=self._folder, settings=dict(settings or {}), width_of=_width_of
-        )
-        self.contract: Contract = contract_for(request, contract)
+        self.contract = _contract(self.name, self._folder, contract, settings)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
             raise Refusal(
                 f"{self._what} in float16",
@@ -131,8 +125,6 @@ class Verbalizer:
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
         self.site: Site = self.contract.site(self.base)
-        if told is not None:
-            told(self.site)
         self.merged: list[Agreement] = []
         self.model, self.tokenizer = self._opened()
         self.prompt: Prompt = self.contract.prompt(self.tokenizer)
@@ -397,3 +389,22 @@ def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
 def _width_of(ref: str) -> int | None:
     """Width of a base model as its config.json states it."""
     return width_in(folder_of(ref))
+
+
+def _contract(name: str, folder: Path, contract: str | None, settings: Mapping[str, Any] | None) -> Contract:
+    """What feeds a checkpoint."""
+    request = CheckpointRequest(ref=name, folder=folder, settings=dict(settings or {}), width_of=_width_of)
+    return contract_for(request, contract)
+
+
+def site_of_verbalizer(
+    ref: str, contract: str | None = None, settings: Mapping[str, Any] | None = None, base: str | None = None
+) -> Site:
+    """The stream a verbalizer reads, by its files and what is said as for ``Verbalizer.open``; no weights are read.
+
+    Raises:
+        Refusal: as ``Verbalizer.open``, as far as files tell.
+    """
+    fed = how_fed(ref, contract, settings or {}, base)
+    opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"])
+    return opened.site(base_of(opened.weights, opened.sidecar.base, fed["base"], f"verbalizer {ref}"))

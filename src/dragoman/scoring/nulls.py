@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
-from dragoman.score.judged_run import JudgedRun
 from dragoman.scores import Adjusted, AdjustedTest, AgainstNull, Embedders, LiftBy, Power
+from dragoman.scoring.judged_run import JudgedRun
 from dragoman.stats.lift import similarity
 from dragoman.stats.multiple import holm
 from dragoman.stats.nulls import against_each, against_others

@@ -20,9 +20,9 @@ from dragoman.confidence.checked import (
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
-from dragoman.score.confidence import Say, confidence_set, run_evidence, set_beside
-from dragoman.score.judged_run import JudgedRun
-from dragoman.score.reconstruction import sought_directions
+from dragoman.scoring.confidence import Say, confidence_set, run_evidence, set_beside
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import RunFolder
 
 

@@ -1,15 +1,15 @@
 """A finished run scored: against natives, every named null, planted truth, contexts, a reconstructor, confidence."""
 
-from dragoman.score.checked import fit_from, recalibrate_from
-from dragoman.score.confidence import confidence_set, run_evidence
-from dragoman.score.judge import judge_run
-from dragoman.score.judged_run import JudgedRun
-from dragoman.score.reconstruction import (
+from dragoman.scoring.checked import fit_from, recalibrate_from
+from dragoman.scoring.confidence import confidence_set, run_evidence
+from dragoman.scoring.judge import judge_run
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.reconstruction import (
     Reconstructor,
     reconstruction_scores,
     sought_directions,
 )
-from dragoman.score.run import add_confidence, score_run
+from dragoman.scoring.run import add_confidence, score_run
 
 __all__ = [
     "JudgedRun",

@@ -12,11 +12,11 @@ from pathlib import Path
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
-from dragoman.score.confidence import Say, confidence_scores, confidence_set, run_evidence
-from dragoman.score.judge import judge_run
-from dragoman.score.judged_run import JudgedRun
-from dragoman.score.reconstruction import sought_directions
 from dragoman.scores import FORMAT, Scores
+from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence
+from dragoman.scoring.judge import judge_run
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES

@@ -16,10 +16,6 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Refusal
 from dragoman.embed import Embedder
 from dragoman.records import ConditionEntry
-from dragoman.score.detection import detection_scores
-from dragoman.score.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
-from dragoman.score.nulls import adjusted, against_nulls, by_embedders, power_of_pairs
-from dragoman.score.reconstruction import Reconstructor, reconstruction_scores
 from dragoman.scores import (
     FORMAT,
     BareRate,
@@ -30,6 +26,10 @@ from dragoman.scores import (
     PairedDifference,
     Scores,
 )
+from dragoman.scoring.detection import detection_scores, lift_by_windows
+from dragoman.scoring.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
+from dragoman.scoring.nulls import adjusted, against_nulls, by_embedders, power_of_pairs
+from dragoman.scoring.reconstruction import Reconstructor, reconstruction_scores
 from dragoman.stats.lift import (
     ceiling_estimate,
     doubly_centred_lift,
@@ -106,6 +106,8 @@ def judge_run(
         scores["ceiling"] = top
     if run.contexts and (detection := detection_scores(run, embedder, seed=seed)):
         scores["detection"] = detection
+    if run.contexts and not similar and (lifts_by := lift_by_windows(run, embedder, seed=seed)):
+        scores["window_lift"] = lifts_by
     if reconstructor is not None and directions is not None:
         scores["reconstruction"] = reconstruction_scores(
             run.rows, directions, reconstructor, seed=seed, topics=run.category or None

@@ -11,10 +11,12 @@ from dataclasses import asdict
 
 import numpy as np
 
+from dragoman.core import Estimate, Floats
 from dragoman.embed import Embedder
-from dragoman.score.judged_run import FEWEST, JudgedRun
 from dragoman.scores import Detection, DetectionRate, FeatureDetection
+from dragoman.scoring.judged_run import FEWEST, JudgedRun
 from dragoman.stats.detection import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
+from dragoman.stats.lift import FEWEST_OTHERS, lift_over_others, similarity
 
 
 def embedded_contexts(
@@ -29,6 +31,29 @@ def embedded_contexts(
         f: ContextEmbeddings.of(*(rows[[place[text] for text in w[kind]]] for kind in ("firing", "silent")))
         for f, w in kept.items()
     }
+
+
+def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[str, Estimate]:
+    """Lift by condition where no native speaks: similarity with the windows a feature fires in, less that with others'.
+
+    The others are features nobody asked for, whose windows the run keeps; claims of two watched features have a lift.
+    """
+    means: dict[str, Floats] = {}
+    for feature, windows in run.contexts.items():
+        if len(windows["firing"]) >= FEWEST:
+            means[feature] = embedder.encode(list(windows["firing"])).mean(axis=0)
+    asked = {feature for by_feature in run.texts.values() for feature in by_feature}
+    others = [mean for feature, mean in means.items() if feature not in asked]
+    lifts: dict[str, Estimate] = {}
+    for place, condition in enumerate(run.claims):
+        texts = {f: text for f, text in run.texts[condition].items() if f in means}
+        if len(texts) < 2 or len(others) < FEWEST_OTHERS:
+            continue
+        rows = embedder.encode(list(texts.values()))
+        own = np.sum(rows * np.stack([means[f] for f in texts]), axis=1)
+        rng = np.random.default_rng([seed, 4, place])
+        lifts[condition] = lift_over_others(own, similarity(rows, np.stack(others)), rng=rng)
+    return lifts
 
 
 def detection_scores(run: JudgedRun, embedder: Embedder, *, seed: int) -> Detection | None:

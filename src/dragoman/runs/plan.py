@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
+from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
 from dragoman.records import Card
 from dragoman.store import Rows, RunFolder, digest, plain
 from dragoman.verbalizers.protocol import check_temperature
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Progress = Callable[[str, int, int], None]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a study; its one sentence says what was kept and how to go on."""
+MAX_NEW_TOKENS = 200  # of one explanation, unless somebody says otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +107,7 @@ class Condition:
         """A card as it is written: without what nobody set, not even to None."""
         return self.cards[at].model_dump(mode="json", exclude_unset=True)
 
-    def row(self, at: int, sample: int, said: Explanation) -> dict[str, Any]:
+    def row(self, at: int, sample: int, explanation: Explanation) -> dict[str, Any]:
         """What is written of one explanation."""
         return {
             "feature": self.ids[at],
@@ -118,12 +115,12 @@ class Condition:
             "kind": self.kind,
             "condition": self.name,
             "sample": sample,
-            "text": said.text,
-            "raw": said.raw,
-            "problems": list(said.problems),
-            "tokens": said.tokens,
+            "text": explanation.text,
+            "raw": explanation.raw,
+            "problems": list(explanation.problems),
+            "tokens": explanation.tokens,
             # To a digit that rounding in other batches, or on another device, does not reach.
-            "log_probability": None if said.log_probability is None else round(said.log_probability, 4),
+            "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
             "card": self.written(at) if self.cards else None,
         }
 
@@ -166,7 +163,7 @@ class Plan:
     samples: int = 1
     seed: int = 0
     temperature: float = 0.0
-    max_new_tokens: int = 200
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
         """Refuse plans that cannot be carried out or could only repeat themselves."""
@@ -239,16 +236,10 @@ class Done:
     made: int
 
 
-def run(
+def execute(
+    plan: Plan,
     folder: RunFolder,
-    conditions: Sequence[Condition],
     verbalizers: Mapping[str, AnyVerbalizer],
-    *,
-    batch_size: int = 32,
-    samples: int = 1,
-    seed: int = 0,
-    temperature: float = 0.0,
-    max_new_tokens: int = 200,
     progress: Progress | None = None,
 ) -> Done:
     """Verbalize every condition into the folder, going on from wherever an earlier process stopped.
@@ -260,24 +251,6 @@ def run(
         Refusal: on another plan's rows, a missing verbalizer or one of another site, a second writer, a full disk.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
-    plan = Plan(
-        conditions=tuple(conditions),
-        batch_size=batch_size,
-        samples=samples,
-        seed=seed,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-    )
-    return carry_out(plan, folder, verbalizers, progress)
-
-
-def carry_out(
-    plan: Plan,
-    folder: RunFolder,
-    verbalizers: Mapping[str, AnyVerbalizer],
-    progress: Progress | None = None,
-) -> Done:
-    """`run`, for a plan that is already made."""
     _refuse_verbalizers(plan, verbalizers)
     batches = list(plan.batches())
     total = sum(len(b.items) for b in batches)
@@ -288,7 +261,7 @@ def carry_out(
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
             for batch in batches[finished:]:
-                rows.append(_said(batch, plan, verbalizers[batch.items[0][0].verbalizer]))
+                rows.append(_verbalized(batch, plan, verbalizers[batch.items[0][0].verbalizer]))
                 made += len(batch.items)
                 tally.count(batch)
     except KeyboardInterrupt as stop:
@@ -369,7 +342,7 @@ def _refuse_rows(rows: Rows, at: int) -> None:
     )
 
 
-def _said(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, Any]]:
+def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, Any]]:
     """One batch, verbalized, as rows."""
     said = verbalizer.verbalize(
         np.stack([condition.vectors[at] for condition, at in batch.items]),

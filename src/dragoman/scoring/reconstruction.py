@@ -13,8 +13,8 @@ import numpy as np
 
 from dragoman.core import Directions, Floats, Refusal, Site, refuse_other_site
 from dragoman.records import SOURCE_ROWS, Row
-from dragoman.score.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
+from dragoman.scoring.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
 
 

@@ -19,10 +19,10 @@ from dragoman.core import Directions, Floats, Refusal, refuse_other_site
 from dragoman.dictionaries.beside import CONFIDENCE, beside, place_of
 from dragoman.embed import Embedder
 from dragoman.records import Row
-from dragoman.score.detection import embedded_contexts
-from dragoman.score.judged_run import EMPTY, CachedEmbedder, JudgedRun
-from dragoman.score.reconstruction import Reconstructor
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
+from dragoman.scoring.detection import embedded_contexts
+from dragoman.scoring.judged_run import EMPTY, CachedEmbedder, JudgedRun
+from dragoman.scoring.reconstruction import Reconstructor
 from dragoman.stats.reconstruct import mean_output
 
 MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
