@@ -122,18 +122,14 @@ def test_a_run_is_not_written_through_a_link(world: World, tmp_path: Path, name:
     assert (tmp_path / "thesis").read_text() == "years of work" and not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.parametrize("words", [["harvest", "SOURCE", "TARGET", "--texts", "TEXTS"], ["fit", "ROWS"]])
-def test_a_step_s_file_is_not_written_over_a_link(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+@pytest.mark.parametrize("leads", ["nothing", "."])
+def test_a_crossing_is_not_written_over_a_link(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], leads: str
 ) -> None:
-    places = {"SOURCE": str(world.source), "TARGET": str(world.target), "TEXTS": str(world.root / "texts.txt")}
-    places["ROWS"] = str(tmp_path / "rows.safetensors")
-    if words[0] == "fit":
-        harvest = ["harvest", str(world.source), str(world.target), "--texts", places["TEXTS"], "-o", places["ROWS"]]
-        assert command(monkeypatch, capsys, *harvest).code == 0
-    (tmp_path / "out").symlink_to("nothing")
-    said = command(monkeypatch, capsys, *(places.get(word, word) for word in words), "-o", str(tmp_path / "out"))
-    assert said.code == 1 and "it is a link, and links are not replaced" in said.err
+    (tmp_path / "out").symlink_to(leads)
+    words = [world.sae, "--by", world.av, "--source", str(world.source), "-o", str(tmp_path / "out")]
+    said = command(monkeypatch, capsys, "fit", *words)
+    assert said.code == 1 and ("it is there already" if leads == "." else "check the path") in said.err
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nothing").exists()
 
 
