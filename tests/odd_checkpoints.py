@@ -96,6 +96,18 @@ for _key, _value in [
     _words = "taken out" if _value is ... else repr(_value)[:24]
     _what = r"config\.json|config_json" if _key != "hidden_size" else r"config\.json|width"
     odd(f"config.json's {_key} {_words}", _what, config(**{_key: _value}))
+for _kind in ("t5", "mt5", "bart", "pegasus", "whisper", "t5gemma", "led"):
+    for _flag in (..., None, True, *([] if _kind in ("bart", "pegasus", "whisper") else [False])):
+        odd(
+            f"encoder-decoder {_kind}, said {_flag}".replace("Ellipsis", "nowhere"),
+            rf"config\.json: it is of an encoder-decoder model \('?{_kind}'?\); use a decoder-only model",
+            config(model_type=_kind, is_encoder_decoder=_flag),
+        )
+odd(
+    "encoder-decoder inside",
+    r"encoder-decoder model \('?t5'?\)",
+    config(model_type="blip-2", text_config={"model_type": "t5"}),
+)
 for _method in ("bitsandbytes", "gptq", "awq", "compressed-tensors", "aqlm", "eetq", "hqq", "quanto", "evil"):
     _how = {"quant_method": _method, "bits": 4, "load_in_4bit": True}
     odd(f"quantised by {_method}", "is quantised|are quantised by 'evil'", config(quantization_config=_how))

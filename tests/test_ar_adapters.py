@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from ar_checkpoints import TEXTS, edit, edit_tensors, save_base, save_easy, save_peft
+from ar_checkpoints import TEXTS, WIDTH, edit, edit_tensors, save_base, save_easy, save_peft
 from dragoman.core import Refusal
 from dragoman.models import merge
 from dragoman.models.merge import LIMITS
@@ -39,6 +40,40 @@ def test_what_is_merged_agrees_with_peft_unmerged(base: Path, tmp_path: Path, sa
     limit, whole_limit = LIMITS[getattr(torch, dtype)]
     assert found.holds and 0 < found.error < limit / 2 and 0 < found.whole < whole_limit / 2
     assert found.layer.startswith("layers.")
+
+
+@pytest.mark.parametrize("save", [save_peft, save_easy])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gemma3-multimodal"])
+def test_an_adapter_on_the_input_embeddings_is_merged_as_a_verbalizers_is(
+    tmp_path: Path, save: Any, family: str
+) -> None:
+    plain = save_base(tmp_path / "base", family)
+    stored = load_file(plain / "model.safetensors")
+    (name,) = [key for key in stored if key.endswith("embed_tokens.weight")]
+    rng = np.random.default_rng(0)
+    a, b = (torch.tensor(0.1 * rng.standard_normal(n).astype("f4")) for n in ((2, len(stored[name])), (WIDTH, 2)))
+    factor = 4 / 2**0.5 if save is save_easy else 4 / 2  # EasyNLA scales by the root of the rank
+    moved = Path(shutil.copytree(plain, tmp_path / "moved"))
+    edit_tensors(moved, "model.safetensors", lambda t: t | {name: t[name] + factor * (b @ a).T})
+    wanted = opened(save(tmp_path / "wanted", family, moved)).reconstruct(TEXTS)
+    without = opened(save(tmp_path / "without", family, plain)).reconstruct(TEXTS)
+
+    folder = save(tmp_path / "ar", family, plain)
+    easy = save is save_easy
+    ends = {"A": a, "B": b}
+    outer = "backbone.model.embed_tokens" if easy else "base_model.model.model.embed_tokens"
+    more = {f"{outer}.lora_embedding_{part}{'.default' if easy else ''}": t for part, t in ends.items()}
+    edit_tensors(folder, "ar_lora_value_head.safetensors" if easy else WEIGHTS, lambda t: t | more)
+    told = folder / ("ar_meta.json" if easy else CONFIG)
+    settings = json.loads(told.read_text())
+    where = settings["target_modules"]
+    settings["target_modules"] = rf"{where}|.*\.embed_tokens" if easy else [*where, "embed_tokens"]
+    told.write_text(json.dumps(settings))
+    reader = opened(folder)
+    (found,) = reader.merged
+    assert found.holds
+    np.testing.assert_allclose(reader.reconstruct(TEXTS), wanted, rtol=1e-4, atol=1e-5)
+    assert np.abs(wanted - without).max() > 0.01
 
 
 @pytest.mark.parametrize("save", [save_peft, save_easy])

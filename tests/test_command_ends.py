@@ -142,7 +142,9 @@ def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(world: World, tmp_path: Path) -> None:
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
+    world: World, tmp_path: Path, dragoman_: Dragoman
+) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     words = [
         *("explain", world.sae, "--by", world.av, "--source", str(world.source), "--max-new-tokens", "2"),
@@ -161,7 +163,6 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(world: World, tmp
         f"dragoman: interrupted: {kept} of 12 rows are kept in {out}; run the same command again to go on.\n"
     )
     assert "Traceback" not in talk
-    again = start(words, 0, log)
-    said, talk = again.communicate(timeout=300)
-    assert again.returncode == 0 and f"kept {kept} rows that were there, made {12 - kept}" in talk, talk
-    assert lines_in(out / "rows.jsonl") == 12 and "page: " in said
+    again = dragoman_(*words)
+    assert again.code == 0 and f"kept {kept} rows that were there, made {12 - kept}" in again.err, again.err
+    assert lines_in(out / "rows.jsonl") == 12 and "page: " in again.out

@@ -15,7 +15,7 @@ from report_fixture import build_run
 from small_world import Said, World, command
 
 Dragoman = Callable[..., Said]
-COMMANDS = ("demo", "explain", "harvest", "fit", "score", "report", "checkpoints", "doctor", "export")
+COMMANDS = ("demo", "explain", "fit", "inspect", "score", "report", "checkpoints", "doctor", "export")
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_run_without_anything_to_judge_by_says_what_to_do(dragoman: Dragoman, 
     assert dragoman(*explaining(world, tmp_path / "run", "--map", "post", "--route", "map")).code == 0
     said = dragoman("score", tmp_path / "run").err
     assert (
-        "calibrated on other models" in said
+        "no confidence: none lies beside the dictionary" in said
         and "nothing to judge by; run explain with --native AV, score with --ar AR" in said
     )
 

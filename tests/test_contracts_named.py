@@ -126,6 +126,17 @@ def test_a_file_that_does_not_say_is_refused(said: Any, sidecar: dict[str, Any])
         Verbalizer(said(sidecar))
 
 
+@pytest.mark.parametrize("scale", ["many", "8e4 or so", "", 0, -150, 10**400, float("nan"), True, [150], {"norm": 1}])
+def test_a_scale_that_is_none_is_a_sentence_about_the_value_not_about_contracts(said: Any, scale: Any) -> None:
+    folder = said({**sidecar_of("qwen2"), "extraction": {"injection_scale": scale}})
+    for contract in (None, "kitft"):
+        with pytest.raises(
+            Refusal, match=r"extraction\.injection_scale.* is (wrong|.*, not a positive number)"
+        ) as caught:
+            Verbalizer(folder, contract=contract)
+        assert "contract" not in str(caught.value)
+
+
 def test_a_sidecar_may_name_its_contract_outright(said: Any) -> None:
     at = said({**dataset_sidecar_of("qwen2"), "contract": "karvonen"})
     assert Verbalizer(at).contract.name == "karvonen"

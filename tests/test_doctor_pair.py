@@ -1,17 +1,23 @@
-"""The doctor on the embedded pair: real weights, no alarm, the off-by-one and the overflow seen."""
+"""The embedded pair, real weights: the doctor raises no alarm, sees the off-by-one and the overflow; a real feature."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dragoman import tiny
 from dragoman.core import Site
+from dragoman.dictionaries import open_dictionary
+from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.stream import overflow, reconstruction, unexplained
 from dragoman.models.watch import Stream
+from dragoman.runs.explain import explain
+from dragoman.stats.planted import names_category
 
 
 class Examined:
@@ -85,3 +91,21 @@ def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     (found,) = (f for f in pair.findings if (f.check, f.subject) == ("overflow", "tiny-gemma-av"))
     assert found.status == "ok" and isinstance(found.measured, float) and found.measured > 65504
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"
+
+
+def test_a_real_feature_is_named_in_the_real_target_s_words(pair: Examined, tmp_path: Path) -> None:
+    truth = read_truth(tiny.data("tiny-truth"))
+    info, words = truth.features, truth.category_words
+    chosen = ("4497", "2511")  # comets, prime numbers
+    verbalizer = pair.subject.verbalizer
+    assert verbalizer is not None and verbalizer.name == "tiny-gemma-av"
+    asked: dict[str, Any] = {"map": "post", "route": "direct", "max_new_tokens": 120}
+    run = explain(open_dictionary("tiny-sae"), by=verbalizer, features=chosen, out=tmp_path / "run", **asked).folder
+    for row in run.rows():
+        own = info[row["feature"]]["category"]
+        assert names_category(row["text"], words[own]), row["text"]
+        assert not row["problems"]
+        assert len(row["text"].split("\n\n")) == 3
+    said = [r["text"] for r in run.rows()]
+    assert not names_category(said[0], words[info[chosen[1]]["category"]])
+    assert np.allclose(np.linalg.norm(run.vectors()[0]["direct"], axis=1), 1, atol=1e-5)

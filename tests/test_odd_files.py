@@ -122,13 +122,14 @@ def test_a_run_is_not_written_through_a_link(world: World, tmp_path: Path, name:
     assert (tmp_path / "thesis").read_text() == "years of work" and not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.parametrize("leads", ["nothing", "."])
 def test_a_crossing_is_not_written_over_a_link(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], leads: str
 ) -> None:
-    (tmp_path / "out").symlink_to("nothing")
-    words = ("fit", world.sae, "--target", str(world.target), "--source", str(world.source))
-    said = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "out"))
-    assert said.code == 1 and "it is there already" in said.err
+    (tmp_path / "out").symlink_to(leads)
+    words = [world.sae, "--by", world.av, "--source", str(world.source), "-o", str(tmp_path / "out")]
+    said = command(monkeypatch, capsys, "fit", *words)
+    assert said.code == 1 and ("it is there already" if leads == "." else "check the path") in said.err
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nothing").exists()
 
 
@@ -243,7 +244,9 @@ def test_a_file_that_may_not_be_read_or_written_is_one_sentence(
     assert isinstance(RunFolder.open(run.path).rows(), list)
 
 
-@pytest.mark.parametrize("name", ["labels.json", "cfg.json", "sae_weights.safetensors", "truth.json"])
+@pytest.mark.parametrize(
+    "name", ["labels.json", "cfg.json", "sae_weights.safetensors", "truth.json", "confidence.json"]
+)
 @pytest.mark.parametrize("kind", ["a pipe", "a device"])
 def test_nothing_beside_a_dictionary_s_rows_may_be_a_pipe_or_device(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str,
@@ -254,7 +257,7 @@ def test_nothing_beside_a_dictionary_s_rows_may_be_a_pipe_or_device(
     words = ["--by", world.av, "--source", str(world.source), "--features", "3", "-o", str(tmp_path / "run")]
     said = command(monkeypatch, capsys, "explain", str(dictionary), *words)
     assert said.code == 1 and not (tmp_path / "run").exists() and "Traceback" not in said.err
-    led_out = kind == "a device" and name != "truth.json"
+    led_out = kind == "a device" and name not in ("truth.json", "confidence.json")
     assert ("it is a link that leads out of its folder" if led_out else f"it is {kind}, and {READ}") in said.err
     assert name in said.err
 

@@ -1,12 +1,10 @@
-"""What ships in dragoman-tiny: sizes, sidecars, planted lists; and one real feature, end to end on the real target."""
+"""What ships in dragoman-tiny: sizes, sidecars, planted lists, dictionaries, reconstructors."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from asking import Asked, explain
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
@@ -15,7 +13,6 @@ from dragoman.maps import DirectTable
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.backgrounds import load_background
 from dragoman.verbalizers.sidecar import read_sidecar
@@ -105,20 +102,3 @@ def test_every_text_has_its_planted_truth_and_27_topics_were_held_out() -> None:
     assert not heldout & {(r["category"], r["topic"]) for r in rows if r["split"] == "test"}
     ends = [(r["text"][r["end"] - 1], r["text"][r["end"]]) for r in rows if r["split"] in ("test", "heldout")]
     assert not any(last.isspace() or after.isalpha() for last, after in ends)
-
-
-@pytest.mark.parametrize("route", ["direct"])
-def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, route: str) -> None:
-    info = TRUTH.features
-    chosen = ("4497", "2511")  # comets, prime numbers
-    asked = Asked(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
-    run = explain(asked, tmp_path / "run")
-    words = TRUTH.category_words
-    for row in run.rows():
-        own = info[row["feature"]]["category"]
-        assert names_category(row["text"], words[own]), row["text"]
-        assert not row["problems"]
-        assert len(row["text"].split("\n\n")) == 3
-    said = [r["text"] for r in run.rows()]
-    assert not names_category(said[0], words[info[chosen[1]]["category"]])
-    assert np.allclose(np.linalg.norm(run.vectors()[0]["direct"], axis=1), 1, atol=1e-5)

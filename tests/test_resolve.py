@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from huggingface_hub import DryRunFileInfo, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -266,6 +268,63 @@ def test_a_folder_of_a_repository_is_fetched_alone_with_the_sidecar_above_it(
     assert asked == [("org/name", "v2"), ("org/name", None), ("org/name", "refs/pr/3")]
     with pytest.raises(Refusal, match=r"the repository has no folder 'rl/iter_5' .*--include 'rl/iter_5/\*'"):
         folder_of("org/name/rl/iter_5")
+
+
+GB = 10**9
+
+
+def room(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, free: int, planned: list[tuple[str, int, bool]]
+) -> list[dict[str, Any]]:
+    """A hub that would send these files (name, bytes, whether they are not here yet), and a disk; what was fetched."""
+    fetched: list[dict[str, Any]] = []
+
+    def download(repo: str, *, dry_run: bool = False, **how: Any) -> Any:
+        if dry_run:
+            fields = {"commit_hash": "0" * 40, "is_cached": False, "local_path": ""}
+            return [
+                DryRunFileInfo(**fields, filename=name, file_size=size, will_download=new)
+                for name, size, new in planned
+            ]
+        fetched.append(how)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr("shutil.disk_usage", lambda at: Mock(free=free) if at == cache else None)
+    return fetched
+
+
+def test_files_that_the_disk_has_no_room_for_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = [("a.safetensors", 90 * GB, True), ("b.safetensors", 50 * GB, True), ("c.json", 900 * GB, False)]
+    fetched = room(monkeypatch, tmp_path, 140 * GB - 1, planned)
+    said = (
+        rf"^'org/name': 2 of its files are to be fetched, 140\.0 GB, and 140\.0 GB are free in {tmp_path}/hub; free "
+        r"some space, set HF_HOME to a folder on a larger disk, or name a smaller model\.$"
+    )
+    with pytest.raises(Refusal, match=said):
+        folder_of("org/name")
+    assert not fetched
+    fetched = room(monkeypatch, tmp_path, 140 * GB, planned)
+    assert folder_of("org/name@v2") == tmp_path and fetched[0]["revision"] == "v2"
+
+
+def test_what_an_interrupted_download_has_here_already_needs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = tmp_path / "hub" / "models--org--name" / "blobs"
+    fetched = room(monkeypatch, tmp_path, 60, [("a.safetensors", 100, True)])
+    with pytest.raises(Refusal, match="1 of its files are to be fetched"):
+        folder_of("org/name")
+    blobs.mkdir(parents=True)
+    (blobs / "sha.incomplete").write_bytes(b"0" * 40)
+    monkeypatch.setattr("shutil.disk_usage", lambda at: Mock(free=60) if at == tmp_path / "hub" else None)
+    assert folder_of("org/name") == tmp_path and len(fetched) == 1
+
+
+def test_the_hubs_library_can_say_what_it_would_fetch() -> None:
+    assert "dry_run" in inspect.signature(snapshot_download).parameters
+    assert {"file_size", "will_download"} <= set(DryRunFileInfo.__dataclass_fields__)
 
 
 def test_a_hub_out_of_reach_names_the_folder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from dragoman.commands.words import (
     Out,
     Run,
     Seed,
-    file_path,
+    out_file,
 )
 
 app = typer.Typer(
@@ -155,7 +155,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", parser=file_path, metavar="FILE", help="Page to write; default: page.html in the run."
+            "-o", "--out", parser=out_file, metavar="FILE", help="Page to write; default: page.html in the run."
         ),
     ] = None,
 ) -> None:

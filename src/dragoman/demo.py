@@ -24,6 +24,7 @@ from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.texts import Texts
 from dragoman.store import RunFolder
+from dragoman.store.outputs import check_run
 
 LONGEST = 120  # tokens; the embedded verbalizers were trained on shorter texts, and their confidence was fitted at this
 
@@ -51,6 +52,7 @@ def experiment(
     from_scratch: bool = False,
 ) -> RunFolder:
     """All conditions over the features; resumable."""
+    check_run(out)
     dictionary = open_dictionary("tiny-sae")
     directions = dictionary.features(features).directions
     readings = Readings(source=tiny.SOURCE, target=tiny.TARGET, texts=Texts(), dtype=dtype, device=device, talk=talk)

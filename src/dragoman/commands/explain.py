@@ -122,9 +122,10 @@ def explain(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
-    from dragoman.models.decode import Verbalizer
+    from dragoman.models.decode import Verbalizer, site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.explain import explain as run_explain
+    from dragoman.runs.explain import refuse_early
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.scoring import confidence_set
@@ -142,11 +143,11 @@ def explain(
     # Cheap words are refused before anything is opened.
     ids, stated = features_from(features), Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
-    Options(map="aligned" if kind is None else kind, **how)
+    options = Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
-    crossing = None if through is None else Crossing.load(through)
     if confidence is not None:
         confidence_set(confidence)
+    crossing = None if through is None else Crossing.load(through)
     with talking() as talk:
         opened = open_dictionary(
             sae,
@@ -159,6 +160,8 @@ def explain(
             k=k,
         )
         chosen = opened.features(ids or None)
+        target = site_of_verbalizer(by, contract, fed, base)
+        refuse_early(chosen, target, options, crossing, read, native=native is not None)
         talk.say(f"opening verbalizer {public_address(by)}")
         verbalizer = Verbalizer.open(by, contract=contract, settings=fed, base=base, dtype=dtype, device=device)
         run = run_explain(

@@ -17,7 +17,7 @@ import typer
 
 from dragoman.addresses import public_address
 from dragoman.commands.printing import put, put_json, tell, tell_lines
-from dragoman.commands.words import Run, folder_path
+from dragoman.commands.words import Run, out_folder
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained
@@ -39,7 +39,7 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            parser=folder_path,
+            parser=out_folder,
             metavar="FOLDER",
             help="Folder to write v1/MODEL/SOURCE/explanations into.",
         ),

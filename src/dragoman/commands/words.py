@@ -17,6 +17,7 @@ import typer
 
 from dragoman.core import Refusal
 from dragoman.store import check_name
+from dragoman.store.outputs import check_file, check_folder, check_run
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
@@ -38,11 +39,26 @@ def folder_path(value: str | Path) -> Path:
 
 
 def file_path(value: str | Path) -> Path:
-    """The path of a file to write; refuses folders."""
+    """The path of a file to read; refuses folders."""
     path = folder_path(value)
     if not path.name or path.is_dir():
-        raise Refusal(f"path '{value}'", "it is a folder, and a file is written", "name a file")
+        raise Refusal(f"path '{value}'", "it is a folder, and a file is read", "name a file")
     return path
+
+
+def out_run(value: str | Path) -> Path:
+    """The folder of a run to write or to go on with; refuses what could not be written, before anything is opened."""
+    return check_run(folder_path(value))
+
+
+def out_folder(value: str | Path) -> Path:
+    """A folder to write into; refused as above."""
+    return check_folder(folder_path(value))
+
+
+def out_file(value: str | Path) -> Path:
+    """The path of a file to write; refused as above, and where a folder is."""
+    return check_file(folder_path(value))
 
 
 def known_dtype(value: str) -> str:
@@ -99,15 +115,15 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        parser=folder_path,
+        parser=out_run,
         metavar="FOLDER",
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
 OutCrossing = Annotated[
-    Path, typer.Option("-o", "--out", parser=folder_path, metavar="CROSSING", help="New folder to write.")
+    Path, typer.Option("-o", "--out", parser=out_folder, metavar="CROSSING", help="New folder to write.")
 ]
-OutJson = Annotated[Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (JSON).")]
+OutJson = Annotated[Path, typer.Option("-o", "--out", parser=out_file, metavar="FILE", help="File to write (JSON).")]
 Sae = Annotated[
     str,
     typer.Argument(

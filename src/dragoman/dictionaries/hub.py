@@ -25,6 +25,7 @@ from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import Arrays, shown
 
 _INSIDE = "checkpoints"
+_SNAPS = ("snapshots",)
 
 
 class HubFolder(Folder):
@@ -105,6 +106,13 @@ def pinned(ref: DictionaryRef) -> DictionaryRef:
     return replace(ref, revision=commit_of(ref)) if ref.kind != "file" else ref
 
 
+def place_in_cache(path: Path) -> str:
+    """ORG/NAME/FOLDER of a path in the hub's cache (``models--ORG--NAME/snapshots/COMMIT/FOLDER``); else empty."""
+    parts = path.absolute().parts
+    at = next((k for k, part in enumerate(parts) if part.startswith("models--") and parts[k + 1 : k + 2] == _SNAPS), -1)
+    return "/".join((*parts[at].split("--")[1:], *parts[at + 3 :])) if at >= 0 else ""
+
+
 def _cached(ref: DictionaryRef) -> LocalFolder | None:
     """The folder in the hub's cache, where it holds a whole dictionary."""
     from huggingface_hub import snapshot_download
@@ -147,13 +155,8 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
     Raises:
         Refusal: when SAELens is not installed, or knows no such release or id.
     """
-    path = _registry(ref)
-    release = _release(path, ref)
-    entries = {str(e.get("id")): e for e in release.get("saes") or [] if isinstance(e, dict)}
-    if ref.inside not in entries:
-        some = ", ".join(list(entries)[:4])
-        raise Refusal(f"{ref}", f"release {ref.place} has no such id (it has {some}, ...)", "name one of its ids")
-    entry = entries[ref.inside]
+    release = _release(_registry(ref), ref)
+    entry = _entry(release, ref)
     factor = entry.get("norm_scaling_factor")
     extra = {} if factor is None else {"norm_scaling_factor": factor}
     parts = [part for part in str(entry["path"]).split("/") if part not in ("", ".")]
@@ -169,6 +172,19 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
         kind="hf", place=str(release["repo_id"]), inside="/".join(parts), revision=ref.revision, indices=ref.indices
     )
     return place, extra
+
+
+def entry_of(ref: DictionaryRef) -> dict[str, Any]:
+    """What SAELens' registry says of an SAE. Refused as `registered` does."""
+    return _entry(_release(_registry(ref), ref), ref)
+
+
+def _entry(release: Mapping[str, Any], ref: DictionaryRef) -> dict[str, Any]:
+    entries = {str(e.get("id")): e for e in release.get("saes") or [] if isinstance(e, dict)}
+    if ref.inside not in entries:
+        some = ", ".join(list(entries)[:4])
+        raise Refusal(f"{ref}", f"release {ref.place} has no such id (it has {some}, ...)", "name one of its ids")
+    return entries[ref.inside]
 
 
 def _registry(ref: DictionaryRef) -> Path:

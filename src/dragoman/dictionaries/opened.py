@@ -34,17 +34,18 @@ from dragoman.dictionaries.beside import (
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder, LocalFolder
 from dragoman.dictionaries.hub import hub_folder, pinned, registered
+from dragoman.dictionaries.labelled import Labels, labels_of, names_of
 from dragoman.dictionaries.layout import Orientation, Weights
 from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.rows import living, refuse_undirected, site_of, wanted
 from dragoman.dictionaries.vectors import open_vectors
-from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
+from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
 from dragoman.store import digest, fingerprint_of, plain, refusing
 from dragoman.store.spans import shown
 
+_RECORD = "its record, which names these weights"
 _TOLD_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
-_OTHER_LABELS = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,24 +175,26 @@ class Dictionary:
             with self._reading():
                 self.weights.check_encoder()
 
-    @cached_property
+    @property
     def labels(self) -> Mapping[str, str]:
-        """Labels by feature id: of the export that was named, else of ``labels.json`` beside it.
+        """Labels by feature id: of the export that was named, else of ``labels.json`` beside it."""
+        return self.labelled.by_feature
+
+    @cached_property
+    def labelled(self) -> Labels:
+        """Its labels, and whose they are.
 
         Raises:
-            Refusal: an export of another block or model, or what the readers of either refuse.
+            Refusal: an export of another block, model or dictionary, or what the readers of either refuse.
         """
         if self.export is None:
             with self._reading():
-                return read_labels(self.folder) if LABELS in self.folder.names else {}
-        if not self.own_export:
-            record = self.export.source()
-            resid_pre = self.resid_pre
-            if record is not None and record.hook is not None:
-                resid_pre = record.site.block != record.ref.layer  # also refuses what is not in the residual stream
-            ref = record.ref if record is not None else self.export.told_by_rows()
-            refuse_elsewhere(ref, self.site, resid_pre=resid_pre, whose="the dictionary's", instead=_OTHER_LABELS)
-        return self.export.labels()
+                return Labels(by_feature=read_labels(self.folder) if LABELS in self.folder.names else {})
+        if self.own_export:
+            return Labels(by_feature=self.export.labels(), source=f"{parse(self.ref).at(None)}", told=_RECORD)
+        with self._reading():
+            names = names_of(self.where, self.folder, None if self.layout == "vectors" else self.d_sae)
+        return labels_of(self.export, names, self.site, resid_pre=self.resid_pre)
 
     @cached_property
     def truth(self) -> Truth | None:

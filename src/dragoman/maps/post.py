@@ -20,6 +20,8 @@ from dragoman.maps.evaluate import held_out as judge
 from dragoman.maps.linear import LinearMap, fit_procrustes, fit_ridge
 from dragoman.maps.moments import Moments
 
+FEWEST = 8  # texts: the fifth of them that judges is two
+
 
 def fit_pooled(
     x_pooled: NDArray[Any],

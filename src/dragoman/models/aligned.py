@@ -46,7 +46,7 @@ from dragoman.models.paired import (
     held_out_documents,
     refuse_other_width,
 )
-from dragoman.store import digest
+from dragoman.store import digest, refuse_alike
 
 SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
@@ -90,9 +90,7 @@ def read_aligned(
     if encoder is not None:
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
-    if len(documents) < 2 * options.folds:
-        why = f"{options.folds} folds of documents are judged on one another"
-        raise Refusal(f"{len(documents)} different texts", why, f"give at least {2 * options.folds} texts")
+    refuse_alike(texts, 2 * options.folds, f"{options.folds} folds of documents are judged on one another")
     columns = _columns(source, target, encoder, options)
     pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
     reading = _Reading(source, target, encoder, columns, documents, pilot, options)

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
@@ -112,12 +114,14 @@ def refuse_counts(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, 
 def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Build the model without its numbers, and refuse one far larger than what is stored."""
     path = folder / CONFIG
-    if config.get("is_encoder_decoder") is True:
-        kind = shown(config.get("model_type"))
-        raise Refusal(f"{path}", f"it is of an encoder-decoder model ({kind})", "use a decoder-only model")
+    for part in (config, config.get("text_config")):
+        if isinstance(part, Mapping) and _has_encoder(part):
+            _refuse_encoder(path, part.get("model_type"))
     why = f"transformers {transformers.__version__} cannot build the model it tells of"
     with quietly(), opening(path, why):
         told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if told.is_encoder_decoder:
+            _refuse_encoder(path, told.model_type)
         with torch.device("meta"):
             net: Any = auto.from_config(told, trust_remote_code=False)
         asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
@@ -125,6 +129,25 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
         why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
         raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
+
+
+def _refuse_encoder(path: Path, kind: object) -> None:
+    raise Refusal(f"{path}", f"it is of an encoder-decoder model ({shown(kind)})", "use a decoder-only model")
+
+
+def _has_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a model has an encoder whose output its decoder reads, by its configuration or by its type.
+
+    Some types (BART, Whisper) have a decoder that stands alone as well, and then say false; of the others (T5) a
+    configuration that says so is wrong.
+    """
+    stated, kind = config.get("is_encoder_decoder"), config.get("model_type")
+    if stated is True:
+        return True
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return False
+    usual = getattr(CONFIG_MAPPING[kind], "is_encoder_decoder", False) is True
+    return usual and (stated is not False or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def _whole_numbers(settings: Any, depth: int = 8) -> Iterator[tuple[str, int]]:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dragoman.core import Floats, Refusal, Site
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
 from dragoman.models.load import check_site, decoder_blocks, hidden_of, load_model, text_stack
+from dragoman.store import refuse_alike
 
 Progress = Callable[[int, int], None]
 OUTLIER = 5.0  # times the median norm; alignment.md section 3: sinks are tens of times the median
@@ -270,10 +271,7 @@ class Pooled:
 def pool(reader: Reader, texts: Sequence[str], **how: Any) -> Pooled:
     """Mean over each text's tokens, first position and outliers left out (the post's mode)."""
     width, site = reader.width, reader.site
-    different = len(set(texts))
-    if different < 2:
-        told = f"{len(texts)} texts" + (" that are all alike" if len(texts) > 1 else "")
-        raise Refusal(told, "a map is fitted over several documents", "give at least two different texts")
+    refuse_alike(texts, 2, "a map is fitted over several documents")
     total, count, units = np.zeros((len(texts), width)), np.zeros(len(texts)), np.zeros(width)
     dropped = undefined = 0
     for rows in token_rows(reader, texts, **how):

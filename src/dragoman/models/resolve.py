@@ -3,7 +3,8 @@
 In: a reference such as ``tiny-gemma``, ``./my-model``, ``org/name@revision``, ``org/name@revision/sub/folder``. Out: a
 folder; the arguments of `decode.Verbalizer`, the layout of a reconstructor. Refuses what is in none of the three
 places, and says which files are missing and how to get them; words that contradict the registry, checkpoints of which
-neither knows enough, and repositories that hold the checkpoint in a folder further down.
+neither knows enough, and repositories that hold the checkpoint in a folder further down; and what the disk has no room
+for.
 
 The embedded base models are converted once, from their packages' GGUF to a plain checkpoint folder in the cache.
 Refused are bytes whose sha256 is not the pinned one, and a tokenizer that does not split a known sentence as it must.
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -127,9 +129,11 @@ def _fetched(place: HubPlace, ref: str) -> Path:
     """What the hub or its cache has of a place."""
     from huggingface_hub import snapshot_download
 
-    only: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
+    how: dict[str, Any] = {"revision": place.revision, "ignore_patterns": list(NEVER_READ)}
+    how |= {"allow_patterns": place.patterns} if place.inside else {}
+    _refuse_without_room(place, ref, how)
     try:
-        root = Path(snapshot_download(place.repo, revision=place.revision, ignore_patterns=list(NEVER_READ), **only))
+        root = Path(snapshot_download(place.repo, **how))
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
     except Exception as error:
         no, said = hub.way_of(error)
@@ -143,6 +147,30 @@ def _fetched(place: HubPlace, ref: str) -> Path:
         why = f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)"
         raise Refusal(f"'{ref}'", why, f"check the folder's name, or run: {place.command}")
     return root / place.inside
+
+
+def _refuse_without_room(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
+    """Refuse files that the disk has no room for, by the hub's own listing, before the first of them is fetched."""
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        planned = [file for file in snapshot_download(place.repo, dry_run=True, **how) if file.will_download]
+        need = sum(file.file_size or 0 for file in planned)
+    # Whatever keeps the hub from answering, the download meets it next and says it; what is cached needs no answer.
+    except Exception:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    begun = (cache / f"models--{place.repo.replace('/', '--')}" / "blobs").glob("*.incomplete")
+    need -= sum(path.stat().st_size for path in begun)
+    there = next((folder for folder in (cache, *cache.parents) if folder.is_dir()), Path())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise Refusal(
+            f"'{ref}'",
+            f"{len(planned)} of its files are to be fetched, {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in "
+            f"{cache}",
+            "free some space, set HF_HOME to a folder on a larger disk, or name a smaller model",
+        )
 
 
 def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
 from dragoman.records import ConditionEntry, Record, Row
@@ -66,6 +66,13 @@ class Settings(Part):
     labels: str | None = None
 
 
+class ExportOfLabels(Part):
+    """The ``source`` that an export's labels are of, and whether anything tells that it is the run's dictionary."""
+
+    source: str = "another source"
+    verified: bool = True
+
+
 class Manifest(Part):
     """What a manifest tells besides its conditions; ``dictionary`` to ``versions`` are shown as they are written."""
 
@@ -75,6 +82,7 @@ class Manifest(Part):
     target: str = ""
     feature_info: Mapping[str, FeatureInfo] = {}
     settings: Settings | None = None
+    export: ExportOfLabels | None = Field(default=None, alias="labels")
     verbalizers: Mapping[str, VerbalizerIdentity] | None = None
     map_report: Mapping[str, HeldOut] | None = None
     background: TargetBackground | None = None
@@ -87,6 +95,11 @@ class Manifest(Part):
     def labels(self) -> str | None:
         """The export that the rows' labels are of."""
         return self.settings.labels if self.settings else None
+
+    @property
+    def doubtful_labels(self) -> str | None:
+        """The source that these labels are of, where nothing tells that they are this dictionary's own."""
+        return self.export.source if self.export and not self.export.verified else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,7 @@ def fit_crossing(
             "that is one stream, so there is nothing to fit",
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
+    read.refuse_few(opened.site, target, map=map)
     readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
     if map == "post":
         return by_texts(readings, lam=lam, seed=seed, method=method)[0]

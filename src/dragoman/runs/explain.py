@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.addresses import public_address
+from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, Features, open_dictionary
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
-from dragoman.models.decode import Verbalizer
+from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.crossings import prepare, tell_dead
@@ -31,6 +32,7 @@ from dragoman.runs.texts import Texts
 from dragoman.runs.windows import windows_of
 from dragoman.scoring import add_confidence, confidence_set
 from dragoman.store import RunFolder, digest, plain
+from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 
@@ -96,6 +98,7 @@ def explain(
         batch_size=batch_size,
         seed=seed,
     )
+    check_run(Path(out))
     check_device(device)
     talk, read = talk or Talk(), Texts.of(texts)
     if confidence is not None:
@@ -104,10 +107,12 @@ def explain(
     directions = chosen.directions
     if fitted is not None:
         fitted.refuse_others(directions, None)
+    target = site_of_verbalizer(by) if isinstance(by, str) else by.site
+    refuse_early(chosen, target, options, fitted, read, native=native is not None)
+    tell_labels(chosen.dictionary, talk)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
         by = Verbalizer.open(by, dtype=dtype, device=device)
-    _refuse_early(chosen, by.site, options, fitted)
     if isinstance(native, str):
         native = Verbalizer.open(native, dtype=dtype, device=device)
     talk.say("checking the verbalizers")
@@ -151,9 +156,21 @@ def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] |
     return dictionary.features(ids)
 
 
-def _refuse_early(chosen: Features, target: Site, options: Options, fitted: Crossing | None) -> None:
-    """Refuse, before other models are opened, what could not be carried later."""
-    source, _ = chosen.directions.site, chosen.dictionary.truth  # read now, for it may be refused
+def refuse_early(
+    chosen: Features, target: Site, options: Options, fitted: Crossing | None, texts: Texts, *, native: bool = False
+) -> None:
+    """Refuse, before models are opened, what could not be carried, read or told later.
+
+    Raises:
+        Refusal: the crossing or the dictionary's encoder cannot be used, the texts are too few or alike, or what lies
+            beside the dictionary (planted truth, confidence) is no file of that kind.
+    """
+    source, dictionary = chosen.directions.site, chosen.dictionary
+    if fitted is None:
+        texts.refuse_few(source, target, map=options.map, route=options.route, native=native)
+    _ = dictionary.truth  # read when it is asked for
+    if dictionary.confidence_path is not None:
+        ConfidenceSet.load(dictionary.confidence_path)
     if options.route == "as-is":
         if fitted is not None:
             raise Refusal(
@@ -163,7 +180,14 @@ def _refuse_early(chosen: Features, target: Site, options: Options, fitted: Cros
     elif fitted is not None:
         fitted.refuse_others(None, target)
     elif source != target and options.asks_firings:
-        refuse_unusable_encoder(chosen.dictionary, required=options.route not in ("map", "auto"))
+        refuse_unusable_encoder(dictionary, required=options.route not in ("map", "auto"))
+
+
+def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
+    """Say where nothing tells that an export's labels are this dictionary's own."""
+    labels = dictionary.labelled
+    if labels.source and not labels.told:
+        talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
 
 
 def _written(
@@ -200,6 +224,7 @@ def _written(
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
             "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
+            **({"labels": told} if (told := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
             "about": {"left_out": plain(crossing.left_out)} if crossing.left_out else {},

@@ -1,6 +1,7 @@
 """The texts that both models read: a person's own, or those that come with the embedded pair.
 
-In: a path, texts, or nothing. Out: ``Texts``. Refuses what the readers of files refuse, and texts that are no text.
+In: a path, texts, or nothing. Out: ``Texts``. Refuses what the readers of files refuse, texts that are no text, and
+texts that are too few, or alike, for what is to be made of them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 from dragoman import tiny
-from dragoman.core import Refusal
-from dragoman.store import read_jsonl, read_texts
+from dragoman.core import Refusal, Site
+from dragoman.maps.folds import FOLDS
+from dragoman.maps.post import FEWEST
+from dragoman.store import read_jsonl, read_texts, refuse_alike
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +56,29 @@ class Texts:
     def all(self) -> list[str]:
         """Both."""
         return self._split("map", "direct")
+
+    def refuse_few(self, source: Site, target: Site, *, map: str, route: str = "auto", native: bool = False) -> None:
+        """Refuse too few of a person's texts, or texts alike, before any model is opened.
+
+        Args:
+            source: of the directions.
+            target: of the verbalizer.
+            map: what kind of crossing is made.
+            route: which route is asked for; no map is fitted for some.
+            native: whether a verbalizer of the source speaks too.
+
+        Raises:
+            Refusal: as said; the sentence names the file and how many there are.
+        """
+        if self.own is None:
+            return
+        least, why = 2, "what is usual of a model is told by several"
+        if source != target and route != "as-is":
+            if map == "aligned":
+                least, why = 2 * FOLDS, f"{FOLDS} folds of documents are judged on one another"
+            elif route != "direct" or native:
+                least, why = FEWEST, "the map is judged on a fifth of them, two at least"
+        refuse_alike(self.own, least, why, self.path or "")
 
     def _split(self, *names: str) -> list[str]:
         if self.own is not None:

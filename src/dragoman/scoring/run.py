@@ -18,6 +18,8 @@ from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import RunFolder, read_jsonl
+from dragoman.store.outputs import check_file
+from dragoman.store.runs import SCORES
 
 
 def score_run(
@@ -38,6 +40,7 @@ def score_run(
     """
     from dragoman.models.embedder import SentenceEmbedder
 
+    check_file(folder.path / SCORES)
     run = JudgedRun.of(folder)
     confidences = confidence_set(confidence, say, run)
     reconstructor = directions = None

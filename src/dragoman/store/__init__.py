@@ -24,7 +24,7 @@ from dragoman.store.files import (
 from dragoman.store.fingerprint import fingerprint, fingerprint_of
 from dragoman.store.names import check_name
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_halves
+from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_alike, refuse_halves
 
 __all__ = [
     "ArraysFile",
@@ -47,6 +47,7 @@ __all__ = [
     "read_jsonl",
     "read_text",
     "read_texts",
+    "refuse_alike",
     "refuse_halves",
     "refusing",
     "replacing",

@@ -35,6 +35,7 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAME
 _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
 _TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+TEMPORARY = 24  # bytes that the name of a file grows by while it is written
 _SETTLED = 2_000_000_000  # nanoseconds after which a second change of a file gets another time than the first
 _WHOLE = 1_000_000_000  # nanoseconds
 

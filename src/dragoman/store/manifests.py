@@ -67,6 +67,7 @@ _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "target": (lambda value: isinstance(value, str), "is no site"),
     "dictionary": (_object, "is no object"),
     "settings": (_object, "is no object"),
+    "labels": (_object, "is no object"),
     "verbalizers": (_object, "is no object"),
     "digests": (_object, "is no object"),
     "versions": (_object, "is no object"),

@@ -36,7 +36,7 @@ from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
-PLAN = "plan_digest"
+PLAN, SCORES = "plan_digest", "scores.json"
 _CHUNK = 1 << 20
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes
@@ -233,22 +233,24 @@ class RunFolder:
                 "it decides which run a folder belongs to",
                 "give it one",
             )
+        written = cls.written(path)
+        with cls._locked(path):
+            if written:
+                return cls._same(path, manifest)
+            write_json(path / "manifest.json", {"format": FORMAT} | _public(manifest) | {"format": FORMAT})
+        return cls.open(path)
+
+    @staticmethod
+    def written(path: Path) -> bool:
+        """Whether a run is there already; refuse a folder that is no run and holds other files."""
         with refusing("reading", path):
             inside = [p.name for p in path.iterdir()] if path.exists() else []
             written = (path / "manifest.json").exists()
         # Dot files are ours: a lock, or what a process killed before its first rename left behind.
         others = [name for name in inside if not name.startswith(".")]
         if others and not written:
-            raise Refusal(
-                f"output folder {path}",
-                f"it holds other files ({min(others)})",
-                "name a new folder",
-            )
-        with cls._locked(path):
-            if written:
-                return cls._same(path, manifest)
-            write_json(path / "manifest.json", {"format": FORMAT} | _public(manifest) | {"format": FORMAT})
-        return cls.open(path)
+            raise Refusal(f"output folder {path}", f"it holds other files ({min(others)})", "name a new folder")
+        return written
 
     @classmethod
     def _same(cls, path: Path, manifest: Mapping[str, Any]) -> RunFolder:
@@ -338,7 +340,7 @@ class RunFolder:
     @property
     def scores(self) -> dict[str, Any] | None:
         """What was scored, or None."""
-        path = self.path / "scores.json"
+        path = self.path / SCORES
         with refusing("reading", path):
             there = path.exists()
         scores = read_json(path) if there else None
@@ -350,7 +352,7 @@ class RunFolder:
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
-        write_json(self.path / "scores.json", {PLAN: self.plan, **scores})
+        write_json(self.path / SCORES, {PLAN: self.plan, **scores})
 
     @property
     def contexts(self) -> dict[str, dict[str, list[str]]] | None:

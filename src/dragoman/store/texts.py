@@ -2,14 +2,14 @@
 
 In: paths. Out: lists of objects or of texts. Refuses empty files, broken gzip, gzip that unpacks beyond all measure,
 lines without end, lines that are not JSON objects, rows without a text and texts with half a character, naming the
-line.
+line; and too few texts that differ.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -98,6 +98,31 @@ def refuse_halves(text: str, what: str) -> None:
         raise Refusal(
             what, f"it holds half a character (U+{code:04X}, at {error.start})", "write it whole, or leave it out"
         ) from None
+
+
+def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> None:
+    """Refuse fewer than ``least`` different texts; those that differ in capitals and spaces alone count as one.
+
+    Cheap, so that it can be asked before any model is opened.
+
+    Args:
+        texts: what is there; blank ones count for nothing.
+        least: how many different ones are needed.
+        why: what for, a clause.
+        what: where they are from, for the sentence: a file.
+
+    Raises:
+        Refusal: there are too few.
+    """
+    forms = {" ".join(text.split()).casefold() for text in texts} - {""}
+    if len(forms) < least:
+        told = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        if len(forms) < len(texts):
+            told = f"{len(forms)} different texts among {len(texts)}" if len(forms) > 1 else f"{told} without a word"
+        if len(forms) == 1 and len(texts) > 1:
+            told = f"1 text, repeated {len(texts)} times"
+        what, why = (what, f"it holds {told}, and {why}") if what else (told, why)
+        raise Refusal(what, why, f"give at least {least} different texts")
 
 
 def document_name(text: str) -> int:

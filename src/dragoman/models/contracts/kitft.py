@@ -19,7 +19,7 @@ import torch
 from dragoman.models.contracts.base import Contract, Feed, Sampling, at_norm, other_kind, replaced, section
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt
-from dragoman.verbalizers.sidecar import REPLACING
+from dragoman.verbalizers.sidecar import RAW, REPLACING
 
 
 class Kitft(Contract):
@@ -53,14 +53,5 @@ class Kitft(Contract):
 
 
 def _is_scale(value: Any) -> bool:
-    """The root of the width, or a number, also one that YAML reads as text (8e4); whether it can be one is said later.
-
-    Words of other kinds ("raw", another contract's) claim nothing.
-    """
-    if value == "sqrt_d_model":
-        return True
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return isinstance(value, int)
-    return True
+    """Whatever is stated but "raw", another contract's word; whether a norm can be that, its reader says later."""
+    return value is not None and value != RAW

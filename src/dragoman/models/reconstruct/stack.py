@@ -24,7 +24,10 @@ NORMS = ("norm", "final_layernorm", "ln_f")
 _FINAL_NORM = re.compile(rf"^(?:\w+\.)*(?:{'|'.join(NORMS)})\.weight$")
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
 # What trainers wrap a text model in; other paths to a "layers" (a vision tower's) are not the text model's.
-_ADAPTED = re.compile(rf"^{WRAPPERS}(?P<layer>layers\.\d+\..+)\.(?P<part>lora_[AB])(?:\.default)?\.weight$")
+_ADAPTED = re.compile(
+    rf"^{WRAPPERS}(?P<layer>layers\.\d+\..+|embed_tokens)\."
+    r"(?P<part>lora_[AB](?=(?:\.default)?\.weight$)|lora_embedding_[AB](?=(?:\.default)?$))"
+)
 # What trainers of both layouts put before the names that PEFT knew; PEFT's own is of two words.
 _OUTER = re.compile(r"^(?:backbone|base_model\.model)\.")
 _TEXT = "model."
@@ -146,7 +149,7 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
 
 
 def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Tensors under ``layers.N.path.lora_A``; refuse what is no LoRA matrix of a text block.
+    """Tensors under ``layers.N.path.lora_A`` or ``embed_tokens.lora_embedding_A``; refuse what is no such matrix.
 
     A vision tower's are left out: trainers adapt it by accident, and no text passes through it.
     """
@@ -156,7 +159,7 @@ def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
             continue
         found = _ADAPTED.match(name)
         if not found:
-            why = f"'{name}' of its adapter is no LoRA matrix of a text block"
+            why = f"'{name}' of its adapter is no LoRA matrix of a text block or of the input embeddings"
             raise Refusal(what, why, "merge the adapter into its base")
         out[f"{found['layer']}.{found['part']}"] = tensor
     return out

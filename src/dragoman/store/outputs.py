@@ -1,0 +1,82 @@
+"""Whether a result can be written where somebody wants it, before anything dear is done for it.
+
+In: the path of a file, of a folder of files, or of a run. Out: nothing, and nothing is left behind. Refuses what
+writing would be refused at the end: a parent that is a file, a folder or file system that takes no new files, a name
+that is too long, a folder where a file is meant and the other way round, links, pipes and devices; and a folder that is
+no run and holds other files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from dragoman.core import Refusal
+from dragoman.store.files import TEMPORARY, refuse_target, refusing
+from dragoman.store.runs import RunFolder
+
+
+def check_file(path: Path) -> Path:
+    """The path, if a file can be written there, in place of another or not."""
+    if not path.name or path.is_dir():
+        raise Refusal(f"path '{path}'", "it is a folder, and a file is written", "name a file")
+    refuse_target(path)
+    _probe(path.parent, path.name)
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """The path, if a folder is there that takes files, or can be made."""
+    _probe(path)
+    return path
+
+
+def check_run(path: Path) -> Path:
+    """The path, if a run can be written there, or one is there to go on with.
+
+    Raises:
+        Refusal: as the module says, or the run there cannot be read.
+    """
+    check_folder(path)
+    if RunFolder.written(path):
+        RunFolder.open(path)
+        refuse_target(path / "rows.jsonl")
+    return path
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    with refusing("writing", folder):
+        for place in (folder, *folder.parents):
+            try:
+                kind = place.stat().st_mode
+            except FileNotFoundError:
+                if place.is_symlink():
+                    raise
+                continue
+            if not stat.S_ISDIR(kind):
+                raise Refusal(f"writing {folder}", f"{place} is no folder", "name another place")
+            return place
+    return Path()
+
+
+def _probe(folder: Path, file: str = "") -> None:
+    """Refuse a folder, there or to be made, that takes no new files, and names that are too long for it."""
+    there = _nearest(folder)
+    names = {name: len(os.fsencode(name)) for name in folder.parts[len(there.parts) :]}
+    if file:
+        names[file] = len(os.fsencode(file)) + TEMPORARY
+    with refusing("writing", folder / file):
+        longest = os.pathconf(there, "PC_NAME_MAX")
+        long = next((name for name, size in names.items() if size > longest), None)
+        if long is not None:
+            why = (
+                f"a name of {len(os.fsencode(long))} bytes leaves no room for the file that is written beside it first"
+            )
+            if len(os.fsencode(long)) > longest:
+                why = f"no name there has {len(os.fsencode(long))} bytes"
+            raise Refusal(f"writing {folder / file}", why, "write a shorter name")
+        with tempfile.TemporaryFile(dir=there):
+            pass  # the system is asked itself: modes tell nothing of read-only disks, quotas and rights of other kinds
