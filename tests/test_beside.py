@@ -16,7 +16,7 @@ from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND, CONFIDENCE, TABLE, beside, place_of
 from dragoman.explain.crossing import texts_of
 from dragoman.maps import DirectTable
-from dragoman.store.backgrounds import load_background
+from dragoman.store.arrays import load_background
 
 IDS = ("1505", "4497")
 

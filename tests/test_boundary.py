@@ -11,8 +11,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from dragoman.core import Refusal
 from dragoman.models.tokenizer_child import answer as tried
-from dragoman.store.boundary import opening, told
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import Limits, ask, opening, told
 
 LIMITS = Limits(seconds=1, megabytes=300)
 

@@ -36,7 +36,7 @@ from dragoman.dictionaries.beside import read_truth
 from dragoman.models.load import load_model
 from dragoman.models.paired import Reader, direct_statistics
 from dragoman.store import read_jsonl
-from dragoman.store.backgrounds import save_background
+from dragoman.store.arrays import save_background
 
 START = time.time()
 MODELS = {"smollm2-av": ("tiny-smollm2", s.SOURCE_BLOCK), "gemma-av": ("tiny-gemma", s.TARGET_BLOCK)}

@@ -22,7 +22,7 @@ from dragoman.doctor.stream import check_background, check_stream
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.paired import Reader
-from dragoman.store.backgrounds import load_background
+from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.options import ReadingOptions
 from dragoman.models.paired import SIDES, Harvest, LeftOut, Reader, direct_statistics, harvest, told_left_out
 from dragoman.store import Cache, digest, read_json, write_json
-from dragoman.store.backgrounds import load_background, save_background
+from dragoman.store.arrays import load_background, save_background
 
 _LEFT_OUT = "left_out.json"
 

@@ -20,8 +20,7 @@ from dragoman.models.convert import check_tokens
 from dragoman.models.folder import CONFIG, TOKENIZER, check_folder
 from dragoman.models.resolve import folder_of
 from dragoman.store import file_sha256
-from dragoman.store.boundary import opening
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import Limits, ask, opening
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH
 
 # Gemma's, of 33 MB and a quarter of a million words, takes 2 seconds and 600 MB.

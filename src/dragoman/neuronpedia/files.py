@@ -19,8 +19,8 @@ from typing import Any
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store import refusing
-from dragoman.store.gunzip import unpacked
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
+from dragoman.store.texts import unpacked
 
 _BATCH = re.compile(r"batch-(\d{1,9})\.jsonl(\.gz)?")
 EACH = 512  # bytes that a row takes in memory beside its text

@@ -2,7 +2,7 @@
 
 In: bytes, text, JSON-like values, paths. Out: files written to a temporary name beside their place, synced and
 renamed; files opened to be read; sha256 digests. Refuses full disks, missing or forbidden paths, pipes, devices and
-sockets wherever a file is meant, links where one is written, and files whose digest is not the stated one.
+sockets wherever a file is meant, links where one is written, and words that can name no file.
 """
 
 from __future__ import annotations
@@ -54,10 +54,7 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
             )
         elif error.errno in _FORBIDDEN:
             kind = {"reading": "unreadable", "writing": "unwritable"}.get(doing, "closed")
-            why, instead = (
-                f"{kind} folder or file ({said})",
-                "change its permissions or name another place",
-            )
+            why, instead = (f"{kind} folder or file ({said})", "change its permissions or name another place")
         elif error.errno in _MISSING:
             why, instead = said, "check the path"
         else:
@@ -192,11 +189,7 @@ def held(lock: Path, *, wait: bool = False, busy: str = "another process holds i
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
-                raise Refusal(
-                    f"{lock.parent}",
-                    busy,
-                    "wait for that process to end, or name another folder",
-                ) from error
+                raise Refusal(f"{lock.parent}", busy, "wait for that process to end, or name another folder") from error
         yield
     finally:
         os.close(handle)
@@ -215,10 +208,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, obj: Any) -> None:
     """Write JSON whole or not at all, keys in the order given, values as by `plain`."""
-    write_text(
-        path,
-        json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    )
+    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -299,9 +289,7 @@ def digest(*parts: bytes | str | NDArray[Any] | Path) -> str:
     return whole.hexdigest()
 
 
-def _framed(
-    part: bytes | str | NDArray[Any] | Path,
-) -> Iterator[tuple[str, bytes | memoryview]]:
+def _framed(part: bytes | str | NDArray[Any] | Path) -> Iterator[tuple[str, bytes | memoryview]]:
     """One part as tagged byte strings; files are hashed as they are read, never held whole."""
     if isinstance(part, Path):
         if part.is_dir():
@@ -320,10 +308,42 @@ def _framed(
     else:
         array = np.asarray(part, order="C")
         if array.dtype.hasobject:
-            raise Refusal(
-                "digest of an object array",
-                "its bytes are addresses, not contents",
-                "pass numbers or text",
-            )
+            raise Refusal("digest of an object array", "its bytes are addresses, not contents", "pass numbers or text")
         yield "array", f"{array.dtype.str}{array.shape}".encode()
         yield "values", array.tobytes()
+
+
+_LONGEST_NAME, _LONGEST_PATH, _SHOWN = 255, 4096, 60  # bytes, on every file system in use; characters shown
+
+
+def check_name(word: str, what: str) -> str:
+    """The word, if a file or a repository can be called so; it need not be there.
+
+    Args:
+        word: what somebody wrote.
+        what: what it names, for the sentence ("--texts", "dictionary").
+
+    Raises:
+        Refusal: it is empty, no file system has room for it, it holds a NUL, or it is the home of no user here.
+    """
+    named = f"{what} '{word if len(word) <= _SHOWN else word[:_SHOWN] + '...'}'"
+    place = word.partition("#")[0].encode("utf-8", "surrogatepass")  # what follows are an array's name and its rows
+    size, longest = len(place), 0 if b"://" in place else max(map(len, place.split(b"/")))
+    if not word.strip():
+        raise Refusal(named, "it is empty", "name something, or leave the option out")
+    if "\0" in word:
+        raise Refusal(named, "it holds a NUL, which no name has", "write it without")
+    if size > _LONGEST_PATH or longest > _LONGEST_NAME:
+        raise Refusal(
+            named,
+            f"no file or repository has a name of {longest if longest > _LONGEST_NAME else size} bytes",
+            "write a shorter name",
+        )
+    if word.startswith("~"):
+        try:
+            Path(word).expanduser()
+        except RuntimeError:
+            raise Refusal(
+                named, f"there is no user '{word[1:].partition('/')[0]}' here", "write the whole path"
+            ) from None
+    return word

@@ -22,16 +22,7 @@ from numpy.typing import NDArray
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
-from dragoman.store.files import (
-    held,
-    opened,
-    plain,
-    read_json,
-    refuse_target,
-    refusing,
-    sync_folder,
-    write_json,
-)
+from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
@@ -228,22 +219,14 @@ class RunFolder:
         """
         path = Path(path)
         if not manifest.get(PLAN):
-            raise Refusal(
-                "a manifest without plan_digest",
-                "it decides which run a folder belongs to",
-                "give it one",
-            )
+            raise Refusal("a manifest without plan_digest", "it decides which run a folder belongs to", "give it one")
         with refusing("reading", path):
             inside = [p.name for p in path.iterdir()] if path.exists() else []
             written = (path / "manifest.json").exists()
         # Dot files are ours: a lock, or what a process killed before its first rename left behind.
         others = [name for name in inside if not name.startswith(".")]
         if others and not written:
-            raise Refusal(
-                f"output folder {path}",
-                f"it holds other files ({min(others)})",
-                "name a new folder",
-            )
+            raise Refusal(f"output folder {path}", f"it holds other files ({min(others)})", "name a new folder")
         with cls._locked(path):
             if written:
                 return cls._same(path, manifest)
@@ -254,10 +237,7 @@ class RunFolder:
     def _same(cls, path: Path, manifest: Mapping[str, Any]) -> RunFolder:
         """The run on disk, if it is the one asked for."""
         found = cls.open(path)
-        have, want = (
-            str(found.manifest.get(PLAN)),
-            str(manifest[PLAN]),
-        )
+        have, want = (str(found.manifest.get(PLAN)), str(manifest[PLAN]))
         if have != want:
             raise Refusal(
                 f"output folder {path}",
@@ -273,11 +253,7 @@ class RunFolder:
         with refusing("reading", path):
             written = (path / "manifest.json").exists()
         if not written:
-            raise Refusal(
-                f"{path}",
-                "it is not a run folder (no manifest.json)",
-                "name a folder that dragoman wrote",
-            )
+            raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -364,20 +340,16 @@ class RunFolder:
             there = path.exists()
         if not there:
             return None
-        told = read_json(path)
-        if not isinstance(told, dict) or not all(map(_is_windows, told.values())):
+        windows = read_json(path)
+        if not isinstance(windows, dict) or not all(map(_is_windows, windows.values())):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
-        return told
+        return windows
 
     def write_contexts(self, contexts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Keep the windows in which features fire and are silent, in place of earlier ones."""
         write_json(self.path / "contexts.json", contexts)
 
-    def write_vectors(
-        self,
-        arrays: Mapping[str, NDArray[np.floating]],
-        meta: Mapping[str, Any] | None = None,
-    ) -> None:
+    def write_vectors(self, arrays: Mapping[str, NDArray[np.floating]], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
         write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 

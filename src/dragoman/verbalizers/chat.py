@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.store.boundary import opening
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import Limits, ask, opening
 
 DAY = "2024-07-26"
 LONGEST = 1_000_000  # characters of a rendered prompt; the longest context of a published base holds about as many
