@@ -1,8 +1,8 @@
-"""What a person writes for a dictionary, parsed and printed in one form.
+"""What a person writes for a dictionary, parsed and printed in one form, and where that is.
 
 In: text such as ``sae:RELEASE/SAE_ID#INDEX``, ``hf:ORG/REPO@REV/PATH#INDEX``, ``ORG/REPO/PATH``,
-``file:PATH#KEY[INDEX]`` or a path. Out: a `DictionaryRef`. Refuses text of none of these forms. Looks at no network,
-and at the disk only to tell a path from a hub id.
+``file:PATH#KEY[INDEX]``, a path or a packaged name. Out: a `DictionaryRef`, or a path here. Refuses text of none of
+these forms. Looks at no network, and at the disk only to tell a path from a hub id.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dragoman import tiny
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store.hub import REPOSITORY, REVISION
@@ -96,3 +97,25 @@ def _looks_like_hub(text: str) -> bool:
     if bare.startswith((".", "/", "~")) or Path(bare.partition("#")[0]).exists():
         return False
     return bool(_HUB.match(bare))
+
+
+def located(ref: str | Path | DictionaryRef) -> Path | DictionaryRef:
+    """Where a dictionary's files are: a packaged folder or a path, or a reference that is read by ranges.
+
+    Raises:
+        Refusal: a bare name that is neither here nor packaged, or text of no known form.
+    """
+    if isinstance(ref, Path):
+        return ref.expanduser()
+    if isinstance(ref, DictionaryRef):
+        return ref
+    if ref in tiny.DATA:
+        return tiny.data(ref)
+    if not set(ref) & set("/:") and not Path(ref.partition("#")[0]).exists():
+        names = ", ".join(name for name in tiny.DATA if name.endswith("-sae"))
+        raise Refusal(
+            f"'{public_address(ref)}'",
+            "there is no such folder or file here, and it is no packaged dictionary",
+            f"give a path, sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or one of {names}",
+        )
+    return DictionaryRef.parse(ref)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
-from dragoman.dictionaries.layout import Orientation, Stated, Weights, refuse_whole
-from dragoman.dictionaries.layouts import KNOWN
-from dragoman.dictionaries.orientation import looks_across
+from dragoman.dictionaries.layout import VECTORS, Orientation, Stated, Stored, Weights, refuse_whole
+from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
+from dragoman.dictionaries.refs import DictionaryRef
+from dragoman.dictionaries.rows import looks_across
 from dragoman.store.spans import Arrays, Matrix, listed, shown
 
 SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH}
@@ -45,6 +46,25 @@ class _OneVector:
 
     def whole(self) -> NDArray[Any]:
         return self.vector.whole()[None, :]
+
+
+def weights_of(
+    folder: Folder,
+    where: Path | DictionaryRef,
+    key: str | None,
+    d_model: int | None,
+    orientation: Orientation | None,
+    k: int | None,
+) -> Weights:
+    """The dictionary of a folder, or the vectors of a file: what lies beside a file tells which it is."""
+    key = where.key if key is None and isinstance(where, DictionaryRef) else key
+    if key is not None and folder.focus is None:
+        raise Refusal(
+            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
+        )
+    if folder.focus is not None and (key is not None or layout_of(folder) is None):
+        return open_vectors(folder, key, d_model, orientation)
+    return open_weights(folder, orientation, k)
 
 
 def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientation: Orientation | None) -> Weights:
@@ -76,12 +96,12 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     refuse_whole(what, matrix.rows([0]))
     across = orientation == "columns" if orientation else _across(what, matrix, d_model)
 
-    def no_encoder(_arrays: Arrays) -> Encoder:
+    def no_encoder(_stored: Stored) -> Encoder:
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
     return Weights(
-        name=f"file {name}",
-        layout="vectors",
+        label=name,
+        layout=VECTORS,
         decoder=matrix,
         across=across,
         stated=Stated(),
