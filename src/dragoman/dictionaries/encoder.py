@@ -120,11 +120,8 @@ class Encoder:
         for name, need in shapes.items():
             have = getattr(self, name)
             if have is None or have.shape != need:
-                raise Refusal(
-                    f"encoder array {name}",
-                    f"it has shape {None if have is None else have.shape}, W_dec {(d_sae, d_in)} needs {need}",
-                    "fetch the dictionary again",
-                )
+                why = f"it has shape {None if have is None else have.shape}, W_dec {(d_sae, d_in)} needs {need}"
+                raise Refusal(f"encoder array {name}", why, "fetch the dictionary again")
             object.__setattr__(self, name, _kept(have))
             _refuse_undefined(name, have)
         self._check_settings()
@@ -134,9 +131,8 @@ class Encoder:
         if self.architecture == "topk" and not (self.k is not None and 1 <= self.k <= self.d_sae):
             raise Refusal("TopK encoder", f"its k is {self.k} for {self.d_sae} features", "say k in its configuration")
         if self.architecture == "groupmax" and not (self.k is not None and self.k > 0 and self.d_sae % self.k == 0):
-            raise Refusal(
-                "GroupMax encoder", f"{self.d_sae} features do not make {self.k} groups", "say k in its configuration"
-            )
+            why = f"{self.d_sae} features do not make {self.k} groups"
+            raise Refusal("GroupMax encoder", why, "say k in its configuration")
         if self.normalize == "whitening" and (self.whitening is None or self.whitening.width != self.d_in):
             raise Refusal("encoder", "its whitening is not there, or of another width", "fetch the dictionary again")
         for factor in (self.input_factor, self.output_factor):
@@ -197,9 +193,8 @@ class Encoder:
         """Rows of the right width."""
         x = np.asarray(x, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise Refusal(
-                f"activations of shape {x.shape}", f"the dictionary reads width {self.d_in}", "pass (n, d_in) rows"
-            )
+            why = f"the dictionary reads width {self.d_in}"
+            raise Refusal(f"activations of shape {x.shape}", why, "pass (n, d_in) rows")
         return x
 
     def _before(self, z: Floats) -> Floats:

@@ -114,11 +114,8 @@ def _refuse_stray(path: Path, folder: Path) -> None:
     real, root = path.resolve(), folder.resolve()
     if real.is_relative_to(root) or _in_hub_cache(real, root) or _packaged(root):
         return
-    raise Refusal(
-        f"{path}",
-        "it is a link that leads out of its folder",
-        "put the file itself there, or name the file it leads to",
-    )
+    why = "it is a link that leads out of its folder"
+    raise Refusal(f"{path}", why, "put the file itself there, or name the file it leads to")
 
 
 def _in_hub_cache(real: Path, root: Path) -> bool:

@@ -64,11 +64,8 @@ class HubFolder(Folder):
         """A file of arrays, opened: its header has been fetched. Refused of ``.pt`` files."""
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in TORCH:
-            raise Refusal(
-                f"hf:{self._repo}/{name}",
-                f"{suffix} files are not read in ranges over the network",
-                f"run: hf download {self._repo} --include '{self._base}/*' --local-dir FOLDER, and name FOLDER",
-            )
+            instead = f"run: hf download {self._repo} --include '{self._base}/*' --local-dir FOLDER, and name FOLDER"
+            raise Refusal(f"hf:{self._repo}/{name}", f"{suffix} files are not read in ranges over the network", instead)
         return super().arrays(name)
 
 

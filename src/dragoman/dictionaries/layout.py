@@ -349,9 +349,8 @@ def residual_block(what: str, hook: str, layer: int | None, *, writes: bool = Fa
     if found is not None and stream and layer is not None and layer != found.block:
         raise Refusal(what, f"its hook is {shown(hook)} but its hook_layer {layer}", "mend its configuration")
     if found is None or not stream:
-        raise Refusal(
-            what, f"its hook {shown(hook)} is not the output of a block", "use one at blocks.K.hook_resid_post"
-        )
+        why = f"its hook {shown(hook)} is not the output of a block"
+        raise Refusal(what, why, "use one at blocks.K.hook_resid_post")
     return Site.block_before(found.block, what) if found.place == "input" else found.block
 
 
@@ -367,9 +366,8 @@ def two_d(arrays: Arrays, name: str, what: str, known: str) -> Matrix:
 
 def no_encoder(what: str) -> Refusal:
     """A transcoder's encoder does not fire on the stream its decoder writes."""
-    return Refusal(
-        what, "it is a transcoder, which reads another place than it writes", "use the encoder of a dictionary"
-    )
+    why = "it is a transcoder, which reads another place than it writes"
+    return Refusal(what, why, "use the encoder of a dictionary")
 
 
 def length(arrays: Arrays, name: str) -> int | None:
@@ -387,11 +385,8 @@ def refuse_whole(what: str, array: NDArray[Any]) -> None:
         Refusal: when the numbers are no floats.
     """
     if array.dtype.kind != "f":
-        raise Refusal(
-            what,
-            f"its numbers are whole ones ({array.dtype}): bits of bfloat16 or a quantised matrix, and no directions",
-            "save them as float32, float16 or bfloat16",
-        )
+        why = f"its numbers are whole ones ({array.dtype}): bits of bfloat16 or a quantised matrix, and no directions"
+        raise Refusal(what, why, "save them as float32, float16 or bfloat16")
 
 
 def floats(array: NDArray[Any], *, turned: bool = False) -> Floats:

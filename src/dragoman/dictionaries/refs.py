@@ -53,11 +53,8 @@ class DictionaryRef:
         if colon and scheme in patterns:
             return cls._of(scheme, patterns[scheme].match(rest), text)
         if scheme in ("np", "http", "https"):
-            raise Refusal(
-                f"dictionary '{public_address(text)}'",
-                "it is the address of a page, not of a dictionary's files",
-                f"name it as {FORMS}",
-            )
+            why = "it is the address of a page, not of a dictionary's files"
+            raise Refusal(f"dictionary '{public_address(text)}'", why, f"name it as {FORMS}")
         if not _looks_like_hub(text):
             return cls._of("file", _FILE.match(text.strip()), text)
         return cls._of("hf", _HUB.match(text.strip()), text)

@@ -49,20 +49,14 @@ def lies_across(matrix: Matrix, known: Evidence) -> bool:
     shape = (matrix.shape[0], matrix.shape[1])
     fits = {"rows": _fits(*shape, known), "columns": _fits(shape[1], shape[0], known)}
     if not any(fits.values()) or (known.asked and not fits[known.asked]):
-        raise Refusal(
-            known.what,
-            f"{known.name} has shape {shape} but {known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}",
-            "fetch configuration and weights of the same dictionary",
-        )
+        why = f"{known.name} has shape {shape} but {known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}"
+        raise Refusal(known.what, why, "fetch configuration and weights of the same dictionary")
     if known.asked:
         return known.asked == "columns"
     found = next(way for way, good in fits.items() if good) if not all(fits.values()) else _looked_at(matrix, known)
     if found is None:
-        raise Refusal(
-            known.what,
-            f"{known.name} has shape {shape}, and nothing shows whether its rows or its columns are the features",
-            "say it with --orientation rows or --orientation columns",
-        )
+        why = f"{known.name} has shape {shape}, and nothing shows whether its rows or its columns are the features"
+        raise Refusal(known.what, why, "say it with --orientation rows or --orientation columns")
     if found != known.expected:
         declared = f"{known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}"
         why = declared if not all(fits.values()) else f"its {found} are the features"

@@ -59,9 +59,8 @@ def weights_of(
     """The dictionary of a folder, or the vectors of a file: what lies beside a file tells which it is."""
     key = where.key if key is None and isinstance(where, DictionaryRef) else key
     if key is not None and folder.focus is None:
-        raise Refusal(
-            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
-        )
+        why = "that is a folder, not a file of arrays"
+        raise Refusal(f"array '{shown(key)}' of {folder.where}", why, "name the file")
     if folder.focus is not None and (key is not None or layout_of(folder) is None):
         return open_vectors(folder, key, d_model, orientation)
     return open_weights(folder, orientation, k)
@@ -82,9 +81,8 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     name = folder.focus or ""
     what, suffix = f"vectors {name}", PurePath(name).suffix.lower()
     if suffix in PICKLES:
-        raise Refusal(
-            what, f"{suffix} files are pickles, which can run code when read", "convert the file to safetensors"
-        )
+        why = f"{suffix} files are pickles, which can run code when read"
+        raise Refusal(what, why, "convert the file to safetensors")
     if suffix not in SUFFIXES:
         raise Refusal(what, f"unknown dictionary layout ('{suffix}' file)", f"name {KNOWN}")
     arrays = folder.arrays(name)

@@ -97,11 +97,8 @@ class Kept:
         """One more row, of so many bytes beside what every row takes."""
         self.bytes += EACH + count
         if self.bytes > self.most:
-            raise Refusal(
-                self.name,
-                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
-                "fetch the folder yourself, look at it, and pass the batches that are needed",
-            )
+            why = f"they take more than {self.most >> 20} MB in memory, more than those of any source"
+            raise Refusal(self.name, why, "fetch the folder yourself, look at it, and pass the batches that are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +135,8 @@ class Place:
                     return
                 yield name, self._lines(name, _clocked(_hashed(found, seen), budget), budget)
                 if seen.digest() == before:
-                    raise Refusal(
-                        name,
-                        "the server sends the same bytes as for the batch before it",
-                        "it answers whatever is asked, so fetch the folder yourself and pass that",
-                    )
+                    why = "the server sends the same bytes as for the batch before it"
+                    raise Refusal(name, why, "it answers whatever is asked, so fetch the folder yourself and pass that")
                 before = seen.digest()
         finally:
             http.close()
@@ -191,11 +185,8 @@ class Place:
                 yield b"there"
                 yield from answer.pieces(_PIECE)
         except NoAnswer as error:
-            raise Refusal(
-                public_address(url),
-                f"it cannot be read ({error.why})",
-                "check the address, or fetch the folder and pass that",
-            ) from error
+            why = f"it cannot be read ({error.why})"
+            raise Refusal(public_address(url), why, "check the address, or fetch the folder and pass that") from error
         finally:
             if alone:
                 http.close()
@@ -203,9 +194,8 @@ class Place:
     def _check(self, answer: Answer, url: str) -> None:
         """The answer is a file that is not too large, as far as its headers tell."""
         if answer.status != 200:
-            raise Refusal(
-                public_address(url), f"the server answers {answer.status}", "try again later, or fetch it yourself"
-            )
+            why = f"the server answers {answer.status}"
+            raise Refusal(public_address(url), why, "try again later, or fetch it yourself")
         stated = answer.headers.get("content-length", "")
         with suppress(ValueError):  # more digits than Python reads, and no number
             if int(stated) <= self.limits.packed:
@@ -224,11 +214,8 @@ class Place:
                 if line.strip():
                     yield number, line
             if len(rest) > self.limits.line:
-                raise Refusal(
-                    f"{name}, line {number + 1}",
-                    f"it is longer than {self.limits.line >> 20} MB",
-                    "an export has one row a line; get the file again",
-                )
+                why = f"it is longer than {self.limits.line >> 20} MB"
+                raise Refusal(f"{name}, line {number + 1}", why, "an export has one row a line; get the file again")
         if rest.strip():
             yield number + 1, rest
 

@@ -57,11 +57,8 @@ class SourceRecord:
     def dictionary(self) -> str:
         """The first of `dictionaries`. Refused when the record names no weights."""
         if not self.dictionaries:
-            raise Refusal(
-                f"source {self.ref}",
-                "its record names neither a SAELens release nor a hub repository",
-                "name the dictionary yourself",
-            )
+            why = "its record names neither a SAELens release nor a hub repository"
+            raise Refusal(f"source {self.ref}", why, "name the dictionary yourself")
         return self.dictionaries[0]
 
     @property
@@ -87,18 +84,12 @@ class SourceRecord:
             return Site(model, self.ref.layer)
         found = hooks.parsed(hook)
         if found is None or found.place not in ("output", "input"):
-            raise Refusal(
-                f"source {self.ref}",
-                f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read",
-                "use a source of a residual stream",
-            )
+            why = f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read"
+            raise Refusal(f"source {self.ref}", why, "use a source of a residual stream")
         block = found.block
         if block != self.ref.layer:
-            raise Refusal(
-                f"source {self.ref}",
-                f"its id says layer {self.ref.layer} and its hook '{shown(hook)}'",
-                "name the site yourself as MODEL:BLOCK",
-            )
+            why = f"its id says layer {self.ref.layer} and its hook '{shown(hook)}'"
+            raise Refusal(f"source {self.ref}", why, "name the site yourself as MODEL:BLOCK")
         if found.place == "input":
             return Site.before_block(model, block, what=f"source {self.ref}")
         return Site(model, block)
@@ -265,11 +256,8 @@ class Export:
                 row = _checked(_ExplanationRow, where, _loaded(where, line))
                 own = own or (row.modelId, row.layer)
                 if (row.modelId, row.layer) != own:
-                    raise Refusal(
-                        where,
-                        f"it is of {shown(row.modelId)}/{shown(row.layer)}, not of {shown('/'.join(own), 120)}",
-                        "indices count within one source; pass its own folder",
-                    )
+                    why = f"it is of {shown(row.modelId)}/{shown(row.layer)}, not of {shown('/'.join(own), 120)}"
+                    raise Refusal(where, why, "indices count within one source; pass its own folder")
                 yield row
         if not files:
             what = f"explanations of {self.place.name}"
@@ -287,11 +275,8 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
     if scheme not in ("http", "https") or not host:
         raise Refusal(shown_as, "exports are read over http and https, or from a folder", "pass one of these")
     if host == HOST:
-        raise Refusal(
-            shown_as,
-            "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/",
-            "pass the bucket's address, or a folder fetched from it",
-        )
+        why = "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/"
+        raise Refusal(shown_as, why, "pass the bucket's address, or a folder fetched from it")
     address = base.split("?")[0].split("#")[0].rstrip("/")
     return address if ref is None or address.endswith("/" + ref.path) else f"{address}/{ref.path}"
 
@@ -343,6 +328,5 @@ def _checked(form: type[AnyRecord], where: str, row: dict[str, Any]) -> AnyRecor
     except ValidationError as error:
         first = error.errors()[0]
         field_name = ".".join(str(p) for p in first["loc"])
-        raise Refusal(
-            where, f"its field {shown(field_name)} is wrong ({first['msg']})", "get the export again"
-        ) from error
+        why = f"its field {shown(field_name)} is wrong ({first['msg']})"
+        raise Refusal(where, why, "get the export again") from error

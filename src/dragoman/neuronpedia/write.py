@@ -325,8 +325,7 @@ def _with(path: Path, row: Mapping[str, Any]) -> bytes:
     there = read_jsonl(path) if path.exists() and path.stat().st_size else []
     known = next((other for other in there if other.get("name") == row["name"]), None)
     if known is not None and known != row:
-        raise Refusal(
-            f"{path}", f"it describes '{shown(row['name'])}' otherwise", "name a new folder, or another name for it"
-        )
+        why = f"it describes '{shown(row['name'])}' otherwise"
+        raise Refusal(f"{path}", why, "name a new folder, or another name for it")
     rows = [*there, *([] if known else [row])]
     return b"".join(json.dumps(one, allow_nan=False).encode("ascii") + b"\n" for one in rows)

@@ -48,11 +48,8 @@ def write_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], meta: Map
     ready = {name: np.array(array, order="C") for name, array in arrays.items()}
     odd = [name for name, array in ready.items() if array.dtype.kind not in "fiub"]
     if odd:
-        raise Refusal(
-            f"array '{odd[0]}' for {path}",
-            f"safetensors has no dtype {ready[odd[0]].dtype}",
-            "pass an array of numbers",
-        )
+        why = f"safetensors has no dtype {ready[odd[0]].dtype}"
+        raise Refusal(f"array '{odd[0]}' for {path}", why, "pass an array of numbers")
     described = {_META: json.dumps(plain(dict(meta or {})), ensure_ascii=False, allow_nan=False)}
     write_bytes(path, save(ready, metadata=described))
 
@@ -153,19 +150,13 @@ class ArraysFile:
     def array(self, name: str) -> StoredArray:
         """One array, not read yet. Refused when there is none of that name, or its dtype is not known."""
         if name not in self._entries:
-            raise Refusal(
-                f"array '{shown(name)}' of {self.path}",
-                f"the file holds {listed(self.names) or 'none'}",
-                "name one of these",
-            )
+            why = f"the file holds {listed(self.names) or 'none'}"
+            raise Refusal(f"array '{shown(name)}' of {self.path}", why, "name one of these")
         entry = self._entries[name]
         kind = entry["dtype"]
         if kind not in _DTYPES:
-            raise Refusal(
-                f"array '{shown(name)}' of {self.path}",
-                f"dtype {shown(kind)} is not read here",
-                "save it as float32, float16 or bfloat16",
-            )
+            why = f"dtype {shown(kind)} is not read here"
+            raise Refusal(f"array '{shown(name)}' of {self.path}", why, "save it as float32, float16 or bfloat16")
         return StoredArray(
             source=self._source,
             offset=self._start + entry["data_offsets"][0],

@@ -89,11 +89,8 @@ def _refuse_unreadable_kind(path: Path, mode: int) -> None:
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if kind != stat.S_IFREG:
-        raise Refusal(
-            f"reading {path}",
-            f"it is {_KINDS.get(kind, 'no file')}, and only regular files are read",
-            "write its contents to a file and name that",
-        )
+        why = f"it is {_KINDS.get(kind, 'no file')}, and only regular files are read"
+        raise Refusal(f"reading {path}", why, "write its contents to a file and name that")
 
 
 def refuse_target(path: Path) -> None:
@@ -110,9 +107,8 @@ def refuse_target(path: Path) -> None:
     if kind == stat.S_IFLNK:
         raise Refusal(f"writing {path}", "it is a link, and links are not replaced", "name the file itself, or another")
     if kind in _KINDS:
-        raise Refusal(
-            f"writing {path}", f"it is {_KINDS[kind]}, and only regular files are replaced", "name a regular file"
-        )
+        why = f"it is {_KINDS[kind]}, and only regular files are replaced"
+        raise Refusal(f"writing {path}", why, "name a regular file")
 
 
 def read_bounded(path: Path | str, most: int, what: str) -> bytes:
@@ -334,16 +330,12 @@ def check_name(word: str, what: str) -> str:
     if "\0" in word:
         raise Refusal(named, "it holds a NUL, which no name has", "write it without")
     if size > _LONGEST_PATH or longest > _LONGEST_NAME:
-        raise Refusal(
-            named,
-            f"no file or repository has a name of {longest if longest > _LONGEST_NAME else size} bytes",
-            "write a shorter name",
-        )
+        why = f"no file or repository has a name of {longest if longest > _LONGEST_NAME else size} bytes"
+        raise Refusal(named, why, "write a shorter name")
     if word.startswith("~"):
         try:
             Path(word).expanduser()
         except RuntimeError:
-            raise Refusal(
-                named, f"there is no user '{word[1:].partition('/')[0]}' here", "write the whole path"
-            ) from None
+            why = f"there is no user '{word[1:].partition('/')[0]}' here"
+            raise Refusal(named, why, "write the whole path") from None
     return word

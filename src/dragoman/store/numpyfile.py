@@ -127,19 +127,15 @@ class NumpyFile:
         if dtype.hasobject:
             raise self._pickled()
         if dtype.kind not in "fiub":
-            raise Refusal(
-                f"vectors {Path(self.path).name}", f"dtype {shown(dtype)} is not a real number's", "save floats"
-            )
+            why = f"dtype {shown(dtype)} is not a real number's"
+            raise Refusal(f"vectors {Path(self.path).name}", why, "save floats")
         if any(size < 0 for size in shape) or not bounded(shape):
             raise ValueError(f"shape {shown(shape)}")
         return dtype, tuple(shape), bool(fortran), head.tell()
 
     def _pickled(self) -> Refusal:
-        return Refusal(
-            f"vectors {Path(self.path).name}",
-            "it holds pickled objects",
-            "save plain arrays of floats, best as safetensors",
-        )
+        why = "it holds pickled objects"
+        return Refusal(f"vectors {Path(self.path).name}", why, "save plain arrays of floats, best as safetensors")
 
     def _stored(
         self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool, start: int, end: int
@@ -194,9 +190,8 @@ class PackedArray:
             return native(flat.reshape(self.shape, order="F" if self.fortran else "C"))
         # Each compression has its own errors; all mean that the stream is torn.
         except Exception as error:
-            raise Refusal(
-                f"{self}", f"its compressed bytes are torn ({_first_line(error)})", "fetch or save the file again"
-            ) from error
+            why = f"its compressed bytes are torn ({_first_line(error)})"
+            raise Refusal(f"{self}", why, "fetch or save the file again") from error
 
     def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Chosen rows."""

@@ -157,31 +157,24 @@ class RemoteFile:
             self.fetched += len(out)
             self.requests += 1
         if len(out) != length:
-            raise Refusal(
-                self.name, f"the server sent {len(out)} bytes where {length} were asked for", "try again later"
-            )
+            why = f"the server sent {len(out)} bytes where {length} were asked for"
+            raise Refusal(self.name, why, "try again later")
         return bytes(out)
 
     def _check(self, answer: Answer, start: int, end: int) -> None:
         """The answer is the asked range of the same file; its body has not been read yet."""
         status = answer.status
         if status == 200:
-            raise Refusal(
-                self.name,
-                "the server ignores byte ranges and would send the whole file",
-                "download it once and name the local copy",
-            )
+            why = "the server ignores byte ranges and would send the whole file"
+            raise Refusal(self.name, why, "download it once and name the local copy")
         if status in (401, 403):
             raise Refusal(self.name, f"the server wants permission ({status})", "log in with a token that may read it")
         if status == 416:
             raise Refusal(self.name, "the server has no such bytes of it", "check that the file is whole")
         if status != 206:
             missing = status in (404, 410)
-            raise Refusal(
-                self.name,
-                "there is no such file" if missing else f"the server answers {status}",
-                "check the name" if missing else "try again later",
-            )
+            why = "there is no such file" if missing else f"the server answers {status}"
+            raise Refusal(self.name, why, "check the name" if missing else "try again later")
         self._same_file(answer, start, end)
 
     def _same_file(self, answer: Answer, start: int, end: int) -> None:
@@ -189,23 +182,16 @@ class RemoteFile:
         said = answer.headers.get("content-range", "")
         found = _CONTENT_RANGE.match(said)
         if answer.headers.get("content-encoding", "identity") != "identity" or not found:
-            raise Refusal(
-                self.name,
-                f"the server does not say which bytes it sends (Content-Range '{shown(said)}')",
-                "download the file once and name the local copy",
-            )
+            why = f"the server does not say which bytes it sends (Content-Range '{shown(said)}')"
+            raise Refusal(self.name, why, "download the file once and name the local copy")
         first, last, total = (int(part) for part in found.groups())
         version = answer.headers.get("etag")
         with self._lock:
             if self._size is None:
                 self._size, self._version = total, version
             if total != self._size or (version and self._version and version != self._version):
-                raise Refusal(
-                    self.name, f"it changed while it was read ({self._size} bytes, now {total})", "read it again"
-                )
+                why = f"it changed while it was read ({self._size} bytes, now {total})"
+                raise Refusal(self.name, why, "read it again")
         if (first, last) != (start, min(end, total) - 1):
-            raise Refusal(
-                self.name,
-                f"bytes {start} to {min(end, total) - 1} were asked for and the server sends {first} to {last}",
-                "download the file once and name the local copy",
-            )
+            why = f"bytes {start} to {min(end, total) - 1} were asked for and the server sends {first} to {last}"
+            raise Refusal(self.name, why, "download the file once and name the local copy")

@@ -239,11 +239,8 @@ class RunFolder:
         found = cls.open(path)
         have, want = (str(found.manifest.get(PLAN)), str(manifest[PLAN]))
         if have != want:
-            raise Refusal(
-                f"output folder {path}",
-                f"it holds another run (plan {shown(have[:8])}, this one is {want[:8]})",
-                "name a new folder, or ask for the same run to go on with it",
-            )
+            why = f"it holds another run (plan {shown(have[:8])}, this one is {want[:8]})"
+            raise Refusal(f"output folder {path}", why, "name a new folder, or ask for the same run to go on with it")
         return found
 
     @classmethod
@@ -257,11 +254,8 @@ class RunFolder:
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
-            raise Refusal(
-                f"{path}",
-                f"its format is {shown(found)}, this dragoman reads {FORMAT}",
-                "make the run again in another folder, or use the version that wrote it",
-            )
+            why = f"its format is {shown(found)}, this dragoman reads {FORMAT}"
+            raise Refusal(f"{path}", why, "make the run again in another folder, or use the version that wrote it")
         check_manifest(path / "manifest.json", manifest)
         return cls(path, _public(manifest))
 

@@ -121,11 +121,8 @@ class LocalBytes:
                 while done < len(buffer):
                     got = os.preadv(file.fileno(), [buffer[done:]], start + done)
                     if not got:
-                        raise Refusal(
-                            self.name,
-                            f"it ends at byte {self.size}, before the array does",
-                            "fetch or write the file again",
-                        )
+                        why = f"it ends at byte {self.size}, before the array does"
+                        raise Refusal(self.name, why, "fetch or write the file again")
                     done += got
 
 
@@ -265,11 +262,8 @@ class StoredArray:
     def _affordable(self, cost: int, doing: str) -> None:
         """Refuse to fetch most of a large far file by ranges."""
         if self.source.far and cost > FAR_LIMIT:
-            raise Refusal(
-                f"{self}",
-                f"{doing} would fetch {cost / 1e6:,.0f} MB over the network",
-                "download the file once and name the local copy",
-            )
+            why = f"{doing} would fetch {cost / 1e6:,.0f} MB over the network"
+            raise Refusal(f"{self}", why, "download the file once and name the local copy")
 
     def _widened(self, read: NDArray[Any]) -> NDArray[Any]:
         """As numbers that this machine computes with."""

@@ -63,9 +63,8 @@ def read_texts(path: Path | str) -> list[str]:
             refuse_halves(row["text"], f"{path}, row {number}")
         texts = [row["text"] for row in rows if row["text"].strip()]
     else:
-        raise Refusal(
-            f"{path}", f"texts are not read from '{path.suffix}' files", "pass .txt (one a line) or .jsonl, .gz allowed"
-        )
+        why = f"texts are not read from '{path.suffix}' files"
+        raise Refusal(f"{path}", why, "pass .txt (one a line) or .jsonl, .gz allowed")
     if not texts:
         raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
     return texts
@@ -81,9 +80,8 @@ def refuse_halves(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise Refusal(
-            what, f"it holds half a character (U+{code:04X}, at {error.start})", "write it whole, or leave it out"
-        ) from None
+        why = f"it holds half a character (U+{code:04X}, at {error.start})"
+        raise Refusal(what, why, "write it whole, or leave it out") from None
 
 
 def document_name(text: str) -> int:
@@ -96,11 +94,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with _opened(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
             if len(line) == _LINE:
-                raise Refusal(
-                    f"{path}, line {number}",
-                    f"it is longer than {_LINE >> 20} million characters",
-                    "pass a file of lines",
-                )
+                why = f"it is longer than {_LINE >> 20} million characters"
+                raise Refusal(f"{path}, line {number}", why, "pass a file of lines")
             if line.strip():
                 yield number, line.rstrip("\r\n")
 

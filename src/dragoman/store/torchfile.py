@@ -116,9 +116,8 @@ def _check_archive(path: Path) -> None:
     file = as_file(LocalBytes(path), most=_DIRECTORY)
     try:
         if file.read(2) != b"PK":
-            raise Refusal(
-                f"{path}", "it is a pickle or a tar archive, torch's older formats, which can run code when read", SAFER
-            )
+            why = "it is a pickle or a tar archive, torch's older formats, which can run code when read"
+            raise Refusal(f"{path}", why, SAFER)
         with zipfile.ZipFile(file) as archive:
             _check_members(path, archive)
     except Refusal:
@@ -143,11 +142,8 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     with archive.open(pickles[0]) as file:
         odd = _called_for(file.read(_PICKLE_LIMIT + 1))
     if odd is not None:
-        raise Refusal(
-            f"{path}",
-            f"it holds Python objects besides tensors ({shown(odd)})",
-            f"save a dict of tensors again, or {SAFER}",
-        )
+        why = f"it holds Python objects besides tensors ({shown(odd)})"
+        raise Refusal(f"{path}", why, f"save a dict of tensors again, or {SAFER}")
 
 
 def _called_for(pickle: bytes) -> str | None:

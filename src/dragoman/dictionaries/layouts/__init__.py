@@ -53,11 +53,8 @@ def open_weights(folder: Folder, orientation: Orientation | None = None, k: int 
     layout = layout_of(folder)
     if layout is None:
         inside = sorted(getattr(folder, "entries", folder.names))
-        raise Refusal(
-            f"folder {folder.where}",
-            f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})",
-            f"name {KNOWN}",
-        )
+        why = f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})"
+        raise Refusal(f"folder {folder.where}", why, f"name {KNOWN}")
     opened = layout.weights(folder, orientation, k)
     overrides = folder.extra.get("config_overrides", {})
     return opened if layout is saelens.LAYOUT or not overrides else _overridden(opened, overrides)

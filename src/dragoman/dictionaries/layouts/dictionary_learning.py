@@ -113,11 +113,8 @@ def _k(what: str, arrays: Arrays, trainer: Mapping[str, Any]) -> int | None:
 def _threshold(what: str, named: str, arrays: Arrays, d_sae: int) -> Any:
     """Each feature's own, or the one number a BatchTopK learnt."""
     if "threshold" not in arrays.names:
-        raise Refusal(
-            what,
-            f"{WEIGHTS} has no threshold, and without it a {named} says nothing of a single row",
-            "use a newer release of the dictionary",
-        )
+        why = f"{WEIGHTS} has no threshold, and without it a {named} says nothing of a single row"
+        raise Refusal(what, why, "use a newer release of the dictionary")
     threshold = arrays.array("threshold").whole()
     if named != "JumpReluAutoEncoder" and threshold.size == 1 and threshold.item() < 0:
         raise Refusal(what, f"its threshold is {threshold.item():g}, so it was never learnt", "train it to the end")

@@ -136,11 +136,8 @@ def _normalised(
     norms = config.get("dataset_average_activation_norm")
     read, written = (_norm(norms, config, key) for key in ("in", "out"))
     if read is None:
-        raise Refusal(
-            stored.what,
-            "it was trained on activations scaled by the dataset's average norm, which is not stored",
-            f"add dataset_average_activation_norm to {said_by}",
-        )
+        why = "it was trained on activations scaled by the dataset's average norm, which is not stored"
+        raise Refusal(stored.what, why, f"add dataset_average_activation_norm to {said_by}")
     encoder = layout.two_d(stored.arrays, _NAMES.w_enc, stored.what, LAYOUT.described)
     root = math.sqrt(encoder.shape[1])
     return "factor", (root / read, root / (written or read))

@@ -51,9 +51,8 @@ def _open(folder: Folder) -> Found:
     """The dictionary of a file."""
     if folder.focus is None:
         first = _layers(folder)[0]
-        raise Refusal(
-            f"folder {folder.where}", f"it holds a file for each layer ({first}, ...)", "name the file of one layer"
-        )
+        why = f"it holds a file for each layer ({first}, ...)"
+        raise Refusal(f"folder {folder.where}", why, "name the file of one layer")
     arrays = folder.arrays(folder.focus)
     found = next((names for names in (_QWEN, *_OTHERS) if names.w_dec in arrays.names), _QWEN)
     stated, k = _stated(folder, folder.focus)
@@ -82,11 +81,8 @@ def _encoder(said_k: int | None, stored: Stored) -> Encoder:
     parts = stored.read()
     topk = stored.names.w_enc == _QWEN.w_enc
     if topk and k is None:
-        raise Refusal(
-            stored.what,
-            "it is a TopK, and its k stands in the repository's name only",
-            "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k",
-        )
+        why = "it is a TopK, and its k stands in the repository's name only"
+        raise Refusal(stored.what, why, "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k")
     return Encoder(
         **parts,
         architecture="topk" if topk else "relu",

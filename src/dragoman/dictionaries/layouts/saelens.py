@@ -122,11 +122,8 @@ def _whitening(what: str, folder: Folder, config: Mapping[str, Any]) -> Arrays |
     if held and SCALER in folder.names:
         held = layout.flag(layout.config_of(folder, SCALER), "has_whitening", SCALER, usual=True)
     if said and not held:
-        raise Refusal(
-            what,
-            f"its rows are of whitened activations ({WHITE}), and without {WHITENING} nobody knows where they point",
-            "fetch that file too, or the checkpoint of the end of training",
-        )
+        why = f"its rows are of whitened activations ({WHITE}), and without {WHITENING} nobody knows where they point"
+        raise Refusal(what, why, "fetch that file too, or the checkpoint of the end of training")
     if held and not said:
         raise Refusal(
             what,
@@ -152,11 +149,8 @@ def _stated(what: str, config: Mapping[str, Any], transcoder: bool) -> Stated:
         hook = config.get("hook_name_out")
         layer = layout.number(config, "hook_layer_out" if "hook_layer_out" in config else "layer_out", CONFIG)
         if hook is None and layer is None:
-            raise Refusal(
-                what,
-                f"it is a transcoder and its {CONFIG} says only what it reads, not where its decoder writes",
-                "add hook_name_out",
-            )
+            why = f"it is a transcoder and its {CONFIG} says only what it reads, not where its decoder writes"
+            raise Refusal(what, why, "add hook_name_out")
     block = layer if hook is None else layout.residual_block(what, str(hook), layer, writes=transcoder)
     return Stated(
         model=layout.word(config, "model_name", CONFIG),
@@ -205,17 +199,13 @@ def _architecture(what: str, config: Mapping[str, Any]) -> Architecture:
     if named == "standard" and activation is not None:
         named = str(activation)
     elif named in _ARCHITECTURES and activation not in (None, "relu", named):
-        raise Refusal(
-            what, f"its activation_fn is '{shown(activation)}' under architecture '{named}'", "use one of relu"
-        )
+        why = f"its activation_fn is '{shown(activation)}' under architecture '{named}'"
+        raise Refusal(what, why, "use one of relu")
     if named not in _ARCHITECTURES:
         raise Refusal(what, f"architecture '{shown(named)}' is not known", f"use {', '.join(sorted(_ARCHITECTURES))}")
     if config.get("reshape_activations", "none") not in ("none", False):
-        raise Refusal(
-            what,
-            f"reshape_activations is '{shown(config['reshape_activations'])}', which is not done here",
-            "use a dictionary of the residual stream",
-        )
+        why = f"reshape_activations is '{shown(config['reshape_activations'])}', which is not done here"
+        raise Refusal(what, why, "use a dictionary of the residual stream")
     return _ARCHITECTURES[named]
 
 
@@ -246,19 +236,15 @@ def _normalised(what: str, folder: Folder, config: Mapping[str, Any]) -> tuple[N
     if said in ("constant_norm_rescale", "layer_norm"):
         return said, 1.0
     if said not in (True, "expected_average_only_in"):
-        raise Refusal(
-            what, f"normalize_activations is '{shown(said)}', which is not known", "use a dictionary without it"
-        )
+        why = f"normalize_activations is '{shown(said)}', which is not known"
+        raise Refusal(what, why, "use a dictionary without it")
     stored = folder.extra.get("norm_scaling_factor", config.get("norm_scaling_factor"))
     if stored is None and SCALER in folder.names:
         stored = layout.config_of(folder, SCALER).get("scaling_factor")
     scale = layout.factor(stored)
     if scale is None:
-        raise Refusal(
-            what,
-            "it was trained on activations scaled to an expected average, and the factor is not stored",
-            f"add norm_scaling_factor to {CONFIG}, or name it by its SAELens release",
-        )
+        why = "it was trained on activations scaled to an expected average, and the factor is not stored"
+        raise Refusal(what, why, f"add norm_scaling_factor to {CONFIG}, or name it by its SAELens release")
     return "factor", scale
 
 
@@ -289,11 +275,8 @@ def revision(what: str, config: Mapping[str, Any]) -> str | None:
     options = loading(what, config)
     odd = next((name for name in _OTHER_WEIGHTS if options.get(name) is not None), None)
     if odd is not None:
-        raise Refusal(
-            what,
-            f"its model was loaded with {odd} {shown(options[odd])}, a checkpoint of its training with another stream",
-            "use a dictionary of the published weights",
-        )
+        why = f"its model was loaded with {odd} {shown(options[odd])}, a checkpoint of its training with another stream"
+        raise Refusal(what, why, "use a dictionary of the published weights")
     named = options.get("revision")
     if named is not None and not isinstance(named, str):
         raise Refusal(what, f"the revision of its model is '{shown(named)}', not a name", f"mend {CONFIG}")
