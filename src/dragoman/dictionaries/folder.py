@@ -7,7 +7,7 @@ out of the folder, files that are not there, JSON that is not, and files of arra
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, refusing
 from dragoman.store.numpyfile import NumpyFile
-from dragoman.store.spans import Arrays, Bytes, LocalBytes, Matrix, read_bytes
+from dragoman.store.spans import Arrays, Bytes, LocalBytes, Matrix, Whole, read_bytes
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
 PICKLES = {".pkl", ".pickle"}
@@ -148,24 +148,14 @@ class Outlines:
     def array(self, name: str) -> Matrix:
         """A vector or number as it is; a matrix as its outline."""
         found = self.arrays.array(name)
-        return _Outline(found) if len(found.shape) > 1 else found
+        return _Outline(matrix=found, shape=found.shape) if len(found.shape) > 1 else found
 
 
-@dataclass(frozen=True, slots=True)
-class _Outline:
+@dataclass(frozen=True, kw_only=True)
+class _Outline(Whole):
     """A matrix of zeros, one number stretched over its shape, of the kind of number that it holds."""
 
     matrix: Matrix
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.matrix.shape
-
-    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[np.asarray(rows, dtype=np.int64)]
-
-    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[:, np.asarray(columns, dtype=np.int64)]
 
     def whole(self) -> NDArray[Any]:
         one = self.matrix.rows([0]) if 0 not in self.shape else np.zeros(1, np.float32)

@@ -7,12 +7,10 @@ arrays that are no rows of real numbers, and rows that seem to lie across.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
@@ -22,27 +20,17 @@ from dragoman.dictionaries.layout import VECTORS, Orientation, Stated, Stored, W
 from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.rows import looks_across
-from dragoman.store.spans import Arrays, Matrix, listed, shown
+from dragoman.store.spans import Arrays, Matrix, Whole, listed, shown
 
 SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH}
 _LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide, so they are features
 
 
-@dataclass(frozen=True, slots=True)
-class _OneVector:
+@dataclass(frozen=True, kw_only=True)
+class _OneVector(Whole):
     """A single vector as one row."""
 
     vector: Matrix
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (1, *self.vector.shape)
-
-    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[np.asarray(rows)]
-
-    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[:, np.asarray(columns)]
 
     def whole(self) -> NDArray[Any]:
         return self.vector.whole()[None, :]
@@ -88,7 +76,7 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     arrays = folder.arrays(name)
     matrix = arrays.array(_key(what, arrays, key))
     if len(matrix.shape) == 1 and matrix.shape[0]:
-        matrix = _OneVector(matrix)
+        matrix = _OneVector(vector=matrix, shape=(1, *matrix.shape))
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
     refuse_whole(what, matrix.rows([0]))

@@ -57,7 +57,7 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class _Budget:
-    """What the files of one kind have taken so far."""
+    """What the files of one kind have taken so far; refuses more than the limits."""
 
     name: str
     limits: Limits
@@ -65,22 +65,20 @@ class _Budget:
     files: int = 0
     unpacked: int = 0
 
-    def file(self) -> None:
-        """One more file."""
-        self.files += 1
-        if self.files > self.limits.batches:
-            raise self._refusal(f"it has more than {self.limits.batches} batches")
+    def take(self, *, files: int = 0, unpacked: int = 0) -> None:
+        """So many files, or bytes unpacked, more."""
+        self.files, self.unpacked, limits = self.files + files, self.unpacked + unpacked, self.limits
+        if self.files > limits.batches:
+            raise self._refusal(f"it has more than {limits.batches} batches")
+        if self.unpacked > limits.whole:
+            raise self._refusal(f"its batches unpack to more than {limits.whole >> 20} MB")
 
-    def bytes(self, count: int) -> None:
-        """So many bytes more."""
-        self.unpacked += count
-        if self.unpacked > self.limits.whole:
-            raise self._refusal(f"its batches unpack to more than {self.limits.whole >> 20} MB")
-
-    def clock(self) -> None:
-        """Time has passed."""
-        if time.monotonic() - self.begun > self.limits.seconds:
-            raise self._refusal(f"its batches did not end within {self.limits.seconds:.0f} s")
+    def clocked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Pieces from a server passed on while there is time for the export."""
+        for piece in pieces:
+            if time.monotonic() - self.begun > self.limits.seconds:
+                raise self._refusal(f"its batches did not end within {self.limits.seconds:.0f} s")
+            yield piece
 
     def _refusal(self, why: str) -> Refusal:
         return Refusal(self.name, why, "fetch the folder yourself, look at it, and pass that")
@@ -121,19 +119,19 @@ class Place:
         budget = _Budget(f"{kind} of {self.name}", self.limits)
         if isinstance(self.base, Path):
             for path in batch_files(self.base / kind):
-                budget.file()
+                budget.take(files=1)
                 yield str(path), self._lines(str(path), self._local(path), budget)
             return
         http, before = Http(self.limits.bounds), b""
         try:
             while True:
-                budget.file()
+                budget.take(files=1)
                 url = f"{self.base}/{kind}/batch-{budget.files - 1}.jsonl.gz"
                 name, seen = public_address(url), sha256()
                 found = self._remote(http, url)
                 if found is None:
                     return
-                yield name, self._lines(name, _clocked(_hashed(found, seen), budget), budget)
+                yield name, self._lines(name, budget.clocked(_hashed(found, seen)), budget)
                 if seen.digest() == before:
                     why = "the server sends the same bytes as for the batch before it"
                     raise Refusal(name, why, "it answers whatever is asked, so fetch the folder yourself and pass that")
@@ -151,7 +149,7 @@ class Place:
         name = public_address(url)
         budget = _Budget(name, self.limits)
         found = self._remote(Http(self.limits.bounds), url, alone=True)
-        return None if found is None else (name, self._lines(name, _clocked(found, budget), budget))
+        return None if found is None else (name, self._lines(name, budget.clocked(found), budget))
 
     def _local(self, path: Path) -> Iterator[bytes]:
         """A file's bytes, piece by piece."""
@@ -207,7 +205,7 @@ class Place:
         """Numbered lines that hold something, unpacked when they are gzip (by their first bytes, not their name)."""
         number, rest = 0, b""
         for piece in unpacked(name, self._bounded(name, pieces), self.limits.most, plain=True):
-            budget.bytes(len(piece))
+            budget.take(unpacked=len(piece))
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
                 number += 1
@@ -242,13 +240,6 @@ def _hashed(pieces: Iterable[bytes], seen: Any) -> Iterator[bytes]:
     """Pieces passed on, and taken down in a running digest."""
     for piece in pieces:
         seen.update(piece)
-        yield piece
-
-
-def _clocked(pieces: Iterable[bytes], budget: _Budget) -> Iterator[bytes]:
-    """Pieces passed on while there is time for the export."""
-    for piece in pieces:
-        budget.clock()
         yield piece
 
 

@@ -10,7 +10,6 @@ Row fields as in the site's export and auto-interpretation scripts (export-data.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,8 @@ from dragoman.core import Refusal, Site
 from dragoman.neuronpedia.files import LIMITS, Kept, Limits, Place
 from dragoman.neuronpedia.ids import HOST, HUB_MODELS, NeuronpediaRef, hub_model, parse
 from dragoman.store import refusing
+from dragoman.store.hub import is_repository
 from dragoman.store.spans import shown
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +128,9 @@ def known_model(name: str) -> str | None:
         return HUB_MODELS[name.lower()]
     last = name.rstrip("/").rpartition("/")[2].casefold()
     found = next((hub for hub in HUB_MODELS.values() if hub.rpartition("/")[2].casefold() == last), None)
-    return found or (name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None)
+    return found or (name if is_repository(name) and not Path(name).exists() else None)
 
 
-_HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
 KINDS = ("explanations", "features", "activations")  # folders that make a folder an export
 
 
@@ -234,7 +231,7 @@ class Export:
         """The model's hub id, when the model's record carries one."""
         first = self._first("model.jsonl")
         named = first[1].get("hfRepoId") if first else None
-        return named if isinstance(named, str) and _HUB_ID.fullmatch(named) else None
+        return named if isinstance(named, str) and is_repository(named) else None
 
     def _first(self, file: str) -> tuple[str, dict[str, Any]] | None:
         """The first record of one of the source's files, with its file and line; None where there is none."""

@@ -27,10 +27,9 @@ from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.store.files import refusing
-from dragoman.store.spans import shown
+from dragoman.store.spans import shown, words_of
 
 AGAIN = "get the published files again"
-_LIMIT = 200  # characters of a library's own words
 _CHILD = Path(__file__).with_name("bounded_child.py")
 _WAIT = 60  # seconds by the clock that are allowed beside the processor's
 
@@ -57,16 +56,7 @@ def opening(path: Path | str, why: str = "it cannot be opened", instead: str = A
         if isinstance(error, OSError) and error.errno is not None:
             with refusing("reading", Path(error.filename or path)):
                 raise
-        raise Refusal(f"{path}", f"{why} ({told(error)})", instead) from error
-
-
-def told(error: BaseException) -> str:
-    """What an exception says, short and on one line; its kind where it says little."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    words = words if len(words) <= _LIMIT else words[:_LIMIT] + "..."
-    # A KeyError's whole message is the key.
-    bare = not words or isinstance(error, LookupError | AssertionError | AttributeError)
-    return f"{type(error).__name__}: {words}" if bare and words else words or type(error).__name__
+        raise Refusal(f"{path}", f"{why} ({words_of(error)})", instead) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

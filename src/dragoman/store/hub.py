@@ -26,17 +26,35 @@ REPOSITORY = rf"{PART}/{PART}"
 REVISION = rf"refs/(?:pr|convert|heads|tags)/{PART}|{PART}"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST = 201  # characters of a repository's name
 _ANSWER = 16 << 20  # bytes of one answer: a thousand files a page take less than one
 _LISTING = 64 << 20  # bytes of all pages
 _PAGES = 100
 _SECONDS = 300.0  # for all pages
 _COMMITS: dict[tuple[str, str, str], str] = {}  # (hub, repository, revision) -> sha, as first answered
-_CODES: dict[str, No] = {
+# By what the hub writes in its header x-error-code, and by what its library and the HTTP libraries below that raise, of
+# which the first of an error's classes counts.
+_WAYS: dict[str, No] = {
     "RepoNotFound": "repository",
     "GatedRepo": "repository",
     "RevisionNotFound": "revision",
     "EntryNotFound": "entry",
+    "LocalEntryNotFoundError": "away",
+    "HFValidationError": "name",
+    "RepositoryNotFoundError": "repository",
+    "RevisionNotFoundError": "revision",
+    "RemoteEntryNotFoundError": "entry",
+    "EntryNotFoundError": "entry",
+    "OSError": "away",
+    "TooManyRedirects": "odd",
+    "TransportError": "away",
+    "RequestError": "away",
 }
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository's."""
+    return len(name) <= _LONGEST and re.fullmatch(REPOSITORY, name) is not None
 
 
 def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said: str = "", here: str = "") -> Refusal:
@@ -67,24 +85,11 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
 
 def way_of(error: Exception) -> tuple[No, str]:
     """Which way of saying no an error of the hub's library is, and what it said."""
-    from huggingface_hub import errors
-
+    ways = (_WAYS.get(kind.__name__) for kind in type(error).__mro__)
+    known: No | None = next((way for way in ways if way is not None), None)
+    no: No = known or "odd"
     said = " ".join(str(error).split())[:120]
-    table: list[tuple[type[Exception] | tuple[type[Exception], ...], No]] = [
-        (errors.LocalEntryNotFoundError, "away"),  # first: it is an EntryNotFoundError too
-        (errors.HFValidationError, "name"),
-        (errors.RepositoryNotFoundError, "repository"),
-        (errors.RevisionNotFoundError, "revision"),
-        (errors.EntryNotFoundError, "entry"),
-        ((errors.HfHubHTTPError, OSError), "away"),
-    ]
-    found: No | None = next((no for kind, no in table if isinstance(error, kind)), None)
-    if found is not None:
-        return found, said
-    # What is left comes from whichever HTTP library the hub's own is built on, or from an answer that made no sense.
-    network = any(base.__name__ in ("TransportError", "RequestError") for base in type(error).__mro__)
-    lost: No = "away" if network and "Redirect" not in type(error).__name__ else "odd"
-    return lost, f"{type(error).__name__}: {said}"
+    return no, said if no == "name" or isinstance(error, OSError) else f"{type(error).__name__}: {said}"
 
 
 def endpoint() -> str:
@@ -203,7 +208,7 @@ def _no(answer: Answer) -> No | None:
     """Which way of saying no an answer is; None for a yes."""
     if answer.status == 200:
         return None
-    code = _CODES.get(answer.headers.get("x-error-code", ""))
+    code = _WAYS.get(answer.headers.get("x-error-code", ""))
     if code is not None:
         return code
     if answer.status in (401, 403, 404):  # the hub says 401 of a repository that is not there to who is not logged in

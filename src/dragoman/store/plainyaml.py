@@ -13,6 +13,7 @@ import yaml
 
 from dragoman.core import Refusal
 from dragoman.store.files import opened
+from dragoman.store.spans import words_of
 
 _SIZE = 64 << 10  # bytes: a sidecar takes a few thousand, and the parser needs a second for so many
 _NODES = 50_000  # values after every alias has been written out; a sidecar has some fifty
@@ -63,9 +64,7 @@ def parse_yaml(text: str, what: str, why: str = "it cannot be read as plain YAML
     # Beside its own errors the parser lets through whatever a value's conversion meets: dates that are none, numbers
     # of ten thousand digits, words under a number's tag.
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        detail = "".join(c if c.isprintable() else "?" for c in said[:160])
-        raise Refusal(what, f"{why} ({detail})", instead) from error
+        raise Refusal(what, f"{why} ({words_of(error, 160)})", instead) from error
 
 
 class _Shallow(yaml.SafeLoader):

@@ -308,10 +308,7 @@ class RunFolder:
     @property
     def scores(self) -> dict[str, Any] | None:
         """What was scored, or None."""
-        path = self.path / "scores.json"
-        with refusing("reading", path):
-            there = path.exists()
-        scores = read_json(path) if there else None
+        path, scores = self.path / "scores.json", self._json("scores.json")
         if scores is not None and not isinstance(scores, dict):
             raise Refusal(f"{path}", "it is not a JSON object", "score the run again")
         if scores is not None and scores.pop(PLAN, None) != self.plan:
@@ -322,6 +319,13 @@ class RunFolder:
         """Keep the scores, in place of earlier ones."""
         write_json(self.path / "scores.json", {PLAN: self.plan, **scores})
 
+    def _json(self, name: str) -> Any:
+        """A JSON file of the folder, None where it is not there."""
+        path = self.path / name
+        with refusing("reading", path):
+            there = path.exists()
+        return read_json(path) if there else None
+
     @property
     def contexts(self) -> dict[str, dict[str, list[str]]] | None:
         """Windows of text by feature, ``firing`` and ``silent``, or None where nobody kept any.
@@ -329,13 +333,8 @@ class RunFolder:
         Raises:
             Refusal: the file holds something else.
         """
-        path = self.path / "contexts.json"
-        with refusing("reading", path):
-            there = path.exists()
-        if not there:
-            return None
-        windows = read_json(path)
-        if not isinstance(windows, dict) or not all(map(_is_windows, windows.values())):
+        path, windows = self.path / "contexts.json", self._json("contexts.json")
+        if windows is not None and not (isinstance(windows, dict) and all(map(_is_windows, windows.values()))):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
         return windows
 

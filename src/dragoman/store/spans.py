@@ -37,6 +37,15 @@ def shown(text: object, limit: int = 60) -> str:
     return plain if len(plain) <= limit else plain[:limit] + "..."
 
 
+def words_of(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, short and on one line; its kind where it says little."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    words = words if len(words) <= limit else words[:limit] + "..."
+    # A KeyError's whole message is the key.
+    bare = not words or isinstance(error, LookupError | AssertionError | AttributeError)
+    return f"{type(error).__name__}: {words}" if bare and words else words or type(error).__name__
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """The first few names, for a sentence."""
     every = list(names)
@@ -99,6 +108,27 @@ class Arrays(Protocol):
     def array(self, name: str) -> Matrix:
         """One of them, not read yet."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A matrix that is had as a whole only: its rows and columns are chosen in memory."""
+
+    shape: tuple[int, ...]
+
+    def whole(self) -> NDArray[Any]:
+        """All of it."""
+        raise NotImplementedError
+
+    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen rows."""
+        chosen = within(rows, self.shape, 0, str(self))
+        return self.whole()[chosen]
+
+    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen columns of a 2-D array."""
+        chosen = columns_within(columns, self.shape, str(self))
+        return self.whole()[:, chosen]
 
 
 class LocalBytes:
