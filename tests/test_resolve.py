@@ -24,7 +24,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from dragoman import tiny
 from dragoman.core import Refusal
-from dragoman.dictionaries.refs import located
+from dragoman.dictionaries.beside import located
 from dragoman.models import convert
 from dragoman.models import tokenizer as opener
 from dragoman.models.convert import check_tokens, join_verified

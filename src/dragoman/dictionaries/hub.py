@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.folder import TORCH, Folder, LocalFolder
 from dragoman.dictionaries.layouts import KNOWN, layout_of
-from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.vectors import SUFFIXES
 from dragoman.store import hub, refusing
 from dragoman.store.remote import RemoteFile

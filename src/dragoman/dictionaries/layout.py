@@ -8,7 +8,7 @@ output.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
 
@@ -91,10 +91,10 @@ class Stored:
 
     what: str
     arrays: Arrays
-    names: Named
     across: bool
-    site: Site | None
-    asked_k: int | None
+    names: Named = Named()
+    site: Site | None = None
+    asked_k: int | None = None
 
     def read(self, *more: str) -> Matrices:
         """All four arrays as an `Encoder` wants them; ``more`` must be there too.
@@ -127,21 +127,17 @@ class Stored:
 class Weights:
     """A dictionary's decoder and how its encoder is made; nothing of the matrices has been read yet.
 
-    ``decoder``: (d_sae, d_in), or (d_in, d_sae) where ``across``. ``arrays``: the file it lies in, ``names``: what they
-    are called there. ``make``: the encoder of such a file. ``unwhitened``: rows as they are in the stream, where the
-    decoder is of white ones. ``asked_k``: the k that the caller says of a TopK.
+    ``decoder``: (d_sae, d_in), or (d_in, d_sae) where it lies across. ``stored``: the file it lies in. ``make``: the
+    encoder of such a file. ``unwhitened``: rows as they are in the stream, where the decoder is of white ones.
     """
 
     label: str
     layout: str
     decoder: Matrix
-    across: bool
+    stored: Stored
     stated: Stated
-    arrays: Arrays
     make: Callable[[Stored], Encoder]
-    names: Named = Named()
     unwhitened: Callable[[NDArray[Any]], NDArray[Any]] | None = None
-    asked_k: int | None = None
 
     @property
     def name(self) -> str:
@@ -151,42 +147,34 @@ class Weights:
     @property
     def d_sae(self) -> int:
         """How many features."""
-        return self.decoder.shape[1 if self.across else 0]
+        return self.decoder.shape[1 if self.stored.across else 0]
 
     @property
     def d_in(self) -> int:
         """Width of the stream the decoder writes."""
-        return self.decoder.shape[0 if self.across else 1]
+        return self.decoder.shape[0 if self.stored.across else 1]
 
     def rows(self, features: Sequence[int]) -> NDArray[Any]:
         """Decoder rows of the features ``(n, d_in)``, in the stream; only they are read. Refused of whole numbers."""
-        found = self.decoder.columns(features).T if self.across else self.decoder.rows(features)
+        found = self.decoder.columns(features).T if self.stored.across else self.decoder.rows(features)
         rows = np.ascontiguousarray(found)
         refuse_whole(self.name, rows)
         return rows if self.unwhitened is None else self.unwhitened(rows)
 
     def encoder(self) -> Encoder:
         """The encoder, whole, in memory. Refused when it cannot be used."""
-        return self._made(self.arrays)
+        return self._made(self.stored.arrays)
 
     def check_encoder(self) -> None:
         """Refuse what ``encoder`` would refuse by settings, names and shapes, without reading the matrices."""
-        self._made(Outlines(self.arrays))
+        self._made(Outlines(self.stored.arrays))
 
     def _made(self, arrays: Arrays) -> Encoder:
         """The encoder of these arrays; a k that nothing would read is refused."""
-        stored = Stored(
-            what=f"encoder of {self.label}",
-            arrays=arrays,
-            names=self.names,
-            across=self.across,
-            site=self.stated.site,
-            asked_k=self.asked_k,
-        )
-        found = self.make(stored)
-        if self.asked_k is not None and found.k is None:
+        found = self.make(replace(self.stored, arrays=arrays, site=self.stated.site))
+        if self.stored.asked_k is not None and found.k is None:
             why = f"it is a {found.architecture}, no TopK"
-            raise Refusal(f"k {self.asked_k} for {self.name}", why, "leave --k out")
+            raise Refusal(f"k {self.stored.asked_k} for {self.name}", why, "leave --k out")
         return found
 
 
@@ -259,13 +247,10 @@ class Layout:
             label=label,
             layout=self.name,
             decoder=decoder,
-            across=across,
+            stored=Stored(what=f"encoder of {label}", arrays=arrays, across=across, names=names, asked_k=k),
             stated=found.stated,
-            arrays=arrays,
             make=found.make,
-            names=names,
             unwhitened=found.unwhitened,
-            asked_k=k,
         )
 
 

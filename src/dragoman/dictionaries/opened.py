@@ -23,9 +23,11 @@ from dragoman.dictionaries.beside import (
     CONFIDENCE,
     LABELS,
     TRUTH,
+    DictionaryRef,
     Truth,
     beside,
     direct_folder,
+    located,
     read_labels,
     read_truth,
 )
@@ -33,7 +35,6 @@ from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder, LocalFolder
 from dragoman.dictionaries.hub import folder_at, pinned
 from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
-from dragoman.dictionaries.refs import DictionaryRef, located
 from dragoman.dictionaries.rows import living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse, refuse_elsewhere
@@ -210,11 +211,6 @@ class Dictionary:
         """The planted truth that lies beside it, if one does."""
         path = beside(self.where, TRUTH)
         return None if path is None else read_truth(path)
-
-    @property
-    def confidence_path(self) -> Path | None:
-        """The calibrated confidence that lies beside it, if one does."""
-        return beside(self.where, CONFIDENCE)
 
     def direct_folder(self, target: Site) -> Path | None:
         """The folder beside it with the direct route's rows and background at a target, if there is one.

@@ -14,11 +14,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
 from dragoman.dictionaries.layout import VECTORS, Orientation, Stated, Stored, Weights, refuse_whole
 from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
-from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.rows import looks_across
 from dragoman.store.spans import Arrays, Matrix, Whole, listed, shown
 
@@ -85,15 +85,8 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     def no_encoder(_stored: Stored) -> Encoder:
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
-    return Weights(
-        label=name,
-        layout=VECTORS,
-        decoder=matrix,
-        across=across,
-        stated=Stated(),
-        arrays=arrays,
-        make=no_encoder,
-    )
+    stored = Stored(what=what, arrays=arrays, across=across)
+    return Weights(label=name, layout=VECTORS, decoder=matrix, stored=stored, stated=Stated(), make=no_encoder)
 
 
 def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:

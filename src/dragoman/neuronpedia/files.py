@@ -84,21 +84,6 @@ class _Budget:
         return Refusal(self.name, why, "fetch the folder yourself, look at it, and pass that")
 
 
-class Kept:
-    """What has been taken into memory, about."""
-
-    def __init__(self, name: str, most: int) -> None:
-        """Nothing yet."""
-        self.name, self.most, self.bytes = name, most, 0
-
-    def add(self, count: int) -> None:
-        """One more row, of so many bytes beside what every row takes."""
-        self.bytes += EACH + count
-        if self.bytes > self.most:
-            why = f"they take more than {self.most >> 20} MB in memory, more than those of any source"
-            raise Refusal(self.name, why, "fetch the folder yourself, look at it, and pass the batches that are needed")
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a source's files lie: a folder, or an address without a trailing slash."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dragoman import hooks
 from dragoman.addresses import public_address
 from dragoman.core import Refusal, Site
-from dragoman.neuronpedia.files import LIMITS, Kept, Limits, Place
+from dragoman.neuronpedia.files import EACH, LIMITS, Limits, Place
 from dragoman.neuronpedia.ids import HOST, HUB_MODELS, NeuronpediaRef, hub_model, parse
 from dragoman.store import refusing
 from dragoman.store.hub import is_repository
@@ -185,12 +185,16 @@ class Export:
     def labels(self) -> dict[str, str]:
         """One label by feature index: the first of the export that is not empty."""
         found: dict[str, str] = {}
-        kept = Kept(f"explanations of {self.place.name}", self.place.limits.kept)
+        kept, most = 0, self.place.limits.kept
         for row in self._rows():
             label = row.description.strip()
             if label and row.index not in found:
-                kept.add(len(label))
                 found[row.index] = label
+                kept += EACH + len(label)
+                if kept > most:
+                    why = f"they take more than {most >> 20} MB in memory, more than those of any source"
+                    instead = "fetch the folder yourself, look at it, and pass the batches that are needed"
+                    raise Refusal(f"explanations of {self.place.name}", why, instead)
         return found
 
     def source(self) -> SourceRecord | None:

@@ -220,11 +220,7 @@ class Contents:
     words: Mapping[str, type] = field(default_factory=dict)
 
     def read(self, path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The arrays and words of an arrays file.
-
-        Raises:
-            Refusal: as the module says, or the file is no arrays file.
-        """
+        """The arrays and words of an arrays file. Refused as the module says, or the file is no arrays file."""
         file = ArraysFile(path)
         if self.holds is not None and file.meta.get("holds") != self.holds:
             raise self._another(path, "file")

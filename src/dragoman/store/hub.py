@@ -85,9 +85,8 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
 
 def way_of(error: Exception) -> tuple[No, str]:
     """Which way of saying no an error of the hub's library is, and what it said."""
-    ways = (_WAYS.get(kind.__name__) for kind in type(error).__mro__)
-    known: No | None = next((way for way in ways if way is not None), None)
-    no: No = known or "odd"
+    ways = [_WAYS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _WAYS]
+    no: No = ways[0] if ways else "odd"
     said = " ".join(str(error).split())[:120]
     return no, said if no == "name" or isinstance(error, OSError) else f"{type(error).__name__}: {said}"
 
@@ -137,11 +136,6 @@ def _commit(at: str, repo: str, revision: str, what: str) -> str:
     if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
         raise refusal(what, "odd", fetch=_fetch(repo), said=f"it does not say which commit '{revision}' is")
     return sha
-
-
-def forget() -> None:
-    """Ask again which commit a branch is."""
-    _COMMITS.clear()
 
 
 def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:

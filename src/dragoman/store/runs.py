@@ -347,11 +347,7 @@ class RunFolder:
         write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 
     def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The injected vectors and their description.
-
-        Raises:
-            Refusal: they are of another run.
-        """
+        """The injected vectors and their description. Refused: they are of another run."""
         path = self.path / "vectors.safetensors"
         arrays, meta = read_arrays(path)
         if meta.pop(PLAN, None) != self.plan:
