@@ -39,11 +39,7 @@ def opening(path: Path | str, why: str = "it cannot be opened", instead: str = A
     """Turn what a library raises inside the block into a `Refusal`, whose cause the exception stays.
 
     Keep the block to the library's call: a fault of dragoman's own inside it would be taken for a fault of the file.
-
-    Args:
-        path: what is opened, as the refusal names it.
-        why: what could not be done; the library's own words follow in brackets.
-        instead: what to do.
+    The refusal names ``path`` and says ``why``, what could not be done; the library's own words follow in brackets.
     """
     try:
         yield

@@ -60,13 +60,8 @@ def is_repository(name: str) -> bool:
 def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said: str = "", here: str = "") -> Refusal:
     """What is said of a thing that the hub does not give.
 
-    Args:
-        what: the reference, as it was written.
-        no: which of its ways.
-        revision: that was asked for.
-        fetch: what to do on a machine that reaches the hub.
-        said: more about it, for a bracket.
-        here: what was looked for on this machine before.
+    ``what``: the reference, as it was written. ``revision``: that was asked for. ``fetch``: what to do on a machine
+    that reaches the hub. ``said``: more about it, for a bracket. ``here``: what was looked for on this machine before.
     """
     more = f" ({said})" if said else ""
     why, instead = {
@@ -85,7 +80,7 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
 
 def way_of(error: Exception) -> tuple[No, str]:
     """Which way of saying no an error of the hub's library is, and what it said."""
-    ways = [_WAYS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _WAYS]
+    ways: list[No] = [_WAYS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _WAYS]
     no: No = ways[0] if ways else "odd"
     said = " ".join(str(error).split())[:120]
     return no, said if no == "name" or isinstance(error, OSError) else f"{type(error).__name__}: {said}"
@@ -109,10 +104,7 @@ def commit_at(path: Path) -> str | None:
 def commit(repo: str, revision: str | None, what: str) -> str:
     """The sha of the commit that a branch or tag is, asked once a process: all reads are of one commit.
 
-    Args:
-        repo: the repository.
-        revision: a branch, tag, or commit (which is itself); None for the main branch.
-        what: how a refusal calls the thing.
+    ``revision``: a branch, tag, or commit (which is itself); None for the main branch. ``what``: see `refusal`.
 
     Raises:
         Refusal: the hub has no such repository or revision, cannot be reached, or does not say it.

@@ -22,15 +22,7 @@ INSTEAD = "get the published file again"
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The contents of a file.
-
-    Args:
-        path: the file.
-        what: how a refusal calls it.
-
-    Raises:
-        Refusal: as the module says.
-    """
+    """The contents of a file, which a refusal calls ``what``. Refused as the module says."""
     with opened(path) as file:
         content = file.read(_SIZE + 1)
     if len(content) > _SIZE:
@@ -43,16 +35,10 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def parse_yaml(text: str, what: str, why: str = "it cannot be read as plain YAML", instead: str = INSTEAD) -> Any:
-    """The contents of a text.
+    """The contents of a text. Refused as the module says.
 
-    Args:
-        text: YAML.
-        what: how a refusal calls it.
-        why: how a refusal begins its reason; the parser's own follows in brackets.
-        instead: what a refusal advises.
-
-    Raises:
-        Refusal: as the module says.
+    A refusal calls it ``what``, begins its reason with ``why`` (the parser's own follows in brackets), and advises
+    ``instead``.
     """
     try:
         loader = _Shallow(text)
