@@ -7,7 +7,7 @@ SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard re
 CODE := $(wildcard src tests training bench research)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check fuzz fmt bench clean
+.PHONY: help install demo check fuzz fmt docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,7 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	$(BIN)/python tests/fences.py
 
 fuzz: install ## mutated files at every reader, for a minute
 	$(BIN)/python tests/fuzz.py --seconds 60
@@ -37,6 +38,9 @@ fuzz: install ## mutated files at every reader, for a minute
 fmt: install ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: install ## docs/cli.md, from the help
+	$(BIN)/python tests/command_docs.py
 
 bench: install ## each benchmark: a table here, JSON in bench/results
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

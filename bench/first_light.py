@@ -16,18 +16,18 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.commands.show import show_reconstruction, show_scores
-from dragoman.core import Directions, Site
-from dragoman.demo import experiment, listed, request_for
+from dragoman.core import Directions, Site, Talk
+from dragoman.demo import demo_options, experiment, listed
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Talk
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader, activations_at
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.score import JudgedRun, reconstruction_scores, score_run, sought_directions
+from dragoman.runs.plan import Condition, Plan, execute
+from dragoman.scoring import JudgedRun, reconstruction_scores, score_run, sought_directions
 from dragoman.stats.intervals import wilson_interval
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, digest, read_arrays, read_json, read_jsonl, write_json
-from dragoman.study import Condition, Plan, carry_out
 
 HERE = Path(__file__).parent
 SIDES = {"source": (tiny.SOURCE, "tiny-smollm2-av"), "target": (tiny.TARGET, "tiny-gemma-av")}
@@ -53,7 +53,7 @@ def real_activations(args: argparse.Namespace, side: str, talk: Talk) -> dict[st
     verbalizers = {"by": verbalizer}
     manifest = {"conditions": [{"name": side}], "plan_digest": plan.digest(verbalizers)}
     run = RunFolder.create(args.work / f"real-{side}-{digest(json.dumps(manifest))[:8]}", manifest)
-    carry_out(plan, run, verbalizers, talk.bar)
+    execute(plan, run, verbalizers, talk.bar)
     said = [row["text"] for row in run.rows()]
     return compared(rows, x, said, side)
 
@@ -118,8 +118,8 @@ def make(args: argparse.Namespace) -> None:
     talk = Talk(say=say, bar=lambda what, done, total: say(f"{what} {done}/{total}"))
     real = {side: real_activations(args, side, talk) for side in SIDES}
     write_json(args.work / "real.json", real)
-    request = request_for(listed(ranks=5), dtype=args.dtype, device=args.device, batch_size=args.batch_size)
-    experiment(request, args.work / "features", talk)
+    options = demo_options(batch_size=args.batch_size)
+    experiment(listed(ranks=5), options, args.work / "features", talk, dtype=args.dtype, device=args.device)
 
 
 def score(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.explain import Talk
+from dragoman.core import Talk
 from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from dragoman.store import write_json
 from studies.ground import GROUNDS, Ground

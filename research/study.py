@@ -19,7 +19,7 @@ from dragoman.commands.words import Device, Dtype, Seed
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
-    from dragoman.explain import Talk
+    from dragoman.core import Talk
 
 NAMES = ("post", "procrustes", "data", "depth", "washout", "drift", "trust")
 DIRECTIONS = ("smollm2-to-gemma", "gemma-to-smollm2")

@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from dragoman.maps.aligned import Aligned
-    from dragoman.models.paired import Reader
+    from dragoman.models.harvest import Reader
     from planted_readers import PlantedPair
     from small_world import World
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.embed import Embedder
-from dragoman.score import JudgedRun, judge_run, run_evidence
-from dragoman.score.confidence import confidence_scores
+from dragoman.scoring import JudgedRun, judge_run, run_evidence
+from dragoman.scoring.confidence import confidence_scores
 from dragoman.store import RunFolder
 
 

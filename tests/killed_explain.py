@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dragoman import cli
-from dragoman.explain import explain  # noqa: F401  (imported before forking, so that children start at once)
+from dragoman.runs.explain import explain  # noqa: F401  (imported before forking, so that children start at once)
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman import study
-from dragoman.core import Explanation, Site
+from dragoman.core import Explanation, Interrupted, Site
 from dragoman.records import Card
+from dragoman.runs.plan import Condition, Done, Plan, execute
 from dragoman.store import RunFolder
 
 SITES = {"own": Site("small", 3), "foreign": Site("large", 5)}
@@ -44,7 +44,12 @@ class Talker:
         return said
 
 
-def conditions() -> list[study.Condition]:
+def run(folder: RunFolder, conditions: Any, verbalizers: Any, progress: Any = None, **settings: Any) -> Done:
+    """A plan of these conditions, executed."""
+    return execute(Plan(conditions=tuple(conditions), **settings), folder, verbalizers, progress)
+
+
+def conditions() -> list[Condition]:
     """Three, of different sizes and widths, two of them for one verbalizer."""
     rng = np.random.default_rng(0)
     made = []
@@ -55,7 +60,7 @@ def conditions() -> list[study.Condition]:
     ):
         ids = tuple(f"{name}-{i}" for i in range(n))
         made.append(
-            study.Condition(
+            Condition(
                 name=name,
                 vectors=rng.standard_normal((n, width)).astype(np.float32),
                 ids=ids,
@@ -73,8 +78,8 @@ def main(folder: str, log: str, seconds: str) -> int:
     """Run it, or go on with it; 130 after Ctrl-C."""
     talkers = {name: Talker(name, Path(log), float(seconds)) for name in SITES}
     try:
-        study.run(RunFolder.create(folder, {"plan_digest": "plan"}), conditions(), talkers, **SETTINGS)
-    except study.Interrupted as stop:
+        run(RunFolder.create(folder, {"plan_digest": "plan"}), conditions(), talkers, **SETTINGS)
+    except Interrupted as stop:
         sys.stderr.write(f"{stop}\n")
         return 130
     return 0

@@ -25,8 +25,8 @@ from dragoman.dictionaries import Encoder
 from dragoman.doctor import Subject
 from dragoman.doctor.subject import SENTENCES
 from dragoman.models.decode import Verbalizer
+from dragoman.models.harvest import Reader
 from dragoman.models.load import load_model
-from dragoman.models.paired import Reader
 from dragoman.models.watch import stream_over
 from dragoman.store import file_sha256
 from tiny_checkpoints import (

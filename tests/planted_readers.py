@@ -16,9 +16,8 @@ from dragoman.core import Site
 from dragoman.dictionaries import Encoder
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
-from dragoman.models.harvest import PILOT, TokenRows, pilot_texts
-from dragoman.models.options import ReadingOptions
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import PILOT, Reader, TokenRows, pilot_texts
+from dragoman.models.paired import ReadingOptions
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world
 from tiny_checkpoints import CORPUS, model_of, tokenizer_of
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from dragoman.core import Directions
 from dragoman.dictionaries import Encoder, open_dictionary
-from dragoman.explain import Request, open_for
 
 
 def read_directions(ref: Any, *, features: Any = None, **how: Any) -> Directions:
@@ -22,8 +21,3 @@ def read_encoder(ref: Any, **how: Any) -> Encoder:
 def check_encoder(ref: Any, **how: Any) -> None:
     """Settings, names and shapes of the encoder of a dictionary, opened for them alone."""
     open_dictionary(ref, **how).check_encoder()
-
-
-def directions_of(request: Request) -> Directions:
-    """What a request asks for, of a dictionary opened for it alone."""
-    return open_for(request).features(request.features or None).directions

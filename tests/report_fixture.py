@@ -1,6 +1,6 @@
 """A run folder as a finished run leaves it, made without a model: 45 features under seven conditions.
 
-Verdicts, routes and what was read back are made by the code that makes them in a run, so that the page is tested on
+Statuses, routes and what was read back are made by the code that makes them in a run, so that the page is tested on
 the shapes it will meet.
 """
 
@@ -17,6 +17,7 @@ from dragoman.core import Directions, Site
 from dragoman.maps.cards import choose, status_of
 from dragoman.records import Card
 from dragoman.report import write_page
+from dragoman.scores import FORMAT
 from dragoman.stats.reconstruct import per_direction, reconstruction_estimates
 from dragoman.store import RunFolder, digest
 
@@ -86,6 +87,8 @@ def _manifest(count: int) -> dict[str, Any]:
         | ({"null": "random directions"} if name.startswith("random") else {})
         for name, how in CONDITIONS.items()
     ]
+    ridge = {"n": 160, "fve_unit": 0.41, "centred_cosine": 0.638, "raw_cosine": 0.987, "constant_cosine": 0.979}
+    rotation = {"n": 160, "fve_unit": 0.27, "centred_cosine": 0.531, "raw_cosine": 0.984, "constant_cosine": 0.979}
     return {
         "dragoman": "0.1.0",
         "source": "tiny-smollm2:20",
@@ -112,6 +115,11 @@ def _manifest(count: int) -> dict[str, Any]:
         "versions": {"python": "3.11.7", "numpy": "2.3.1", "torch": "2.13.0", "transformers": "5.23.0"},
         "seeds": {"split": 0, "random directions": 1, "permutations": 2},
         "plan_digest": digest("plan"),
+        "map_report": {
+            "ridge": {**ridge, "top1": 0.594, "shuffled_fve": -0.32},
+            "procrustes": {**rotation, "top1": 0.319, "shuffled_fve": -0.18},
+        },
+        "background": {"spread": 0.14, "constant_cosine": 0.927, "on_shell_degrees": 22.0},
         "feature_info": {
             feature: {"category": category, "topic": topic, "top_tokens": [f" {w}" for w in topic.split()] + [category]}
             for feature, (category, topic) in features.items()
@@ -197,12 +205,13 @@ def _scores(judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -
     table, lifts = [], {}
     for entry in manifest["conditions"]:
         name = entry["name"]
-        rate = float(np.mean([e["names_category"] for e in judged[name]]))
+        named = np.array([e["names_category"] for e in judged[name]], float)
+        rate = float(named.mean())
         chance = CONDITIONS["random_plain" if name == "plain" else "random_washed"][5]
         row: dict[str, Any] = {"condition": name, "route": entry["route"], "washout": entry["washout"]}
         middle, half = (rate + 1.921 / 45) / 1.0854, 1.96 * np.sqrt(rate * (1 - rate) / 45 + 0.000474) / 1.0854
         ends = {"low": float(max(middle - half, 0.0)), "high": float(min(middle + half, 1.0))}
-        row["category"] = {"value": rate, "n": 45, "random": chance, **ends}
+        row["category"] = {**_estimate(named, "the rate of random directions", "share"), **ends, "random": chance}
         if name != "native":
             lifts[name] = np.array([e["lift"] for e in judged[name]])
             row["lift"] = _estimate(lifts[name], "native texts shuffled between features")
@@ -211,21 +220,27 @@ def _scores(judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -
         {"what": "washed minus plain", **_estimate(lifts["washed"] - lifts["plain"], "signs flipped", "difference")},
         {"what": "direct minus washed", **_estimate(lifts["direct"] - lifts["washed"], "signs flipped", "difference")},
     ]
-    ridge = {"n": 160, "fve_unit": 0.41, "centred_cosine": 0.638, "raw_cosine": 0.987, "constant_cosine": 0.979}
-    rotation = {"n": 160, "fve_unit": 0.27, "centred_cosine": 0.531, "raw_cosine": 0.984, "constant_cosine": 0.979}
     return {
+        "format": FORMAT,
         "embedder": "all-MiniLM-L6-v2",
         "rule": RULE,
         "table": table,
         "paired": paired,
         "per_feature": judged,
-        "map_report": {
-            "ridge": {**ridge, "top1": 0.594, "shuffled_fve": -0.32},
-            "procrustes": {**rotation, "top1": 0.319, "shuffled_fve": -0.18},
-        },
-        "background": {"spread": 0.14, "constant_cosine": 0.927, "on_shell_degrees": 22.0},
         "reconstruction": _reconstruction(np.random.default_rng(11), manifest),
     }
+
+
+def whole_row(**fields: Any) -> dict[str, Any]:
+    """A row of ``rows.jsonl`` with these fields; the others are as a run writes them where there is nothing to say."""
+    row = {"feature": "1", "label": "", "kind": "feature", "condition": "plain", "sample": 0, "text": "t", "raw": ""}
+    return {**row, "problems": [], "tokens": 1, "log_probability": None, "card": None, **fields}
+
+
+def whole_estimate(value: float = 0.1, low: float = 0.0, high: float = 0.2, **fields: Any) -> dict[str, Any]:
+    """An estimate of ``scores.json`` with these fields."""
+    words = {"statistic": "lift", "null": "deals", "unit": "features", "method": "t"}
+    return {"value": value, "low": low, "high": high, "p": 0.001, "n": 9, **words, **fields}
 
 
 def build_run(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dragoman import cli
-from dragoman.models.decode import Verbalizer
+from dragoman.runs import plan
 
-plain = Verbalizer.verbalize
+plain = plan._verbalized
 
 
-def slowly(self: Verbalizer, *args: Any, **how: Any) -> Any:
-    said = plain(self, *args, **how)
+def slowly(*args: Any) -> Any:
+    said = plain(*args)
     with Path(os.environ["LOG"]).open("a") as log:
         log.write("said\n")
     time.sleep(float(os.environ["SECONDS"]))
@@ -26,5 +26,5 @@ def slowly(self: Verbalizer, *args: Any, **how: Any) -> Any:
 
 
 if __name__ == "__main__":
-    Verbalizer.verbalize = slowly  # type: ignore[method-assign]
+    plan._verbalized = slowly
     cli.main()

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from ar_checkpoints import WIDTH, base_of, save_base, save_easy, save_peft
+from asking import Asked
 from dragoman import cli
 from dragoman.core import Site
-from dragoman.explain import Request
 from tiny_checkpoints import BLOCK, CORPUS, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of
 
 D_SAE = 30
@@ -48,12 +48,12 @@ class World:
         """The dictionary's decoder rows (D_SAE, WIDTH), of length 1."""
         return decoder()
 
-    def request(self, **changes: Any) -> Request:
+    def request(self, **changes: Any) -> Asked:
         asked: dict[str, Any] = {
             "dictionary": self.sae, "features": ("0", "3", "7", "11"), "by": self.av, "source": self.source,
             "texts": str(self.root / "texts.txt"), "max_new_tokens": 6, "batch_size": 8,
         }  # fmt: skip
-        return Request(**(asked | changes))
+        return Asked(**(asked | changes))
 
 
 def decoder() -> np.ndarray:

@@ -17,8 +17,7 @@ from dragoman.models.adapters import check_places, read_settings
 from dragoman.models.load import sits_on
 from dragoman.models.merge import merge_adapter
 from dragoman.models.reconstruct.contract import read_contract
-from dragoman.verbalizers.fields import block_in_name
-from dragoman.verbalizers.sidecar import read_sidecar
+from dragoman.verbalizers.sidecar import block_in_name, read_sidecar
 from tiny_checkpoints import model_of, save_adapter, save_checkpoint
 
 NESTED = "[" * 100_000

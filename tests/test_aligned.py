@@ -14,8 +14,8 @@ from dragoman.maps.aligned import Aligned
 from dragoman.maps.folds import fold_of
 from dragoman.models import aligned as room
 from dragoman.models.aligned import read_aligned
-from dragoman.models.options import ReadingOptions, at_most_each, document_name
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import ReadingOptions, at_most_each, document_name
 from planted_readers import (
     FIRST,
     FLOAT32,

@@ -14,8 +14,8 @@ from dragoman.core import Refusal
 from dragoman.maps.aligned import Aligned
 from dragoman.models import aligned as room
 from dragoman.models.aligned import encoded, read_aligned
-from dragoman.models.options import ReadingOptions, distinct, document_name
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import ReadingOptions, distinct, document_name
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
 from planted_worlds import SOURCE, TARGET
 
@@ -32,7 +32,7 @@ def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: 
 
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.models.options.HELD_OUT", 40)
+    monkeypatch.setattr("dragoman.models.paired.HELD_OUT", 40)
     monkeypatch.setattr("dragoman.maps.folds._WAITING", 100)
     peaks = []
     for documents in (100, 300):

@@ -29,7 +29,7 @@ from ar_checkpoints import (
 )
 from dragoman.core import Site
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.score import Reconstructor as AnyReconstructor
+from dragoman.scoring import Reconstructor as AnyReconstructor
 
 
 @pytest.fixture(scope="module")

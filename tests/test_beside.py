@@ -14,8 +14,9 @@ from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND, CONFIDENCE, TABLE, beside, place_of
-from dragoman.explain.crossing import texts_of
 from dragoman.maps import DirectTable
+from dragoman.runs.readings import Readings
+from dragoman.runs.texts import Texts
 from dragoman.store.arrays import load_background
 
 IDS = ("1505", "4497")
@@ -31,6 +32,10 @@ def lying(entry: dict[str, str]) -> Path | None:
     """The confidence beside the dictionary that a run's manifest names so."""
     where = place_of(entry)
     return None if where is None else beside(where, CONFIDENCE)
+
+
+def aligned_texts(dictionary: Dictionary, target: Site) -> list[str]:
+    return Readings(source=dictionary.site, target=target, texts=Texts()).aligned_texts(dictionary)
 
 
 def test_a_copy_of_the_embedded_dictionary_keeps_labels_truth_direct_table_and_confidence(copy: Dictionary) -> None:
@@ -57,8 +62,8 @@ def test_a_copy_of_the_embedded_dictionary_keeps_labels_truth_direct_table_and_c
 
 def test_a_direct_table_holds_at_its_target_and_of_the_dictionary_s_own_model(copy: Dictionary) -> None:
     for other in (Site("tiny-gemma", 11), Site("other", 12), tiny.SOURCE):
-        assert copy.direct_folder(other) is None and texts_of(copy, other) == "all"
-    assert texts_of(copy, tiny.TARGET) == "map"
+        assert copy.direct_folder(other) is None and len(aligned_texts(copy, other)) == 10_000
+    assert len(aligned_texts(copy, tiny.TARGET)) == 1_000
     renamed = open_dictionary(copy.ref, site=Site("other", tiny.SOURCE.block))
     assert renamed.direct_folder(tiny.TARGET) is None
     assert open_dictionary("tiny-gemma-sae").direct_folder(tiny.SOURCE) is None

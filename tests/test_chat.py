@@ -13,8 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from dragoman.core import Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.store import digest
-from dragoman.verbalizers import chat
-from dragoman.verbalizers.chat import DAY, render_chat
+from dragoman.verbalizers import prompt as chat
+from dragoman.verbalizers.prompt import DAY, render_chat
 from tiny_checkpoints import CHAT, save_adapter, save_checkpoint, tokenizer_of
 
 TURNS = [{"role": "system", "content": "Be <brief> & kind."}, {"role": "user", "content": "Grüß dich,\n “world”"}]

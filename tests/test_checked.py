@@ -22,7 +22,7 @@ from dragoman.confidence.fit import fit_confidence, fit_step
 from dragoman.confidence.model import Confidence
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal, Site
-from dragoman.score import fit_from, recalibrate_from
+from dragoman.scoring import fit_from, recalibrate_from
 from dragoman.store import RunFolder
 from judging import believed, whole
 from word_hash import HashEmbedder

@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 
 import dragoman
 import slow_explain
-from dragoman import study
-from dragoman.core import Refusal
+from dragoman.core import Interrupted, Refusal
 from dragoman.store import RunFolder
 from small_world import Said, World, command
 
@@ -60,7 +59,7 @@ def half() -> UnicodeEncodeError:
 KNOWN: list[tuple[Exception, str]] = [
     (Refusal("a thing", "it is odd", "mend it"), "a thing: it is odd; mend it."),
     (OSError(errno.ENOSPC, "No space left on device", "/a/file"), "using /a/file: full disk"),
-    (PermissionError(errno.EACCES, "Permission denied", "/a/file"), "using /a/file: unwritable folder or file"),
+    (PermissionError(errno.EACCES, "Permission denied", "/a/file"), "using /a/file: closed folder or file"),
     (FileNotFoundError(errno.ENOENT, "No such file", "/a/file"), "using /a/file: No such file; check the path."),
     (OSError(errno.EIO, "Input/output error", "/a/file"), "using /a/file: Input/output error"),
     (MemoryError(), "this command: the memory is not enough for it; lower --batch-size"),
@@ -114,7 +113,7 @@ def test_a_long_message_is_cut(dragoman_: Dragoman, raising: Any) -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (study.Interrupted("interrupted: 2 of 36 rows are kept in run; run the same command again to go on."), None),
+        (Interrupted("interrupted: 2 of 36 rows are kept in run; run the same command again to go on."), None),
         (KeyboardInterrupt(), "interrupted; run the same command again, what was finished is kept."),
     ],
 )

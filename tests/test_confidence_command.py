@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asking import explain
 from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Refusal
-from dragoman.explain import explain
 from dragoman.models import embedder
-from dragoman.score import add_confidence, confidence_set
-from dragoman.score.judged_run import JudgedRun
-from dragoman.score.run import second_opinion
+from dragoman.scoring import add_confidence, confidence_set
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.run import second_opinion
 from dragoman.store import RunFolder
 from small_world import World, command
 from word_hash import HashEmbedder
@@ -165,7 +165,7 @@ def test_a_run_with_contexts_is_scored_by_detection_and_a_reconstructor_is_evide
         asked.update(given)
         return {}
 
-    monkeypatch.setattr("dragoman.score.run.run_evidence", watched)
+    monkeypatch.setattr("dragoman.scoring.run.run_evidence", watched)
     # In random models every feature fires in nearly every text: too few are silent.
     run.write_contexts({f: {"firing": [f"of {f}"] * 3, "silent": ["of none"] * 3} for f in run.manifest["features"]})
     ar = ["--ar", str(world.root / "target-ar"), "--ar-layout", "easynla"]

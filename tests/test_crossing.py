@@ -17,7 +17,7 @@ from dragoman.maps.folds import FoldedMoments, fold_of
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.maps.penalty import choose_penalty
 from dragoman.models.aligned import read_aligned
-from dragoman.models.options import document_name
+from dragoman.store import document_name
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 

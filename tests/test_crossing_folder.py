@@ -264,7 +264,7 @@ def test_as_is_reads_rows_of_a_neighbouring_block_unchanged_and_checks_them_by_f
     here, there = Site("model", 40), Site("model", 41)
     asked = Directions.of(here, np.eye(4)[:2], ["0", "1"])
     background = Background(there, frozen(np.full(4, 0.4)), 9)
-    bare = Crossing(recipe="pooled", source=here, target=there, background=background)
+    bare = Crossing(recipe="post", source=here, target=there, background=background)
     carried, cards = bare.carry(asked, "as-is")
     assert carried.site == there and np.array_equal(carried.unit, asked.unit)
     assert [(c.route, c.status, c.coverage) for c in cards] == [("as-is", "unverified", None)] * 2
@@ -281,7 +281,7 @@ def test_as_is_reads_rows_of_a_neighbouring_block_unchanged_and_checks_them_by_f
 
 def test_within_one_site_directions_stay_as_they_are() -> None:
     asked = Directions.of(SOURCE, np.eye(4)[:2], ["0", "1"])
-    own = Crossing(recipe="pooled", source=SOURCE, target=SOURCE, background=Background(SOURCE, frozen(np.ones(4)), 1))
+    own = Crossing(recipe="post", source=SOURCE, target=SOURCE, background=Background(SOURCE, frozen(np.ones(4)), 1))
     for route in ROUTES:
         carried, cards = own.carry(asked, route)
         assert carried is asked and cards == []

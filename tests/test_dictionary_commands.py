@@ -14,13 +14,13 @@ from safetensors.numpy import save_file
 
 import dictionary_folders as made
 from ar_checkpoints import WIDTH
+from asking import directions_of, explain
 from dictionary_folders import ARRAYS, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.explain import explain
-from dragoman.explain import run as running
 from dragoman.neuronpedia import Explained, parse, write_explanations
+from dragoman.runs import explain as running
 from dragoman.store import RunFolder
-from reading import check_encoder, directions_of, read_directions, read_encoder
+from reading import check_encoder, read_directions, read_encoder
 from small_world import D_SAE as MANY
 from small_world import Said, World, command, decoder
 from tiny_checkpoints import BLOCK

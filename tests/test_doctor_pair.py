@@ -10,8 +10,7 @@ import pytest
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.doctor import Finding, examine, open_subject, quick
-from dragoman.doctor.dictionary import reconstruction, unexplained
-from dragoman.doctor.stream import overflow
+from dragoman.doctor.stream import overflow, reconstruction, unexplained
 from dragoman.models.watch import Stream
 
 

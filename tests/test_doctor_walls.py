@@ -12,7 +12,7 @@ import dragoman.doctor
 import dragoman.models
 from dragoman.doctor import Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
 
 ROOMS = {room.__name__: Path(str(room.__file__)).parent for room in (dragoman.doctor, dragoman.models)}
 FILES = sorted(path for folder in ROOMS.values() for path in folder.rglob("*.py"))

@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dragoman.models.manner import Manner
-from dragoman.models.tokens import read_tokens
 
-from dragoman.core import Refusal
-from dragoman.explain import Talk, explain
+from asking import explain
+from dragoman.core import Refusal, Talk
 from dragoman.models import harvest as room
 from dragoman.models.aligned import read_aligned
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
 from dragoman.models.harvest import UNDEFINED, encoded_whole, pool, token_rows
 from dragoman.models.load import decoder_blocks
-from dragoman.models.paired import Harvest, Reader, cuts_of, direct_statistics, harvest, told_left_out
+from dragoman.models.paired import Harvest, Reader, ReadingOptions, cuts_of, direct_statistics, harvest, told_left_out
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
 from small_world import World
+from studies.tokens import read_tokens
 from tiny_checkpoints import ALL_FAMILIES, SPECIAL, WIDTH, tokenizer_of
 
 LONG = [f"{' '.join(TEXTS[k : k + 12])} number {k}" for k in range(12)]
@@ -155,9 +154,9 @@ def test_a_tokenizer_that_cuts_on_the_left_reads_the_beginning_all_the_same() ->
     one, other = harvest(*right, LONG), harvest(*left, LONG)
     np.testing.assert_array_equal(other.x, one.x)
     np.testing.assert_array_equal(other.y, one.y)
-    encoder, manner = sae(WIDTH["llama"]), Manner(first=3, max_tokens=60)
+    encoder, options = sae(WIDTH["llama"]), ReadingOptions(first=3, max_tokens=60)
     same_everything(
-        read_aligned(*left, LONG, encoder, manner=manner), read_aligned(*right, LONG, encoder, manner=manner), 0, 0
+        read_aligned(*left, LONG, encoder, options=options), read_aligned(*right, LONG, encoder, options=options), 0, 0
     )
     sums = [direct_statistics(*both, encoder, LONG)[0] for both in (right, left)]
     np.testing.assert_array_equal(sums[0].weighted_sum, sums[1].weighted_sum)
@@ -241,10 +240,10 @@ def test_more_than_a_hundredth_that_is_not_finite_is_refused_everywhere_in_the_r
 def test_a_reading_that_turns_undefined_after_the_pilot_is_refused_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     bad, target, encoder = Overflowing(0.25, monkeypatch).reader, opened("gemma3"), sae(WIDTH["llama"])
     monkeypatch.setattr(room, "PILOT", 0)
-    manner = Manner(first=3)
+    options = ReadingOptions(first=3)
     for way in (
         lambda: direct_statistics(bad, target, encoder, TEXTS),
-        lambda: read_aligned(bad, target, TEXTS, None, manner=manner),
+        lambda: read_aligned(bad, target, TEXTS, None, options=options),
         lambda: harvest(bad, target, TEXTS),
     ):
         with pytest.raises(Refusal, match=r"activations are NaN or infinite"):

@@ -18,14 +18,15 @@ import pytest
 import typer.testing
 
 import dragoman.core
+from asking import Asked, explain
 from dragoman import cli
 from dragoman.commands.show import show_rows
-from dragoman.core import Refusal, Site
-from dragoman.demo import request_for
-from dragoman.explain import Request, Talk, check_route, explain
-from dragoman.maps import LinearMap
-from dragoman.models.paired import Harvest, Reader, activations_at, direct_statistics, harvest
+from dragoman.core import Refusal, Site, Talk
+from dragoman.demo import demo_options
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at, direct_statistics, harvest
 from dragoman.report import write_page
+from dragoman.runs.options import check_route
 from dragoman.store import RunFolder, read_arrays
 from judging import judged, whole
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
@@ -84,8 +85,8 @@ def asked(world: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def request(world: dict[str, Any], **changes: Any) -> Request:
-    return Request(**(asked(world) | changes))
+def request(world: dict[str, Any], **changes: Any) -> Asked:
+    return Asked(**(asked(world) | changes))
 
 
 def test_explain_leaves_rows_vectors_and_a_manifest_that_can_make_it_again(
@@ -143,7 +144,7 @@ def test_one_model_to_itself_crosses_by_identity(world: dict[str, Any], tmp_path
 
 
 def test_a_second_call_reuses_everything_and_says_so(world: dict[str, Any], tmp_path: Path) -> None:
-    from dragoman.explain import Talk
+    from dragoman.core import Talk
 
     first = explain(request(world), tmp_path / "run").rows()
     said: list[str] = []
@@ -222,28 +223,8 @@ def test_an_activation_is_read_at_the_token_that_ends_where_asked(world: dict[st
         np.testing.assert_allclose(row, hidden[0, -1].numpy(), atol=1e-4)
 
 
-def test_step_commands_do_what_the_main_job_does(world: dict[str, Any], tmp_path: Path) -> None:
+def test_score_and_report_follow_a_run(world: dict[str, Any], tmp_path: Path) -> None:
     run = typer.testing.CliRunner().invoke
-    target = f"{world['av']}:{sidecar_of('gemma3')['extraction_layer_index']}"
-    read = run(
-        cli.app,
-        [
-            "harvest",
-            str(world["source"]),
-            target,
-            "--texts",
-            str(world["root"] / "texts.txt"),
-            "-o",
-            str(tmp_path / "h.safetensors"),
-        ],
-    )
-    assert read.exit_code == 0, read.output
-    assert len(Harvest.load(tmp_path / "h.safetensors").x) == 120
-    for method in ("ridge", "procrustes"):
-        out = tmp_path / f"{method}.safetensors"
-        made = run(cli.app, ["fit", str(tmp_path / "h.safetensors"), "--method", method, "-o", str(out)])
-        assert made.exit_code == 0 and "constant" in made.output
-        assert LinearMap.load(out).source == world["source"]
     explain(request(world), tmp_path / "run")
     assert run(cli.app, ["score", str(tmp_path / "run")]).exit_code == 0
     assert RunFolder.open(tmp_path / "run").scores["table"][0]["condition"] == "native"  # type: ignore[index]
@@ -384,7 +365,7 @@ def test_every_route_crosses_by_aligned_tokens_with_a_full_card(
 def test_what_is_not_said_is_aligned_tokens_and_each_feature_by_its_own_route(
     world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = explain(Request(**{k: v for k, v in asked(world).items() if k not in ("map", "route")}), tmp_path / "run")
+    run = explain(Asked(**{k: v for k, v in asked(world).items() if k not in ("map", "route")}), tmp_path / "run")
     own = [r for r in run.rows() if r["condition"] == "auto"]
     assert [r["feature"] for r in own] == list(FEATURES) and all(r["card"]["route_why"] for r in own)
     told = run.manifest["conditions"][1]
@@ -419,7 +400,7 @@ def test_a_route_between_a_model_and_itself_is_none(world: dict[str, Any], tmp_p
 
 
 def test_the_demo_asks_for_the_posts_map() -> None:
-    made = request_for(("1",))
+    made = demo_options()
     assert (made.map, made.route, made.samples, made.drawn_at) == ("post", "map", 1, 0.0)
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal, Site
 from dragoman.models.harvest import (
     OUTLIER,
+    Reader,
     TokenRows,
     pilot_texts,
     pool,
     reading,
     shared_ends,
     token_rows,
-    typical_norm,
 )
 from dragoman.models.load import decoder_blocks, text_stack
 from tiny_checkpoints import FAMILIES, model_of, tokenizer_of
@@ -55,13 +55,17 @@ def site(block: int = 1) -> Site:
     return Site("tiny", block)
 
 
+def reader(model: Any, tokenizer: Any, block: int = 1) -> Reader:
+    return Reader(site=site(block), model=model, tokenizer=tokenizer)
+
+
 def joined(batches: list[TokenRows]) -> TokenRows:
     whole = {k: np.concatenate([getattr(b, k) for b in batches]) for k in ("x", "document", "end", "position")}
     return TokenRows(**whole, dropped=sum(b.dropped for b in batches))
 
 
 def all_rows(model: Any, tokenizer: Any, texts: list[str], block: int = 1, **how: Any) -> TokenRows:
-    return joined(list(token_rows(model, tokenizer, site(block), texts, **how)))
+    return joined(list(token_rows(reader(model, tokenizer, block), texts, **how)))
 
 
 def by_place(rows: TokenRows) -> dict[tuple[int, int], NDArray[np.float32]]:
@@ -245,10 +249,10 @@ def test_the_median_norm_is_taken_over_the_texts_of_smallest_digest(monkeypatch:
     norms = [
         np.linalg.norm(hidden_states(model, tokenizer(t)["input_ids"])[2][1:].astype(float), axis=1) for t in chosen
     ]
-    found = typical_norm(model, tokenizer, site(), TEXTS[::-1])
+    found = reader(model, tokenizer).typical(TEXTS[::-1])
     assert found == pytest.approx(np.median(np.concatenate(norms)), rel=1e-5)
-    assert typical_norm(model, tokenizer, site(), []) == np.inf
-    assert typical_norm(model, tokenizer, site(), ["a"]) == np.inf
+    assert reader(model, tokenizer).typical([]) == np.inf
+    assert reader(model, tokenizer).typical(["a"]) == np.inf
 
 
 def test_a_median_that_is_given_is_the_one_used() -> None:
@@ -264,8 +268,8 @@ def test_every_token_is_a_row_or_counted() -> None:
     for family in FAMILIES:
         model, tokenizer = opened(family)
         rows = all_rows(model, tokenizer, TEXTS)
-        special = sum(b.special for b in token_rows(model, tokenizer, site(), TEXTS, batch_size=2))
-        first = sum(b.first for b in token_rows(model, tokenizer, site(), TEXTS, batch_size=2))
+        special = sum(b.special for b in token_rows(reader(model, tokenizer), TEXTS, batch_size=2))
+        first = sum(b.first for b in token_rows(reader(model, tokenizer), TEXTS, batch_size=2))
         assert len(rows.x) + special + first == sum(map(len, tokenizer(TEXTS)["input_ids"]))
         assert (special, first) == ((5, 0) if tokenizer.bos_token else (0, 5))
 
@@ -287,14 +291,14 @@ def test_direct_statistics_leave_out_the_same_rows_in_chunks_of_any_size(monkeyp
     from dragoman.models import paired
 
     model, tokenizer, texts = with_quiet_and_loud_tokens()
-    reader = paired.Reader(site=site(), model=model, tokenizer=tokenizer)
+    whole = reader(model, tokenizer)
     w = np.random.default_rng(0).standard_normal((6, 48)).astype(np.float32)
     zeros = (np.zeros(6, np.float32), np.zeros(48, np.float32))
     encoder = Encoder(W_enc=w.T.copy(), b_enc=zeros[0], b_dec=zeros[1], W_dec=w, architecture="relu")
     counts = []
     for chunk in (1, 3, 128):
         monkeypatch.setattr(paired, "CHUNK", chunk)
-        counts.append(paired.direct_statistics(reader, reader, encoder, texts)[0].count)
+        counts.append(paired.direct_statistics(whole, whole, encoder, texts)[0].count)
     rows = all_rows(model, tokenizer, texts)
     assert counts == [len(rows.x)] * 3 and rows.dropped == 2
 
@@ -317,7 +321,7 @@ def test_progress_counts_documents_to_the_last() -> None:
 
 def test_a_pooled_text_is_the_mean_of_its_rows(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
-    found = pool(model, tokenizer, site(2), TEXTS, batch_size=2)
+    found = pool(reader(model, tokenizer, 2), TEXTS, batch_size=2)
     kept = [hidden_states(model, tokenizer(text)["input_ids"])[3][1:].astype(np.float64) for text in TEXTS]
     assert found.rows.dtype == np.float32 and found.dropped == 0
     np.testing.assert_allclose(found.rows, [x.mean(0) for x in kept], rtol=1e-4, atol=1e-4)
@@ -333,7 +337,7 @@ def test_norm_outliers_go_into_no_pooled_row_and_are_counted() -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[sink] *= 1e4
     texts = ["The city of the people?", "The first election of the new year"]
-    found = pool(model, tokenizer, site(), texts)
+    found = pool(reader(model, tokenizer), texts)
     ids = tokenizer(texts)["input_ids"]
     assert ids[0][-1] == sink and found.dropped == 1 and found.tokens == len(ids[0]) - 2 + len(ids[1]) - 1
     np.testing.assert_allclose(found.rows[0], hidden_states(model, ids[0])[2][1:-1].mean(0), rtol=1e-4, atol=1e-4)
@@ -412,14 +416,14 @@ def test_pairs_of_two_models_are_the_activations_at_the_same_character() -> None
 def test_one_text_is_refused() -> None:
     model, tokenizer = opened("qwen2")
     with pytest.raises(Refusal, match=r"^1 texts: a map is fitted over several documents; give at least two"):
-        pool(model, tokenizer, site(), TEXTS[:1])
+        pool(reader(model, tokenizer), TEXTS[:1])
 
 
 def test_a_site_beyond_the_last_block_is_refused() -> None:
     model, tokenizer = opened("qwen2")
     with pytest.raises(Refusal, match=r"^site tiny:4: the model has blocks 0 to 3; name one of these"):
-        next(token_rows(model, tokenizer, site(4), TEXTS))
-    assert len(next(token_rows(model, tokenizer, site(3), TEXTS)).x)
+        next(token_rows(reader(model, tokenizer, 4), TEXTS))
+    assert len(next(token_rows(reader(model, tokenizer, 3), TEXTS)).x)
 
 
 @pytest.mark.parametrize("texts", [["The city of the people", "a", "The vote"], ["a", "b"]])
@@ -427,4 +431,4 @@ def test_a_text_of_one_token_is_refused(texts: list[str]) -> None:
     model, tokenizer = opened("qwen2")
     short = texts.index("a")
     with pytest.raises(Refusal, match=rf"^text {short}: it has no token after the first; leave empty or one-word"):
-        pool(model, tokenizer, site(), texts)
+        pool(reader(model, tokenizer), texts)

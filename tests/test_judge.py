@@ -11,10 +11,10 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
-from dragoman.score import JudgedRun, judge_run, run_evidence
-from dragoman.score.detection import embedded_contexts
-from dragoman.score.judged_run import CachedEmbedder
 from dragoman.scores import Scores
+from dragoman.scoring import JudgedRun, judge_run, run_evidence
+from dragoman.scoring.detection import embedded_contexts
+from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.stats.detection import detection_estimate, detection_table
 from dragoman.stats.lift import lift_per_feature, similarity
 from dragoman.stats.multiple import holm

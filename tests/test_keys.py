@@ -13,16 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Talk
 from dragoman.dictionaries import DictionaryRef, open_dictionary
 from dragoman.dictionaries.hub import commit_of
-from dragoman.explain import Talk, harvested, keys
-from dragoman.explain.crossing import paired_tokens
-from dragoman.explain.keys import key_of
-from dragoman.explain.open import open_for
 from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import deciding
 from dragoman.models.load import fingerprint_of_model
+from dragoman.runs import readings as keys
 from dragoman.store import hub as hub_questions
 from range_server import Served, serving
 from small_world import World, build, write_sae
@@ -44,7 +41,7 @@ def world(shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
 
 
 def key(world: World, texts: list[str] = TEXTS, kind: str = "harvest-4", *more: str, **asked: Any) -> str:
-    return key_of(kind, world.request(**asked), world.source, world.target, texts, *more)
+    return world.request(**asked).readings(world.source, world.target).key(kind, texts, *more)
 
 
 def keeping_time(change: Callable[[Path], object], path: Path) -> None:
@@ -121,32 +118,32 @@ def test_under_an_adapter_the_base_decides_as_well(world: World) -> None:
 
 def test_a_harvest_is_made_again_when_a_tokenizer_has_changed(world: World) -> None:
     said: list[str] = []
-    asked = (world.request(), world.source, world.target, Talk(say=said.append))
-    first, _ = harvested(*asked)
-    again, _ = harvested(*asked)
+    readings = world.request().readings(world.source, world.target, Talk(say=said.append))
+    first, _ = readings.pooled()
+    again, _ = readings.pooled()
     assert said[-1].startswith("reused harvest") and np.array_equal(first.x, again.x)
     path = world.root / "llama" / "tokenizer.json"
     told = json.loads(path.read_text())
     told["model"]["merges"] = told["model"]["merges"][: len(told["model"]["merges"]) // 2]
     path.write_text(json.dumps(told))
-    other, _ = harvested(*asked)
+    other, _ = readings.pooled()
     assert said[-1].startswith("reading 40 texts") and not np.allclose(first.x, other.x, atol=1e-3)
 
 
 def test_a_damaged_harvest_is_made_again_and_said(world: World) -> None:
     said: list[str] = []
-    asked = (world.request(), world.source, world.target, Talk(say=said.append))
-    first, name = harvested(*asked)
+    readings = world.request().readings(world.source, world.target, Talk(say=said.append))
+    first, name = readings.pooled()
     (entry,) = (p for p in (world.root.parent / "cache" / "harvest").iterdir() if not p.name.startswith("."))
     assert entry.name == name
     for damage in (last_byte, lambda path: os.truncate(path, 100)):
         damage(entry)
-        again, _ = harvested(*asked)
+        again, _ = readings.pooled()
         assert np.array_equal(first.x, again.x) and np.array_equal(first.background.mean, again.background.mean)
         assert said[-2] == (
             f"cached harvest {name[:8]} is damaged (its bytes are not what was written), so it is made again"
         )
-    harvested(*asked)
+    readings.pooled()
     assert said[-1].startswith("reused harvest")
 
 
@@ -206,7 +203,7 @@ def test_aligned_tokens_are_read_again_for_another_dictionary_of_the_same_size_a
     asked, talk = world.request(), Talk(say=said.append)
 
     def tokens() -> Any:
-        return paired_tokens(open_for(asked), asked, world.target, talk)[0]
+        return asked.readings(world.source, world.target, talk).aligned(asked.open())[0]
 
     first = tokens()
     tokens()
@@ -287,6 +284,6 @@ def test_a_verbalizer_is_another_when_its_tokenizer_or_configuration_is(world: W
 def test_the_texts_of_the_file_that_was_asked_for_decide(world: World) -> None:
     said: list[str] = []
     talk = Talk(say=said.append)
-    first = harvested(world.request(), world.source, world.target, talk)[1]
+    first = world.request().readings(world.source, world.target, talk).pooled()[1]
     keeping_time(one_letter, world.root / "texts.txt")
-    assert harvested(world.request(), world.source, world.target, talk)[1] != first
+    assert world.request().readings(world.source, world.target, talk).pooled()[1] != first

@@ -11,13 +11,13 @@ import pytest
 
 import dragoman.core
 import killed_study
-from dragoman import study
 from dragoman.core import Refusal
+from dragoman.runs.plan import Plan
 from dragoman.store import RunFolder
 
 SCRIPT = Path(killed_study.__file__)
 ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-PLAN = study.Plan(conditions=tuple(killed_study.conditions()), **killed_study.SETTINGS)
+PLAN = Plan(conditions=tuple(killed_study.conditions()), **killed_study.SETTINGS)
 
 
 def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen[str]:

@@ -14,6 +14,7 @@ from dragoman.stats.lift import (
     doubly_centred,
     doubly_centred_lift,
     lift_estimate,
+    lift_over_others,
     lift_per_feature,
     paired_difference,
     permutation_moments,
@@ -214,3 +215,24 @@ def test_scores_refuse_what_does_not_match():
         t_interval(1.0, 1.0, 1)
     with pytest.raises(Refusal, match="at least one trial"):
         wilson_interval(0, 0)
+
+
+def test_lift_over_others_sees_a_planted_likeness_and_no_other() -> None:
+    made = rng(0)
+    others = made.normal(0.2, 0.1, (2, 64))
+    found = lift_over_others(np.array([0.7, 0.65]), others, rng=rng(1))
+    assert found.p < 0.01 and found.n == 2 and found.extra == {"others": 64}
+    assert found.value == pytest.approx(float(np.mean([0.7, 0.65] - others.mean(axis=1))))
+    low, high, _ = t_interval(found.value, float(np.std([0.7, 0.65] - others.mean(axis=1), ddof=1)), 2)
+    assert (found.low, found.high) == (low, high)
+    p = [
+        lift_over_others(made.normal(0.2, 0.1, 3), made.normal(0.2, 0.1, (3, 64)), rng=rng(k), draws=999).p
+        for k in range(400)
+    ]
+    assert np.mean(np.array(p) <= 0.05) < 0.08 and np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 64), (2, 9)])
+def test_lift_over_others_refuses_too_few(n: int, m: int) -> None:
+    with pytest.raises(Refusal, match="it takes two texts and 10 others"):
+        lift_over_others(np.zeros(n), np.zeros((n, m)), rng=rng(0))

@@ -10,7 +10,7 @@ import pytest
 from dragoman import store
 from dragoman.core import Refusal
 from dragoman.dictionaries.beside import read_truth
-from dragoman.score.judged_run import JudgedRun
+from dragoman.scoring.judged_run import JudgedRun
 from dragoman.store import RunFolder
 
 PLANTED = {"feature_info": {"7": {"category": "birds", "topic": "owls"}}, "category_words": {"birds": ["bird"]}}

@@ -24,7 +24,7 @@ ASKED: dict[str, Any] = {
 
 def row(feature: str, condition: str, text: str, **more: Any) -> dict[str, Any]:
     made = {"feature": feature, "label": "", "kind": "feature", "condition": condition, "sample": 0, "text": text}
-    return {**made, "raw": text, "problems": [], "tokens": 3, "card": None, **more}
+    return {**made, "raw": text, "problems": [], "tokens": 3, "log_probability": None, "card": None, **more}
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def kinds(out: Path) -> list[tuple[str, str]]:
 def test_a_run_is_written_and_read_back_with_its_provenance(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sure = [{"feature": "982", "probability": 0.75, "answered": True}, {"feature": "7"}]
-    run.write_scores({"confidence": {"per_feature": {"washed": sure}}})
+    sure = [{"feature": "982", "probability": 0.75, "answered": True, "member": "card", "why": []}]
+    run.write_scores({"format": 2, "confidence": {"embedder": "e", "members": {}, "per_feature": {"washed": sure}}})
     exported(run, tmp_path / "out")
     said = capsys.readouterr()
     path = tmp_path / "out/v1/qwen2.5-7b-it/20-matryoshka-65k/explanations/batch-0.jsonl.gz"

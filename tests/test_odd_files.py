@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from asking import explain
 from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
-from dragoman.explain import explain
 from dragoman.models import convert
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
@@ -122,18 +122,13 @@ def test_a_run_is_not_written_through_a_link(world: World, tmp_path: Path, name:
     assert (tmp_path / "thesis").read_text() == "years of work" and not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.parametrize("words", [["harvest", "SOURCE", "TARGET", "--texts", "TEXTS"], ["fit", "ROWS"]])
-def test_a_step_s_file_is_not_written_over_a_link(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+def test_a_crossing_is_not_written_over_a_link(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"SOURCE": str(world.source), "TARGET": str(world.target), "TEXTS": str(world.root / "texts.txt")}
-    places["ROWS"] = str(tmp_path / "rows.safetensors")
-    if words[0] == "fit":
-        harvest = ["harvest", str(world.source), str(world.target), "--texts", places["TEXTS"], "-o", places["ROWS"]]
-        assert command(monkeypatch, capsys, *harvest).code == 0
     (tmp_path / "out").symlink_to("nothing")
-    said = command(monkeypatch, capsys, *(places.get(word, word) for word in words), "-o", str(tmp_path / "out"))
-    assert said.code == 1 and "it is a link, and links are not replaced" in said.err
+    words = ("fit", world.sae, "--target", str(world.target), "--source", str(world.source))
+    said = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "out"))
+    assert said.code == 1 and "it is there already" in said.err
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nothing").exists()
 
 

@@ -21,7 +21,7 @@ from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.store.boundary import Limits
-from dragoman.verbalizers import chat
+from dragoman.verbalizers import prompt as chat
 from odd_changes import CANARY, ODD
 from tiny_checkpoints import save_adapter, save_checkpoint
 from tiny_embedder import save_embedder

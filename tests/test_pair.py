@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asking import Asked, explain
 from dragoman import tiny
 from dragoman.core import Site
 from dragoman.demo import listed
 from dragoman.dictionaries.beside import read_truth
-from dragoman.explain import Request, explain
 from dragoman.maps import DirectTable
-from dragoman.models.paired import Reader, activations_at
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
@@ -110,7 +111,7 @@ def test_every_text_has_its_planted_truth_and_27_topics_were_held_out() -> None:
 def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, route: str) -> None:
     info = TRUTH.features
     chosen = ("4497", "2511")  # comets, prime numbers
-    asked = Request(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
+    asked = Asked(dictionary="tiny-sae", features=chosen, by="tiny-gemma-av", map="post", route=route)  # type: ignore[arg-type]
     run = explain(asked, tmp_path / "run")
     words = TRUTH.category_words
     for row in run.rows():

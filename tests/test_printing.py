@@ -21,6 +21,8 @@ from dragoman.commands.printing import console, guarded, one_line, put, put_json
 from dragoman.commands.show import show_rows, show_scores
 from dragoman.core import Refusal
 from dragoman.doctor.finding import Finding
+from dragoman.runs.run import Run
+from dragoman.scores import Scores
 from dragoman.store import RunFolder
 from report_fixture import build_run
 from small_world import Said, command
@@ -195,13 +197,13 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_explain(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
-    def explained(_request: Any, _out: Path, talk: Any) -> RunFolder:
+    def explained(_chosen: Any, *, talk: Any, **_how: Any) -> Run:
         talk.say(f"opening {HOSTILE}")
         talk.bar(HOSTILE, 1, 1)
-        return run
+        return Run(run)
 
-    monkeypatch.setattr("dragoman.explain.explain", explained)
-    monkeypatch.setattr("dragoman.explain.believe", lambda *_a, **_k: None)
+    monkeypatch.setattr("dragoman.runs.explain.explain", explained)
+    monkeypatch.setattr("dragoman.models.decode.Verbalizer.open", lambda *_a, **_k: None)
     said = dragoman_("explain", "tiny-sae", *more)
     assert said.code == 0, said.err
     clean(said, shown=not more)
@@ -211,26 +213,25 @@ def test_explain(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_score(dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
-    def scored(*_args: Any, say: Any, **_how: Any) -> Any:
+    def scored(*_args: Any, say: Any, **_how: Any) -> Scores:
         say(HOSTILE)
-        return poisoned(run.scores)
+        return Scores.of(poisoned(run.scores), "it")
 
-    monkeypatch.setattr("dragoman.demo.scored", scored)
+    monkeypatch.setattr("dragoman.scoring.score_run", scored)
     said = dragoman_("score", run.path, *more)
     assert said.code == 0, said.err
     clean(said)
 
 
 def test_every_table_of_scores(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = run.scores or {}
-    manifest = poisoned(run.manifest) | {"map_report": dict.fromkeys([HOSTILE], scores["map_report"]["ridge"])}
-    show_scores(poisoned(scores), manifest)
-    show_rows(poisoned(run.rows()))
+    manifest = poisoned(run.manifest) | {"map_report": dict.fromkeys([HOSTILE], run.manifest["map_report"]["ridge"])}
+    show_scores(poisoned(run.scores), manifest)
+    show_rows([poisoned(row | {"card": None}) | {"card": row["card"]} for row in run.rows()])
     said = capsys.readouterr().out
     assert not hidden(said) and said.count("\\x1b]52;c;ZXZpbA==") > 100
 
 
-def test_report_export_harvest_and_fit_name_hostile_files(
+def test_report_export_fit_and_inspect_name_hostile_files(
     dragoman_: Dragoman, run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     odd = HOSTILE.replace("\x00", "").replace("/", "-")
@@ -242,11 +243,13 @@ def test_report_export_harvest_and_fit_name_hostile_files(
         said = dragoman_("export", run.path, *where, "-o", tmp_path / f"{odd}{len(more)}", *more)
         assert said.code == 0, said.err
         clean(said, shown=not more)
-    monkeypatch.setattr("dragoman.explain.harvested", lambda *_a: (_ for _ in ()).throw(Refusal(HOSTILE, "a", "b")))
-    said = dragoman_("harvest", "-o", tmp_path / odd)
+    monkeypatch.setattr(
+        "dragoman.runs.crossings.fit_crossing", lambda *_a, **_k: (_ for _ in ()).throw(Refusal(HOSTILE, "a", "b"))
+    )
+    said = dragoman_("fit", "tiny-sae", "--target", "tiny-gemma:12", "-o", tmp_path / odd)
     assert said.code == 1
     clean(said)
-    said = dragoman_("fit", tmp_path / f"{odd}.safetensors")
+    said = dragoman_("inspect", tmp_path / odd)
     assert said.code == 1
     clean(said)
 
@@ -254,9 +257,9 @@ def test_report_export_harvest_and_fit_name_hostile_files(
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_doctor(dragoman_: Dragoman, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     words: Any = dict.fromkeys(("subject", "check", "what", "do", "origin"), HOSTILE)
-    found = [Finding(verdict=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
-    monkeypatch.setattr("dragoman.doctor.open_patient", lambda **_how: None)
-    monkeypatch.setattr("dragoman.doctor.examine", lambda _patient: found)
+    found = [Finding(status=v, measured=HOSTILE, against=HOSTILE, **words) for v in ("ok", "fault", "skipped")]
+    monkeypatch.setattr("dragoman.doctor.open_subject", lambda **_how: None)
+    monkeypatch.setattr("dragoman.doctor.examine", lambda _subject: found)
     said = dragoman_("doctor", "--sae", "x", *more)
     assert said.code == 1 and said.out
     clean(said, shown=not more)

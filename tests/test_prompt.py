@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.verbalizers.answer import parse
 from dragoman.verbalizers.prompt import build_prompt
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer, parse
 from dragoman.verbalizers.sidecar import Sidecar, read_sidecar
 from tiny_checkpoints import BOS, FAMILIES, MARKER, sidecar_of, tokenizer_of, write_sidecar
 from verbalizer_doubles import ScriptedVerbalizer

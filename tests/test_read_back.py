@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ar_checkpoints import Reading, head_of, lora_of, save_base, save_full, save_peft
+from asking import explain
 from dragoman.core import Refusal, Site
-from dragoman.explain import explain
 from dragoman.models import embedder
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.report import write_page
-from dragoman.score import JudgedRun, score_run, sought_directions
+from dragoman.scoring import JudgedRun, score_run, sought_directions
 from dragoman.stats.reconstruct import mean_output
 from dragoman.store import RunFolder
 from dragoman.verbalizers import registry

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dragoman.core import Directions, Floats, Refusal, Site
 from dragoman.records import Row
-from dragoman.score import Reconstructor, reconstruction_scores
+from dragoman.scoring import Reconstructor, reconstruction_scores
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
 from judging import whole
 

@@ -14,15 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dragoman.core import Refusal
+from dragoman.core import Estimate, Refusal
 from dragoman.records import ConditionEntry, NullName
 from dragoman.report import write_page
 from dragoman.report.figures import LiftRow, interval_mark, lifts_figure, number, probability, share, signed
 from dragoman.report.headline import headline
 from dragoman.report.words import Controls, spokesman
+from dragoman.scores import FORMAT as FORMAT_OF_SCORES
+from dragoman.scores import ConditionScores, NamingRate, Scores
 from dragoman.store import RunFolder
 from dragoman.store.runs import FORMAT
-from report_fixture import HOSTILE, TOPICS, Page, build_run, page_of
+from report_fixture import HOSTILE, TOPICS, Page, build_run, page_of, whole_estimate, whole_row
 
 REFERENCES = {"href", "src", "srcset", "action", "formaction", "data", "poster", "xlink:href", "background"}
 
@@ -66,16 +68,15 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     names = {"name": bad, "route": bad, "washout": bad, "verbalizer": bad}
     manifest = {"plan_digest": "p", "source": bad, "target": bad, "conditions": [names]}
     manifest |= {"feature_info": {bad: {"category": bad, "topic": bad, "top_tokens": [bad]}}}
+    manifest |= {"map_report": {bad: {"n": 3}}, "dragoman": bad}
     run = RunFolder.create(tmp_path / "run", manifest | {"verbalizers": {bad: {bad: bad}}})
-    card = {bad: bad, "nearest": bad, "margin": -1.0}
-    run.append([{"feature": bad, "label": bad, "condition": bad, "text": bad, "raw": bad * 2, "problems": [bad]}])
-    run.append([{"feature": "1", "label": bad, "condition": bad, "text": bad, "problems": [], "card": card}])
+    card = {"why": bad, "route": bad, "route_why": bad, "nearest": bad, "home_nearest": bad, "margin": -1.0}
+    words = {"label": bad, "condition": bad, "text": bad}
+    run.append([whole_row(feature=bad, raw=bad * 2, problems=[bad], **words), whole_row(card=card, **words)])
     lifts = [{"feature": bad, "lift": 0.1, "names_category": True}, {"feature": "1", "lift": 0.2}]
-    estimate = {"value": 0.1, "low": 0.0, "high": 0.2, "null": bad, "method": bad}
+    estimate = whole_estimate(null=bad, method=bad, unit=bad, statistic=bad)
     table = [{"condition": bad, "route": bad, "washout": bad, "lift": estimate}]
-    run.write_scores(
-        {"table": table, "per_feature": {bad: lifts}, "rule": bad, "embedder": bad, "map_report": {bad: {"n": bad}}}
-    )
+    run.write_scores({"format": 2, "table": table, "per_feature": {bad: lifts}, "rule": bad, "embedder": bad})
     page = page_of(run, tmp_path / "page.html")
     assert len(page.having("script")) == 1
     assert page.text.count(bad) > 20
@@ -155,17 +156,52 @@ def test_figure_places_lifts_in_their_order_on_the_axis() -> None:
     assert math.isclose(places[1] - places[0], places[2] - places[1], abs_tol=0.02)
 
 
-@pytest.mark.parametrize(
-    "part", ["embedder", "rule", "table", "paired", "per_feature", "map_report", "background", "everything"]
-)
+@pytest.mark.parametrize("part", ["embedder", "rule", "table", "paired", "per_feature", "everything"])
 def test_page_bears_scores_without(part: str, run: RunFolder, tmp_path: Path) -> None:
     other = build_run(tmp_path / "run", scored=False)
     scores: Any = run.scores
-    other.write_scores({} if part == "everything" else {k: v for k, v in scores.items() if k != part})
+    kept = {k: v for k, v in scores.items() if k == "format" or part not in (k, "everything")}
+    other.write_scores(kept)
     page = page_of(other, tmp_path / "page.html")
     assert len(page.having("article")) == len(TOPICS)
     assert bool(page.having("svg", **{"class": "lifts"})) == (part not in ("per_feature", "everything"))
     assert bool(page.having("section", id="scores")) == (part != "everything")
+
+
+@pytest.mark.parametrize("part", ["map_report", "background"])
+def test_page_bears_a_manifest_without(part: str, run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder.create(tmp_path / "run", {k: v for k, v in run.manifest.items() if k != part})
+    other.append(run.rows())
+    page = page_of(other, tmp_path / "page.html")
+    assert page.having("section", id="map") and len(page.having("article")) == len(TOPICS)
+    assert ("This run records no held-out numbers" in page.text) == (part == "map_report")
+    assert ("spread by 0.140" in page.text) == (part != "background")
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("rows", {"sample": "first"}, "row 1: sample: input should be a valid integer"),
+        ("rows", {"verdict": "ok"}, "row 1: verdict: extra inputs are not permitted"),
+        ("rows", {"card": {"status": "<b>fine</b>"}}, "row 1: card.status: input should be 'ok', 'weak', 'drift' or"),
+        ("conditions", {"null": "a null of its own"}, "manifest.json: null: input should be 'random directions'"),
+        ("manifest", {"map_report": {"ridge": {"n": "many"}}}, "manifest.json: map_report.ridge.n: input should be"),
+        ("scores", {"format": 1}, "scores.json: format: input should be 2; score the run again with this version"),
+        ("scores", {"format": 2, "table": [{"lift": None}]}, "scores.json: table.0.condition: field required"),
+    ],
+)
+def test_page_refuses_records_of_another_form_by_their_place(
+    place: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    more = {name: change if place == name else {} for name in ("rows", "conditions", "manifest")}
+    conditions = [{"name": "plain", **more["conditions"]}]
+    run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": conditions, **more["manifest"]})
+    run.append([whole_row() | more["rows"]])
+    if place == "scores":
+        run.write_scores(change)
+    with pytest.raises(Refusal, match=re.escape(message)):
+        write_page(run, run.page)
+    assert not run.page.exists()
 
 
 def test_page_of_an_unscored_run_without_native_or_planted_categories(tmp_path: Path) -> None:
@@ -179,9 +215,9 @@ def test_page_of_an_unscored_run_without_native_or_planted_categories(tmp_path: 
 
 def test_page_shows_conditions_it_has_never_heard_of(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": [{"name": "odd"}]})
-    run.append([{"feature": 7, "condition": "odd", "text": "", "raw": "<expl", "problems": ["empty"], "sample": 1}])
-    run.append([{"feature": 7, "condition": "odd", "text": "first of two", "sample": 0}])
-    run.write_scores({"per_feature": {"odd": [{"feature": 7, "lift": 0.2}]}})
+    row = whole_row(feature="7", condition="odd")
+    run.append([row | {"text": "", "raw": "<expl", "problems": ["empty"], "sample": 1}, row | {"text": "first of two"}])
+    run.write_scores({"format": 2, "per_feature": {"odd": [{"feature": "7", "lift": 0.2}]}})
     page = page_of(run, tmp_path / "page.html")
     assert (
         page.text.index("first of two") < page.text.index("1 more sample") < page.text.index("nothing between the tags")
@@ -193,7 +229,7 @@ def test_page_shows_conditions_it_has_never_heard_of(tmp_path: Path) -> None:
 def test_a_feature_whose_text_is_missing_says_so(tmp_path: Path) -> None:
     conditions = [{"name": "plain"}, {"name": "washed"}, {"name": "random_washed", "null": "random directions"}]
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": conditions})
-    run.append([{"feature": "1", "condition": "plain", "text": "here"}])
+    run.append([whole_row(text="here")])
     assert page_of(run, tmp_path / "page.html").text.count("not in this run") == 1
 
 
@@ -201,35 +237,35 @@ def test_a_feature_whose_text_is_missing_says_so(tmp_path: Path) -> None:
 def test_what_the_manifest_calls_a_null_is_one_whatever_its_name(null: NullName, tmp_path: Path) -> None:
     conditions = [{"name": "plain"}, {"name": "auto", "null": null}]  # named as the condition that speaks first
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": conditions})
-    run.append([{"feature": "1", "condition": name, "text": f"by {name}"} for name in ("plain", "auto")])
+    run.append([whole_row(condition=name, text=f"by {name}") for name in ("plain", "auto")])
     page = page_of(run, tmp_path / "page.html")
     assert page.text.index("by plain") < page.text.index("by auto")  # with the other conditions, folded away
     assert "1 explanations of 1 features" in page.text  # a null's text is none of them
-    assert ConditionEntry.of({**conditions[1], "route": "", "washout": "", "verbalizer": ""}, "it").is_null
-    assert spokesman(["plain", "auto"], Controls.of(conditions)) == "plain"
+    entries = [ConditionEntry.of_manifest(entry, "it") for entry in conditions]
+    assert entries[1].is_null and spokesman(["plain", "auto"], Controls.of(entries)) == "plain"
 
 
 def test_drifted_feature_is_flagged_with_the_name_of_where_it_went(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": [{"name": "plain"}]})
-    cards = [{"margin": -0.1, "nearest": "2"}, {"margin": 0.1, "nearest": "1"}]
-    rows = [
-        {"feature": str(k + 1), "label": f"l{k + 1}", "condition": "plain", "text": "t", "card": c}
-        for k, c in enumerate(cards)
-    ]
-    run.append(rows)
+    why = "its image is nearer feature 2 than its own (margin -0.100)"
+    drifted = {"status": "drift", "why": why, "margin": -0.1, "nearest": "2"}
+    run.append([whole_row(label="l1", card=drifted), whole_row(feature="2", label="l2")])
     page = page_of(run, tmp_path / "page.html")
-    assert page.text.count("what arrived lies nearer another feature than its own (margin −0.10)") == 1
+    assert page.text.count(why) == 1
     assert "feature 2 is l2" in page.text
-    assert [a.get("data-verdict") for a in page.having("article")] == ["drift", None]
+    assert [a.get("data-status") for a in page.having("article")] == ["drift", None]
 
 
 def scored(value: float, low: float, high: float, **row: Any) -> dict[str, Any]:
-    return {"condition": "washed", "lift": {"value": value, "low": low, "high": high}, **row}
+    return {"condition": "washed", "lift": Estimate(**whole_estimate(value, low, high)), **row}
 
 
-CONTROLS = Controls.of([{"name": f"random_{kind}", "null": "random directions"} for kind in ("plain", "washed")])
+CONTROLS = Controls.of(
+    ConditionEntry.of_manifest({"name": f"random_{kind}", "null": "random directions"}, "it")
+    for kind in ("plain", "washed")
+)
 GOOD = scored(0.2, 0.1, 0.3)
-NAMED, UNNAMED = {"value": 0.7, "low": 0.5, "random": 0.02}, {"value": 0.03, "low": 0.01, "random": 0.02}
+NAMED, UNNAMED = (NamingRate(**whole_estimate(rate, low, 0.9), random=0.02) for rate, low in ((0.7, 0.5), (0.03, 0.01)))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +274,7 @@ NAMED, UNNAMED = {"value": 0.7, "low": 0.5, "random": 0.02}, {"value": 0.03, "lo
         ([GOOD], r"lie nearer to their own feature’s .*lift \+0.200, 95% interval \+0.100 to \+0.300"),
         ([scored(0.02, -0.1, 0.3)], "lie no nearer to .* than to"),
         ([scored(-0.2, -0.3, -0.1)], "lie further from .* than from"),
-        ([{"condition": "washed", "lift": {"value": 0.2}}], r"a lift of \+0.200, with no interval to judge it by"),
+        ([scored(0.2, math.nan, math.nan)], r"a lift of \+0.200, with no interval to judge it by"),
         ([{**GOOD, "category": NAMED}], r"70% .* against 2% on random directions\."),
         ([{**GOOD, "category": UNNAMED}], "3% .* which the interval does not exclude"),
         ([GOOD, {**scored(0.19, 0.1, 0.3), "condition": "random_washed"}], "shows nothing about the features"),
@@ -250,7 +286,8 @@ NAMED, UNNAMED = {"value": 0.7, "low": 0.5, "random": 0.02}, {"value": 0.03, "lo
     ],
 )
 def test_headline_follows_the_scores(table: list[dict[str, Any]], wanted: str) -> None:
-    sentence = headline({"table": table}, 45, 90, CONTROLS)
+    scores = Scores(format=FORMAT_OF_SCORES, table=tuple(ConditionScores(**row) for row in table))
+    sentence = headline(scores, 45, 90, CONTROLS)
     assert re.search(wanted, sentence), sentence
     assert sentence.endswith(".")
 
@@ -296,12 +333,12 @@ def test_page_refuses_a_run_without_rows(tmp_path: Path) -> None:
 def test_any_text_comes_back_as_it_was_said(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("any")
     run = RunFolder.create(folder / "run", {"plan_digest": "p", "conditions": [{"name": "plain"}]})
-    run.append([{"feature": "1", "condition": "plain", "text": text}])
+    run.append([whole_row(text=text)])
     page = page_of(run, folder / "page.html")
     assert " ".join(text.split()) in page.text
 
 
 def test_text_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": [{"name": "plain"}]})
-    run.append([{"feature": "1", "condition": "plain", "text": "a\ud800b\x00c\x1bd"}])
+    run.append([whole_row(text="a\ud800b\x00c\x1bd")])
     assert "a?b�c�d" in page_of(run, tmp_path / "page.html").text

@@ -1,4 +1,4 @@
-"""What the page says of each direction: verdict, what was read back, labels and flags; and of runs that lack them."""
+"""What the page says of each direction: status, what was read back, labels and flags; and of runs that lack them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dragoman.core import Directions, Site
 from dragoman.maps import Moments, make_cards
 from dragoman.maps.linear import fit_ridge
 from dragoman.report.headline import headline
-from dragoman.report.words import DIAGNOSTICS, PROBLEMS, VERDICTS, Controls
+from dragoman.report.words import DIAGNOSTICS, PROBLEMS, STATUSES, Controls
+from dragoman.scores import Scores
 from dragoman.store import RunFolder
-from dragoman.verbalizers.answer import STOCK_PHRASES
-from report_fixture import TOPICS, Page, build_run, page_of
+from dragoman.verbalizers.protocol import STOCK_PHRASES
+from report_fixture import TOPICS, Page, build_run, page_of, whole_estimate, whole_row
 
 BARE = ("native", "plain", "random_plain", "random_washed", "procrustes_washed", "direct")
 
@@ -40,23 +41,22 @@ def small(path: Path, *rows: dict[str, Any], conditions: tuple[str, ...] = ("pla
     """A run of these rows."""
     told = [{"name": c, "route": "direct" if c == "direct" else "map"} for c in conditions]
     run = RunFolder.create(path, {"plan_digest": "p", "conditions": told, **manifest})
-    filled = [{"feature": "1", "condition": conditions[0], "text": "t", "sample": 0, **row} for row in rows]
-    run.append(filled)
+    run.append([whole_row(**{"condition": conditions[0], **row}) for row in rows])
     return run
 
 
-def test_every_verdict_stands_with_its_reason_in_words(page: Page, cards: dict[str, dict[str, Any]]) -> None:
+def test_every_status_stands_with_its_reason_in_words(page: Page, cards: dict[str, dict[str, Any]]) -> None:
     words = {f: "no map" if card["route"] == "direct" else card["status"] for f, card in cards.items()}
-    assert set(words.values()) == set(VERDICTS)
+    assert set(words.values()) == set(STATUSES)
     for feature, card in cards.items():
         assert f"{card['status']} {card['why']}" in page.text
-        assert page.having("article", id=f"feature-{feature}")[0]["data-verdict"] == words[feature]
-    for word, meaning in VERDICTS.items():
+        assert page.having("article", id=f"feature-{feature}")[0]["data-status"] == words[feature]
+    for word, meaning in STATUSES.items():
         count = sum(w == word for w in words.values())
         assert f"{word} {count} {meaning}" in page.text
 
 
-def test_verdict_of_the_map_is_not_passed_on_words_of_another_route(
+def test_status_of_the_map_is_not_passed_on_words_of_another_route(
     tmp_path: Path, page: Page, cards: dict[str, dict[str, Any]]
 ) -> None:
     others = sum(card["route"] == "direct" for card in cards.values())
@@ -119,14 +119,15 @@ def test_every_text_shows_what_was_read_back_from_it(run: RunFolder, page: Page)
 
 def test_headline_tells_what_was_read_back_when_nothing_else_was_scored(run: RunFolder) -> None:
     found: Any = (run.scores or {})["reconstruction"]
-    said = headline({"reconstruction": found}, 45, 90, Controls())
+    said = headline(Scores.of({"format": 2, "reconstruction": found}, "it"), 45, 90, Controls())
     assert re.fullmatch(
         r"90 explanations of 45 features\. From the washed texts alone tiny-smollm2-ar picks the right direction among "
         r"45 for \d\d% of them against 2% by chance\.",
         said,
     )
-    doubtful = {"condition": "plain", "n": 45, "top1": {"value": 0.04, "low": 0.01, "extra": {"chance": 0.02}}}
-    said = headline({"reconstruction": {"table": [doubtful]}}, 45, 90, Controls())
+    doubtful = found["table"][1] | {"top1": whole_estimate(0.04, 0.01, 0.1, extra={"chance": 0.02})}
+    other = found | {"reconstructor": "a reconstructor", "table": [doubtful]}
+    said = headline(Scores.of({"format": 2, "reconstruction": other}, "it"), 45, 90, Controls())
     assert "a reconstructor picks" in said
     assert said.endswith("against 2% by chance, which the interval does not exclude.")
 
@@ -166,7 +167,7 @@ def test_page_of_unscored_foreign_texts_shows_no_empty_column(tmp_path: Path) ->
     page = page_of(build_run(tmp_path / "run", scored=False, without=BARE, info=False), tmp_path / "page.html")
     for absent in ("planted category", "read back", "lift", "native"):
         assert absent not in page.text, absent
-    assert {a["name"] for a in page.having("select")} <= {"verdict", "marks"}
+    assert {a["name"] for a in page.having("select")} <= {"status", "marks"}
     assert "How the directions crossed" in page.text
 
 
@@ -188,7 +189,7 @@ def test_page_of_a_run_inside_one_model_speaks_of_no_crossing(tmp_path: Path) ->
 def test_a_route_nobody_drew_before_stands_beside_native_and_speaks(tmp_path: Path) -> None:
     rows = ({"condition": "native", "text": "own"}, {"condition": "blend", "text": "foreign"})
     run = small(tmp_path / "run", *rows, conditions=("native", "blend"))
-    run.write_scores({"per_feature": {"blend": [{"feature": "1", "lift": 0.2}]}})
+    run.write_scores({"format": 2, "per_feature": {"blend": [{"feature": "1", "lift": 0.2}]}})
     page = page_of(run, tmp_path / "page.html")
     assert page.text.count("foreign") == 2  # the line of the list and the text
     assert "sorted by the lift of blend" in page.text
@@ -196,13 +197,13 @@ def test_a_route_nobody_drew_before_stands_beside_native_and_speaks(tmp_path: Pa
 
 
 def test_filters_offer_what_the_cards_hold(page: Page) -> None:
-    assert [a["name"] for a in page.having("select")] == ["verdict", "category", "marks"]
+    assert [a["name"] for a in page.having("select")] == ["status", "category", "marks"]
     offered = {a["value"] for t, a in page.tags if t == "option"}
     articles = page.having("article")
     held = {mark for a in articles for mark in (a.get("data-marks") or "").split("|")}
-    assert offered == {"", *VERDICTS, *TOPICS, *held}
-    for word in VERDICTS:
-        assert f"{word}: {sum(a['data-verdict'] == word for a in articles)}" in page.text
+    assert offered == {"", *STATUSES, *TOPICS, *held}
+    for word in STATUSES:
+        assert f"{word}: {sum(a['data-status'] == word for a in articles)}" in page.text
 
 
 def test_few_features_stand_open_and_many_are_a_list(tmp_path: Path, page: Page) -> None:
@@ -222,16 +223,15 @@ def test_page_of_five_hundred_features_stays_small(tmp_path: Path) -> None:
 
 def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     bad = '"><script>x</script>'
-    card = {"status": bad, "why": bad, "route": bad, "route_why": bad, "nearest": bad, bad: None, "flag": True}
-    card |= {"home_nearest": bad, "home_margin": bad}
+    card = {"status": "drift", "why": bad, "route": bad, "route_why": bad, "nearest": bad, "home_nearest": bad}
     run = small(tmp_path / "run", {"label": bad, "card": card}, settings={"labels": bad})
-    entry = {"feature": "1", "rank": 2, "cosine": 0.1, "nearest": bad}
-    row = {"condition": "plain", "n": bad, "cosine_over_shuffled": {"method": bad}, "top1": {"value": 0.1}}
-    run.write_scores(
-        {"reconstruction": {"reconstructor": bad, "site": bad, "table": [row], "per_feature": {"plain": [entry]}}}
-    )
+    back = {"feature": "1", "rank": 2, "cosine": 0.1, "lift": 0.1, "nearest": bad}
+    estimates = dict.fromkeys(("cosine", "cosine_over_shuffled", "fve", "top1", "mrr"), whole_estimate(method=bad))
+    table = [{"condition": "plain", "n": 3, **estimates}]
+    read = {"reconstructor": bad, "site": bad, "identity": {}, "table": table, "per_feature": {"plain": [back]}}
+    run.write_scores({"format": 2, "reconstruction": read})
     page = page_of(run, tmp_path / "page.html")
     assert len(page.having("script")) == 1
     assert page.text.count(bad) > 12
-    assert page.having("article")[0]["data-verdict"] == bad
-    assert page.having("span", **{"class": "v-other"})
+    assert page.having("article")[0]["data-status"] == "drift"
+    assert page.having("span", **{"class": "v-drift"})

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from dragoman.confidence.evidence import WORDS
-from dragoman.report.trust import GUESS, confidence_part, sure_of
+from dragoman.core import Refusal
+from dragoman.report.headline import headline
+from dragoman.report.tables import GUESS, answer_counts, reasons
 from dragoman.report.words import Controls
+from dragoman.scores import FeatureConfidence, Scores
 from dragoman.store import RunFolder
-from report_fixture import Page, build_run, page_of
+from report_fixture import Page, build_run, page_of, whole_estimate
 from trusted_fixture import trusted_run
 
 
@@ -55,8 +58,8 @@ def test_every_null_embedder_and_power_stands_on_the_page(run: RunFolder, page: 
             value = f"{one['lift']['value']:+.3f}".replace("-", "\N{MINUS SIGN}")
             assert f"{null} {value}" in page.text
     assert scores["nulls"]["washed"].keys() == {"other features", "random directions"}
-    verdict = scores["embedders"]["summary"]
-    assert f"T{verdict[1:]}." in page.text and all(name in page.text for name in scores["embedders"]["names"])
+    summary = scores["embedders"]["summary"]
+    assert f"T{summary[1:]}." in page.text and all(name in page.text for name in scores["embedders"]["names"])
     assert f"takes {scores['power'][0]['n']} features" in page.text.replace("\N{NARROW NO-BREAK SPACE}", "")
     (row,) = [r for r in scores["detection"]["table"] if r["condition"] == "washed"]
     assert f"washed 14 features {row['value']:.3f} {row['low']:.3f} to {row['high']:.3f}" in page.text
@@ -74,41 +77,50 @@ def test_a_run_without_any_of_it_has_none_of_its_parts(tmp_path: Path) -> None:
     assert not page.having("span", **{"class": "sure"})
 
 
-def test_hostile_and_broken_confidences_stay_text(tmp_path: Path) -> None:
+def confident(feature: str, answered: bool = True, why: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {"feature": feature, "probability": 0.7, "answered": answered, "member": "card", "why": list(why)}
+
+
+def test_hostile_confidences_stay_text(tmp_path: Path) -> None:
     run, bad = build_run(tmp_path / "run", count=3), "<script>alert(1)</script>"
     first = run.manifest["features"][0]
-    why: list[Any] = [{"evidence": bad, "adds": 1.0}, {"evidence": "margin", "adds": None}, 3]
-    rows = [{"feature": first, "probability": 0.7, "answered": True, "member": bad, "why": why}, {"feature": "x"}]
-    told = {"members": {bad: {"fitted_on": bad, "threshold": "x"}}, "per_feature": {"washed": rows, bad: []}}
-    nulls = {bad: {bad: {"lift": {"value": None}, "top1": {}}}}
-    more = {"embedders": {"names": [bad, "b"], "lifts": {"b": {bad: {}}}, "summary": bad}, "detection": {"table": [{}]}}
-    run.write_scores({"confidence": told, "nulls": nulls, "power": [{"what": bad}], **more})
+    row = confident(first, why=({"evidence": bad, "adds": 1.0}, {"evidence": "margin", "adds": 0.0}))
+    member = {"needs": [bad], "reads": [bad], "threshold": 0.5, "fitted_on": bad}
+    told = {"embedder": bad, "members": {bad: member}, "per_feature": {"washed": [row | {"member": bad}], bad: []}}
+    lift = whole_estimate(null=bad, method=bad)
+    parts = {"lift": lift, "centred": lift, "top1": lift, "mrr": lift}
+    lifts = {"b": {bad: {"lift": lift, "centred": lift}}}
+    more = {"embedders": {"names": [bad, "b"], "lifts": lifts, "agree": {}, "summary": bad}}
+    rate = whole_estimate(condition=bad, features=3)
+    more["detection"] = {"embedder": bad, "table": [rate], "per_feature": {}}
+    run.write_scores({"format": 2, "confidence": told, "nulls": {bad: {bad: parts}}, **more})
     page_of(run, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert bad not in text and html.escape(bad) in text and "confidence 0.70" in text
 
 
-def test_entries_without_a_probability_have_no_badge() -> None:
-    assert sure_of(None) is None and sure_of({"probability": None}) is None and confidence_part({}, Controls()) is None
+@pytest.mark.parametrize(
+    "change", [{"probability": None}, {"why": [{"evidence": "margin", "adds": None}]}, {"why": [3]}]
+)
+def test_broken_confidences_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    told = {"embedder": "e", "members": {}, "per_feature": {"washed": [confident("1") | change]}}
+    run.write_scores({"format": 2, "confidence": told})
+    with pytest.raises(Refusal, match=r"scores\.json: confidence\.per_feature\.washed\.0\."):
+        page_of(run, tmp_path / "page.html")
+    assert answer_counts(None, Controls()) == []
 
 
 def test_no_raw_name_of_evidence_reaches_the_page() -> None:
     why = [{"evidence": name, "adds": 1.0} for name in ("context_gap", "detection_centred", "arrived")]
-    badge = sure_of({"probability": 0.9, "answered": True, "why": why})
-    assert badge and badge.why == "for it: " + ", ".join(
-        WORDS[w] for w in ("context_gap", "detection_centred", "arrived")
-    )
+    words = reasons(FeatureConfidence.of(confident("1", why=tuple(why)), "it"))
+    assert words == "for it: " + ", ".join(WORDS[w] for w in ("context_gap", "detection_centred", "arrived"))
 
 
 def test_a_run_without_scores_but_with_confidences_does_not_say_that_nothing_can_be_trusted():
-    from dragoman.report.headline import headline
-
-    rows = [
-        {"feature": "1", "answered": True},
-        {"feature": "2", "answered": False},
-        {"feature": "3", "answered": False},
-    ]
-    assert headline({"confidence": {"per_feature": {"auto": rows}}}, 3, 9, Controls()) == (
+    rows = [confident("1"), confident("2", False), confident("3", False)]
+    told = {"embedder": "e", "members": {}, "per_feature": {"auto": rows}}
+    assert headline(Scores.of({"format": 2, "confidence": told}, "it"), 3, 9, Controls()) == (
         "9 explanations of 3 features; dragoman answers for 1 of them and abstains from 2."
     )
-    assert "says how far to trust them" in headline({}, 3, 9, Controls())
+    assert "says how far to trust them" in headline(Scores(format=2), 3, 9, Controls())

@@ -25,11 +25,11 @@ from huggingface_hub.utils import filter_repo_objects
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.dictionaries.beside import located
-from dragoman.models import convert
-from dragoman.models import tokenizer as opener
-from dragoman.models.convert import check_tokens, join_verified
+from dragoman.models import load as opener
+from dragoman.models import resolve as convert
 from dragoman.models.load import load_model, load_tokenizer
-from dragoman.models.resolve import cached, called, commit_of, folder_of, hub_place
+from dragoman.models.resolve import cached, called, check_tokens, folder_of, hub_place, join_verified
+from dragoman.store.hub import commit_at
 from dragoman.tiny import DATA, GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import save_checkpoint, tokenizer_of
 
@@ -232,8 +232,8 @@ def test_what_the_hubs_library_passes_on_is_one_sentence(
 def test_the_commit_of_a_fetched_folder_is_its_snapshots(tmp_path: Path) -> None:
     sha = "0123456789" * 4
     folder = tmp_path / "models--org--name" / "snapshots" / sha / "av"
-    assert commit_of(folder) == commit_of(folder.parent) == sha
-    assert commit_of(tmp_path) is None and commit_of(tmp_path / "snapshots" / sha) is None
+    assert commit_at(folder) == commit_at(folder.parent) == sha
+    assert commit_at(tmp_path) is None and commit_at(tmp_path / "snapshots" / sha) is None
 
 
 def test_a_folder_of_a_repository_is_fetched_alone_with_the_sidecar_above_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dragoman.verbalizers.answer import STOCK_PHRASES, parse, stock_phrases
+from dragoman.verbalizers.protocol import STOCK_PHRASES, parse, stock_phrases
 
 EG, CJK, END = (phrase.name for phrase in STOCK_PHRASES)
 

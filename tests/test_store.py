@@ -20,7 +20,7 @@ def test_everything_public_is_listed() -> None:
 
 def test_reading_files_loads_neither_torch_nor_scipy() -> None:
     code = (
-        "import sys, dragoman.study, dragoman.dictionaries, dragoman.store\n"
+        "import sys, dragoman.runs.plan, dragoman.dictionaries, dragoman.store\n"
         "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=ENV, check=False).returncode == 0

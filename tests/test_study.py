@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed_study
-from dragoman import study
-from dragoman.core import Directions, Explanation, Refusal, Site
+from dragoman.core import Directions, Explanation, Interrupted, Refusal, Site
 from dragoman.records import Card
+from dragoman.runs import plan as study
 from dragoman.store import RunFolder
 from killed_study import SETTINGS, SITES, Talker, conditions
+from killed_study import run as run_plan
 
 
 def talkers(folder: Path) -> dict[str, Talker]:
@@ -41,13 +42,13 @@ def one(**changes: Any) -> study.Condition:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("whole")
-    study.run(new_run(folder), conditions(), talkers(folder), **SETTINGS)
+    run_plan(new_run(folder), conditions(), talkers(folder), **SETTINGS)
     return (folder / "run" / "rows.jsonl").read_bytes()
 
 
 def test_rows_say_what_was_asked_of_whom(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    assert study.run(run, conditions(), talkers(tmp_path), **SETTINGS) == study.Done(reused=0, made=396)
+    assert run_plan(run, conditions(), talkers(tmp_path), **SETTINGS) == study.Done(reused=0, made=396)
     rows = run.rows()
     groups = [list(g) for _, g in groupby(conditions(), key=lambda c: c.verbalizer)]
     order = [(c.name, s, i) for group in groups for s in range(3) for c in group for i in c.ids]
@@ -82,9 +83,9 @@ def test_a_row_says_how_probable_its_text_was_and_nothing_where_nobody_counted()
 
 
 def test_a_finished_run_is_not_said_again(tmp_path: Path, whole: bytes) -> None:
-    study.run(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
+    run_plan(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
     before = (tmp_path / "log").read_bytes()
-    assert study.run(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS) == study.Done(reused=396, made=0)
+    assert run_plan(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS) == study.Done(reused=396, made=0)
     assert (tmp_path / "log").read_bytes() == before
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == whole
 
@@ -98,21 +99,21 @@ def test_rows_torn_at_any_byte_are_made_whole_again(
     run = new_run(folder)
     cut = whole[: int(share * len(whole))]
     (run.path / "rows.jsonl").write_bytes(cut)
-    done = study.run(run, conditions(), talkers(folder), **SETTINGS)
+    done = run_plan(run, conditions(), talkers(folder), **SETTINGS)
     assert (run.path / "rows.jsonl").read_bytes() == whole
     assert done.reused <= cut.count(b"\n") < done.reused + 4 or done.made == 0  # at most one batch is said again
 
 
 def test_a_row_draws_the_same_whatever_was_asked_before_it(tmp_path: Path) -> None:
-    study.run(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
+    run_plan(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
     alone = RunFolder.create(tmp_path / "alone", {"plan_digest": "x"})
-    study.run(alone, conditions()[1:2], talkers(tmp_path), **SETTINGS)
+    run_plan(alone, conditions()[1:2], talkers(tmp_path), **SETTINGS)
     assert alone.rows() == [r for r in new_run(tmp_path).rows() if r["condition"] == "plain"]
 
 
 def test_another_seed_draws_otherwise(tmp_path: Path, whole: bytes) -> None:
     run = new_run(tmp_path)
-    study.run(run, conditions(), talkers(tmp_path), **{**SETTINGS, "seed": 12})
+    run_plan(run, conditions(), talkers(tmp_path), **{**SETTINGS, "seed": 12})
     assert (run.path / "rows.jsonl").read_bytes() != whole
 
 
@@ -120,7 +121,7 @@ def test_progress_counts_rows_per_condition_from_where_it_stopped(tmp_path: Path
     run = new_run(tmp_path)
     (run.path / "rows.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
     told: list[tuple[str, int, int]] = []
-    study.run(run, conditions(), talkers(tmp_path), progress=lambda *now: told.append(now), **SETTINGS)
+    run_plan(run, conditions(), talkers(tmp_path), progress=lambda *now: told.append(now), **SETTINGS)
     assert told[:4] == [("native", 4, 126), ("plain", 0, 171), ("random_plain", 0, 99), ("native", 8, 126)]
     assert told[-1] == ("random_plain", 99, 99)
     for name in ("native", "plain", "random_plain"):
@@ -144,7 +145,7 @@ def test_changed_rows_are_refused_and_left_alone(
     other = b"".join(change(whole.splitlines(keepends=True)))
     (run.path / "rows.jsonl").write_bytes(other)
     with pytest.raises(Refusal, match=f"rows.jsonl, line {at}: it was changed, moved, or is of another run"):
-        study.run(run, conditions(), talkers(tmp_path), **SETTINGS)
+        run_plan(run, conditions(), talkers(tmp_path), **SETTINGS)
     assert (run.path / "rows.jsonl").read_bytes() == other
     assert not (tmp_path / "log").exists()
 
@@ -152,20 +153,20 @@ def test_changed_rows_are_refused_and_left_alone(
 def test_rows_of_another_run_are_refused_whatever_their_keys(tmp_path: Path) -> None:
     """As when they were made with another washout: the same features, conditions and samples, other vectors."""
     other = RunFolder.create(tmp_path / "other", {"plan_digest": "another washout"})
-    study.run(other, conditions(), talkers(tmp_path), **SETTINGS)
+    run_plan(other, conditions(), talkers(tmp_path), **SETTINGS)
     run = new_run(tmp_path)
     shutil.copy(other.path / "rows.jsonl", run.path / "rows.jsonl")
     before = (tmp_path / "log").read_bytes()
     with pytest.raises(Refusal, match=r"rows.jsonl, line 1: it was changed, moved, or is of another run"):
-        study.run(run, conditions(), talkers(tmp_path), **SETTINGS)
+        run_plan(run, conditions(), talkers(tmp_path), **SETTINGS)
     assert (tmp_path / "log").read_bytes() == before
 
 
 @pytest.mark.parametrize(("asked", "at"), [(slice(0, 1), 127), (slice(1, 3), 1)])
 def test_rows_of_another_plan_under_the_same_name_are_refused(tmp_path: Path, asked: slice, at: int) -> None:
-    study.run(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
+    run_plan(new_run(tmp_path), conditions(), talkers(tmp_path), **SETTINGS)
     with pytest.raises(Refusal, match=f"rows from {at} on: they are not the rows this plan makes there"):
-        study.run(new_run(tmp_path), conditions()[asked], talkers(tmp_path), **SETTINGS)
+        run_plan(new_run(tmp_path), conditions()[asked], talkers(tmp_path), **SETTINGS)
 
 
 def test_a_full_disk_stops_the_study_whole_and_it_goes_on_later(
@@ -183,10 +184,10 @@ def test_a_full_disk_stops_the_study_whole_and_it_goes_on_later(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(Refusal, match="full disk"):
-            study.run(run, conditions(), talkers(tmp_path), **SETTINGS)
+            run_plan(run, conditions(), talkers(tmp_path), **SETTINGS)
     kept = (run.path / "rows.jsonl").read_bytes()
     assert kept and whole.startswith(kept) and kept.endswith(b"\n")
-    assert study.run(run, conditions(), talkers(tmp_path), **SETTINGS).reused == kept.count(b"\n")
+    assert run_plan(run, conditions(), talkers(tmp_path), **SETTINGS).reused == kept.count(b"\n")
     assert (run.path / "rows.jsonl").read_bytes() == whole
 
 
@@ -201,19 +202,19 @@ def test_ctrl_c_inside_a_batch_loses_that_batch_only(tmp_path: Path, whole: byte
 
     stopping = {**said, "own": Stops("own", tmp_path / "log", 0)}
     (tmp_path / "log").touch()
-    with pytest.raises(study.Interrupted, match=r"20 of 396 rows are kept in .*run; run the same command again"):
-        study.run(run, conditions(), stopping, **SETTINGS)
+    with pytest.raises(Interrupted, match=r"20 of 396 rows are kept in .*run; run the same command again"):
+        run_plan(run, conditions(), stopping, **SETTINGS)
     assert len(run.rows()) == 20
-    study.run(run, conditions(), said, **SETTINGS)
+    run_plan(run, conditions(), said, **SETTINGS)
     assert (run.path / "rows.jsonl").read_bytes() == whole
 
 
 def test_a_verbalizer_of_another_site_is_refused(tmp_path: Path) -> None:
     swapped = {"own": talkers(tmp_path)["foreign"]}
     with pytest.raises(Refusal, match="condition 'plain' at small:3: it is needed at large:5"):
-        study.run(new_run(tmp_path), [one(site=SITES["own"])], swapped)
+        run_plan(new_run(tmp_path), [one(site=SITES["own"])], swapped)
     with pytest.raises(Refusal, match=r"verbalizer 'own' is not among \['foreign'\]"):
-        study.run(new_run(tmp_path), [one()], {"foreign": swapped["own"]})
+        run_plan(new_run(tmp_path), [one()], {"foreign": swapped["own"]})
 
 
 def test_a_verbalizer_that_loses_a_row_is_refused(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_a_verbalizer_that_loses_a_row_is_refused(tmp_path: Path) -> None:
             return super().verbalize(vectors, **named)[1:]
 
     with pytest.raises(Refusal, match="gave 2 explanations for 3 vectors"):
-        study.run(new_run(tmp_path), [one()], {"own": Loses("own", tmp_path / "log", 0)})
+        run_plan(new_run(tmp_path), [one()], {"own": Loses("own", tmp_path / "log", 0)})
     assert new_run(tmp_path).rows() == []
 
 
@@ -267,13 +268,13 @@ def test_the_first_of_several_samples_is_greedy_and_the_others_are_drawn(tmp_pat
 
     said = {"own": Listens("own", tmp_path / "log", 0)}
     run = new_run(tmp_path)
-    study.run(run, [one()], said, samples=3, temperature=0.7)
+    run_plan(run, [one()], said, samples=3, temperature=0.7)
     assert heats == [0.0, 0.7, 0.7]
     greedy = RunFolder.create(tmp_path / "greedy", {"plan_digest": "plan"})
-    study.run(greedy, [one()], said)
+    run_plan(greedy, [one()], said)
     assert [r["text"] for r in run.rows()[:3]] == [r["text"] for r in greedy.rows()]
     heats.clear()
-    study.run(RunFolder.create(tmp_path / "drawn", {"plan_digest": "plan"}), [one()], said, temperature=0.7)
+    run_plan(RunFolder.create(tmp_path / "drawn", {"plan_digest": "plan"}), [one()], said, temperature=0.7)
     assert heats == [0.7], "a single sample is drawn at what was asked"
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman.core import Background, Directions, Explanation, Floats, frozen
-from dragoman.explain import Talk
+from dragoman.core import Background, Directions, Explanation, Floats, Talk, frozen
 from dragoman.records import Card
 from dragoman.washout import on_shell
 from planted_worlds import SOURCE, TARGET
@@ -55,8 +54,11 @@ def cast_of(ground: Ground, **more: Any) -> Cast:
     return Cast(
         ground=ground,
         features=NAMES,
-        background=Background(TARGET, frozen(mean), 100),
-        own_background=Background(SOURCE, frozen(mean[::-1]), 100),
+        directions=ground.directions(NAMES),
+        backgrounds={
+            "by": Background(TARGET, frozen(mean), 100),
+            "native": Background(SOURCE, frozen(mean[::-1]), 100),
+        },
         **more,
     )
 
@@ -71,7 +73,7 @@ def carried(first: float = 0.0) -> Directions:
 def test_directions_that_collapse_are_left_out_and_told_and_cards_stay_with_the_others(ground: Ground) -> None:
     cast = cast_of(ground)
     cast.add("map", carried(9.0), cards=CARDS, route="map", kind="carried")
-    (condition,), (told,) = cast.conditions, cast.told
+    (condition,), (told,) = cast.conditions, cast.entries
     assert condition.ids == cast.bare["map"].ids == ("0", "2", "4")
     assert [card.margin for card in condition.cards] == [0.0, 0.2, 0.4]
     assert told == {
@@ -84,7 +86,7 @@ def test_directions_that_collapse_are_left_out_and_told_and_cards_stay_with_the_
 def test_what_is_read_bare_or_mixed_the_posts_way_leaves_nothing_out(ground: Ground, washout: str) -> None:
     cast = cast_of(ground)
     cast.add("map", carried(9.0), washout, cards=CARDS)
-    assert cast.conditions[0].ids == NAMES and cast.told[0]["collapsed"] == 0
+    assert cast.conditions[0].ids == NAMES and cast.entries[0]["collapsed"] == 0
     assert len(cast.conditions[0].cards) == 5
 
 
@@ -92,8 +94,8 @@ def test_native_directions_are_washed_with_their_own_background(ground: Ground) 
     cast = cast_of(ground)
     rows = Directions.of(SOURCE, np.eye(WIDTH)[1:6], NAMES)
     cast.add("native", rows, by="native")
-    assert_allclose(cast.conditions[0].vectors, on_shell(rows, cast.own_background))
-    assert cast.conditions[0].site == SOURCE and cast.told[0]["verbalizer"] == "native"
+    assert_allclose(cast.conditions[0].vectors, on_shell(rows, cast.backgrounds["native"]))
+    assert cast.conditions[0].site == SOURCE and cast.entries[0]["verbalizer"] == "native"
 
 
 def test_vectors_that_are_given_are_said_as_they_are(ground: Ground) -> None:
@@ -101,7 +103,7 @@ def test_vectors_that_are_given_are_said_as_they_are(ground: Ground) -> None:
     given = np.eye(WIDTH, dtype=np.float32)[6:11]
     cast.add("other", carried(9.0), vectors=given)
     assert_array_equal(cast.conditions[0].vectors, given)
-    assert cast.conditions[0].ids == NAMES and cast.told[0]["collapsed"] == 0
+    assert cast.conditions[0].ids == NAMES and cast.entries[0]["collapsed"] == 0
 
 
 def full(ground: Ground, samples: int = 1) -> Cast:

@@ -11,9 +11,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Refusal
-from dragoman.models.harvest import TokenRows
-from dragoman.models.options import FIRST
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader, TokenRows
+from dragoman.models.paired import FIRST
 from planted_readers import TEXTS, WORDS, PlantedPair, PlantedReader, planted_pair, sae
 from planted_worlds import SOURCE, TARGET
 from studies.tokens import CHUNK, Tokens, read_tokens

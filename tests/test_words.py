@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 
 from dragoman.commands.words import DTYPES
 from dragoman.core import Refusal, Site
-from dragoman.models.device import check_device, devices
 from dragoman.models.load import DTYPES as KNOWN
+from dragoman.models.load import check_device, devices
+from dragoman.runs.plan import check_samples
 from dragoman.store import check_name
-from dragoman.study import check_samples
 from dragoman.verbalizers.protocol import check_temperature
 from report_fixture import build_run
 from small_world import Said, command
@@ -56,11 +57,19 @@ WASHOUTS = {
 
 def table() -> list[tuple[list[str], str]]:
     """Every command with every word that can be nothing, and a part of its sentence; RUN stands for a run's folder."""
-    explain, rows = ["explain", "tiny-sae"], list[tuple[list[str], str]]()
+    return [*of_explain(), *of_fit(), *of_others()]
 
-    def add(start: list[str], option: str, words: dict[str, str]) -> None:
-        rows.extend(([*start, f"{option}={word}"], sentence) for word, sentence in words.items())
 
+Rows = list[tuple[list[str], str]]
+
+
+def added(rows: Rows, start: list[str], option: str, words: dict[str, str]) -> None:
+    rows.extend(([*start, f"{option}={word}"], sentence) for word, sentence in words.items())
+
+
+def of_explain() -> Rows:
+    explain, rows = ["explain", "tiny-sae"], Rows()
+    add = partial(added, rows)
     for option in ("--by", "--native", "--base", "--labels", "--texts", "--confidence", "--out", "--source"):
         add(explain, option, NAMES)
     rows += [(["explain", "--", word], sentence) for word, sentence in NAMES.items()]
@@ -73,21 +82,39 @@ def table() -> list[tuple[list[str], str]]:
         ("--features", {"": "--features", ",": "--features", " , ": "--features"}),
     ):  # fmt: skip
         add(explain, option, words)
+    return rows
+
+
+def of_fit() -> Rows:
+    rows = Rows()
+    add = partial(added, rows)
+    rows += [(["fit", "--by=tiny-gemma-av", "--", word], sentence) for word, sentence in NAMES.items()]
+    rows += [(["fit", "tiny-sae"], "it leads to one verbalizer or one place")]
+    rows += [(["inspect", "--", word], sentence) for word, sentence in NAMES.items()]
+    for option, words in (
+        ("--lam", {"nan": "lam", "inf": "no finite number", "-1": "'--lam'", "1e400": "no finite number"}),
+        ("--method", {"": "known are ridge", LONG: "known are ridge"}), ("--seed", SEEDS), ("--out", NAMES),
+        ("--by", NAMES), ("--map", {"": "map ''", LONG: "map '"}), ("--texts", NAMES), ("--source", SITES),
+        ("--device", DEVICES), ("--dtype", TYPES), ("--features", {"": "--features", ",": "--features"}),
+    ):  # fmt: skip
+        add(["fit", "tiny-sae", *([] if option == "--by" else ["--by=tiny-gemma-av"])], option, words)
+    add(["fit", "tiny-sae"], "--target", SITES)
+    for word in ("fit", "recalibrate"):
+        add(["confidence", word, "RUN"], "--checked", NAMES)
+        for option, words in (("--ar", NAMES), ("--seed", SEEDS), ("--device", DEVICES), ("--dtype", TYPES)):
+            add(["confidence", word, "RUN", "--checked=c.csv"], option, words)
+        add(["confidence", word, "RUN", "--checked=c.csv"], "--out", FILES)
+    return rows
+
+
+def of_others() -> Rows:
+    rows = Rows()
+    add = partial(added, rows)
     add(["demo"], "--device", DEVICES)
     add(["demo"], "--out", NAMES)
     add(["demo"], "--dtype", TYPES)
     add(["demo"], "--seed", SEEDS)
     add(["demo"], "--features", COUNTS | {"6": ""})
-    for option, words in (("--device", DEVICES), ("--dtype", TYPES), ("--texts", NAMES), ("--out", FILES)):
-        add(["harvest"], option, words)
-    rows += [(["harvest", "--", word], sentence) for word, sentence in (NAMES | SITES).items()]
-    rows += [(["harvest", "m:1", "--", word], sentence) for word, sentence in (NAMES | SITES).items()]
-    rows += [(["fit", "--", word], sentence) for word, sentence in NAMES.items()]
-    for option, words in (
-        ("--lam", {"nan": "lam", "inf": "no finite number", "-1": "'--lam'", "1e400": "no finite number"}),
-        ("--method", {"": "known are ridge", LONG: "known are ridge"}), ("--seed", SEEDS), ("--out", FILES),
-    ):  # fmt: skip
-        add(["fit", "rows.safetensors"], option, words)
     for name, more in (("score", []), ("report", []), ("export", ["--model-id=m", "--source-id=1-r"])):
         rows += [([name, *more, "--", word], sentence) for word, sentence in NAMES.items()]
     for option, words in (("--device", DEVICES), ("--dtype", TYPES), ("--seed", SEEDS), ("--ar", NAMES)):
@@ -123,9 +150,9 @@ def dragoman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         raise AssertionError("something was opened")
 
     for place in (
-        "dragoman.explain.run.directions_of", "dragoman.explain.run.open_verbalizer", "dragoman.explain.harvested",
-        "dragoman.demo.experiment", "dragoman.demo.scored", "dragoman.doctor.open_patient",
-        "dragoman.models.load.load_model", "dragoman.models.paired.Harvest.load",
+        "dragoman.dictionaries.open_dictionary", "dragoman.models.decode.Verbalizer.open", "dragoman.demo.experiment",
+        "dragoman.scoring.score_run", "dragoman.doctor.open_subject", "dragoman.models.load.load_model",
+        "dragoman.maps.Crossing.load", "dragoman.models.decode.site_of_verbalizer",
     ):  # fmt: skip
         monkeypatch.setattr(place, opened)
     return lambda *words: command(monkeypatch, capsys, *words)
@@ -155,7 +182,7 @@ def test_a_word_that_can_be_nothing_is_one_sentence_and_nothing_is_opened(
 
 
 def test_the_table_is_large() -> None:
-    assert len(TABLE) > 400 and len({words[0] for words, _ in TABLE}) == 9
+    assert len(TABLE) > 400 and len({words[0] for words, _ in TABLE}) == 10
 
 
 def test_words_of_a_dtype_are_those_that_models_are_loaded_in() -> None:

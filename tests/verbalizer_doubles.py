@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache
 
 from dragoman.core import Directions, Explanation, Floats, Site
 from dragoman.models.decode import Verbalizer
-from dragoman.verbalizers.answer import parse
-from dragoman.verbalizers.protocol import checked_vectors
+from dragoman.verbalizers.protocol import checked_vectors, parse
 
 
 def prompt_embeddings(verbalizer: Verbalizer, vectors: NDArray[Any]) -> torch.Tensor:
@@ -24,7 +24,7 @@ def prompt_embeddings(verbalizer: Verbalizer, vectors: NDArray[Any]) -> torch.Te
 @torch.inference_mode()
 def next_logits(verbalizer: Verbalizer, vectors: NDArray[Any]) -> torch.Tensor:
     """Logits (n, vocabulary) of the first token said of each of ``vectors`` (n, d_model)."""
-    return verbalizer._prefill(verbalizer.feed(vectors), verbalizer._cache())
+    return verbalizer._prefill(verbalizer.feed(vectors), DynamicCache(config=verbalizer.model.config))
 
 
 class ScriptedVerbalizer:

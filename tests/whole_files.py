@@ -145,8 +145,7 @@ def norm_matched(path: Path) -> Any:
 
 def reconstructor(path: Path) -> Any:
     """A reconstructor's contract and value head."""
-    from dragoman.models.reconstruct.contract import read_contract
-    from dragoman.models.reconstruct.files import EASY_WEIGHTS, read_head
+    from dragoman.models.reconstruct.contract import EASY_WEIGHTS, read_contract, read_head
 
     layout = "easynla" if (path / EASY_WEIGHTS).exists() else "kitft"
     found = read_contract(path, layout)

@@ -33,8 +33,9 @@ import sweep
 from dragoman.core import Site
 from dragoman.dictionaries import open_dictionary
 from dragoman.dictionaries.beside import read_truth
+from dragoman.models.harvest import Reader
 from dragoman.models.load import load_model
-from dragoman.models.paired import Reader, direct_statistics
+from dragoman.models.paired import direct_statistics
 from dragoman.store import read_jsonl
 from dragoman.store.arrays import save_background
 

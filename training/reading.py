@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 import settings as s
 from corpus import Document
 from dragoman.core import Site
-from dragoman.models.harvest import TokenRows, shared_ends, token_rows
+from dragoman.models.harvest import Reader, TokenRows, shared_ends, token_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,11 @@ class Rows:
     where: TokenRows
 
 
-def read_all(
-    model: torch.nn.Module, tokenizer: object, block: int, texts: Sequence[str], device: str, batch: int
-) -> Rows:
+def read_all(model: Any, tokenizer: Any, block: int, texts: Sequence[str], device: str, batch: int) -> Rows:
     """Every token of every text at one block."""
+    reader = Reader(site=Site("training", block), model=model, tokenizer=tokenizer)
     parts, where = [], []
-    for rows in token_rows(model, tokenizer, Site("training", block), texts, batch_size=batch):
+    for rows in token_rows(reader, texts, batch_size=batch):
         parts.append(torch.from_numpy(np.ascontiguousarray(rows.x)).to(device, torch.bfloat16))
         where.append(rows)
     cat = lambda name: np.concatenate([getattr(w, name) for w in where])  # noqa: E731

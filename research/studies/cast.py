@@ -1,7 +1,7 @@
 """Conditions of a study as they are gathered, and the run folder they are said into.
 
-In: directions, washouts, words to tell of each. Out: a ``Prepared`` plan; a run folder with its rows. Refuses what
-``study`` refuses. Resumes: what is said stays said.
+In: directions, washouts, words to tell of each. Out: a run folder with its rows. Refuses what a run's builder
+does. Resumes: what is said stays said.
 """
 
 from __future__ import annotations
@@ -13,35 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.core import Background, Directions, Floats
-from dragoman.explain import Talk, background_report, own_version, versions
-from dragoman.maps import Crossing
-from dragoman.records import Card
+from dragoman import AnyVerbalizer, Background, Card, Crossing, Directions, Talk
+from dragoman.core import Floats
+from dragoman.runs.build import RunBuilder, background_report
+from dragoman.runs.options import Options
 from dragoman.store import RunFolder
-from dragoman.study import Condition, Plan, carry_out
-from dragoman.verbalizers.protocol import AnyVerbalizer
-from dragoman.washout import wash
 from studies.ground import Ground
 
 COLLAPSED = 0.9  # cosine with the background above which ``washout`` refuses: nothing of a direction would be left
 
 
 @dataclass(kw_only=True)
-class Cast:
+class Cast(RunBuilder):
     """Gathers conditions of one direction of the pair.
 
-    ``features``: the study's. ``measured``: numbers that need no words. ``samples``: see ``study.Plan``.
+    ``features``: the study's. ``measured``: numbers that need no words. ``samples``: see ``Options``.
     """
 
     ground: Ground
     features: tuple[str, ...]
-    background: Background
-    own_background: Background
     samples: int = 1
-    conditions: list[Condition] = field(default_factory=list)
-    told: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
-    bare: dict[str, Directions] = field(default_factory=dict)
 
     @classmethod
     def on(cls, ground: Ground, crossing: Crossing, features: tuple[str, ...], *, samples: int = 1) -> Cast:
@@ -51,37 +43,49 @@ class Cast:
         return cls(
             ground=ground,
             features=features,
-            background=crossing.background,
-            own_background=crossing.source_background,
+            directions=ground.directions(features),
+            backgrounds={"by": crossing.background, "native": crossing.source_background},
             samples=samples,
         )
 
-    def add(
+    @property
+    def background(self) -> Background:
+        """Of the target."""
+        return self.backgrounds["by"]
+
+    def add(  # type: ignore[override]
         self,
         name: str,
-        carried: Directions,
+        directions: Directions,
         washout: str = "on-shell",
         *,
         by: str = "by",
         vectors: Floats | None = None,
         cards: Sequence[Card] = (),
-        **told: Any,
+        route: str = "",
+        **about: Any,
     ) -> None:
         """One condition: directions at the verbalizer's site, washed out unless the vectors are given.
 
         Images that have collapsed onto the background are left out, and told as ``collapsed``.
         """
-        own = self.own_background if by == "native" else self.background
-        kept, shown = carried, list(cards)
+        kept, shown = directions, list(cards)
         if vectors is None and washout not in ("none", "0.5"):
-            kept = standing(carried, own)
+            kept = standing(directions, self.backgrounds[by])
             there = set(kept.ids)
-            shown = [card for card, name in zip(cards, carried.ids, strict=True) if name in there] if cards else []
-        injected = wash(kept, own, washout) if vectors is None else vectors
-        self.conditions.append(Condition.of(name, kept, by, vectors=injected, cards=shown))
-        collapsed = len(carried) - len(kept)
-        self.told.append({"name": name, "washout": washout, "verbalizer": by, "collapsed": collapsed, **told})
-        self.bare[name] = kept
+            shown = [card for card, name in zip(cards, directions.ids, strict=True) if name in there] if cards else []
+        super().add(
+            name,
+            kept,
+            route=route,
+            washout=washout,
+            by=by,
+            vectors=vectors,
+            cards=shown,
+            keep_bare=True,
+            collapsed=len(directions) - len(kept),
+            **about,
+        )
 
     def say(
         self,
@@ -94,37 +98,16 @@ class Cast:
         max_new_tokens: int = 120,
     ) -> RunFolder:
         """Have everything said that is not yet; vectors are kept with the rows."""
-        plan = Plan(
-            conditions=tuple(self.conditions),
-            batch_size=batch_size,
-            samples=self.samples,
-            temperature=1.0 if self.samples > 1 else 0.0,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-        )
+        options = Options(samples=self.samples, seed=seed, batch_size=batch_size, max_new_tokens=max_new_tokens)
         ground = self.ground
-        manifest = {
-            "dragoman": own_version(),
+        more = {
             "ground": ground.name,
-            "source": str(ground.source),
-            "target": str(ground.target),
-            "conditions": self.told,
-            "features": list(self.features),
             "feature_info": ground.information(self.features),
             "category_words": dict(ground.words),
             "measured": self.measured,
-            "background": background_report(self.background),
-            "own_background": background_report(self.own_background),
-            "verbalizers": {key: verbalizers[key].identity for key in verbalizers},
-            "versions": versions(),
-            "seeds": {"seed": seed},
-            "plan_digest": plan.digest(verbalizers),
+            "own_background": background_report(self.backgrounds["native"]),
         }
-        run = RunFolder.create(folder, manifest)
-        carry_out(plan, run, verbalizers, talk.bar)
-        kept = {c.name: c.vectors for c in self.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
-        run.write_vectors(kept | {"source": ground.directions(self.features).unit})
-        return run
+        return self.write(folder, verbalizers, options, talk, more)
 
 
 def standing(carried: Directions, background: Background) -> Directions:

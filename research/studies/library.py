@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from dragoman import tiny
-from dragoman.core import Site
+from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
-from dragoman.explain import Talk
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.firings import by_name, contexts
 from dragoman.models.aligned import read_aligned
-from dragoman.models.paired import Harvest, Reader, harvest
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.ground import Ground
 from studies.tokens import Tokens, read_tokens

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dragoman.core import Refusal
-from dragoman.explain import Talk
+from dragoman.core import Refusal, Talk
 from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.models.reconstruct import Reconstructor

@@ -18,9 +18,8 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Floats, Refusal
 from dragoman.dictionaries import Encoder
 from dragoman.models.aligned import encoded
-from dragoman.models.harvest import OUTLIER, Progress, TokenRows, median_norm, refuse_undefined, shared_ends
-from dragoman.models.options import FIRST
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import OUTLIER, Progress, Reader, TokenRows, median_norm, refuse_undefined, shared_ends
+from dragoman.models.paired import FIRST
 
 CHUNK = 256  # texts read at a time
 

@@ -7,7 +7,7 @@ No files, no models, no statistics.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -34,6 +34,22 @@ class Refusal(Exception):
         """Keep the three parts without passwords, signatures and tokens; the message joins them into one sentence."""
         self.what, self.why, self.instead = (without_secrets(part) for part in (what, why, instead))
         super().__init__(f"{self.what}: {self.why}; {self.instead}.")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during long work; its one sentence says what was kept and how to go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talk:
+    """Where progress goes: ``say(sentence)``, or ``bar(what, done, total)``; nowhere unless told."""
+
+    say: Callable[[str], None] = lambda _text: None
+    bar: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+
+    def towards(self, what: str) -> Callable[[int, int], None]:
+        """A bar's callback for one piece of work."""
+        return lambda done, total: self.bar(what, done, total)
 
 
 @dataclass(frozen=True, slots=True)

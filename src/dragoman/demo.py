@@ -7,32 +7,25 @@ ship with the pair; the direct route's statistics ship too, unless asked for fro
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dragoman import tiny
-from dragoman.core import Directions
-from dragoman.dictionaries import random_directions
+from dragoman.core import Directions, Talk
+from dragoman.dictionaries import open_dictionary, random_directions
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import quick
-from dragoman.explain import (
-    Crossing,
-    Request,
-    Talk,
-    carry_out,
-    crossing,
-    fitted,
-    open_for,
-    open_verbalizer,
-)
-from dragoman.maps import LinearMap
+from dragoman.maps import Crossing, LinearMap, fit_pooled
+from dragoman.models.decode import Verbalizer
+from dragoman.runs.build import RunBuilder
+from dragoman.runs.crossings import by_texts
+from dragoman.runs.explain import entry_of
+from dragoman.runs.options import Options
+from dragoman.runs.readings import Readings
+from dragoman.runs.texts import Texts
 from dragoman.store import RunFolder
-from dragoman.study import Condition
-from dragoman.verbalizers.protocol import AnyVerbalizer
-from dragoman.washout import wash
 
-WASHOUT = "on-shell"
+LONGEST = 120  # tokens; the embedded verbalizers were trained on shorter texts, and their confidence was fitted at this
 
 
 def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
@@ -42,82 +35,71 @@ def listed(split: str = "report", ranks: int = 1) -> tuple[str, ...]:
     return tuple(f["id"] for f in rows if f["rank"] < lowest + ranks)
 
 
-def request_for(
-    features: tuple[str, ...], *, seed: int = 0, dtype: str = "bfloat16", device: str = "cpu", batch_size: int = 144
-) -> Request:
-    """The demo's settings in the main job's words: the post's map."""
-    return Request(
-        dictionary="tiny-sae",
-        features=features,
-        by="tiny-gemma-av",
-        native="tiny-smollm2-av",
-        map="post",
-        route="map",
-        washout=WASHOUT,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-    )
+def demo_options(*, seed: int = 0, batch_size: int = 144) -> Options:
+    """The post's map, washed on-shell."""
+    return Options(map="post", route="map", seed=seed, batch_size=batch_size, max_new_tokens=LONGEST)
 
 
-def experiment(request: Request, out: Path, talk: Talk, *, from_scratch: bool = False) -> RunFolder:
+def experiment(
+    features: tuple[str, ...],
+    options: Options,
+    out: Path,
+    talk: Talk,
+    *,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    from_scratch: bool = False,
+) -> RunFolder:
     """All conditions over the features; resumable."""
-    dictionary = open_for(request)
-    directions = dictionary.features(request.features).directions
-    cross, rows = crossing(
-        dictionary, request, tiny.SOURCE, tiny.TARGET, ("map", "direct"), talk, from_scratch=from_scratch
-    )
-    if rows is None or cross.map is None:
-        raise RuntimeError("a crossing by map has a harvest and a map")
-    turned, _ = fitted(rows, request, "procrustes")
+    dictionary = open_dictionary("tiny-sae")
+    directions = dictionary.features(features).directions
+    readings = Readings(source=tiny.SOURCE, target=tiny.TARGET, texts=Texts(), dtype=dtype, device=device, talk=talk)
+    crossing, rows = by_texts(readings, seed=options.seed, direct_of=dictionary, from_scratch=from_scratch)
+    turned, _ = fit_pooled(rows.x, rows.y, tiny.SOURCE, tiny.TARGET, seed=options.seed, method="procrustes")
+    if crossing.map is None or crossing.source_background is None:
+        raise RuntimeError("a crossing over texts has a map and both backgrounds")
     talk.say("opening the verbalizers of both models, and checking them")
-    verbalizers: dict[str, AnyVerbalizer] = {
-        "by": open_verbalizer(request.by, request),
-        "native": open_verbalizer(request.native or "tiny-smollm2-av", request, native=True),
+    verbalizers = {
+        "by": Verbalizer.open("tiny-gemma-av", dtype=dtype, device=device),
+        "native": Verbalizer.open("tiny-smollm2-av", dtype=dtype, device=device),
     }
     quick(verbalizers.values())
-    conditions, told = conditions_of(request, directions, cross, turned)
-    bare = {
-        "washed": cross.directions(directions, "map"),
-        "direct": cross.directions(often(directions, cross), "direct"),
+    backgrounds = {"by": crossing.background, "native": crossing.source_background}
+    builder = RunBuilder(directions=directions, backgrounds=backgrounds)
+    add_conditions(builder, crossing, turned, options)
+    more = {
+        "dictionary": entry_of(dictionary, directions),
+        "settings": {"dtype": dtype, "device": device, "map": options.map, "washout": options.washout},
+        "digests": dict(crossing.digests),
+        "map_report": {made.method: made.report["held_out"] for made in (crossing.map, turned)},
+        "about": {"left_out": {side: dict(counts) for side, counts in crossing.left_out.items()}},
     }
-    report = {m.method: m.report["held_out"] for m in (cross.map, turned)}
-    more = {"map_report": report}
-    return carry_out(dictionary, request, directions, cross, conditions, told, verbalizers, out, talk, more, bare=bare)
+    truth = dictionary.truth.of(directions.ids) if dictionary.truth is not None else {}
+    return builder.write(out, verbalizers, options, talk, more | truth)
 
 
-def conditions_of(
-    request: Request, directions: Directions, cross: Crossing, turned: LinearMap
-) -> tuple[list[Condition], list[dict[str, Any]]]:
-    """The post's conditions, the direct route, its ablation and random directions, with what is told of each."""
-    rng = np.random.default_rng(request.seed)
+def add_conditions(builder: RunBuilder, crossing: Crossing, turned: LinearMap, options: Options) -> None:
+    """The post's conditions, the direct route, its ablation and random directions."""
+    directions, washout = builder.directions, options.washout
+    rng = np.random.default_rng(options.seed)
     noise = random_directions(tiny.SOURCE, directions.d_model, len(directions), rng)
-    cards = dict(zip(directions.ids, cross.cards(directions), strict=True))
-    conditions: list[Condition] = []
-    told: list[dict[str, Any]] = []
-
-    def add(
-        name: str, carried: Directions, route: str, washout: str, by: str = "by", with_cards: bool = False, **more: str
-    ) -> None:
-        vectors = wash(carried, cross.source_background if by == "native" else cross.background, washout)
-        shown = [cards[i] for i in carried.ids] if with_cards else ()
-        conditions.append(Condition.of(name, carried, by, vectors=vectors, cards=shown))
-        who = request.native if by == "native" else request.by
-        told.append({"name": name, "route": route, "washout": washout, "verbalizer": who, **more})
-
-    mapped, lost = cross.directions(directions, "map"), cross.directions(noise, "map")
-    add("native", directions, "identity", request.washout, by="native")
-    add("native_plain", directions, "identity", "none", by="native")
-    add("plain", mapped, "map (ridge)", "none", with_cards=True)
-    add("washed", mapped, "map (ridge)", request.washout, with_cards=True)
-    add("random_plain", lost, "map (ridge)", "none", null="random directions")
-    add("random_washed", lost, "map (ridge)", request.washout, null="random directions")
-    add("procrustes_washed", turned.carry(directions), "map (procrustes)", request.washout)
-    add("direct", cross.directions(often(directions, cross), "direct"), "direct", request.washout, with_cards=True)
-    return conditions, told
+    cards = dict(zip(directions.ids, crossing.cards(directions), strict=True))
+    mapped, lost = crossing.directions(directions, "map"), crossing.directions(noise, "map")
+    watched = often(directions, crossing)
+    counted = crossing.directions(watched, "direct")
+    ridge, null = "map (ridge)", "random directions"
+    builder.add("native", directions, route="identity", washout=washout, by="native")
+    builder.add("native_plain", directions, route="identity", washout="none", by="native")
+    builder.add("plain", mapped, route=ridge, washout="none", cards=[cards[i] for i in mapped.ids])
+    builder.add("washed", mapped, route=ridge, washout=washout, cards=[cards[i] for i in mapped.ids], keep_bare=True)
+    builder.add("random_plain", lost, route=ridge, washout="none", null=null)
+    builder.add("random_washed", lost, route=ridge, washout=washout, null=null)
+    builder.add("procrustes_washed", turned.carry(directions), route="map (procrustes)", washout=washout)
+    builder.add(
+        "direct", counted, route="direct", washout=washout, cards=[cards[i] for i in counted.ids], keep_bare=True
+    )
 
 
-def often(directions: Directions, cross: Crossing) -> Directions:
+def often(directions: Directions, crossing: Crossing) -> Directions:
     """Those that fire in enough documents for the direct route; the table's n says how many."""
-    return directions if cross.direct is None else cross.direct.frequent(directions)
+    return directions if crossing.direct is None else crossing.direct.frequent(directions)

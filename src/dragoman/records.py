@@ -128,16 +128,6 @@ def _null_name(value: object) -> object:
     return next((name for name in NULL_NAMES if value in (name, name.split()[0])), value)
 
 
-def role_of(told: Mapping[str, Any]) -> Any:
-    """The role of a manifest's entry: the one it tells, else the one that its null or its name gives.
-
-    The judge and the page ask here, so that neither takes a null for a claim by its name.
-    """
-    if "role" in told:
-        return told["role"]
-    return "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
-
-
 class ConditionEntry(Record):
     """What the manifest tells of one condition.
 
@@ -158,7 +148,17 @@ class ConditionEntry(Record):
     @model_validator(mode="before")
     @classmethod
     def _with_role(cls, told: object) -> object:
-        return {**told, "role": role_of(told)} if isinstance(told, Mapping) else told
+        if not isinstance(told, Mapping) or "role" in told:
+            return told
+        role = "null" if told.get("null") is not None else "native" if told.get("name") == "native" else "claim"
+        return {**told, "role": role}
+
+    @classmethod
+    def of_manifest(cls, entry: Mapping[str, object], where: str) -> Self:
+        """A manifest's entry: what it leaves out is empty, and what a recipe adds of its own is kept apart."""
+        own = {key: value for key, value in entry.items() if key in cls.model_fields}
+        about = {key: value for key, value in entry.items() if key not in cls.model_fields}
+        return cls.of({"route": "", "washout": "", "verbalizer": "", **own, "about": about}, where)
 
     @model_validator(mode="after")
     def _null_has_a_name(self) -> Self:

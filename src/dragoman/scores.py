@@ -6,6 +6,7 @@ In: JSON text, or values. Out: frozen records, whose estimates name their nulls,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -226,7 +227,8 @@ class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``: by condition, ``nulls`` then by null.
-    ``plan_digest``: of the run they are of, which the run's folder writes and compares.
+    ``window_lift``: by condition, where there are no natives but windows in which features fire. ``plan_digest``: of
+    the run they are of, which the run's folder writes and compares.
     """
 
     format: Literal[2]
@@ -243,6 +245,7 @@ class Scores(Record):
     power: tuple[Power, ...] = ()
     ceiling: Ceiling | None = None
     detection: Detection | None = None
+    window_lift: Mapping[str, Estimate] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
 
@@ -254,14 +257,20 @@ class Scores(Record):
         except Refusal as refusal:
             raise Refusal(refusal.what, refusal.why, "score the run again with this version") from refusal
 
+    @classmethod
+    def of(cls, told: object, where: str) -> Self:
+        """Scores from a JSON object that is parsed already; refusals as of `read`."""
+        return cls.read(json.dumps(told), where)
+
     def to_json(self) -> dict[str, Any]:
         """What was scored, as it is written; parts nobody asked for are left out."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     @property
     def lift(self) -> dict[str, Estimate]:
-        """Lift by condition, where there is one."""
-        return {row.condition: row.lift for row in self.table if row.lift is not None}
+        """Lift by condition: over native texts of other features, else over windows of other features."""
+        by_natives = {row.condition: row.lift for row in self.table if row.lift is not None}
+        return by_natives or dict(self.window_lift)
 
     @property
     def category(self) -> dict[str, NamingRate | BareRate]:

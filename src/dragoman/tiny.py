@@ -1,7 +1,7 @@
 """The embedded pair: which packages hold its weights, what they must hash to, where its data lies.
 
 In: a packaged name such as ``tiny-gemma``. Out: paths. Refuses packages that are absent or whose bytes are not the ones
-the verbalizers were trained on. Knows no torch; the conversion itself is ``models/convert.py``.
+the verbalizers were trained on. Knows no torch; the conversion itself is ``models/resolve.py``.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def doctor(
     Without options it examines the two small models that ship.
     """
     from dragoman.doctor import examine, open_subject
-    from dragoman.models.device import check_device
+    from dragoman.models.load import check_device
     from dragoman.store import read_texts
 
     if not any((sae, by, source, native, ar)):
@@ -114,8 +114,8 @@ def doctor(
 
 def _tell(found: list[Finding], seconds: float, *, as_json: bool) -> None:
     """Findings on stdout, and exit code 1 if one is a fault."""
-    from dragoman.doctor.report import as_json as jsoned
-    from dragoman.doctor.report import faults, sheet
+    from dragoman.doctor.finding import as_json as jsoned
+    from dragoman.doctor.finding import faults, sheet
 
     if as_json:
         put_json(jsoned(found, seconds), indent=1)

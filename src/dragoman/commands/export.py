@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,8 @@ from dragoman.commands.words import Run, folder_path
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained
-    from dragoman.store import RunFolder
+    from dragoman.records import ConditionEntry, Row
+    from dragoman.report.opened import ShownRun
 
 FORMATS = ("neuronpedia",)
 _OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations"
@@ -66,25 +67,26 @@ def export(
     """Write a run's explanations as files that Neuronpedia can import (nothing is uploaded)."""
     from dragoman.core import Refusal, Site
     from dragoman.neuronpedia import NeuronpediaRef, must_exist, refuse_elsewhere, write_explanations
+    from dragoman.report.opened import ShownRun
     from dragoman.store import RunFolder
 
     if format_ not in FORMATS:
         raise Refusal(f"format '{format_}'", f"known are {', '.join(FORMATS)}", "use one of these")
-    folder = RunFolder.open(run)
+    shown = ShownRun.of(RunFolder.open(run))
     source = NeuronpediaRef(model=model_id, source=source_id)
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
-    own = Site.parse(folder.manifest["source"])
+    own = Site.parse(shown.manifest.source)
     refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
-    rows = folder.rows()
-    name = condition or default_condition(rows, run)
-    told = next((c for c in folder.manifest["conditions"] if c["name"] == name), {})
-    explained, empty = chosen(folder, rows, name, told)
+    name = condition or default_condition(shown.rows, run)
+    entry = next((one for one in shown.conditions if one.name == name), None)
+    explained, empty = chosen(shown, run, name, entry)
+    verbalizer = entry.verbalizer if entry else ""
     paths = write_explanations(
         out,
         source,
         explained,
-        type_name=type_name or f"dragoman_{'native' if told.get('route') == 'identity' else 'foreign'}-av",
-        model_name=explanation_model or without_folders(str(told.get("verbalizer") or folder.manifest["target"])),
+        type_name=type_name or f"dragoman_{'native' if entry and entry.route == 'identity' else 'foreign'}-av",
+        model_name=explanation_model or without_folders(verbalizer or shown.manifest.target),
         author=author_id,
         batch_size=batch_size,
     )
@@ -103,11 +105,11 @@ def export(
             put(path)
 
 
-def default_condition(rows: Sequence[Mapping[str, Any]], run: Path) -> str:
+def default_condition(rows: Sequence[Row], run: Path) -> str:
     """Washed if the run has it, else its only condition of features (a native one beside it does not count)."""
     from dragoman.core import Refusal
 
-    names = list(dict.fromkeys(str(row["condition"]) for row in rows if row["kind"] == "feature"))
+    names = _conditions_of_features(rows)
     if PREFERRED in names:
         return PREFERRED
     foreign = [name for name in names if not name.startswith("native")] or names
@@ -118,9 +120,11 @@ def default_condition(rows: Sequence[Mapping[str, Any]], run: Path) -> str:
     return foreign[0]
 
 
-def chosen(
-    folder: RunFolder, rows: Sequence[Mapping[str, Any]], name: str, told: Mapping[str, Any]
-) -> tuple[list[Explained], int]:
+def _conditions_of_features(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.condition for row in rows if row.kind == "feature"))
+
+
+def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -> tuple[list[Explained], int]:
     """The explanations of a condition, first samples with the others in their notes; and how many were empty.
 
     Raises:
@@ -129,44 +133,45 @@ def chosen(
     from dragoman.core import Refusal
     from dragoman.neuronpedia import Explained, short_label
 
-    said = [row for row in rows if row["condition"] == name]
-    if not said or any(row["kind"] != "feature" for row in said):
-        there = ", ".join(dict.fromkeys(str(row["condition"]) for row in rows if row["kind"] == "feature")) or "none"
-        why = "it is of random directions, which nobody has an index for" if said else "the run has no such condition"
-        raise Refusal(f"condition '{name}' of {folder.path}", why, f"its conditions of features are: {there}")
-    by_feature: dict[str, list[Mapping[str, Any]]] = {}
-    for row in said:
-        by_feature.setdefault(str(row["feature"]), []).append(row)
-    manifest = folder.manifest
-    common = {
-        "dragoman": manifest.get("dragoman"),
-        "run": str(manifest.get("plan_digest"))[:16],
-        "source": manifest["source"],
-        "target": manifest.get("target"),
-        "dictionary": manifest.get("dictionary"),
-        "condition": name,
-        **{key: told[key] for key in ("route", "washout", "verbalizer") if key in told},
-    }
-    common = {key: _named(value) for key, value in common.items()}
-    sure = confidences(folder.scores, name)
-    made = []
+    rows = [row for row in run.rows if row.condition == name]
+    if not rows or any(row.kind != "feature" for row in rows):
+        there = ", ".join(_conditions_of_features(run.rows)) or "none"
+        why = "it is of random directions, which nobody has an index for" if rows else "the run has no such condition"
+        raise Refusal(f"condition '{name}' of {path}", why, f"its conditions of features are: {there}")
+    by_feature: dict[str, list[Row]] = {}
+    for row in rows:
+        by_feature.setdefault(row.feature, []).append(row)
+    common = _named(_provenance(run, name, entry))
+    confidences = run.scores.confidence.per_feature.get(name, ()) if run.scores.confidence else ()
+    by_id = {one.feature: one for one in confidences}
+    explained = []
     for feature, samples in by_feature.items():
-        first, *others = sorted(samples, key=lambda row: row["sample"])
-        own = {"problems": first["problems"], "card": first["card"], "samples": [row["text"] for row in others]}
-        if short_label(first["text"]):
+        first, *others = sorted(samples, key=lambda row: row.sample)
+        if short_label(first.text):
+            card = first.card.model_dump(mode="json", exclude_unset=True) if first.card else None
+            own = {"problems": list(first.problems), "card": card, "samples": [row.text for row in others]}
             notes = common | {key: value for key, value in own.items() if value}
-            believed = sure.get(feature)
-            if believed is not None:
-                notes["answered"] = bool(believed.get("answered"))
-            probability = None if believed is None else float(believed["probability"])
-            made.append(Explained(index=feature, text=first["text"], confidence=probability, notes=notes))
-    return made, len(by_feature) - len(made)
+            confidence = by_id.get(feature)
+            if confidence is not None:
+                notes["answered"] = confidence.answered
+            probability = confidence.probability if confidence else None
+            explained.append(Explained(index=feature, text=first.text, confidence=probability, notes=notes))
+    return explained, len(by_feature) - len(explained)
 
 
-def confidences(scores: Mapping[str, Any] | None, condition: str) -> dict[str, Mapping[str, Any]]:
-    """Feature -> its calibrated confidence, where the run was scored with one."""
-    per_feature = (((scores or {}).get("confidence") or {}).get("per_feature") or {}).get(condition) or []
-    return {str(row["feature"]): row for row in per_feature if isinstance(row.get("probability"), int | float)}
+def _provenance(run: ShownRun, name: str, entry: ConditionEntry | None) -> dict[str, object]:
+    """What every explanation's notes tell of the run and the condition."""
+    manifest = run.manifest
+    how = {} if entry is None else {"route": entry.route, "washout": entry.washout, "verbalizer": entry.verbalizer}
+    return {
+        "dragoman": manifest.dragoman or None,
+        "run": manifest.plan_digest[:16],
+        "source": manifest.source,
+        "target": manifest.target or None,
+        "dictionary": manifest.dictionary,
+        "condition": name,
+        **{key: value for key, value in how.items() if value},
+    }
 
 
 def without_folders(text: str) -> str:
@@ -180,8 +185,7 @@ def without_folders(text: str) -> str:
     return (found["kind"] or "") + re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
-def _named(value: Any) -> Any:
-    """A manifest's entry, its references without folders."""
-    if isinstance(value, str):
-        return without_folders(value)
-    return {key: _named(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+def _named(entries: Mapping[str, object]) -> dict[str, object]:
+    """A manifest's entries, their references without folders."""
+    named = {key: _named(one) if isinstance(one, Mapping) else one for key, one in entries.items()}
+    return {key: without_folders(one) if isinstance(one, str) else one for key, one in named.items()}

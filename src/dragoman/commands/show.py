@@ -1,227 +1,220 @@
-"""What the commands print: rows, the map, the table of conditions, nulls, what a reconstructor found, confidences.
+"""What the commands print: rows, the map, the table of conditions, nulls, what a reconstructor reads back, confidences.
 
-In: rows, reports and scores as they are kept. Out: tables on stdout. Refuses nothing.
+In: rows, reports and scores, as JSON or as records. Out: tables on stdout. Refuses JSON that is no such record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from dragoman.commands.printing import console, styled
 
+if TYPE_CHECKING:
+    from dragoman.core import Estimate
+    from dragoman.records import Record
+    from dragoman.report.opened import HeldOut
+    from dragoman.scores import AgainstNull, Ceiling, ConfidenceScores, Detection, Reconstruction, Scores
 
-def with_confidence(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The rows, first samples with their ``confidence`` where the run was scored with one."""
-    per_feature = ((scores or {}).get("confidence") or {}).get("per_feature") or {}
-    told = {(c, one["feature"]): one for c, found in per_feature.items() for one in found}
+    Json = Mapping[str, object]
+    R = TypeVar("R", bound=Record)
+
+
+def with_confidence(rows: Sequence[Json], scores: Json | None) -> list[dict[str, object]]:
+    """The rows as JSON, first samples with their ``confidence`` where the run was scored with one."""
+    from dragoman.scores import Scores
+
+    confidence = Scores.of(scores, "the scores").confidence if scores else None
+    per_feature = confidence.per_feature if confidence else {}
+    known: dict[object, Json] = {(c, one.feature, 0): one.to_json() for c, some in per_feature.items() for one in some}
+    of_rows = [known.get((row["condition"], row["feature"], row["sample"])) for row in rows]
     return [
-        {**row, "confidence": {k: v for k, v in told[at].items() if k != "feature"}}
-        if (at := (row["condition"], row["feature"])) in told and row["sample"] == 0
-        else dict(row)
-        for row in rows
+        {**row, "confidence": {key: value for key, value in one.items() if key != "feature"}} if one else dict(row)
+        for row, one in zip(rows, of_rows, strict=True)
     ]
 
 
-def sure(told: Mapping[str, Any]) -> str:
-    """``confidence 0.87``, or ``abstains (0.21)`` below the threshold."""
-    return f"confidence {told['probability']:.2f}" if told["answered"] else f"abstains ({told['probability']:.2f})"
-
-
-def show_rows(rows: list[dict[str, Any]]) -> None:
+def show_rows(rows: Sequence[Json]) -> None:
     """Every explanation, feature by feature; the route where each feature has its own, and the confidence."""
+    from dragoman.records import Row
+    from dragoman.report.tables import confidence_words
+    from dragoman.scores import FeatureConfidence
+
     out = console()
-    for row in rows:
-        route = (row.get("card") or {}).get("route") if row["condition"] == "auto" else None
-        told = f"{row['condition']}: {route}" if route else row["condition"]
-        told = f"[{told}, sample {row['sample'] + 1}]" if row["sample"] else f"[{told}]"
-        head = [styled(f"{row['feature']} {row['label']}".strip(), "bold"), styled(told, "dim")]
-        if row.get("confidence"):
-            style = "green" if row["confidence"]["answered"] else "yellow"
-            head.append(styled(sure(row["confidence"]), style))
+    for number, fields in enumerate(rows, 1):
+        where, confidence = f"row {number}", fields.get("confidence")
+        row = Row.of({key: value for key, value in fields.items() if key != "confidence"}, where)
+        route = row.card.route if row.card and row.condition == "auto" else None
+        words = f"{row.condition}: {route}" if route else row.condition
+        words = f"[{words}, sample {row.sample + 1}]" if row.sample else f"[{words}]"
+        head = [styled(f"{row.feature} {row.label}".strip(), "bold"), styled(words, "dim")]
+        if isinstance(confidence, Mapping):
+            one = FeatureConfidence.of({**confidence, "feature": row.feature}, where)
+            head.append(styled(confidence_words(one), "green" if one.answered else "yellow"))
         out.print(*head)
-        out.print(styled(f"{row['text']}\n"))
+        out.print(styled(f"{row.text}\n"))
 
 
-def show_map(report: dict[str, Any]) -> None:
-    """Held-out quality beside what a constant predictor reaches."""
-    from rich.table import Table
-
-    table = Table(title="the map on texts it was not fitted on", title_justify="left")
-    for name in ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos"):
-        table.add_column(name, justify="left" if name == "map" else "right")
-    for method, held in report.items():
-        numbers = [held[k] for k in ("fve_unit", "centred_cosine", "top1", "raw_cosine", "constant_cosine")]
-        table.add_row(method, str(held["n"]), *(f"{v:.3f}" for v in numbers))
-    console().print(table)
-
-
-def show_scores(scores: dict[str, Any], manifest: dict[str, Any]) -> None:
+def show_scores(scores: Scores | Json, manifest: Json) -> None:
     """The table of conditions, nulls, embedders, detection, paired differences, confidences, then the map."""
-    out = console()
-    parts = {
-        "table": lambda rows: show_conditions(
-            rows, scores, f"{manifest['source']} in the words of {manifest['target']}"
-        ),
-        "nulls": show_nulls,
-        "embedders": show_agreement,
-        "adjusted": show_adjusted,
-        "detection": show_detection,
-        "reconstruction": show_reconstruction,
-        "paired": show_pairs,
-        "power": show_power,
-        "ceiling": show_ceiling,
-        "confidence": show_confidence,
-    }
-    for name, show in parts.items():
-        if scores.get(name):
-            show(scores[name])
-    if manifest.get("map_report"):
-        show_map(manifest["map_report"])
-    if manifest.get("background"):
-        b = manifest["background"]
-        out.print(
-            f"background at {manifest['target']}: spread {b['spread']:.3f}, "
-            f"on-shell angle {b['on_shell_degrees']:.1f} degrees"
-        )
+    from dragoman.report.opened import Manifest
+    from dragoman.scores import Scores
 
-
-def show_conditions(rows: list[dict[str, Any]], scores: dict[str, Any], title: str) -> None:
-    """Lift and planted category of each condition, with what the numbers mean."""
-    from rich.table import Table
-
-    out = console()
-    table = Table(title=title, title_justify="left")
-    for name in ("condition", "lift", "95 % interval", "p", "category", "random"):
-        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
-    for row in rows:
-        lift, category = row.get("lift"), row.get("category")
-        cells = [f"{lift['value']:+.3f}", ends(lift), f"{lift['p']:.2g}"] if lift else ["", "", ""]
-        rate = (
-            [f"{category['value']:.0%}", "" if category["random"] is None else f"{category['random']:.0%}"]
-            if category
-            else ["", ""]
-        )
-        table.add_row(row["condition"], *cells, *rate)
-    out.print(table)
-    if scores.get("rule"):
-        out.print(f"category: {scores['rule']} random: the same of random directions.", style="dim")
-    first = next((r["lift"] for r in rows if r.get("lift")), None)
-    if first:
-        out.print(
-            f"lift: {first['statistic']}; null: {first['null']}; {first['n']} {first['unit']}; {first['method']}",
-            style="dim",
-        )
-
-
-def ends(estimate: Mapping[str, Any]) -> str:
-    """An interval of signed numbers."""
-    return f"[{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
-
-
-def show_pairs(pairs: list[dict[str, Any]]) -> None:
-    """Paired differences of lift."""
-    for pair in pairs:
-        console().print(f"{pair['what']}: {pair['value']:+.3f} {ends(pair)}, p {pair['p']:.2g}, n {pair['n']}")
-
-
-def show_power(needs: list[dict[str, Any]]) -> None:
-    """How many features it takes to find each paired difference again."""
-    for need in needs:
+    judged, run = _typed(Scores, scores), Manifest.of(manifest, "the manifest")
+    if judged.table:
+        _show_conditions(judged, f"{run.source} in the words of {run.target}")
+    if judged.nulls:
+        show_nulls(judged.nulls)
+    _show_embedders(judged)
+    if judged.detection:
+        _show_detection(judged.detection)
+    if judged.reconstruction:
+        show_reconstruction(judged.reconstruction)
+    _show_differences(judged)
+    if judged.ceiling:
+        show_ceiling(judged.ceiling)
+    if judged.confidence:
+        _show_confidence(judged.confidence)
+    if run.map_report:
+        _show_map(run.map_report)
+    around = run.background
+    if around and around.spread is not None and around.on_shell_degrees is not None:
         console().print(
-            f"to find {need['what']} again at {need['lift']:+.3f} ({need['power']:.0%} power, level {need['level']:g}) "
-            f"takes {need['n']} features; these {need['observed']} find {need['detectable']:.3f}"
+            f"background at {run.target}: spread {around.spread:.3f}, "
+            f"on-shell angle {around.on_shell_degrees:.1f} degrees"
         )
 
 
-def show_ceiling(found: dict[str, Any]) -> None:
-    """What another native sample reaches, and each condition's part of it."""
-    top = found["ceiling"]
-    shares = [f"{name} {one['value']:.0%} {ends(one)}" for name, one in found["share"].items()]
-    told = f"; of it: {', '.join(shares)}" if shares else ""
-    console().print(f"ceiling (one native sample against another, n {top['n']}): {top['value']:+.3f} {ends(top)}{told}")
-
-
-def show_reconstruction(found: dict[str, Any]) -> None:
-    """How well a reconstructor finds each condition's directions in its texts, beside chance."""
-    from rich.table import Table
-
-    table = Table(title=f"read back by {found['reconstructor']} at {found['site']}", title_justify="left")
-    for name in ("condition", "texts", "centred cosine", "FVE", "shuffled FVE", "top-1", "chance", "MRR"):
-        table.add_column(name, justify="left" if name == "condition" else "right")
-    for row in found["table"]:
-        cosine, fve = row["cosine"], row["fve"]
-        table.add_row(
-            row["condition"],
-            str(row["n"]),
-            f"{cosine['value']:+.3f}",
-            f"{fve['value']:+.3f}",
-            f"{fve['extra']['shuffled']:+.3f}" if "shuffled" in fve.get("extra", {}) else "",
-            f"{row['top1']['value']:.0%}",
-            f"{1 / row['n']:.1%}",
-            f"{row['mrr']['value']:.3f}",
-        )
-    console().print(table)
-
-
-def show_nulls(nulls: dict[str, dict[str, Any]]) -> None:
-    """Each condition against each null: lift, and how often its text is the nearest."""
-    from rich.table import Table
-
-    table = Table(title="against each null", title_justify="left")
-    for name in ("condition", "null"):
-        table.add_column(name, overflow="fold")
-    for name, width in (("lift", 6), ("95 % interval", 16), ("p", 6), ("nearest", 7), ("chance", 6)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)  # words give way, numbers do not
-    for condition, by in nulls.items():
-        for place, (null, one) in enumerate(by.items()):
-            lift, top1 = one["lift"], one["top1"]
-            table.add_row(
-                "" if place else condition,
-                null,
-                f"{lift['value']:+.3f}",
-                ends(lift),
-                f"{lift['p']:.2g}",
-                f"{top1['value']:.0%}",
-                f"{top1['extra']['chance']:.0%}",
-            )
-    console().print(table)
-
-
-def show_agreement(found: dict[str, Any]) -> None:
-    """Whether the embedders agree in sign."""
-    if found["summary"]:
-        console().print(f"{found['summary']}.")
-
-
-def show_adjusted(found: dict[str, Any]) -> None:
-    """Which lifts hold when all tests are counted."""
-    tests = found["tests"]
-    failed = [f"{t['condition']} by {t['embedder']} ({t['adjusted']:.2g})" for t in tests if not t["holds"]]
-    told = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold after Holm's adjustment"
-    console().print(told + (f"; not {', '.join(failed)}" if failed else ""))
-
-
-def show_detection(found: dict[str, Any]) -> None:
-    """How well each condition's texts tell where their features fire, beside other features' texts."""
-    from rich.table import Table
-
-    table = Table(title="telling windows where the feature fires from others", title_justify="left")
-    for name in ("condition", "features", "AUROC", "95 % interval", "others' texts", "p"):
-        table.add_column(name, justify="left" if name == "condition" else "right", no_wrap=True)
-    for row in found["table"]:
-        span, others = f"[{row['low']:.3f}, {row['high']:.3f}]", f"{row['extra']['others']:.3f}"
-        table.add_row(row["condition"], str(row["features"]), f"{row['value']:.3f}", span, others, f"{row['p']:.2g}")
-    console().print(table)
-
-
-def show_confidence(found: dict[str, Any]) -> None:
-    """How many explanations are answered for, and on what the confidence was fitted."""
+def _show_conditions(scores: Scores, title: str) -> None:
+    """Lift and planted category of each condition, with what the numbers mean."""
+    rows = []
+    for row in scores.table:
+        category = row.category
+        random = "" if category is None or category.random is None else f"{category.random:.0%}"
+        lift = _cells(row.lift) if row.lift else ["", "", ""]
+        rows.append([row.condition, *lift, f"{category.value:.0%}" if category else "", random])
+    _print_table(title, ("condition", "lift", "95 % interval", "p", "category", "random"), rows)
     out = console()
-    for condition, rows in found["per_feature"].items():
-        answered = sum(row["answered"] for row in rows)
-        out.print(f"confidence: {condition}, answers for {answered} of {len(rows)}, abstains on {len(rows) - answered}")
-    fitted = dict.fromkeys(str(one["fitted_on"]) for one in found["members"].values() if one.get("fitted_on"))
-    if fitted:
-        told = f"fitted on {', '.join(fitted)}; on another pair of models it is a guess until you check some"
-        out.print(told, style="dim")
+    if scores.rule:
+        out.print(f"category: {scores.rule} random: the same of random directions.", style="dim")
+    for first in list(scores.lift.values())[:1]:
+        out.print(f"lift: {first.statistic}; null: {first.null}; {first.n} {first.unit}; {first.method}", style="dim")
+
+
+def show_nulls(nulls: Mapping[str, Mapping[str, AgainstNull]]) -> None:
+    """Each condition against each null: lift, and how often its text is the nearest."""
+    rows = [
+        ["" if place else name, null, *_cells(one.lift), f"{one.top1.value:.0%}", f"{one.top1.extra['chance']:.0%}"]
+        for name, by in nulls.items()
+        for place, (null, one) in enumerate(by.items())
+    ]
+    heads = ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance")
+    _print_table("against each null", heads, rows, words=2)
+
+
+def _show_embedders(scores: Scores) -> None:
+    """Whether the embedders agree in sign, and which lifts hold when all tests are counted."""
+    if scores.embedders and scores.embedders.summary:
+        console().print(f"{scores.embedders.summary}.")
+    if scores.adjusted:
+        tests = scores.adjusted.tests
+        failed = [f"{one.condition} by {one.embedder} ({one.adjusted:.2g})" for one in tests if not one.holds]
+        holding = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold"
+        console().print(f"{holding} after Holm's adjustment" + (f"; not {', '.join(failed)}" if failed else ""))
+
+
+def _show_detection(detection: Detection) -> None:
+    """How well each condition's texts tell where their features fire, beside other features' texts."""
+    rows = []
+    for row in detection.table:
+        interval, others = f"[{row.low:.3f}, {row.high:.3f}]", f"{row.extra['others']:.3f}"
+        rows.append([row.condition, str(row.features), f"{row.value:.3f}", interval, others, f"{row.p:.2g}"])
+    heads = ("condition", "features", "AUROC", "95 % interval", "others' texts", "p")
+    _print_table("telling windows where the feature fires from others", heads, rows)
+
+
+def show_reconstruction(reconstruction: Reconstruction | Json) -> None:
+    """How well a reconstructor finds each condition's directions in its texts, beside chance."""
+    from dragoman.scores import Reconstruction
+
+    read, rows = _typed(Reconstruction, reconstruction), []
+    for row in read.table:
+        shuffled = f"{row.fve.extra['shuffled']:+.3f}" if "shuffled" in row.fve.extra else ""
+        near = [f"{row.cosine.value:+.3f}", f"{row.fve.value:+.3f}", shuffled]
+        ranks = [f"{row.top1.value:.0%}", f"{1 / row.n:.1%}", f"{row.mrr.value:.3f}"]
+        rows.append([row.condition, str(row.n), *near, *ranks])
+    heads = ("condition", "texts", "centred cosine", "FVE", "shuffled FVE", "top-1", "chance", "MRR")
+    _print_table(f"read back by {read.reconstructor} at {read.site}", heads, rows, break_heads=True)
+
+
+def _show_differences(scores: Scores) -> None:
+    """Paired differences of lift, and how many features it takes to find each again."""
+    for pair in scores.paired:
+        console().print(f"{pair.what}: {pair}, p {pair.p:.2g}, n {pair.n}")
+    for need in scores.power:
+        console().print(
+            f"to find {need.what} again at {need.lift:+.3f} ({need.power:.0%} power, level {need.level:g}) "
+            f"takes {need.n} features; these {need.observed} find {need.detectable:.3f}"
+        )
+
+
+def show_ceiling(ceiling: Ceiling) -> None:
+    """What another native sample reaches, and each condition's part of it."""
+    shares = [f"{name} {one.value:.0%} {_cells(one)[1]}" for name, one in ceiling.share.items()]
+    of_it = f"; of it: {', '.join(shares)}" if shares else ""
+    console().print(f"ceiling (one native sample against another, n {ceiling.ceiling.n}): {ceiling.ceiling}{of_it}")
+
+
+def _show_confidence(confidence: ConfidenceScores) -> None:
+    """How many explanations are answered for, and on what the confidence was fitted."""
+    from dragoman.report.tables import GUESS, answer_counts, fitted_on
+    from dragoman.report.words import Controls
+
+    for condition, n, answered in answer_counts(confidence, Controls()):
+        console().print(f"confidence: {condition}, answers for {answered} of {n}, abstains on {n - answered}")
+    console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
+
+
+def _show_map(report: Mapping[str, HeldOut]) -> None:
+    """Held-out quality beside what a constant predictor reaches."""
+    from dragoman.report.figures import finite
+
+    rows = []
+    for method, held in report.items():
+        numbers = (held.fve_unit, held.centred_cosine, held.top1, held.raw_cosine, held.constant_cosine)
+        rows.append([method, str(held.n), *(f"{number:.3f}" if finite(number) else "" for number in numbers)])
+    heads = ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos")
+    _print_table("the map on texts it was not fitted on", heads, rows, break_heads=True)
+
+
+def _print_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1, break_heads: bool = False
+) -> None:
+    """A table of ``words`` columns of words, then numbers.
+
+    Where the terminal is narrow, words give way and numbers do not; ``break_heads``: so do the headings over them.
+    """
+    from rich.table import Table
+
+    rows = list(rows)
+    table = Table(title=title, title_justify="left")
+    for place, head in enumerate(heads):
+        if place < words:
+            table.add_column(head, overflow="fold")
+        else:
+            width = max((len(row[place]) for row in rows), default=0)
+            table.add_column(head, justify="right", no_wrap=not break_heads, min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def _cells(estimate: Estimate) -> list[str]:
+    """A signed number, its interval, its p."""
+    return [f"{estimate.value:+.3f}", f"[{estimate.low:+.3f}, {estimate.high:+.3f}]", f"{estimate.p:.2g}"]
+
+
+def _typed(kind: type[R], value: R | Json) -> R:
+    """A record, which may come as JSON."""
+    return value if isinstance(value, kind) else kind.read(json.dumps(value), "the scores")

@@ -20,7 +20,6 @@ from dragoman.store import check_name
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
-METHODS = ("ridge", "procrustes")  # as maps.fit_pooled knows them
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
@@ -105,8 +104,51 @@ Out = Annotated[
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
-OutFile = Annotated[
-    Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (safetensors).")
+OutCrossing = Annotated[
+    Path, typer.Option("-o", "--out", parser=folder_path, metavar="CROSSING", help="New folder to write.")
+]
+OutJson = Annotated[Path, typer.Option("-o", "--out", parser=file_path, metavar="FILE", help="File to write (JSON).")]
+Sae = Annotated[
+    str,
+    typer.Argument(
+        callback=named,
+        help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
+        "or a Neuronpedia id or address (then with --labels).",
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK, if the dictionary does not say."),
+]
+MapKind = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help="aligned, the default: tokens that end together; post: texts pooled, the post's recipe (explain it with "
+        "--route map).",
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(callback=named, help="Folder or address of a Neuronpedia export with the dictionary's labels."),
+]
+ResidPre = Annotated[
+    bool, typer.Option("--resid-pre", help="That export's source counts the block it enters, one above its own.")
+]
+Ar = Annotated[
+    str | None,
+    typer.Option(
+        "--ar",
+        callback=named,
+        help="A reconstructor (text back to vector) of source or target: tiny-smollm2-ar, a folder, a hub id.",
+    ),
+]
+ArLayout = Annotated[
+    str | None,
+    typer.Option("--ar-layout", help="How it is laid out: kitft or easynla; needed where the registry does not say."),
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
 Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]

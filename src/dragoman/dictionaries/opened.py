@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -52,7 +52,8 @@ class Dictionary:
     ``ref``: how it was named. ``where``: where its files are: a folder or file here (of a packaged name or a `Path`),
     else a reference, of the hub at one commit. ``indices``: features that the reference names.
     ``folder`` and ``weights``: its files and its decoder as they were opened; ``asked_site``, ``width``, ``export`` and
-    ``resid_pre`` as `open_dictionary` was told.
+    ``resid_pre`` as `open_dictionary` was told; ``read_as``: the words it was told of its arrays;
+    ``labels_ref``: whose labels were named.
     """
 
     ref: str
@@ -65,6 +66,8 @@ class Dictionary:
     export: Export | None = None
     own_export: bool = False
     resid_pre: bool = False
+    read_as: Mapping[str, object] = field(default_factory=dict)
+    labels_ref: str | None = None
 
     @property
     def name(self) -> str:
@@ -222,7 +225,7 @@ class Dictionary:
 
     def fingerprint(self) -> str:
         """Digest of its files and of what is asked of them; files of the hub are named by the commit they lie in."""
-        asked = "" if isinstance(self.where, Path) else str(self.where)
+        asked = f"{dict(self.read_as)} {'' if isinstance(self.where, Path) else self.where}"
         folder, told = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
         if not isinstance(folder, LocalFolder):
             return digest(asked, told)
@@ -288,6 +291,7 @@ def open_dictionary(
     Raises:
         Refusal: as the module says.
     """
+    read_as = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
     asked, named = str(ref), _neuronpedia(ref)
     export = None if labels is None else Export.open(labels, named.at(None) if named else None)
     indices: tuple[int | str, ...] = () if named is None or named.index is None else (named.index,)
@@ -312,6 +316,8 @@ def open_dictionary(
         export=export,
         own_export=named is not None,
         resid_pre=resid_pre,
+        read_as={name: word for name, word in read_as.items() if word is not None},
+        labels_ref=None if labels is None else str(labels),
     )
     if site is not None:
         _ = opened.site  # refused now where it contradicts the dictionary

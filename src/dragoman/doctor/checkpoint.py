@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.doctor.finding import Finding, judged, refused, skipped
+from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
 from dragoman.doctor.subject import Subject, folder_at_hand
 from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
@@ -38,6 +38,19 @@ HEADS = ("value_head.safetensors", "ar_lora_value_head.safetensors", "ar_meta.js
 # twice; rounding the sum to bfloat16 leaves it within a few thousandths over a whole matrix.
 APPLIED = 0.1
 
+ROLE = Check("role", "what its files say it is")
+WIDTH = Check("width", "width of its vectors", "width of the verbalizer's vectors")
+BASE = Check("base", "base models that are named")
+FITS = Check("adapter-fits", "matrices of its base that its updates do not fit")
+MERGED = Check("adapter-merged", "largest relative error of its merged layers on a few tokens")
+TRAINED = Check("adapter-trained", "its B matrices", "what B is before the first training step")
+UNCHANGED = Check("stale-adapter", "sha256 of its base's weights", "base_weights of its sidecar")
+APPLIED_ONCE = Check(
+    "adapter-applied",
+    "share of its own update found in the model's weights",
+    "adapter's B times A, scaled, over the base's matrix",
+)
+
 
 def check_checkpoint(subject: Subject) -> list[Finding]:
     """All checks of the files of verbalizer and reconstructor."""
@@ -47,7 +60,7 @@ def check_checkpoint(subject: Subject) -> list[Finding]:
             continue
         folder = folder_at_hand(ref)
         if folder is None:
-            found.append(skipped("role", ref, "what its sidecar says it is", "its folder is not on this machine"))
+            found.append(ROLE.skipped(ref, "its folder is not on this machine"))
             continue
         found.append(role(ref, folder, kind))
         if kind == "reconstructor":
@@ -108,11 +121,10 @@ def config(folder: Path, name: str) -> dict[str, Any]:
 
 def role(ref: str, folder: Path, wanted: str) -> Finding:
     """A verbalizer speaks, a reconstructor has a value head and no injection scale: they must not be swapped."""
-    what = "what its files say it is"
     try:
         sidecar_of(folder)
     except Refusal as refusal:
-        return refused("role", ref, what, refusal)
+        return ROLE.refused(ref, refusal)
     told = meta(folder)
     stated, extraction = told.get("role"), told.get("extraction")
     norm = extraction.get("injection_scale") if isinstance(extraction, dict) else None
@@ -124,34 +136,20 @@ def role(ref: str, folder: Path, wanted: str) -> Finding:
         swapped, evidence = True, f"{evidence}, {heads[0]}"
     if wanted == "reconstructor" and not stated and not heads and norm is not None:
         swapped, evidence = True, f"{evidence}, injection_scale {shown(norm)}, no value head"
-    article = "ar" if wanted == "reconstructor" else "av"
-    return judged(
-        "role",
-        ref,
-        what,
-        measured=evidence,
-        against=" or ".join(ROLES[wanted]),
-        origin=f"roles of a {wanted}",
-        fault=f"it is a {other}: pass the folder of the {wanted} ({article}); the two are easily swapped"
-        if swapped
-        else "",
-    )
+    fault = ""
+    if swapped:
+        article = "ar" if wanted == "reconstructor" else "av"
+        fault = f"it is a {other}: pass the folder of the {wanted} ({article}); the two are easily swapped"
+    return ROLE.of(ref, evidence, " or ".join(ROLES[wanted]), fault, origin=f"roles of a {wanted}")
 
 
 def reconstructor_width(ref: str, folder: Path, width: int) -> Finding:
     """Verbalizer and reconstructor of one site have one width."""
-    what, wide = "width of its vectors", meta(folder).get("d_model")
+    wide = meta(folder).get("d_model")
     if not isinstance(wide, int) or not width:
-        return skipped("width", ref, what, "one of the two sidecars states no d_model")
-    return judged(
-        "width",
-        ref,
-        what,
-        measured=float(wide),
-        against=float(width),
-        origin="width of the verbalizer's vectors",
-        fault="" if wide == width else "use the reconstructor of the verbalizer's model",
-    )
+        return WIDTH.skipped(ref, "one of the two sidecars states no d_model")
+    fault = "" if wide == width else "use the reconstructor of the verbalizer's model"
+    return WIDTH.of(ref, float(wide), float(width), fault)
 
 
 def adapter(subject: Subject, folder: Path) -> list[Finding]:
@@ -178,29 +176,26 @@ def adapter(subject: Subject, folder: Path) -> list[Finding]:
         own = ArraysFile(folder / ADAPTER_WEIGHTS)
         found.append(trained(ref, own))
         if base is None:
-            reason = "its base model is not on this machine"
-            return [*found, skipped("adapter-fits", ref, "its tensors on the base's", reason)]
+            return [*found, FITS.skipped(ref, "its base model is not on this machine")]
         shapes, files = tensors_of(base)
         found += [fits(ref, own, shapes), unchanged(ref, folder, base)]
         if found[-2].status == "ok":
             found.append(applied(ref, local, own, settings, files))
     except Refusal as refusal:
-        found.append(refused("adapter-fits", ref, "its weights and its base's", refusal))
+        found.append(FITS.refused(ref, refusal))
     return found
 
 
 def merged(ref: str, agreements: Iterable[Agreement]) -> list[Finding]:
     """How each adapter that was merged agrees with PEFT, the adapter carried along."""
-    what = "largest relative error of its merged layers on a few tokens"
     return [
-        judged(
-            "adapter-merged",
+        MERGED.of(
             ref,
-            f"{what} ({one.layer})",
-            measured=one.error,
-            against=one.limit,
+            one.error,
+            one.limit,
+            "" if one.holds else "use its authors' merged model",
+            what=f"{MERGED.what} ({one.layer})",
             origin=f"what rounding explains, against PEFT unmerged; of the model's output {one.whole:.2g}",
-            fault="" if one.holds else "use its authors' merged model",
         )
         for one in agreements
     ]
@@ -212,7 +207,7 @@ def damaged(ref: str, folder: Path) -> list[Finding]:
         if (folder / ADAPTER).is_file():
             read_json(folder / ADAPTER)
     except Refusal as refusal:
-        return [refused("adapter-fits", ref, "what its adapter's settings say", refusal)]
+        return [FITS.refused(ref, refusal)]
     return []
 
 
@@ -222,23 +217,16 @@ def base_names(ref: str, names: dict[str, str], given: str | None, *, vouched: b
     ``given`` by a person settles a disagreement, unless it is a name too and nobody else's; ``vouched`` for by the
     registry, it does: adapters name folders of the machine they were trained on.
     """
-    what = "base models that are named"
     by_hand = vouched or (given is not None and Path(given).expanduser().is_dir())
     told = names if given is None or by_hand else {"given": given, **names}
     if len(told) < 2:
-        return skipped("base", ref, what, "only one place names the base, so there is nothing to compare")
+        return BASE.skipped(ref, "only one place names the base, so there is nothing to compare")
     wanted = next(iter(told))
     odd = [where for where, name in told.items() if short(name) != short(told[wanted])]
     settled = by_hand or (given is not None and len(odd) < len(told) - 1)
-    return judged(
-        "base",
-        ref,
-        what,
-        measured=told[odd[0]] if odd else told[wanted],
-        against=told[wanted],
-        origin=wanted if not odd else f"{wanted}; {odd[0]} says otherwise" + (", one was given" if settled else ""),
-        fault="" if settled or not odd else "put it on the base it was trained on, or correct the name that is wrong",
-    )
+    fault = "" if settled or not odd else "put it on the base it was trained on, or correct the name that is wrong"
+    origin = wanted if not odd else f"{wanted}; {odd[0]} says otherwise" + (", one was given" if settled else "")
+    return BASE.of(ref, told[odd[0]] if odd else told[wanted], told[wanted], fault, origin=origin)
 
 
 def short(name: str) -> str:
@@ -282,20 +270,12 @@ def place_of(stem: str, names: Collection[str]) -> str | None:
 def trained(ref: str, own: ArraysFile) -> Finding:
     """LoRA starts with B = 0 (embeddings: A = 0): if all of it is zero, it was saved before its first step."""
     ups = [name for name in own.names if ".lora_B." in name or ".lora_embedding_A" in name]
-    largest = max(
-        (float(np.abs(own.whole(name).astype(np.float32)).max(initial=0.0)) for name in ups[:64]), default=0.0
-    )
-    return judged(
-        "adapter-trained",
-        ref,
-        f"largest entry of its {len(ups)} B matrices",
-        measured=largest,
-        against=0.0,
-        origin="what B is before the first training step",
-        fault=""
-        if math.isfinite(largest) and largest > 0
-        else "it was never trained, or saved before it was: download the trained adapter",
-    )
+    entries = (np.abs(own.whole(name).astype(np.float32)).max(initial=0.0) for name in ups[:64])
+    largest = max(map(float, entries), default=0.0)
+    fault = ""
+    if not (math.isfinite(largest) and largest > 0):
+        fault = "it was never trained, or saved before it was: download the trained adapter"
+    return TRAINED.of(ref, largest, 0.0, fault, what=f"largest entry of its {len(ups)} B matrices")
 
 
 def fits(ref: str, own: ArraysFile, shapes: dict[str, tuple[int, ...]]) -> Finding:
@@ -306,47 +286,35 @@ def fits(ref: str, own: ArraysFile, shapes: dict[str, tuple[int, ...]]) -> Findi
         shape = (own.shapes[f"{stem}.lora_B.weight"][0], own.shapes[f"{stem}.lora_A.weight"][1])
         if place is None or shapes[place] != shape:
             odd.append(f"{module_of(stem)} {shape} on {shapes[place] if place else 'nothing'}")
-    return judged(
-        "adapter-fits",
-        ref,
-        "matrices of its base that its updates do not fit",
-        measured=f"{len(odd)}: {odd[0]}" if odd else 0.0,
-        against=0.0,
-        origin=f"shapes of the base's matrices, {len(stems(own))} updates",
-        fault="" if not odd else "it was trained on another base, or on another version of it: use that one",
-    )
+    fault = "" if not odd else "it was trained on another base, or on another version of it: use that one"
+    origin = f"shapes of the base's matrices, {len(stems(own))} updates"
+    return FITS.of(ref, f"{len(odd)}: {odd[0]}" if odd else 0.0, 0.0, fault, origin=origin)
 
 
 def unchanged(ref: str, folder: Path, base: Path) -> Finding:
     """Where the checkpoint records the digests of the base it was trained on, they must be those of the base here."""
-    what = "sha256 of its base's weights"
     recorded = meta(folder).get("base_weights")
     if not isinstance(recorded, dict) or not recorded:
-        return skipped("stale-adapter", ref, what, "its sidecar records no base_weights, as published ones do not")
+        return UNCHANGED.skipped(ref, "its sidecar records no base_weights, as published ones do not")
     here = {name: file_sha256(base / name) if (base / name).is_file() else "absent" for name in recorded}
     odd = [name for name in recorded if str(recorded[name]) != here[name]]
-    return judged(
-        "stale-adapter",
-        ref,
-        what,
-        measured=f"{odd[0]} {here[odd[0]][:12]}" if odd else "all as recorded",
-        against=f"{odd[0]} {str(recorded[odd[0]])[:12]}" if odd else f"{len(recorded)} files",
-        origin="base_weights of its sidecar",
-        fault="" if not odd else "its base has changed since it was trained: use the base it was trained on",
-    )
+    if not odd:
+        return UNCHANGED.of(ref, "all as recorded", f"{len(recorded)} files")
+    measured, against = (f"{odd[0]} {str(sums[odd[0]])[:12]}" for sums in (here, recorded))
+    fault = "its base has changed since it was trained: use the base it was trained on"
+    return UNCHANGED.of(ref, measured, against, fault)
 
 
 def applied(
     ref: str, local: Verbalizer | None, own: ArraysFile, settings: dict[str, Any], files: dict[str, ArraysFile]
 ) -> Finding:
     """The model must differ from its base by the adapter's update, once."""
-    what = "share of its own update found in the model's weights"
     if local is None:
-        return skipped("adapter-applied", ref, what, "the model is not open")
+        return APPLIED_ONCE.skipped(ref, "the model is not open")
     if len(local.adapters) != 1:
-        return skipped("adapter-applied", ref, what, "it sits on another adapter")
+        return APPLIED_ONCE.skipped(ref, "it sits on another adapter")
     if settings.get("use_dora"):
-        return skipped("adapter-applied", ref, what, "it also scales the sum (DoRA); adapter-merged compares answers")
+        return APPLIED_ONCE.skipped(ref, "it also scales the sum (DoRA); adapter-merged compares answers")
     here = weight_names(local)
     for stem in stems(own):
         module, place, name = module_of(stem), place_of(stem, files), place_of(stem, here)
@@ -365,13 +333,5 @@ def applied(
         fault = ""
         if abs(share - 1) > APPLIED:
             fault = "the model runs on other weights: load the base named by the adapter and merge the adapter once"
-        return judged(
-            "adapter-applied",
-            ref,
-            f"{what} ({module})",
-            measured=share,
-            against=1.0,
-            origin="adapter's B times A, scaled, over the base's matrix",
-            fault=fault,
-        )
-    return skipped("adapter-applied", ref, what, "it is carried along by the model rather than merged into it")
+        return APPLIED_ONCE.of(ref, share, 1.0, fault, what=f"{APPLIED_ONCE.what} ({module})")
+    return APPLIED_ONCE.skipped(ref, "it is carried along by the model rather than merged into it")

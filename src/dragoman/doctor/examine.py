@@ -13,15 +13,13 @@ from dragoman.core import Background, Refusal, Site
 from dragoman.dictionaries import Dictionary, Encoder, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND
 from dragoman.doctor.checkpoint import check_checkpoint
-from dragoman.doctor.dictionary import check_dictionary, orientation
-from dragoman.doctor.finding import Finding, refused
-from dragoman.doctor.injection import check_injection
+from dragoman.doctor.finding import Check, Finding
+from dragoman.doctor.injection import check_injection, check_reading
 from dragoman.doctor.prompt import check_prompt
-from dragoman.doctor.reading import check_reading
-from dragoman.doctor.stream import check_background, check_stream
+from dragoman.doctor.stream import check_background, check_dictionary, check_stream, orientation
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
 from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -30,7 +28,7 @@ T = TypeVar("T")
 
 def examine(subject: Subject) -> list[Finding]:
     """Every check; what is not at hand is skipped with the reason."""
-    found = [refused("opening", name, "opening it", refusal) for name, refusal in subject.refusals.items()]
+    found = [Check("opening", "opening it").refused(name, refusal) for name, refusal in subject.refusals.items()]
     if subject.by is not None or subject.ar is not None:
         found += check_checkpoint(subject)
     if subject.verbalizer is not None:
@@ -47,13 +45,7 @@ def quick(verbalizers: Iterable[AnyVerbalizer], *, encoder: Encoder | None = Non
     """What takes seconds, before a run: files, prompt, injection and caches of verbalizers, a dictionary's shape.
 
     A few passes over the prompt and three sentences for each verbalizer in this process; two short answers from each
-    that is elsewhere.
-
-    Returns:
-        The findings, none of them a fault.
-
-    Raises:
-        Refusal: the first fault, as one sentence.
+    that is elsewhere. Returns the findings, none of them a fault: the first fault is refused in one sentence.
     """
     found: list[Finding] = []
     for verbalizer in verbalizers:

@@ -1,18 +1,22 @@
-"""What the doctor says: one finding per check.
+"""What the doctor says: one finding per check, for a person and for a script.
 
-In: a measured value and what it is held against. Out: a frozen ``Finding``, and the refusal a fault becomes before a
-run. Refuses nothing itself.
+In: a measured value and what it is held against. Out: a frozen ``Finding``, the refusal a fault becomes before a run,
+lines for a terminal (colour is never the only sign), JSON. Refuses nothing itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dragoman.core import Refusal
 
 Status = Literal["ok", "fault", "skipped"]
 Value = float | str | None
+if TYPE_CHECKING:
+    from rich.console import Group
+STYLE = {"ok": "green", "fault": "bold red", "skipped": "dim"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,34 +55,91 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def judged(
-    check: str, subject: str, what: str, *, measured: Value, against: Value, origin: str, fault: str = ""
-) -> Finding:
-    """A finding that could be made: a fault where ``fault`` says what to do, else ok."""
-    return Finding(
-        check=check,
-        subject=subject,
-        what=what,
-        measured=measured,
-        against=against,
-        origin=origin,
-        status="fault" if fault else "ok",
-        do=fault,
-    )
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is looked at: its short name, what it is in words, and where the value it is held against comes from."""
+
+    name: str
+    what: str
+    origin: str = ""
+
+    def of(
+        self, subject: str, measured: Value, against: Value, fault: str = "", *, what: str = "", origin: str = ""
+    ) -> Finding:
+        """A finding that could be made: a fault where ``fault`` says what to do, else ok.
+
+        ``what`` and ``origin`` stand for the check's own where these depend on what was found.
+        """
+        return Finding(
+            check=self.name,
+            subject=subject,
+            what=what or self.what,
+            measured=measured,
+            against=against,
+            origin=origin or self.origin,
+            status="fault" if fault else "ok",
+            do=fault,
+        )
+
+    def skipped(self, subject: str, reason: str) -> Finding:
+        """A finding that could not be made, and why."""
+        return Finding(check=self.name, subject=subject, what=self.what, status="skipped", do=reason)
+
+    def refused(self, subject: str, refusal: Refusal) -> Finding:
+        """A room below refused: its reason is the measurement, its advice the thing to do."""
+        return Finding(
+            check=self.name,
+            subject=subject,
+            what=self.what,
+            measured=f"refused: {refusal.what}: {refusal.why}",
+            status="fault",
+            do=refusal.instead,
+        )
 
 
-def skipped(check: str, subject: str, what: str, reason: str) -> Finding:
-    """A finding that could not be made, and why."""
-    return Finding(check=check, subject=subject, what=what, status="skipped", do=reason)
+def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """``{"faults": n, "seconds": s, "findings": [...]}``."""
+    return {
+        "faults": faults(findings),
+        "seconds": round(seconds, 2),
+        "findings": [finding.plain() for finding in findings],
+    }
 
 
-def refused(check: str, subject: str, what: str, refusal: Refusal) -> Finding:
-    """A room below said no: its reason is the measurement, its advice the thing to do."""
-    return Finding(
-        check=check,
-        subject=subject,
-        what=what,
-        measured=f"refused: {refusal.what}: {refusal.why}",
-        status="fault",
-        do=refusal.instead,
-    )
+def faults(findings: Sequence[Finding]) -> int:
+    """How many are faults."""
+    return sum(finding.status == "fault" for finding in findings)
+
+
+def sheet(findings: Sequence[Finding], seconds: float) -> Group:
+    """Faults first and in full; then, subject by subject, one line for each check that was well; then what was skipped.
+
+    Lines, not columns: six columns of sentences do not fit a terminal.
+    """
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    counts = {v: sum(f.status == v for f in findings) for v in STYLE}
+    lines: list[Text | Padding] = []
+    for finding in (f for f in findings if f.status == "fault"):
+        lines.append(Text.assemble(("fault ", STYLE["fault"]), (f"{finding.subject}: {finding.check}", "bold")))
+        held = f", against {shown(finding.against)}" if finding.against is not None else ""
+        origin = f" ({finding.origin})" if finding.origin else ""
+        body = Text(f"{finding.what}: {_flat(finding)}{held}{origin}\n")
+        lines.append(Padding(body.append(finding.do, style="bold"), (0, 0, 1, 6)))
+    for subject in dict.fromkeys(f.subject for f in findings if f.status == "ok"):
+        lines.append(Text(subject, style="bold"))
+        for finding in (f for f in findings if f.status == "ok" and f.subject == subject):
+            against = f" (against {shown(finding.against)})" if finding.against is not None else ""
+            line = Text.assemble(("ok    ", STYLE["ok"]), f"{finding.check:<20} ", (finding.what, "dim"))
+            lines.append(Padding(line.append(f": {_flat(finding)}{against}"), (0, 0, 0, 2)))
+    for finding in (f for f in findings if f.status == "skipped"):
+        lines.append(Text(f"skipped {finding.subject}: {finding.check}, {finding.do}", style=STYLE["skipped"]))
+    plural = "" if counts["fault"] == 1 else "s"
+    total = f"{counts['fault']} fault{plural}, {counts['ok']} ok, {counts['skipped']} skipped, {seconds:.0f} s"
+    return Group(*lines, Text(total, style="bold"))
+
+
+def _flat(finding: Finding) -> str:
+    return " ".join(shown(finding.measured).split())

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.doctor.finding import Finding, judged, skipped
+from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.subject import Subject
 from dragoman.models.watch import table_shape
-from dragoman.verbalizers.chat import render_chat
-from dragoman.verbalizers.prompt import PLAIN_ENGLISH
+from dragoman.verbalizers.prompt import PLAIN_ENGLISH, render_chat
 from dragoman.verbalizers.sidecar import Sidecar
 
 # What families write between turns. A template of the right family writes words its tokenizer knows as one token.
@@ -23,14 +22,24 @@ TURN_WORD = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|<\uff5c[^<>\uff5c]{1,40}\uff5c>|<(?:bos|eos|s)>|</s>"
 )
 TWO_TURNS = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Good morning to you."}]
+HALF = len(PLAIN_ENGLISH) / 2
+
+TOKENIZER = Check(
+    "tokenizer",
+    "tokens of a plain English sentence, and the sentence read back",
+    f"half its {len(PLAIN_ENGLISH)} characters; the embedded pair's need 20, one without merges 90",
+)
+BOS = Check("bos", "its prompt", "the tokenizer does not begin texts with one")
+TEMPLATE = Check("template", "turn marks of its prompt that are no single token")
+VOCABULARY = Check("vocabulary", "ids its tokenizer can give", "rows of the model's embedding table")
+SLOT_IN_PROMPT = Check("slot-in-prompt", "position the vector is meant for")
 
 
 def check_prompt(subject: Subject) -> list[Finding]:
     """All checks of the verbalizer's prompt; those of the source's tokenizer are in ``stream``."""
     local, name = subject.local, subject.verbalizer_name
     if local is None:
-        reason = "the verbalizer does not run in this process, so its prompt cannot be seen"
-        return [skipped("bos", name, "its prompt", reason)]
+        return [BOS.skipped(name, "the verbalizer does not run in this process, so its prompt cannot be seen")]
     ids = local.prompt.ids
     return [
         tokenizer_whole(name, local.tokenizer),
@@ -44,22 +53,14 @@ def check_prompt(subject: Subject) -> list[Finding]:
 def tokenizer_whole(name: str, tokenizer: Any) -> Finding:
     """A tokenizer that lost its merges gives one token a character and goes on without an error."""
     ids = tokenizer.encode(PLAIN_ENGLISH, add_special_tokens=False)
-    limit = len(PLAIN_ENGLISH) / 2
     back = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
-    fault = ""
-    if len(ids) >= limit:
+    measured, fault = float(len(ids)), ""
+    if len(ids) >= HALF:
         fault = "it has lost its merges: copy the original tokenizer.json of the base model into the folder"
     elif back != PLAIN_ENGLISH:
+        measured = f"{len(ids)}, read back otherwise"
         fault = f"it reads the sentence back as '{back[:60]}': copy the base model's original tokenizer.json"
-    return judged(
-        "tokenizer",
-        name,
-        "tokens of a plain English sentence, and the sentence read back",
-        measured=float(len(ids)) if back == PLAIN_ENGLISH or len(ids) >= limit else f"{len(ids)}, read back otherwise",
-        against=limit,
-        origin=f"half its {len(PLAIN_ENGLISH)} characters; the embedded pair's need 20, one without merges 90",
-        fault=fault,
-    )
+    return TOKENIZER.of(name, measured, HALF, fault)
 
 
 def expects_bos(tokenizer: Any) -> str:
@@ -85,15 +86,7 @@ def bos(name: str, what: str, tokenizer: Any, ids: Sequence[int]) -> Finding:
         fault = "write it once: render the chat template to text and encode that without special tokens"
     elif leading == 0 and why:
         fault = "begin with it: use the chat template the checkpoint was trained with"
-    return judged(
-        "bos",
-        name,
-        what,
-        measured=float(leading),
-        against="1" if why else "0 or 1",
-        origin=why or "the tokenizer does not begin texts with one",
-        fault=fault,
-    )
+    return BOS.of(name, float(leading), "1" if why else "0 or 1", fault, what=what, origin=why)
 
 
 def template(name: str, tokenizer: Any, text: str = "") -> Finding:
@@ -101,11 +94,10 @@ def template(name: str, tokenizer: Any, text: str = "") -> Finding:
 
     ``text``: the prompt as rendered; empty takes a short chat through the tokenizer's template.
     """
-    what = "turn marks of its prompt that are no single token"
     chat = rendered(tokenizer, TWO_TURNS)
     text = text or chat
     if not text:
-        return skipped("template", name, what, "its tokenizer has no chat template that can be rendered")
+        return TEMPLATE.skipped(name, "its tokenizer has no chat template that can be rendered")
     marks = sorted(set(TURN_WORD.findall(text)))
     strange = [m for m in marks if len(tokenizer.encode(m, add_special_tokens=False)) != 1]
     special = set(getattr(tokenizer, "all_special_ids", ())) | set(getattr(tokenizer, "added_tokens_decoder", ()))
@@ -120,15 +112,9 @@ def template(name: str, tokenizer: Any, text: str = "") -> Finding:
         )
     elif is_chat and not known:
         fault = "none of the tokenizer's special tokens is in it: use the chat template the checkpoint was trained with"
-    return judged(
-        "template",
-        name,
-        what,
-        measured=float(len(strange)) if marks else f"no marks, {len(known)} special tokens",
-        against=0.0,
-        origin=f"the tokenizer's vocabulary; the prompt holds {', '.join(marks[:4]) or 'no mark known here'}",
-        fault=fault,
-    )
+    measured = float(len(strange)) if marks else f"no marks, {len(known)} special tokens"
+    origin = f"the tokenizer's vocabulary; the prompt holds {', '.join(marks[:4]) or 'no mark known here'}"
+    return TEMPLATE.of(name, measured, 0.0, fault, origin=origin)
 
 
 def rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str:
@@ -146,15 +132,8 @@ def rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str:
 def vocabulary(name: str, tokenizer: Any, ids: Sequence[int], table: int) -> Finding:
     """Every id that is fed, and every id the tokenizer can give, needs a row in the embedding table."""
     need = max(max(ids, default=0) + 1, len(tokenizer))
-    return judged(
-        "vocabulary",
-        name,
-        "ids its tokenizer can give",
-        measured=float(need),
-        against=float(table),
-        origin="rows of the model's embedding table",
-        fault="" if need <= table else "tokenizer and model are of different checkpoints: use those of one",
-    )
+    fault = "" if need <= table else "tokenizer and model are of different checkpoints: use those of one"
+    return VOCABULARY.of(name, float(need), float(table), fault)
 
 
 def slot_in_prompt(name: str, sidecar: Sidecar, ids: Sequence[int], slot: int) -> Finding:
@@ -170,12 +149,6 @@ def slot_in_prompt(name: str, sidecar: Sidecar, ids: Sequence[int], slot: int) -
         )
     elif fits != [slot] and not (left is right is None and slot in fits):
         fault = "the vector goes beside the marker: replace the embedding at the marker itself"
-    return judged(
-        "slot-in-prompt",
-        name,
-        "position the vector is meant for",
-        measured=float(slot),
-        against=", ".join(map(str, fits)) or f"none of {len(places)} places",
-        origin=f"where the prompt holds the marker '{sidecar.marker}' between its stored neighbours",
-        fault=fault,
-    )
+    against = ", ".join(map(str, fits)) or f"none of {len(places)} places"
+    origin = f"where the prompt holds the marker '{sidecar.marker}' between its stored neighbours"
+    return SLOT_IN_PROMPT.of(name, float(slot), against, fault, origin=origin)

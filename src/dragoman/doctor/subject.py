@@ -18,9 +18,9 @@ from dragoman import tiny
 from dragoman.core import Background, Floats, Refusal
 from dragoman.dictionaries import Encoder
 from dragoman.models.decode import Verbalizer
-from dragoman.models.paired import Reader
+from dragoman.models.harvest import Reader
 from dragoman.models.resolve import cached, folder_of
-from dragoman.models.watch import Fed, Stream, bare_logits, bare_text, fed, neighbours, stream_over
+from dragoman.models.watch import Fed, Stream, fed, neighbours, stream_over
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 # Plain running text of several registers: enough for norms and slots, and there is no model that cannot read it.
@@ -38,7 +38,6 @@ SENTENCES = (
     "Our team lost the final by a single goal, although it had the ball for most of the second half and hit the post "
     "twice; the coach said afterwards that he was proud of the players and that next season would be theirs.",
 )
-COMPARED = 8  # tokens of a text that is compared with another one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,25 +115,12 @@ class Subject:
     @cached_property
     def fed(self) -> Fed:
         """What the model met when it read the two opposite vectors; nothing where it does not run here."""
-        return self._fed(self.opposite)
+        return Fed() if self.local is None else fed(self.local, self.opposite)
 
     @cached_property
     def fed_again(self) -> Fed:
         """The same two vectors in the other order, in a call of its own: caches outlive calls."""
-        return self._fed(self.opposite[::-1].copy())
-
-    def _fed(self, vectors: Floats) -> Fed:
-        return Fed() if self.local is None else fed(self.local, vectors)
-
-    @cached_property
-    def bare_logits(self) -> Floats | None:
-        """Logits behind the prompt when nothing is injected."""
-        return None if self.local is None else bare_logits(self.local)
-
-    @cached_property
-    def bare_text(self) -> str | None:
-        """What is said when nothing is injected."""
-        return None if self.local is None else bare_text(self.local, COMPARED)
+        return Fed() if self.local is None else fed(self.local, self.opposite[::-1].copy())
 
     @cached_property
     def own_stream(self) -> Stream | None:

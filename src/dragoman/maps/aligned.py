@@ -42,6 +42,14 @@ _HELD_OUT = Contents(
 )
 
 
+def refuse_there(folder: Path) -> None:
+    """Refuse a folder that is there already."""
+    with refusing("writing", folder):
+        there = folder.exists() or folder.is_symlink()
+    if there:
+        raise Refusal(f"{folder}", "it is there already", "name a new folder")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes its place when the block ends well, and is not there when it does not.
@@ -49,8 +57,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         Refusal: it is there already, or the disk refuses.
     """
-    if folder.exists():
-        raise Refusal(f"{folder}", "it is there already", "name a new folder")
+    refuse_there(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     with refusing("writing", folder):
         try:

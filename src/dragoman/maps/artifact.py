@@ -24,7 +24,7 @@ from dragoman.maps.aligned import new_folder
 from dragoman.maps.diagnostics import Baselines
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums
-from dragoman.maps.evaluate import usable
+from dragoman.maps.evaluate import beside_baselines, usable
 from dragoman.maps.firings import Firings
 from dragoman.maps.folds import FoldedMoments
 from dragoman.maps.linear import LinearMap
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the folder
 _INDEX = "crossing.json"
 _TEXTS = "texts.jsonl.gz"
-_NEEDED = {"aligned": {"map", "back", "baselines", "backgrounds", "dictionary"}, "pooled": {"map", "backgrounds"}}
+_NEEDED = {"aligned": {"map", "back", "baselines", "backgrounds", "dictionary"}, "post": {"map", "backgrounds"}}
 _BACKGROUNDS = Contents(called="backgrounds", holds=None, arrays={"source": "p", "target": "q"})
 _BASELINES = Contents(
     called="baselines",
@@ -78,7 +78,7 @@ class CrossingIndex(Record):
     holds: Literal["crossing"]
     format: int
     dragoman: str
-    recipe: Literal["aligned", "pooled"]
+    recipe: Literal["aligned", "post"]
     source: str
     target: str
     source_width: int
@@ -218,6 +218,7 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "dictionary": DictionaryKey.load(path) if (path := there("dictionary")) else None,
         "texts": _texts(index, folder),
         "settings": index.settings,
+        "digests": {"crossing": file_sha256(folder / _INDEX)},
     }
 
 
@@ -286,20 +287,40 @@ def readme(crossing: Crossing, index: CrossingIndex) -> str:
     return "\n".join(lines)
 
 
-def _table(told: Mapping[str, float]) -> list[str]:
+def _table(held_out: Mapping[str, float]) -> list[str]:
     """The held-out report; every number beside what means nothing would reach."""
-    rows = [
-        ("variance explained, unit rows", "fve_unit", "constant_fve_unit", None),
-        ("variance explained, raw rows", "fve_raw", None, "shuffled_fve"),
-        ("cosine, mean taken off", "centred_cosine", None, "shuffled_centred_cosine"),
-        (f"own row nearest of {told['top1_among']:.0f}", "top1", None, "shuffled_top1"),
-        ("cosine, raw", "raw_cosine", "constant_cosine", None),
-    ]
     shown = [
-        f"| {what} | " + " | ".join("" if name is None else f"{told[name]:.3f}" for name in names) + " |"
-        for what, *names in rows
+        f"| {measure} | " + " | ".join("" if one is None else f"{one:.3f}" for one in numbers) + " |"
+        for measure, *numbers in beside_baselines(held_out)
     ]
     return ["| measure | this map | the mean alone | rows dealt at random |", "| --- | --- | --- | --- |", *shown]
+
+
+def inspect_crossing(folder: Path) -> CrossingIndex:
+    """What a crossing's folder says of it, every file's bytes checked.
+
+    Raises:
+        Refusal: it holds no crossing, one of another format, or files that are missing, torn or changed.
+    """
+    index = CrossingIndex.at(folder)
+    _refuse_changed(index, folder)
+    return index
+
+
+def lines_of(index: CrossingIndex) -> list[str]:
+    """What a crossing is, in lines for a terminal."""
+    word, why = usable(index.held_out)
+    how = "tokens that end together" if index.recipe == "aligned" else "one mean row a text, the post's recipe"
+    fitted = f"{index.dictionary.features} features" if index.dictionary else "none: any dictionary at its source"
+    return [
+        f"from        {index.source}, width {index.source_width}",
+        f"to          {index.target}, width {index.target_width}",
+        f"map         {index.method}, over {how}",
+        f"dictionary  {fitted}",
+        f"texts       {index.texts.n_source} activations of the source, {index.texts.n_target} of the target",
+        f"made by     dragoman {index.dragoman}",
+        f"{word}: {why}",
+    ]
 
 
 def _public(site: Site) -> str:

@@ -37,7 +37,7 @@ from dragoman.maps.post import fit_pooled
 from dragoman.records import Card
 from dragoman.store import digest
 
-Recipe = Literal["aligned", "pooled"]
+Recipe = Literal["aligned", "post"]
 Route = Literal["map", "direct", "dictionary", "blend", "auto", "as-is"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 ASKED = "it was asked for"
@@ -50,12 +50,15 @@ NEAR, OTHERS = 50, 2000  # rivals of each feature asked for, and features drawn 
 class Crossing:
     """What carries directions from ``source`` to ``target``.
 
-    ``recipe``: fitted on aligned tokens or on pooled texts. ``background``, ``source_background``: mean unit activation
-    at either site. ``map``: with ``held_out`` on its report; ``moments``: that it was fitted on. ``direct``: the direct
-    route's table. Of aligned tokens besides: ``back``, the map from target to source, and ``folds``, ``baselines`` and
-    ``fired``, for cards; ``firings``, for windows of text; ``sums``, for dictionary ridge, or ``solved``, its table,
-    where that was saved. ``dictionary``: which one it was fitted on. ``texts``: what was read. What was not prepared is
-    None; nothing is needed where source and target are one site.
+    ``recipe``: fitted on aligned tokens, or on pooled texts as in the post. ``background``, ``source_background``: mean
+    unit activation at either site. ``map``: with ``held_out`` on its report; ``moments``: that it was fitted on.
+    ``direct``: the direct route's table. Of aligned tokens besides: ``back``, the map from target to source, and
+    ``folds``, ``baselines`` and ``fired``, for cards; ``firings``, for windows of text; ``sums``, for dictionary ridge,
+    or ``solved``, its table, where that was saved. ``dictionary``: which one it was fitted on. ``texts``: what was
+    read. What was not prepared is None; nothing is needed where source and target are one site.
+
+    Not saved: ``digests`` of what it was made from; ``left_out``: what became of either model's rows while they were
+    read; ``name``: how refusals call it.
     """
 
     recipe: Recipe
@@ -76,6 +79,9 @@ class Crossing:
     dictionary: DictionaryKey | None = None
     texts: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    name: str = "this crossing"
 
     @classmethod
     def from_tokens(
@@ -181,7 +187,7 @@ class Crossing:
         _refuse_other_texts(texts, source_background)
         made, moments = fit_pooled(x_pooled, y_pooled, source, target, lam=lam, seed=seed, method=method)
         return cls(
-            recipe="pooled",
+            recipe="post",
             source=source,
             target=target,
             background=background,
@@ -269,7 +275,7 @@ class Crossing:
         found = self.partial if route == "dictionary" else self.direct
         if found is not None:
             return found
-        if self.recipe == "pooled":
+        if self.recipe == "post":
             why, instead = "it was not prepared", "prepare the crossing with that route"
         elif self.fired is None:
             why = "no feature was watched in these texts"
@@ -311,16 +317,28 @@ class Crossing:
         """
         from dragoman.maps.artifact import parts_of
 
-        made = cls(**parts_of(folder))
+        made = cls(**parts_of(folder), name=f"crossing {folder}")
         if source is not None:
-            refuse_other_site(f"the source of {folder}", made.source, source)
-        if target is not None:
-            refuse_other_site(f"the target of {folder}", made.target, target)
-        if dictionary is not None:
-            refuse_other_site("dictionary directions", dictionary.site, made.source)
-            if made.dictionary is not None:
-                made.dictionary.refuse_another(dictionary, f"{folder}")
+            refuse_other_site(f"the source of {made.name}", made.source, source)
+        made.refuse_others(dictionary, target)
         return made
+
+    def refuse_others(self, dictionary: Directions | None, target: Site | None) -> None:
+        """Refuse directions that it was not fitted for, and a reader of another stream.
+
+        Args:
+            dictionary: directions, all of a dictionary or some.
+            target: where they should arrive.
+
+        Raises:
+            Refusal: another site, or another dictionary than it was fitted on.
+        """
+        if target is not None:
+            refuse_other_site(f"the target of {self.name}", self.target, target)
+        if dictionary is not None:
+            refuse_other_site("dictionary directions", dictionary.site, self.source)
+            if self.dictionary is not None:
+                self.dictionary.refuse_another(dictionary, self.name)
 
 
 def neighbouring(directions: Directions, target: Site) -> Directions:

@@ -156,3 +156,18 @@ def _unit(rows: Doubles) -> Doubles:
     """Unit rows; a zero row stays zero, so that its cosines are 0."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1.0)
+
+
+def beside_baselines(held_out: Mapping[str, float]) -> list[tuple[str, float, float | None, float | None]]:
+    """A held-out report as lines: measure, this map, the mean alone, rows dealt at random (None: there is no such)."""
+    names: list[tuple[str, str, str | None, str | None]] = [
+        ("variance explained, unit rows", "fve_unit", "constant_fve_unit", None),
+        ("variance explained, raw rows", "fve_raw", None, "shuffled_fve"),
+        ("cosine, mean taken off", "centred_cosine", None, "shuffled_centred_cosine"),
+        (f"own row nearest of {held_out['top1_among']:.0f}", "top1", None, "shuffled_top1"),
+        ("cosine, raw", "raw_cosine", "constant_cosine", None),
+    ]
+    return [
+        (what, held_out[own], held_out[mean] if mean else None, held_out[dealt] if dealt else None)
+        for what, own, mean, dealt in names
+    ]

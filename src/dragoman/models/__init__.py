@@ -1,4 +1,4 @@
-"""The only rooms that import torch and transformers: resolve, load, harvest, decode, embed.
+"""The only rooms that import torch and transformers: resolve, load, harvest, decode, embedder.
 
 What leaves them is numpy and text.
 """

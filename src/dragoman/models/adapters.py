@@ -3,7 +3,7 @@
 In: an adapter's folder. Out: its settings. Refuses files that are no JSON object, fields of another type, ranks that
 the weights do not have, patterns of module names that could take for ever, initialisations that change the base,
 settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers and reconstructors
-keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.files`).
+keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.contract`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, read_json
 from dragoman.store.spans import shown
-from dragoman.verbalizers.fields import Natural, Part, Width, checked
+from dragoman.verbalizers.sidecar import Natural, Part, Width, checked
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LORA_A = re.compile(r"\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?$")
@@ -40,14 +40,7 @@ PLAIN = (
     "exclude_modules",
 )
 # What PEFT does beyond it, can be merged, and is checked after merging.
-_BEYOND = (
-    "bias",
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-)
+_BEYOND = ("bias", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
 # What changes nothing that a trained adapter computes; the configurations of initialisations are read with them.
 _WITHOUT_EFFECT = (
     "peft_type",
@@ -88,11 +81,7 @@ class Places(Part):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """``adapter_config.json`` as it is written.
-
-    Raises:
-        Refusal: it is missing, is not JSON, or is no object.
-    """
+    """``adapter_config.json`` as it is written; refuse one that is missing, is not JSON, or is no object."""
     path = folder / ADAPTER
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -118,10 +107,7 @@ def check_places(settings: dict[str, Any], folder: Path) -> None:
 def refuse_settings(settings: Mapping[str, Any], what: str, *, plain: bool) -> None:
     """Refuse settings that cannot be merged, or that nothing here knows: left out they would give other answers.
 
-    Args:
-        settings: of ``adapter_config.json``.
-        what: whose refusal it is.
-        plain: whether the sum of A and B is all that may be told.
+    ``what``: whose refusal it is. ``plain``: whether the sum of A and B is all that may be told.
     """
     known = {*PLAIN, *_WITHOUT_EFFECT, *(() if plain else _BEYOND)}
     told = {name: value for name, value in settings.items() if value and not (name == "bias" and value == "none")}
@@ -173,9 +159,8 @@ def refuse_rank(ranks: Iterable[int], weights: Path, path: Path) -> None:
     shapes = ArraysFile(weights).shapes
     there = max((shape[0] for name, shape in shapes.items() if _LORA_A.search(name) and len(shape) > 1), default=0)
     if max(ranks) > there:
-        raise Refusal(
-            f"{path}", f"it states rank {max(ranks)}, {weights.name} has rank {there}", "use files of one checkpoint"
-        )
+        why = f"it states rank {max(ranks)}, {weights.name} has rank {there}"
+        raise Refusal(f"{path}", why, "use files of one checkpoint")
 
 
 def refuse_slow(patterns: Iterable[str], path: Path) -> None:
@@ -189,9 +174,8 @@ def refuse_slow(patterns: Iterable[str], path: Path) -> None:
         except (re.error, RecursionError, OverflowError, Warning):
             good = False
         if not good or any(len(_REPEATED.findall(part)) > _MOST_REPEATED for part in _alternatives(pattern)):
-            raise Refusal(
-                f"{path}", f"its pattern '{shown(pattern)}' is no plain pattern of module names", "list the modules"
-            )
+            why = f"its pattern '{shown(pattern)}' is no plain pattern of module names"
+            raise Refusal(f"{path}", why, "list the modules")
 
 
 def _alternatives(pattern: str) -> list[str]:

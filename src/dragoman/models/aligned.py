@@ -35,9 +35,17 @@ from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.firings import FiringsTally
 from dragoman.maps.folds import MomentStream
-from dragoman.models.harvest import OUTLIER, Progress, median_norm, refuse_undefined, shared_ends, unit_sum
-from dragoman.models.options import Document, ReadingOptions, at_most_each, calibrating, distinct, held_out_documents
-from dragoman.models.paired import SIDES, Reader, refuse_other_width
+from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
+from dragoman.models.paired import (
+    SIDES,
+    Document,
+    ReadingOptions,
+    at_most_each,
+    calibrating,
+    distinct,
+    held_out_documents,
+    refuse_other_width,
+)
 from dragoman.store import digest
 
 SHARE = 0.05  # of pairs, left out as sinks at most
@@ -71,32 +79,20 @@ def read_aligned(
     options: ReadingOptions | None = None,
     progress: Progress | None = None,
 ) -> Aligned:
-    """Read every text once with both models and keep the sums.
+    """Read every text once with both models and keep the sums; refused as the module says.
 
     Nothing is written; interrupted, nothing is left behind. Longest texts come first, so that memory is at its most at
-    the start.
-
-    Args:
-        source: the model whose features are to be carried.
-        target: the model they are carried into.
-        texts: one document each.
-        encoder: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
-        options: how.
-        progress: called with documents read and their number.
-
-    Raises:
-        Refusal: as the module says.
+    the start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
+    ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
+    ``progress``: called with documents read and their number.
     """
     options = options or ReadingOptions()
     if encoder is not None:
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
     if len(documents) < 2 * options.folds:
-        raise Refusal(
-            f"{len(documents)} different texts",
-            f"{options.folds} folds of documents are judged on one another",
-            f"give at least {2 * options.folds} texts",
-        )
+        why = f"{options.folds} folds of documents are judged on one another"
+        raise Refusal(f"{len(documents)} different texts", why, f"give at least {2 * options.folds} texts")
     columns = _columns(source, target, encoder, options)
     pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
     reading = _Reading(source, target, encoder, columns, documents, pilot, options)
@@ -271,9 +267,8 @@ class _Reading:
             read = told["not finite"] + told["no shared end"] + self.counts["shared ends"]
             refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
         if not n or not self.kept:
-            raise Refusal(
-                "these texts", "the two tokenizers share no token end late enough in them", "give longer running text"
-            )
+            why = "the two tokenizers share no token end late enough in them"
+            raise Refusal("these texts", why, "give longer running text")
         out = self.counts["outlier at source"] + self.counts["outlier at target"]
         _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
         source, target = self.source.site, self.target.site

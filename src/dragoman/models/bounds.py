@@ -1,9 +1,11 @@
-"""Whether a config.json asks for a model of the size of the weights beside it, told before that model is built.
+"""Whether a model's config.json and tokenizer.json stay within bounds, told before a library acts on them.
 
-In: the configuration as JSON, the shapes of the stored tensors, the class that opens it. Out: nothing. Refuses more
-blocks, experts or labels than the weights could fill, models of several times the stored numbers, encoder-decoders and
-families that transformers does not know. What transformers builds while it reads a configuration grows with these
-numbers: 10^8 blocks are 10^8 Python objects before the first weight is looked at.
+In: the configuration as JSON, the shapes of the stored tensors, the class that opens it; a tokenizer.json. Out:
+nothing. Refuses more blocks, experts or labels than the weights could fill, models of several times the stored numbers,
+encoder-decoders, families that transformers does not know, and tokenizers that grow texts, take for ever or draw at
+random. What transformers builds while it reads a configuration grows with these numbers: 10^8 blocks are 10^8 Python
+objects before the first weight is looked at. What a tokenizer.json does to a text is Rust's business and cannot be
+stopped from here: it is tried in a process of its own first (`tokenizer_child`).
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
 from dragoman.models.folder import CONFIG
-from dragoman.store import read_json
-from dragoman.store.boundary import AGAIN, opening
+from dragoman.store import file_sha256, read_json
+from dragoman.store.boundary import AGAIN, Limits, ask, opening
 from dragoman.store.spans import shown
+from dragoman.verbalizers.prompt import PLAIN_ENGLISH
 
 _OF_BLOCKS = re.compile(r"layer|depth|block|stage")
 _COUNT = re.compile(r"^(?:num|n)_|experts|labels")
@@ -33,6 +36,19 @@ _HARMLESS = 10_000  # of anything else
 _ALONE = 2_000  # blocks where there are no weights to compare with: of a folder that holds a tokenizer
 _TIMES, _TIMES_QUANTISED = 2, 16  # a tied matrix counts twice; packed weights hold up to sixteen numbers in one
 _MORE = 50_000_000
+
+# Gemma's, of 33 MB and a quarter of a million words, takes 2 seconds and 600 MB.
+LIMITS = Limits(seconds=30, megabytes=4000)
+_CHILD = Path(__file__).with_name("tokenizer_child.py")
+INSTEAD = "copy the original tokenizer.json of the base model into the folder"
+_TEXTS = (
+    PLAIN_ENGLISH,
+    "".join(map(chr, range(32, 127))) * 4,
+    "a" * 200 + "!\n\t  Zäöß € 東京 \U0001f600 ﷺ",
+    " " * 200,
+)
+
+_tried: set[str] = set()  # digests of those that held
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -61,11 +77,8 @@ def refuse_unknown_packing(folder: Path, config: Mapping[str, Any]) -> None:
     method = told.get("quant_method") if isinstance(told, Mapping) else told
     known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}  # there by its number of bits
     if not isinstance(method, str) or method not in known:
-        raise Refusal(
-            f"{folder / CONFIG}",
-            f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not",
-            "use its weights in bfloat16",
-        )
+        why = f"its weights are quantised by '{shown(method)}', which transformers {transformers.__version__} has not"
+        raise Refusal(f"{folder / CONFIG}", why, "use its weights in bfloat16")
 
 
 @contextmanager
@@ -109,11 +122,8 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
     held = sum(math.prod(shape) for shape in shapes.values())
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
-        raise Refusal(
-            f"{path}",
-            f"the model it tells of has {asked} numbers, and {held} are stored beside it",
-            "use the config.json and weights of one checkpoint",
-        )
+        why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
+        raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
 
 
 def _whole_numbers(settings: Any, depth: int = 8) -> Iterator[tuple[str, int]]:
@@ -127,3 +137,11 @@ def _whole_numbers(settings: Any, depth: int = 8) -> Iterator[tuple[str, int]]:
             yield str(name), int(value)
         else:
             yield from _whole_numbers(value, depth - 1)
+
+
+def refuse_unbounded(path: Path) -> None:
+    """Try a tokenizer.json in a process of its own, the same bytes once; refuse one that does not stay in bounds."""
+    content = file_sha256(path)
+    if content not in _tried:
+        ask(_CHILD, {"path": str(path), "texts": list(_TEXTS)}, LIMITS, f"{path}", INSTEAD)
+        _tried.add(content)

@@ -27,30 +27,15 @@ from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook
-from dragoman.models.folder import (
-    TEMPLATE,
-    TOKENIZER,
-    check_folder,
-    digests,
-    read_template,
-)
-from dragoman.models.load import (
-    base_of,
-    decoder_blocks,
-    load_model,
-    load_tokenizer,
-    stacked,
-    torch_dtype,
-)
+from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
+from dragoman.models.load import base_of, decoder_blocks, hidden_of, load_model, load_tokenizer, stacked, torch_dtype
 from dragoman.models.merge import Agreement, merge_adapter
-from dragoman.models.published import how_fed
-from dragoman.models.resolve import folder_of
+from dragoman.models.resolve import folder_of, how_fed
 from dragoman.store import digest, file_sha256
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import shown
-from dragoman.verbalizers.answer import CLOSE, parse
 from dragoman.verbalizers.prompt import Prompt
-from dragoman.verbalizers.protocol import check_temperature, checked_vectors
+from dragoman.verbalizers.protocol import CLOSE, check_temperature, checked_vectors, parse
 from dragoman.verbalizers.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream
@@ -64,10 +49,11 @@ Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 class Verbalizer:
     """A verbalizer run by transformers in this process.
 
-    ``name``: the reference it was opened by. ``site``: the stream it reads. ``base``: the model it was made from, by
-    reference. ``adapters``: the folders merged into a whole model, lowest first, none where it is one itself;
-    ``whole``: that model, by reference or folder. ``model`` and ``tokenizer``: as opened, adapters in the weights.
-    ``contract``: what feeds it. ``prompt``: its checked prompt. ``merged``: how each adapter agrees with PEFT unmerged.
+    ``name``: the reference it was opened by. ``site``: the stream it reads; ``width``: of its vectors. ``base``: the
+    model it was made from, by reference. ``adapters``: the folders merged into a whole model, lowest first, none where
+    it is one itself; ``whole``: that model, by reference or folder. ``model`` and ``tokenizer``: as opened, adapters in
+    the weights. ``contract``: what feeds it. ``prompt``: its checked prompt. ``merged``: how each adapter agrees with
+    PEFT unmerged.
     """
 
     @classmethod
@@ -83,8 +69,7 @@ class Verbalizer:
     ) -> Verbalizer:
         """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
 
-        Raises:
-            Refusal: what is said contradicts the registry, nobody says how it is fed, or whatever ``__init__`` refuses.
+        Refuses what contradicts the registry, what nobody says, and whatever ``__init__`` refuses.
         """
         fed = how_fed(str(ref), contract, settings or {}, base)
         return cls(ref, **fed, dtype=dtype, device=device)
@@ -114,20 +99,15 @@ class Verbalizer:
         """
         self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
         self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
-        request = CheckpointRequest(
-            ref=self.name, folder=self._folder, settings=dict(settings or {}), width_of=_width_of
-        )
-        self.contract: Contract = contract_for(request, contract)
+        self.contract = _contract(self.name, self._folder, contract, settings)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
-            raise Refusal(
-                f"{self._what} in float16",
-                f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504",
-                "use bfloat16 or float32",
-            )
+            why = f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504"
+            raise Refusal(f"{self._what} in float16", why, "use bfloat16 or float32")
         self.base = base_of(self.contract.weights, self.sidecar.base, base, self._what)
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
         self.site: Site = self.contract.site(self.base)
+        self.width: int = self.contract.width
         self.merged: list[Agreement] = []
         self.model, self.tokenizer = self._opened()
         self.prompt: Prompt = self.contract.prompt(self.tokenizer)
@@ -144,11 +124,6 @@ class Verbalizer:
     def sidecar(self) -> Sidecar:
         """How the checkpoint wants its vector."""
         return self.contract.sidecar
-
-    @property
-    def width(self) -> int:
-        """Width of the vectors it takes."""
-        return self.contract.width
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -218,7 +193,7 @@ class Verbalizer:
 
     def _decode(self, feed: Feed, choose: Choose, limit: int) -> list[tuple[list[int], float]]:
         """Token ids said by each row of a feed, end-of-text token included, and their mean log-probability."""
-        cache, count = self._cache(), len(feed.embeddings)
+        cache, count = DynamicCache(config=self.model.config), len(feed.embeddings)
         logits = self._prefill(feed, cache)
         said: list[list[int]] = [[] for _ in range(count)]
         total = [0.0] * count
@@ -237,9 +212,6 @@ class Verbalizer:
                 chosen, alive = chosen[kept], [alive[k] for k in going]
             logits = self._logits(cache, input_ids=chosen[:, None])
         return [(ids, whole / len(ids)) for ids, whole in zip(said, total, strict=True)]
-
-    def _cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
 
     def _prefill(self, feed: Feed, cache: DynamicCache) -> torch.Tensor:
         """Logits (n, vocabulary) after the prompts of a feed; the cache holds them then. Hooks are gone afterwards."""
@@ -303,7 +275,7 @@ def _changed(module: torch.nn.Module, hook: Hook, shared: int) -> Iterator[None]
     places = [position - shared for position in hook.positions]
 
     def change(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden = hidden_of(output).clone()
         hidden[:, places] = hook.change(hidden[:, places])
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -392,3 +364,22 @@ def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
 def _width_of(ref: str) -> int | None:
     """Width of a base model as its config.json states it."""
     return width_in(folder_of(ref))
+
+
+def _contract(name: str, folder: Path, contract: str | None, settings: Mapping[str, Any] | None) -> Contract:
+    """What feeds a checkpoint."""
+    request = CheckpointRequest(ref=name, folder=folder, settings=dict(settings or {}), width_of=_width_of)
+    return contract_for(request, contract)
+
+
+def site_of_verbalizer(
+    ref: str, contract: str | None = None, settings: Mapping[str, Any] | None = None, base: str | None = None
+) -> Site:
+    """The stream a verbalizer reads, by its files and what is said as for ``Verbalizer.open``; no weights are read.
+
+    Raises:
+        Refusal: as ``Verbalizer.open``, as far as files tell.
+    """
+    fed = how_fed(ref, contract, settings or {}, base)
+    opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"])
+    return opened.site(base_of(opened.weights, opened.sidecar.base, fed["base"], f"verbalizer {ref}"))

@@ -15,9 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from dragoman.core import Floats, Refusal
 from dragoman.embed import refuse_empty
-from dragoman.models.bounds import read_config, refuse_counts
+from dragoman.models.bounds import read_config, refuse_counts, refuse_unbounded
 from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, shapes_in, weight_files
-from dragoman.models.tokenizer import refuse_unbounded
 from dragoman.store import digest, read_json
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import shown
@@ -31,9 +30,8 @@ def packaged_folder(package: str = PACKAGE) -> Path:
     spec = importlib.util.find_spec(package)
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
-        raise Refusal(
-            "sentence embedder all-MiniLM-L6-v2", f"the package {package} is not installed", f"run: {INSTALL}"
-        )
+        why = f"the package {package} is not installed"
+        raise Refusal("sentence embedder all-MiniLM-L6-v2", why, f"run: {INSTALL}")
     return folder
 
 

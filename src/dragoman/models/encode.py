@@ -53,9 +53,6 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Encod
     """The first ``max_tokens`` tokens of each text, special ones that the tokenizer adds itself included.
 
     Whatever side the tokenizer's own settings cut, texts are cut at their end: two models read the same beginning.
-
-    Raises:
-        Refusal: as the module says.
     """
     for number, text in enumerate(texts):
         refuse_halves(text, f"text {number}")
@@ -75,9 +72,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Encod
             ids[k], spans[k] = list(again.ids), list(again.offsets)
             left = _written(ids[k], spans[k], markup)
             if left is not None:
-                raise Refusal(
-                    f"text {k}", f"its tokenizer makes one token of '{left}' in it", "leave out texts with such markup"
-                )
+                why = f"its tokenizer makes one token of '{left}' in it"
+                raise Refusal(f"text {k}", why, "leave out texts with such markup")
     return Encoded(ids=ids, spans=spans)
 
 
@@ -103,11 +99,7 @@ def _as_characters(tokenizer: Any, markup: Iterable[int]) -> Tokenizer:
 def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, special: bool) -> list[int]:
     """Ids of a template with a text in it: markup in the text is characters, markup of the template is what it is.
 
-    Args:
-        tokenizer: whose ids.
-        fill: the template: from the text to the whole.
-        text: what somebody wrote.
-        special: whether the tokenizer adds its own special tokens.
+    ``fill``: the template, from the text to the whole. ``special``: whether the tokenizer adds its own special tokens.
 
     Raises:
         Refusal: half a character, or a text with the very markup that its template has.
@@ -121,9 +113,8 @@ def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, spec
     frame = fill("")
     both = next((written for written in named.values() if written in frame), None)
     if both is not None:
-        raise Refusal(
-            f"a text with '{both}' in it", "the template around it has that markup too", "leave that text out"
-        )
+        why = "the template around it has that markup too"
+        raise Refusal(f"a text with '{both}' in it", why, "leave that text out")
     return list(_as_characters(tokenizer, named).encode(whole, add_special_tokens=special).ids)
 
 

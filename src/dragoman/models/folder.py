@@ -77,15 +77,11 @@ def weight_files(folder: Path, what: str) -> list[Path]:
     elif index.is_file():
         files = [folder / name for name in _shards(index)]
     elif there:
-        raise Refusal(
-            what, f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}", "download all of its files"
-        )
+        why = f"the folder holds {listed(there, 2)}, and neither {WEIGHTS} nor {INDEX}"
+        raise Refusal(what, why, "download all of its files")
     else:
-        raise Refusal(
-            what,
-            "the folder holds no *.safetensors weights, and pickled weights are never loaded",
-            "convert them to safetensors, or download them so",
-        )
+        why = "the folder holds no *.safetensors weights, and pickled weights are never loaded"
+        raise Refusal(what, why, "convert them to safetensors, or download them so")
     for path in files:
         _refuse_odd_file(path)
     return files
@@ -105,9 +101,8 @@ def shapes_in(files: list[Path], *, quantised: bool) -> dict[str, tuple[int, ...
         for name in () if quantised else file.names:
             stored = file.array(name)
             if name.endswith(".weight") and not stored.kind and stored.dtype.kind in "iub":
-                raise Refusal(
-                    f"{path}", f"its tensor '{shown(name)}' holds whole numbers ({stored.dtype}), not weights", AGAIN
-                )
+                why = f"its tensor '{shown(name)}' holds whole numbers ({stored.dtype}), not weights"
+                raise Refusal(f"{path}", why, AGAIN)
     return shapes
 
 
@@ -174,18 +169,12 @@ def _shards(index: Path) -> list[str]:
         (n for n in names if not isinstance(n, str) or not n.endswith(".safetensors") or Path(n).name != n), None
     )
     if odd is not None:
-        raise Refusal(
-            f"{index}",
-            f"it names the shard '{shown(odd)}', and shards are *.safetensors files beside it",
-            "put the shards into the same folder",
-        )
+        why = f"it names the shard '{shown(odd)}', and shards are *.safetensors files beside it"
+        raise Refusal(f"{index}", why, "put the shards into the same folder")
     missing = sorted({name for name in names if not (index.parent / name).exists()})
     if missing:
-        raise Refusal(
-            f"{index.parent}",
-            f"it lacks {len(missing)} of the {len(set(names))} shards its index names ({listed(missing, 2)})",
-            "finish the download",
-        )
+        why = f"it lacks {len(missing)} of the {len(set(names))} shards its index names ({listed(missing, 2)})"
+        raise Refusal(f"{index.parent}", why, "finish the download")
     return sorted(set(names))
 
 
@@ -196,9 +185,8 @@ def _refuse_settings(path: Path, settings: Mapping[str, Any]) -> None:
     kernels = [*_named(settings, "attn_implementation"), *_named(settings, "_attn_implementation")]
     for where, value in [*kernels, *_named(settings, "experts_implementation")]:
         if "/" in str(value):
-            raise Refusal(
-                f"{path}", f"its {where} wants code from elsewhere ({shown(value)}), which is never run", "delete it"
-            )
+            why = f"its {where} wants code from elsewhere ({shown(value)}), which is never run"
+            raise Refusal(f"{path}", why, "delete it")
     if settings.get("transformers_weights") is not None:
         named = shown(settings["transformers_weights"])
         raise Refusal(f"{path}", f"it names other weights ({named})", f"call them {WEIGHTS}, and delete the setting")

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
-from dragoman.models.load import check_site, decoder_blocks, text_stack
+from dragoman.models.load import check_site, decoder_blocks, hidden_of, load_model, text_stack
 
 Progress = Callable[[int, int], None]
 OUTLIER = 5.0  # times the median norm; alignment.md section 3: sinks are tens of times the median
@@ -61,12 +61,71 @@ class TokenRows:
         return len(self.x) + self.dropped
 
 
-def refuse_undefined(undefined: int, seen: int, site: Site, dtype: object) -> None:
-    """Refuse a reading of which more than 1 % is not finite.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A model opened to be read at one site."""
 
-    Raises:
-        Refusal: so many are not; the sentence says what to do instead.
-    """
+    site: Site
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+    @classmethod
+    def open(cls, site: Site, *, dtype: str = "float32", device: str = "cpu") -> Reader:
+        """Load the model of a site."""
+        ref = f"{site.model}@{site.revision}" if site.revision else site.model
+        model, tokenizer = load_model(ref, dtype=dtype, device=device)
+        return cls(site=site, model=model, tokenizer=tokenizer)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return str(self.model.dtype)
+
+    @property
+    def width(self) -> int:
+        """Width of the stream at the site; refuses a block the model does not have."""
+        return check_site(self.site, self.model)
+
+    def pilot(self, texts: Sequence[str]) -> TokenRows:
+        """Rows of any length of at most 32 of the texts, their first 256 tokens, read as one batch whatever others are.
+
+        One at a time would owe nothing to padding either, but small bfloat16 batches cost a CPU as much as large ones.
+
+        Raises:
+            Refusal: more than 1 % of them are not finite; a reading of all texts would end there too, later.
+        """
+        chosen = sorted(texts[i] for i in pilot_texts(texts, PILOT))
+        if not chosen:
+            none = np.zeros(0, dtype=np.int64)
+            return TokenRows(x=np.zeros((0, 0), np.float32), document=none, end=none, position=none, dropped=0)
+        (rows,) = token_rows(self, chosen, batch_size=len(chosen), typical=np.inf)
+        refuse_undefined(rows.undefined, rows.seen, self.site, self.model.dtype)
+        return rows
+
+    def typical(self, texts: Sequence[str]) -> float:
+        """Median norm over the pilot's tokens; infinite where there are none, so that nothing is an outlier."""
+        return median_norm(self.pilot(texts).x)
+
+    def rows(
+        self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
+    ) -> TokenRows:
+        """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
+
+        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
+        """
+        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical}
+        parts = list(token_rows(self, texts, **how))
+        if len(parts) == 1:
+            return parts[0]
+        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
+        counts: dict[str, Any] = {
+            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
+        }
+        return TokenRows(**joined, **counts)
+
+
+def refuse_undefined(undefined: int, seen: int, site: Site, dtype: object) -> None:
+    """Refuse a reading of which more than 1 % is not finite; the sentence says what to do instead."""
     if undefined > UNDEFINED * seen:
         half = str(dtype).endswith("float16") and not str(dtype).endswith("bfloat16")
         raise Refusal(
@@ -82,7 +141,7 @@ def reading(model: PreTrainedModel, block: int) -> Iterator[list[torch.Tensor]]:
     stack, blocks, caught = text_stack(model), decoder_blocks(model), []
 
     def catch(_module: nn.Module, _args: Any, output: Any) -> None:
-        caught[:] = [output[0] if isinstance(output, tuple) else output]
+        caught[:] = [hidden_of(output)]
 
     handle = blocks[block].register_forward_hook(catch)
     # Later blocks cannot change this one's output: leave them out instead of paying for them.
@@ -102,30 +161,6 @@ def pilot_texts(texts: Sequence[str], most: int) -> list[int]:
     return [found[key] for key in sorted(found)[:most]]
 
 
-def pilot_rows(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str]
-) -> TokenRows:
-    """Rows of any length of at most 32 of the texts, their first 256 tokens, read as one batch whatever others are.
-
-    One at a time would owe nothing to padding either, but small bfloat16 batches cost a CPU as much as large ones.
-
-    Raises:
-        Refusal: more than 1 % of them are not finite; a reading of all texts would end there too, later.
-    """
-    chosen = sorted(texts[i] for i in pilot_texts(texts, PILOT))
-    if not chosen:
-        none = np.zeros(0, dtype=np.int64)
-        return TokenRows(x=np.zeros((0, 0), np.float32), document=none, end=none, position=none, dropped=0)
-    (rows,) = token_rows(model, tokenizer, site, chosen, batch_size=len(chosen), typical=np.inf)
-    refuse_undefined(rows.undefined, rows.seen, site, model.dtype)
-    return rows
-
-
-def typical_norm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str]) -> float:
-    """Median norm over the tokens of ``pilot_rows``; infinite where there are none, so that nothing is an outlier."""
-    return median_norm(pilot_rows(model, tokenizer, site, texts).x)
-
-
 def unit_sum(x: NDArray[Any]) -> NDArray[np.float64]:
     """Sum (d,) of rows (n, d) each brought to unit length."""
     wide = np.asarray(x, dtype=np.float64)
@@ -139,9 +174,7 @@ def median_norm(x: Floats) -> float:
 
 @torch.inference_mode()
 def token_rows(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    site: Site,
+    reader: Reader,
     texts: Sequence[str],
     *,
     batch_size: int = 32,
@@ -153,12 +186,13 @@ def token_rows(
     """Activations at a site, batch by batch (documents of similar length together, so little is padded).
 
     Special tokens (no characters) and position 0 are left out, and so are rows that are not finite or longer than 5
-    times ``typical``, the ``typical_norm`` of these texts unless another is given (infinite to keep every length).
+    times ``typical``, that of these texts unless another is given (infinite to keep every length).
     ``until``: the character up to which each text is read, where that is not as far as ``max_tokens`` reach.
     """
+    model, tokenizer, site = reader.model, reader.tokenizer, reader.site
     check_site(site, model)
     if typical is None:
-        typical = typical_norm(model, tokenizer, site, texts)
+        typical = reader.typical(texts)
     encoded = encoded_whole(tokenizer, texts, max_tokens)
     if until is not None:
         encoded = cut_at(encoded, until)
@@ -233,18 +267,16 @@ class Pooled:
     undefined: int = 0
 
 
-def pool(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, site: Site, texts: Sequence[str], **how: Any
-) -> Pooled:
+def pool(reader: Reader, texts: Sequence[str], **how: Any) -> Pooled:
     """Mean over each text's tokens, first position and outliers left out (the post's mode)."""
-    width = check_site(site, model)
+    width, site = reader.width, reader.site
     different = len(set(texts))
     if different < 2:
         told = f"{len(texts)} texts" + (" that are all alike" if len(texts) > 1 else "")
         raise Refusal(told, "a map is fitted over several documents", "give at least two different texts")
     total, count, units = np.zeros((len(texts), width)), np.zeros(len(texts)), np.zeros(width)
     dropped = undefined = 0
-    for rows in token_rows(model, tokenizer, site, texts, **how):
+    for rows in token_rows(reader, texts, **how):
         x = rows.x.astype(np.float64)
         np.add.at(total, rows.document, x)
         np.add.at(count, rows.document, 1.0)
@@ -252,9 +284,9 @@ def pool(
         dropped += rows.dropped
         undefined += rows.undefined
     n = int(count.sum())
-    refuse_undefined(undefined, n + dropped, site, model.dtype)
+    refuse_undefined(undefined, n + dropped, site, reader.model.dtype)
     if (count == 0).any():
-        _refuse_without_rows(int(np.argmin(count)), tokenizer, texts, site)
+        _refuse_without_rows(int(np.argmin(count)), reader.tokenizer, texts, site)
     return Pooled(
         rows=(total / count[:, None]).astype(np.float32),
         unit_mean=(units / n).astype(np.float32),
@@ -268,9 +300,8 @@ def _refuse_without_rows(number: int, tokenizer: Any, texts: Sequence[str], site
     """Say why a text has no row: it has no token after the first, or those it has were left out."""
     (spans,) = encoded_whole(tokenizer, [texts[number]]).spans
     if any(end > begin for begin, end in spans[1:]):
-        raise Refusal(
-            f"text {number}", f"all its activations at {site} are outliers or not finite", "leave that text out"
-        )
+        why = f"all its activations at {site} are outliers or not finite"
+        raise Refusal(f"text {number}", why, "leave that text out")
     raise Refusal(f"text {number}", "it has no token after the first", "leave empty or one-word texts out")
 
 

@@ -1,8 +1,9 @@
 """Open a model and its tokenizer, whatever family it is, and find its decoder blocks.
 
-In: a reference or folder, of a whole model or of a LoRA adapter on one (`merge` adds it). Out: a transformers model in
-eval mode, its tokenizer, its blocks. Refuses folders without safetensors (pickles are never loaded), weights that
-would stay at random or lose a block, adapters on nothing, unknown dtypes and models without decoder blocks.
+In: a reference or folder, of a whole model or of a LoRA adapter on one (`merge` adds it); a device in torch's words.
+Out: a transformers model in eval mode, its fast tokenizer, its blocks. Refuses folders without safetensors (pickles are
+never loaded) or tokenizer.json, weights that would stay at random or lose a block, adapters on nothing, unknown dtypes,
+devices that are not here, models without decoder blocks, and embedded tokenizers that split a known sentence otherwise.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as talk
 
+from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, read_settings
-from dragoman.models.bounds import quantised, quietly, read_config, refuse_counts, refuse_size
-from dragoman.models.folder import CONFIG, check_folder, deciding, shapes_in, weight_files
-from dragoman.models.resolve import folder_of
-from dragoman.models.tokenizer import load_tokenizer
+from dragoman.models.bounds import (
+    INSTEAD,
+    quantised,
+    quietly,
+    read_config,
+    refuse_counts,
+    refuse_size,
+    refuse_unbounded,
+)
+from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, shapes_in, weight_files
+from dragoman.models.resolve import check_tokens, folder_of
 from dragoman.store import digest, fingerprint_of
 from dragoman.store.boundary import AGAIN, opening
 
@@ -49,6 +58,30 @@ def load_model(
     net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
     _refuse_partial(report, f"{ref}")
     return ready(net, folder, device), load_tokenizer(ref)
+
+
+def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a folder; the embedded ones are checked against a known tokenisation."""
+    folder, packaged = folder_of(ref), str(ref) in tiny.MODELS
+    check_folder(folder, f"tokenizer {ref}")
+    path = folder / TOKENIZER
+    if not path.is_file():
+        why = "it holds no tokenizer.json, and offsets need a fast tokenizer"
+        raise Refusal(f"{ref}", why, "save the fast tokenizer there")
+    if (folder / CONFIG).is_file():  # transformers reads it to choose a class
+        refuse_counts(folder, read_config(folder), None)
+    if not packaged:
+        refuse_unbounded(path)
+    with quietly(), opening(path, "transformers cannot open the tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise Refusal(f"{ref}", f"its tokenizer is a {type(tokenizer).__name__}, not a fast one", INSTEAD)
+    if packaged:
+        check_tokens(tiny.MODELS[str(ref)], tokenizer.tokenize(tiny.MODELS[str(ref)].sentence))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
 
 
 def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple[Any, Any]:
@@ -99,11 +132,8 @@ def ready(net: Any, folder: Path, device: str) -> Any:
     for name, weight in net.named_parameters():
         plain = weight.is_floating_point() and weight.element_size() > 1 and weight.numel()  # eight bits are packed
         if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
-            raise Refusal(
-                f"{folder}",
-                f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}",
-                "get the published files again, or use float32",
-            )
+            why = f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}"
+            raise Refusal(f"{folder}", why, "get the published files again, or use float32")
     with opening(f"{folder}", f"it cannot be put on device {device}", "use another device, or a smaller model"):
         net = net.to(device).eval().requires_grad_(False)
     with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
@@ -163,21 +193,16 @@ def base_of(folder: Path, sidecar: str | None, base: str | None, what: str) -> s
         )
     stated = base or sidecar or below
     if not stated:
-        raise Refusal(
-            what,
-            "neither sidecar nor adapter names the model it was made from",
-            "add base_checkpoint to the sidecar",
-        )
+        why = "neither sidecar nor adapter names the model it was made from"
+        raise Refusal(what, why, "add base_checkpoint to the sidecar")
     return str(stated)
 
 
 def stacked(folder: Path, base: str, what: str) -> tuple[list[Path], str]:
     """Adapters to merge, lowest first, and the whole model under them: an adapter may sit on an adapter.
 
-    Args:
-        folder: of an adapter, or of a whole model (then nothing is to be merged).
-        base: what the adapter in ``folder`` sits on; those below it say so themselves.
-        what: whose refusal it is.
+    ``folder``: of an adapter, or of a whole model (then nothing is to be merged). ``base``: what the adapter in
+    ``folder`` sits on; those below it say so themselves.
     """
     stack: list[Path] = []
     while is_adapter(folder):
@@ -199,6 +224,11 @@ def fingerprint_of_model(ref: str | Path) -> str:
     adapters, root = stacked(folder, sits_on(folder) or "", f"model {ref}")
     folders = [*adapters, folder_of(root)]
     return digest(*(fingerprint_of(each, deciding(each)) for each in folders))
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """What a layer puts out, whatever else it returns beside it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def text_stack(model: nn.Module) -> nn.Module:
@@ -230,3 +260,24 @@ def check_site(site: Site, model: nn.Module) -> int:
         raise Refusal(f"site {site}", f"the model has blocks 0 to {count - 1}", "name one of these")
     table: Any = model
     return int(table.get_input_embeddings().weight.shape[1])
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have, before anything is loaded."""
+    here = devices()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError):
+        raise Refusal(f"device '{name[:40]}'", "it is no device", f"use one of {', '.join(here)}") from None
+    if device.type not in here or (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
+        raise Refusal(f"device '{name[:40]}'", "this machine has none such", f"use one of {', '.join(here)}")
+
+
+def devices() -> list[str]:
+    """Kinds and places of the devices that are here."""
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found

@@ -25,7 +25,7 @@ from torch import nn
 
 from dragoman.core import Refusal
 from dragoman.models.adapters import ADAPTER_WEIGHTS, check_places, read_settings, refuse_settings
-from dragoman.models.load import OF_VISION, text_stack
+from dragoman.models.load import OF_VISION, hidden_of, text_stack
 from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
 
@@ -63,13 +63,7 @@ class Unmerged:
     """What a model with an adapter carried along answers on a few tokens: kept to compare the merged one with."""
 
     def __init__(self, net: Any, what: str, *, tokens: Iterable[int] = ()) -> None:
-        """Read the tokens.
-
-        Args:
-            net: the base model with PEFT's layers in it (no PEFT wrapper around it).
-            what: whose refusal it is.
-            tokens: ids that must be among those read.
-        """
+        """Read a few tokens, ``tokens`` among them, with a base model that has PEFT's layers in it, unwrapped."""
         self._what, self._ids = what, _ids(net, tokens)
         ends = [net.get_input_embeddings(), net.get_output_embeddings()]
         self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]] = {}
@@ -93,7 +87,7 @@ class Unmerged:
 
     def _keep(self, name: str) -> Any:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self._calls[name] = args, kwargs, _first(output).clone()
+            self._calls[name] = args, kwargs, hidden_of(output).clone()
 
         return hook
 
@@ -108,7 +102,7 @@ class Unmerged:
         errors = {"": 0.0}
         with torch.inference_mode():
             for name, (args, kwargs, output) in self._calls.items():
-                errors[name] = _error(_first(net.get_submodule(name)(*args, **kwargs)), output)
+                errors[name] = _error(hidden_of(net.get_submodule(name)(*args, **kwargs)), output)
         # NaN is larger than any number here.
         layer = max(errors, key=lambda name: (math.isnan(errors[name]), errors[name]))
         found = Agreement(layer=layer, error=errors[layer], limit=limit, whole=whole, whole_limit=whole_limit)
@@ -151,18 +145,12 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> tuple[Any, 
             adapted: Any = PeftModel(net, config)
             placed = set_peft_model_state_dict(adapted, tensors, "default")
     except _RAISED as err:
-        raise Refusal(
-            what,
-            f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})",
-            "use the base model the adapter was trained on",
-        ) from err
+        why = f"its adapter does not fit the base model ({' '.join(str(err).split())[:160]})"
+        raise Refusal(what, why, "use the base model the adapter was trained on") from err
     missing, extra = _of_text(_unset(adapted, placed.missing_keys)), _of_text(placed.unexpected_keys)
     if missing or extra:
-        raise Refusal(
-            what,
-            f"{len(missing)} of its adapter's tensors are missing and {len(extra)} have no place in the base",
-            "use the base model the adapter was trained on",
-        )
+        why = f"{len(missing)} of its adapter's tensors are missing and {len(extra)} have no place in the base"
+        raise Refusal(what, why, "use the base model the adapter was trained on")
     merged, agreement = merged_alike(adapted.eval(), adapted.get_base_model(), what, tokens=_trained_tokens(config))
     return merged.eval().requires_grad_(False), agreement
 
@@ -170,11 +158,8 @@ def merge_adapter(net: Any, folder: Path, what: str, device: str) -> tuple[Any, 
 def merged_alike(adapted: Any, net: Any, what: str, *, tokens: Iterable[int] = ()) -> tuple[Any, Agreement]:
     """Merge, and compare with what was computed before merging.
 
-    Args:
-        adapted: PEFT's model or tuner, in eval mode.
-        net: the module inside it whose output is compared; PEFT's layers are replaced in place.
-        what: whose refusal it is.
-        tokens: ids that must be among those read.
+    ``adapted``: PEFT's model or tuner, in eval mode. ``net``: the module inside it whose output is compared; PEFT's
+    layers are replaced in place. ``tokens``: ids that must be among those read.
     """
     before = Unmerged(net, what, tokens=tokens)
     _part_shared(net)
@@ -183,11 +168,8 @@ def merged_alike(adapted: Any, net: Any, what: str, *, tokens: Iterable[int] = (
             warnings.simplefilter("ignore")  # peft warns that weights are no longer tied: they were parted above
             merged = adapted.merge_and_unload(safe_merge=True)
     except _RAISED as err:
-        raise Refusal(
-            what,
-            f"PEFT cannot merge its adapter ({' '.join(str(err).split())[:160]})",
-            "use its authors' merged model",
-        ) from err
+        why = f"PEFT cannot merge its adapter ({' '.join(str(err).split())[:160]})"
+        raise Refusal(what, why, "use its authors' merged model") from err
     return merged, before.compared(net)
 
 
@@ -218,10 +200,6 @@ def _ids(net: Any, tokens: Iterable[int]) -> torch.Tensor:
     asked = sorted({t for t in tokens if 0 <= t < rows})[:count]
     asked += ids[: -len(asked) % TOKENS]
     return torch.tensor(ids + asked, device=table.device).reshape(-1, TOKENS)
-
-
-def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:

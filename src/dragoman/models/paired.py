@@ -1,7 +1,11 @@
 """Read two models over the same texts: what maps and the direct route are made from.
 
-In: two sites, texts, an SAE encoder for the direct route. Out: pooled rows for the post's map; direct-route statistics.
-Streams documents; holds one chunk of activations at a time.
+In: two sites, texts, an SAE encoder for the direct route. Out: pooled rows for the post's map; direct-route statistics;
+for reading token by token (`aligned`), ``ReadingOptions`` and what is chosen by the texts themselves. Refuses numbers
+that leave nothing to read or to judge on. Streams documents; holds one chunk of activations at a time.
+
+No choice depends on batches or on the order of the texts: a document is named by the digest of its text, and every draw
+has a generator of the document's own.
 """
 
 from __future__ import annotations
@@ -10,31 +14,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
 from dragoman.maps import FiringSums
+from dragoman.maps.folds import FOLDS, PER_DOCUMENT, at_most, fold_of
 from dragoman.models.encode import shared_cuts
 from dragoman.models.harvest import (
     MAX_TOKENS,
     Progress,
-    TokenRows,
+    Reader,
     encoded_whole,
-    median_norm,
-    pilot_rows,
     pool,
     refuse_undefined,
     shared_ends,
     token_rows,
     unit_sum,
 )
-from dragoman.models.load import check_site, load_model
-from dragoman.store import Contents, digest, write_arrays
+from dragoman.store import Contents, digest, document_name, write_arrays
 
 CHUNK = 128  # documents read at a time
 SIDES = ("source", "target")
@@ -47,71 +49,9 @@ _FILE = Contents(
     arrays={"x": "np", "y": "nq", "source_background": "p", "background": "q"},
     words={"source": str, "target": str, "n": int, "source_n": int, "texts": str, "left_out": dict},
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
-    """A model opened to be read at one site."""
-
-    site: Site
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-
-    @classmethod
-    def open(cls, site: Site, *, dtype: str = "float32", device: str = "cpu") -> Reader:
-        """Load the model of a site."""
-        ref = f"{site.model}@{site.revision}" if site.revision else site.model
-        model, tokenizer = load_model(ref, dtype=dtype, device=device)
-        return cls(site=site, model=model, tokenizer=tokenizer)
-
-    @property
-    def dtype(self) -> str:
-        """What it computes in."""
-        return str(self.model.dtype)
-
-    @property
-    def width(self) -> int:
-        """Width of the stream at the site; refuses a block the model does not have."""
-        return check_site(self.site, self.model)
-
-    def pilot(self, texts: Sequence[str]) -> TokenRows:
-        """Rows of a few of the texts, whatever their length: see ``pilot_rows``."""
-        return pilot_rows(self.model, self.tokenizer, self.site, texts)
-
-    def typical(self, texts: Sequence[str]) -> float:
-        """Median norm of the pilot's tokens, for ``rows``."""
-        return median_norm(self.pilot(texts).x)
-
-    def rows(
-        self,
-        texts: Sequence[str],
-        typical: float | None = None,
-        *,
-        batch_size: int = 32,
-        max_tokens: int = MAX_TOKENS,
-    ) -> TokenRows:
-        """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
-
-        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
-        """
-        parts = list(
-            token_rows(
-                self.model,
-                self.tokenizer,
-                self.site,
-                texts,
-                batch_size=batch_size,
-                max_tokens=max_tokens,
-                typical=typical,
-            )
-        )
-        if len(parts) == 1:
-            return parts[0]
-        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
-        counts: dict[str, Any] = {
-            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
-        }
-        return TokenRows(**joined, **counts)
+FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
+CANDIDATES = 512  # features among which 150 calibrate the penalty
+HELD_OUT = 4096  # pairs kept whole
 
 
 def direct_statistics(
@@ -147,9 +87,8 @@ def direct_statistics(
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
     if stats is None:
-        raise Refusal(
-            "an empty list of texts", "the direct route needs texts in which features fire", "pass --texts FILE"
-        )
+        why = "the direct route needs texts in which features fire"
+        raise Refusal("an empty list of texts", why, "pass --texts FILE")
     for side, reader in zip(SIDES, (source, target), strict=True):
         refuse_tally(tally[side], reader)
     mean: Floats = (units / count).astype(np.float32)  # type: ignore[union-attr]
@@ -179,9 +118,8 @@ def told_left_out(left_out: LeftOut, source: Site, target: Site) -> list[str]:
 def refuse_other_width(encoder: Encoder, source: Reader) -> None:
     """Refuse an SAE of another width than the source's stream."""
     if encoder.d_in != source.width:
-        raise Refusal(
-            f"an SAE of width {encoder.d_in}", f"the source stream is {source.width} wide", "use an SAE of that model"
-        )
+        why = f"the source stream is {source.width} wide"
+        raise Refusal(f"an SAE of width {encoder.d_in}", why, "use an SAE of that model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,15 +153,8 @@ class Harvest:
         source, target = Site.parse(meta["source"]), Site.parse(meta["target"])
         own = Background(source, frozen(arrays["source_background"]), meta["source_n"], meta["texts"])
         background = Background(target, frozen(arrays["background"]), meta["n"], meta["texts"])
-        return cls(
-            source=source,
-            target=target,
-            x=arrays["x"],
-            y=arrays["y"],
-            source_background=own,
-            background=background,
-            left_out=meta["left_out"],
-        )
+        rows = {"x": arrays["x"], "y": arrays["y"], "left_out": meta["left_out"]}
+        return cls(source=source, target=target, source_background=own, background=background, **rows)
 
 
 def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: Progress | None = None) -> Harvest:
@@ -239,13 +170,12 @@ def harvest(source: Reader, target: Reader, texts: Sequence[str], *, progress: P
     pooled = []
     for turn, reader in enumerate((source, target)):
         say = _shifted(progress, turn * len(texts), total) if progress else None
-        pooled.append(pool(reader.model, reader.tokenizer, reader.site, texts, until=until, progress=say))
+        pooled.append(pool(reader, texts, until=until, progress=say))
     x, y = pooled[0], pooled[1]
     for reader, one in zip((source, target), pooled, strict=True):
         if not np.ptp(one.rows, axis=0).any():
-            raise Refusal(
-                f"{len(texts)} texts", f"every one gives the same row at {reader.site}", "give texts that differ more"
-            )
+            why = f"every one gives the same row at {reader.site}"
+            raise Refusal(f"{len(texts)} texts", why, "give texts that differ more")
     key = digest("\n".join(texts))
     return Harvest(
         source=source.site,
@@ -273,10 +203,91 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
 def activations_at(reader: Reader, texts: Sequence[str], ends: Sequence[int]) -> tuple[Floats, np.ndarray]:
     """One activation a text, at the token that ends at (or first after) a character, and which texts had one."""
     found: dict[int, np.ndarray] = {}
-    for rows in token_rows(reader.model, reader.tokenizer, reader.site, texts):
+    for rows in token_rows(reader, texts):
         for document in np.unique(rows.document):
             mine = np.flatnonzero((rows.document == document) & (rows.end >= ends[document]))
             if len(mine):
                 found[int(document)] = rows.x[mine[np.argmin(rows.end[mine])]]
     which = np.array(sorted(found))
     return np.stack([found[i] for i in which]).astype(np.float32), which
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How texts are read.
+
+    ``first``: least position of a token, in both models. ``per_document``: most pairs of one text, drawn at random.
+    ``folds``: of documents. ``watched``: features to count (all when left out); give those that matter and some
+    thousand more as rivals when a dictionary is large. ``calibration``: features the penalty is chosen on; when left
+    out, those that fire in most of the texts read beforehand. ``product``: precision of products.
+    """
+
+    first: int = FIRST
+    per_document: int = PER_DOCUMENT
+    folds: int = FOLDS
+    watched: tuple[str, ...] | None = None
+    calibration: tuple[str, ...] | None = None
+    batch_size: int = 32
+    max_tokens: int = MAX_TOKENS
+    seed: int = 0
+    product: Literal["float64", "float32"] = "float64"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that leave nothing to read or to judge on."""
+        least = {"first": 1, "per_document": 1, "folds": 3, "batch_size": 1, "max_tokens": 2, "seed": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise Refusal(f"reading with {name} {getattr(self, name)}", f"it is at least {low}", "use the default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text and the digest it goes by."""
+
+    name: int
+    text: str
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[Document], Counter[str]]:
+    """Documents by name, and how many texts were left out as blank or as copies of one before."""
+    found: dict[int, Document] = {}
+    left: Counter[str] = Counter()
+    for text in texts:
+        name = document_name(text)
+        if not text.strip():
+            left["blank"] += 1
+        elif name in found:
+            left["copy"] += 1
+        else:
+            found[name] = Document(name=name, text=text)
+    return list(found.values()), left
+
+
+def held_out_documents(names: Sequence[int], folds: int) -> tuple[int, NDArray[np.int64], int]:
+    """The fold with most documents, which of them judge a map that has not seen it, and how many pairs each gives."""
+    every = np.array(sorted(names), dtype=np.int64)
+    mine = fold_of(every, folds)
+    fold = int(np.argmax(np.bincount(mine, minlength=folds)))
+    chosen = every[mine == fold][:HELD_OUT]  # names are digests: the first are a random choice
+    return fold, chosen, int(np.clip(HELD_OUT // len(chosen), 1, PER_DOCUMENT))
+
+
+def calibrating(fires: NDArray[Any], columns: NDArray[np.int64], options: ReadingOptions) -> NDArray[np.int64]:
+    """Which of the watched features (places in ``columns``) calibrate the penalty.
+
+    Those asked for, or the 512 that fire in most of the texts read beforehand: ``fires`` (d_sae,) counts these.
+    """
+    if options.calibration is not None:
+        return np.flatnonzero(np.isin(columns, [int(name) for name in options.calibration]))
+    often = np.argsort(-fires[columns], kind="stable")[:CANDIDATES]
+    return np.sort(often[fires[columns[often]] > 0])
+
+
+def at_most_each(documents: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.bool_]:
+    """``at_most`` with a generator of each document's own, so that its neighbours have no part in the draw."""
+    keep = np.ones(len(documents), dtype=bool)
+    names, counts = np.unique(documents, return_counts=True)
+    for name in names[counts > rows]:
+        mine = np.flatnonzero(documents == name)
+        keep[mine] = at_most(documents[mine], np.random.default_rng([seed, int(name)]), rows=rows)
+    return keep

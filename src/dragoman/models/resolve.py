@@ -1,13 +1,24 @@
-"""From what a person writes (packaged name, local folder, hub id) to a folder on disk: one path for all three.
+"""From what a person writes (packaged name, local folder, hub id) to a folder on disk, and how it is opened.
 
 In: a reference such as ``tiny-gemma``, ``./my-model``, ``org/name@revision``, ``org/name@revision/sub/folder``. Out: a
-folder. Refuses what is in none of the three places, and says which files are missing and how to get them.
+folder; the arguments of `decode.Verbalizer`, the layout of a reconstructor. Refuses what is in none of the three
+places, and says which files are missing and how to get them; words that contradict the registry, checkpoints of which
+neither knows enough, and repositories that hold the checkpoint in a folder further down.
+
+The embedded base models are converted once, from their packages' GGUF to a plain checkpoint folder in the cache.
+Refused are bytes whose sha256 is not the pinned one, and a tokenizer that does not split a known sentence as it must.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +26,17 @@ from dragoman import tiny
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.models.folder import NEVER_READ
-from dragoman.store import hub, refusing
+from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
+from dragoman.tiny import PackagedModel, model_parts
+from dragoman.verbalizers import registry
 from dragoman.verbalizers.sidecar import NAME
 
 _HUB = re.compile(rf"(?P<repo>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>{PART}(?:/{PART})*))?/?")
+log = logging.getLogger(__name__)
+_MAKING = "conversion-1"  # goes up when what is done here changes
+_NUMBER = re.compile(r"os error (\d+)")  # of the system, in what the safetensors library says
 
 
 class HubPlace(NamedTuple):
@@ -57,13 +73,10 @@ def hub_place(ref: str) -> HubPlace | None:
 def folder_of(ref: str | Path) -> Path:
     """The folder that holds a model, verbalizer or reconstructor; of a repository, a sub-folder comes alone.
 
-    Raises:
-        Refusal: neither a packaged name, nor a folder here, nor a hub repository that is cached or can be reached.
+    Refuses what is neither a packaged name, nor a folder here, nor a hub repository that is cached or can be reached.
     """
     text = str(ref)
     if text in tiny.MODELS:
-        from dragoman.models.convert import converted
-
         return converted(tiny.MODELS[text])
     if text in tiny.DATA:
         return tiny.data(text)
@@ -80,11 +93,8 @@ def folder_of(ref: str | Path) -> Path:
     place = hub_place(text)
     if place is None:
         names = ", ".join([*tiny.MODELS, *tiny.DATA])
-        raise Refusal(
-            f"'{public_address(text)}'",
-            "there is no such folder here, and it is no hub id",
-            f"give a path, org/name, org/name/folder, or one of {names}",
-        )
+        why = "there is no such folder here, and it is no hub id"
+        raise Refusal(f"'{public_address(text)}'", why, f"give a path, org/name, org/name/folder, or one of {names}")
     return _fetched(place, text)
 
 
@@ -101,11 +111,6 @@ def cached(ref: str) -> Path | None:
         return None
     folder = root / place.inside
     return folder if folder.is_dir() else None
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of the hub's repository that a model's folder was fetched at; None for other folders."""
-    return hub.commit_at(folder)
 
 
 def called(ref: str | Path) -> str:
@@ -135,9 +140,156 @@ def _fetched(place: HubPlace, ref: str) -> Path:
         here = "there is no such folder here, and "
         raise hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here) from error
     if not (root / place.inside).is_dir():
-        raise Refusal(
-            f"'{ref}'",
-            f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)",
-            f"check the folder's name, or run: {place.command}",
-        )
+        why = f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)"
+        raise Refusal(f"'{ref}'", why, f"check the folder's name, or run: {place.command}")
     return root / place.inside
+
+
+def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """``contract``, ``settings`` and ``base`` of a verbalizer: what is said, and else what the registry knows.
+
+    Raises:
+        Refusal: the registry is sure and is contradicted; or not sure, and nobody says; or knows that the verbalizer
+            lies in a sub-folder of its repository.
+    """
+    known = registry.find(ref)
+    if known is None:
+        return {"contract": contract, "settings": settings or None, "base": base}
+    _refuse_top(f"verbalizer {ref}", ref, known.folder, known.ref)
+    if known.usable:
+        stated = {"contract": known.contract, **known.settings}
+        given = {**({"contract": contract} if contract else {}), **settings}
+        odd = next((name for name in given if name in stated and given[name] != stated[name]), None)
+        if odd:
+            raise Refusal(
+                f"{odd} {given[odd]!r} for {ref}",
+                f"it was trained with {odd} {stated[odd]!r}, as dragoman's registry knows",
+                "leave it out, or, where the registry is wrong, pass a copy of the checkpoint in a folder of your own",
+            )
+    return {
+        "contract": contract or registry.contract_of(ref),
+        "settings": {**known.settings, **settings} or None,
+        "base": base or known.switches.stacked_on,
+    }
+
+
+def layout_of(ref: str, layout: str | None) -> str:
+    """The layout of a reconstructor: what is said, and else what the registry knows.
+
+    Raises:
+        Refusal: nobody knows it, the registry knows another one, or the reconstructor's folder in the repository.
+    """
+    known = registry.find(ref)
+    if known is not None:
+        _refuse_top(f"reconstructor {ref}", ref, known.ar_folder, known.reader_ref)
+    sure = known.reader_layout if known else None
+    if layout and sure and layout != sure:
+        why = f"it is laid out as {sure}, as dragoman's registry knows"
+        raise Refusal(f"layout '{layout}' for {ref}", why, "leave it out")
+    named = layout or sure
+    if named is None:
+        why = "its layout is not known, and its files do not say"
+        raise Refusal(f"reconstructor {ref}", why, "pass --ar-layout kitft or --ar-layout easynla, as its authors say")
+    return named
+
+
+def _refuse_top(what: str, ref: str, folder: str | None, whole: str | None) -> None:
+    """Refuse a repository by its bare name where the checkpoint lies in a folder of it."""
+    place = hub_place(ref)
+    if folder and place and not place.inside and not Path(ref).exists():
+        raise Refusal(what, f"it lies in a folder of that repository, {folder}", f"use {whole}")
+
+
+def converted(model: PackagedModel) -> Path:
+    """Folder of the converted checkpoint; made on first use (about a minute on two cores), reused after that."""
+    # transformers reads the GGUF: the same bytes gave another tokenizer in another of its versions.
+    made_by = digest(_MAKING, version("transformers"))
+    name = f"{model.name}-{model.sha256[:16]}-{made_by[:8]}"
+    folder, reused = Cache().get_or_make("model", name, lambda p: _make(model, p))
+    if not reused:
+        log.info("converted %s from its package into %s", model.name, folder)
+    return folder
+
+
+def _make(model: PackagedModel, folder: Path) -> None:
+    with refusing("writing", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # In the cache, which must have room for the model anyway; a temporary folder is often kept in memory.
+        held = tempfile.TemporaryDirectory(dir=folder)
+    with held as scratch:
+        whole = Path(scratch) / "model.gguf"
+        join_verified(model_parts(model), whole, model)
+        _convert(Path(scratch), whole.name, folder, model)
+
+
+def join_verified(parts: Iterable[Path], whole: Path, model: PackagedModel) -> None:
+    """Join the parts and refuse them unless the sum is the pinned one."""
+    sha = hashlib.sha256()
+    with refusing("writing", whole), whole.open("wb") as out:
+        for block in (block for part in parts for block in _blocks(part)):
+            sha.update(block)
+            out.write(block)
+    if sha.hexdigest() != model.sha256:
+        raise Refusal(
+            f"model {model.name}",
+            f"wrong sha256: its package holds {sha.hexdigest()[:12]}…, not {model.sha256[:12]}…",
+            "reinstall the pinned package version; the verbalizers were trained on exactly those weights",
+        )
+
+
+def _blocks(part: Path) -> Iterator[bytes]:
+    """A file in pieces; what the disk says while they are written is not said of this file."""
+    with opened(part) as file:
+        while block := file.read(1 << 22):
+            yield block
+
+
+def _convert(scratch: Path, gguf: str, folder: Path, model: PackagedModel) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as talk
+
+    talk.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf)
+    check_tokens(model, tokenizer.tokenize(model.sentence))
+    _save_tokenizer(tokenizer, folder)
+    net = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf, dtype=torch.bfloat16)
+    # A model loaded from GGUF is marked quantised and refuses save_pretrained: write its state dict instead.
+    tied = "lm_head.weight" if net.config.tie_word_embeddings else None
+    state = {k: v.to(torch.bfloat16).contiguous() for k, v in net.state_dict().items() if k != tied}
+    with refusing("writing", folder / "model.safetensors"):
+        try:
+            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            found = _NUMBER.search(str(error))
+            raise OSError(int(found[1]) if found else None, str(error)) from error
+    config = net.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
+    config.update(dtype="bfloat16", architectures=[type(net).__name__])
+    write_text(folder / "config.json", json.dumps(config, indent=1))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    # The fast tokenizer's own file, under the generic class: saving through the model's class lost Gemma's merges
+    # between transformers versions (one token per character, silently).
+    write_text(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings |= {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    settings["pad_token"] = settings.get("pad_token") or settings["eos_token"]
+    if tokenizer.chat_template:
+        settings["chat_template"] = tokenizer.chat_template
+    write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=1, ensure_ascii=False))
+
+
+def check_tokens(model: PackagedModel, tokens: Iterable[str]) -> None:
+    """Refuse a tokenizer that does not split the known sentence as the pinned one does."""
+    found = tuple(tokens)
+    if found != model.tokens:
+        raise Refusal(
+            f"the tokenizer of {model.name}",
+            f"it splits a known sentence into {len(found)} tokens instead of {len(model.tokens)} (lost merges?)",
+            "delete the cached folder and install the pinned transformers version",
+        )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,25 +20,14 @@ from numpy.typing import NDArray
 from dragoman.core import Floats, Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.encode import encode_texts
-from dragoman.models.harvest import reading
-from dragoman.models.load import decoder_blocks, text_stack
+from dragoman.models.harvest import Reader, reading
+from dragoman.models.load import decoder_blocks, hidden_of, text_stack
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
 
 
-class Opened(Protocol):
-    """A model in this process with its tokenizer: a `decode.Verbalizer`, a `paired.Reader`."""
-
-    @property
-    def model(self) -> Any:
-        """As transformers gives it."""
-        ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """As transformers gives it."""
-        ...
+Opened = Verbalizer | Reader  # a model in this process with its tokenizer
 
 
 def numbers(tensor: torch.Tensor) -> Floats:
@@ -48,8 +37,8 @@ def numbers(tensor: torch.Tensor) -> Floats:
 
 def table_shape(opened: Opened) -> tuple[int, int]:
     """Rows and width of the model's embedding table."""
-    rows, width = opened.model.get_input_embeddings().weight.shape
-    return int(rows), int(width)
+    table: Any = opened.model.get_input_embeddings().weight
+    return len(table), int(table.shape[1])
 
 
 def dtype_of(opened: Opened) -> str:
@@ -76,11 +65,6 @@ def neighbours(opened: Opened, block: int) -> list[int]:
 def _ids(opened: Opened, ids: Sequence[int]) -> torch.Tensor:
     """Token ids (1, T) where the model lives."""
     return torch.tensor([list(ids)], device=opened.model.device)
-
-
-def _first(output: Any) -> torch.Tensor:
-    """A block's hidden states, whatever it returns them in."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _entering(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
@@ -129,7 +113,7 @@ def stream_over(opened: Opened, texts: Sequence[str], blocks: Sequence[int]) -> 
 
     def note(block: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            hidden = _first(output)
+            hidden = hidden_of(output)
             peaks.append(float(hidden.abs().max()))
             if block in caught:
                 caught[block].append(numbers(hidden)[0])
@@ -161,7 +145,7 @@ def embedding_factors(opened: Opened, entered: Floats, ids: Sequence[int]) -> tu
     ``entered``: (n, d) what entered block 0 for the tokens ``ids``. Measured: the median over rows. Expected: by the
     model's own configuration.
     """
-    table = opened.model.get_input_embeddings().weight
+    table: Any = opened.model.get_input_embeddings().weight
     raw = numbers(table[_ids(opened, ids)[0]]).astype(np.float64)
     length = np.sum(raw * raw, axis=1)
     kept = length > 0
@@ -207,7 +191,7 @@ def fed(verbalizer: Verbalizer, vectors: Floats) -> Fed:
         return hook
 
     def leave(_module: Any, _args: Any, output: Any) -> None:
-        peaks.append(float(_first(output).abs().max()))
+        peaks.append(float(hidden_of(output).abs().max()))
 
     def end(_module: Any, _args: Any, output: Any) -> None:
         logits.append(numbers(output.logits[:, -1]))

@@ -1,7 +1,7 @@
-"""One card per direction: what was said of it, how it crossed, what was read back.
+"""One card per direction: the texts of every condition, how it crossed, what was read back.
 
-In: a run's manifest, rows and scores. Out: ``FeatureCard``, one per direction. Refuses nothing: rows, cards and scores
-that lack a part leave that part of the card empty. Computes no number.
+In: a run's records. Out: ``FeatureCard``, one per direction. Refuses nothing: what the scores lack is left empty.
+Computes no number.
 """
 
 from __future__ import annotations
@@ -9,61 +9,64 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dragoman.neuronpedia import short_label
+from dragoman.records import Card, Row
 from dragoman.report import figures
-from dragoman.report.figures import finite
-from dragoman.report.trust import Sure, by_feature
-from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, Controls, in_order, spokesman
+from dragoman.report.opened import FeatureInfo, ShownRun
+from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, spokesman
+from dragoman.scores import FeatureConfidence, FeatureReadBack, FeatureScore
 
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
 WINDOWS = 5  # of text in which a feature fires
-_TOLD = ("status", "why", "route", "route_why")  # of a card, in sentences; the rest is numbers
 _SIGNED = ("margin", "agreement", "home_margin", "home_agreement")
-_NAMES = ("nearest", "home_nearest")  # features, not sizes
+_UNKNOWN = FeatureInfo(category="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadBack:
-    """What a reconstructor made of a text: ``rank`` of its own direction among ``n``, and which came first."""
+class ConditionTexts:
+    """One condition's rows on one direction, samples in order, and what is known of the first.
 
-    rank: int
-    n: int | None
-    cosine: float | None
-    nearest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spoken:
-    """What one condition said of one direction: the first sample's row, the later ones, and what is known of it."""
+    ``slot``: its mark in the figure. ``among``: how many directions ``read_back`` ranks. ``status``: its card's, or
+    "no map" where it read another vector than the map's image, which statuses are of; empty without a card.
+    """
 
     condition: str
     slot: int | None
-    row: Mapping[str, Any] | None
-    more: Sequence[Mapping[str, Any]]
-    lift: float | None
-    names_category: bool | None
-    read_back: ReadBack | None
-    verdict: str
-    sure: Sure | None
+    rows: Sequence[Row]
+    score: FeatureScore | None
+    read_back: FeatureReadBack | None
+    among: int | None
+    confidence: FeatureConfidence | None
+    status: str
+
+    @property
+    def card(self) -> Card | None:
+        """The diagnostics of the direction that was read."""
+        return self.rows[0].card if self.rows else None
+
+    @property
+    def lift(self) -> float | None:
+        """The first sample's lift."""
+        return self.score.lift if self.score else None
+
+    @property
+    def names_category(self) -> bool | None:
+        """Whether the first sample names the planted category."""
+        return self.score.names_category if self.score else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossed:
-    """How a direction came to the target, told once for the conditions that share it.
+    """How a direction came to the target, once for the ``conditions`` that share the ``card``.
 
     ``numbers``: each diagnostic's key and value as written; ``unknown``: keys of those that could not be had;
-    ``unmapped``: the conditions among them that read another vector than the map's image, which a verdict is of.
+    ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of.
     """
 
     conditions: Sequence[str]
-    verdict: str
-    why: str
-    route: str
-    route_why: str
-    nearest: str
+    card: Card
     numbers: Sequence[tuple[str, str]]
     unknown: Sequence[str]
     unmapped: Sequence[str]
@@ -83,216 +86,136 @@ class FeatureCard:
     category: str
     tokens: Sequence[str]
     windows: Sequence[str]
-    shown: Sequence[Spoken]
-    folded: Sequence[Spoken]
+    shown: Sequence[ConditionTexts]
+    folded: Sequence[ConditionTexts]
     crossed: Sequence[Crossed]
-    head: Spoken
+    head: ConditionTexts
     gist: str
-    verdict: str
+    status: str
     control: bool
     flagged: bool
 
     @property
     def marks(self) -> str:
-        """What the page can be filtered by besides verdict and category."""
-        found = {
+        """What the page can be filtered by besides status and category."""
+        confidence, read_back = self.head.confidence, self.head.read_back
+        there = {
             "flagged": self.flagged,
             "missed": self.head.names_category is False,
             "named": self.head.names_category is True,
-            "astray": self.head.read_back is not None and self.head.read_back.rank > 1,
-            "answered": self.head.sure is not None and self.head.sure.answered,
-            "abstained": self.head.sure is not None and not self.head.sure.answered,
+            "astray": read_back is not None and read_back.rank > 1,
+            "answered": confidence is not None and confidence.answered,
+            "abstained": confidence is not None and not confidence.answered,
         }
-        return " ".join(mark for mark, there in found.items() if there)
+        return " ".join(mark for mark, is_there in there.items() if is_there)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What scores and manifest know, looked up by (condition, feature) or by feature."""
+def feature_cards(run: ShownRun, slots: Mapping[str, int]) -> list[FeatureCard]:
+    """One card per direction, in the order of its rows; ``slots``: the figure's mark of each condition that has one."""
+    lookup = _Lookup(run, slots)
+    grouped: dict[str, dict[str, list[Row]]] = {}
+    for row in run.rows:
+        grouped.setdefault(row.feature, {}).setdefault(row.condition, []).append(row)
+    return [_card(feature, where, rows, lookup) for where, (feature, rows) in enumerate(grouped.items())]
 
-    info: Mapping[str, Mapping[str, Any]]
-    judged: Mapping[tuple[str, str], Mapping[str, Any]]
-    read_back: Mapping[tuple[str, str], ReadBack]
-    slots: Mapping[str, int]
-    conditions: Mapping[str, str]  # name and route
-    contexts: Mapping[str, Mapping[str, Sequence[str]]]
-    sure: Mapping[tuple[str, str], Sure]
-    controls: Controls
 
-    @classmethod
-    def of(
-        cls,
-        manifest: Mapping[str, Any],
-        scores: Mapping[str, Any],
-        slots: Mapping[str, int],
-        contexts: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-    ) -> Known:
-        """From a run folder's own words."""
-        found = scores.get("reconstruction") or {}
-        among = {str(row.get("condition")): row.get("n") for row in found.get("table") or []}
-        back = {
-            (condition, feature): ReadBack(
-                rank=entry["rank"],
-                n=among.get(condition),
-                cosine=entry["cosine"] if finite(entry.get("cosine")) else None,
-                nearest=str(entry.get("nearest")),
-            )
-            for (condition, feature), entry in _entries(found).items()
-            if isinstance(entry.get("rank"), int)
-        }
-        return cls(
-            info=manifest.get("feature_info") or {},
-            judged=_entries(scores),
-            read_back=back,
-            slots=slots,
-            conditions={str(c.get("name")): str(c.get("route") or "") for c in manifest["conditions"]},
-            contexts=contexts or {},
-            sure=by_feature(scores),
-            controls=Controls.of(manifest["conditions"]),
+def wrote_more(row: Row) -> bool:
+    """Whether a verbalizer wrote more than the text taken from it and tags around that."""
+    return re.sub(r"</?\w{1,20}>", "", row.raw).strip() not in ("", row.text.strip())
+
+
+class _Lookup:
+    """What scores and manifest know, by condition and feature."""
+
+    def __init__(self, run: ShownRun, slots: Mapping[str, int]) -> None:
+        scores = run.scores
+        self.run, self.slots = run, slots
+        self.routes = {entry.name: entry.route for entry in run.conditions}
+        self.scores = {(c, one.feature): one for c, some in scores.per_feature.items() for one in some}
+        back, sure = scores.reconstruction, scores.confidence
+        self.among = {row.condition: row.n for row in back.table} if back else {}
+        self.read_back = {(c, one.feature): one for c, some in back.per_feature.items() for one in some} if back else {}
+        self.sure = {(c, one.feature): one for c, some in sure.per_feature.items() for one in some} if sure else {}
+
+    def texts(self, feature: str, condition: str, rows: Sequence[Row]) -> ConditionTexts:
+        """One condition's rows on one direction; none where the run does not have it."""
+        rows, at = sorted(rows, key=lambda row: row.sample), (condition, feature)
+        card = rows[0].card if rows else None
+        status = "" if card is None else "no map" if self.unmapped(condition, card) else card.status
+        return ConditionTexts(
+            condition=condition,
+            slot=self.slots.get(condition),
+            rows=rows,
+            score=self.scores.get(at),
+            read_back=self.read_back.get(at),
+            among=self.among.get(condition),
+            confidence=self.sure.get(at),
+            status=status,
         )
 
-
-def feature_cards(rows: Sequence[Mapping[str, Any]], known: Known) -> list[FeatureCard]:
-    """One card per direction, in the order of its rows."""
-    grouped: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for row in rows:
-        grouped.setdefault(str(row.get("feature")), {}).setdefault(str(row.get("condition")), []).append(row)
-    return [_card(feature, where, spoken, known) for where, (feature, spoken) in enumerate(grouped.items())]
+    def unmapped(self, condition: str, card: Card) -> bool:
+        """Whether a condition read something else than the map's image, which is what statuses are of."""
+        return (card.route or self.routes.get(condition)) in UNMAPPED
 
 
-def label_origin(manifest: Mapping[str, Any]) -> str:
-    """Whose the rows' labels are: a Neuronpedia export's, or the dictionary's own."""
-    return "Neuronpedia" if (manifest.get("settings") or {}).get("labels") else "dictionary"
-
-
-def wrote_more(row: Mapping[str, Any]) -> bool:
-    """Whether a verbalizer wrote more than the text taken from it and tags around that."""
-    raw, text = str(row.get("raw") or ""), str(row.get("text") or "")
-    return re.sub(r"</?\w{1,20}>", "", raw).strip() not in ("", text.strip())
-
-
-def _entries(scores: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """``per_feature`` by (condition, feature)."""
-    return {
-        (str(condition), str(entry.get("feature"))): entry
-        for condition, entries in (scores.get("per_feature") or {}).items()
-        for entry in entries
-    }
-
-
-def _card(feature: str, where: int, spoken: Mapping[str, list[Mapping[str, Any]]], known: Known) -> FeatureCard:
-    rows = [row for said in spoken.values() for row in said]
-    controls = known.controls
-    control = all(condition in controls for condition in spoken)
+def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], lookup: _Lookup) -> FeatureCard:
+    run = lookup.run
+    control = all(condition in run.controls for condition in by_condition)
     everything = [
-        _spoken(feature, condition, spoken.get(condition, []), known)
-        for condition in in_order([*known.conditions, *spoken], SHOWN)
-        if condition in spoken or not (control or condition in controls)
+        lookup.texts(feature, condition, by_condition.get(condition, []))
+        for condition in in_order([*lookup.routes, *by_condition], SHOWN)
+        if condition in by_condition or not (control or condition in run.controls)
     ]
     # A card has room for a few conditions; those of the post come first, whoever else there is follows or is folded.
-    shown = [s for s in everything if control or s.condition not in controls][:BESIDE] or everything[:BESIDE]
-    speaker = spokesman((s.condition for s in shown if s.row), controls)
-    head = next((s for s in shown if s.condition == speaker), shown[0])
-    info, crossed = known.info.get(feature) or {}, [] if control else _crossed(everything, known)
-    topic, category, label = (str(x or "") for x in (info.get("topic"), info.get("category"), rows[0].get("label")))
-    text = str((head.row or {}).get("text") or "")
+    shown = [one for one in everything if control or one.condition not in run.controls][:BESIDE] or everything[:BESIDE]
+    speaker = spokesman((one.condition for one in shown if one.rows), run.controls)
+    head = next((one for one in shown if one.condition == speaker), shown[0])
+    info, crossed = run.manifest.feature_info.get(feature, _UNKNOWN), [] if control else _crossed(everything, lookup)
+    label = next(iter(by_condition.values()))[0].label
+    statuses = [head.status, *(one.card.status for one in crossed)]
     return FeatureCard(
         id=feature,
         anchor=f"feature-{feature}" if re.fullmatch(r"[\w-]{1,64}", feature, re.ASCII) else f"nth-{where}",
-        name=topic or label or (feature if control else f"Feature {feature}"),
-        label=label if label not in (topic, f"{category}: {topic}") else "",
-        category=category,
-        tokens=[str(t) for t in info.get("top_tokens") or []],
-        windows=list((known.contexts.get(feature) or {}).get("firing") or [])[:WINDOWS],
+        name=info.topic or label or (feature if control else f"Feature {feature}"),
+        label=label if label not in (info.topic, f"{info.category}: {info.topic}") else "",
+        category=info.category,
+        tokens=info.top_tokens,
+        windows=run.contexts.get(feature, {}).get("firing", [])[:WINDOWS],
         shown=shown,
-        folded=[s for s in everything if s not in shown],
+        folded=[one for one in everything if one not in shown],
         crossed=crossed,
         head=head,
-        gist=short_label(text, GIST),
-        verdict=head.verdict or next((c.verdict for c in crossed if c.verdict), ""),
+        gist=short_label(head.rows[0].text if head.rows else "", GIST),
+        status=next(filter(None, statuses), ""),
         control=control,
-        flagged=any(s.row and s.row.get("problems") for s in shown),
+        flagged=any(one.rows[0].problems for one in shown if one.rows),
     )
 
 
-def _spoken(feature: str, condition: str, rows: Sequence[Mapping[str, Any]], known: Known) -> Spoken:
-    rows = sorted(rows, key=lambda row: row.get("sample") or 0)
-    entry = known.judged.get((condition, feature), {})
-    lift, names = entry.get("lift"), entry.get("names_category")
-    card = rows[0].get("card") if rows else None
-    word, _ = _verdict(card)
-    return Spoken(
-        condition=condition,
-        slot=known.slots.get(condition),
-        row=rows[0] if rows else None,
-        more=rows[1:],
-        lift=lift if finite(lift) else None,
-        names_category=names if isinstance(names, bool) else None,
-        read_back=known.read_back.get((condition, feature)),
-        verdict="no map" if word and _unmapped(condition, card, known) else word,
-        sure=known.sure.get((condition, feature)),
-    )
-
-
-def _unmapped(condition: str, card: object, known: Known) -> bool:
-    """Whether a condition read something else than the map's image, which is what verdicts are of."""
-    route = card.get("route") if isinstance(card, Mapping) else None
-    return (route or known.conditions.get(condition)) in UNMAPPED
-
-
-def _verdict(card: object) -> tuple[str, str]:
-    """The card's verdict and its reason; cards of older runs have none, and only their margin can say drift."""
-    if not isinstance(card, Mapping):
-        return "", ""
-    if card.get("status"):
-        return str(card["status"]), str(card.get("why") or "")
-    if finite(card.get("margin")) and card["margin"] <= 0:
-        return (
-            "drift",
-            f"what arrived lies nearer another feature than its own (margin {figures.signed(card['margin'], 2)})",
+def _crossed(texts: Sequence[ConditionTexts], lookup: _Lookup) -> list[Crossed]:
+    """The diagnostics of a feature, equal ones once for all the conditions that share them."""
+    cards: dict[Card, list[str]] = {}
+    for one in texts:
+        if one.card is not None:
+            cards.setdefault(one.card, []).append(one.condition)
+    return [
+        Crossed(
+            conditions=conditions,
+            card=card,
+            numbers=[(key, _written(key, value)) for key in DIAGNOSTICS if (value := getattr(card, key)) is not None],
+            unknown=[key for key in DIAGNOSTICS if getattr(card, key) is None],
+            unmapped=[condition for condition in conditions if lookup.unmapped(condition, card)],
         )
-    return "", ""
+        for card, conditions in cards.items()
+    ]
 
 
-def _crossed(spoken: Sequence[Spoken], known: Known) -> list[Crossed]:
-    """The diagnostics of a feature, equal ones told once for all the conditions that share them."""
-    found: list[tuple[list[str], Mapping[str, Any]]] = []
-    for one in spoken:
-        card = one.row.get("card") if one.row else None
-        if not isinstance(card, Mapping) or not card:
-            continue
-        same = next((names for names, other in found if other == card), None)
-        if same is not None:
-            same.append(one.condition)
-        else:
-            found.append(([one.condition], card))
-    return [_diagnosis(names, card, known) for names, card in found]
-
-
-def _diagnosis(conditions: Sequence[str], card: Mapping[str, Any], known: Known) -> Crossed:
-    word, why = _verdict(card)
-    keys = [k for k in in_order(card, tuple(DIAGNOSTICS)) if k not in _TOLD]
-    return Crossed(
-        conditions=conditions,
-        verdict=word,
-        why=why,
-        route=str(card.get("route") or ""),
-        route_why=str(card.get("route_why") or ""),
-        nearest="" if card.get("nearest") is None else str(card["nearest"]),
-        numbers=[(k, _written(k, card[k])) for k in keys if card[k] is not None],
-        unknown=[k for k in keys if card[k] is None],
-        unmapped=[c for c in conditions if _unmapped(c, card, known)],
-    )
-
-
-def _written(key: str, value: object) -> str:
+def _written(key: str, value: float | str) -> str:
     """A diagnostic as people read it."""
+    if isinstance(value, str):
+        return value
     if key in SHARES:
         return figures.share(value)
     if key in _SIGNED:
         return figures.signed(value)
-    if key == "n_eff" and finite(value):
-        return figures.number(round(value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value) if key in _NAMES else figures.number(value)
+    return figures.number(round(value) if key == "n_eff" else value)

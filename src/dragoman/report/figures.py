@@ -132,8 +132,8 @@ def _row(row: LiftRow, conditions: Sequence[str], scale: _Scale, y: float, pitch
     """One feature, a link: a hairline between its extreme lifts, a mark for each condition, its name to the left."""
     drawn = [(c, row.lifts[c]) for c in conditions if c in row.lifts and math.isfinite(row.lifts[c])]
     name = row.label or row.feature
-    told = ", ".join([f"{name} ({row.feature})", *(f"{c} {signed(lift)}" for c, lift in drawn)])
-    parts = [f'<a class="row" href="#{escape(row.anchor)}" tabindex="-1"><title>{escape(told)}</title>']
+    title = ", ".join([f"{name} ({row.feature})", *(f"{c} {signed(lift)}" for c, lift in drawn)])
+    parts = [f'<a class="row" href="#{escape(row.anchor)}" tabindex="-1"><title>{escape(title)}</title>']
     parts.append(f'<rect class="stripe" width="100%" y="{y - pitch / 2}" height="{pitch}"/>')
     if pitch > 9:
         note = f' <tspan class="note">{escape(_short(row.note, 16))}</tspan>' if row.note else ""

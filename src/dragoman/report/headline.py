@@ -1,103 +1,93 @@
 """The run in a sentence or two, from its scores alone.
 
-In: scores, how many features and texts there are. Out: the sentences on top of the page. Refuses nothing: what was not
-scored is said not to be.
+In: scores, how many features and texts there are. Out: the sentences on top of the page. Refuses nothing: the sentence
+says what was not scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from dragoman.core import Estimate
 from dragoman.report import figures
 from dragoman.report.figures import finite, share, signed
 from dragoman.report.words import Controls, spokesman
+from dragoman.scores import Scores
 
 
-def headline(scores: Mapping[str, Any], features: int, texts: int, controls: Controls) -> str:
+def headline(scores: Scores, features: int, texts: int, controls: Controls) -> str:
     """What the scores say: lift and category of the condition that speaks for the run, then what was read back."""
-    table = {str(row.get("condition")): row for row in scores.get("table") or []}
-    named = spokesman((c for c, row in table.items() if row.get("lift") or row.get("category")), controls)
-    counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
-    back, believed = _read_back(scores, controls), _believed(scores, controls)
+    lifts, categories = scores.lift, scores.category
+    named = spokesman((row.condition for row in scores.table if row.lift or row.category), controls)
+    back = _read_back(scores, controls)
     if not named:
-        if back or believed:
-            return f"{counted}{believed}. {back}".rstrip()
+        counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
+        answered = _answered(scores, controls)
+        if back or answered:
+            return f"{counted}{answered}. {back}".rstrip()
         return f"{counted}, none of them scored: nothing on this page says how far to trust them."
-    lift, category = table[named].get("lift") or {}, table[named].get("category") or {}
-    parts = []
-    if finite(lift.get("value")):
+    lift, category, parts = lifts.get(named), categories.get(named), []
+    if lift:
         parts.append(_nearness(lift))
-    if finite(category.get("value")):
-        parts.append(
-            f"name the planted category of {share(category['value'])} of the features"
-            f"{_beside(category, category.get('random'), 'on random directions')}"
-        )
-    if not parts:
-        return f"{counted}; the scores hold no lift and no category to judge them by. {back}".rstrip()
-    said = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(table, lift, controls)}."
-    return f"{said} {back}".rstrip()
+    if category:
+        low = category.low if isinstance(category, Estimate) else None
+        rate = f"name the planted category of {share(category.value)} of the features"
+        parts.append(rate + _beside(low, category.random, "on random directions"))
+    sentence = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(lifts, lift, controls)}."
+    return f"{sentence} {back}".rstrip()
 
 
-def _believed(scores: Mapping[str, Any], controls: Controls) -> str:
+def _answered(scores: Scores, controls: Controls) -> str:
     """How many features dragoman answers for, in the condition that speaks for the run; nothing without confidences."""
-    per_feature = (scores.get("confidence") or {}).get("per_feature") or {}
+    per_feature = scores.confidence.per_feature if scores.confidence else {}
     named = spokesman(per_feature, controls)
     if not named:
         return ""
-    answered = sum(bool(row.get("answered")) for row in per_feature[named])
+    answered = sum(one.answered for one in per_feature[named])
     return f"; dragoman answers for {answered} of them and abstains from {len(per_feature[named]) - answered}"
 
 
-def level(estimate: Mapping[str, Any]) -> str:
-    """The level of an estimate's interval."""
-    return share(estimate["level"]) if finite(estimate.get("level")) else "95%"
-
-
-def _read_back(scores: Mapping[str, Any], controls: Controls) -> str:
+def _read_back(scores: Scores, controls: Controls) -> str:
     """One sentence on the reconstructor's top-1, or nothing."""
-    found = scores.get("reconstruction") or {}
-    table = {str(row.get("condition")): row for row in found.get("table") or []}
-    named = spokesman((c for c, row in table.items() if finite((row.get("top1") or {}).get("value"))), controls)
-    if not named:
+    table = {row.condition: row for row in scores.reconstruction.table} if scores.reconstruction else {}
+    named = spokesman(table, controls)
+    if not named or not scores.reconstruction:
         return ""
-    top1 = table[named]["top1"]
-    beside = _beside(top1, (top1.get("extra") or {}).get("chance"), "by chance")
+    top1 = table[named].top1
     return (
-        f"From the {named} texts alone {found.get('reconstructor') or 'a reconstructor'} picks the right direction "
-        f"among {figures.number(table[named].get('n'))} for {share(top1['value'])} of them{beside}."
+        f"From the {named} texts alone {scores.reconstruction.reconstructor} picks the right direction among "
+        f"{figures.number(table[named].n)} for {share(top1.value)} of them"
+        f"{_beside(top1.low, top1.extra.get('chance'), 'by chance')}."
     )
 
 
-def _beside(estimate: Mapping[str, Any], chance: object, whose: str) -> str:
-    """A rate's rival, and a warning when the interval reaches down to it."""
-    if not finite(chance):
+def _beside(low: float | None, chance: float | None, whose: str) -> str:
+    """A rate's rival, and a warning when the rate's interval, from ``low``, reaches down to it."""
+    if chance is None:
         return ""
-    low = estimate.get("low")
-    doubt = ", which the interval does not exclude" if finite(low) and low <= chance else ""
+    doubt = ", which the interval does not exclude" if low is not None and low <= chance else ""
     return f" against {share(chance)} {whose}{doubt}"
 
 
-def _nearness(lift: Mapping[str, Any]) -> str:
+def _nearness(lift: Estimate) -> str:
     """What a lift and its interval say, as the middle of a sentence."""
-    value, low, high = signed(lift["value"]), lift.get("low"), lift.get("high")
-    if not (finite(low) and finite(high)):
-        return f"have a lift of {value}, with no interval to judge it by,"
-    where, than = ("further from", "than from") if high < 0 else ("nearer to" if low > 0 else "no nearer to", "than to")
+    if not (finite(lift.low) and finite(lift.high)):
+        return f"have a lift of {signed(lift.value)}, with no interval to judge it by,"
+    where, than = "no nearer to", "than to"
+    if lift.low > 0 or lift.high < 0:
+        where, than = ("nearer to", "than to") if lift.low > 0 else ("further from", "than from")
     return (
         f"lie {where} their own feature’s native explanation {than} those of other features "
-        f"(lift {value}, {level(lift)} interval {signed(low)} to {signed(high)})"
+        f"(lift {signed(lift.value)}, {share(lift.level)} interval {signed(lift.low)} to {signed(lift.high)})"
     )
 
 
-def _alarm(table: Mapping[str, Mapping[str, Any]], lift: Mapping[str, Any], controls: Controls) -> str:
+def _alarm(lifts: Mapping[str, Estimate], lift: Estimate | None, controls: Controls) -> str:
     """A clause when random directions score above nothing too, sharper when they reach the lift itself."""
-    for name, row in table.items():
-        chance = row.get("lift") or {}
-        if name not in controls.random or not finite(chance.get("low")) or chance["low"] <= 0:
-            continue
-        found = f"random directions ({name}) have a lift of {signed(chance.get('value'))}"
-        if not finite(lift.get("low")) or not finite(chance.get("high")) or chance["high"] >= lift["low"]:
-            return f"; but {found}, so that lift shows nothing about the features"
-        return f"; {found}"
+    for name, chance in lifts.items():
+        if name in controls.random and chance.low > 0:
+            clause = f"random directions ({name}) have a lift of {signed(chance.value)}"
+            if lift is None or not chance.high < lift.low:
+                return f"; but {clause}, so that lift shows nothing about the features"
+            return f"; {clause}"
     return ""

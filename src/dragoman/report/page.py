@@ -1,7 +1,7 @@
 """A run folder as one page that a reader can judge the run by.
 
-In: a run folder's manifest, rows and scores. Out: one static HTML file. Refuses a manifest that names no conditions and
-a run without a single row. Computes no number: what stands on the page stood in the folder, sorted, counted, formatted.
+In: a run folder. Out: one static HTML file. Refuses what `opened` refuses. Computes no number: what stands on the page
+stood in the folder, sorted, counted, formatted.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dragoman.core import Refusal, Site
-from dragoman.report import figures, tables, trust, words
-from dragoman.report.cards import FeatureCard, Known, feature_cards, label_origin, wrote_more
+from dragoman.records import ConditionEntry
+from dragoman.report import figures, tables, words
+from dragoman.report.cards import FeatureCard, feature_cards, wrote_more
 from dragoman.report.figures import LiftRow, finite
-from dragoman.report.headline import headline, level
+from dragoman.report.headline import headline
+from dragoman.report.opened import ShownRun
 from dragoman.report.words import Controls, in_order, spokesman
+from dragoman.scores import Scores
 from dragoman.store import RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _DRAWN = ("plain", "washed", "direct")  # have marks of their own in the figure; others take what is left
 # Line ends between blocks say nothing, and a page of hundreds of features has a hundred thousand of them. Text that was
-# said holds no angle brackets any more, so none of it can match.
+# verbalized holds no angle brackets any more, so none of it can match.
 _BETWEEN = re.compile(
     r"(?<=>)\s*\n\s*(?=</?(?:article|d[dlt]|details|div|h[1-6]|li|option|p|section|summary|t[dhr]|tbody|thead|ul)\b)"
 )
@@ -42,95 +46,104 @@ def write_page(run: RunFolder, out: Path) -> Path:
     """Write the run's page to ``out`` and return it.
 
     Raises:
-        Refusal: for a manifest without conditions, a run without rows, or a place that cannot be written.
+        Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that cannot be written.
     """
-    room = _environment()
-    page = room.get_template("page.html.j2").render(_context(run))
+    page = _environment().get_template("page.html.j2").render(vars(_contents(ShownRun.of(run))))
     # Lone surrogates cannot be written; other control characters have no place in HTML.
     clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
     write_text(out, clean.encode("utf-8", "replace").decode())
     return out
 
 
-def _context(run: RunFolder) -> dict[str, Any]:
-    """Everything the template reads."""
-    manifest, rows, scores = run.manifest, run.rows(), run.scores or {}
-    conditions = manifest.get("conditions")
-    if not isinstance(conditions, list) or not all(isinstance(c, Mapping) and c.get("name") for c in conditions):
-        raise Refusal(f"{run.path}", "its manifest names no conditions", "name a folder that dragoman wrote")
-    if not rows:
-        raise Refusal(f"{run.path}", "it holds no explanation yet", "finish the run first")
-    lifts, controls = _lifts(scores), Controls.of(conditions)
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What the template reads besides the records of ``run``: its places in words, its cards and what they are called.
+
+    ``texts``: how many explanations are no control's. ``columns``: of the list of features. ``speaker``: the condition
+    that speaks for the run. ``called``, ``anchors``: names and places on the page by feature.
+    """
+
+    run: ShownRun
+    source: str
+    target: str
+    headline: str
+    texts: int
+    figure: Figure | None
+    features: Sequence[FeatureCard]
+    controls: Sequence[FeatureCard]
+    columns: Sequence[str]
+    speaker: str | None
+    conditions: Sequence[ConditionEntry]
+    called: Mapping[str, str]
+    anchors: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """The figure of lifts, sorted by the condition ``by``.
+
+    ``drawn``: the conditions with marks, and which; ``band``: those of random directions; ``order``: the features'.
+    """
+
+    svg: str
+    drawn: Sequence[tuple[str, int]]
+    by: str
+    band: Sequence[str]
+    left_out: Sequence[str]
+    order: Sequence[str]
+
+
+def _contents(run: ShownRun) -> Contents:
+    scores, controls = run.scores, run.controls
+    lifts = _lifts(scores)
     slots = _slots(lifts, controls)
-    cards = feature_cards(rows, Known.of(manifest, scores, slots, run.contexts))
-    features = [c for c in cards if not c.control]
+    cards = feature_cards(run, slots)
+    features = [card for card in cards if not card.control]
     figure = _figure(features, lifts, slots, controls)
-    place = {feature: k for k, feature in enumerate(figure["order"])} if figure else {}
+    place = {feature: k for k, feature in enumerate(figure.order)} if figure else {}
     features.sort(key=lambda card: place.get(card.id, len(place)))
-    table = tables.scores_table(scores, controls)
-    texts = sum(1 for row in rows if row.get("condition") not in controls)
-    source, target = str(manifest.get("source", "")), str(manifest.get("target", ""))
-    return {
-        "manifest": manifest,
-        "scores": scores,
-        "source": _site(source),
-        "target": _site(target),
-        "at_home": bool(source) and _site(source) == _site(target),
-        "headline": headline(scores, len(features), texts, controls),
-        "table": table,
-        "level": level(next((row["lift"] for row in table if row["lift"]), {})),
-        "against": tables.tested_against(table),
-        "methods": list(dict.fromkeys(row["lift"]["method"] for row in table if row["lift"].get("method"))),
-        "read_back": tables.read_back_table(scores, controls),
-        "nulls": trust.nulls_table(scores),
-        "embedders": trust.embedders_table(scores, controls),
-        "power": trust.power_lines(scores),
-        "detection": trust.detection_rows(scores, controls),
-        "confidence": trust.confidence_part(scores, controls),
-        "maps": tables.maps(scores, manifest),
-        "background": scores.get("background") or manifest.get("background") or {},
-        "verdicts": tables.verdict_tally(features),
-        "problems": tables.problem_tally(rows, controls),
-        "texts": texts,
-        "figure": figure,
-        "features": features,
-        "unfolded": len(features) <= _UNFOLDED,
-        "columns": _columns(features),
-        "choices": tables.choices(features),
-        "speaker": spokesman((str(c["name"]) for c in conditions), controls),
-        "controls": [c for c in cards if c.control][:_CONTROLS],
-        "controls_in_all": sum(c.control for c in cards),
-        "conditions": sorted(
-            conditions, key=lambda c: in_order([x["name"] for x in conditions], words.SHOWN).index(c["name"])
-        ),
-        "label_origin": label_origin(manifest),
-        "called": {card.id: card.name for card in cards if card.name != f"Feature {card.id}"},
-        "anchors": {card.id: card.anchor for card in features},
-    }
+    texts = sum(row.condition not in controls for row in run.rows)
+    names = [entry.name for entry in run.conditions]
+    order = in_order(names, words.SHOWN)
+    return Contents(
+        run=run,
+        source=_site(run.manifest.source),
+        target=_site(run.manifest.target),
+        headline=headline(scores, len(features), texts, controls),
+        texts=texts,
+        figure=figure,
+        features=features,
+        controls=[card for card in cards if card.control],
+        columns=_columns(features),
+        speaker=spokesman(names, controls),
+        conditions=sorted(run.conditions, key=lambda entry: order.index(entry.name)),
+        called={card.id: card.name for card in cards if card.name != f"Feature {card.id}"},
+        anchors={card.id: card.anchor for card in features},
+    )
 
 
 def _columns(features: Sequence[FeatureCard]) -> list[str]:
     """Which columns the list of features has: those that at least one feature fills."""
     there = {
         "category": any(card.category for card in features),
-        "verdict": any(card.verdict for card in features),
+        "status": any(card.status for card in features),
         "lift": any(card.head.lift is not None for card in features),
         "back": any(card.head.read_back for card in features),
-        "sure": any(card.head.sure for card in features),
+        "confidence": any(card.head.confidence for card in features),
     }
     return [name for name, filled in there.items() if filled]
 
 
-def _lifts(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _lifts(scores: Scores) -> dict[str, dict[str, float]]:
     """Condition -> feature -> lift, where there is one."""
-    found = {
-        str(condition): {str(e.get("feature")): float(e["lift"]) for e in entries if finite(e.get("lift"))}
-        for condition, entries in (scores.get("per_feature") or {}).items()
+    lifts = {
+        condition: {one.feature: one.lift for one in some if finite(one.lift)}
+        for condition, some in scores.per_feature.items()
     }
-    return {condition: lifts for condition, lifts in found.items() if lifts}
+    return {condition: some for condition, some in lifts.items() if some}
 
 
-def _slots(lifts: Mapping[str, Any], controls: Controls) -> dict[str, int]:
+def _slots(lifts: Iterable[str], controls: Controls) -> dict[str, int]:
     """The conditions the figure has marks for, and which: the spokesman first, then those of the post, then others."""
     scored = [c for c in lifts if c not in controls and c != "native"]
     first = spokesman(scored, controls)
@@ -145,7 +158,7 @@ def _figure(
     lifts: Mapping[str, Mapping[str, float]],
     slots: Mapping[str, int],
     controls: Controls,
-) -> dict[str, Any] | None:
+) -> Figure | None:
     """The figure of lifts, sorted by the condition that speaks for the run; None when nothing has a lift."""
     by = spokesman(slots, controls)
     if by is None:
@@ -165,15 +178,14 @@ def _figure(
     band = [c for c in lifts if c in controls.random]
     spread = [lift for c in band for lift in lifts[c].values()]
     places = [next((c for c in slots if slots[c] == k), "") for k in range(figures.SLOTS)]
-    return {
-        "svg": figures.lifts_figure(rows, places, (min(spread), max(spread)) if spread else None),
-        "drawn": list(slots.items()),
-        "by": by,
-        "band": band,
-        "left_out": [c for c in lifts if c not in slots and c not in controls and c != "native"],
-        "count": len(rows),
-        "order": [row.feature for row in rows],
-    }
+    return Figure(
+        svg=figures.lifts_figure(rows, places, (min(spread), max(spread)) if spread else None),
+        drawn=list(slots.items()),
+        by=by,
+        band=band,
+        left_out=[c for c in lifts if c not in slots and c not in controls and c != "native"],
+        order=[row.feature for row in rows],
+    )
 
 
 @cache
@@ -194,13 +206,18 @@ def _environment() -> Environment:
     room.filters.update({name: getattr(figures, name) for name in ("signed", "number", "probability", "share")})
     room.filters.update(brief=_brief, pretty=_pretty, wrote_more=wrote_more)
     room.filters.update(problem=words.problem_words, condition=words.condition_words)
+    room.filters.update(reasons=tables.reasons, confidence=tables.confidence_words)
     room.filters["paragraphs"] = lambda text: [p.strip() for p in re.split(r"\n\s*\n", str(text)) if p.strip()]
     room.filters["drawing"] = Markup  # only ever given what figures.py made, which escapes its labels
     room.globals.update(
         glyph=figures.glyph,
         diagnostics=words.DIAGNOSTICS,
-        verdict_words=words.VERDICTS,
-        guess=trust.GUESS,
+        known_statuses=words.STATUSES,
+        guess=tables.GUESS,
+        mark=tables.mark,
+        tables=tables,
+        most_unfolded=_UNFOLDED,
+        most_controls=_CONTROLS,
         style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         seal=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -219,14 +236,14 @@ def _brief(value: object) -> str:
     return str(value)[:10] if re.fullmatch(r"[0-9a-f]{24,}", str(value)) else str(value)
 
 
-def _pretty(manifest: Mapping[str, Any]) -> str:
+def _pretty(manifest: object) -> str:
     return json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
 
 
-def _site(text: object) -> str:
+def _site(text: str) -> str:
     """A site in words; text that is no site stays as it is."""
     try:
-        site = Site.parse(str(text))
+        site = Site.parse(text)
     except Refusal:
-        return str(text)
+        return text
     return f"{site.model}, block {site.block}"

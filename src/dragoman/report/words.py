@@ -1,4 +1,4 @@
-"""What the page calls things: conditions, verdicts, diagnostics and flags, each in a line a reader can use.
+"""What the page calls things: conditions, statuses, diagnostics and flags, each in a line a reader can use.
 
 In: names as a run folder holds them. Out: words. Refuses nothing: a name nobody knows stands for itself, so whatever
 the folder holds must be escaped where it is shown.
@@ -6,12 +6,11 @@ the folder holds must be escaped where it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from dragoman.records import role_of
-from dragoman.verbalizers.answer import STOCK_PHRASES
+from dragoman.records import ConditionEntry
+from dragoman.verbalizers.protocol import STOCK_PHRASES
 
 SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
 HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is
@@ -35,7 +34,7 @@ AT_HOME = {
     "washed": "turned towards the model’s average activation so that it resembles one, then read in the same model",
 }
 
-VERDICTS = {
+STATUSES = {
     "ok": "it crossed: both routes agree on it and nothing speaks against it",
     "weak": "it crossed, but little of it, or on thin evidence",
     "unverified": "it fires too rarely, or is not watched, so only the map’s word stands for it",
@@ -45,7 +44,7 @@ VERDICTS = {
 UNMAPPED = ("direct", "dictionary")  # routes that go round the map
 
 # name: (what it is called, what it means); the order is the page's
-DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
+DIAGNOSTICS = {
     "coverage": ("coverage", "share of the direction that the map explains; 1 is all of it"),
     "coverage_over_random": ("coverage against random", "share of random directions that the map explains less of"),
     "coverage_over_dictionary": (
@@ -107,10 +106,10 @@ class Controls:
     random: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, conditions: Iterable[Mapping[str, Any]]) -> Controls:
-        """Of a manifest's entries, by the judge's own rule; a condition's name says nothing."""
-        nulls = {str(told.get("name")): str(told.get("null")) for told in conditions if role_of(told) == "null"}
-        return cls(frozenset(nulls), frozenset(name for name, null in nulls.items() if null.startswith("random")))
+    def of(cls, conditions: Iterable[ConditionEntry]) -> Controls:
+        """Of a manifest's entries, by their role; a condition's name says nothing."""
+        nulls = {entry.name: entry.null for entry in conditions if entry.is_null}
+        return cls(frozenset(nulls), frozenset(name for name, null in nulls.items() if null == "random directions"))
 
     def __contains__(self, condition: object) -> bool:
         """Whether a condition is there only to show what nothing scores."""

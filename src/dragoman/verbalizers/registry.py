@@ -225,11 +225,7 @@ class Recommendation(_Record):
 
 @cache
 def checkpoints() -> tuple[Checkpoint, ...]:
-    """All checkpoints, in the file's order.
-
-    Raises:
-        Refusal: when the file is damaged (it comes with the package).
-    """
+    """All checkpoints, in the file's order; refused when the file, which comes with the package, is damaged."""
     return parse_registry((files("dragoman.verbalizers") / "checkpoints.yaml").read_text(encoding="utf-8"))
 
 

@@ -1,25 +1,28 @@
 """Read ``nla_meta.yaml``, the file beside a verbalizer that says how its vector must be fed.
 
-In: a checkpoint folder, and what a person says where the file is silent. Out: a resolved, frozen ``Sidecar``. Refuses
-a missing or unreadable file, sidecars of reconstructors, of datasets where a scale is needed, other injection modes,
-files without scale, template, marker or layer, and words that contradict the file.
+In: a checkpoint folder, and what a person says where the file is silent. Out: a resolved, frozen ``Sidecar``. Refuses a
+missing or unreadable file, sidecars of reconstructors, of datasets where a scale is needed, other injection modes,
+files without scale, template, marker or layer, and words that contradict the file. What the sidecars of reconstructors
+have in common with it is checked here for both, and the types of fields of every file beside a checkpoint stand here.
 Field names and fallbacks are those found in published checkpoints (kitft's schema version 2 and its variants).
 """
 
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dragoman.core import Refusal
 from dragoman.store import read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
-from dragoman.verbalizers.fields import Described, Natural, Origin, Part, Scale, block_in_name, checked
 
 NAME = "nla_meta.yaml"
 SLOT = "injection_char"
@@ -27,6 +30,112 @@ VERBALIZER_ROLES = ("av", "actor", "verbalizer")
 REPLACING = (None, "normalize", "replace")  # injection modes that overwrite one embedding at a fixed norm
 RAW = "raw"
 LOUDEST = 1e30  # a norm that float32 still computes with
+_LAYER_IN_NAME = re.compile(r"(?:^|[-_./])L(\d+)(?=$|[-_./@])")
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML's true is 1 to Python, and never meant as a number."""
+    if isinstance(value, bool):
+        raise ValueError("a number is due, not a yes or no")
+    return value
+
+
+def _short(value: Any) -> Any:
+    """A number, a number as text, or one of a few words."""
+    if isinstance(value, str) and len(value) > 40:
+        raise ValueError(f"a number or a word is due, not {len(value)} characters")
+    return value
+
+
+Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1 << 53)]
+Width = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1 << 53)]
+Scale = Annotated[float | str, BeforeValidator(_short), BeforeValidator(_no_bool)]
+
+
+class Part(BaseModel):
+    """A file or a section of one; what is not named here is of no account."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Reader(Part):
+    """A reconstructor's section of a sidecar: the block it predicts, under two names."""
+
+    extraction_layer_index: Natural | None = None
+    num_hidden_layers: Natural | None = None
+
+    @property
+    def block(self) -> int | None:
+        """In a sidecar ``num_hidden_layers`` is the block itself, not the count of blocks that config.json states."""
+        return self.num_hidden_layers if self.extraction_layer_index is None else self.extraction_layer_index
+
+
+class Origin(Part):
+    """Section ``extraction``: where the vectors are from."""
+
+    d_model: Width | None = None
+    layer_index: Natural | None = None
+    base_model: str | None = None
+
+
+_Origin = TypeVar("_Origin", bound=Origin)
+
+
+class Described(Part, Generic[_Origin]):
+    """What the sidecars of verbalizers and of reconstructors have in common; every field may be absent."""
+
+    kind: str | None = None
+    role: str | None = None
+    base_checkpoint: str | None = None
+    d_model: Width | None = None
+    extraction_layer_index: Natural | None = None
+    extraction: _Origin
+    reconstructor: Reader | None = None
+    ar: Reader | None = None
+    critic: Reader | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The model it was made from."""
+        return self.base_checkpoint or self.extraction.base_model
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The block by each field that states it; they should all be one."""
+        stated = {
+            "extraction_layer_index": self.extraction_layer_index,
+            "extraction.layer_index": self.extraction.layer_index,
+        }
+        readers = {"reconstructor": self.reconstructor, "ar": self.ar, "critic": self.critic}
+        stated |= {name: None if reader is None else reader.block for name, reader in readers.items()}
+        return {name: block for name, block in stated.items() if block is not None}
+
+
+def checked(model: type[_Model], values: Any, what: str) -> _Model:
+    """A file's values as its model; refuse what is no mapping, and fields of another type.
+
+    Published files write an empty section as null.
+    """
+    if not isinstance(values, dict):
+        raise Refusal(what, "it is not a mapping of names to values", "get the published file again")
+    try:
+        return model.model_validate({str(k): v for k, v in values.items() if v is not None})
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise Refusal(what, f"its field {shown(where)} is wrong ({first['msg']})", "mend that field") from err
+
+
+def block_in_name(name: str, what: str) -> int | None:
+    """The block a checkpoint's name tells (``-L20-``), None where it tells none; refuse a name that tells of two."""
+    found = sorted({int(digits) for digits in _LAYER_IN_NAME.findall(name)})
+    if len(found) > 1:
+        why = f"its files state no block, and its name tells of several ({', '.join(map(str, found))})"
+        raise Refusal(what, why, "add extraction_layer_index to its sidecar")
+    return found[0] if found else None
 
 
 class _Extraction(Origin):
@@ -120,18 +229,15 @@ def refuse_reader(stated: Mapping[str, Any], what: str) -> None:
     """Refuse the sidecar of a reconstructor."""
     role = stated.get("role")
     if role is not None and role not in VERBALIZER_ROLES:
-        raise Refusal(
-            what, f"its role is '{shown(role)}', not a verbalizer's", "pass the folder of the verbalizer (av)"
-        )
+        why = f"its role is '{shown(role)}', not a verbalizer's"
+        raise Refusal(what, why, "pass the folder of the verbalizer (av)")
 
 
 def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides | None = None) -> Sidecar:
-    """Resolve a checkpoint's ``nla_meta.yaml``.
+    """Resolve a checkpoint's ``nla_meta.yaml``; see ``sidecar_file`` for where it may lie.
 
-    Args:
-        folder: the checkpoint's folder; see ``sidecar_file`` for where its sidecar may lie.
-        name: what the checkpoint is called, read for its layer (``-L20-``) when the file names none.
-        overrides: what is known beside the file; nothing of it may contradict the file.
+    ``name``: what the checkpoint is called, read for its layer (``-L20-``) when the file names none. ``overrides``:
+    what is known beside the file; nothing of it may contradict the file.
 
     Raises:
         Refusal: the file is absent, damaged, about something else, or leaves out what decides the injection.
@@ -143,11 +249,8 @@ def read_sidecar(folder: Path, *, name: str | None = None, overrides: Overrides 
     refuse_reader(stated, what)
     mode = found.training.injection_mode if found.training else None
     if overrides.scaled and mode not in REPLACING:
-        raise Refusal(
-            what,
-            f"it was trained with injection mode '{shown(mode)}'",
-            "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector",
-        )
+        instead = "use a contract that feeds it so; this one replaces one prompt embedding by a rescaled vector"
+        raise Refusal(what, f"it was trained with injection mode '{shown(mode)}'", instead)
     width = _width(found, folder, overrides, what)
     stated_scale, norm = found.extraction.injection_scale, overrides.norm
     marker, marker_id = found.tokens.injection_char, found.tokens.injection_token_id
@@ -176,9 +279,8 @@ def slots_of(template: str, what: str) -> set[str]:
     names = {name for name, _, _ in slots}
     odd = sorted(n for n in names if not n.isidentifier())
     if odd:
-        raise Refusal(
-            what, f"its template has a slot '{{{shown(odd[0])}}}' that is no name", "double literal braces as {{ }}"
-        )
+        why = f"its template has a slot '{{{shown(odd[0])}}}' that is no name"
+        raise Refusal(what, why, "double literal braces as {{ }}")
     # {x:>9999999999} would fill the memory when it is filled in.
     formed = next((name for name, spec, how in slots if spec or how), None)
     if formed is not None:
@@ -205,15 +307,11 @@ def _refuse_kind(found: _File, overrides: Overrides, what: str) -> None:
     """A dataset's sidecar, copied beside an adapter, does where no scale is needed or one is given."""
     if found.kind == "nla_dataset":
         if overrides.scaled and overrides.norm is None:
-            raise Refusal(
-                what,
-                "it describes a dataset (kind nla_dataset), which stores no injection scale",
-                "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale",
-            )
+            instead = "use a checkpoint with a sidecar of kind nla_model, or a contract that needs no scale"
+            raise Refusal(what, "it describes a dataset (kind nla_dataset), which stores no injection scale", instead)
     elif found.kind != "nla_model":
-        raise Refusal(
-            what, f"its kind is '{shown(found.kind)}', not nla_model", "use the sidecar that came with the verbalizer"
-        )
+        why = f"its kind is '{shown(found.kind)}', not nla_model"
+        raise Refusal(what, why, "use the sidecar that came with the verbalizer")
 
 
 def _width(found: _File, folder: Path, overrides: Overrides, what: str) -> int:
@@ -247,9 +345,8 @@ def _scale(stated: float | str | None, given: float | str | None, width: int, wh
         instead = "give a norm (about the median norm of its block), because a direction has none of its own"
     scale = _norm(stated, width, what, "its extraction.injection_scale", instead)
     if given is not None and not math.isclose(_norm(given, width, what, "the given norm", instead), scale):
-        raise Refusal(
-            what, f"its injection_scale is {scale:g}, and the norm given is {shown(given)}", "leave the norm out"
-        )
+        why = f"its injection_scale is {scale:g}, and the norm given is {shown(given)}"
+        raise Refusal(what, why, "leave the norm out")
     return scale
 
 
@@ -271,11 +368,8 @@ def _template(templates: _Templates, marker: str, what: str) -> str:
     if not template:
         raise Refusal(what, "it holds no verbalizer template", "add prompt_templates.av")
     if SLOT not in slots_of(template, what) and marker not in template:
-        raise Refusal(
-            what,
-            f"its template has no place for the vector (neither {{{SLOT}}} nor '{shown(marker)}')",
-            "use the template the checkpoint was trained with",
-        )
+        why = f"its template has no place for the vector (neither {{{SLOT}}} nor '{shown(marker)}')"
+        raise Refusal(what, why, "use the template the checkpoint was trained with")
     return template
 
 
@@ -290,9 +384,6 @@ def _block(found: _File, name: str, given: int | None, what: str) -> int:
             raise Refusal(what, "it does not say which block's output it reads", "add extraction_layer_index")
         return block
     if len(set(blocks)) > 1:
-        raise Refusal(
-            what,
-            f"its fields disagree about the block ({', '.join(map(str, sorted(set(blocks))))})",
-            "correct extraction_layer_index",
-        )
+        why = f"its fields disagree about the block ({', '.join(map(str, sorted(set(blocks))))})"
+        raise Refusal(what, why, "correct extraction_layer_index")
     return blocks[0]

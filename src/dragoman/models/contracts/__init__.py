@@ -47,11 +47,7 @@ def contract_class(name: str) -> type[Contract]:
 
 
 def contract_for(request: CheckpointRequest, name: str | None) -> Contract:
-    """The contract a checkpoint is fed by.
-
-    Args:
-        request: the checkpoint, the file beside it, and what is said about it.
-        name: of the contract; None takes the one that the file itself names, and no other.
+    """The contract a checkpoint is fed by; ``name`` None takes the one that its file itself names, and no other.
 
     Raises:
         Refusal: nobody says which, or the name contradicts the file, or the contract lacks something.
@@ -72,9 +68,6 @@ def _claimed(request: CheckpointRequest, stated: Mapping[str, Any]) -> str:
     """The one contract whose own way of writing sidecars this is."""
     claiming = [name for name in contract_names() if contract_class(name).claims(stated)]
     if len(claiming) != 1:
-        raise Refusal(
-            request.sidecar_name,
-            "the sidecar does not say which contract its vector is fed by",
-            f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it",
-        )
+        instead = f"pass --contract with one of {', '.join(contract_names())}, as the checkpoint's authors tell it"
+        raise Refusal(request.sidecar_name, "the sidecar does not say which contract its vector is fed by", instead)
     return claiming[0]

@@ -17,8 +17,8 @@ import torch
 from dragoman.core import Refusal, Site
 from dragoman.models.load import check_site
 from dragoman.models.resolve import called
-from dragoman.verbalizers.chat import DAY, checked_day
-from dragoman.verbalizers.prompt import Prompt, Wording, build_prompt
+from dragoman.store.spans import shown
+from dragoman.verbalizers.prompt import DAY, Prompt, Wording, build_prompt, checked_day
 from dragoman.verbalizers.sidecar import Overrides, Sidecar, read_sidecar, sidecar_file, stated_in
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -53,11 +53,8 @@ class Feed:
         length = self.embeddings.shape[1]
         for hook in self.hooks:
             if not all(self.shared <= p < length for p in hook.positions):
-                raise Refusal(
-                    f"a hook at positions {hook.positions}",
-                    f"rows share the first {self.shared} of {length} positions, and it must lie behind them",
-                    "lower shared",
-                )
+                why = f"rows share the first {self.shared} of {length} positions, and it must lie behind them"
+                raise Refusal(f"a hook at positions {hook.positions}", why, "lower shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,11 +194,8 @@ class Contract(ABC):
         said, stored = self.request.settings, self.sidecar.chat_template
         chat = said.get("chat_template", True if stored is None else stored)
         if stored is not None and chat != stored:
-            raise Refusal(
-                self.request.sidecar_name,
-                f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise",
-                "leave the setting out",
-            )
+            why = f"it was trained {'with' if stored else 'without'} a chat template, and the setting says otherwise"
+            raise Refusal(self.request.sidecar_name, why, "leave the setting out")
         told = {**slots, **{str(k): str(v) for k, v in said.get("slots", {}).items()}}
         return Wording(slots=told, chat=chat, prefill=said.get("prefill", ""), day=checked_day(said.get("date", DAY)))
 
@@ -219,13 +213,25 @@ class Contract(ABC):
         known = {**self.common, **self.settings}
         for key, value in said.items():
             if key not in known:
-                raise Refusal(
-                    f"setting '{key}' of contract '{self.name}'", f"it takes {', '.join(sorted(known))}", "drop it"
-                )
+                why = f"it takes {', '.join(sorted(known))}"
+                raise Refusal(f"setting '{key}' of contract '{self.name}'", why, "drop it")
             # A bool is an int to Python, and never meant as one here.
             if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
                 kinds = " or ".join(kind.__name__ for kind in known[key])
                 raise Refusal(f"setting '{key}' of contract '{self.name}'", f"{value!r} is no {kinds}", "give one")
+
+
+def section(stated: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a sidecar; empty where there is none."""
+    found = stated.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def other_kind(stated: Mapping[str, Any]) -> str:
+    """Why a sidecar is of no verbalizer's or dataset's kind; empty where it is, or does not say."""
+    if stated.get("kind") in (None, "nla_model", "nla_dataset"):
+        return ""
+    return f"its sidecar is of kind '{shown(stated['kind'])}'"
 
 
 def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:

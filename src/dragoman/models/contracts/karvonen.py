@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm
+from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm, other_kind, section
 from dragoman.models.load import decoder_blocks
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt
@@ -36,14 +36,11 @@ class Karvonen(Contract):
     @classmethod
     def contradiction(cls, stated: Mapping[str, Any]) -> str:
         """A stated scale or mode belongs to another way of feeding."""
-        for section, key in (("extraction", "injection_scale"), ("training", "injection_mode")):
-            found = stated.get(section)
-            value = found.get(key) if isinstance(found, Mapping) else None
+        for part, key in (("extraction", "injection_scale"), ("training", "injection_mode")):
+            value = section(stated, part).get(key)
             if value is not None:
-                return f"its sidecar states {section}.{key} {shown(value)}, and this contract has none"
-        if stated.get("kind") not in (None, "nla_model", "nla_dataset"):
-            return f"its sidecar is of kind '{shown(stated['kind'])}'"
-        return ""
+                return f"its sidecar states {part}.{key} {shown(value)}, and this contract has none"
+        return other_kind(stated)
 
     @property
     def hook_block(self) -> int:
@@ -62,11 +59,8 @@ class Karvonen(Contract):
 
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
         """The marker keeps its own embedding; its output of the hooked block is added to."""
-        hook = Hook(
-            block=self.hook_block,
-            positions=(prompt.slot,),
-            change=norm_matched(vectors, rows.device, self.request.what),
-        )
+        change = norm_matched(vectors, rows.device, self.request.what)
+        hook = Hook(block=self.hook_block, positions=(prompt.slot,), change=change)
         return Feed(embeddings=rows.expand(len(vectors), -1, -1), hooks=(hook,), shared=prompt.slot)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dragoman.models.contracts.base import Contract, Feed, Sampling, at_norm, replaced
+from dragoman.models.contracts.base import Contract, Feed, Sampling, at_norm, other_kind, replaced, section
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt
 from dragoman.verbalizers.sidecar import REPLACING
@@ -33,30 +33,23 @@ class Kitft(Contract):
     @classmethod
     def claims(cls, stated: Mapping[str, Any]) -> bool:
         """A model's own sidecar with an injection scale is written by kitft's trainer, and by those who follow it."""
-        scale = _section(stated, "extraction").get("injection_scale")
-        mode = _section(stated, "training").get("injection_mode")
+        scale = section(stated, "extraction").get("injection_scale")
+        mode = section(stated, "training").get("injection_mode")
         return stated.get("kind") == "nla_model" and _is_scale(scale) and mode in REPLACING
 
     @classmethod
     def contradiction(cls, stated: Mapping[str, Any]) -> str:
         """Another injection mode, or another kind of file."""
-        mode = _section(stated, "training").get("injection_mode")
+        mode = section(stated, "training").get("injection_mode")
         if mode not in REPLACING:
             return f"its sidecar states injection mode '{shown(mode)}'"
-        if stated.get("kind") not in (None, "nla_model", "nla_dataset"):
-            return f"its sidecar is of kind '{shown(stated['kind'])}'"
-        return ""
+        return other_kind(stated)
 
     def feed(self, prompt: Prompt, rows: torch.Tensor, vectors: torch.Tensor) -> Feed:
         """The vector in float32 at the injection scale, cast to the model's dtype, in place of the marker."""
         norm = self.sidecar.injection_scale or math.nan
         scaled = at_norm(vectors, norm, self.request.what)
         return Feed(embeddings=replaced(rows, prompt.slot, scaled), shared=prompt.slot)
-
-
-def _section(stated: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = stated.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _is_scale(value: Any) -> bool:

@@ -51,11 +51,8 @@ class Oracle(Contract):
         base = sits_on(request.folder) if is_adapter(request.folder) else None
         width = width_in(request.folder) or (request.width_of(base) if base else None)
         if not width:
-            raise Refusal(
-                request.what,
-                "neither its adapter nor a config.json tells the width of its model",
-                "write base_model_name_or_path into adapter_config.json",
-            )
+            why = "neither its adapter nor a config.json tells the width of its model"
+            raise Refusal(request.what, why, "write base_model_name_or_path into adapter_config.json")
         return Sidecar(
             d_model=width,
             block=said["block"],
@@ -85,11 +82,8 @@ class Oracle(Contract):
         refuse_damaged(tokenizer)
         found = list(encoded(PLACEHOLDER, tokenizer))
         if len(found) != 1:
-            raise Refusal(
-                f"placeholder '{PLACEHOLDER}'",
-                f"this tokenizer splits it into {len(found)} tokens, and it must be one",
-                "use the tokenizer the oracle was trained with",
-            )
+            why = f"this tokenizer splits it into {len(found)} tokens, and it must be one"
+            raise Refusal(f"placeholder '{PLACEHOLDER}'", why, "use the tokenizer the oracle was trained with")
         self.sidecar = replace(self.sidecar, marker_id=found[0])
         written, ids = render(self.sidecar.template, tokenizer, self.wording())
         wanted = found * self._count

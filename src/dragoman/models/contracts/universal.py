@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Sampling, at_norm, replaced
+from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Sampling, at_norm, replaced, section
 from dragoman.store import ArraysFile, digest, read_json
 from dragoman.store.spans import listed, shown
 from dragoman.verbalizers.prompt import Prompt, Wording
@@ -64,26 +64,19 @@ class Universal(Contract):
                 f"its bundle reads several models, and {', '.join(missing)} of yours is not given",
                 "pass --setting model_tag=TAG (in the bundle), --setting model=ID and --setting block=K",
             )
-        shared, tokens = _count(stated.get("d_shared")), _mapping(stated.get("tokens"))
-        template = _mapping(stated.get("prompt_templates")).get("actor")
+        shared, tokens = _count(stated.get("d_shared")), section(stated, "tokens")
+        template = section(stated, "prompt_templates").get("actor")
         marker, marker_id = tokens.get("injection_char"), _count(tokens.get("injection_token_id"))
         if not shared or not isinstance(template, str) or not isinstance(marker, str) or marker_id is None:
-            raise Refusal(
-                request.sidecar_name,
-                "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor",
-                "get the published file again",
-            )
+            why = "it lacks d_shared, tokens.injection_char, tokens.injection_token_id or prompt_templates.actor"
+            raise Refusal(request.sidecar_name, why, "get the published file again")
         if SLOT not in slots_of(template, request.sidecar_name):
-            raise Refusal(
-                request.sidecar_name, "its template has no place for the vector", "get the published file again"
-            )
+            why = "its template has no place for the vector"
+            raise Refusal(request.sidecar_name, why, "get the published file again")
         scale = stated.get("injection_scale", "sqrt_d_model")
         if scale != "sqrt_d_model":
-            raise Refusal(
-                request.sidecar_name,
-                f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used",
-                "use a bundle whose writer is known",
-            )
+            why = f"its injection_scale is {shown(scale)}, and only the root of the shared width is known to be used"
+            raise Refusal(request.sidecar_name, why, "use a bundle whose writer is known")
         self._weight, self._kernel = _encoder(request, shared)
         return Sidecar(
             d_model=self._weight.shape[1],
@@ -152,11 +145,8 @@ def _encoder(request: CheckpointRequest, shared: int) -> tuple[torch.Tensor, tor
         weight = _tensor(request, file, f"encoders.{tag}.weight")
         kernel = _tensor(request, file, f"encoders.{tag}.conv.weight") if kind == CONVOLVED else None
     if weight.ndim != 2 or weight.shape[0] != shared or width not in (None, weight.shape[1]):
-        raise Refusal(
-            request.what,
-            f"its encoder for '{tag}' has shape {tuple(weight.shape)}, not ({shared}, {width or 'd_model'})",
-            "name the encoder into the shared space, stored output by input",
-        )
+        why = f"its encoder for '{tag}' has shape {tuple(weight.shape)}, not ({shared}, {width or 'd_model'})"
+        raise Refusal(request.what, why, "name the encoder into the shared space, stored output by input")
     if kernel is not None and (kernel.ndim != 3 or kernel.shape[:2] != (1, 1) or kernel.shape[2] % 2 == 0):
         raise Refusal(request.what, f"its kernel has shape {tuple(kernel.shape)}, not (1, 1, odd)", "get it again")
     return weight, kernel
@@ -171,8 +161,9 @@ def _layout(request: CheckpointRequest) -> tuple[str, dict[str, int]]:
             f"it holds no {ADAPTERS}/{META} with {ADAPTERS}/{WEIGHTS}, so where its encoders lie is not known",
             "pass --setting encoder=FILE (in the bundle) and --setting key=NAME (the tensor in it)",
         )
-    meta = _mapping(read_json(path))
-    widths = {str(tag): width for tag, width in _mapping(meta.get("model_dims")).items() if _count(width)}
+    read = read_json(path)
+    meta = read if isinstance(read, dict) else {}
+    widths = {str(tag): width for tag, width in section(meta, "model_dims").items() if _count(width)}
     kind = meta.get("adapter_class", LINEAR)
     if kind not in (LINEAR, CONVOLVED):
         raise Refusal(request.what, f"its encoders are of class '{shown(kind)}'", f"known are {LINEAR} and {CONVOLVED}")
@@ -194,10 +185,6 @@ def _tensor(request: CheckpointRequest, path: Path, key: str) -> torch.Tensor:
     if not torch.isfinite(found).all():
         raise Refusal(request.what, f"tensor '{shown(key)}' of {path} holds NaN or infinite numbers", "get it again")
     return found
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _count(value: Any) -> int | None:

@@ -24,14 +24,12 @@ from dragoman.models.folder import digests
 from dragoman.models.harvest import reading
 from dragoman.models.load import load_tokenizer, torch_dtype
 from dragoman.models.merge import Agreement
-from dragoman.models.published import layout_of
-from dragoman.models.reconstruct.contract import SLOT, Contract, read_contract
-from dragoman.models.reconstruct.files import ADAPTER_WEIGHTS, EASY_META, read_head
+from dragoman.models.reconstruct.contract import ADAPTER_WEIGHTS, EASY_META, SLOT, Contract, read_contract, read_head
 from dragoman.models.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
-from dragoman.models.resolve import called, folder_of
+from dragoman.models.resolve import called, folder_of, layout_of
 from dragoman.store import digest, file_sha256, read_arrays
-from dragoman.verbalizers.answer import parse
 from dragoman.verbalizers.prompt import encoded
+from dragoman.verbalizers.protocol import parse
 from dragoman.verbalizers.sidecar import NAME, sidecar_file
 
 # Families that open every turn with what their tokenizer calls BOS, and whose models never saw it before plain text.
@@ -57,8 +55,7 @@ class Reconstructor:
     ) -> Reconstructor:
         """Load a checkpoint in the layout that is named, or that dragoman's registry knows.
 
-        Raises:
-            Refusal: nobody knows its layout, the registry knows another one, or whatever ``__init__`` refuses.
+        Refuses layouts that nobody knows or that contradict the registry, and whatever ``__init__`` refuses.
         """
         return cls(ref, layout=layout_of(str(ref), layout), base=base, dtype=dtype, device=device)
 
@@ -83,11 +80,8 @@ class Reconstructor:
         self.contract: Contract = read_contract(self._folder, layout, name=called(self.name))
         stated = base or self.contract.base
         if not stated:
-            raise Refusal(
-                self._what,
-                "no file names the model it was made from",
-                f"add base_checkpoint to its {NAME}",
-            )
+            why = "no file names the model it was made from"
+            raise Refusal(self._what, why, f"add base_checkpoint to its {NAME}")
         self.base = str(stated)
         self.site: Site = Site(self.contract.base or self.base, self.contract.block)
         weight, bias, rest = read_head(self._folder / self.contract.head_file, self.contract.d_model)
@@ -133,15 +127,18 @@ class Reconstructor:
         return known if contract.form == "full" else known | digests(folder_of(self.base), "base_")
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of the template around each text, checked; tags around an explanation are taken off first.
+        """Token ids of the template around each text, its tags taken off first.
 
-        Raises:
-            Refusal: an empty text, or an encoding that is not the one of training.
+        Refuses empty texts, and encodings that are not those of training.
         """
         if isinstance(texts, str):
             raise Refusal(f"texts for {self._what}", "they are one string", "pass a list of texts")
-        bodies = [self._body(k, text) for k, text in enumerate(texts)]
-        ids = [encode_filled(self._tokenizer, self._filled, body, special=self.contract.special) for body in bodies]
+        ids = []
+        for number, text in enumerate(texts):
+            body = parse(text, opened=True).text
+            if not body:
+                raise Refusal(f"text {number} for {self._what}", "it is empty", "leave out empty explanations")
+            ids.append(encode_filled(self._tokenizer, self._filled, body, special=self.contract.special))
         for row in ids:
             self._refuse_encoding(row)
         return ids
@@ -190,12 +187,6 @@ class Reconstructor:
     def _filled(self, text: str) -> str:
         return self.contract.template.format(**{SLOT: text})
 
-    def _body(self, number: int, text: str) -> str:
-        body = parse(text, opened=True).text
-        if not body:
-            raise Refusal(f"text {number} for {self._what}", "it is empty", "leave out empty explanations")
-        return body
-
     def _ending(self) -> list[int]:
         """Ids every encoded text must end with: as stored, else the template's end without its first token.
 
@@ -209,32 +200,23 @@ class Reconstructor:
     def _refuse_encoding(self, ids: list[int]) -> None:
         """Refuse ids that do not begin and end as they did in training."""
         bos, word = self._tokenizer.bos_token_id, self._tokenizer.bos_token
-        if self.contract.special and bos is not None and word not in TURN_STARTS and ids[:1] != [bos]:
-            raise Refusal(
-                self._what,
-                f"its tokenizer does not write its beginning-of-text token ({word}), and it was trained with it",
-                "use the tokenizer files that were published with it",
-            )
-        if bos is not None and ids[:2] == [bos, bos]:
-            raise Refusal(
-                self._what, f"its encoding begins with two of {word}", "write it once, in tokenizer or template"
-            )
-        if self._suffix and ids[-len(self._suffix) :] != self._suffix:
-            raise Refusal(
-                self._what,
-                f"its encoded template ends with ids {ids[-len(self._suffix) :]}, in training with {self._suffix}",
-                "use template and tokenizer of the same checkpoint",
-            )
         rows = len(self._stack.get_input_embeddings().weight)
-        if max(ids) >= rows:
-            raise Refusal(
-                self._what, f"its tokenizer gives id {max(ids)}, its model knows {rows}", "use its own tokenizer"
-            )
         limit = getattr(self._stack.config, "max_position_embeddings", None)
+        if self.contract.special and bos is not None and word not in TURN_STARTS and ids[:1] != [bos]:
+            why = f"its tokenizer does not write its beginning-of-text token ({word}), and it was trained with it"
+            raise Refusal(self._what, why, "use the tokenizer files that were published with it")
+        if bos is not None and ids[:2] == [bos, bos]:
+            why = f"its encoding begins with two of {word}"
+            raise Refusal(self._what, why, "write it once, in tokenizer or template")
+        if self._suffix and ids[-len(self._suffix) :] != self._suffix:
+            why = f"its encoded template ends with ids {ids[-len(self._suffix) :]}, in training with {self._suffix}"
+            raise Refusal(self._what, why, "use template and tokenizer of the same checkpoint")
+        if max(ids) >= rows:
+            why = f"its tokenizer gives id {max(ids)}, its model knows {rows}"
+            raise Refusal(self._what, why, "use its own tokenizer")
         if limit is not None and len(ids) > limit:
-            raise Refusal(
-                f"a text of {len(ids)} tokens for {self._what}", f"it reads {limit} at most", "shorten the text"
-            )
+            what = f"a text of {len(ids)} tokens for {self._what}"
+            raise Refusal(what, f"it reads {limit} at most", "shorten the text")
 
     def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""

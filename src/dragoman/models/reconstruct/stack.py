@@ -33,13 +33,8 @@ _TEXT = "model."
 def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headless: bool) -> Any:
     """The text model in a folder, without output layer.
 
-    Args:
-        folder: config.json and safetensors weights.
-        kind: dtype.
-        device: in torch's words.
-        what: whose refusal it is.
-        headless: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
-            layer, and nothing else; else it is a base model and must be whole.
+    ``headless``: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
+    layer, and nothing else; else it is a base model and must be whole.
     """
     net, report = open_weights(AutoModel, folder, kind, what)
     stack: Any = text_stack(net)
@@ -73,11 +68,8 @@ def _refuse_extra(extra: set[str], stack: Any, spared: set[str], what: str) -> N
     weight = None if spared or norm is None else getattr(norm, "weight", None)
     # Ones, or zeros where a family adds one: placeholders some trainers need.
     if weight is not None and not ((weight == 1).all() or (weight == 0).all()):
-        raise Refusal(
-            what,
-            "its checkpoint stores a final norm that is not all ones, and in this layout none stands before the head",
-            "ask its authors whether the norm was used, and delete the tensor if it was not",
-        )
+        why = "its checkpoint stores a final norm that is not all ones, and in this layout none stands before the head"
+        raise Refusal(what, why, "ask its authors whether the norm was used, and delete the tensor if it was not")
 
 
 def final_norm(stack: Any) -> nn.Module | None:
@@ -89,20 +81,16 @@ def truncate(stack: Any, block: int, what: str) -> None:
     """Keep blocks 0 to ``block``; refuse a model that has fewer."""
     count = len(stack.layers)
     if block >= count:
-        raise Refusal(
-            what, f"it reads block {block}, and its base has blocks 0 to {count - 1}", "use the base it was trained on"
-        )
+        why = f"it reads block {block}, and its base has blocks 0 to {count - 1}"
+        raise Refusal(what, why, "use the base it was trained on")
     stack.layers = nn.ModuleList(stack.layers[: block + 1])
 
 
 def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], what: str) -> Agreement:
-    """Add a LoRA adapter to the weights of a truncated stack; how the sum agrees with PEFT unmerged.
+    """Add a LoRA adapter to the weights of a truncated stack (blocks 0 to K); how the sum agrees with PEFT unmerged.
 
-    Args:
-        stack: blocks 0 to K.
-        lora: rank, alpha, target modules and what else PEFT's LoraConfig is told.
-        tensors: arrays by the trainer's names; the part before ``layers.`` differs between trainers and is dropped.
-        what: whose refusal it is.
+    ``lora``: rank, alpha, target modules and what else PEFT's LoraConfig is told. ``tensors``: arrays by the trainer's
+    names; the part before ``layers.`` differs between trainers and is dropped.
 
     Raises:
         Refusal: it is no plain LoRA, its tensors are not exactly those its configuration asks for, or the merged stack
@@ -168,8 +156,7 @@ def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
             continue
         found = _ADAPTED.match(name)
         if not found:
-            raise Refusal(
-                what, f"'{name}' of its adapter is no LoRA matrix of a text block", "merge the adapter into its base"
-            )
+            why = f"'{name}' of its adapter is no LoRA matrix of a text block"
+            raise Refusal(what, why, "merge the adapter into its base")
         out[f"{found['layer']}.{found['part']}"] = tensor
     return out

@@ -1,0 +1,92 @@
+"""``dragoman confidence fit`` and ``recalibrate``: how sure to be, learnt from explanations that somebody checked.
+
+In: a run, a file of checked rows. Out: a file of confidences, their reliability on stdout. Refuses what
+``dragoman.confidence.checked`` refuses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dragoman.commands.boundary import Commands
+from dragoman.commands.printing import put
+from dragoman.commands.progress import talking
+from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype, OutJson, Run, Seed, file_path
+
+if TYPE_CHECKING:
+    from dragoman.confidence.checked import Reliability
+    from dragoman.confidence.sets import ConfidenceSet
+
+confidence = typer.Typer(
+    cls=Commands,
+    help="Learn how sure to be from explanations you have checked: a CSV or JSON lines with the columns feature, "
+    "condition (where a run has several) and right (true or false).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+Checked = Annotated[
+    Path,
+    typer.Option("--checked", parser=file_path, metavar="FILE", help="What you checked: feature, condition, right."),
+]
+
+
+@confidence.command()
+def fit(
+    run: Run,
+    checked: Checked,
+    ar: Ar = None,
+    ar_layout: ArLayout = None,
+    out: OutJson = Path("confidence.json"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Fit confidences on a run's evidence, from 40 checked explanations or more, 8 right and 8 wrong at least."""
+    from dragoman.models.load import check_device
+    from dragoman.scoring import fit_from
+    from dragoman.store import RunFolder
+
+    check_device(device)
+    folder = RunFolder.open(run)
+    with talking() as talk:
+        made = fit_from(folder, checked, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say)
+    _keep(*made, out)
+
+
+@confidence.command()
+def recalibrate(
+    run: Run,
+    checked: Checked,
+    confidence: ConfidenceFile = None,
+    ar: Ar = None,
+    ar_layout: ArLayout = None,
+    out: OutJson = Path("confidence.json"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Keep the order of confidences that exist, and fit how sure to be anew, from 30 checked explanations or more."""
+    from dragoman.models.load import check_device
+    from dragoman.scoring import recalibrate_from
+    from dragoman.store import RunFolder
+
+    check_device(device)
+    folder = RunFolder.open(run)
+    with talking() as talk:
+        made = recalibrate_from(
+            folder, checked, confidence, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say
+        )
+    _keep(*made, out)
+
+
+def _keep(made: ConfidenceSet, reliability: Reliability, out: Path) -> None:
+    """Write the set, and show what it is worth."""
+    from dragoman.confidence.checked import reliability_lines
+
+    made.save(out)
+    for line in reliability_lines(reliability):
+        put(line)
+    put(f"confidences: {out}")

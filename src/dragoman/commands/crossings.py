@@ -1,0 +1,139 @@
+"""``dragoman fit`` and ``dragoman inspect``: a crossing made once, kept as a folder, and what it is worth.
+
+In: words of the command line. Out: a crossing's folder, its report on stdout. Refuses what ``dragoman.fit_crossing``
+and ``Crossing.load`` refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dragoman.commands.printing import console, put, put_json
+from dragoman.commands.progress import talking
+from dragoman.commands.words import (
+    ArrayKey,
+    Base,
+    ContractName,
+    Device,
+    Dtype,
+    Lying,
+    MapKind,
+    OutCrossing,
+    Sae,
+    Seed,
+    Settings,
+    Source,
+    Texts,
+    TopK,
+    Width,
+    features_from,
+    finite,
+    folder_path,
+    named,
+    settings_from,
+)
+from dragoman.core import Refusal, Site
+
+
+def fit(
+    sae: Sae,
+    by: Annotated[
+        str | None, typer.Option(callback=named, help="The verbalizer it should lead to; its weights are not read.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(callback=named, help="Or where it should lead, MODEL:BLOCK.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Of a very large dictionary, ids that will be asked for.")
+    ] = None,
+    source: Source = None,
+    map_kind: MapKind = None,
+    method: Annotated[str, typer.Option(help="Of --map post: ridge or procrustes.")] = "ridge",
+    lam: Annotated[
+        float,
+        typer.Option(callback=finite, help="Ridge penalty of --map post, in activations' own units.", min=0.0),
+    ] = 100.0,
+    contract: ContractName = None,
+    setting: Settings = None,
+    base: Base = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    d_model: Width = None,
+    k: TopK = None,
+    texts: Texts = None,
+    out: OutCrossing = Path("crossing"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Fit what carries a dictionary's features to a verbalizer's model, once; explain --through uses it.
+
+    Reads both models over the same texts and writes a folder that can be shared.
+    """
+    from dragoman.dictionaries import open_dictionary
+    from dragoman.maps.aligned import refuse_there
+    from dragoman.models.decode import site_of_verbalizer
+    from dragoman.models.load import check_device
+    from dragoman.runs.crossings import check_method, fit_crossing
+
+    if (by is None) == (target is None):
+        raise Refusal("fit", "it leads to one verbalizer or one place", "pass --by AV, or --target MODEL:BLOCK")
+    kind = "aligned" if map_kind is None else map_kind
+    check_method(kind, method)
+    check_device(device)
+    ids, fed = features_from(features), settings_from(setting or [])
+    stated = Site.parse(source) if source is not None else None
+    there = Site.parse(target) if target is not None else None
+    refuse_there(out)
+    with talking() as talk:
+        opened = open_dictionary(sae, site=stated, key=key, orientation=orientation, d_model=d_model, k=k)
+        there = there or site_of_verbalizer(str(by), contract, fed, base)
+        crossing = fit_crossing(
+            opened,
+            there,
+            map=kind,  # type: ignore[arg-type]
+            method=method,  # type: ignore[arg-type]
+            lam=lam,
+            features=ids,
+            texts=texts,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            talk=talk,
+        )
+        crossing.save(out)
+    if crossing.map is not None:
+        show_held_out(crossing.map.report["held_out"])
+    put(f"crossing: {out}")
+
+
+def inspect(
+    crossing: Annotated[Path, typer.Argument(parser=folder_path, metavar="CROSSING", help="What dragoman fit wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Its index on stdout as JSON.")] = False,
+) -> None:
+    """Tell where a crossing leads, and how good it is on texts it was not fitted on, beside its baselines."""
+    from dragoman.maps.artifact import inspect_crossing, lines_of
+
+    index = inspect_crossing(crossing)
+    if as_json:
+        put_json(index.to_json(), indent=1)
+        return
+    for line in lines_of(index):
+        put(line)
+    show_held_out(index.held_out)
+
+
+def show_held_out(held_out: Mapping[str, float]) -> None:
+    """How good a map is on texts it was not fitted on; every number beside what means nothing would reach."""
+    from rich.table import Table
+
+    from dragoman.maps.evaluate import beside_baselines
+
+    table = Table(title=f"on {held_out['n']:.0f} rows of texts it was not fitted on", title_justify="left")
+    for name in ("measure", "this map", "the mean alone", "rows dealt"):
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for measure, *numbers in beside_baselines(held_out):
+        table.add_row(measure, *("" if one is None else f"{one:.3f}" for one in numbers))
+    console().print(table)

@@ -1,0 +1,185 @@
+"""``dragoman explain``: a dictionary's features in the words of a verbalizer.
+
+In: words of the command line. Out: a run folder, rows on stdout. Refuses what ``dragoman.explain`` refuses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dragoman.addresses import public_address
+from dragoman.commands.printing import put, put_json
+from dragoman.commands.progress import talking
+from dragoman.commands.show import show_rows, with_confidence
+from dragoman.commands.words import (
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    ArrayKey,
+    Base,
+    ConfidenceFile,
+    ContractName,
+    Device,
+    Dtype,
+    Labels,
+    Lying,
+    MapKind,
+    Out,
+    ResidPre,
+    Sae,
+    Seed,
+    Settings,
+    Source,
+    Texts,
+    TopK,
+    Width,
+    features_from,
+    finite,
+    folder_path,
+    named,
+    settings_from,
+)
+from dragoman.core import Site
+
+
+def explain(
+    sae: Sae,
+    by: Annotated[
+        str,
+        typer.Option(
+            callback=named, help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER)."
+        ),
+    ] = "tiny-gemma-av",
+    features: Annotated[
+        str | None, typer.Option(help="Ids, for example 982,1748; default: those the dictionary's name gives, or all.")
+    ] = None,
+    source: Source = None,
+    through: Annotated[
+        Path | None,
+        typer.Option(parser=folder_path, metavar="CROSSING", help="A crossing that dragoman fit wrote; else fit one."),
+    ] = None,
+    route: Annotated[
+        str,
+        typer.Option(
+            help="How they cross to the verbalizer's model: map (fitted on texts read by both), direct (what it holds "
+            "where the feature fires), blend, dictionary (direct, with other features held fixed), auto: each "
+            "feature by map, direct or blend, as its diagnostics say, or as-is: unchanged, to a neighbouring block "
+            "of the same model."
+        ),
+    ] = "auto",
+    map_kind: MapKind = None,
+    washout: Annotated[
+        str,
+        typer.Option(
+            help="How much of that model's usual activation is mixed in: on-shell, none, projected, or the direction's "
+            "share between 0 and 1."
+        ),
+    ] = "on-shell",
+    contract: ContractName = None,
+    setting: Settings = None,
+    base: Base = None,
+    key: ArrayKey = None,
+    orientation: Lying = None,
+    d_model: Width = None,
+    k: TopK = None,
+    labels: Labels = None,
+    resid_pre: ResidPre = False,
+    native: Annotated[
+        str | None, typer.Option(callback=named, help="A verbalizer of the source model itself, to compare with.")
+    ] = None,
+    texts: Texts = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.",
+            min=1,
+            max=MOST_SAMPLES,
+        ),
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="What explanations are drawn at, but for the first of several; 0 is greedy. Default: 0 for one, 1 for "
+            "several.",
+            min=0.0,
+            callback=finite,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1, max=MOST_TOKENS)] = 200,
+    batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
+    confidence: ConfidenceFile = None,
+    out: Out = Path("runs/explain"),
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows on stdout as JSON lines.")] = False,
+) -> None:
+    """Put a dictionary's features into the words of a verbalizer, of another model or of their own.
+
+    The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
+    """
+    from dragoman.dictionaries import open_dictionary
+    from dragoman.maps import Crossing
+    from dragoman.models.decode import Verbalizer
+    from dragoman.models.load import check_device
+    from dragoman.runs.explain import explain as run_explain
+    from dragoman.runs.options import Options
+    from dragoman.runs.texts import Texts as BothTexts
+    from dragoman.scoring import confidence_set
+
+    how: dict[str, Any] = {
+        "route": route,
+        "washout": washout,
+        "samples": samples,
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    kind: Any = map_kind  # a word that is none is refused by Options
+    # Cheap words are refused before anything is opened.
+    ids, stated = features_from(features), Site.parse(source) if source is not None else None
+    fed, read = settings_from(setting or []), BothTexts.of(texts)
+    Options(map="aligned" if kind is None else kind, **how)
+    check_device(device)
+    crossing = None if through is None else Crossing.load(through)
+    if confidence is not None:
+        confidence_set(confidence)
+    with talking() as talk:
+        opened = open_dictionary(
+            sae,
+            site=stated,
+            labels=labels,
+            resid_pre=resid_pre,
+            key=key,
+            orientation=orientation,
+            d_model=d_model,
+            k=k,
+        )
+        chosen = opened.features(ids or None)
+        talk.say(f"opening verbalizer {public_address(by)}")
+        verbalizer = Verbalizer.open(by, contract=contract, settings=fed, base=base, dtype=dtype, device=device)
+        run = run_explain(
+            chosen,
+            by=verbalizer,
+            out=out,
+            through=crossing,
+            native=native,
+            map=kind,
+            texts=None if texts is None else read,
+            confidence=confidence,
+            dtype=dtype,
+            device=device,
+            talk=talk,
+            **how,
+        )
+        page = run.write_page()
+    rows = with_confidence(run.folder.rows(), run.folder.scores)
+    if as_json:
+        for row in rows:
+            put_json(row)
+    else:
+        show_rows(rows)
+        put(f"page: {page}")

@@ -1,0 +1,127 @@
+"""A run folder as the page and the terminal read it, typed once.
+
+In: a run folder. Out: ``ShownRun``: its rows, conditions, scores, and what its manifest tells. Refuses a manifest that
+names no conditions, a run without a single row, and records that are not as this version writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+from dragoman.core import Refusal
+from dragoman.records import ConditionEntry, Record, Row
+from dragoman.report.words import Controls
+from dragoman.scores import FORMAT, Scores
+from dragoman.store import RunFolder
+
+
+class Part(Record):
+    """What is shown of an object that may hold more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class FeatureInfo(Part):
+    """What is known of a planted feature."""
+
+    category: str
+    topic: str = ""
+    top_tokens: tuple[str, ...] = ()
+
+
+class VerbalizerIdentity(Part):
+    """What decides a verbalizer's words, in short."""
+
+    checkpoint: str | None = None
+    contract: str | None = None
+    dtype: str | None = None
+
+
+class HeldOut(Part):
+    """A map's quality on ``n`` texts it was not fitted on; see ``maps.evaluate.held_out``."""
+
+    n: int | None = None
+    fve_unit: float | None = None
+    centred_cosine: float | None = None
+    raw_cosine: float | None = None
+    constant_cosine: float | None = None
+    top1: float | None = None
+    shuffled_fve: float | None = None
+
+
+class TargetBackground(Part):
+    """What the target's activations have in common; the angle in degrees."""
+
+    spread: float | None = None
+    constant_cosine: float | None = None
+    on_shell_degrees: float | None = None
+
+
+class Settings(Part):
+    """``labels``: the export that the rows' labels are of; None where they are the dictionary's own."""
+
+    labels: str | None = None
+
+
+class Manifest(Part):
+    """What a manifest tells besides its conditions; ``dictionary`` to ``versions`` are shown as they are written."""
+
+    dragoman: str = ""
+    plan_digest: str = ""
+    source: str = ""
+    target: str = ""
+    feature_info: Mapping[str, FeatureInfo] = {}
+    settings: Settings | None = None
+    verbalizers: Mapping[str, VerbalizerIdentity] | None = None
+    map_report: Mapping[str, HeldOut] | None = None
+    background: TargetBackground | None = None
+    dictionary: object = None
+    digests: object = None
+    seeds: object = None
+    versions: object = None
+
+    @property
+    def labels(self) -> str | None:
+        """The export that the rows' labels are of."""
+        return self.settings.labels if self.settings else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRun:
+    """A run to show; ``in_full``: its manifest as it is written; ``contexts``: windows of text by feature."""
+
+    manifest: Manifest
+    in_full: object
+    conditions: Sequence[ConditionEntry]
+    controls: Controls
+    rows: Sequence[Row]
+    scores: Scores
+    contexts: Mapping[str, Mapping[str, Sequence[str]]]
+
+    @classmethod
+    def of(cls, run: RunFolder) -> ShownRun:
+        """Read a run.
+
+        Raises:
+            Refusal: its manifest names no conditions, it holds no row, or a record is not as this version writes it.
+        """
+        where, manifest = f"{run.path}", f"{run.path}/manifest.json"
+        conditions = [ConditionEntry.of_manifest(one, manifest) for one in run.manifest.get("conditions") or []]
+        if not conditions or not all(one.name for one in conditions):
+            raise Refusal(where, "its manifest names no conditions", "name a folder that dragoman wrote")
+        rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.rows(), 1)]
+        if not rows:
+            raise Refusal(where, "it holds no explanation yet", "finish the run first")
+        scores = run.scores
+        return cls(
+            manifest=Manifest.of(run.manifest, manifest),
+            in_full=run.manifest,
+            conditions=conditions,
+            controls=Controls.of(conditions),
+            rows=rows,
+            scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
+            contexts=run.contexts or {},
+        )

@@ -1,0 +1,139 @@
+"""A run gathered condition by condition, and written: its manifest, its rows, its vectors.
+
+In: verbalizers, backgrounds, directions by condition. Out: a run folder. Refuses what ``plan`` and run folders refuse.
+Resumes: what was said stays said.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dragoman.core import Background, Directions, Floats, Talk
+from dragoman.records import SOURCE_ROWS, Card, NullName
+from dragoman.runs.options import Options
+from dragoman.runs.plan import Condition, Plan, execute
+from dragoman.store import RunFolder
+from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.washout import wash
+
+_PACKAGES = ("dragoman", "dragoman-tiny", "numpy", "torch", "transformers", "tokenizers", "peft")
+
+
+@dataclass(kw_only=True)
+class RunBuilder:
+    """Gathers the conditions of one run.
+
+    ``directions``: what is explained, at the source. ``backgrounds``: by key of a verbalizer ("by" is that of the
+    target, "native" that of the source), what its stream has in common.
+    """
+
+    directions: Directions
+    backgrounds: Mapping[str, Background]
+    conditions: list[Condition] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    bare: dict[str, Directions] = field(default_factory=dict)
+
+    def add(
+        self,
+        name: str,
+        directions: Directions,
+        *,
+        route: str,
+        washout: str,
+        by: str = "by",
+        vectors: Floats | None = None,
+        cards: Sequence[Card] = (),
+        null: NullName | None = None,
+        keep_bare: bool = False,
+        **about: Any,
+    ) -> None:
+        """One condition.
+
+        Args:
+            name: its own.
+            directions: at the verbalizer's site.
+            route: how they came there.
+            washout: how they are washed, see ``dragoman.washout.wash``.
+            by: key of the verbalizer.
+            vectors: (n, d) injected as they are, in place of washed ones.
+            cards: one a direction, or none.
+            null: which null this is, if it is one.
+            keep_bare: whether a reconstructor of the target is asked for these directions.
+            about: what else the manifest tells of it.
+        """
+        injected = wash(directions, self.backgrounds[by], washout) if vectors is None else vectors
+        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards))
+        entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
+        self.entries.append(entry | ({} if null is None else {"null": null}) | about)
+        if keep_bare:
+            self.bare[name] = directions
+
+    def write(
+        self,
+        out: Path,
+        verbalizers: Mapping[str, AnyVerbalizer],
+        options: Options,
+        talk: Talk,
+        more: Mapping[str, Any],
+    ) -> RunFolder:
+        """Write the manifest, have everything said that is not yet, keep the vectors with the rows.
+
+        ``verbalizers``: by key. ``more``: what the manifest tells besides.
+        """
+        plan = Plan(
+            conditions=tuple(self.conditions),
+            batch_size=options.batch_size,
+            samples=options.samples,
+            seed=options.seed,
+            temperature=options.drawn_at,
+            max_new_tokens=options.max_new_tokens,
+        )
+        manifest = {
+            "dragoman": version("dragoman"),
+            "source": str(self.directions.site),
+            "target": str(self.backgrounds["by"].site),
+            "conditions": [entry | {"verbalizer": verbalizers[entry["verbalizer"]].name} for entry in self.entries],
+            "features": list(self.directions.ids),
+            "background": background_report(self.backgrounds["by"]),
+            "verbalizers": {key: one.identity for key, one in verbalizers.items()},
+            "versions": versions(),
+            "seeds": {"seed": options.seed},
+            "plan_digest": plan.digest(verbalizers),
+            **more,
+        }
+        run = RunFolder.create(out, manifest)
+        done = execute(plan, run, verbalizers, talk.bar)
+        if done.reused:
+            talk.say(f"kept {done.reused} rows that were there, made {done.made}")
+        vectors = {c.name: c.vectors for c in self.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
+        run.write_vectors(vectors | {SOURCE_ROWS: self.directions.unit})
+        return run
+
+
+def background_report(background: Background) -> dict[str, Any]:
+    """Spread, constant predictor and on-shell angle of a background."""
+    degrees = math.degrees(math.asin(math.sqrt(max(background.spread, 0.0))))
+    return {
+        "spread": background.spread,
+        "constant_cosine": background.constant_cosine,
+        "on_shell_degrees": degrees,
+        "n": background.n,
+        "texts": background.texts,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the rows depend on besides the plan."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,190 @@
+"""What a run's directions cross by: a crossing fitted for it, or all that is needed where there is nothing to cross.
+
+In: a dictionary, a target, texts. Out: a ``Crossing``, its digests told. Refuses a fit within one stream, routes that
+were not prepared, and whatever reading models, dictionaries and texts refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from dragoman.core import Directions, Refusal, Site, Talk
+from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.maps import Crossing
+from dragoman.maps.aligned import Aligned
+from dragoman.models.load import check_device
+from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.runs.options import MAPS, MapKind, Options
+from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.texts import Texts
+
+Method = Literal["ridge", "procrustes"]
+LAM = 100.0  # the post's ridge penalty, in the activations' own units
+
+
+def fit_crossing(
+    dictionary: Dictionary | str | Path,
+    target: Site,
+    *,
+    map: MapKind = "aligned",
+    method: Method = "ridge",
+    lam: float = LAM,
+    features: Sequence[str | int] = (),
+    texts: Texts | Sequence[str] | str | Path | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    talk: Talk | None = None,
+) -> Crossing:
+    """Fit what carries a dictionary's features to a target; both models are read once, and the readings are cached.
+
+    Args:
+        dictionary: an open one, or its reference.
+        target: where directions should arrive, a verbalizer's site.
+        map: "aligned": over tokens that end together, with every route; "post": over pooled texts, the map alone.
+        method: of the post's map; the aligned one is a ridge regression.
+        lam: penalty of the post's ridge map; the aligned one's is chosen on left-out documents.
+        features: of a dictionary too large to count whole, those that will be asked for.
+        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        seed: of all randomness.
+        dtype: both models compute in.
+        device: both models run on.
+        talk: where progress goes.
+
+    Raises:
+        Refusal: source and target are one stream, the dictionary's encoder cannot be used, or a reading is refused.
+    """
+    talk, read = talk or Talk(), Texts.of(texts)
+    check_method(map, method)
+    check_device(device)
+    opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
+    if opened.site == target:
+        raise Refusal(
+            f"a crossing from {opened.site} to {target}",
+            "that is one stream, so there is nothing to fit",
+            "run explain without --through: the verbalizer reads the dictionary's own stream",
+        )
+    readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
+    if map == "post":
+        return by_texts(readings, lam=lam, seed=seed, method=method)[0]
+    refuse_unusable_encoder(opened, required=False)
+    return by_tokens(opened, readings, features, seed=seed)
+
+
+def prepare(
+    dictionary: Dictionary, features: Sequence[str | int], readings: Readings, options: Options, *, native: bool = False
+) -> Crossing:
+    """What the options' route needs; a stream read where it is needs nothing but its background.
+
+    ``native``: whether a verbalizer of the source speaks too, which needs the source's background.
+    """
+    source, target, route = readings.source, readings.target, options.route
+    if source == target or route == "as-is":
+        rows, key = readings.pooled()
+        return Crossing(
+            recipe="post",
+            source=source,
+            target=target,
+            background=rows.background,
+            source_background=rows.source_background,
+            digests={"harvest": key},
+            left_out=rows.left_out,
+        )
+    if options.map == "aligned":
+        return by_tokens(dictionary, readings, features, seed=options.seed)
+    if route == "direct" and not native:
+        table, background, key = readings.direct(dictionary)
+        return Crossing(
+            recipe="post", source=source, target=target, background=background, direct=table, digests={"direct": key}
+        )
+    return by_texts(readings, seed=options.seed, direct_of=dictionary if route in ("direct", "blend") else None)[0]
+
+
+def by_texts(
+    readings: Readings,
+    *,
+    lam: float = LAM,
+    seed: int = 0,
+    method: Method = "ridge",
+    direct_of: Dictionary | None = None,
+    from_scratch: bool = False,
+) -> tuple[Crossing, Harvest]:
+    """The seed post's crossing, over pooled texts, and the rows it was fitted on.
+
+    ``direct_of``: the dictionary whose features are also counted for the direct route, ``from_scratch`` even where a
+    table lies beside it.
+    """
+    direct, digests = None, dict[str, str]()
+    if direct_of is not None:
+        direct, _, digests["direct"] = readings.direct(direct_of, from_scratch=from_scratch)
+    rows, digests["harvest"] = readings.pooled()
+    made = Crossing.from_pooled(
+        rows.x,
+        rows.y,
+        rows.source_background,
+        rows.background,
+        direct=direct,
+        lam=lam,
+        seed=seed,
+        method=method,
+        texts=readings.texts.sentences,
+    )
+    return replace(made, digests=digests, left_out=rows.left_out), rows
+
+
+def by_tokens(
+    dictionary: Dictionary, readings: Readings, features: Sequence[str | int] = (), *, seed: int = 0
+) -> Crossing:
+    """A crossing over aligned tokens: every route from one reading of the texts.
+
+    Where the direct route's table lies beside the dictionary it is used instead, being from more documents and other
+    ones: cards are the better.
+    """
+    talk, rows = readings.talk, dictionary.rows()
+    tell_dead(rows, talk)
+    aligned, key = readings.aligned(dictionary, features, seed=seed)
+    digests, direct = {"aligned": key}, None
+    if readings.texts.own is None and dictionary.direct_folder(readings.target) is not None:
+        direct, _, digests["direct"] = readings.direct(dictionary)
+    left_out = aligned_left_out(aligned)
+    for sentence in told_left_out(left_out, readings.source, readings.target):
+        talk.say(sentence)
+    talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
+    texts = readings.aligned_texts(dictionary)
+    made = Crossing.from_tokens(aligned, rows, direct=direct, seed=seed, texts=texts)
+    return replace(made, digests=digests, left_out=left_out)
+
+
+def aligned_left_out(aligned: Aligned) -> LeftOut:
+    """What became of the tokens of either model, by the report of the reading; outliers are those among the pairs."""
+    counts = {}
+    for side in SIDES:
+        tokens = aligned.report["tokens"][side]
+        out = sum(tokens["left out"][why] for why in ("special", "first", "not finite"))
+        odd, undefined = aligned.report["pairs_left_out"][f"outlier at {side}"], tokens["left out"]["not finite"]
+        counts[side] = {"kept": tokens["all"] - out - odd, "outliers": odd, "not finite": undefined}
+    return counts
+
+
+def tell_dead(directions: Directions, talk: Talk) -> None:
+    """Say how many features were set aside because they have no direction."""
+    dead, first = len(directions.dead), ", ".join(directions.dead[:5])
+    if dead:
+        more = ", ..." if dead > 5 else ""
+        talk.say(
+            f"set aside {dead} of {dead + len(directions)} features whose rows are zero and have no direction"
+            f" ({first}{more})"
+        )
+
+
+def check_method(map: str, method: str) -> None:
+    """Refuse words that are no map and no method, and the method of another map."""
+    if map not in MAPS:
+        raise Refusal(f"map '{map[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+    if method not in ("ridge", "procrustes"):
+        raise Refusal(f"method '{method[:40]}'", "known are ridge, procrustes", "use one of these")
+    if map == "aligned" and method != "ridge":
+        raise Refusal(f"method '{method}'", "over aligned tokens the map is a ridge regression", "say --map post")

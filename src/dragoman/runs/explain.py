@@ -1,0 +1,233 @@
+"""The main job: features of one model in another model's words, from a dictionary to a run folder.
+
+In: a dictionary's features, a verbalizer, perhaps a crossing; route, washout, samples. Out: a ``Run``: rows, where the
+features fire, confidences where some are calibrated. Refuses whatever reading, crossing, washing and verbalizing
+refuses, and verbalizers in which the doctor finds a fault. Everything dear is kept in the cache under the digest of
+what decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dragoman.addresses import public_address
+from dragoman.core import Background, Directions, Refusal, Site, Talk
+from dragoman.dictionaries import Dictionary, Features, open_dictionary
+from dragoman.doctor import quick
+from dragoman.maps import Crossing
+from dragoman.maps.crossing import Route, neighbouring
+from dragoman.models.decode import Verbalizer
+from dragoman.models.load import check_device
+from dragoman.runs.build import RunBuilder
+from dragoman.runs.crossings import prepare, tell_dead
+from dragoman.runs.options import MapKind, Options
+from dragoman.runs.plan import MAX_NEW_TOKENS
+from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.run import Run
+from dragoman.runs.texts import Texts
+from dragoman.runs.windows import windows_of
+from dragoman.scoring import add_confidence, confidence_set
+from dragoman.store import RunFolder, digest, plain
+from dragoman.verbalizers.protocol import AnyVerbalizer
+
+
+def explain(
+    what: Features | Dictionary | str | Path,
+    *,
+    by: AnyVerbalizer | str,
+    out: str | Path,
+    features: Sequence[str | int] | None = None,
+    through: Crossing | str | Path | None = None,
+    native: AnyVerbalizer | str | None = None,
+    route: Route = "auto",
+    map: MapKind | None = None,
+    washout: str = "on-shell",
+    texts: Texts | Sequence[str] | str | Path | None = None,
+    samples: int = 1,
+    temperature: float | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 64,
+    seed: int = 0,
+    confidence: str | Path | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    talk: Talk | None = None,
+) -> Run:
+    """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
+
+    Interrupted or killed, the same call goes on where it stopped.
+
+    Args:
+        what: features of an open dictionary, a dictionary, or its reference.
+        by: the verbalizer, or its reference.
+        out: the run's folder, a new one or the same run's.
+        features: ids, where ``what`` does not say which; all when None.
+        through: a crossing that was fitted before, or its folder; fitted (and cached) when None.
+        native: a verbalizer of the source model to compare with, or its reference.
+        route: how directions cross, see ``Crossing.carry``.
+        map: what kind of crossing is fitted, see ``fit_crossing``.
+        washout: how much of the target's background is mixed in, see ``dragoman.washout.wash``.
+        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        samples: explanations per feature, of several the first greedy.
+        temperature: what the others are drawn at; see ``Options``.
+        max_new_tokens: of one explanation.
+        batch_size: vectors decoded together.
+        seed: of all randomness.
+        confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
+        dtype: what is opened here computes in.
+        device: what is opened here runs on.
+        talk: where progress goes.
+
+    Raises:
+        Refusal: something is not as it must be; nothing is written by halves.
+        Interrupted: on Ctrl-C; what was finished is on disk.
+    """
+    fitted = _opened_crossing(through, texts, map)
+    options = Options(
+        route=route,
+        map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
+        washout=washout,
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    check_device(device)
+    talk, read = talk or Talk(), Texts.of(texts)
+    if confidence is not None:
+        confidence_set(confidence)
+    chosen = _chosen(what, features)
+    directions = chosen.directions
+    if fitted is not None:
+        fitted.refuse_others(directions, None)
+    if isinstance(by, str):
+        talk.say(f"opening verbalizer {public_address(by)}")
+        by = Verbalizer.open(by, dtype=dtype, device=device)
+    _refuse_early(chosen, by.site, options, fitted)
+    if isinstance(native, str):
+        native = Verbalizer.open(native, dtype=dtype, device=device)
+    talk.say("checking the verbalizers")
+    quick([by] if native is None else [by, native])
+    if fitted is not None:
+        crossing = fitted
+    else:
+        if directions.site == by.site or options.map != "aligned":
+            tell_dead(directions, talk)
+        readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
+        asked = () if directions is chosen.dictionary.rows() else directions.ids
+        crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
+    settings = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
+    settings |= chosen.dictionary.read_as
+    folder = _written(chosen, crossing, by, native, options, Path(out), talk, settings)
+    add_confidence(folder, confidence, talk.say, device=device)
+    return Run(folder)
+
+
+def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
+    """The crossing that is named; refuse words that speak of fitting another."""
+    if through is None:
+        return None
+    crossing = through if isinstance(through, Crossing) else Crossing.load(Path(through))
+    if texts is not None:
+        raise Refusal(f"texts beside {crossing.name}", "it was fitted on texts of its own", "name one of the two")
+    if map is not None and map != crossing.recipe:
+        raise Refusal(f"map '{map}' with {crossing.name}", f"it was fitted as {crossing.recipe}", "leave --map out")
+    return crossing
+
+
+def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] | None) -> Features:
+    """The features that are asked for."""
+    if isinstance(what, Features):
+        if ids is not None:
+            raise Refusal(
+                "features", "they are named twice", "pass features of a dictionary, or the dictionary and ids"
+            )
+        return what
+    dictionary = what if isinstance(what, Dictionary) else open_dictionary(what)
+    return dictionary.features(ids)
+
+
+def _refuse_early(chosen: Features, target: Site, options: Options, fitted: Crossing | None) -> None:
+    """Refuse, before other models are opened, what could not be carried later."""
+    source, _ = chosen.directions.site, chosen.dictionary.truth  # read now, for it may be refused
+    if options.route == "as-is":
+        if fitted is not None:
+            raise Refusal(
+                f"route 'as-is' through {fitted.name}", "as they are, directions cross by nothing", "leave it out"
+            )
+        neighbouring(chosen.directions, target)
+    elif fitted is not None:
+        fitted.refuse_others(None, target)
+    elif source != target and options.asks_firings:
+        refuse_unusable_encoder(chosen.dictionary, required=options.route not in ("map", "auto"))
+
+
+def _written(
+    chosen: Features,
+    crossing: Crossing,
+    by: AnyVerbalizer,
+    native: AnyVerbalizer | None,
+    options: Options,
+    out: Path,
+    talk: Talk,
+    settings: Mapping[str, Any],
+) -> RunFolder:
+    """Carry, wash, say and keep."""
+    directions, here = chosen.directions, crossing.source == crossing.target
+    carried, cards = crossing.carry(directions, options.route)
+    verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
+    if native is not None:
+        # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
+        verbalizers = {"by": by, "native": native}
+        backgrounds |= {"native": _own(crossing)}
+    builder = RunBuilder(directions=directions, backgrounds=backgrounds)
+    if native is not None:
+        builder.add("native", directions, route="identity", washout=options.washout, by="native")
+    route = "identity" if here else options.route
+    bare_name = "plain" if options.washout == "none" else "washed"
+    name = bare_name if route in ("map", "identity", "as-is") else route
+    builder.add(name, carried, route=route, washout=options.washout, cards=cards, keep_bare=True, map=options.map)
+    truth = chosen.dictionary.truth
+    folder = builder.write(
+        out,
+        verbalizers,
+        options,
+        talk,
+        {
+            "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
+            "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
+            "digests": dict(crossing.digests),
+            "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
+            "about": {"left_out": plain(crossing.left_out)} if crossing.left_out else {},
+            **(truth.of(directions.ids) if truth is not None else {}),
+        },
+    )
+    windows = windows_of(crossing, directions.ids, seed=options.seed)
+    if windows is not None:
+        folder.write_contexts(windows)
+    return folder
+
+
+def _own(crossing: Crossing) -> Background:
+    """What the source's stream has in common, for its own verbalizer."""
+    if crossing.source_background is None:
+        raise Refusal("a native verbalizer", "the source's background was not read", "fit the crossing again")
+    return crossing.source_background
+
+
+def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
+
+    ``dead``: of those set aside because they have no direction, where any are, how many.
+    """
+    where, told = dictionary.where, {"ref": dictionary.ref}
+    if isinstance(where, Path):
+        told |= {"digest": digest(where)}
+    else:
+        told |= {"at": str(where), "digest": digest(str(where), directions.unit)}
+    dead = directions.dead or dead
+    return told | ({"dead": len(dead)} if dead else {})

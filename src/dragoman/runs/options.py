@@ -1,0 +1,76 @@
+"""How features are explained: the route they cross by, the washout, how many samples are drawn and how.
+
+In: words and numbers of the command line or of a caller. Out: ``Options``. Refuses words that are no route, map or
+washout, pairs of them that do not go together, and samples that could only repeat themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dragoman.core import Refusal
+from dragoman.maps.crossing import ROUTES, Route
+from dragoman.runs.plan import MAX_NEW_TOKENS, check_samples
+from dragoman.washout import understood
+
+MapKind = Literal["aligned", "post"]
+MAPS: tuple[MapKind, ...] = get_args(MapKind)
+MOST_TIMES = 100  # on-shell angles: they would have to be below a degree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What decides a run beside the things it is made of.
+
+    ``route``: see ``Crossing.carry``. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes
+    dictionary and auto need the former. ``washout``: see ``dragoman.washout.wash``. ``samples``: texts per feature, of
+    several the first greedy, the others drawn at ``temperature``; None is 0 (greedy) for one sample and 1, the
+    verbalizer's own distribution, for several. ``batch_size``: vectors decoded together.
+
+    Raises:
+        Refusal: the first of them that is out of range.
+    """
+
+    route: Route = "auto"
+    map: MapKind = "aligned"
+    washout: str = "on-shell"
+    samples: int = 1
+    temperature: float | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every word, before anything dear is done."""
+        check_route(self.route, self.washout, self.map)
+        check_samples(self.samples, self.drawn_at)
+
+    @property
+    def drawn_at(self) -> float:
+        """The temperature, said or usual."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1.0 if self.samples > 1 else 0.0
+
+    @property
+    def asks_firings(self) -> bool:
+        """Whether the crossing asks where the dictionary's features fire."""
+        return self.route != "as-is" and (self.map == "aligned" or self.route in ("direct", "blend"))
+
+
+def check_route(route: str, washout: str, kind: str = "aligned") -> None:
+    """Refuse words that are no route, no map and no washout, and routes that the map does not have."""
+    if route not in ROUTES:
+        raise Refusal(f"route '{route[:40]}'", f"known are {', '.join(ROUTES)}", "use one of these")
+    if kind not in MAPS:
+        raise Refusal(f"map '{kind[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+    if kind == "post" and route in ("dictionary", "auto"):
+        raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
+    form, strength = understood(washout)
+    if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not 0 < strength <= MOST_TIMES):
+        raise Refusal(
+            f"washout '{washout[:40]}'",
+            "its strength is out of range",
+            f"use a share between 0 and 1, or on-shell x up to {MOST_TIMES}",
+        )

@@ -1,0 +1,364 @@
+"""Conditions times features times samples, verbalized in fixed batches that survive being killed.
+
+In: conditions (vectors to inject, and which verbalizer says them), verbalizers, a run folder. Out: rows in the folder,
+one durable append per finished batch. What is batched with what, and which seed a batch draws with, depends on the
+plan alone, so a run that was killed and gone on with leaves the same bytes as one that was not. Refuses rows
+of another plan, verbalizers of another site, and samples that could only repeat themselves.
+
+Of several samples the first is greedy and the others are drawn: the first says what is likeliest, the others how sure
+the verbalizer is of it. Scores read the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
+from dragoman.records import Card
+from dragoman.store import Rows, RunFolder, digest, plain
+from dragoman.verbalizers.protocol import check_temperature
+
+if TYPE_CHECKING:
+    from dragoman.core import Explanation
+    from dragoman.verbalizers.protocol import AnyVerbalizer
+
+Progress = Callable[[str, int, int], None]
+MAX_NEW_TOKENS = 200  # of one explanation, unless somebody says otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Vectors to be said under one name.
+
+    ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
+    ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
+    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
+    """
+
+    name: str
+    vectors: Floats
+    ids: tuple[str, ...]
+    verbalizer: str
+    labels: tuple[str, ...]
+    kind: str = "feature"
+    cards: tuple[Card, ...] = ()
+    site: Site | None = None
+
+    def __post_init__(self) -> None:
+        """Check once that everything is one per row, and that ids are not repeated."""
+        object.__setattr__(self, "vectors", frozen(self.vectors))
+        n = len(self.ids)
+        if self.vectors.ndim != 2 or len(self.vectors) != n or not n or len(self.labels) != n:
+            raise Refusal(
+                f"condition '{self.name}'",
+                f"vectors of shape {self.vectors.shape} do not go with {n} ids and {len(self.labels)} labels",
+                "pass one row, one id and one label each, and at least one",
+            )
+        if self.cards and len(self.cards) != n:
+            raise Refusal(
+                f"condition '{self.name}'",
+                f"{len(self.cards)} cards for {n} vectors",
+                "pass one each or none",
+            )
+        if len(set(self.ids)) != n:
+            raise Refusal(
+                f"condition '{self.name}'",
+                "an id is there twice",
+                "name every feature once",
+            )
+        if not np.isfinite(self.vectors).all():
+            raise Refusal(
+                f"condition '{self.name}'",
+                "its vectors hold NaN or infinite numbers",
+                "make them again",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        directions: Directions,
+        verbalizer: str,
+        *,
+        vectors: NDArray[Any] | None = None,
+        cards: Sequence[Card] = (),
+    ) -> Condition:
+        """Directions under a name; ``vectors`` (n, d), for example washed ones, are injected in place of the rows."""
+        return cls(
+            name=name,
+            vectors=directions.unit if vectors is None else vectors,
+            ids=directions.ids,
+            verbalizer=verbalizer,
+            labels=directions.labels,
+            kind=directions.kind,
+            cards=tuple(cards),
+            site=directions.site,
+        )
+
+    def written(self, at: int) -> dict[str, Any]:
+        """A card as it is written: without what nobody set, not even to None."""
+        return self.cards[at].model_dump(mode="json", exclude_unset=True)
+
+    def row(self, at: int, sample: int, explanation: Explanation) -> dict[str, Any]:
+        """What is written of one explanation."""
+        return {
+            "feature": self.ids[at],
+            "label": self.labels[at],
+            "kind": self.kind,
+            "condition": self.name,
+            "sample": sample,
+            "text": explanation.text,
+            "raw": explanation.raw,
+            "problems": list(explanation.problems),
+            "tokens": explanation.tokens,
+            # To a digit that rounding in other batches, or on another device, does not reach.
+            "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
+            "card": self.written(at) if self.cards else None,
+        }
+
+
+def check_samples(samples: int, temperature: float) -> None:
+    """Refuse several samples of which the later ones could only repeat the first, and temperatures that are none."""
+    check_temperature(temperature)
+    if samples > 1 and not temperature > 0:
+        raise Refusal(
+            f"{samples} samples at temperature {temperature:g}",
+            "greedy decoding says the same thing every time",
+            "ask for one sample, or a temperature above 0",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows said together: (condition, row number) each, for the ``sample``-th time; ``seed`` is the batch's own."""
+
+    items: tuple[tuple[Condition, int], ...]
+    sample: int
+    seed: int
+
+    @property
+    def keys(self) -> list[tuple[str, int, str]]:
+        """(condition, sample, feature) of its rows, in order."""
+        return [(condition.name, self.sample, condition.ids[at]) for condition, at in self.items]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that decides the rows, apart from the verbalizers themselves.
+
+    ``samples`` explanations per vector. A single one is drawn at ``temperature``, where 0 is greedy; of several, sample
+    0 is greedy, whatever the temperature, and the others are drawn at it. ``seed`` starts all randomness.
+    """
+
+    conditions: tuple[Condition, ...]
+    batch_size: int = 32
+    samples: int = 1
+    seed: int = 0
+    temperature: float = 0.0
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        """Refuse plans that cannot be carried out or could only repeat themselves."""
+        names = [c.name for c in self.conditions]
+        if not names or len(set(names)) != len(names):
+            raise Refusal(
+                f"conditions {names}",
+                "every condition needs a name of its own",
+                "name at least one, each once",
+            )
+        if min(self.batch_size, self.samples, self.max_new_tokens) < 1:
+            raise Refusal(
+                f"batch size {self.batch_size}, samples {self.samples}, max_new_tokens {self.max_new_tokens}",
+                "each must be at least 1",
+                "pass positive numbers",
+            )
+        check_samples(self.samples, self.temperature)
+
+    def temperature_of(self, sample: int) -> float:
+        """What a sample is drawn at: the first of several is greedy."""
+        return 0.0 if self.samples > 1 and sample == 0 else self.temperature
+
+    def batches(self) -> Iterator[Batch]:
+        """All batches, in the order their rows stand in the file.
+
+        Neighbouring conditions of one verbalizer share batches: a decoding step costs less per row the more there are.
+        """
+        for _, together in groupby(self.conditions, key=lambda c: c.verbalizer):
+            conditions = list(together)
+            items = [(c, at) for c in conditions for at in range(len(c.ids))]
+            for sample in range(self.samples):
+                for start in range(0, len(items), self.batch_size):
+                    seed = self._seed(conditions[0].name, sample, start)
+                    yield Batch(tuple(items[start : start + self.batch_size]), sample, seed)
+
+    def _seed(self, name: str, sample: int, start: int) -> int:
+        """A batch's own seed: from the plan's seed and the batch's place, never from what was drawn before it."""
+        text = f"{self.seed}/{name}/{sample}/{start // self.batch_size}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def digest(self, verbalizers: Mapping[str, AnyVerbalizer], *more: str) -> str:
+        """Hex sha256 of what decides the rows, for ``manifest["plan_digest"]``.
+
+        Counts conditions (vectors, ids, labels, cards), settings, the verbalizers' identities, and whatever ``more``
+        says (a version, a digest).
+        """
+        settings = f"{self.batch_size}/{self.samples}/{self.seed}/{self.temperature!r}/{self.max_new_tokens}"
+        if self.samples > 1:  # earlier versions drew the first sample too: their rows are another plan's
+            settings += "/first greedy"
+        parts: list[str | NDArray[Any]] = [settings]
+        for c in self.conditions:
+            told = [
+                c.name,
+                c.kind,
+                c.verbalizer,
+                c.ids,
+                c.labels,
+                [c.written(at) for at in range(len(c.cards))],
+                verbalizers[c.verbalizer].identity,
+            ]
+            parts += [_stable(told), c.vectors]
+        return digest(*parts, *more)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How many rows were there already, and how many were made."""
+
+    reused: int
+    made: int
+
+
+def execute(
+    plan: Plan,
+    folder: RunFolder,
+    verbalizers: Mapping[str, AnyVerbalizer],
+    progress: Progress | None = None,
+) -> Done:
+    """Verbalize every condition into the folder, going on from wherever an earlier process stopped.
+
+    Finished batches are never said again; a batch that was cut short is said again whole.
+    ``progress(condition, done, total)`` is called per condition with the rows there already, then after each batch.
+
+    Raises:
+        Refusal: on another plan's rows, a missing verbalizer or one of another site, a second writer, a full disk.
+        Interrupted: on Ctrl-C; what was finished is on disk.
+    """
+    _refuse_verbalizers(plan, verbalizers)
+    batches = list(plan.batches())
+    total = sum(len(b.items) for b in batches)
+    made = reused = 0
+    try:
+        with folder.writing() as rows:
+            finished = _finished(rows, batches)
+            tally = _Tally(plan, batches[:finished], progress)
+            reused = tally.rows
+            for batch in batches[finished:]:
+                rows.append(_verbalized(batch, plan, verbalizers[batch.items[0][0].verbalizer]))
+                made += len(batch.items)
+                tally.count(batch)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"interrupted: {len(folder.rows())} of {total} rows are kept in {folder.path}; "
+            "run the same command again to go on."
+        ) from stop
+    return Done(reused, made)
+
+
+class _Tally:
+    """Rows done per condition, told to the progress callback."""
+
+    def __init__(self, plan: Plan, finished: Sequence[Batch], progress: Progress | None) -> None:
+        self.progress = progress
+        self.total = {c.name: plan.samples * len(c.ids) for c in plan.conditions}
+        self.done = dict.fromkeys(self.total, 0)
+        for batch in finished:
+            self._add(batch)
+        self.rows = sum(self.done.values())
+        for name in self.total:
+            self._tell(name)
+
+    def count(self, batch: Batch) -> None:
+        self._add(batch)
+        for name in dict.fromkeys(condition.name for condition, _ in batch.items):
+            self._tell(name)
+
+    def _add(self, batch: Batch) -> None:
+        for condition, _ in batch.items:
+            self.done[condition.name] += 1
+
+    def _tell(self, name: str) -> None:
+        if self.progress is not None:
+            self.progress(name, self.done[name], self.total[name])
+
+
+def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) -> None:
+    """Every condition's verbalizer is there and reads the stream the vectors live in."""
+    for condition in plan.conditions:
+        if condition.verbalizer not in verbalizers:
+            raise Refusal(
+                f"condition '{condition.name}'",
+                f"its verbalizer '{condition.verbalizer}' is not among {sorted(verbalizers)}",
+                "pass it, or name one of these",
+            )
+        if condition.site is not None:
+            refuse_other_site(
+                f"condition '{condition.name}'",
+                condition.site,
+                verbalizers[condition.verbalizer].site,
+            )
+
+
+def _finished(rows: Rows, batches: Sequence[Batch]) -> int:
+    """How many batches are on disk whole; rows of a batch cut short are cut off."""
+    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()]
+    finished = at = 0
+    for batch in batches:
+        keys = batch.keys
+        found = there[at : at + len(keys)]
+        if found != keys[: len(found)]:
+            _refuse_rows(rows, at)
+        if len(found) < len(keys):
+            break
+        finished, at = finished + 1, at + len(keys)
+    if finished == len(batches) and at < len(there):
+        _refuse_rows(rows, at)
+    rows.keep(at)
+    return finished
+
+
+def _refuse_rows(rows: Rows, at: int) -> None:
+    raise Refusal(
+        f"{rows.path}, rows from {at + 1} on",
+        "they are not the rows this plan makes there",
+        "name a new folder, or ask for the plan they were made by",
+    )
+
+
+def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, Any]]:
+    """One batch, verbalized, as rows."""
+    said = verbalizer.verbalize(
+        np.stack([condition.vectors[at] for condition, at in batch.items]),
+        temperature=plan.temperature_of(batch.sample),
+        seed=batch.seed,
+        max_new_tokens=plan.max_new_tokens,
+    )
+    if len(said) != len(batch.items):
+        raise Refusal(
+            f"verbalizer {verbalizer.name}",
+            f"it gave {len(said)} explanations for {len(batch.items)} vectors",
+            "report this as a fault of that verbalizer",
+        )
+    return [condition.row(at, batch.sample, one) for (condition, at), one in zip(batch.items, said, strict=True)]
+
+
+def _stable(value: Any) -> str:
+    """The same text for equal values, whatever order their keys are in."""
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=True, allow_nan=False)

@@ -1,0 +1,183 @@
+"""What two models make of the same texts; each reading is made once and kept in the cache under what decides it.
+
+In: two sites, texts, a dictionary. Out: pooled rows, the direct route's table, sums over aligned tokens, each with its
+key. Refuses what the readers of models, dictionaries and files refuse.
+
+A key counts what is read (models, tokenizers and dictionaries by their bytes, texts one by one), how (dtype, settings
+of the reading), and by what: dragoman, transformers and tokenizers, which run models and split texts, and torch, whose
+sums they are. An upgrade therefore reads once more, and a fault mended in one of them is mended here too. Places count
+as well: what is kept names its sites, and some layouts learn of a dictionary from the folders it lies in. Not counted:
+the device and threads, which move sums by rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from dragoman.core import Background, Refusal, Site, Talk
+from dragoman.dictionaries import Dictionary, Encoder
+from dragoman.dictionaries.beside import BACKGROUND, TABLE
+from dragoman.maps import DirectTable
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.crossing import to_watch
+from dragoman.maps.direct import WHOLE
+from dragoman.models.aligned import read_aligned
+from dragoman.models.load import fingerprint_of_model
+from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
+from dragoman.runs.texts import Texts
+from dragoman.store import Cache, digest, read_json, write_json
+from dragoman.store.arrays import load_background, save_background
+
+_BY = ("dragoman", "transformers", "tokenizers", "torch")
+_LEFT_OUT = "left_out.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """Two models over the same texts. ``dtype``, ``device``: what they compute in, and where."""
+
+    source: Site
+    target: Site
+    texts: Texts
+    dtype: str = "float32"
+    device: str = "cpu"
+    talk: Talk = field(default_factory=Talk)
+
+    def pooled(self) -> tuple[Harvest, str]:
+        """The pooled rows of both models, one a text and model."""
+        texts, talk = self.texts.sentences, self.talk
+        key = self.key("harvest-4", texts)
+
+        def make(path: Path) -> None:
+            talk.say(f"reading {len(texts)} texts with {self._models}")
+            harvest(*self._readers(), texts, progress=talk.towards("harvest")).save(path)
+
+        path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
+        if reused:
+            talk.say(f"reused harvest {key[:8]} ({len(texts)} texts)")
+        rows = Harvest.load(path)
+        for sentence in told_left_out(rows.left_out, self.source, self.target):
+            talk.say(sentence)
+        return rows, key
+
+    def direct(self, dictionary: Dictionary, *, from_scratch: bool = False) -> tuple[DirectTable, Background, str]:
+        """The direct route's rows and background: those beside the dictionary, else made from texts."""
+        beside, talk = dictionary.direct_folder(self.target), self.talk
+        if beside is not None and self.texts.own is None and not from_scratch:
+            talk.say("using the direct route's statistics that lie beside the dictionary")
+            return DirectTable.load(beside / TABLE), load_background(beside / BACKGROUND), digest(beside / TABLE)
+        texts = self.texts.openings
+        key = self.key("direct-3", texts, dictionary.fingerprint())
+
+        def make(path: Path) -> None:
+            encoder = encoder_of(dictionary)  # first: it may be refused, and models take long to open
+            talk.say(f"reading {len(texts)} texts with both models for the direct route")
+            progress = talk.towards("direct route")
+            stats, background, left_out = direct_statistics(*self._readers(), encoder, texts, progress=progress)
+            path.mkdir()
+            stats.table().save(path / TABLE)
+            save_background(background, path / BACKGROUND)
+            write_json(path / _LEFT_OUT, left_out)
+
+        path, reused = Cache(say=talk.say).get_or_make("direct", key, make)
+        if reused:
+            talk.say(f"reused direct-route statistics {key[:8]}")
+        for sentence in told_left_out(read_json(path / _LEFT_OUT), self.source, self.target):
+            talk.say(sentence)
+        return DirectTable.load(path / TABLE), load_background(path / BACKGROUND), key
+
+    def aligned_texts(self, dictionary: Dictionary) -> list[str]:
+        """What is read token by token: all texts, or the sentences alone where a direct table lies beside."""
+        return self.texts.all if dictionary.direct_folder(self.target) is None else self.texts.sentences
+
+    def aligned(
+        self, dictionary: Dictionary, features: Sequence[str | int] = (), *, seed: int = 0
+    ) -> tuple[Aligned, str]:
+        """Sums over aligned tokens; of a large dictionary ``features``, their rivals and some others are counted."""
+        rows, texts, talk = dictionary.rows(), self.aligned_texts(dictionary), self.talk
+        asked = features or dictionary.indices
+        watched = to_watch(rows, asked, seed=seed) if len(rows) > WHOLE else None
+        options = ReadingOptions(watched=watched)
+        key = self.key("aligned-5", texts, dictionary.fingerprint(), repr(options))
+
+        def make(path: Path) -> None:
+            talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
+            encoder = self._encoder(dictionary)  # first: it may be refused, and models take long to open
+            progress = talk.towards("aligned tokens")
+            read_aligned(*self._readers(), texts, encoder, options=options, progress=progress).save(path)
+
+        path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
+        if reused:
+            talk.say(f"reused aligned tokens {key[:8]} ({len(texts)} texts)")
+        return Aligned.load(path), key
+
+    def key(self, kind: str, texts: Sequence[str], *more: str) -> str:
+        """The name of what the two models give over texts.
+
+        ``kind``: what is kept, with a number that goes up when its making changes. ``more``: what else decides it.
+        """
+        return digest(
+            kind,
+            *(f"{name} {version(name).partition('+')[0]}" for name in _BY),  # after the plus: for which machine
+            *(part for site in (self.source, self.target) for part in (str(site), fingerprint_of_model(_ref(site)))),
+            self.dtype,
+            *more,
+            digest(*texts),
+        )
+
+    @property
+    def _models(self) -> str:
+        names = dict.fromkeys((self.source.model, self.target.model))
+        return " and ".join(names)
+
+    def _readers(self) -> tuple[Reader, Reader]:
+        """Both models, opened; one that is read at two blocks is opened once."""
+        source = Reader.open(self.source, dtype=self.dtype, device=self.device)
+        if _ref(self.source) == _ref(self.target):
+            return source, replace(source, site=self.target)
+        return source, Reader.open(self.target, dtype=self.dtype, device=self.device)
+
+    def _encoder(self, dictionary: Dictionary) -> Encoder | None:
+        """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""
+        if dictionary.layout != "vectors":
+            return encoder_of(dictionary)
+        self.talk.say(f"{dictionary.name} holds vectors without an encoder, so there is no route but the map")
+        return None
+
+
+def encoder_of(dictionary: Dictionary) -> Encoder:
+    """The dictionary's encoder, whole.
+
+    Raises:
+        Refusal: it cannot be read or used; the sentence says how to do without it.
+    """
+    with _without():
+        return dictionary.need_encoder()
+
+
+def refuse_unusable_encoder(dictionary: Dictionary, *, required: bool) -> None:
+    """Refuse, before any model is opened for it, an encoder that could not be used later; only headers are read.
+
+    Raises:
+        Refusal: as ``encoder_of``, and of plain vectors where an encoder is ``required``.
+    """
+    with _without():
+        dictionary.check_encoder(required=required)
+
+
+@contextmanager
+def _without() -> Iterator[None]:
+    """Refusals of an encoder, with the way to carry the dictionary's rows that needs none."""
+    try:
+        yield
+    except Refusal as refusal:
+        instead = f"{refusal.instead}, or carry its rows without an encoder: --map post --route map"
+        raise Refusal(refusal.what, refusal.why, instead) from refusal
+
+
+def _ref(site: Site) -> str:
+    return f"{site.model}@{site.revision}" if site.revision else site.model

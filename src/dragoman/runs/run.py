@@ -1,0 +1,182 @@
+"""A run read back: its explanations as typed rows, its scores, its page; as a table for pandas and notebooks.
+
+In: a run folder. Out: a ``Run``, its ``Explanations``. Refuses folders and rows that dragoman did not write.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from dragoman.core import Refusal
+from dragoman.records import Card, Row
+from dragoman.scores import FeatureConfidence, Scores
+from dragoman.store import RunFolder
+
+if TYPE_CHECKING:
+    import pandas
+
+_SHOWN = ("feature", "condition", "text", "status", "confidence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureExplanation:
+    """What one condition says of one feature.
+
+    ``text``: between the verbalizer's tags. ``problems``: flags on it. ``card``: diagnostics of the crossing, None
+    where nothing was crossed. ``confidence``: probability that the text is right, None where none is calibrated for
+    this pair; ``answered``: whether that is enough to answer for it. ``sample``: 0 for the first, which scores read.
+    """
+
+    feature: str
+    label: str
+    condition: str
+    sample: int
+    text: str
+    problems: tuple[str, ...]
+    log_probability: float | None
+    card: Card | None
+    confidence: float | None
+    answered: bool | None
+
+
+class Explanations(Sequence[FeatureExplanation]):
+    """Explanations of a run, in the order they were made; shown as a table in a notebook."""
+
+    def __init__(self, rows: Sequence[FeatureExplanation]) -> None:
+        """Keep them."""
+        self._rows = tuple(rows)
+
+    @overload
+    def __getitem__(self, at: int) -> FeatureExplanation: ...
+    @overload
+    def __getitem__(self, at: slice) -> Explanations: ...
+    def __getitem__(self, at: int | slice) -> FeatureExplanation | Explanations:
+        """One, or some."""
+        return Explanations(self._rows[at]) if isinstance(at, slice) else self._rows[at]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[FeatureExplanation]:
+        """In order."""
+        return iter(self._rows)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row each, the card's fields as columns ``card_...``.
+
+        Raises:
+            Refusal: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise Refusal("a table of explanations", "pandas is not installed", "run: pip install pandas") from error
+        names = [name for name in FeatureExplanation.__slots__ if name != "card"]
+        cards = [f"card_{name}" for name in Card.model_fields]
+        rows = [
+            {name: getattr(row, name) for name in names}
+            | ({f"card_{k}": v for k, v in row.card.model_dump().items()} if row.card else {})
+            for row in self
+        ]
+        return pandas.DataFrame(rows, columns=[*names, *cards])
+
+    def _repr_html_(self) -> str:
+        """A table, every word of it escaped."""
+        head = "".join(f"<th>{name}</th>" for name in _SHOWN)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in self)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cells(row: FeatureExplanation) -> tuple[str, ...]:
+    sure = "" if row.confidence is None else f"{row.confidence:.2f}{'' if row.answered else ' (abstains)'}"
+    return row.feature, row.condition, row.text, row.card.status if row.card else "", sure
+
+
+class Run:
+    """A finished run. ``folder``: its files, which `open` finds again."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Of a run's folder."""
+        self.folder = folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """A run that is there.
+
+        Raises:
+            Refusal: the folder holds no run, or one of another format.
+        """
+        return cls(RunFolder.open(path))
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder.path
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """How it was made: settings, versions, revisions, digests, seeds."""
+        return self.folder.manifest
+
+    @property
+    def scores(self) -> Scores | None:
+        """What it was scored, if it was."""
+        found = self.folder.scores
+        return None if found is None else Scores.of(found, f"{self.path}/scores.json")
+
+    def explanations(self, condition: str | None = None) -> Explanations:
+        """All explanations, or those of one condition, with confidences where there are some.
+
+        Raises:
+            Refusal: no such condition, or a row that this run did not write.
+        """
+        names = [str(entry["name"]) for entry in self.manifest["conditions"]]
+        if condition is not None and condition not in names:
+            raise Refusal(f"condition '{condition[:40]}'", f"the run has {', '.join(names)}", "name one of these")
+        rows = [Row.of(row, f"{self.path}, row {k}") for k, row in enumerate(self.folder.rows(), 1)]
+        sure = _confidences(self.scores)
+        chosen = [row for row in rows if condition in (None, row.condition)]
+        return Explanations([_explained(row, sure.get((row.condition, row.feature))) for row in chosen])
+
+    def write_page(self, path: str | Path | None = None) -> Path:
+        """Write its page, static HTML, into the run's folder or to ``path``."""
+        from dragoman.report import write_page
+
+        return write_page(self.folder, Path(path) if path is not None else self.folder.page)
+
+    def __repr__(self) -> str:
+        """Where it is, and what it carries."""
+        return f"Run({str(self.path)!r}: {self.manifest['source']} -> {self.manifest['target']})"
+
+    def _repr_html_(self) -> str:
+        """Its explanations as a table."""
+        return self.explanations()._repr_html_()
+
+
+def _confidences(scores: Scores | None) -> dict[tuple[str, str], FeatureConfidence]:
+    if scores is None or scores.confidence is None:
+        return {}
+    by_condition = scores.confidence.per_feature.items()
+    return {(condition, one.feature): one for condition, rows in by_condition for one in rows}
+
+
+def _explained(row: Row, sure: FeatureConfidence | None) -> FeatureExplanation:
+    """A row, with its confidence if it is the first sample, which it was made of."""
+    sure = sure if row.sample == 0 else None
+    return FeatureExplanation(
+        feature=row.feature,
+        label=row.label,
+        condition=row.condition,
+        sample=row.sample,
+        text=row.text,
+        problems=row.problems,
+        log_probability=row.log_probability,
+        card=row.card,
+        confidence=sure.probability if sure else None,
+        answered=sure.answered if sure else None,
+    )

@@ -1,0 +1,64 @@
+"""The texts that both models read: a person's own, or those that come with the embedded pair.
+
+In: a path, texts, or nothing. Out: ``Texts``. Refuses what the readers of files refuse, and texts that are no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dragoman import tiny
+from dragoman.core import Refusal
+from dragoman.store import read_jsonl, read_texts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Texts:
+    """Texts for both models, read once.
+
+    ``own``: a person's, for every use; None for the packaged ones, of which every use has its own. ``path``: the file
+    they were read from, if any.
+    """
+
+    own: tuple[str, ...] | None = None
+    path: str | None = None
+
+    @classmethod
+    def of(cls, given: Texts | Sequence[str] | str | Path | None) -> Texts:
+        """Texts as they are given: a file, a list, nothing (the packaged ones), or these already."""
+        if isinstance(given, Texts):
+            return given
+        if given is None:
+            return cls()
+        if isinstance(given, str | Path):
+            return cls(own=tuple(read_texts(Path(given))), path=str(given))
+        if not given or not all(isinstance(text, str) and text for text in given):
+            raise Refusal("texts", "they are no list of texts with words in them", "pass a list of str, or a file")
+        return cls(own=tuple(given))
+
+    @property
+    def sentences(self) -> list[str]:
+        """For a map: all of a person's, or the packaged thousand."""
+        return self._split("map")
+
+    @property
+    def openings(self) -> list[str]:
+        """For the direct route: all of a person's, or nine thousand openings of the packaged documents."""
+        return self._split("direct")
+
+    @property
+    def all(self) -> list[str]:
+        """Both."""
+        return self._split("map", "direct")
+
+    def _split(self, *names: str) -> list[str]:
+        if self.own is not None:
+            return list(self.own)
+        return [row["text"] for name in names for row in self._packaged if row["split"] == name]
+
+    @cached_property
+    def _packaged(self) -> list[dict[str, str]]:
+        return read_jsonl(tiny.data("tiny-documents"))

@@ -1,0 +1,26 @@
+"""A finished run scored: against natives, every named null, planted truth, contexts, a reconstructor, confidence."""
+
+from dragoman.scoring.checked import fit_from, recalibrate_from
+from dragoman.scoring.confidence import confidence_set, run_evidence
+from dragoman.scoring.judge import judge_run
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.reconstruction import (
+    Reconstructor,
+    reconstruction_scores,
+    sought_directions,
+)
+from dragoman.scoring.run import add_confidence, score_run
+
+__all__ = [
+    "JudgedRun",
+    "Reconstructor",
+    "add_confidence",
+    "confidence_set",
+    "fit_from",
+    "judge_run",
+    "recalibrate_from",
+    "reconstruction_scores",
+    "run_evidence",
+    "score_run",
+    "sought_directions",
+]

@@ -1,0 +1,169 @@
+"""One calibrated probability for every explanation of a run, before anybody checks it.
+
+In: a run, an embedder, a set of confidences, perhaps a reconstructor. Out: evidence, the part "confidence" of the
+scores, and sets: a file's, or the one beside the run's dictionary. Refuses what reading texts back refuses, and a named
+file that holds anything else. Nothing here knows an answer: no native text, no planted category, no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.gather import ReadBack, gather_evidence
+from dragoman.confidence.sets import ConfidenceSet, Member, Prediction
+from dragoman.core import Directions, Floats, Refusal, refuse_other_site
+from dragoman.dictionaries.beside import CONFIDENCE, beside, place_of
+from dragoman.embed import Embedder
+from dragoman.records import Row
+from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
+from dragoman.scoring.detection import embedded_contexts
+from dragoman.scoring.judged_run import EMPTY, CachedEmbedder, JudgedRun
+from dragoman.scoring.reconstruction import Reconstructor
+from dragoman.stats.reconstruct import mean_output
+
+MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
+CENTRED = 10  # different texts that show what all of them share; with fewer, a reconstruction cannot be centred
+Say = Callable[[str], None]
+
+
+def run_evidence(
+    run: JudgedRun,
+    embedder: Embedder,
+    *,
+    reconstructor: Reconstructor | None = None,
+    directions: Directions | Mapping[str, Directions] | None = None,
+) -> dict[str, dict[str, Evidence]]:
+    """Condition -> feature -> evidence on its first sample.
+
+    Args:
+        run: its contexts, if it has some, give ``detection`` and its kin.
+        embedder: places the texts.
+        reconstructor: at the target it gives ``reconstruction``, at the source ``reconstruction_source``, where there
+            are ten different texts or more, on whose mean they are centred.
+        directions: what it should find, at its site, as for ``judge_run``; the ranks are among these.
+    """
+    embedder, by_condition = CachedEmbedder(embedder), dict[str, list[Row]]()
+    for row in run.rows:
+        by_condition.setdefault(row.condition, []).append(row)
+    contexts = embedded_contexts(run.contexts, embedder)
+    distinct = list(dict.fromkeys(_text(r) for rows in by_condition.values() for r in rows if r.sample == 0))
+    outputs: dict[str, Floats] = {}
+    if reconstructor is not None and directions is not None and len(distinct) >= CENTRED:
+        outputs = dict(zip(distinct, reconstructor.reconstruct(distinct), strict=True))
+    usual = embedder.encode(distinct).mean(axis=0) if len(distinct) >= MANY else None
+    found: dict[str, dict[str, Evidence]] = {}
+    for condition, rows in by_condition.items():
+        back = None
+        if reconstructor is not None and outputs:
+            sought = directions if isinstance(directions, Directions) else (directions or {}).get(condition)
+            back = _read_back(rows, outputs, sought, reconstructor, run)
+        texts = embedder.encode([_text(row) for row in rows])
+        found[condition] = gather_evidence(rows, texts, read_back=back, contexts=contexts, usual=usual)
+    return found
+
+
+def confidence_scores(
+    evidence: Mapping[str, Mapping[str, Evidence]], confidences: ConfidenceSet, embedder: str
+) -> ConfidenceScores:
+    """Judge every explanation by the first member whose evidence is there.
+
+    A feature for which no member applies is left out, and so is its condition where that is so of all.
+
+    Args:
+        evidence: of `run_evidence`.
+        confidences: the set.
+        embedder: name of the one that placed the texts, which should be the one the set was fitted with.
+    """
+    per_feature: dict[str, tuple[FeatureConfidence, ...]] = {}
+    for condition, by_feature in evidence.items():
+        predictions = zip(by_feature, confidences.predict(list(by_feature.values())), strict=True)
+        rows = tuple(_row(feature, one) for feature, one in predictions if one is not None)
+        if rows:
+            per_feature[condition] = rows
+    used = {row.member for rows in per_feature.values() for row in rows}
+    members = {member.name: _report(member) for member in confidences.members if member.name in used}
+    return ConfidenceScores(embedder=embedder, members=members, per_feature=per_feature)
+
+
+def confidence_set(
+    path: str | Path | None, say: Say = lambda _text: None, run: JudgedRun | None = None
+) -> ConfidenceSet | None:
+    """The set of a file, or the one beside the run's dictionary if it was calibrated on the run's pair; else None.
+
+    A confident label on models that nobody calibrated it on would be the worst there is, so it takes a file, named.
+
+    Raises:
+        Refusal: a named file is not there, any file holds something else, or the one beside names no pair of sites.
+    """
+    pair = None if run is None else (run.source, run.target)
+    if path is not None:
+        named = ConfidenceSet.load(Path(path))
+        if pair is not None and named.pair not in (None, pair):
+            say(f"{path} was calibrated on other models: its confidences are a guess until you have checked some")
+        return named
+    lying = None if run is None else set_beside(run)
+    if run is None or lying is None:
+        say("no confidence: none lies beside the dictionary; --confidence names a file")
+        return None
+    if lying.pair != pair:
+        told = "; ".join(lying.sites or ())
+        say(f"no confidence: the one beside the dictionary was calibrated on {told}; --confidence names a file")
+        return None
+    return lying
+
+
+def set_beside(run: JudgedRun) -> ConfidenceSet | None:
+    """The set that lies beside the run's dictionary on this machine, of whatever pair; None where none does.
+
+    Raises:
+        Refusal: the file holds something else, or names no pair of sites.
+    """
+    where = place_of(run.folder.manifest.get("dictionary") or {})
+    path = beside(where, CONFIDENCE) if where is not None else None
+    if path is None:
+        return None
+    found = ConfidenceSet.load(path)
+    if found.sites is None:
+        raise Refusal(f"{path}", "it names no pair of sites that it was calibrated on", 'add "sites": [SOURCE, TARGET]')
+    return found
+
+
+def _text(row: Row) -> str:
+    return row.text.strip() or EMPTY
+
+
+def _row(feature: str, one: Prediction) -> FeatureConfidence:
+    why = tuple(Reason(evidence=name, adds=adds) for name, adds in one.why.items())
+    return FeatureConfidence(
+        feature=feature, probability=one.probability, answered=one.answered, member=one.member, why=why
+    )
+
+
+def _report(member: Member) -> MemberReport:
+    confidence = member.confidence
+    fitted = {key: confidence.report.get(key) for key in ("fitted_on", "n", "right")}
+    return MemberReport(needs=member.needs, reads=confidence.names, threshold=confidence.threshold, **fitted)
+
+
+def _read_back(
+    rows: Sequence[Row],
+    outputs: Mapping[str, Floats],
+    sought: Directions | None,
+    reconstructor: Reconstructor,
+    run: JudgedRun,
+) -> dict[str, ReadBack] | None:
+    """The evidence of one condition's texts read back, under the name of the reconstructor's place."""
+    if sought is None:
+        return None
+    site, source = reconstructor.site, run.source
+    refuse_other_site("directions", sought.site, site)
+    all_of_them = np.stack(list(outputs.values()))
+    unread = np.full(all_of_them.shape[1:], np.nan, all_of_them.dtype)  # of later samples, which nobody asks for
+    own = np.stack([outputs[_text(row)] if row.sample == 0 else unread for row in rows])
+    back = ReadBack(outputs=own, mean=mean_output(all_of_them), sought=sought, rivals=sought)
+    at_home = (site.model, site.block) == (source.model, source.block)
+    return {"reconstruction_source" if at_home else "reconstruction": back}

@@ -1,0 +1,177 @@
+"""A finished run, read once, laid out to be judged: first samples by condition, their categories, nulls.
+
+In: a run folder. Out: ``JudgedRun``. Refuses rows and conditions that are not as a run folder has them, and a null that
+nobody knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Floats, Site
+from dragoman.embed import Embedder
+from dragoman.records import NULL_NAMES, ConditionEntry, Row
+from dragoman.stats.lift import similarity
+from dragoman.store import RunFolder
+from dragoman.store.manifests import check_truth
+
+Doubles = NDArray[np.float64]
+NATIVE = "native"
+ALONE = NULL_NAMES[-1]  # the background alone is washed by nothing, and is what every washout mixes in
+EMPTY = "(empty)"
+FEWEST = 3  # features that a lift needs
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRun:
+    """What a run's folder holds, read once.
+
+    ``rows``: all of them. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
+    natives' features, to which random directions, with ids of their own, are dealt as they come. ``entries``: the
+    manifest's entry of each condition that has texts, in its order. ``category``: of planted features; ``words``: those
+    that name a category. ``contexts``: windows of text by feature, "firing" and "silent".
+    """
+
+    folder: RunFolder
+    rows: Sequence[Row]
+    texts: Mapping[str, Mapping[str, str]]
+    dealt: Mapping[str, Mapping[str, str]]
+    entries: Mapping[str, ConditionEntry]
+    category: Mapping[str, str]
+    words: Mapping[str, Sequence[str]]
+    contexts: Mapping[str, Mapping[str, Sequence[str]]]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> JudgedRun:
+        """Read a run.
+
+        Raises:
+            Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
+        """
+        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.rows(), 1)]
+        texts = first_samples(rows)
+        manifest = folder.manifest
+        check_truth(folder.path / "manifest.json", manifest)
+        info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
+        order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
+        entries = [ConditionEntry.of_manifest(told, str(folder.path)) for told in manifest.get("conditions") or []]
+        return cls(
+            folder=folder,
+            rows=rows,
+            texts=texts,
+            dealt={condition: dealt_to(by_feature, order) for condition, by_feature in texts.items()},
+            entries={entry.name: entry for entry in entries if entry.name in texts},
+            category={feature: one["category"] for feature, one in info.items()},
+            words=manifest.get("category_words") or {},
+            contexts=folder.contexts or {},
+        )
+
+    @property
+    def source(self) -> Site:
+        """Where the features are."""
+        return Site.parse(self.folder.manifest["source"])
+
+    @property
+    def target(self) -> Site:
+        """Where the verbalizer reads."""
+        return Site.parse(self.folder.manifest["target"])
+
+    @property
+    def claims(self) -> list[str]:
+        """Conditions that a claim is made of: neither natives nor nulls."""
+        return [name for name, entry in self.entries.items() if entry.role == "claim"]
+
+    @property
+    def judgeable(self) -> bool:
+        """Whether it brings along what its texts can be judged by, a reconstructor aside."""
+        return NATIVE in {row.condition for row in self.rows} or bool(self.category) or bool(self.contexts)
+
+    def groups(self, features: Sequence[str]) -> list[str] | None:
+        """Categories of features where several share one: they succeed and fail together."""
+        if not all(f in self.category for f in features):
+            return None
+        found = [self.category[f] for f in features]
+        return found if 1 < len(set(found)) < len(found) else None
+
+    def nulls_for(self, condition: str) -> dict[str, list[str]]:
+        """Null -> texts of the conditions that serve as it for this one.
+
+        They are washed as it was and said by the same verbalizer; of several those by its own route, if there are any.
+        """
+        own, found = self.entries[condition], dict[str, list[ConditionEntry]]()
+        for name, entry in self.entries.items():
+            if entry.null is None or name == condition or entry.verbalizer != own.verbalizer:
+                continue
+            if entry.null == ALONE or entry.washout == own.washout:
+                found.setdefault(entry.null, []).append(entry)
+        chosen = {null: [e for e in some if e.route == own.route] or some for null, some in found.items()}
+        return {null: [t for e in entries for t in self.texts[e.name].values()] for null, entries in chosen.items()}
+
+    def control_of(self, condition: str) -> str | None:
+        """The random directions that stand beside a condition: washed as it was, if there are such."""
+        entries = [entry for entry in self.entries.values() if entry.null == "random directions"]
+        alike = [entry for entry in entries if entry.washout == self.entries[condition].washout]
+        return next((entry.name for entry in (*alike, *entries)), None)
+
+    def similarities(self, embedder: Embedder) -> dict[str, Doubles]:
+        """S = C B' of every condition with the natives of the same features, where there are at least three."""
+        if len(self.dealt.get(NATIVE, {})) < FEWEST:
+            return {}
+        texts = self.dealt[NATIVE]
+        native = dict(zip(texts, embedder.encode(list(texts.values())), strict=True))
+        return {
+            condition: similarity(embedder.encode(list(by.values())), np.stack([native[f] for f in by]))
+            for condition, by in self.dealt.items()
+            if condition != NATIVE and len(by) >= FEWEST
+        }
+
+
+class CachedEmbedder:
+    """An embedder that reads every different text once, and one without a word as "(empty)" instead of refusing it.
+
+    An explanation that says nothing is a bad one, not a missing one.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Nothing read yet."""
+        self._embedder = embedder
+        self._rows: dict[str, Floats] = {}
+
+    @property
+    def name(self) -> str:
+        """The embedder's own."""
+        return self._embedder.name
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """(n, width) float32 unit rows."""
+        texts = [text if _WORD.search(text) else EMPTY for text in texts]
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if new or not texts:
+            made = self._embedder.encode(new)
+            self._rows |= dict(zip(new, made, strict=True))
+            if not texts:
+                return made
+        return np.stack([self._rows[text] for text in texts])
+
+
+def first_samples(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Condition -> feature -> text of the first sample, in file order."""
+    texts: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row.sample == 0:
+            texts.setdefault(row.condition, {})[row.feature] = row.text
+    return texts
+
+
+def dealt_to(texts: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
+    """Texts by feature, in one order; those of other ids are dealt to features as they come."""
+    if any(f in texts for f in order):
+        return {f: texts[f] for f in order if f in texts}
+    return dict(zip(order, texts.values(), strict=False))

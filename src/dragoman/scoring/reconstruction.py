@@ -1,0 +1,149 @@
+"""Which directions a reconstructor should find in a run's texts, and the scores of what it finds.
+
+In: a run, an open reconstructor. Out: Directions at its site, the part "reconstruction" of the scores. Refuses a site
+at which the run has no directions, and a run of which no condition can be scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dragoman.core import Directions, Floats, Refusal, Site, refuse_other_site
+from dragoman.records import SOURCE_ROWS, Row
+from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
+from dragoman.scoring.judged_run import EMPTY, FEWEST, JudgedRun
+from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
+
+
+@runtime_checkable
+class Reconstructor(Protocol):
+    """Gives the vector a text describes."""
+
+    @property
+    def site(self) -> Site:
+        """The stream it predicts."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its vectors, for a run's scores."""
+        ...
+
+    def reconstruct(self, texts: Sequence[str]) -> Floats:
+        """Vectors (n, d_model) at ``site``, one per text."""
+        ...
+
+
+def sought_directions(run: JudgedRun, site: Site) -> Directions | dict[str, Directions]:
+    """What a reconstructor at ``site`` should find: the dictionary's own rows, or the carried ones before washout.
+
+    Raises:
+        Refusal: the run has directions at neither.
+    """
+    source, target = run.source, run.target
+    kept, _ = run.folder.vectors()
+    if (site.model, site.block) == (source.model, source.block):
+        if SOURCE_ROWS not in kept:
+            raise Refusal(
+                f"{run.folder.path}",
+                "it does not hold its dictionary's rows",
+                "give the command that made it once more: it keeps what was said, and adds them",
+            )
+        return Directions.of(source, kept[SOURCE_ROWS], run.folder.manifest["features"])
+    if (site.model, site.block) != (target.model, target.block):
+        raise Refusal(
+            f"a reconstructor at {site}",
+            f"the run's directions are at {source} and {target}",
+            "use a reconstructor of one of these",
+        )
+    bare = {name.removeprefix("bare/"): rows for name, rows in kept.items() if name.startswith("bare/")}
+    order = {c: list(dict.fromkeys(row.feature for row in run.rows if row.condition == c)) for c in bare}
+    return {c: Directions.of(target, rows, order[c]) for c, rows in bare.items() if order[c]}
+
+
+def reconstruction_scores(
+    rows: Sequence[Row],
+    directions: Directions | Mapping[str, Directions],
+    reconstructor: Reconstructor,
+    *,
+    seed: int = 0,
+    topics: Mapping[str, Any] | None = None,
+) -> Reconstruction:
+    """Judge a run's texts by a reconstructor of the source model or of the target model; no native AV is needed.
+
+    A source AR is held against the dictionary's own directions, whoever said the text: no map is in the scorer then.
+    A target AR is held against the directions as they arrived, before washout: it judges the words and is blind to
+    what the map lost. Outputs are centred on the mean over the texts of their own condition: what these share is style.
+    Conditions with fewer than three texts of known directions (random ones, as a rule) are left out.
+
+    Args:
+        rows: rows of a run; the first sample of each feature counts.
+        directions: at the reconstructor's site, by id; one set for all conditions, or one per condition.
+        reconstructor: reads every different text once.
+        seed: of the permutations.
+        topics: id to topic, when intervals are to be over topics.
+
+    Raises:
+        Refusal: no condition can be scored, or the directions are at another site.
+    """
+    first = _first_texts(rows, directions, reconstructor.name)
+    sets = {c: (directions if isinstance(directions, Directions) else directions[c]).pick(first[c]) for c in first}
+    for chosen in sets.values():
+        refuse_other_site("directions", chosen.site, reconstructor.site)
+    distinct = list(dict.fromkeys(text for texts in first.values() for text in texts.values()))
+    outputs = dict(zip(distinct, reconstructor.reconstruct(distinct), strict=True))
+    table, per_feature = list[ReconstructionRow](), dict[str, tuple[FeatureReadBack, ...]]()
+    for condition, texts in first.items():
+        chosen = sets[condition]
+        s = centred_cosines(np.stack([outputs[t] for t in texts.values()]), chosen, site=reconstructor.site)
+        rng, groups = np.random.default_rng(seed), _groups(texts, topics)
+        estimates = reconstruction_estimates(s, chosen, rng=rng, topics=groups)
+        table.append(ReconstructionRow(condition=condition, n=len(texts), **estimates))
+        per_feature[condition] = tuple(FeatureReadBack(**one) for one in per_direction(s, chosen))
+    return Reconstruction(
+        reconstructor=reconstructor.name,
+        site=str(reconstructor.site),
+        identity=reconstructor.identity,
+        table=tuple(table),
+        per_feature=per_feature,
+    )
+
+
+def _first_texts(
+    rows: Sequence[Row], directions: Directions | Mapping[str, Directions], name: str
+) -> dict[str, dict[str, str]]:
+    """Condition -> feature -> text, first samples of known directions; conditions with three of them at least.
+
+    Raises:
+        Refusal: there is no such condition.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    for row in rows:
+        known = directions if isinstance(directions, Directions) else directions.get(row.condition)
+        if row.sample == 0 and known is not None and row.feature in known.ids:
+            # A reconstructor refuses empty text; an empty explanation is a bad one, not a missing one.
+            texts.setdefault(row.condition, {})[row.feature] = row.text.strip() or EMPTY
+    texts = {condition: by_feature for condition, by_feature in texts.items() if len(by_feature) >= FEWEST}
+    if not texts:
+        raise Refusal(
+            f"scores by {name}",
+            "no condition has texts of three of the directions",
+            "pass directions with the ids of the run's features",
+        )
+    return texts
+
+
+def _groups(texts: Mapping[str, str], topics: Mapping[str, Any] | None) -> list[Any] | None:
+    """Topics of the features of ``texts``; None where one has none, or they are all alike or all different."""
+    if not topics or not all(feature in topics for feature in texts):
+        return None
+    groups = [topics[feature] for feature in texts]
+    return groups if 1 < len(set(groups)) < len(groups) else None

@@ -1,0 +1,94 @@
+"""The body of ``dragoman score``: a run judged by everything at hand, and its scores kept.
+
+In: a run folder; by name, a reconstructor and a file of confidences. Out: the scores, written into the folder. Refuses
+what its parts refuse.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dragoman import tiny
+from dragoman.core import Refusal
+from dragoman.embed import LexicalEmbedder
+from dragoman.scores import FORMAT, Scores
+from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence
+from dragoman.scoring.judge import judge_run
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.reconstruction import sought_directions
+from dragoman.store import RunFolder, read_jsonl
+
+
+def score_run(
+    folder: RunFolder,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    ar: str | None = None,
+    layout: str | None = None,
+    dtype: str = "float32",
+    confidence: str | Path | None = None,
+    say: Say = lambda _text: None,
+) -> Scores:
+    """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
+
+    ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
+    they can judge is judged by them alone.
+    """
+    from dragoman.models.embedder import SentenceEmbedder
+
+    run = JudgedRun.of(folder)
+    confidences = confidence_set(confidence, say, run)
+    reconstructor = directions = None
+    if ar is not None:
+        from dragoman.models.reconstruct import Reconstructor
+
+        reconstructor = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
+        directions = sought_directions(run, reconstructor.site)
+    embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
+    scores = Scores(format=FORMAT)
+    if confidences is None or reconstructor is not None or run.judgeable:
+        scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
+    if confidences is not None:
+        evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)
+        scores = scores.model_copy(update={"confidence": confidence_scores(evidence, confidences, embedder.name)})
+    folder.write_scores(scores.to_json())
+    return scores
+
+
+def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
+    """Put the confidence into the run's scores, beside what was scored before, if there is a set and the embedder.
+
+    Raises:
+        Refusal: a file was named, and it or the embedder is not there.
+    """
+    run = JudgedRun.of(folder)
+    confidences = confidence_set(path, say, run)
+    if confidences is None:
+        return
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
+
+    try:
+        packaged_folder()
+    except Refusal:
+        if path is not None:
+            raise
+        say("no confidence: the sentence embedder it reads with is not installed")
+        return
+    say("judging how far to trust each text")
+    embedder = SentenceEmbedder(device=device)
+    found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
+    before = folder.scores
+    scores = Scores.read(json.dumps(before), f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    folder.write_scores(scores.model_copy(update={"confidence": found}).to_json())
+
+
+def second_opinion(say: Say) -> LexicalEmbedder:
+    """Words alone, weighed by how rare they are in the sentences that ship; alike where none ship, and that is told."""
+    try:
+        rows = read_jsonl(tiny.data("tiny-documents"))
+    except Refusal:
+        say("words are weighed alike: the sentences that tell how rare they are come with dragoman-tiny")
+        return LexicalEmbedder()
+    return LexicalEmbedder([row["text"] for row in rows if row["split"] == "map"])

@@ -1,0 +1,129 @@
+"""What ``import dragoman`` offers: names, their homes, and a run read back as typed rows, a table and HTML."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dragoman
+from dragoman import FeatureExplanation, Refusal, Run, Scores, explain, score
+from dragoman.runs.run import Explanations
+from report_fixture import HOSTILE
+from small_world import World
+
+PACKAGE = Path(dragoman.__file__).parent
+
+
+def test_all_is_what_there_is_and_every_name_is_its_home_s_own() -> None:
+    homes = dragoman._HOMES
+    assert sorted(dragoman.__all__) == sorted([*homes, "__version__"]) == sorted(dir(dragoman))
+    assert list(homes) == sorted(homes) and 20 <= len(homes) <= 35
+    for name, home in homes.items():
+        assert getattr(dragoman, name) is getattr(import_module(f"dragoman.{home}"), name), name
+        assert callable(getattr(dragoman, name))
+    assert dragoman.__version__ == version("dragoman")
+    assert (PACKAGE / "py.typed").is_file()
+    with pytest.raises(AttributeError, match="no attribute 'translate'"):
+        dragoman.translate  # noqa: B018
+
+
+def test_what_type_checkers_see_is_what_is_resolved() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {name: f"dragoman.{home}" for name, home in dragoman._HOMES.items()}
+
+
+def test_no_public_name_is_a_room_s() -> None:
+    """A submodule of the same name would take the place of the function as soon as anybody imports it."""
+    rooms = {path.stem for path in PACKAGE.iterdir()}
+    assert not rooms & set(dragoman.__all__)
+
+
+def test_import_is_light_and_a_light_name_stays_so() -> None:
+    code = """import sys, dragoman as dg
+dg.Refusal, dg.Site, dg.Estimate
+print(sorted({"torch", "transformers", "pandas", "scipy"} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    sae = dragoman.open_dictionary(world.sae, site=world.source)
+    folder = tmp_path_factory.mktemp("api") / "run"
+    how: Any = {"texts": world.root / "texts.txt", "max_new_tokens": 6}
+    return explain(sae.features([0, 3, 7]), by=world.av, out=folder, samples=2, **how)
+
+
+def test_explanations_are_typed_rows(run: Run) -> None:
+    rows = run.explanations()
+    assert [(e.feature, e.sample) for e in rows] == [(f, k) for k in (0, 1) for f in ("0", "3", "7")]
+    assert all(isinstance(e, FeatureExplanation) and e.condition == "auto" for e in rows)
+    assert all(e.card is not None and e.card.route and e.card.status for e in rows)
+    assert [e.text for e in rows] == [row["text"] for row in run.folder.rows()]
+    assert all(e.confidence is None for e in rows)  # none was calibrated for this pair
+    assert len(run.explanations("auto")) == 6 and isinstance(rows[:2], Explanations) and rows[1].feature == "3"
+    with pytest.raises(Refusal, match="condition 'washed': the run has auto; name one of these"):
+        run.explanations("washed")
+    assert Run.open(run.path).explanations()[0] == rows[0] and str(run.path) in repr(run)
+
+
+def test_explanations_are_a_table_for_pandas(run: Run) -> None:
+    table = run.explanations().to_pandas()
+    assert list(table["feature"]) == ["0", "3", "7"] * 2 and {"text", "card_status", "card_coverage"} <= set(table)
+    assert list(table["card_route"]) == [e.card.route for e in run.explanations() if e.card]
+    assert list(Explanations([]).to_pandas().columns) == list(table.columns)
+
+
+def test_a_notebook_shows_every_word_escaped() -> None:
+    row = FeatureExplanation(
+        feature=HOSTILE, label="", condition=HOSTILE, sample=0, text=HOSTILE, problems=(), log_probability=None,
+        card=None, confidence=0.25, answered=False,
+    )  # fmt: skip
+    shown = Explanations([row])._repr_html_()
+    assert "<script" not in shown and shown.count("&lt;script&gt;") == 3 and "0.25 (abstains)" in shown
+
+
+def test_without_pandas_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(Refusal, match="pandas is not installed; run: pip install pandas"):
+        Explanations([]).to_pandas()
+
+
+def test_a_run_without_natives_is_scored_by_windows_of_other_features(run: Run) -> None:
+    scores = score(run)
+    assert isinstance(scores, Scores) and list(scores.lift) == ["auto"]
+    lift = scores.lift["auto"]
+    assert lift.n == 3 and lift.low <= lift.value <= lift.high and 0 < lift.p <= 1
+    assert "other features, dealt at random" in lift.null and "windows" in lift.statistic
+    assert run.scores is not None and run.scores.lift == scores.lift
+    assert run.write_page().is_file()
+
+
+def test_one_feature_alone_and_a_folder_by_name(world: World, tmp_path: Path) -> None:
+    how: Any = {"texts": world.root / "texts.txt", "max_new_tokens": 6}
+    once = explain(
+        dragoman.open_dictionary(world.sae, site=world.source),
+        features=["3"],
+        by=world.av,
+        out=str(tmp_path / "a"),
+        **how,
+    )
+    assert [e.feature for e in once.explanations()] == ["3"]
+    assert "auto" not in score(str(once.path)).lift  # one text has no spread
+    with pytest.raises(Refusal, match="they are named twice"):
+        sae = dragoman.open_dictionary(world.sae, site=world.source)
+        explain(sae.features([3]), features=["3"], by=world.av, out=tmp_path / "b", **how)
+    with pytest.raises(Refusal, match="they are no list of texts"):
+        explain(sae, features=["3"], by=world.av, out=tmp_path / "b", texts=["", "x"])
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,67 @@
+"""Every piece of code in README and docs is code: Python parses, names are public, commands know their options."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import command_docs
+import dragoman
+import fences
+from dragoman.cli import app
+
+FENCES = list(fences.fences())
+NAMED = [f"{fence.page.name}:{fence.line}" for fence in FENCES]
+
+
+def test_docs_of_the_command_line_are_those_of_its_help() -> None:
+    """``make docs`` writes them."""
+    assert command_docs.PAGE.read_text() == command_docs.rendered()
+
+
+@pytest.mark.parametrize("fence", FENCES, ids=NAMED)
+def test_a_fence_is_python_or_commands_that_exist(fence: fences.Fence) -> None:
+    if fence.language == "python":
+        tree = ast.parse(fence.text)
+        used = {
+            n.attr
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "dg"
+        }
+        assert used <= set(dragoman.__all__)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "dragoman":
+                module = __import__(str(node.module), fromlist=["x"])
+                assert all(hasattr(module, alias.name) for alias in node.names)
+    for line in fence.commands:
+        words = shlex.split(line, comments=True)
+        if Path(words[0]).name == "dragoman":
+            check_command(words[1:])
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (fences.ROOT / "Makefile").read_text(), re.MULTILINE), line
+        elif Path(words[0]).name in ("python", "python3") and words[1].endswith(".py"):
+            assert (fences.ROOT / words[1]).is_file(), line
+
+
+def check_command(words: list[str]) -> None:
+    """Its name, and every option it is given, are there."""
+    command: Any = typer.main.get_command(app)
+    words = [word for word in words if word not in ("[OPTIONS]", "COMMAND", "[ARGS]...")]  # as usage is written
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        assert words[0] in command.commands, words[0]
+        command, words = command.commands[words[0]], words[1:]
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    given = {word.partition("=")[0] for word in words if word.startswith("-")}
+    assert given <= known, given - known
+
+
+def test_there_are_fences_of_the_pair_to_run() -> None:
+    runs = [fence for fence in FENCES if fence.of_the_pair]
+    assert any(fence.language == "python" and fence.page.name == "README.md" for fence in runs)
+    assert any(fence.commands for fence in runs)
