@@ -17,7 +17,7 @@ from dragoman.dictionaries.beside import BACKGROUND, CONFIDENCE, TABLE, beside, 
 from dragoman.maps import DirectTable
 from dragoman.runs.readings import Readings
 from dragoman.runs.texts import Texts
-from dragoman.store.backgrounds import load_background
+from dragoman.store.arrays import load_background
 
 IDS = ("1505", "4497")
 
@@ -50,12 +50,12 @@ def test_a_copy_of_the_embedded_dictionary_keeps_labels_truth_direct_table_and_c
     folder = copy.direct_folder(tiny.TARGET)
     assert folder is not None and folder.is_relative_to(Path(str(copy.ref)))
     assert DirectTable.load(folder / TABLE).site == load_background(folder / BACKGROUND).site == tiny.TARGET
-    assert copy.confidence_path is not None
-    assert lying({"ref": copy.ref, "at": str(copy.where)}) == copy.confidence_path
-    assert lying({"ref": "tiny-sae"}) == packaged.confidence_path
+    assert beside(copy.where, CONFIDENCE) is not None
+    assert lying({"ref": copy.ref, "at": str(copy.where)}) == beside(copy.where, CONFIDENCE)
+    assert lying({"ref": "tiny-sae"}) == beside(packaged.where, CONFIDENCE)
     back = lying({"ref": "tiny-gemma-sae"})
     assert back is not None and ConfidenceSet.load(back).pair == (tiny.TARGET, tiny.SOURCE)
-    assert ConfidenceSet.load(copy.confidence_path).pair == (tiny.SOURCE, tiny.TARGET)
+    assert ConfidenceSet.load(beside(copy.where, CONFIDENCE)).pair == (tiny.SOURCE, tiny.TARGET)
     for elsewhere in ({}, {"ref": "not-here"}, {"ref": "x", "at": "hf:org/repo/a"}):
         assert lying(elsewhere) is None
 
@@ -97,7 +97,7 @@ def test_plain_vectors_have_no_encoder(tmp_path: Path) -> None:
 
 def test_what_is_beside_and_decides_no_row_leaves_the_fingerprint_alone(copy: Dictionary) -> None:
     before = copy.fingerprint()
-    path = copy.confidence_path
+    path = beside(copy.where, CONFIDENCE)
     assert path is not None
     path.write_text("{}")
     assert open_dictionary(copy.ref).fingerprint() == before

@@ -11,8 +11,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from dragoman.core import Refusal
 from dragoman.models.tokenizer_child import answer as tried
-from dragoman.store.boundary import opening, told
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import Limits, ask, opening
+from dragoman.store.spans import words_of
 
 LIMITS = Limits(seconds=1, megabytes=300)
 
@@ -44,7 +44,7 @@ def test_whatever_a_library_raises_is_said_in_one_sentence(error: BaseException,
 
 
 def test_long_words_of_a_library_are_cut() -> None:
-    assert len(told(ValueError("x" * 10_000))) < 250
+    assert len(words_of(ValueError("x" * 10_000))) < 250
 
 
 def test_a_panic_of_rust_is_refused_too() -> None:

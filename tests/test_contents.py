@@ -17,7 +17,7 @@ from dragoman.maps.aligned import Aligned, HeldOutPairs
 from dragoman.maps.folds import FoldedMoments
 from dragoman.models.paired import Harvest
 from dragoman.store import Contents, read_arrays, write_arrays
-from dragoman.store.backgrounds import load_background, save_background
+from dragoman.store.arrays import load_background, save_background
 
 X, Y, F = (np.random.default_rng(7).random((6, width)).astype(np.float32) for width in (3, 2, 4))
 SOURCE, TARGET, DOCUMENTS = Site("a", 1), Site("b", 2), np.arange(6)

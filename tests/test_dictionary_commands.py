@@ -303,18 +303,18 @@ def test_every_layouts_encoder_is_checked_without_its_matrices(
 ) -> None:
     where = make(tmp_path)
     read_encoder(where)
-    from dragoman.dictionaries import outlines
+    from dragoman.dictionaries import folder
 
     shapes: list[tuple[int, ...]] = []
-    real = outlines.Outlines.array
+    real = folder.Outlines.array
 
-    def seen(self: outlines.Outlines, name: str) -> Any:
+    def seen(self: folder.Outlines, name: str) -> Any:
         found = real(self, name)
         shapes.append(found.shape)
         assert (len(found.shape) > 1) == (type(found).__name__ == "_Outline")
         return found
 
-    monkeypatch.setattr(outlines.Outlines, "array", seen)
+    monkeypatch.setattr(folder.Outlines, "array", seen)
     check_encoder(where)
     assert any(len(shape) == 2 for shape in shapes)
 

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 import dictionary_folders as made
 from dictionary_folders import ARRAYS, BLOCK, D_IN, D_SAE
 from dragoman.core import Refusal, Site
-from dragoman.dictionaries import opened
+from dragoman.dictionaries import hub, opened
 from dragoman.dictionaries.folder import LocalFolder
-from dragoman.dictionaries.layouts.saelens_settings import KNOWN
+from dragoman.dictionaries.layouts.saelens import KNOWN
 from reading import check_encoder, read_directions, read_encoder
 
 X = np.random.default_rng(7).standard_normal((40, D_IN)) * 2 + 0.5
@@ -260,7 +260,7 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path,
             found.extra = extra
             return found
 
-        monkeypatch.setattr(opened, "hub_folder", local)
+        monkeypatch.setattr(hub, "hub_folder", local)
         monkeypatch.setattr(opened, "pinned", lambda ref: ref)
         return "sae:wg/l8"
 

@@ -14,7 +14,7 @@ import pytest
 from dragoman.store import cache_root, files, fingerprint, fingerprint_of
 from store_faults import forbidden
 
-room = import_module("dragoman.store.fingerprint")
+room = import_module("dragoman.store.cache")
 
 
 def sha(content: bytes) -> str:

@@ -20,7 +20,7 @@ from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import deciding
 from dragoman.models.load import fingerprint_of_model
 from dragoman.runs import readings as keys
-from dragoman.store.hub import forget
+from dragoman.store import hub as hub_questions
 from range_server import Served, serving
 from small_world import World, build, write_sae
 from tiny_checkpoints import save_adapter
@@ -225,9 +225,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     with serving() as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        forget()
+        hub_questions._COMMITS.clear()
         yield served
-        forget()
+        hub_questions._COMMITS.clear()
 
 
 def test_a_dictionary_of_the_hub_counts_by_the_commit_it_is_now(tmp_path: Path, hub: Served) -> None:
@@ -239,11 +239,11 @@ def test_a_dictionary_of_the_hub_counts_by_the_commit_it_is_now(tmp_path: Path, 
     before = [open_dictionary(DictionaryRef.parse(name)).fingerprint() for name in names]
     pinned = open_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res")).fingerprint()
     hub.commits |= {("org/saes", "main"): "1" * 40, ("org/saes", "v1"): "2" * 40}
-    forget()
+    hub_questions._COMMITS.clear()
     after = [open_dictionary(DictionaryRef.parse(name)).fingerprint() for name in names]
     assert len({*before, *after, pinned}) == 5
     assert pinned == open_dictionary(DictionaryRef.parse(f"hf:org/saes@{'c' * 40}/res")).fingerprint()
-    forget()
+    hub_questions._COMMITS.clear()
     hub.fault = lambda path, _: 500 if path.startswith("/api/models/org/saes/revision") else None
     with pytest.raises(Refusal, match="hf:org/saes@v1/res"):
         open_dictionary(DictionaryRef.parse("hf:org/saes@v1/res")).fingerprint()

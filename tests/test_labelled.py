@@ -119,9 +119,9 @@ def test_the_registry_tells(world: World, tmp_path: Path, monkeypatch: pytest.Mo
     told_by = {"repo_id": "org/dictionaries", "saes": entries}
     listing.write_text("r:\n" + "".join(f"  {line}\n" for line in json.dumps(told_by, indent=1).splitlines()))
     monkeypatch.setattr(hub_room, "_registry", lambda _ref: listing)
+    from dragoman.dictionaries.beside import DictionaryRef
     from dragoman.dictionaries.folder import LocalFolder
     from dragoman.dictionaries.labelled import names_of
-    from dragoman.dictionaries.refs import DictionaryRef
 
     folder = LocalFolder(world.sae)
     found = names_of(DictionaryRef.parse("sae:r/l1"), folder, D_SAE)

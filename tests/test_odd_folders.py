@@ -20,7 +20,7 @@ from dragoman.core import Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.store.bounded import Limits
+from dragoman.store.boundary import Limits
 from dragoman.verbalizers import prompt as chat
 from odd_changes import CANARY, ODD
 from tiny_checkpoints import save_adapter, save_checkpoint

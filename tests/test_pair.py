@@ -14,7 +14,7 @@ from dragoman.models.harvest import Reader
 from dragoman.models.paired import activations_at
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.store import read_jsonl
-from dragoman.store.backgrounds import load_background
+from dragoman.store.arrays import load_background
 from dragoman.verbalizers.sidecar import read_sidecar
 from reading import read_directions, read_encoder
 

@@ -178,7 +178,7 @@ def test_a_contract_that_is_not_built_is_recommended_last_and_said_to_be_missing
 
 
 def test_references_to_dictionaries_are_of_the_form_that_is_read() -> None:
-    from dragoman.dictionaries.refs import DictionaryRef
+    from dragoman.dictionaries.beside import DictionaryRef
 
     refs = {ref for c in checkpoints() for s in c.saes for ref in s.refs} - OURS
     assert len(refs) > 8

@@ -18,7 +18,7 @@ from dragoman.core import Refusal, Site
 from dragoman.dictionaries import DictionaryRef, open_dictionary
 from dragoman.dictionaries.hub import commit_of, pinned
 from dragoman.store import ArraysFile
-from dragoman.store.hub import forget
+from dragoman.store import hub as hub_questions
 from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import FAR_LIMIT, StoredArray
 from range_server import Served, serving
@@ -243,7 +243,7 @@ def test_all_reads_are_of_the_commit_that_a_branch_was_first(hub: Served, tmp_pa
     put(hub, made.saelens(tmp_path / "old"), "org/repo", "a")
     hub.commits[("org/repo", "main")] = "1" * 40
     ref = DictionaryRef.parse("hf:org/repo/a#3")
-    forget()
+    hub_questions._COMMITS.clear()
     assert commit_of(ref) == "1" * 40 and str(pinned(ref)) == f"hf:org/repo@{'1' * 40}/a#3"
     assert DictionaryRef.parse(str(pinned(ref))) == pinned(ref) == pinned(pinned(ref))
     first = read_directions(ref)
@@ -254,13 +254,13 @@ def test_all_reads_are_of_the_commit_that_a_branch_was_first(hub: Served, tmp_pa
     hub.commits.clear()
     hub.commits[("org/repo", "main")] = "2" * 40
     np.testing.assert_array_equal(read_directions(ref).unit, first.unit)
-    forget()
+    hub_questions._COMMITS.clear()
     assert commit_of(ref) == "2" * 40 and not np.array_equal(read_directions(ref).unit, first.unit)
     np.testing.assert_array_equal(read_directions(f"hf:org/repo@{'1' * 40}/a#3").unit, first.unit)
     asked = hub.requests
     assert commit_of(DictionaryRef.parse(f"hf:org/repo@{'3' * 40}/a")) == "3" * 40
     assert commit_of(DictionaryRef.parse(tmp_path)) is None and hub.requests == asked
-    forget()
+    hub_questions._COMMITS.clear()
 
 
 def test_revisions_that_the_hub_does_not_have_are_refused(hub: Served, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from dragoman import tiny
 from dragoman.core import Refusal
-from dragoman.dictionaries.opened import located
+from dragoman.dictionaries.beside import located
 from dragoman.models import load as opener
 from dragoman.models import resolve as convert
 from dragoman.models.load import load_model, load_tokenizer

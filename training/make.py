@@ -37,7 +37,7 @@ from dragoman.models.harvest import Reader
 from dragoman.models.load import load_model
 from dragoman.models.paired import direct_statistics
 from dragoman.store import read_jsonl
-from dragoman.store.backgrounds import save_background
+from dragoman.store.arrays import save_background
 
 START = time.time()
 MODELS = {"smollm2-av": ("tiny-smollm2", s.SOURCE_BLOCK), "gemma-av": ("tiny-gemma", s.TARGET_BLOCK)}

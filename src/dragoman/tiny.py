@@ -88,9 +88,8 @@ def data(name: str) -> Path:
         raise Refusal(f"'{name}'", f"dragoman-tiny carries {', '.join(sorted(DATA))}", "use one of these names")
     spec = importlib.util.find_spec("dragoman_tiny")
     if spec is None or spec.origin is None:
-        raise Refusal(
-            f"'{name}'", "the package dragoman-tiny is not installed", "run: pip install ./packages/dragoman-tiny"
-        )
+        why = "the package dragoman-tiny is not installed"
+        raise Refusal(f"'{name}'", why, "run: pip install ./packages/dragoman-tiny")
     path = Path(spec.origin).parent / DATA[name]
     if not path.exists():
         raise Refusal(f"'{name}'", f"dragoman-tiny holds no {DATA[name]}", "reinstall packages/dragoman-tiny")

@@ -13,8 +13,67 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Floats, Refusal, Site
-from dragoman.dictionaries.whitening import Whitening
+from dragoman.core import Floats, Refusal, Site, frozen
+from dragoman.store.spans import Arrays, listed
+
+_AGAIN = "fetch the dictionary again"
+_SAMPLE = 64  # rows of the product of both matrices that are looked at
+_CLOSE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whitening:
+    """What is done to a row before the encoder, and undone after the decoder; ``width`` d."""
+
+    mean: Floats
+    matrix: Floats
+    inverse: Floats
+
+    @property
+    def width(self) -> int:
+        """Width of the stream."""
+        return len(self.mean)
+
+    @classmethod
+    def read(cls, arrays: Arrays, width: int, what: str) -> Whitening:
+        """All three arrays."""
+        mean, matrix = _read(arrays, "mean", (width,), what), _read(arrays, "matrix", (width, width), what)
+        inverse = _read(arrays, "inverse_matrix", (width, width), what)
+        chosen = np.unique(np.linspace(0, width - 1, min(width, _SAMPLE)).astype(np.int64))
+        left = inverse[chosen] @ matrix - np.eye(width)[chosen]
+        if not np.abs(left).max() < _CLOSE:
+            raise Refusal(what, "its whitening matrix and inverse_matrix are not each other's inverse", _AGAIN)
+        return cls(mean=frozen(mean), matrix=frozen(matrix), inverse=frozen(inverse))
+
+    def applied(self, x: Floats) -> Floats:
+        """Rows (n, d) of the stream as the encoder was trained on them."""
+        return np.asarray((x - self.mean) @ self.matrix, dtype=np.float32)
+
+    def undone(self, z: Floats) -> Floats:
+        """White rows (n, d) as they are in the stream."""
+        return np.asarray(z @ self.inverse + self.mean, dtype=np.float32)
+
+
+def unwhitened(rows: NDArray[Any], arrays: Arrays, what: str) -> NDArray[np.float64]:
+    """Decoder rows (n, d) of white activations as directions of the stream: times the stored inverse.
+
+    Raises:
+        Refusal: it is not there, or of another width.
+    """
+    width = rows.shape[1]
+    return rows.astype(np.float64) @ _read(arrays, "inverse_matrix", (width, width), what)
+
+
+def _read(arrays: Arrays, name: str, shape: tuple[int, ...], what: str) -> NDArray[np.float64]:
+    """One array in float64, in which they are kept."""
+    if name not in arrays.names or arrays.array(name).shape != shape:
+        held = listed(arrays.names) or "nothing"
+        raise Refusal(what, f"its whitening holds {held}, and no {name} of shape {shape}", _AGAIN)
+    found = arrays.array(name).whole()
+    if found.dtype.kind != "f" or not np.isfinite(found).all():
+        raise Refusal(what, f"its whitening's {name} holds numbers that are not finite or not real", _AGAIN)
+    return found.astype(np.float64)
+
 
 Architecture = Literal["topk", "relu", "jumprelu", "groupmax"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm", "factor", "whitening"]
@@ -61,11 +120,8 @@ class Encoder:
         for name, need in shapes.items():
             have = getattr(self, name)
             if have is None or have.shape != need:
-                raise Refusal(
-                    f"encoder array {name}",
-                    f"it has shape {None if have is None else have.shape}, W_dec {(d_sae, d_in)} needs {need}",
-                    "fetch the dictionary again",
-                )
+                why = f"it has shape {None if have is None else have.shape}, W_dec {(d_sae, d_in)} needs {need}"
+                raise Refusal(f"encoder array {name}", why, "fetch the dictionary again")
             object.__setattr__(self, name, _kept(have))
             _refuse_undefined(name, have)
         self._check_settings()
@@ -75,9 +131,8 @@ class Encoder:
         if self.architecture == "topk" and not (self.k is not None and 1 <= self.k <= self.d_sae):
             raise Refusal("TopK encoder", f"its k is {self.k} for {self.d_sae} features", "say k in its configuration")
         if self.architecture == "groupmax" and not (self.k is not None and self.k > 0 and self.d_sae % self.k == 0):
-            raise Refusal(
-                "GroupMax encoder", f"{self.d_sae} features do not make {self.k} groups", "say k in its configuration"
-            )
+            why = f"{self.d_sae} features do not make {self.k} groups"
+            raise Refusal("GroupMax encoder", why, "say k in its configuration")
         if self.normalize == "whitening" and (self.whitening is None or self.whitening.width != self.d_in):
             raise Refusal("encoder", "its whitening is not there, or of another width", "fetch the dictionary again")
         for factor in (self.input_factor, self.output_factor):
@@ -138,9 +193,8 @@ class Encoder:
         """Rows of the right width."""
         x = np.asarray(x, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise Refusal(
-                f"activations of shape {x.shape}", f"the dictionary reads width {self.d_in}", "pass (n, d_in) rows"
-            )
+            why = f"the dictionary reads width {self.d_in}"
+            raise Refusal(f"activations of shape {x.shape}", why, "pass (n, d_in) rows")
         return x
 
     def _before(self, z: Floats) -> Floats:

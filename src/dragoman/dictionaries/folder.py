@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, refusing
 from dragoman.store.numpyfile import NumpyFile
-from dragoman.store.spans import Arrays, Bytes, LocalBytes, read_bytes
+from dragoman.store.spans import Arrays, Bytes, LocalBytes, Matrix, Whole, read_bytes
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
 PICKLES = {".pkl", ".pickle"}
@@ -110,11 +114,8 @@ def _refuse_stray(path: Path, folder: Path) -> None:
     real, root = path.resolve(), folder.resolve()
     if real.is_relative_to(root) or _in_hub_cache(real, root) or _packaged(root):
         return
-    raise Refusal(
-        f"{path}",
-        "it is a link that leads out of its folder",
-        "put the file itself there, or name the file it leads to",
-    )
+    why = "it is a link that leads out of its folder"
+    raise Refusal(f"{path}", why, "put the file itself there, or name the file it leads to")
 
 
 def _in_hub_cache(real: Path, root: Path) -> bool:
@@ -131,3 +132,32 @@ def _packaged(root: Path) -> bool:
 
     spec = find_spec("dragoman_tiny")
     return spec is not None and spec.origin is not None and root.is_relative_to(Path(spec.origin).parent.resolve())
+
+
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """A file of arrays whose matrices are not read."""
+
+    arrays: Arrays
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays' names, sorted."""
+        return self.arrays.names
+
+    def array(self, name: str) -> Matrix:
+        """A vector or number as it is; a matrix as its outline."""
+        found = self.arrays.array(name)
+        return _Outline(matrix=found, shape=found.shape) if len(found.shape) > 1 else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outline(Whole):
+    """A matrix of zeros, one number stretched over its shape, of the kind of number that it holds."""
+
+    matrix: Matrix
+
+    def whole(self) -> NDArray[Any]:
+        one = self.matrix.rows([0]) if 0 not in self.shape else np.zeros(1, np.float32)
+        kind = np.float32 if one.dtype.kind == "f" else one.dtype
+        return np.broadcast_to(np.zeros((), kind), self.shape)

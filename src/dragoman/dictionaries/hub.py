@@ -1,10 +1,10 @@
-"""Dictionaries of the hub, row by row: a repository's folder seen as names, JSON and arrays.
+"""A dictionary's folder, wherever it lies; of the hub, row by row: names, JSON and arrays.
 
-In: a repository, a revision and a path in it, or a SAELens release and SAE id. Out: a `HubFolder` (or the `LocalFolder`
-of the hub's cache, when it is there already), and the commit all of it is read at. Rows come by range requests, so a
-dictionary of gigabytes costs what its rows cost. Refuses repositories that cannot be reached or read, ``.pt`` files
-(which cannot be read in ranges), and SAELens releases when SAELens is not installed. Loads the hub's library when a
-name is looked up.
+In: a path; a repository, a revision and a path in it; or a SAELens release and SAE id. Out: a `HubFolder` (or the
+`LocalFolder` of the hub's cache, when it is there already), and the commit all of it is read at. Rows come by range
+requests, so a dictionary of gigabytes costs what its rows cost. Refuses repositories that cannot be reached or read,
+``.pt`` files (which cannot be read in ranges), and SAELens releases when SAELens is not installed. Loads the hub's
+library when a name is looked up.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.folder import TORCH, Folder, LocalFolder
-from dragoman.dictionaries.layouts import layout_of
-from dragoman.dictionaries.refs import DictionaryRef
+from dragoman.dictionaries.layouts import KNOWN, layout_of
 from dragoman.dictionaries.vectors import SUFFIXES
-from dragoman.store import hub
+from dragoman.store import hub, refusing
 from dragoman.store.remote import RemoteFile
 from dragoman.store.spans import Arrays, shown
 
@@ -65,12 +65,28 @@ class HubFolder(Folder):
         """A file of arrays, opened: its header has been fetched. Refused of ``.pt`` files."""
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in TORCH:
-            raise Refusal(
-                f"hf:{self._repo}/{name}",
-                f"{suffix} files are not read in ranges over the network",
-                f"run: hf download {self._repo} --include '{self._base}/*' --local-dir FOLDER, and name FOLDER",
-            )
+            instead = f"run: hf download {self._repo} --include '{self._base}/*' --local-dir FOLDER, and name FOLDER"
+            raise Refusal(f"hf:{self._repo}/{name}", f"{suffix} files are not read in ranges over the network", instead)
         return super().arrays(name)
+
+
+def folder_at(where: Path | DictionaryRef) -> Folder:
+    """The files of a dictionary."""
+    if isinstance(where, Path):
+        return _here(where)
+    if where.kind == "file":
+        return _here(Path(where.place).expanduser())
+    place, extra = registered(where) if where.kind == "sae" else (where, {})
+    return hub_folder(place, extra)
+
+
+def _here(path: Path) -> LocalFolder:
+    """A folder of this machine, or a file in one."""
+    with refusing("reading", path):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if not is_folder and not is_file:
+        raise Refusal(f"dictionary {path}", "there is no such file or folder", f"name {KNOWN}")
+    return LocalFolder(path) if is_folder else LocalFolder(path.parent, path.name)
 
 
 def hub_folder(ref: DictionaryRef, extra: Mapping[str, Any] | None = None) -> HubFolder | LocalFolder:

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dragoman.core import Refusal, Site
+from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.folder import Folder
 from dragoman.dictionaries.hub import entry_of, place_in_cache, registered
-from dragoman.dictionaries.refs import DictionaryRef
 from dragoman.dictionaries.vectors import SUFFIXES
 from dragoman.neuronpedia import Export, SourceRecord, is_reference, parse, refuse_elsewhere
 from dragoman.store.spans import shown

@@ -18,30 +18,28 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman import tiny
-from dragoman.addresses import public_address
 from dragoman.core import Directions, Refusal, Site
 from dragoman.dictionaries.beside import (
     CONFIDENCE,
     LABELS,
     TRUTH,
+    DictionaryRef,
     Truth,
     beside,
     direct_folder,
+    located,
     read_labels,
     read_truth,
 )
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder, LocalFolder
-from dragoman.dictionaries.hub import hub_folder, pinned, registered
+from dragoman.dictionaries.hub import folder_at, pinned
 from dragoman.dictionaries.labelled import Labels, labels_of, names_of
-from dragoman.dictionaries.layout import Orientation, Weights
-from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
-from dragoman.dictionaries.refs import DictionaryRef
-from dragoman.dictionaries.rows import living, refuse_undirected, site_of, wanted
-from dragoman.dictionaries.vectors import open_vectors
+from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
+from dragoman.dictionaries.rows import living, refuse_undirected, wanted
+from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
-from dragoman.store import digest, fingerprint_of, plain, refusing
+from dragoman.store import digest, fingerprint_of, plain
 from dragoman.store.spans import shown
 
 _RECORD = "its record, which names these weights"
@@ -99,7 +97,7 @@ class Dictionary:
         Raises:
             Refusal: neither it nor the caller says so, or they contradict each other, or their widths do.
         """
-        site = site_of(self.weights, self.asked_site)
+        site = self._site()
         if self.width is not None and self.d_model != self.width:
             raise Refusal(
                 f"directions {self.folder.focus or self.folder.label}",
@@ -107,6 +105,24 @@ class Dictionary:
                 "check that model and dictionary belong together",
             )
         return site
+
+    def _site(self) -> Site:
+        """What is asked, where it does not contradict what the dictionary says; else what that says."""
+        own, asked, name = self.weights.stated, self.asked_site, self.name
+        if asked is None and own.site is not None:
+            return own.site
+        if asked is None and self.layout == VECTORS:
+            what = f"vectors {self.weights.label}"
+            raise Refusal(what, "the file does not say where they live", "name the site with --source MODEL:BLOCK")
+        if asked is None:
+            why = f"{own.by} names no model" + (" and hook" if own.block is None else "")
+            raise Refusal(name, why, "name the site with --source MODEL:BLOCK")
+        if own.block is not None and asked.block != own.block:
+            raise Refusal(f"{name} at {asked}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
+        if own.revision and asked.revision and asked.revision != own.revision:
+            why = f"{own.by} says revision {shown(own.revision)} of its model"
+            raise Refusal(f"{name} at {asked}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
+        return asked
 
     def features(self, ids: Sequence[int | str] | None = None) -> Features:
         """Some of its features, in the order asked for; only their rows are read.
@@ -136,7 +152,7 @@ class Dictionary:
         """Rows as directions with labels."""
         site, label = self.site, self.folder.focus or self.folder.label
         with self._reading():
-            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.weights)
+            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.d_sae, self.name)
             names, dead = [str(i) for i in numbers], ()
             rows = self.weights.rows(numbers)
             if ids is None:
@@ -160,7 +176,7 @@ class Dictionary:
 
     @cached_property
     def _encoder(self) -> Encoder | None:
-        if self.layout == "vectors":
+        if self.layout == VECTORS:
             return None
         with self._reading():
             return self.weights.encoder()
@@ -171,7 +187,7 @@ class Dictionary:
         Raises:
             Refusal: as ``encoder``, but for numbers that are not finite; plain vectors, where one is ``required``.
         """
-        if required or self.layout != "vectors":
+        if required or self.layout != VECTORS:
             with self._reading():
                 self.weights.check_encoder()
 
@@ -202,11 +218,6 @@ class Dictionary:
         path = beside(self.where, TRUTH)
         return None if path is None else read_truth(path)
 
-    @property
-    def confidence_path(self) -> Path | None:
-        """The calibrated confidence that lies beside it, if one does."""
-        return beside(self.where, CONFIDENCE)
-
     def direct_folder(self, target: Site) -> Path | None:
         """The folder beside it with the direct route's rows and background at a target, if there is one.
 
@@ -223,7 +234,7 @@ class Dictionary:
             return digest(asked, told)
         # What is no file is refused when it is read, and stands in the way of nothing else.
         names = frozenset(n for n in folder.names - {CONFIDENCE} if (folder.path / n).is_file())
-        if folder.focus is not None and self.layout == "vectors":  # the file, and what tells of it
+        if folder.focus is not None and self.layout == VECTORS:  # the file, and what tells of it
             names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _TOLD_IN)
         # Which names are there decides the layout.
         there = "\n".join(sorted(folder.names - {CONFIDENCE}))
@@ -291,10 +302,10 @@ def open_dictionary(
         record = _record(asked, export, labels)
         ref, site = DictionaryRef.parse(record.dictionary), record.site if site is None else site
     where = located(ref)
-    folder = _folder(where)
+    folder = folder_at(where)
     with _odd_numbers():
         try:
-            weights = _weights(folder, where, key, d_model, orientation, k)
+            weights = weights_of(folder, where, key, d_model, orientation, k)
         finally:
             folder.close()
     opened = Dictionary(
@@ -314,28 +325,6 @@ def open_dictionary(
     if site is not None:
         _ = opened.site  # refused now where it contradicts the dictionary
     return opened
-
-
-def located(ref: str | Path | DictionaryRef) -> Path | DictionaryRef:
-    """Where a dictionary's files are: a packaged folder or a path, or a reference that is read by ranges.
-
-    Raises:
-        Refusal: a bare name that is neither here nor packaged, or text of no known form.
-    """
-    if isinstance(ref, Path):
-        return ref.expanduser()
-    if isinstance(ref, DictionaryRef):
-        return ref
-    if ref in tiny.DATA:
-        return tiny.data(ref)
-    if not set(ref) & set("/:") and not Path(ref.partition("#")[0]).exists():
-        names = ", ".join(name for name in tiny.DATA if name.endswith("-sae"))
-        raise Refusal(
-            f"'{public_address(ref)}'",
-            "there is no such folder or file here, and it is no packaged dictionary",
-            f"give a path, sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or one of {names}",
-        )
-    return DictionaryRef.parse(ref)
 
 
 def _neuronpedia(ref: str | Path | DictionaryRef) -> NeuronpediaRef | None:
@@ -359,41 +348,3 @@ def _record(ref: str, export: Export | None, labels: str | Path | None) -> Sourc
 def _odd_numbers() -> np.errstate:
     """Numbers that are none or too large are refused by name where they are read; numpy need not tell of them too."""
     return np.errstate(over="ignore", invalid="ignore")
-
-
-def _folder(where: Path | DictionaryRef) -> Folder:
-    """The files of a dictionary."""
-    if isinstance(where, Path):
-        return _here(where)
-    if where.kind == "file":
-        return _here(Path(where.place).expanduser())
-    place, extra = registered(where) if where.kind == "sae" else (where, {})
-    return hub_folder(place, extra)
-
-
-def _here(path: Path) -> LocalFolder:
-    """A folder of this machine, or a file in one."""
-    with refusing("reading", path):
-        is_folder, is_file = path.is_dir(), path.is_file()
-    if not is_folder and not is_file:
-        raise Refusal(f"dictionary {path}", "there is no such file or folder", f"name {KNOWN}")
-    return LocalFolder(path) if is_folder else LocalFolder(path.parent, path.name)
-
-
-def _weights(
-    folder: Folder,
-    where: Path | DictionaryRef,
-    key: str | None,
-    d_model: int | None,
-    orientation: Orientation | None,
-    k: int | None,
-) -> Weights:
-    """The dictionary of a folder, or the vectors of a file: what lies beside a file tells which it is."""
-    key = where.key if key is None and isinstance(where, DictionaryRef) else key
-    if key is not None and folder.focus is None:
-        raise Refusal(
-            f"array '{shown(key)}' of {folder.where}", "that is a folder, not a file of arrays", "name the file"
-        )
-    if folder.focus is not None and (key is not None or layout_of(folder) is None):
-        return open_vectors(folder, key, d_model, orientation)
-    return open_weights(folder, orientation, k)

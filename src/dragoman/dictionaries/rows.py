@@ -1,62 +1,141 @@
-"""Where the rows of a dictionary live, which are meant, which have no direction; random ones to compare with.
+"""A decoder's rows: which way they lie, which are meant, which have no direction; random ones to compare with.
 
-In: feature ids, decoder rows. Out: a site; row numbers; rows with a direction, and the ids of those without;
-`Directions`. Refuses another block, ids that are not there, and rows that are zero, not finite or beyond float32.
+In: a decoder as it is stored, and everything its dictionary says of its shape; feature ids; rows. Out: whether features
+lie across (never assumed: declared shapes decide, else unit lengths, else which way the decoder agrees with the
+encoder); row numbers; rows with a direction, and the ids of those without; `Directions`. Refuses decoders that lie
+otherwise than their layout, that contradict their configuration, and those that nothing decides; ids that are not
+there; rows that are zero, not finite or beyond float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import NO_LENGTH, Directions, Refusal, Site
-from dragoman.dictionaries.layout import Weights
-from dragoman.store.spans import shown
+from dragoman.store.spans import Matrix, shown
+
+_SAMPLE = 64  # rows and columns looked at
+_EVEN = 2e-3  # relative spread of lengths that were made equal; those of random rows spread by 1/sqrt(2 width)
+_AGREES = 0.1  # mean cosine of encoder and decoder that chance does not give
 
 
-def site_of(source: Weights, site: Site | None) -> Site:
-    """Where the rows live: what is asked, where it does not contradict what the dictionary says."""
-    own = source.stated
-    if site is not None:
-        if own.block is not None and site.block != own.block:
-            raise Refusal(f"{source.name} at {site}", f"{own.by} says block {own.block}", f"use it at :{own.block}")
-        if own.revision and site.revision and site.revision != own.revision:
-            why = f"{own.by} says revision {shown(own.revision)} of its model"
-            raise Refusal(f"{source.name} at {site}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
-        return site
-    if own.site is not None:
-        return own.site
-    if source.layout == "vectors":
-        why = "the file does not say where they live"
-    else:
-        why = f"{own.by} names no model and hook" if own.block is None else f"{own.by} names no model"
-    raise Refusal(
-        source.name.replace("file ", "vectors ", 1) if source.layout == "vectors" else source.name,
-        why,
-        "name the site with --source MODEL:BLOCK",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a decoder called ``name``.
+
+    ``expected``: how its layout has it. ``d_sae``, ``d_in``: what ``said_by`` declares, None where nothing does.
+    ``asked``: what the caller says. ``encoder``: encoder rows (n, d_in) of given features, where there is an encoder.
+    """
+
+    what: str
+    name: str
+    expected: str
+    d_sae: int | None = None
+    d_in: int | None = None
+    said_by: str = "its configuration"
+    asked: str | None = None
+    encoder: Callable[[Sequence[int]], NDArray[np.floating]] | None = None
 
 
-def wanted(features: Sequence[int | str], source: Weights) -> list[int]:
-    """Feature ids as row numbers that are there."""
-    if not features:
+def lies_across(matrix: Matrix, known: Evidence) -> bool:
+    """Whether features are the columns of a decoder."""
+    if known.asked not in (None, "rows", "columns"):
+        raise Refusal(f"orientation '{known.asked}'", "a decoder has features as rows or as columns", "say one of them")
+    shape = (matrix.shape[0], matrix.shape[1])
+    fits = {"rows": _fits(*shape, known), "columns": _fits(shape[1], shape[0], known)}
+    if not any(fits.values()) or (known.asked and not fits[known.asked]):
+        why = f"{known.name} has shape {shape} but {known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}"
+        raise Refusal(known.what, why, "fetch configuration and weights of the same dictionary")
+    if known.asked:
+        return known.asked == "columns"
+    found = next(way for way, good in fits.items() if good) if not all(fits.values()) else _looked_at(matrix, known)
+    if found is None:
+        why = f"{known.name} has shape {shape}, and nothing shows whether its rows or its columns are the features"
+        raise Refusal(known.what, why, "say it with --orientation rows or --orientation columns")
+    if found != known.expected:
+        declared = f"{known.said_by} says d_sae {known.d_sae} and d_in {known.d_in}"
+        why = declared if not all(fits.values()) else f"its {found} are the features"
         raise Refusal(
-            f"no features of {source.name}", "there is nothing to read", f"name ids from 0 to {source.d_sae - 1}"
+            known.what,
+            f"{known.name} of shape {shape} is transposed: {why}",
+            f"save it with one {'row' if known.expected == 'rows' else 'column'} per feature, or say "
+            f"--orientation {found}",
         )
+    return found == "columns"
+
+
+def _fits(features: int, width: int, known: Evidence) -> bool:
+    """Whether so many features of such a width contradict nothing that is declared."""
+    return known.d_sae in (None, features) and known.d_in in (None, width)
+
+
+def _looked_at(matrix: Matrix, known: Evidence) -> str | None:
+    """What the numbers themselves show, or None."""
+    rows = matrix.rows(_spread(matrix.shape[0])).astype(np.float64)
+    columns = matrix.columns(_spread(matrix.shape[1])).astype(np.float64).T
+    even = {"rows": _even(rows), "columns": _even(columns)}
+    if even["rows"] != even["columns"]:
+        return "rows" if even["rows"] else "columns"
+    if known.encoder is None:
+        return None
+    # As many features as either way has, so that both ways can be compared with the same encoder rows.
+    features = _spread(min(matrix.shape))
+    encoded = known.encoder(features)
+    ways = {"rows": matrix.rows(features), "columns": matrix.columns(features).T}
+    agree = {way: _cosine(encoded, found) if found.shape == encoded.shape else 0.0 for way, found in ways.items()}
+    best = max(agree, key=lambda way: agree[way])
+    other = "columns" if best == "rows" else "rows"
+    return best if agree[best] > _AGREES and agree[other] < agree[best] / 2 else None
+
+
+def _spread(count: int) -> list[int]:
+    """Up to so many indices, evenly over all."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, _SAMPLE))})
+
+
+def _even(vectors: NDArray[np.float64]) -> bool:
+    """Whether vectors have one length, as a trainer makes them; dead features (zero) do not count."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
+    return len(lengths) > 2 and bool(lengths.std() < _EVEN * lengths.mean())
+
+
+def _cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Mean cosine of corresponding rows."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(wide_a, axis=1) * np.linalg.norm(wide_b, axis=1)
+    good = np.isfinite(lengths) & (lengths > 0)
+    if not good.any():
+        return 0.0
+    return float(np.mean(np.sum(wide_a[good] * wide_b[good], axis=1) / lengths[good]))
+
+
+def looks_across(matrix: Matrix) -> bool:
+    """Whether columns were made of one length and rows were not: the mark of a matrix stored the other way."""
+    if min(matrix.shape) < 4:
+        return False
+    rows = matrix.rows(_spread(matrix.shape[0])).astype(np.float64)
+    columns = matrix.columns(range(min(matrix.shape[1], _SAMPLE))).astype(np.float64).T
+    return _even(columns) and not _even(rows)
+
+
+def wanted(features: Sequence[int | str], d_sae: int, name: str) -> list[int]:
+    """Feature ids as row numbers that are there, of a dictionary called ``name``."""
+    ids = f"name ids from 0 to {d_sae - 1}"
+    if not features:
+        raise Refusal(f"no features of {name}", "there is nothing to read", ids)
     rows: dict[int, None] = {}
     for feature in features:
         row = int(feature) if str(feature).isdecimal() and len(str(feature)) < 19 else -1
-        if not 0 <= row < source.d_sae:
-            raise Refusal(
-                f"feature {shown(feature)} of {source.name}",
-                f"it has {source.d_sae} features (d_sae {source.d_sae})",
-                f"name ids from 0 to {source.d_sae - 1}",
-            )
+        if not 0 <= row < d_sae:
+            raise Refusal(f"feature {shown(feature)} of {name}", f"it has {d_sae} features (d_sae {d_sae})", ids)
         if row in rows:
-            raise Refusal(f"feature {feature} of {source.name}", "it is asked for twice", "name every feature once")
+            raise Refusal(f"feature {feature} of {name}", "it is asked for twice", "name every feature once")
         rows[row] = None
     return list(rows)
 

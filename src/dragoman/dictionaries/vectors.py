@@ -7,44 +7,51 @@ arrays that are no rows of real numbers, and rows that seem to lie across.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
-from dragoman.dictionaries.layout import Orientation, Stated, Weights, refuse_whole
-from dragoman.dictionaries.layouts import KNOWN
-from dragoman.dictionaries.orientation import looks_across
-from dragoman.store.spans import Arrays, Matrix, listed, shown
+from dragoman.dictionaries.layout import VECTORS, Orientation, Stated, Stored, Weights, refuse_whole
+from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
+from dragoman.dictionaries.rows import looks_across
+from dragoman.store.spans import Arrays, Matrix, Whole, listed, shown
 
 SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH}
 _LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide, so they are features
 
 
-@dataclass(frozen=True, slots=True)
-class _OneVector:
+@dataclass(frozen=True, kw_only=True)
+class _OneVector(Whole):
     """A single vector as one row."""
 
     vector: Matrix
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (1, *self.vector.shape)
-
-    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[np.asarray(rows)]
-
-    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        return self.whole()[:, np.asarray(columns)]
-
     def whole(self) -> NDArray[Any]:
         return self.vector.whole()[None, :]
+
+
+def weights_of(
+    folder: Folder,
+    where: Path | DictionaryRef,
+    key: str | None,
+    d_model: int | None,
+    orientation: Orientation | None,
+    k: int | None,
+) -> Weights:
+    """The dictionary of a folder, or the vectors of a file: what lies beside a file tells which it is."""
+    key = where.key if key is None and isinstance(where, DictionaryRef) else key
+    if key is not None and folder.focus is None:
+        why = "that is a folder, not a file of arrays"
+        raise Refusal(f"array '{shown(key)}' of {folder.where}", why, "name the file")
+    if folder.focus is not None and (key is not None or layout_of(folder) is None):
+        return open_vectors(folder, key, d_model, orientation)
+    return open_weights(folder, orientation, k)
 
 
 def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientation: Orientation | None) -> Weights:
@@ -62,32 +69,24 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     name = folder.focus or ""
     what, suffix = f"vectors {name}", PurePath(name).suffix.lower()
     if suffix in PICKLES:
-        raise Refusal(
-            what, f"{suffix} files are pickles, which can run code when read", "convert the file to safetensors"
-        )
+        why = f"{suffix} files are pickles, which can run code when read"
+        raise Refusal(what, why, "convert the file to safetensors")
     if suffix not in SUFFIXES:
         raise Refusal(what, f"unknown dictionary layout ('{suffix}' file)", f"name {KNOWN}")
     arrays = folder.arrays(name)
     matrix = arrays.array(_key(what, arrays, key))
     if len(matrix.shape) == 1 and matrix.shape[0]:
-        matrix = _OneVector(matrix)
+        matrix = _OneVector(vector=matrix, shape=(1, *matrix.shape))
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
     refuse_whole(what, matrix.rows([0]))
     across = orientation == "columns" if orientation else _across(what, matrix, d_model)
 
-    def no_encoder(_arrays: Arrays) -> Encoder:
+    def no_encoder(_stored: Stored) -> Encoder:
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
-    return Weights(
-        name=f"file {name}",
-        layout="vectors",
-        decoder=matrix,
-        across=across,
-        stated=Stated(),
-        arrays=arrays,
-        make=no_encoder,
-    )
+    stored = Stored(what=what, arrays=arrays, across=across)
+    return Weights(label=name, layout=VECTORS, decoder=matrix, stored=stored, stated=Stated(), make=no_encoder)
 
 
 def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:

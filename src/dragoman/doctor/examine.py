@@ -20,7 +20,7 @@ from dragoman.doctor.stream import check_background, check_dictionary, check_str
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
-from dragoman.store.backgrounds import load_background
+from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 T = TypeVar("T")

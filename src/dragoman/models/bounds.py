@@ -27,8 +27,7 @@ from transformers.utils import logging as talk
 from dragoman.core import Refusal
 from dragoman.models.folder import CONFIG
 from dragoman.store import file_sha256, read_json
-from dragoman.store.boundary import AGAIN, opening
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import AGAIN, Limits, ask, opening
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH
 

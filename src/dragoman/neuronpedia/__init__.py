@@ -5,10 +5,8 @@ Refuses what is not theirs, what is torn, and what would grow without bound. Not
 """
 
 from dragoman.neuronpedia.ids import NeuronpediaRef, is_reference, parse
-from dragoman.neuronpedia.importing import must_exist
-from dragoman.neuronpedia.read import Export
-from dragoman.neuronpedia.source import SourceRecord, refuse_elsewhere
-from dragoman.neuronpedia.write import Explained, short_label, write_explanations
+from dragoman.neuronpedia.read import Export, SourceRecord, refuse_elsewhere
+from dragoman.neuronpedia.write import Explained, must_exist, short_label, write_explanations
 
 __all__ = [
     "Explained",

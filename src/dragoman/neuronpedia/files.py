@@ -19,8 +19,8 @@ from typing import Any
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store import refusing
-from dragoman.store.gunzip import unpacked
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
+from dragoman.store.texts import unpacked
 
 _BATCH = re.compile(r"batch-(\d{1,9})\.jsonl(\.gz)?")
 EACH = 512  # bytes that a row takes in memory beside its text
@@ -57,7 +57,7 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class _Budget:
-    """What the files of one kind have taken so far."""
+    """What the files of one kind have taken so far; refuses more than the limits."""
 
     name: str
     limits: Limits
@@ -65,43 +65,23 @@ class _Budget:
     files: int = 0
     unpacked: int = 0
 
-    def file(self) -> None:
-        """One more file."""
-        self.files += 1
-        if self.files > self.limits.batches:
-            raise self._refusal(f"it has more than {self.limits.batches} batches")
+    def take(self, *, files: int = 0, unpacked: int = 0) -> None:
+        """So many files, or bytes unpacked, more."""
+        self.files, self.unpacked, limits = self.files + files, self.unpacked + unpacked, self.limits
+        if self.files > limits.batches:
+            raise self._refusal(f"it has more than {limits.batches} batches")
+        if self.unpacked > limits.whole:
+            raise self._refusal(f"its batches unpack to more than {limits.whole >> 20} MB")
 
-    def bytes(self, count: int) -> None:
-        """So many bytes more."""
-        self.unpacked += count
-        if self.unpacked > self.limits.whole:
-            raise self._refusal(f"its batches unpack to more than {self.limits.whole >> 20} MB")
-
-    def clock(self) -> None:
-        """Time has passed."""
-        if time.monotonic() - self.begun > self.limits.seconds:
-            raise self._refusal(f"its batches did not end within {self.limits.seconds:.0f} s")
+    def clocked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Pieces from a server passed on while there is time for the export."""
+        for piece in pieces:
+            if time.monotonic() - self.begun > self.limits.seconds:
+                raise self._refusal(f"its batches did not end within {self.limits.seconds:.0f} s")
+            yield piece
 
     def _refusal(self, why: str) -> Refusal:
         return Refusal(self.name, why, "fetch the folder yourself, look at it, and pass that")
-
-
-class Kept:
-    """What has been taken into memory, about."""
-
-    def __init__(self, name: str, most: int) -> None:
-        """Nothing yet."""
-        self.name, self.most, self.bytes = name, most, 0
-
-    def add(self, count: int) -> None:
-        """One more row, of so many bytes beside what every row takes."""
-        self.bytes += EACH + count
-        if self.bytes > self.most:
-            raise Refusal(
-                self.name,
-                f"they take more than {self.most >> 20} MB in memory, more than those of any source",
-                "fetch the folder yourself, look at it, and pass the batches that are needed",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +104,22 @@ class Place:
         budget = _Budget(f"{kind} of {self.name}", self.limits)
         if isinstance(self.base, Path):
             for path in batch_files(self.base / kind):
-                budget.file()
+                budget.take(files=1)
                 yield str(path), self._lines(str(path), self._local(path), budget)
             return
         http, before = Http(self.limits.bounds), b""
         try:
             while True:
-                budget.file()
+                budget.take(files=1)
                 url = f"{self.base}/{kind}/batch-{budget.files - 1}.jsonl.gz"
                 name, seen = public_address(url), sha256()
                 found = self._remote(http, url)
                 if found is None:
                     return
-                yield name, self._lines(name, _clocked(_hashed(found, seen), budget), budget)
+                yield name, self._lines(name, budget.clocked(_hashed(found, seen)), budget)
                 if seen.digest() == before:
-                    raise Refusal(
-                        name,
-                        "the server sends the same bytes as for the batch before it",
-                        "it answers whatever is asked, so fetch the folder yourself and pass that",
-                    )
+                    why = "the server sends the same bytes as for the batch before it"
+                    raise Refusal(name, why, "it answers whatever is asked, so fetch the folder yourself and pass that")
                 before = seen.digest()
         finally:
             http.close()
@@ -157,7 +134,7 @@ class Place:
         name = public_address(url)
         budget = _Budget(name, self.limits)
         found = self._remote(Http(self.limits.bounds), url, alone=True)
-        return None if found is None else (name, self._lines(name, _clocked(found, budget), budget))
+        return None if found is None else (name, self._lines(name, budget.clocked(found), budget))
 
     def _local(self, path: Path) -> Iterator[bytes]:
         """A file's bytes, piece by piece."""
@@ -191,11 +168,8 @@ class Place:
                 yield b"there"
                 yield from answer.pieces(_PIECE)
         except NoAnswer as error:
-            raise Refusal(
-                public_address(url),
-                f"it cannot be read ({error.why})",
-                "check the address, or fetch the folder and pass that",
-            ) from error
+            why = f"it cannot be read ({error.why})"
+            raise Refusal(public_address(url), why, "check the address, or fetch the folder and pass that") from error
         finally:
             if alone:
                 http.close()
@@ -203,9 +177,8 @@ class Place:
     def _check(self, answer: Answer, url: str) -> None:
         """The answer is a file that is not too large, as far as its headers tell."""
         if answer.status != 200:
-            raise Refusal(
-                public_address(url), f"the server answers {answer.status}", "try again later, or fetch it yourself"
-            )
+            why = f"the server answers {answer.status}"
+            raise Refusal(public_address(url), why, "try again later, or fetch it yourself")
         stated = answer.headers.get("content-length", "")
         with suppress(ValueError):  # more digits than Python reads, and no number
             if int(stated) <= self.limits.packed:
@@ -217,18 +190,15 @@ class Place:
         """Numbered lines that hold something, unpacked when they are gzip (by their first bytes, not their name)."""
         number, rest = 0, b""
         for piece in unpacked(name, self._bounded(name, pieces), self.limits.most, plain=True):
-            budget.bytes(len(piece))
+            budget.take(unpacked=len(piece))
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
                 number += 1
                 if line.strip():
                     yield number, line
             if len(rest) > self.limits.line:
-                raise Refusal(
-                    f"{name}, line {number + 1}",
-                    f"it is longer than {self.limits.line >> 20} MB",
-                    "an export has one row a line; get the file again",
-                )
+                why = f"it is longer than {self.limits.line >> 20} MB"
+                raise Refusal(f"{name}, line {number + 1}", why, "an export has one row a line; get the file again")
         if rest.strip():
             yield number + 1, rest
 
@@ -255,13 +225,6 @@ def _hashed(pieces: Iterable[bytes], seen: Any) -> Iterator[bytes]:
     """Pieces passed on, and taken down in a running digest."""
     for piece in pieces:
         seen.update(piece)
-        yield piece
-
-
-def _clocked(pieces: Iterable[bytes], budget: _Budget) -> Iterator[bytes]:
-    """Pieces passed on while there is time for the export."""
-    for piece in pieces:
-        budget.clock()
         yield piece
 
 

@@ -78,15 +78,11 @@ class NeuronpediaRef:
         """Refuse parts that are not of their form; everything later may rely on it (paths, URLs)."""
         whole = shown("/".join(p for p in (self.model, self.source, self.index) if p is not None), 120)
         if not _MODEL.fullmatch(self.model):
-            raise Refusal(
-                f"Neuronpedia id '{whole}'", f"'{shown(self.model)}' is no model id of theirs", f"write {FORMS}"
-            )
+            why = f"'{shown(self.model)}' is no model id of theirs"
+            raise Refusal(f"Neuronpedia id '{whole}'", why, f"write {FORMS}")
         if not _SOURCE.fullmatch(self.source):
-            raise Refusal(
-                f"Neuronpedia id '{whole}'",
-                f"'{shown(self.source)}' is no source id, which begins with the layer (20-gemmascope-res-16k)",
-                f"write {FORMS}",
-            )
+            why = f"'{shown(self.source)}' is no source id, which begins with the layer (20-gemmascope-res-16k)"
+            raise Refusal(f"Neuronpedia id '{whole}'", why, f"write {FORMS}")
         if self.index is not None and not _INDEX.fullmatch(self.index):
             raise Refusal(f"Neuronpedia id '{whole}'", f"'{shown(self.index)}' is no feature index", f"write {FORMS}")
 
@@ -157,11 +153,8 @@ def hub_model(model: str) -> str:
     """Hub id of one of their models. Refused when the table does not know it."""
     found = HUB_MODELS.get(model.lower())
     if found is None:
-        raise Refusal(
-            f"Neuronpedia model '{model}'",
-            "which hub model that is, is not in dragoman's table",
-            "name the site yourself as MODEL:BLOCK, or pass the source's export, whose record may say it",
-        )
+        instead = "name the site yourself as MODEL:BLOCK, or pass the source's export, whose record may say it"
+        raise Refusal(f"Neuronpedia model '{model}'", "which hub model that is, is not in dragoman's table", instead)
     return found
 
 
@@ -186,11 +179,8 @@ def _from_url(said: str) -> NeuronpediaRef:
     if parts[:2] in (["api", "feature"], ["api", "source"]):
         parts = parts[2:]
     elif parts[:1] == ["api"]:
-        raise Refusal(
-            f"address '{public_address(said)}'",
-            "that part of their API names no feature",
-            f"use /api/feature/ addresses, or {FORMS}",
-        )
+        why = "that part of their API names no feature"
+        raise Refusal(f"address '{public_address(said)}'", why, f"use /api/feature/ addresses, or {FORMS}")
     return _from_parts(parts, said)
 
 

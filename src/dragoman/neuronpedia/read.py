@@ -10,24 +10,127 @@ Row fields as in the site's export and auto-interpretation scripts (export-data.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dragoman import hooks
 from dragoman.addresses import public_address
-from dragoman.core import Refusal
-from dragoman.neuronpedia.files import LIMITS, Kept, Limits, Place
-from dragoman.neuronpedia.ids import HOST, NeuronpediaRef, parse
-from dragoman.neuronpedia.source import SourceRecord
+from dragoman.core import Refusal, Site
+from dragoman.neuronpedia.files import EACH, LIMITS, Limits, Place
+from dragoman.neuronpedia.ids import HOST, HUB_MODELS, NeuronpediaRef, hub_model, parse
 from dragoman.store import refusing
+from dragoman.store.hub import is_repository
 from dragoman.store.spans import shown
 
-_HUB_ID = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecord:
+    """What a source was made from: enough to reach its weights without anybody's registry.
+
+    ``config``: its SAELens configuration. ``hub``: the hub id of the model, when the model's record says it.
+    """
+
+    ref: NeuronpediaRef
+    release: str | None = None
+    sae_id: str | None = None
+    repo: str | None = None
+    folder: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    hub: str | None = None
+
+    @property
+    def dictionaries(self) -> tuple[str, ...]:
+        """References to its weights: ``hf:REPO/FOLDER``, which needs no registry, before ``sae:RELEASE/SAE_ID``."""
+        hub = f"hf:{self.repo}/{self.folder.strip('/')}" if self.repo and self.folder else None
+        listed = f"sae:{self.release}/{self.sae_id}" if self.release and self.sae_id else None
+        whole = f"hf:{self.repo}" if self.repo and not self.folder and not listed else None
+        return tuple(ref for ref in (hub, listed, whole) if ref)
+
+    @property
+    def dictionary(self) -> str:
+        """The first of `dictionaries`. Refused when the record names no weights."""
+        if not self.dictionaries:
+            why = "its record names neither a SAELens release nor a hub repository"
+            raise Refusal(f"source {self.ref}", why, "name the dictionary yourself")
+        return self.dictionaries[0]
+
+    @property
+    def hook(self) -> str | None:
+        """The hook the dictionary was trained at, in SAELens' words."""
+        metadata = self.config.get("metadata")
+        for place in (self.config, metadata if isinstance(metadata, dict) else {}):
+            for key in ("hook_name", "hook_point"):
+                if isinstance(place.get(key), str):
+                    return place[key]
+        return None
+
+    @property
+    def site(self) -> Site:
+        """The stream its rows live in; ``hook_resid_pre`` of a block is the output of the one before.
+
+        Raises:
+            Refusal: the hook is not in the residual stream, or disagrees with the source's own number.
+        """
+        model = self.hub or self._model()
+        hook = self.hook
+        if hook is None:
+            return Site(model, self.ref.layer)
+        found = hooks.parsed(hook)
+        if found is None or found.place not in ("output", "input"):
+            why = f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read"
+            raise Refusal(f"source {self.ref}", why, "use a source of a residual stream")
+        block = found.block
+        if block != self.ref.layer:
+            why = f"its id says layer {self.ref.layer} and its hook '{shown(hook)}'"
+            raise Refusal(f"source {self.ref}", why, "name the site yourself as MODEL:BLOCK")
+        if found.place == "input":
+            return Site.before_block(model, block, what=f"source {self.ref}")
+        return Site(model, block)
+
+    def _model(self) -> str:
+        named = self.config.get("model_name")
+        return named if isinstance(named, str) and "/" in named else hub_model(self.ref.model)
+
+
+def refuse_elsewhere(source: NeuronpediaRef, own: Site, *, resid_pre: bool, whose: str, instead: str) -> None:
+    """Refuse labels of a source at another block or of another model than directions at ``own``.
+
+    Models are compared only where the table knows both: ours by its hub id, their id, or the last part of a path.
+
+    Args:
+        source: what the labels are of.
+        own: where the directions are.
+        resid_pre: the source counts the block that it enters.
+        whose: what the directions are called, for the refusal.
+        instead: what else to do.
+
+    Raises:
+        Refusal: another block, or another model.
+    """
+    block = Site.block_before(source.layer, f"source {source}") if resid_pre else source.layer
+    if block != own.block:
+        why = f"its rows live at block {block}, {whose} at block {own.block}"
+        raise Refusal(f"labels for {source}", why, instead)
+    theirs, ours = HUB_MODELS.get(source.model.lower()), known_model(own.model)
+    if theirs and ours and theirs.casefold() != ours.casefold():
+        why = f"that is {theirs}, {whose} directions are of {own.model}"
+        raise Refusal(f"labels for {source}", why, instead)
+
+
+def known_model(name: str) -> str | None:
+    """The hub id of a model by its hub id, their id, or a folder that is called like one of the table; else None."""
+    if name.lower() in HUB_MODELS:
+        return HUB_MODELS[name.lower()]
+    last = name.rstrip("/").rpartition("/")[2].casefold()
+    found = next((hub for hub in HUB_MODELS.values() if hub.rpartition("/")[2].casefold() == last), None)
+    return found or (name if is_repository(name) and not Path(name).exists() else None)
+
+
 KINDS = ("explanations", "features", "activations")  # folders that make a folder an export
 
 
@@ -82,12 +185,16 @@ class Export:
     def labels(self) -> dict[str, str]:
         """One label by feature index: the first of the export that is not empty."""
         found: dict[str, str] = {}
-        kept = Kept(f"explanations of {self.place.name}", self.place.limits.kept)
+        kept, most = 0, self.place.limits.kept
         for row in self._rows():
             label = row.description.strip()
             if label and row.index not in found:
-                kept.add(len(label))
                 found[row.index] = label
+                kept += EACH + len(label)
+                if kept > most:
+                    why = f"they take more than {most >> 20} MB in memory, more than those of any source"
+                    instead = "fetch the folder yourself, look at it, and pass the batches that are needed"
+                    raise Refusal(f"explanations of {self.place.name}", why, instead)
         return found
 
     def source(self) -> SourceRecord | None:
@@ -128,7 +235,7 @@ class Export:
         """The model's hub id, when the model's record carries one."""
         first = self._first("model.jsonl")
         named = first[1].get("hfRepoId") if first else None
-        return named if isinstance(named, str) and _HUB_ID.fullmatch(named) else None
+        return named if isinstance(named, str) and is_repository(named) else None
 
     def _first(self, file: str) -> tuple[str, dict[str, Any]] | None:
         """The first record of one of the source's files, with its file and line; None where there is none."""
@@ -150,11 +257,8 @@ class Export:
                 row = _checked(_ExplanationRow, where, _loaded(where, line))
                 own = own or (row.modelId, row.layer)
                 if (row.modelId, row.layer) != own:
-                    raise Refusal(
-                        where,
-                        f"it is of {shown(row.modelId)}/{shown(row.layer)}, not of {shown('/'.join(own), 120)}",
-                        "indices count within one source; pass its own folder",
-                    )
+                    why = f"it is of {shown(row.modelId)}/{shown(row.layer)}, not of {shown('/'.join(own), 120)}"
+                    raise Refusal(where, why, "indices count within one source; pass its own folder")
                 yield row
         if not files:
             what = f"explanations of {self.place.name}"
@@ -172,11 +276,8 @@ def _address(base: str, ref: NeuronpediaRef | None) -> str:
     if scheme not in ("http", "https") or not host:
         raise Refusal(shown_as, "exports are read over http and https, or from a folder", "pass one of these")
     if host == HOST:
-        raise Refusal(
-            shown_as,
-            "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/",
-            "pass the bucket's address, or a folder fetched from it",
-        )
+        why = "that is the site; its exports lie in its public bucket neuronpedia-datasets under v1/"
+        raise Refusal(shown_as, why, "pass the bucket's address, or a folder fetched from it")
     address = base.split("?")[0].split("#")[0].rstrip("/")
     return address if ref is None or address.endswith("/" + ref.path) else f"{address}/{ref.path}"
 
@@ -228,6 +329,5 @@ def _checked(form: type[AnyRecord], where: str, row: dict[str, Any]) -> AnyRecor
     except ValidationError as error:
         first = error.errors()[0]
         field_name = ".".join(str(p) for p in first["loc"])
-        raise Refusal(
-            where, f"its field {shown(field_name)} is wrong ({first['msg']})", "get the export again"
-        ) from error
+        why = f"its field {shown(field_name)} is wrong ({first['msg']})"
+        raise Refusal(where, why, "get the export again") from error

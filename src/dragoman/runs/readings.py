@@ -30,7 +30,7 @@ from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
-from dragoman.store.backgrounds import load_background, save_background
+from dragoman.store.arrays import load_background, save_background
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
 _LEFT_OUT = "left_out.json"

@@ -4,10 +4,10 @@ In: values and paths. Out: files that are whole or not there, and the values rea
 folders without permission, torn and odd files, another run's folder and a second writer, each in one sentence.
 """
 
-from dragoman.store.arrays import ArraysFile, read_arrays, write_arrays
-from dragoman.store.cache import Cache, cache_root
-from dragoman.store.contents import Contents
+from dragoman.store.arrays import ArraysFile, Contents, read_arrays, write_arrays
+from dragoman.store.cache import Cache, cache_root, fingerprint, fingerprint_of
 from dragoman.store.files import (
+    check_name,
     digest,
     file_sha256,
     held,
@@ -21,8 +21,6 @@ from dragoman.store.files import (
     write_json,
     write_text,
 )
-from dragoman.store.fingerprint import fingerprint, fingerprint_of
-from dragoman.store.names import check_name
 from dragoman.store.runs import Rows, RunFolder
 from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_alike, refuse_halves
 

@@ -1,8 +1,9 @@
-"""Arrays on disk or far away: safetensors, read without torch and only as far as asked.
+"""Arrays on disk or far away: safetensors, read without torch and only as far as asked; and files of a known kind.
 
-In: numpy arrays and a JSON-like description, or a path or other bytes. Out: a safetensors file, or its arrays.
-bfloat16 and float8 are widened to float32, which is exact. Refuses files that are cut short, are not safetensors,
-whose header promises what is not there, or that hold numbers of a kind not known here.
+In: numpy arrays and a JSON-like description, or a path or other bytes, and the `Contents` they should have. Out: a
+safetensors file, or its arrays. bfloat16 and float8 are widened to float32, which is exact. Refuses files that are cut
+short, are not safetensors, whose header promises what is not there, that hold numbers of a kind not known here; of a
+known kind, files that hold something else, that lack an array or a word, or whose arrays do not fit together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from dragoman.core import Refusal
-from dragoman.store.files import plain, uncollected, write_bytes
+from dragoman.core import Background, Refusal, Site
+from dragoman.store.files import plain, read_json, uncollected, write_bytes
 from dragoman.store.spans import WIDENED, Bytes, LocalBytes, StoredArray, bounded, listed, read_bytes, shown
 
 _META = "dragoman"
@@ -46,11 +48,8 @@ def write_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], meta: Map
     ready = {name: np.array(array, order="C") for name, array in arrays.items()}
     odd = [name for name, array in ready.items() if array.dtype.kind not in "fiub"]
     if odd:
-        raise Refusal(
-            f"array '{odd[0]}' for {path}",
-            f"safetensors has no dtype {ready[odd[0]].dtype}",
-            "pass an array of numbers",
-        )
+        why = f"safetensors has no dtype {ready[odd[0]].dtype}"
+        raise Refusal(f"array '{odd[0]}' for {path}", why, "pass an array of numbers")
     described = {_META: json.dumps(plain(dict(meta or {})), ensure_ascii=False, allow_nan=False)}
     write_bytes(path, save(ready, metadata=described))
 
@@ -151,19 +150,13 @@ class ArraysFile:
     def array(self, name: str) -> StoredArray:
         """One array, not read yet. Refused when there is none of that name, or its dtype is not known."""
         if name not in self._entries:
-            raise Refusal(
-                f"array '{shown(name)}' of {self.path}",
-                f"the file holds {listed(self.names) or 'none'}",
-                "name one of these",
-            )
+            why = f"the file holds {listed(self.names) or 'none'}"
+            raise Refusal(f"array '{shown(name)}' of {self.path}", why, "name one of these")
         entry = self._entries[name]
         kind = entry["dtype"]
         if kind not in _DTYPES:
-            raise Refusal(
-                f"array '{shown(name)}' of {self.path}",
-                f"dtype {shown(kind)} is not read here",
-                "save it as float32, float16 or bfloat16",
-            )
+            why = f"dtype {shown(kind)} is not read here"
+            raise Refusal(f"array '{shown(name)}' of {self.path}", why, "save it as float32, float16 or bfloat16")
         return StoredArray(
             source=self._source,
             offset=self._start + entry["data_offsets"][0],
@@ -200,3 +193,107 @@ def _naturals(value: Any) -> tuple[int, ...] | None:
     """A list of integers that are not negative, else None."""
     good = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
     return tuple(value) if good else None
+
+
+_KINDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number from 0 up",
+    dict: "an object",
+    list: "a list of texts",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a kind of file holds.
+
+    ``called``: with its article, "a map". ``holds``: the word it is marked by, None for a file that only a folder's
+    index tells of. ``origin``: what wrote it, "dragoman fit". ``arrays``: a letter for each axis; one letter is one
+    length in all of them ("pq", "p", "q"). ``words``: the type of each, of str, int (not negative), dict and list (of
+    texts).
+    """
+
+    called: str
+    holds: str | None
+    origin: str = "dragoman"
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, type] = field(default_factory=dict)
+
+    def read(self, path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The arrays and words of an arrays file. Refused as the module says, or the file is no arrays file."""
+        file = ArraysFile(path)
+        if self.holds is not None and file.meta.get("holds") != self.holds:
+            raise self._another(path, "file")
+        words = self._words(path, file.meta)
+        absent = next((name for name in self.arrays if name not in file.names), None)
+        if absent is not None:
+            raise self._damaged(path, f"it has no array '{absent}'")
+        self._refuse_shapes(path, file.shapes)
+        arrays = {name: file.whole(name) for name in self.arrays}
+        odd = next((name for name, array in arrays.items() if array.dtype.kind not in "fiu"), None)
+        if odd is not None:
+            raise self._damaged(path, f"its array '{odd}' holds no numbers")
+        return arrays, words
+
+    def read_index(self, path: Path) -> dict[str, Any]:
+        """The words of a folder's index, which is JSON and is written last.
+
+        Raises:
+            Refusal: as the module says, or the index is no JSON.
+        """
+        stated = read_json(path) if path.is_file() else {}
+        if not isinstance(stated, dict) or stated.get("holds") != self.holds:
+            raise self._another(path.parent, "folder")
+        return self._words(path, stated)
+
+    def _words(self, path: Path, stated: Mapping[str, Any]) -> dict[str, Any]:
+        for name, kind in self.words.items():
+            if name not in stated:
+                raise self._damaged(path, f"it does not say its {name}")
+            if not _is(stated[name], kind):
+                raise self._damaged(path, f"its {name} is {shown(repr(stated[name]))}, not {_KINDS[kind]}")
+        return {name: stated[name] for name in self.words}
+
+    def _refuse_shapes(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse arrays with other axes than they should have, or with one axis of two lengths."""
+        lengths: dict[str, tuple[int, str]] = {}
+        for name, axes in self.arrays.items():
+            if len(shapes[name]) != len(axes):
+                raise self._damaged(path, f"its array '{name}' has shape {shapes[name]}, not {len(axes)} axes")
+            for axis, length in zip(axes, shapes[name], strict=True):
+                known, by = lengths.setdefault(axis, (length, name))
+                if known != length:
+                    raise self._damaged(
+                        path, f"its arrays '{by}' {shapes[by]} and '{name}' {shapes[name]} do not fit together"
+                    )
+
+    def _another(self, path: Path, place: str) -> Refusal:
+        return Refusal(f"{path}", f"it does not hold {self.called}", f"name a {place} that {self.origin} wrote")
+
+    def _damaged(self, path: Path, why: str) -> Refusal:
+        return Refusal(f"{path}", f"it holds {self.called}, but {why}", f"make it again with {self.origin}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and value >= 0
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind)
+
+
+_BACKGROUND = Contents(
+    called="a background", holds="background", arrays={"mean": "d"}, words={"site": str, "n": int, "texts": str}
+)
+
+
+def save_background(background: Background, path: Path) -> None:
+    """Write a background to one file."""
+    words = {"holds": "background", "site": str(background.site), "n": background.n, "texts": background.texts}
+    write_arrays(path, {"mean": background.mean}, words)
+
+
+def load_background(path: Path) -> Background:
+    """Read what ``save_background`` wrote."""
+    arrays, meta = _BACKGROUND.read(path)
+    return Background(Site.parse(meta["site"]), arrays["mean"], meta["n"], meta["texts"])

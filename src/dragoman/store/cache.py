@@ -1,28 +1,43 @@
-"""What is dear to make is made once.
+"""What is dear to make is made once, and what keys count: the contents of files, without reading gigabytes twice.
 
-In: a kind, a digest of everything that decides the result, and a function that makes it. Out: the path of a file or
-folder that is whole: its bytes are those that were written, by checksums kept beside it. What is damaged is made again,
-and that is said. Refuses what `files` refuses.
+In: a kind, a digest of everything that decides the result, and a function that makes it; or paths. Out: the path of a
+file or folder that is whole: its bytes are those that were written, by checksums kept beside it (what is damaged is
+made again, and that is said); or sha256 digests of contents. Refuses what `files` refuses.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial as given
 from pathlib import Path
 
 from dragoman.core import Refusal
-from dragoman.store.files import FULL, held, opened, read_json, refusing, stamp, sync_folder, write_json
+from dragoman.store.files import (
+    FULL,
+    digest,
+    file_sha256,
+    held,
+    opened,
+    read_json,
+    refusing,
+    stamp,
+    sync_folder,
+    write_json,
+    write_text,
+)
 
 Say = Callable[[str], None]
 # Entries checked by this process, with the stamps of their files: a model is opened several times in one command.
 _checked: dict[Path, dict[str, object]] = {}
 _log = logging.getLogger(__name__)
+_SMALL = 4 << 20  # bytes: below, reading a file costs no more than looking its digest up
 
 
 def cache_root() -> Path:
@@ -126,8 +141,8 @@ def _damage(path: Path) -> str | None:
         beside = _beside(path, "sums")
         if not beside.exists():
             return "it has no checksums"
-        told = read_json(beside)
-        wanted = told.get("files") if isinstance(told, dict) else None
+        sums = read_json(beside)
+        wanted = sums.get("files") if isinstance(sums, dict) else None
         found = _sums(path)
     except (Refusal, OSError) as error:
         return f"it cannot be read: {error.why if isinstance(error, Refusal) else error.strerror}"
@@ -170,3 +185,48 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def fingerprint(path: Path | str) -> str:
+    """Hex sha256 of a file's bytes, of what a link leads to.
+
+    A large file's is kept in the cache folder beside what the system says of the file (`files.stamp`), and made afresh
+    when any of that has changed; a small file is always read.
+
+    Raises:
+        Refusal: no such file, no permission, or no regular file.
+    """
+    path = Path(path)
+    with refusing("reading", path):
+        real = Path(os.path.realpath(path, strict=True))
+        small = real.stat().st_size < _SMALL
+        before = None if small else stamp(real)
+    if before is None:
+        return file_sha256(path)
+    note = cache_root() / "fingerprints" / f"{hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest()}.json"
+    known = {"path": str(real), "stamp": list(before)}
+    kept = _kept(note)
+    if {name: kept.get(name) for name in known} == known and isinstance(kept.get("sha256"), str):
+        return str(kept["sha256"])
+    made = file_sha256(path)
+    with refusing("reading", path):
+        after = stamp(real)
+    if after == before:
+        # A cache that cannot be written to costs time, not the answer.
+        with suppress(Refusal, UnicodeEncodeError):
+            write_text(note, json.dumps({**known, "sha256": made}))
+    return made
+
+
+def fingerprint_of(folder: Path, names: Iterable[str]) -> str:
+    """Digest of some of a folder's files: their names and contents, in the order of the names."""
+    return digest(*(part for name in sorted(names) for part in (name, fingerprint(folder / name))))
+
+
+def _kept(note: Path) -> dict[str, object]:
+    """What was noted of a file; nothing where nothing was, or the note is damaged."""
+    try:
+        kept = read_json(note) if note.exists() else None
+    except (Refusal, OSError):
+        return {}
+    return kept if isinstance(kept, dict) else {}

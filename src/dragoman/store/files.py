@@ -2,7 +2,7 @@
 
 In: bytes, text, JSON-like values, paths. Out: files written to a temporary name beside their place, synced and
 renamed; files opened to be read; sha256 digests. Refuses full disks, missing or forbidden paths, pipes, devices and
-sockets wherever a file is meant, links where one is written, and files whose digest is not the stated one.
+sockets wherever a file is meant, links where one is written, and words that can name no file.
 """
 
 from __future__ import annotations
@@ -55,10 +55,7 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
             )
         elif error.errno in _FORBIDDEN:
             kind = {"reading": "unreadable", "writing": "unwritable"}.get(doing, "closed")
-            why, instead = (
-                f"{kind} folder or file ({said})",
-                "change its permissions or name another place",
-            )
+            why, instead = (f"{kind} folder or file ({said})", "change its permissions or name another place")
         elif error.errno in _MISSING:
             why, instead = said, "check the path"
         else:
@@ -93,11 +90,8 @@ def _refuse_unreadable_kind(path: Path, mode: int) -> None:
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if kind != stat.S_IFREG:
-        raise Refusal(
-            f"reading {path}",
-            f"it is {_KINDS.get(kind, 'no file')}, and only regular files are read",
-            "write its contents to a file and name that",
-        )
+        why = f"it is {_KINDS.get(kind, 'no file')}, and only regular files are read"
+        raise Refusal(f"reading {path}", why, "write its contents to a file and name that")
 
 
 def refuse_target(path: Path) -> None:
@@ -114,9 +108,8 @@ def refuse_target(path: Path) -> None:
     if kind == stat.S_IFLNK:
         raise Refusal(f"writing {path}", "it is a link, and links are not replaced", "name the file itself, or another")
     if kind in _KINDS:
-        raise Refusal(
-            f"writing {path}", f"it is {_KINDS[kind]}, and only regular files are replaced", "name a regular file"
-        )
+        why = f"it is {_KINDS[kind]}, and only regular files are replaced"
+        raise Refusal(f"writing {path}", why, "name a regular file")
 
 
 def read_bounded(path: Path | str, most: int, what: str) -> bytes:
@@ -193,11 +186,7 @@ def held(lock: Path, *, wait: bool = False, busy: str = "another process holds i
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
-                raise Refusal(
-                    f"{lock.parent}",
-                    busy,
-                    "wait for that process to end, or name another folder",
-                ) from error
+                raise Refusal(f"{lock.parent}", busy, "wait for that process to end, or name another folder") from error
         yield
     finally:
         os.close(handle)
@@ -216,10 +205,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, obj: Any) -> None:
     """Write JSON whole or not at all, keys in the order given, values as by `plain`."""
-    write_text(
-        path,
-        json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    )
+    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -300,9 +286,7 @@ def digest(*parts: bytes | str | NDArray[Any] | Path) -> str:
     return whole.hexdigest()
 
 
-def _framed(
-    part: bytes | str | NDArray[Any] | Path,
-) -> Iterator[tuple[str, bytes | memoryview]]:
+def _framed(part: bytes | str | NDArray[Any] | Path) -> Iterator[tuple[str, bytes | memoryview]]:
     """One part as tagged byte strings; files are hashed as they are read, never held whole."""
     if isinstance(part, Path):
         if part.is_dir():
@@ -321,10 +305,38 @@ def _framed(
     else:
         array = np.asarray(part, order="C")
         if array.dtype.hasobject:
-            raise Refusal(
-                "digest of an object array",
-                "its bytes are addresses, not contents",
-                "pass numbers or text",
-            )
+            raise Refusal("digest of an object array", "its bytes are addresses, not contents", "pass numbers or text")
         yield "array", f"{array.dtype.str}{array.shape}".encode()
         yield "values", array.tobytes()
+
+
+_LONGEST_NAME, _LONGEST_PATH, _SHOWN = 255, 4096, 60  # bytes, on every file system in use; characters shown
+
+
+def check_name(word: str, what: str) -> str:
+    """The word, if a file or a repository can be called so; it need not be there.
+
+    Args:
+        word: what somebody wrote.
+        what: what it names, for the sentence ("--texts", "dictionary").
+
+    Raises:
+        Refusal: it is empty, no file system has room for it, it holds a NUL, or it is the home of no user here.
+    """
+    named = f"{what} '{word if len(word) <= _SHOWN else word[:_SHOWN] + '...'}'"
+    place = word.partition("#")[0].encode("utf-8", "surrogatepass")  # what follows are an array's name and its rows
+    size, longest = len(place), 0 if b"://" in place else max(map(len, place.split(b"/")))
+    if not word.strip():
+        raise Refusal(named, "it is empty", "name something, or leave the option out")
+    if "\0" in word:
+        raise Refusal(named, "it holds a NUL, which no name has", "write it without")
+    if size > _LONGEST_PATH or longest > _LONGEST_NAME:
+        why = f"no file or repository has a name of {longest if longest > _LONGEST_NAME else size} bytes"
+        raise Refusal(named, why, "write a shorter name")
+    if word.startswith("~"):
+        try:
+            Path(word).expanduser()
+        except RuntimeError:
+            why = f"there is no user '{word[1:].partition('/')[0]}' here"
+            raise Refusal(named, why, "write the whole path") from None
+    return word

@@ -26,29 +26,42 @@ REPOSITORY = rf"{PART}/{PART}"
 REVISION = rf"refs/(?:pr|convert|heads|tags)/{PART}|{PART}"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST = 201  # characters of a repository's name
 _ANSWER = 16 << 20  # bytes of one answer: a thousand files a page take less than one
 _LISTING = 64 << 20  # bytes of all pages
 _PAGES = 100
 _SECONDS = 300.0  # for all pages
 _COMMITS: dict[tuple[str, str, str], str] = {}  # (hub, repository, revision) -> sha, as first answered
-_CODES: dict[str, No] = {
+# By what the hub writes in its header x-error-code, and by what its library and the HTTP libraries below that raise, of
+# which the first of an error's classes counts.
+_WAYS: dict[str, No] = {
     "RepoNotFound": "repository",
     "GatedRepo": "repository",
     "RevisionNotFound": "revision",
     "EntryNotFound": "entry",
+    "LocalEntryNotFoundError": "away",
+    "HFValidationError": "name",
+    "RepositoryNotFoundError": "repository",
+    "RevisionNotFoundError": "revision",
+    "RemoteEntryNotFoundError": "entry",
+    "EntryNotFoundError": "entry",
+    "OSError": "away",
+    "TooManyRedirects": "odd",
+    "TransportError": "away",
+    "RequestError": "away",
 }
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository's."""
+    return len(name) <= _LONGEST and re.fullmatch(REPOSITORY, name) is not None
 
 
 def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said: str = "", here: str = "") -> Refusal:
     """What is said of a thing that the hub does not give.
 
-    Args:
-        what: the reference, as it was written.
-        no: which of its ways.
-        revision: that was asked for.
-        fetch: what to do on a machine that reaches the hub.
-        said: more about it, for a bracket.
-        here: what was looked for on this machine before.
+    ``what``: the reference, as it was written. ``revision``: that was asked for. ``fetch``: what to do on a machine
+    that reaches the hub. ``said``: more about it, for a bracket. ``here``: what was looked for on this machine before.
     """
     more = f" ({said})" if said else ""
     why, instead = {
@@ -67,24 +80,10 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
 
 def way_of(error: Exception) -> tuple[No, str]:
     """Which way of saying no an error of the hub's library is, and what it said."""
-    from huggingface_hub import errors
-
+    ways: list[No] = [_WAYS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _WAYS]
+    no: No = ways[0] if ways else "odd"
     said = " ".join(str(error).split())[:120]
-    table: list[tuple[type[Exception] | tuple[type[Exception], ...], No]] = [
-        (errors.LocalEntryNotFoundError, "away"),  # first: it is an EntryNotFoundError too
-        (errors.HFValidationError, "name"),
-        (errors.RepositoryNotFoundError, "repository"),
-        (errors.RevisionNotFoundError, "revision"),
-        (errors.EntryNotFoundError, "entry"),
-        ((errors.HfHubHTTPError, OSError), "away"),
-    ]
-    found: No | None = next((no for kind, no in table if isinstance(error, kind)), None)
-    if found is not None:
-        return found, said
-    # What is left comes from whichever HTTP library the hub's own is built on, or from an answer that made no sense.
-    network = any(base.__name__ in ("TransportError", "RequestError") for base in type(error).__mro__)
-    lost: No = "away" if network and "Redirect" not in type(error).__name__ else "odd"
-    return lost, f"{type(error).__name__}: {said}"
+    return no, said if no == "name" or isinstance(error, OSError) else f"{type(error).__name__}: {said}"
 
 
 def endpoint() -> str:
@@ -105,10 +104,7 @@ def commit_at(path: Path) -> str | None:
 def commit(repo: str, revision: str | None, what: str) -> str:
     """The sha of the commit that a branch or tag is, asked once a process: all reads are of one commit.
 
-    Args:
-        repo: the repository.
-        revision: a branch, tag, or commit (which is itself); None for the main branch.
-        what: how a refusal calls the thing.
+    ``revision``: a branch, tag, or commit (which is itself); None for the main branch. ``what``: see `refusal`.
 
     Raises:
         Refusal: the hub has no such repository or revision, cannot be reached, or does not say it.
@@ -132,11 +128,6 @@ def _commit(at: str, repo: str, revision: str, what: str) -> str:
     if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
         raise refusal(what, "odd", fetch=_fetch(repo), said=f"it does not say which commit '{revision}' is")
     return sha
-
-
-def forget() -> None:
-    """Ask again which commit a branch is."""
-    _COMMITS.clear()
 
 
 def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:
@@ -203,7 +194,7 @@ def _no(answer: Answer) -> No | None:
     """Which way of saying no an answer is; None for a yes."""
     if answer.status == 200:
         return None
-    code = _CODES.get(answer.headers.get("x-error-code", ""))
+    code = _WAYS.get(answer.headers.get("x-error-code", ""))
     if code is not None:
         return code
     if answer.status in (401, 403, 404):  # the hub says 401 of a repository that is not there to who is not logged in

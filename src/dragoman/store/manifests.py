@@ -58,6 +58,18 @@ def _object(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
 
+_OBJECTS = [
+    "dictionary",
+    "settings",
+    "labels",
+    "verbalizers",
+    "digests",
+    "versions",
+    "seeds",
+    "map_report",
+    "background",
+    "about",
+]
 _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "conditions": (_conditions, "are no list of objects with names"),
     "features": (_texts, "are no list of ids"),
@@ -65,14 +77,5 @@ _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "category_words": (_words, "is no object of lists of words"),
     "source": (lambda value: isinstance(value, str), "is no site"),
     "target": (lambda value: isinstance(value, str), "is no site"),
-    "dictionary": (_object, "is no object"),
-    "settings": (_object, "is no object"),
-    "labels": (_object, "is no object"),
-    "verbalizers": (_object, "is no object"),
-    "digests": (_object, "is no object"),
-    "versions": (_object, "is no object"),
-    "seeds": (_object, "is no object"),
-    "map_report": (_object, "is no object"),
-    "background": (_object, "is no object"),
-    "about": (_object, "is no object"),
+    **dict.fromkeys(_OBJECTS, (_object, "is no object")),
 }

@@ -11,7 +11,6 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,13 +25,12 @@ from dragoman.store.spans import (
     LocalBytes,
     Matrix,
     StoredArray,
+    Whole,
     bounded,
-    columns_within,
     listed,
     native,
     read_bytes,
     shown,
-    within,
 )
 
 ALONE = "array"  # what the one array of a .npy file is called
@@ -62,7 +60,7 @@ class NumpyFile:
         except Exception as error:
             raise Refusal(
                 f"vectors {Path(self.path).name}",
-                f"it is not a whole numpy file ({_first_line(error)})",
+                f"it is not a whole numpy file ({first_line(error)})",
                 "save plain arrays of floats, best as safetensors",
             ) from error
         self.names: tuple[str, ...] = tuple(sorted(self._arrays))
@@ -127,19 +125,15 @@ class NumpyFile:
         if dtype.hasobject:
             raise self._pickled()
         if dtype.kind not in "fiub":
-            raise Refusal(
-                f"vectors {Path(self.path).name}", f"dtype {shown(dtype)} is not a real number's", "save floats"
-            )
+            why = f"dtype {shown(dtype)} is not a real number's"
+            raise Refusal(f"vectors {Path(self.path).name}", why, "save floats")
         if any(size < 0 for size in shape) or not bounded(shape):
             raise ValueError(f"shape {shown(shape)}")
         return dtype, tuple(shape), bool(fortran), head.tell()
 
     def _pickled(self) -> Refusal:
-        return Refusal(
-            f"vectors {Path(self.path).name}",
-            "it holds pickled objects",
-            "save plain arrays of floats, best as safetensors",
-        )
+        why = "it holds pickled objects"
+        return Refusal(f"vectors {Path(self.path).name}", why, "save plain arrays of floats, best as safetensors")
 
     def _stored(
         self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool, start: int, end: int
@@ -175,15 +169,14 @@ class NumpyFile:
         return packed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedArray:
+@dataclass(frozen=True, kw_only=True)
+class PackedArray(Whole):
     """An array in a compressed member of a zip: unpacked whole at every read."""
 
     source: Bytes
     member: zipfile.ZipInfo
     start: int
     dtype: np.dtype[Any]
-    shape: tuple[int, ...]
     fortran: bool = False
 
     def whole(self) -> NDArray[Any]:
@@ -194,26 +187,15 @@ class PackedArray:
             return native(flat.reshape(self.shape, order="F" if self.fortran else "C"))
         # Each compression has its own errors; all mean that the stream is torn.
         except Exception as error:
-            raise Refusal(
-                f"{self}", f"its compressed bytes are torn ({_first_line(error)})", "fetch or save the file again"
-            ) from error
-
-    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen rows."""
-        chosen = within(rows, self.shape, 0, str(self))
-        return self.whole()[chosen]
-
-    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen columns of a 2-D array."""
-        chosen = columns_within(columns, self.shape, str(self))
-        return self.whole()[:, chosen]
+            why = f"its compressed bytes are torn ({first_line(error)})"
+            raise Refusal(f"{self}", why, "fetch or save the file again") from error
 
     def __str__(self) -> str:
         """What and where."""
         return f"array '{shown(self.member.filename)}' of {self.source.name}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What an error says first; numpy gives advice in further lines."""
     said = str(error).strip().splitlines()
     return shown(said[0], 160) if said else type(error).__name__

@@ -13,6 +13,7 @@ import yaml
 
 from dragoman.core import Refusal
 from dragoman.store.files import opened
+from dragoman.store.spans import words_of
 
 _SIZE = 64 << 10  # bytes: a sidecar takes a few thousand, and the parser needs a second for so many
 _NODES = 50_000  # values after every alias has been written out; a sidecar has some fifty
@@ -21,15 +22,7 @@ INSTEAD = "get the published file again"
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The contents of a file.
-
-    Args:
-        path: the file.
-        what: how a refusal calls it.
-
-    Raises:
-        Refusal: as the module says.
-    """
+    """The contents of a file, which a refusal calls ``what``. Refused as the module says."""
     with opened(path) as file:
         content = file.read(_SIZE + 1)
     if len(content) > _SIZE:
@@ -42,16 +35,10 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def parse_yaml(text: str, what: str, why: str = "it cannot be read as plain YAML", instead: str = INSTEAD) -> Any:
-    """The contents of a text.
+    """The contents of a text. Refused as the module says.
 
-    Args:
-        text: YAML.
-        what: how a refusal calls it.
-        why: how a refusal begins its reason; the parser's own follows in brackets.
-        instead: what a refusal advises.
-
-    Raises:
-        Refusal: as the module says.
+    A refusal calls it ``what``, begins its reason with ``why`` (the parser's own follows in brackets), and advises
+    ``instead``.
     """
     try:
         loader = _Shallow(text)
@@ -63,9 +50,7 @@ def parse_yaml(text: str, what: str, why: str = "it cannot be read as plain YAML
     # Beside its own errors the parser lets through whatever a value's conversion meets: dates that are none, numbers
     # of ten thousand digits, words under a number's tag.
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        detail = "".join(c if c.isprintable() else "?" for c in said[:160])
-        raise Refusal(what, f"{why} ({detail})", instead) from error
+        raise Refusal(what, f"{why} ({words_of(error, 160)})", instead) from error
 
 
 class _Shallow(yaml.SafeLoader):

@@ -21,7 +21,17 @@ from dragoman.store.spans import Span, coalesced, shown
 _FIRST = 64 << 10  # bytes fetched to learn the size: a safetensors header of a dictionary is far smaller
 _GAP = 32 << 10  # two spans nearer than this are one request: waiting costs more than these bytes
 _PIECE = 16 << 20  # bytes of one request at most, so that a retry does not start over
+_AT_ONCE = 8  # requests
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_LOG_IN = "log in with a token that may read it"
+_REFUSED = {
+    200: ("the server ignores byte ranges and would send the whole file", "download it once and name the local copy"),
+    401: ("the server wants permission (401)", _LOG_IN),
+    403: ("the server wants permission (403)", _LOG_IN),
+    404: ("there is no such file", "check the name"),
+    410: ("there is no such file", "check the name"),
+    416: ("the server has no such bytes of it", "check that the file is whole"),
+}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})$")
 
 
@@ -29,7 +39,7 @@ class RemoteFile:
     """A file at an ``http(s)`` address.
 
     ``fetched``: bytes received so far, ``requests``: answers received so far. Spans that lie close together are one
-    request; the others are sent ``at_once`` at a time. Close it, or use it in a with statement, to close its
+    request; the others are sent some at a time. Close it, or use it in a with statement, to close its
     connections.
     """
 
@@ -42,7 +52,6 @@ class RemoteFile:
         headers: Mapping[str, str] | None = None,
         name: str | None = None,
         retries: int = 3,
-        at_once: int = 8,
         wait: Callable[[float], None] = time.sleep,
         bounds: Bounds = BOUNDS,
     ) -> None:
@@ -50,7 +59,7 @@ class RemoteFile:
         self.name = name or public_address(url)
         self.fetched = self.requests = 0
         self._url, self._headers = url, dict(headers or {})
-        self._retries, self._at_once, self._wait = retries, at_once, wait
+        self._retries, self._wait = retries, wait
         self._http = Http(bounds)
         self._lock = threading.RLock()
         self._size: int | None = None
@@ -107,13 +116,11 @@ class RemoteFile:
                 if first < last:
                     buffer[first - start : last - start] = got[first - piece[0] : last - piece[0]]
 
-        if len(pieces) < 2:
-            for piece in pieces:
-                place(piece)
-            return
-        with ThreadPoolExecutor(min(self._at_once, len(pieces))) as pool:
-            for _ in pool.map(place, pieces):
-                pass
+        if len(pieces) == 1:
+            place(pieces[0])
+        elif pieces:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(pieces))) as pool:
+                list(pool.map(place, pieces))
 
     def _known(self, start: int, buffer: memoryview) -> bool:
         """Fill from what came with the first request, where that holds it."""
@@ -157,55 +164,32 @@ class RemoteFile:
             self.fetched += len(out)
             self.requests += 1
         if len(out) != length:
-            raise Refusal(
-                self.name, f"the server sent {len(out)} bytes where {length} were asked for", "try again later"
-            )
+            why = f"the server sent {len(out)} bytes where {length} were asked for"
+            raise Refusal(self.name, why, "try again later")
         return bytes(out)
 
     def _check(self, answer: Answer, start: int, end: int) -> None:
         """The answer is the asked range of the same file; its body has not been read yet."""
-        status = answer.status
-        if status == 200:
-            raise Refusal(
-                self.name,
-                "the server ignores byte ranges and would send the whole file",
-                "download it once and name the local copy",
-            )
-        if status in (401, 403):
-            raise Refusal(self.name, f"the server wants permission ({status})", "log in with a token that may read it")
-        if status == 416:
-            raise Refusal(self.name, "the server has no such bytes of it", "check that the file is whole")
-        if status != 206:
-            missing = status in (404, 410)
-            raise Refusal(
-                self.name,
-                "there is no such file" if missing else f"the server answers {status}",
-                "check the name" if missing else "try again later",
-            )
+        if answer.status != 206:
+            other = (f"the server answers {answer.status}", "try again later")
+            raise Refusal(self.name, *_REFUSED.get(answer.status, other))
         self._same_file(answer, start, end)
 
     def _same_file(self, answer: Answer, start: int, end: int) -> None:
         """Place, size and version of a partial answer are those that are due."""
-        said = answer.headers.get("content-range", "")
-        found = _CONTENT_RANGE.match(said)
+        stated = answer.headers.get("content-range", "")
+        found = _CONTENT_RANGE.match(stated)
         if answer.headers.get("content-encoding", "identity") != "identity" or not found:
-            raise Refusal(
-                self.name,
-                f"the server does not say which bytes it sends (Content-Range '{shown(said)}')",
-                "download the file once and name the local copy",
-            )
+            why = f"the server does not say which bytes it sends (Content-Range '{shown(stated)}')"
+            raise Refusal(self.name, why, "download the file once and name the local copy")
         first, last, total = (int(part) for part in found.groups())
         version = answer.headers.get("etag")
         with self._lock:
             if self._size is None:
                 self._size, self._version = total, version
             if total != self._size or (version and self._version and version != self._version):
-                raise Refusal(
-                    self.name, f"it changed while it was read ({self._size} bytes, now {total})", "read it again"
-                )
+                why = f"it changed while it was read ({self._size} bytes, now {total})"
+                raise Refusal(self.name, why, "read it again")
         if (first, last) != (start, min(end, total) - 1):
-            raise Refusal(
-                self.name,
-                f"bytes {start} to {min(end, total) - 1} were asked for and the server sends {first} to {last}",
-                "download the file once and name the local copy",
-            )
+            why = f"bytes {start} to {min(end, total) - 1} were asked for and the server sends {first} to {last}"
+            raise Refusal(self.name, why, "download the file once and name the local copy")

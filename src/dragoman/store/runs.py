@@ -22,16 +22,7 @@ from numpy.typing import NDArray
 from dragoman.addresses import public_address
 from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
-from dragoman.store.files import (
-    held,
-    opened,
-    plain,
-    read_json,
-    refuse_target,
-    refusing,
-    sync_folder,
-    write_json,
-)
+from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
@@ -228,11 +219,7 @@ class RunFolder:
         """
         path = Path(path)
         if not manifest.get(PLAN):
-            raise Refusal(
-                "a manifest without plan_digest",
-                "it decides which run a folder belongs to",
-                "give it one",
-            )
+            raise Refusal("a manifest without plan_digest", "it decides which run a folder belongs to", "give it one")
         written = cls.written(path)
         with cls._locked(path):
             if written:
@@ -256,16 +243,10 @@ class RunFolder:
     def _same(cls, path: Path, manifest: Mapping[str, Any]) -> RunFolder:
         """The run on disk, if it is the one asked for."""
         found = cls.open(path)
-        have, want = (
-            str(found.manifest.get(PLAN)),
-            str(manifest[PLAN]),
-        )
+        have, want = (str(found.manifest.get(PLAN)), str(manifest[PLAN]))
         if have != want:
-            raise Refusal(
-                f"output folder {path}",
-                f"it holds another run (plan {shown(have[:8])}, this one is {want[:8]})",
-                "name a new folder, or ask for the same run to go on with it",
-            )
+            why = f"it holds another run (plan {shown(have[:8])}, this one is {want[:8]})"
+            raise Refusal(f"output folder {path}", why, "name a new folder, or ask for the same run to go on with it")
         return found
 
     @classmethod
@@ -275,19 +256,12 @@ class RunFolder:
         with refusing("reading", path):
             written = (path / "manifest.json").exists()
         if not written:
-            raise Refusal(
-                f"{path}",
-                "it is not a run folder (no manifest.json)",
-                "name a folder that dragoman wrote",
-            )
+            raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
-            raise Refusal(
-                f"{path}",
-                f"its format is {shown(found)}, this dragoman reads {FORMAT}",
-                "make the run again in another folder, or use the version that wrote it",
-            )
+            why = f"its format is {shown(found)}, this dragoman reads {FORMAT}"
+            raise Refusal(f"{path}", why, "make the run again in another folder, or use the version that wrote it")
         check_manifest(path / "manifest.json", manifest)
         return cls(path, _public(manifest))
 
@@ -340,10 +314,7 @@ class RunFolder:
     @property
     def scores(self) -> dict[str, Any] | None:
         """What was scored, or None."""
-        path = self.path / SCORES
-        with refusing("reading", path):
-            there = path.exists()
-        scores = read_json(path) if there else None
+        path, scores = self.path / SCORES, self._json(SCORES)
         if scores is not None and not isinstance(scores, dict):
             raise Refusal(f"{path}", "it is not a JSON object", "score the run again")
         if scores is not None and scores.pop(PLAN, None) != self.plan:
@@ -354,6 +325,13 @@ class RunFolder:
         """Keep the scores, in place of earlier ones."""
         write_json(self.path / SCORES, {PLAN: self.plan, **scores})
 
+    def _json(self, name: str) -> Any:
+        """A JSON file of the folder, None where it is not there."""
+        path = self.path / name
+        with refusing("reading", path):
+            there = path.exists()
+        return read_json(path) if there else None
+
     @property
     def contexts(self) -> dict[str, dict[str, list[str]]] | None:
         """Windows of text by feature, ``firing`` and ``silent``, or None where nobody kept any.
@@ -361,34 +339,21 @@ class RunFolder:
         Raises:
             Refusal: the file holds something else.
         """
-        path = self.path / "contexts.json"
-        with refusing("reading", path):
-            there = path.exists()
-        if not there:
-            return None
-        told = read_json(path)
-        if not isinstance(told, dict) or not all(map(_is_windows, told.values())):
+        path, windows = self.path / "contexts.json", self._json("contexts.json")
+        if windows is not None and not (isinstance(windows, dict) and all(map(_is_windows, windows.values()))):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
-        return told
+        return windows
 
     def write_contexts(self, contexts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Keep the windows in which features fire and are silent, in place of earlier ones."""
         write_json(self.path / "contexts.json", contexts)
 
-    def write_vectors(
-        self,
-        arrays: Mapping[str, NDArray[np.floating]],
-        meta: Mapping[str, Any] | None = None,
-    ) -> None:
+    def write_vectors(self, arrays: Mapping[str, NDArray[np.floating]], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
         write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 
     def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The injected vectors and their description.
-
-        Raises:
-            Refusal: they are of another run.
-        """
+        """The injected vectors and their description. Refused: they are of another run."""
         path = self.path / "vectors.safetensors"
         arrays, meta = read_arrays(path)
         if meta.pop(PLAN, None) != self.plan:

@@ -37,6 +37,15 @@ def shown(text: object, limit: int = 60) -> str:
     return plain if len(plain) <= limit else plain[:limit] + "..."
 
 
+def words_of(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, short and on one line; its kind where it says little."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    words = words if len(words) <= limit else words[:limit] + "..."
+    # A KeyError's whole message is the key.
+    bare = not words or isinstance(error, LookupError | AssertionError | AttributeError)
+    return f"{type(error).__name__}: {words}" if bare and words else words or type(error).__name__
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """The first few names, for a sentence."""
     every = list(names)
@@ -101,6 +110,27 @@ class Arrays(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A matrix that is had as a whole only: its rows and columns are chosen in memory."""
+
+    shape: tuple[int, ...]
+
+    def whole(self) -> NDArray[Any]:
+        """All of it."""
+        raise NotImplementedError
+
+    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen rows."""
+        chosen = within(rows, self.shape, 0, str(self))
+        return self.whole()[chosen]
+
+    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen columns of a 2-D array."""
+        chosen = columns_within(columns, self.shape, str(self))
+        return self.whole()[:, chosen]
+
+
 class LocalBytes:
     """A file on this machine; opened for each call, so that nothing is left open."""
 
@@ -121,11 +151,8 @@ class LocalBytes:
                 while done < len(buffer):
                     got = os.preadv(file.fileno(), [buffer[done:]], start + done)
                     if not got:
-                        raise Refusal(
-                            self.name,
-                            f"it ends at byte {self.size}, before the array does",
-                            "fetch or write the file again",
-                        )
+                        why = f"it ends at byte {self.size}, before the array does"
+                        raise Refusal(self.name, why, "fetch or write the file again")
                     done += got
 
 
@@ -265,11 +292,8 @@ class StoredArray:
     def _affordable(self, cost: int, doing: str) -> None:
         """Refuse to fetch most of a large far file by ranges."""
         if self.source.far and cost > FAR_LIMIT:
-            raise Refusal(
-                f"{self}",
-                f"{doing} would fetch {cost / 1e6:,.0f} MB over the network",
-                "download the file once and name the local copy",
-            )
+            why = f"{doing} would fetch {cost / 1e6:,.0f} MB over the network"
+            raise Refusal(f"{self}", why, "download the file once and name the local copy")
 
     def _widened(self, read: NDArray[Any]) -> NDArray[Any]:
         """As numbers that this machine computes with."""

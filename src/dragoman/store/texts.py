@@ -1,25 +1,28 @@
-"""Texts and JSON lines, plain or gzipped.
+"""Texts and JSON lines, plain or gzipped; and gzip in pieces, for files here and for what a server sends.
 
-In: paths. Out: lists of objects or of texts. Refuses empty files, broken gzip, gzip that unpacks beyond all measure,
-lines without end, lines that are not JSON objects, rows without a text and texts with half a character, naming the
-line; and too few texts that differ.
+In: paths, or packed bytes piece by piece. Out: lists of objects or of texts; what the bytes unpack to. Refuses empty
+files, broken gzip, gzip that unpacks beyond all measure, lines without end, lines that are not JSON objects, rows
+without a text and texts with half a character, naming the line; and too few texts that differ.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from dragoman.core import Refusal
 from dragoman.store.files import digest, opened
-from dragoman.store.gunzip import Pieces, unpacked
 
-_PIECE = 1 << 16
+_PIECE = 1 << 16  # bytes
+_MAGIC = b"\x1f\x8b"
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
 _SUSPECT = 64 << 20  # bytes: below, a file of one line over and over may well gain that much
@@ -33,17 +36,9 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise Refusal(
-                f"{path}, line {number}",
-                "it is not JSON",
-                "mend the line or make the file again",
-            ) from error
+            raise Refusal(f"{path}, line {number}", "it is not JSON", "mend the line or make the file again") from error
         if not isinstance(row, dict):
-            raise Refusal(
-                f"{path}, line {number}",
-                "it is not a JSON object",
-                "write one object a line",
-            )
+            raise Refusal(f"{path}, line {number}", "it is not a JSON object", "write one object a line")
         rows.append(row)
     return rows
 
@@ -61,25 +56,15 @@ def read_texts(path: Path | str) -> list[str]:
         texts = [line.strip() for _, line in _lines(path)]
     elif kind == ".jsonl":
         rows = read_jsonl(path)
-        odd = next(
-            (n for n, row in enumerate(rows, 1) if not isinstance(row.get("text"), str)),
-            None,
-        )
+        odd = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get("text"), str)), None)
         if odd is not None:
-            raise Refusal(
-                f"{path}, row {odd}",
-                'it has no string "text"',
-                'give every row a field "text"',
-            )
+            raise Refusal(f"{path}, row {odd}", 'it has no string "text"', 'give every row a field "text"')
         for number, row in enumerate(rows, 1):
             refuse_halves(row["text"], f"{path}, row {number}")
         texts = [row["text"] for row in rows if row["text"].strip()]
     else:
-        raise Refusal(
-            f"{path}",
-            f"texts are not read from '{path.suffix}' files",
-            "pass .txt (one a line) or .jsonl, .gz allowed",
-        )
+        why = f"texts are not read from '{path.suffix}' files"
+        raise Refusal(f"{path}", why, "pass .txt (one a line) or .jsonl, .gz allowed")
     if not texts:
         raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
     return texts
@@ -95,9 +80,8 @@ def refuse_halves(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise Refusal(
-            what, f"it holds half a character (U+{code:04X}, at {error.start})", "write it whole, or leave it out"
-        ) from None
+        why = f"it holds half a character (U+{code:04X}, at {error.start})"
+        raise Refusal(what, why, "write it whole, or leave it out") from None
 
 
 def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> None:
@@ -135,11 +119,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with _opened(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
             if len(line) == _LINE:
-                raise Refusal(
-                    f"{path}, line {number}",
-                    f"it is longer than {_LINE >> 20} million characters",
-                    "pass a file of lines",
-                )
+                why = f"it is longer than {_LINE >> 20} million characters"
+                raise Refusal(f"{path}, line {number}", why, "pass a file of lines")
             if line.strip():
                 yield number, line.rstrip("\r\n")
 
@@ -160,3 +141,80 @@ def _contents(path: Path, raw: IO[bytes]) -> Pieces:
     """The contents of a gzip file, as long as they stay in proportion to it."""
     most = max(_SUSPECT, _RATIO * path.stat().st_size)
     return Pieces(unpacked(f"{path}", iter(lambda: raw.read(_PIECE), b""), lambda _read: most))
+
+
+def unpacked(name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, plain: bool = False) -> Iterator[bytes]:
+    """What packed pieces hold, piece by piece; several members of gzip may follow each other.
+
+    Args:
+        name: what a refusal calls the file.
+        pieces: its bytes.
+        most: how many bytes so many packed bytes may unpack to.
+        plain: bytes that do not begin as gzip does are passed on as they are, rather than refused.
+
+    Raises:
+        Refusal: torn and odd gzip, and contents far larger than the file warrants.
+    """
+    coming, head = iter(pieces), b""
+    for piece in coming:  # a slow server may send the first two bytes one by one
+        head += piece
+        if len(head) >= len(_MAGIC):
+            break
+    if head.startswith(_MAGIC):
+        yield from _gunzipped(name, chain([head], coming), most)
+        return
+    if head and not plain:
+        raise Refusal(name, "Not a gzipped file, by its first bytes", "name it without .gz, or write it again")
+    yield from chain([head], coming)
+
+
+def _gunzipped(name: str, pieces: Iterable[bytes], most: Callable[[int], int]) -> Iterator[bytes]:
+    """What pieces of gzip hold."""
+    read = done = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal read
+        for piece in pieces:
+            read += len(piece)
+            yield piece
+
+    try:
+        with gzip.GzipFile(fileobj=io.BufferedReader(Pieces(counted()))) as file:
+            while out := file.read1(_PIECE):
+                done += len(out)
+                if done > most(read):
+                    why = f"it unpacks to more than {most(read) >> 20} MB, far too many for its size"
+                    raise Refusal(name, why, "get the file from where it was published")
+                yield out
+    except EOFError as error:
+        raise Refusal(name, "the gzip file is torn", "fetch or write the file again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        # Bytes whose checksum or length is wrong were damaged; others were never gzip.
+        damaged = str(error).startswith(("CRC", "Incorrect length"))
+        why = "the gzip file is torn" if damaged else "it is not whole gzip"
+        raise Refusal(name, f"{why} ({error})", "fetch or write the file again") from error
+
+
+class Pieces(io.RawIOBase):
+    """Pieces of bytes as a file that is read from front to end."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        """Read nothing yet."""
+        super().__init__()
+        self._pieces, self._rest = iter(pieces), memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as one piece goes; 0 at the end."""
+        while not len(self._rest):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count

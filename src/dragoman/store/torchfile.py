@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.store.numpyfile import as_file
+from dragoman.store.numpyfile import as_file, first_line
 from dragoman.store.spans import LocalBytes, columns_within, listed, shown, within
 
 _PICKLE_LIMIT = 4 << 20  # bytes of the archive's pickle: it holds names and shapes, not numbers
@@ -116,17 +116,17 @@ def _check_archive(path: Path) -> None:
     file = as_file(LocalBytes(path), most=_DIRECTORY)
     try:
         if file.read(2) != b"PK":
-            raise Refusal(
-                f"{path}", "it is a pickle or a tar archive, torch's older formats, which can run code when read", SAFER
-            )
+            why = "it is a pickle or a tar archive, torch's older formats, which can run code when read"
+            raise Refusal(f"{path}", why, SAFER)
         with zipfile.ZipFile(file) as archive:
             _check_members(path, archive)
     except Refusal:
         raise
     # zipfile fails in as many ways as an archive can be odd.
     except Exception as error:
-        said = shown(str(error) or type(error).__name__, 120)
-        raise Refusal(f"{path}", f"it is not a whole torch file ({said})", "fetch or save it again") from error
+        raise Refusal(
+            f"{path}", f"it is not a whole torch file ({first_line(error)})", "fetch or save it again"
+        ) from error
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -143,11 +143,8 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     with archive.open(pickles[0]) as file:
         odd = _called_for(file.read(_PICKLE_LIMIT + 1))
     if odd is not None:
-        raise Refusal(
-            f"{path}",
-            f"it holds Python objects besides tensors ({shown(odd)})",
-            f"save a dict of tensors again, or {SAFER}",
-        )
+        why = f"it holds Python objects besides tensors ({shown(odd)})"
+        raise Refusal(f"{path}", why, f"save a dict of tensors again, or {SAFER}")
 
 
 def _called_for(pickle: bytes) -> str | None:
@@ -172,11 +169,11 @@ def _loaded(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     # The pickle machine fails in as many ways as a hostile file can be odd; each means the same to the reader.
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         why = (
             "it holds Python objects besides tensors"
             if "weights" in first.lower() and "only" in first.lower()
-            else f"torch cannot read it ({shown(first, 160)})"
+            else f"torch cannot read it ({first})"
         )
         raise Refusal(f"{path}", why, f"save a dict of tensors again, or {SAFER}") from error
     if isinstance(loaded, torch.Tensor):

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.store.boundary import opening
-from dragoman.store.bounded import Limits, ask
+from dragoman.store.boundary import Limits, ask, opening
 from dragoman.verbalizers.protocol import OPEN
 from dragoman.verbalizers.sidecar import SLOT, Sidecar, slots_of
 

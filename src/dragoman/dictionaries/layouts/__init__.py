@@ -1,4 +1,4 @@
-"""The layouts dictionaries are published in, one module each.
+"""The layouts dictionaries are published in, one module for each project.
 
 In: a `Folder`. Out: the `Weights` it holds. To add a layout, write its module and name it here. Refuses folders that
 no layout recognises, saying which are known.
@@ -11,22 +11,26 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Layout, Orientation, Weights, refuse_unread, residual_block, word
+from dragoman.dictionaries.layout import Layout, Orientation, Stored, Weights, refuse_unread, residual_block, word
 from dragoman.dictionaries.layouts import (
     dictionary_learning,
     gemma_scope,
-    gemma_scope_2,
     llama_scope,
     qwen_scope,
     saelens,
     sparsify,
 )
-from dragoman.store.spans import Arrays, listed
+from dragoman.store.spans import listed
 
 _PLACE = frozenset({"model_name", "hook_name", "dataset_path", "neuronpedia_id"})
-LAYOUTS: tuple[Layout, ...] = tuple(
-    module.LAYOUT
-    for module in (saelens, gemma_scope, gemma_scope_2, llama_scope, dictionary_learning, sparsify, qwen_scope)
+LAYOUTS: tuple[Layout, ...] = (
+    saelens.LAYOUT,
+    gemma_scope.LAYOUT,
+    gemma_scope.LAYOUT_2,
+    llama_scope.LAYOUT,
+    dictionary_learning.LAYOUT,
+    sparsify.LAYOUT,
+    qwen_scope.LAYOUT,
 )
 KNOWN = (
     "a folder of "
@@ -37,8 +41,7 @@ KNOWN = (
 
 def layout_of(folder: Folder) -> Layout | None:
     """The layout of a folder or file, None where none recognises it."""
-    meant = [layout for layout in LAYOUTS if folder.focus is None or not layout.files or folder.focus in layout.files]
-    return next((layout for layout in meant if layout.recognises(folder)), None)
+    return next((layout for layout in LAYOUTS if layout.recognises(folder)), None)
 
 
 def open_weights(folder: Folder, orientation: Orientation | None = None, k: int | None = None) -> Weights:
@@ -50,12 +53,9 @@ def open_weights(folder: Folder, orientation: Orientation | None = None, k: int 
     layout = layout_of(folder)
     if layout is None:
         inside = sorted(getattr(folder, "entries", folder.names))
-        raise Refusal(
-            f"folder {folder.where}",
-            f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})",
-            f"name {KNOWN}",
-        )
-    opened = replace(layout.open(folder, orientation, k), asked_k=k)
+        why = f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})"
+        raise Refusal(f"folder {folder.where}", why, f"name {KNOWN}")
+    opened = layout.weights(folder, orientation, k)
     overrides = folder.extra.get("config_overrides", {})
     return opened if layout is saelens.LAYOUT or not overrides else _overridden(opened, overrides)
 
@@ -74,9 +74,9 @@ def _overridden(opened: Weights, overrides: Mapping[str, Any]) -> Weights:
     if hook is not None:
         stated = replace(stated, block=residual_block(opened.name, hook, None), by=by)
 
-    def make(arrays: Arrays) -> Encoder:
+    def make(stored: Stored) -> Encoder:
         refuse_unread(f"encoder of {opened.name}", overrides, _PLACE, by)
-        return replace(opened.make(arrays), site=stated.site)
+        return opened.make(stored)
 
     return replace(opened, stated=stated, make=make)
 

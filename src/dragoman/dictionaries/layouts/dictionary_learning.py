@@ -2,8 +2,8 @@
 
 In: a folder with ``ae.pt`` (encoder.weight (d_sae, d_in), encoder.bias, decoder.weight (d_in, d_sae), bias or b_dec, k,
 threshold; or W_enc, W_dec, b_enc, b_dec as JumpReLU and Matryoshka have them) and ``config.json`` (trainer: dict_class,
-activation_dim, dict_size, k, layer, lm_name, submodule_name). Out: a `Weights`. Refuses gated encoders, a BatchTopK
-whose threshold was never learnt (-1), and submodules that are not a block.
+activation_dim, dict_size, k, layer, lm_name, submodule_name). Out: what a `Layout` finds. Refuses gated encoders, a
+BatchTopK whose threshold was never learnt (-1), and submodules that are not a block.
 
 Semantics: each class's ``encode`` in ``dictionary.py`` and ``trainers/*.py``: AutoEncoder takes its bias off and, as
 loaded there, has its decoder's lengths moved into the encoder; AutoEncoderNew takes nothing off; TopK and BatchTopK
@@ -22,7 +22,7 @@ from dragoman.core import Refusal, Site
 from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Architecture, Encoder
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
+from dragoman.dictionaries.layout import Found, Layout, Named, Stated, Stored
 from dragoman.store.spans import Arrays, shown
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -43,29 +43,19 @@ _ARCHITECTURES: dict[str, Architecture] = {
 _NOTHING_OFF = ("AutoEncoderNew", "JumpReluAutoEncoder")
 
 
-def _recognises(folder: Folder) -> bool:
-    return {WEIGHTS, CONFIG} <= folder.names
-
-
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
+def _open(folder: Folder) -> Found:
     """The dictionary of a folder."""
-    what = f"dictionary {folder.label}"
     config = layout.config_of(folder, CONFIG)
     trainer = config.get("trainer")
     if not isinstance(trainer, dict):
         raise Refusal(f"{folder.where}/{CONFIG}", "it describes no trainer", "fetch the dictionary again")
     arrays = folder.arrays(WEIGHTS)
     names = _LINEAR if _LINEAR.w_dec in arrays.names else _BARE
-    names = replace(names, b_dec=next((name for name in _BIASES if name in arrays.names), "b_dec"))
-    stated = _stated(what, trainer, config.get("buffer"))
-    return names.weights(
-        folder,
-        arrays,
-        LAYOUT,
-        what=what,
-        stated=stated,
-        asked=orientation,
-        make=partial(_encoder, f"encoder of {folder.label}", names, config, stated, k),
+    return Found(
+        names=replace(names, b_dec=next((name for name in _BIASES if name in arrays.names), "b_dec")),
+        stated=_stated(f"dictionary {folder.label}", trainer, config.get("buffer")),
+        make=partial(_encoder, config),
+        arrays=arrays,
         d_sae=layout.number(trainer, "dict_size", CONFIG),
         d_in=layout.number(trainer, "activation_dim", CONFIG),
         said_by=CONFIG,
@@ -89,25 +79,23 @@ def _is_transcoder(buffer: Any) -> bool:
     return isinstance(buffer, Mapping) and buffer.get("io") == "in_and_out"
 
 
-def _encoder(
-    what: str, names: Named, config: Mapping[str, Any], stated: Stated, k: int | None, across: bool, arrays: Arrays
-) -> Encoder:
+def _encoder(config: Mapping[str, Any], stored: Stored) -> Encoder:
     """The encoder, whole."""
-    trainer = config["trainer"]
+    what, arrays, trainer = stored.what, stored.arrays, config["trainer"]
     if _is_transcoder(config.get("buffer")):
         raise layout.no_encoder(what)
     named = str(trainer.get("dict_class"))
     if named not in _ARCHITECTURES:
         raise Refusal(what, f"dict_class '{shown(named)}' is not known", f"use {', '.join(_ARCHITECTURES)}")
-    parts, architecture = names.read(arrays, across, what), _ARCHITECTURES[named]
+    parts, architecture = stored.read(), _ARCHITECTURES[named]
     return Encoder(
         **parts,
         architecture=architecture,
-        k=layout.one_k(what, k, _k(what, arrays, trainer), CONFIG) if architecture == "topk" else None,
+        k=stored.k(_k(what, arrays, trainer), CONFIG) if architecture == "topk" else None,
         threshold=_threshold(what, named, arrays, parts["b_enc"].size) if architecture == "jumprelu" else None,
         apply_b_dec_to_input=named not in _NOTHING_OFF,
         rescale_by_decoder_norm=named == "AutoEncoder",
-        site=stated.site,
+        site=stored.site,
     )
 
 
@@ -125,21 +113,18 @@ def _k(what: str, arrays: Arrays, trainer: Mapping[str, Any]) -> int | None:
 def _threshold(what: str, named: str, arrays: Arrays, d_sae: int) -> Any:
     """Each feature's own, or the one number a BatchTopK learnt."""
     if "threshold" not in arrays.names:
-        raise Refusal(
-            what,
-            f"{WEIGHTS} has no threshold, and without it a {named} says nothing of a single row",
-            "use a newer release of the dictionary",
-        )
+        why = f"{WEIGHTS} has no threshold, and without it a {named} says nothing of a single row"
+        raise Refusal(what, why, "use a newer release of the dictionary")
     threshold = arrays.array("threshold").whole()
     if named != "JumpReluAutoEncoder" and threshold.size == 1 and threshold.item() < 0:
         raise Refusal(what, f"its threshold is {threshold.item():g}, so it was never learnt", "train it to the end")
-    return layout.floats(layout.everywhere(threshold, d_sae))
+    return layout.everywhere(threshold, d_sae)
 
 
 LAYOUT = Layout(
     name="dictionary_learning",
     described=f"a dictionary_learning folder ({WEIGHTS} and {CONFIG})",
     files=(WEIGHTS,),
-    recognises=_recognises,
+    needs=(frozenset({WEIGHTS, CONFIG}),),
     open=_open,
 )

@@ -1,8 +1,8 @@
 """One ``.pt`` file a layer, both matrices as ``torch.nn.Linear`` has them: Qwen-Scope, Goodfire, DeepSeek-R1's.
 
 In: a file ``layer20.sae.pt`` (Qwen-Scope: W_enc (d_sae, d_in), W_dec (d_in, d_sae), b_enc, b_dec), or any ``.pt`` with
-encoder_linear and decoder_linear (Goodfire) or encoder and decoder (DeepSeek-R1) weights and biases. Out: a
-`Weights`. Refuses a folder of many layers when none is named, and a Qwen-Scope encoder whose k no name says.
+encoder_linear and decoder_linear (Goodfire) or encoder and decoder (DeepSeek-R1) weights and biases. Out: what a
+`Layout` finds. Refuses a folder of many layers when none is named, and a Qwen-Scope encoder whose k no name says.
 
 Semantics: Qwen-Scope's model card: x W_enc^T + b_enc, the k largest kept, hooked on the block's output; its
 repository's name says k (``SAE-Res-Qwen3-8B-Base-W64K-L0_50``). (The card's snippet has no ReLU; the k largest of tens
@@ -18,11 +18,9 @@ from functools import partial
 from pathlib import PurePath
 
 from dragoman.core import Refusal
-from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import TORCH, Folder
-from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
-from dragoman.store.spans import Arrays
+from dragoman.dictionaries.layout import Found, Layout, Named, Stated, Stored
 
 _FILE = re.compile(r"layer(\d+)\.sae\.pt$")
 _REPOSITORY = re.compile(r"SAE-Res-(?P<model>Qwen.+?)-W\d+K-L0_(?P<k>\d+)$")
@@ -38,7 +36,7 @@ def _layers(folder: Folder) -> list[str]:
     return sorted(name for name in folder.names if _FILE.search(name))
 
 
-def _recognises(folder: Folder) -> bool:
+def _fits(folder: Folder) -> bool:
     """By the file's name; other ``.pt`` files by what they hold, when one of these was named."""
     if folder.focus is None:
         return bool(_layers(folder))
@@ -49,21 +47,22 @@ def _recognises(folder: Folder) -> bool:
     )
 
 
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
+def _open(folder: Folder) -> Found:
     """The dictionary of a file."""
     if folder.focus is None:
         first = _layers(folder)[0]
-        raise Refusal(
-            f"folder {folder.where}", f"it holds a file for each layer ({first}, ...)", "name the file of one layer"
-        )
-    what = f"dictionary {folder.label}/{folder.focus}"
+        why = f"it holds a file for each layer ({first}, ...)"
+        raise Refusal(f"folder {folder.where}", why, "name the file of one layer")
     arrays = folder.arrays(folder.focus)
     found = next((names for names in (_QWEN, *_OTHERS) if names.w_dec in arrays.names), _QWEN)
-    names = replace(found, file=folder.focus)
-    stated, said_k = _stated(folder, folder.focus)
-    k = layout.one_k(what, k, said_k, "its repository's name")
-    make = partial(_encoder, f"encoder of {folder.label}/{folder.focus}", names, stated, k)
-    return names.weights(folder, arrays, LAYOUT, what=what, stated=stated, asked=orientation, make=make)
+    stated, k = _stated(folder, folder.focus)
+    return Found(
+        label=f"{folder.label}/{folder.focus}",
+        names=replace(found, file=folder.focus),
+        stated=stated,
+        make=partial(_encoder, k),
+        arrays=arrays,
+    )
 
 
 def _stated(folder: Folder, name: str) -> tuple[Stated, int | None]:
@@ -76,23 +75,21 @@ def _stated(folder: Folder, name: str) -> tuple[Stated, int | None]:
     return stated, int(found["k"]) if found else None
 
 
-def _encoder(what: str, names: Named, stated: Stated, k: int | None, across: bool, arrays: Arrays) -> Encoder:
+def _encoder(said_k: int | None, stored: Stored) -> Encoder:
     """The encoder, whole."""
-    parts = names.read(arrays, across, what)
-    topk = names.w_enc == _QWEN.w_enc
+    k = stored.k(said_k, "its repository's name")
+    parts = stored.read()
+    topk = stored.names.w_enc == _QWEN.w_enc
     if topk and k is None:
-        raise Refusal(
-            what,
-            "it is a TopK, and its k stands in the repository's name only",
-            "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k",
-        )
+        why = "it is a TopK, and its k stands in the repository's name only"
+        raise Refusal(stored.what, why, "keep that name (SAE-Res-...-L0_50) on the way to the file, or say it with --k")
     return Encoder(
         **parts,
         architecture="topk" if topk else "relu",
         k=k if topk else None,
         apply_b_dec_to_input=False,
-        site=stated.site,
+        site=stored.site,
     )
 
 
-LAYOUT = Layout(name="Qwen-Scope", described="a Qwen-Scope file (layer20.sae.pt)", recognises=_recognises, open=_open)
+LAYOUT = Layout(name="Qwen-Scope", described="a Qwen-Scope file (layer20.sae.pt)", fits=_fits, open=_open)

@@ -1,9 +1,10 @@
 """SAELens' own folders, and what is published in them (chanind's Matryoshka, andyrdt's conversions, transcoders).
 
 In: a folder with ``cfg.json`` and ``sae_weights.safetensors`` (W_dec (d_sae, d_in), W_enc (d_in, d_sae), b_enc, b_dec,
-threshold). Out: a `Weights`. A transcoder's rows live where its decoder writes (``hook_name_out``). Refuses a
+threshold). Out: what a `Layout` finds. A transcoder's rows live where its decoder writes (``hook_name_out``). Refuses a
 transcoder that says only what it reads, BatchTopK without its learnt threshold, activation scaling or whitening that is
-not stored, architectures and settings it does not know (see ``saelens_settings``).
+not stored; and, by name, architectures, settings and arrays that are neither read nor known, model loading options that
+change the stream, and fine-tuned scaling.
 
 Rows of a dictionary that was trained on a centred stream (center_writing_weights) are taken: they are right up to their
 mean over the stream's width, which no LayerNorm sees; its encoder is refused.
@@ -15,17 +16,14 @@ Semantics: SAELens 6, ``saes/sae.py``, ``jumprelu_sae.py``, ``topk_sae.py``, ``b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import layout
-from dragoman.dictionaries.encoder import Architecture, Encoder, Normalize
+from dragoman.dictionaries.encoder import Architecture, Encoder, Normalize, Whitening, unwhitened
 from dragoman.dictionaries.folder import Folder
-from dragoman.dictionaries.layout import Layout, Named, Orientation, Stated, Weights
-from dragoman.dictionaries.layouts.saelens_settings import CONFIG, merged, refuse_odd_settings, revision
-from dragoman.dictionaries.whitening import Whitening, unwhitened
+from dragoman.dictionaries.layout import Found, Layout, Named, Stated, Stored
 from dragoman.store.spans import Arrays, shown
 
 NAMES = Named(file="sae_weights.safetensors")
@@ -41,12 +39,58 @@ _ARCHITECTURES: dict[str, Architecture] = {
 }
 _BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
 
+# Settings that are read here, and those that leave what fires alone: the fields of SAELens' configurations from 0.x to
+# 6.x. What a trainer, a logger, a store of activations or a loader of texts is told changes the weights, which are
+# stored, and nothing after.
+CONFIG = "cfg.json"
+_READ = (
+    "activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_out d_sae"
+    " finetuning_scaling_factor hook_head_index hook_layer hook_layer_out hook_name hook_name_out hook_point"
+    " hook_point_head_index hook_point_layer k layer_out metadata model_from_pretrained_kwargs model_name"
+    " norm_scaling_factor normalize_activations rescale_acts_by_decoder_norm reshape_activations"
+)
+_TRAINER = (
+    "adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient b_dec_init_method checkpoint_path compile_llm"
+    " compile_sae dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_heuristic_init_norm"
+    " decoder_init_norm decoder_orthogonal_init expansion_factor feature_reinit_scale feature_sampling_method"
+    " feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path ghost_grads"
+    " init_encoder_as_decoder_transpose jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode"
+    " jumprelu_ste_to_input jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps"
+    " llm_compilation_mode lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths"
+    " mse_loss_normalization n_batches_for_norm_estimate n_checkpoints n_restart_cycles noise_scale"
+    " normalize_sae_decoder output_path pre_act_loss_coefficient resample_batches resume resume_from_checkpoint"
+    " sae_compilation_mode save_final_checkpoint scale_sparsity_penalty_by_decoder_norm seed target_l0"
+    " topk_threshold_lr total_training_samples total_training_tokens train_batch_size train_batch_size_samples"
+    " train_batch_size_tokens training_tokens use_ghost_grads use_matryoshka_aux_loss use_sparse_activations"
+)
+_TEXTS = (
+    "act_store_device activations_mixing_fraction cached_activations_path context_size dataset_path"
+    " dataset_trust_remote_code disable_concat_sequences exclude_special_tokens is_dataset_tokenized model_batch_size"
+    " n_batches_in_buffer new_cached_activations_path prefetch_llm_batches prepend_bos seqpos_slice"
+    " sequence_separator_token shuffle_every_n_buffers store_batch_size store_batch_size_prompts streaming"
+    " tokens_per_buffer use_cached_activations use_chat_formatting"
+)
+_TOLD = (
+    "description device dtype eval_batch_size_prompts eval_every_n_wandb_logs hf_hook_name hf_hook_name_out"
+    " hook_eval hook_head_index_out hook_point_eval l0 license llm_device log_activations_store_to_wandb"
+    " log_optimizer_state_to_wandb log_to_wandb log_weights_to_wandb logger model_class_name n_eval_batches name"
+    " neuronpedia_id notes num_dead_features run_name sae_lens_training_version sae_lens_version sparsity unique_id"
+    " url variance_explained verbose wandb_entity wandb_id wandb_log_frequency wandb_project"
+)
+KNOWN = frozenset(f"{_READ} {_TRAINER} {_TEXTS} {_TOLD}".split())
+_FACTORS = ("scaling_factor", "finetuning_scaling_factor")
+ARRAYS = frozenset({"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "topk_threshold", "sparsity", *_FACTORS})
+# Where a model's tensors lie and how it is fetched, not what they are; and what TransformerLens rewrites between the
+# stream's readers and its own weights, so that the stream stays what it is.
+_LOADING = (
+    "attn_implementation cache_dir center_unembed default_padding_side default_prepend_bos device device_map dtype"
+    " fold_value_biases hf_model local_files_only low_cpu_mem_usage move_to_device n_devices"
+    " refactor_factored_attn_matrices revision tokenizer torch_dtype trust_remote_code use_safetensors"
+)
+_OTHER_WEIGHTS = ("checkpoint_index", "checkpoint_value")
 
-def _recognises(folder: Folder) -> bool:
-    return {CONFIG, NAMES.file} <= folder.names
 
-
-def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Weights:
+def _open(folder: Folder) -> Found:
     """The dictionary of a folder; its weights' header is read, no numbers (but where nothing declares shapes)."""
     what = f"dictionary {folder.label}"
     raw = layout.config_of(folder, CONFIG)
@@ -56,30 +100,16 @@ def _open(folder: Folder, orientation: Orientation | None, k: int | None) -> Wei
     transcoder = _is_transcoder(config)
     stated = _stated(what, config, transcoder)
     white = _whitening(what, folder, config)
-    opened = _Opened(folder=folder, raw={**raw, **overrides}, config=config, white=white)
-    weights = NAMES.weights(
-        folder,
-        arrays,
-        LAYOUT,
-        what=what,
+    return Found(
+        names=NAMES,
         stated=stated,
-        asked=orientation,
-        make=partial(_encoder, opened, stated, k),
+        make=partial(_encoder, folder, {**raw, **overrides}, config, white),
+        arrays=arrays,
         d_sae=layout.number(config, "d_sae", CONFIG),
         d_in=layout.number(config, "d_out" if transcoder else "d_in", CONFIG),
         said_by=CONFIG,
+        unwhitened=None if white is None else partial(unwhitened, arrays=white, what=what),
     )
-    return weights if white is None else replace(weights, unwhitened=partial(unwhitened, arrays=white, what=what))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    """The folder, its configuration as it is written and as it is meant, and the whitening's file, if there is one."""
-
-    folder: Folder
-    raw: Mapping[str, Any]
-    config: Mapping[str, Any]
-    white: Arrays | None
 
 
 def _whitening(what: str, folder: Folder, config: Mapping[str, Any]) -> Arrays | None:
@@ -88,19 +118,12 @@ def _whitening(what: str, folder: Folder, config: Mapping[str, Any]) -> Arrays |
     Raises:
         Refusal: whitened weights without it, or it beside weights that are said not to be whitened.
     """
-    said = config.get("normalize_activations") == WHITE
-    told = (
-        layout.flag(layout.config_of(folder, SCALER), "has_whitening", SCALER, usual=True)
-        if SCALER in folder.names
-        else True
-    )
-    held = WHITENING in folder.names and told
+    said, held = config.get("normalize_activations") == WHITE, WHITENING in folder.names
+    if held and SCALER in folder.names:
+        held = layout.flag(layout.config_of(folder, SCALER), "has_whitening", SCALER, usual=True)
     if said and not held:
-        raise Refusal(
-            what,
-            f"its rows are of whitened activations ({WHITE}), and without {WHITENING} nobody knows where they point",
-            "fetch that file too, or the checkpoint of the end of training",
-        )
+        why = f"its rows are of whitened activations ({WHITE}), and without {WHITENING} nobody knows where they point"
+        raise Refusal(what, why, "fetch that file too, or the checkpoint of the end of training")
     if held and not said:
         raise Refusal(
             what,
@@ -126,11 +149,8 @@ def _stated(what: str, config: Mapping[str, Any], transcoder: bool) -> Stated:
         hook = config.get("hook_name_out")
         layer = layout.number(config, "hook_layer_out" if "hook_layer_out" in config else "layer_out", CONFIG)
         if hook is None and layer is None:
-            raise Refusal(
-                what,
-                f"it is a transcoder and its {CONFIG} says only what it reads, not where its decoder writes",
-                "add hook_name_out",
-            )
+            why = f"it is a transcoder and its {CONFIG} says only what it reads, not where its decoder writes"
+            raise Refusal(what, why, "add hook_name_out")
     block = layer if hook is None else layout.residual_block(what, str(hook), layer, writes=transcoder)
     return Stated(
         model=layout.word(config, "model_name", CONFIG),
@@ -140,31 +160,33 @@ def _stated(what: str, config: Mapping[str, Any], transcoder: bool) -> Stated:
     )
 
 
-def _encoder(opened: _Opened, stated: Stated, k: int | None, across: bool, arrays: Arrays) -> Encoder:
-    """The encoder, whole."""
-    what, folder, config = f"encoder of {opened.folder.label}", opened.folder, opened.config
+def _encoder(
+    folder: Folder, raw: Mapping[str, Any], config: Mapping[str, Any], white: Arrays | None, stored: Stored
+) -> Encoder:
+    """The encoder, whole; see `refuse_odd_settings` for ``raw`` and ``config``, ``white`` is the whitening's file."""
+    what, arrays = stored.what, stored.arrays
     architecture = _architecture(what, config)
-    refuse_odd_settings(what, opened.raw, config, arrays)
-    parts = NAMES.read(arrays, across, what)
+    refuse_odd_settings(what, raw, config, arrays)
+    parts, k = stored.read(), None
     arguments = config.get("activation_fn_kwargs")
     if architecture == "topk":  # a BatchTopK's k may be a fraction, and is not needed
         settings = config if "k" in config else arguments if isinstance(arguments, Mapping) else {}
-        k = layout.one_k(what, k, layout.number(settings, "k", CONFIG), CONFIG)
+        k = stored.k(layout.number(settings, "k", CONFIG), CONFIG)
     normalize, factor = _normalised(what, folder, config)
     # Of outlines too: the file is asked for, and its three arrays are looked at.
-    white = None if opened.white is None else Whitening.read(opened.white, parts["W_dec"].shape[1], what)
+    whitening = None if white is None else Whitening.read(white, parts["W_dec"].shape[1], what)
     named, d_sae = str(config.get("architecture")), parts["b_enc"].size
     return Encoder(
         **parts,
         architecture=architecture,
-        k=k if architecture == "topk" else None,
+        k=k,
         threshold=_threshold(what, named, arrays, d_sae) if architecture == "jumprelu" else None,
         apply_b_dec_to_input=layout.flag(config, "apply_b_dec_to_input", CONFIG, usual=True),
         rescale_by_decoder_norm=layout.flag(config, "rescale_acts_by_decoder_norm", CONFIG),
         normalize=normalize,
         input_factor=factor,
-        whitening=white,
-        site=stated.site,
+        whitening=whitening,
+        site=stored.site,
     )
 
 
@@ -177,27 +199,23 @@ def _architecture(what: str, config: Mapping[str, Any]) -> Architecture:
     if named == "standard" and activation is not None:
         named = str(activation)
     elif named in _ARCHITECTURES and activation not in (None, "relu", named):
-        raise Refusal(
-            what, f"its activation_fn is '{shown(activation)}' under architecture '{named}'", "use one of relu"
-        )
+        why = f"its activation_fn is '{shown(activation)}' under architecture '{named}'"
+        raise Refusal(what, why, "use one of relu")
     if named not in _ARCHITECTURES:
         raise Refusal(what, f"architecture '{shown(named)}' is not known", f"use {', '.join(sorted(_ARCHITECTURES))}")
     if config.get("reshape_activations", "none") not in ("none", False):
-        raise Refusal(
-            what,
-            f"reshape_activations is '{shown(config['reshape_activations'])}', which is not done here",
-            "use a dictionary of the residual stream",
-        )
+        why = f"reshape_activations is '{shown(config['reshape_activations'])}', which is not done here"
+        raise Refusal(what, why, "use a dictionary of the residual stream")
     return _ARCHITECTURES[named]
 
 
 def _threshold(what: str, named: str, arrays: Arrays, d_sae: int) -> Any:
     """A JumpReLU's threshold; a BatchTopK that was saved while training holds one number for all features."""
     if "threshold" in arrays.names:
-        return layout.floats(layout.everywhere(arrays.array("threshold").whole(), d_sae))
+        return layout.everywhere(arrays.array("threshold").whole(), d_sae)
     learnt = arrays.array("topk_threshold").whole() if "topk_threshold" in arrays.names else None
     if learnt is not None and learnt.size == 1 and learnt.item() > 0:
-        return layout.floats(layout.everywhere(learnt, d_sae))
+        return layout.everywhere(learnt, d_sae)
     if named in _BATCHTOPK:
         raise Refusal(
             what,
@@ -218,26 +236,97 @@ def _normalised(what: str, folder: Folder, config: Mapping[str, Any]) -> tuple[N
     if said in ("constant_norm_rescale", "layer_norm"):
         return said, 1.0
     if said not in (True, "expected_average_only_in"):
-        raise Refusal(
-            what, f"normalize_activations is '{shown(said)}', which is not known", "use a dictionary without it"
-        )
+        why = f"normalize_activations is '{shown(said)}', which is not known"
+        raise Refusal(what, why, "use a dictionary without it")
     stored = folder.extra.get("norm_scaling_factor", config.get("norm_scaling_factor"))
     if stored is None and SCALER in folder.names:
         stored = layout.config_of(folder, SCALER).get("scaling_factor")
     scale = layout.factor(stored)
     if scale is None:
-        raise Refusal(
-            what,
-            "it was trained on activations scaled to an expected average, and the factor is not stored",
-            f"add norm_scaling_factor to {CONFIG}, or name it by its SAELens release",
-        )
+        why = "it was trained on activations scaled to an expected average, and the factor is not stored"
+        raise Refusal(what, why, f"add norm_scaling_factor to {CONFIG}, or name it by its SAELens release")
     return "factor", scale
+
+
+def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """One configuration: newer releases' nested ``metadata`` laid under the top level, a registry's overrides over it.
+
+    Settings that are null count as not there, overridden or not.
+    """
+    nested = config.get("metadata")
+    out = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in config.items() if v is not None}}
+    return out | {name: value for name, value in overrides.items() if value is not None}
+
+
+def loading(what: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the model was loaded whose stream the dictionary was trained on."""
+    found = config.get("model_from_pretrained_kwargs")
+    if found is not None and not isinstance(found, Mapping):
+        raise Refusal(what, f"its model_from_pretrained_kwargs is '{shown(found)}', not an object", f"mend {CONFIG}")
+    return found or {}
+
+
+def revision(what: str, config: Mapping[str, Any]) -> str | None:
+    """The model's revision, where it was loaded at one.
+
+    Raises:
+        Refusal: it was loaded at a checkpoint of its training, which no site can name.
+    """
+    options = loading(what, config)
+    odd = next((name for name in _OTHER_WEIGHTS if options.get(name) is not None), None)
+    if odd is not None:
+        why = f"its model was loaded with {odd} {shown(options[odd])}, a checkpoint of its training with another stream"
+        raise Refusal(what, why, "use a dictionary of the published weights")
+    named = options.get("revision")
+    if named is not None and not isinstance(named, str):
+        raise Refusal(what, f"the revision of its model is '{shown(named)}', not a name", f"mend {CONFIG}")
+    return named or None
+
+
+def refuse_odd_settings(what: str, raw: Mapping[str, Any], config: Mapping[str, Any], arrays: Arrays) -> None:
+    """Refuse whatever changes what fires and is not done here.
+
+    Args:
+        what: what the refusals are about.
+        raw: the configuration's top level and a registry's overrides; ``metadata`` is only for people.
+        config: the same with ``metadata``.
+        arrays: the weights.
+
+    Raises:
+        Refusal: by the setting's or the array's name.
+    """
+    layout.refuse_unread(what, raw, KNOWN, CONFIG)
+    head = config.get("hook_head_index", config.get("hook_point_head_index"))
+    if head is not None:
+        raise Refusal(what, f"its hook_head_index is {shown(head)}: it reads one head", "use one of the whole stream")
+    for name, value in loading(what, config).items():
+        if not layout.off(value) and name not in _LOADING.split():
+            raise Refusal(
+                what,
+                f"it was trained on a model loaded with {shown(name)} '{shown(value)}' (model_from_pretrained_kwargs),"
+                " which is not done here, and the stream as it is would fire other features",
+                "use a dictionary of a model loaded as it is",
+            )
+    odd = next((name for name in arrays.names if name not in ARRAYS), None)
+    if odd is not None:
+        raise Refusal(what, f"what its array {shown(odd)} does is not known here", "use a dictionary without it")
+    _refuse_finetuned(what, config, arrays)
+
+
+def _refuse_finetuned(what: str, config: Mapping[str, Any], arrays: Arrays) -> None:
+    """Factors of the features after fine-tuning: ones change nothing."""
+    held = [name for name in _FACTORS if name in arrays.names]
+    odd = next((name for name in held if not (arrays.array(name).whole() == 1).all()), None)
+    if odd is None and layout.flag(config, "finetuning_scaling_factor", CONFIG) and not held:
+        odd = "finetuning_scaling_factor"
+    if odd is not None:
+        raise Refusal(what, f"it was fine-tuned with a {odd}, which is not done here", "fold it into W_dec")
 
 
 LAYOUT = Layout(
     name="SAELens",
     described=f"a SAELens folder ({CONFIG} and {NAMES.file} with W_dec)",
     files=(NAMES.file,),
-    recognises=_recognises,
+    needs=(frozenset({CONFIG, NAMES.file}),),
     open=_open,
 )
