@@ -17,6 +17,7 @@ from dragoman.addresses import public_address
 from dragoman.confidence.sets import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, Features, open_dictionary
+from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
@@ -169,8 +170,8 @@ def refuse_early(
     if fitted is None:
         texts.refuse_few(source, target, map=options.map, route=options.route, native=native)
     _ = dictionary.truth  # read when it is asked for
-    if dictionary.confidence_path is not None:
-        ConfidenceSet.load(dictionary.confidence_path)
+    if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
+        ConfidenceSet.load(calibrated)
     if options.route == "as-is":
         if fitted is not None:
             raise Refusal(
