@@ -21,6 +21,7 @@ from dragoman.models.paired import Harvest, ReadingOptions, cuts_of, direct_stat
 from dragoman.store import read_texts, refuse_halves
 from planted_readers import TEXTS, UNICODE, opened, sae, same_everything
 from small_world import World
+from studies.tokens import read_tokens
 from tiny_checkpoints import ALL_FAMILIES, SPECIAL, WIDTH, tokenizer_of
 
 LONG = [f"{' '.join(TEXTS[k : k + 12])} number {k}" for k in range(12)]
@@ -121,7 +122,7 @@ def test_empty_texts_and_texts_of_one_token_have_no_rows_and_pooled_are_one_sent
         assert not len(rows.x) if family == "qwen2" else len(rows.x) == sum(map(bool, texts))
     assert not encode_texts(reader.tokenizer, [], 256).ids
     with pytest.raises(Refusal, match=r"^text 1: it has no token after the first; leave empty or one-word texts out"):
-        pool(reader.model, reader.tokenizer, reader.site, ["The people of the city", "", "The right to vote"])
+        pool(reader, ["The people of the city", "", "The right to vote"])
 
 
 def test_texts_all_alike_are_one_sentence(readers: tuple[Reader, Reader]) -> None:
@@ -184,7 +185,7 @@ def test_texts_that_fit_both_models_are_read_whole(readers: tuple[Reader, Reader
     assert cuts_of(*readers, texts) == [len(t) for t in texts]
     found = harvest(*readers, texts)
     for reader, rows in zip(readers, (found.x, found.y), strict=True):
-        np.testing.assert_array_equal(rows, pool(reader.model, reader.tokenizer, reader.site, texts).rows)
+        np.testing.assert_array_equal(rows, pool(reader, texts).rows)
 
 
 def test_without_a_shared_end_both_read_as_far_as_the_shorter() -> None:
@@ -223,10 +224,11 @@ def test_more_than_a_hundredth_that_is_not_finite_is_refused_everywhere_in_the_r
         r"use bfloat16, whose range is that of float32\.$"
     )
     ways: list[Any] = [
-        lambda: pool(bad.model, bad.tokenizer, bad.site, TEXTS),
-        lambda: pool(bad.model, bad.tokenizer, bad.site, TEXTS, typical=np.inf),
+        lambda: pool(bad, TEXTS),
+        lambda: pool(bad, TEXTS, typical=np.inf),
         lambda: harvest(bad, target, TEXTS),
         lambda: read_aligned(bad, target, TEXTS, encoder),
+        lambda: read_tokens(bad, target, encoder, TEXTS),
         lambda: direct_statistics(bad, target, encoder, TEXTS),
         lambda: bad.typical(TEXTS),
     ]
@@ -263,7 +265,7 @@ def test_a_text_of_which_nothing_is_finite_is_told_from_one_without_tokens(monke
     with pytest.raises(
         Refusal, match=r"^text 2: all its activations at tiny-llama:1 are outliers or not finite; leave"
     ):
-        pool(reader.model, reader.tokenizer, reader.site, many)
+        pool(reader, many)
 
 
 def test_the_few_that_are_left_out_are_counted_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_the_few_that_are_left_out_are_counted_and_said(monkeypatch: pytest.Monk
     assert told_left_out(told, few.site, target.site) == [
         f"left out {told['source']['not finite']} of {every} activations of tiny-llama:1 that are not finite"
     ]
-    rows = list(token_rows(few.model, few.tokenizer, few.site, TEXTS, typical=np.inf))
+    rows = list(token_rows(few, TEXTS, typical=np.inf))
     assert sum(r.undefined for r in rows) == sum(r.dropped for r in rows) > 0
 
 

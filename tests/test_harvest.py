@@ -415,7 +415,7 @@ def test_pairs_of_two_models_are_the_activations_at_the_same_character() -> None
 
 def test_one_text_is_refused() -> None:
     model, tokenizer = opened("qwen2")
-    with pytest.raises(Refusal, match=r"^1 texts: a map is fitted over several documents; give at least two"):
+    with pytest.raises(Refusal, match=r"^1 text: a map is fitted over several documents; give at least 2"):
         pool(reader(model, tokenizer), TEXTS[:1])
 
 

@@ -38,7 +38,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     yield
-    hub_questions.forget()
+    hub_questions._COMMITS.clear()
 
 
 def slowly(send: Callable[[bytes], None], content: bytes, over: threading.Event) -> None:
