@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import subprocess
 import sys
 from importlib import import_module
@@ -14,6 +15,7 @@ import pytest
 
 import dragoman
 from dragoman import FeatureExplanation, Refusal, Run, Scores, explain, score
+from dragoman.commands.show import show_scores
 from dragoman.runs.run import Explanations
 from report_fixture import HOSTILE
 from small_world import World
@@ -100,14 +102,20 @@ def test_without_pandas_one_sentence_says_what_to_install(monkeypatch: pytest.Mo
         Explanations([]).to_pandas()
 
 
-def test_a_run_without_natives_is_scored_by_windows_of_other_features(run: Run) -> None:
+def test_a_run_without_natives_is_scored_by_windows_of_other_features(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = score(run)
     assert isinstance(scores, Scores) and list(scores.lift) == ["auto"]
     lift = scores.lift["auto"]
     assert lift.n == 3 and lift.low <= lift.value <= lift.high and 0 < lift.p <= 1
     assert "other features, dealt at random" in lift.null and "windows" in lift.statistic
     assert run.scores is not None and run.scores.lift == scores.lift
-    assert run.write_page().is_file()
+    page = html.unescape(run.write_page().read_text())
+    assert "Nearer to where the feature fires" in page and lift.null in page and f"{abs(lift.value):.3f}" in page
+    show_scores(scores, run.manifest)
+    shown = capsys.readouterr().out
+    assert "lift over windows of other features" in shown and f"{lift.value:+.3f}" in shown
 
 
 def test_one_feature_alone_and_a_folder_by_name(world: World, tmp_path: Path) -> None:

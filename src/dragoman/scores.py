@@ -269,8 +269,12 @@ class Scores(Record):
     @property
     def lift(self) -> dict[str, Estimate]:
         """Lift by condition: over native texts of other features, else over windows of other features."""
-        by_natives = {row.condition: row.lift for row in self.table if row.lift is not None}
-        return by_natives or dict(self.window_lift)
+        return self.native_lift or dict(self.window_lift)
+
+    @property
+    def native_lift(self) -> dict[str, Estimate]:
+        """Lift over other features' native texts by condition, where there is one."""
+        return {row.condition: row.lift for row in self.table if row.lift is not None}
 
     @property
     def category(self) -> dict[str, NamingRate | BareRate]:

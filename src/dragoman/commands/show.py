@@ -67,6 +67,8 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     if judged.nulls:
         show_nulls(judged.nulls)
     _show_embedders(judged)
+    if judged.window_lift:
+        _show_window_lift(judged.window_lift)
     if judged.detection:
         _show_detection(judged.detection)
     if judged.reconstruction:
@@ -98,7 +100,7 @@ def _show_conditions(scores: Scores, title: str) -> None:
     out = console()
     if scores.rule:
         out.print(f"category: {scores.rule} random: the same of random directions.", style="dim")
-    for first in list(scores.lift.values())[:1]:
+    for first in list(scores.native_lift.values())[:1]:
         out.print(f"lift: {first.statistic}; null: {first.null}; {first.n} {first.unit}; {first.method}", style="dim")
 
 
@@ -122,6 +124,14 @@ def _show_embedders(scores: Scores) -> None:
         failed = [f"{one.condition} by {one.embedder} ({one.adjusted:.2g})" for one in tests if not one.holds]
         holding = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold"
         console().print(f"{holding} after Holm's adjustment" + (f"; not {', '.join(failed)}" if failed else ""))
+
+
+def _show_window_lift(lifts: Mapping[str, Estimate]) -> None:
+    """Each condition's lift where no native speaks: over windows of text in which other features fire."""
+    rows = [[name, str(lift.n), *_cells(lift)] for name, lift in lifts.items()]
+    _print_table("lift over windows of other features", ("condition", "features", "lift", "95 % interval", "p"), rows)
+    for first in list(lifts.values())[:1]:
+        console().print(f"lift: {first.statistic}; null: {first.null}; {first.method}", style="dim")
 
 
 def _show_detection(detection: Detection) -> None:

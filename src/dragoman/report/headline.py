@@ -17,7 +17,7 @@ from dragoman.scores import Scores
 
 def headline(scores: Scores, features: int, texts: int, controls: Controls) -> str:
     """What the scores say: lift and category of the condition that speaks for the run, then what was read back."""
-    lifts, categories = scores.lift, scores.category
+    lifts, categories = scores.native_lift, scores.category
     named = spokesman((row.condition for row in scores.table if row.lift or row.category), controls)
     back = _read_back(scores, controls)
     if not named:

@@ -48,7 +48,7 @@ def span_of(estimates: Iterable[Estimate], *points: float) -> Span:
 
 def lift_span(scores: Scores) -> Span:
     """The scale of lifts and their differences."""
-    return span_of([*scores.lift.values(), *scores.paired])
+    return span_of([*scores.native_lift.values(), *scores.paired])
 
 
 def null_span(scores: Scores) -> Span:
@@ -69,18 +69,21 @@ def detection_span(row: DetectionRate) -> Span:
 
 def level(scores: Scores) -> str:
     """The level of the intervals of lift."""
-    return next((figures.share(one.level) for one in (*scores.lift.values(), *scores.paired)), "95%")
+    return next((figures.share(one.level) for one in (*scores.native_lift.values(), *scores.paired)), "95%")
 
 
 def methods(scores: Scores) -> list[str]:
     """How the intervals and p of lift were made, each once."""
-    return list(dict.fromkeys(one.method for one in (*scores.lift.values(), *scores.paired) if one.method))
+    return list(dict.fromkeys(one.method for one in (*scores.native_lift.values(), *scores.paired) if one.method))
 
 
 def tested_against(scores: Scores) -> list[str]:
     """What every p of the table is against and what its n counts: no bare p, and no column that repeats itself."""
     words = []
-    for what, part in (("lift", scores.lift.items()), ("differences", [(one.what, one) for one in scores.paired])):
+    for what, part in (
+        ("lift", scores.native_lift.items()),
+        ("differences", [(one.what, one) for one in scores.paired]),
+    ):
         whose: dict[tuple[str, str], list[str]] = {}
         for name, estimate in part:
             whose.setdefault((estimate.null, estimate.unit), []).append(name)
