@@ -15,14 +15,13 @@ from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from dragoman.commands.printing import guarded, one_line, tell, tell_lines
 from dragoman.core import Refusal
 from dragoman.store import refusing
 
 _LONGEST = 400  # characters of somebody else's sentence
-# What typer raises for wrong usage: the class above its public ones has no public name.
-ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 class _Stopped(Exception):
@@ -81,7 +80,7 @@ def _run(app: typer.Typer, name: str) -> int:
     except (_Stopped, KeyboardInterrupt) as stop:
         tell(f"{name}: {str(stop) or 'interrupted; run the same command again, what was finished is kept.'}")
         return 130
-    except ClickException as wrong:
+    except TyperException as wrong:
         return _usage(wrong, name)
     except typer.Exit as end:
         return end.exit_code
