@@ -1,8 +1,9 @@
 """Are the demo's rows what they were? ``python bench/same_rows.py`` compares the run of ``make demo`` with digests.
 
-The digests (``bench/results/same_rows.json``) are of the rows that commit 4546f3a made, before the house was rebuilt, on
-CPU in bfloat16. Counted is every field but what changed its name since: a row's own ``digest`` is left out, and a card's
-``verdict`` is its ``status``. ``--write`` makes the digests anew from a run, of which ``--commit`` says what made it.
+The digests (``bench/results/same_rows.json``) are of the rows that commit 4546f3a made, before the code was drawn
+together, on CPU in bfloat16. Counted is every field but what changed its name since: a row's own ``digest`` is left
+out, and a card's ``verdict`` is its ``status``. ``--write`` makes the digests anew from a run, of which ``--commit``
+says what made it.
 """
 
 from __future__ import annotations
