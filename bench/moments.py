@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.maps.folds import MomentStream
+from dragoman.maps.moments import MomentStream
 from dragoman.store import write_json
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.embed import Embedder
 from dragoman.scoring import JudgedRun, judge_run, run_evidence
 from dragoman.scoring.confidence import confidence_scores

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
-from dragoman.maps.folds import fold_of
+from dragoman.maps.moments import fold_of
 from dragoman.models import aligned as room
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader

@@ -33,7 +33,7 @@ def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: 
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dragoman.models.paired.HELD_OUT", 40)
-    monkeypatch.setattr("dragoman.maps.folds._WAITING", 100)
+    monkeypatch.setattr("dragoman.maps.moments._WAITING", 100)
     peaks = []
     for documents in (100, 300):
         pair = planted_pair(documents=documents)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dragoman.confidence.evidence import Evidence
-from dragoman.confidence.gather import ReadBack, gather_evidence
+from dragoman.confidence.evidence import Evidence, ReadBack, gather_evidence
 from dragoman.core import Directions, Refusal
 from dragoman.records import Row
-from dragoman.stats.detection import ContextEmbeddings
+from dragoman.stats.roc import ContextEmbeddings
 from judging import whole
 from planted_worlds import TARGET, unit
 from study_worlds import row

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dragoman import tiny
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.dictionaries.beside import BACKGROUND, CONFIDENCE, TABLE, beside, place_of

@@ -10,8 +10,8 @@ from dragoman.core import Directions, Refusal
 from dragoman.maps import FiringSums, Moments, make_cards
 from dragoman.maps.cards import carry_by_choice, choose, status_of
 from dragoman.maps.diagnostics import Baselines, purity
-from dragoman.maps.folds import MomentStream
 from dragoman.maps.linear import fit_procrustes, fit_ridge, relative_lambda
+from dragoman.maps.moments import MomentStream
 from dragoman.maps.penalty import fit_map
 from dragoman.records import Card
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, cosines, rows, sparse_world, unit

@@ -19,8 +19,7 @@ from dragoman.confidence.checked import (
 )
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence, fit_step
-from dragoman.confidence.model import Confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import Confidence, ConfidenceSet
 from dragoman.core import Refusal, Site
 from dragoman.scoring import fit_from, recalibrate_from
 from dragoman.store import RunFolder

@@ -9,8 +9,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from dragoman.confidence.evaluate import ece_estimate
-from dragoman.confidence.fit import fit_signed, fit_step, log_loss, platt
+from dragoman.confidence.fit import ece_estimate, fit_signed, fit_step, log_loss, platt
 from dragoman.confidence.model import expit
 from dragoman.core import Refusal
 from dragoman.stats.roc import Outcomes, auroc_estimate

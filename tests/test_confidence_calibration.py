@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
-from dragoman.confidence.evaluate import bins_of, calibration_error, ece_estimate, reliability_curve
+from dragoman.confidence.fit import bins_of, calibration_error, ece_estimate, reliability_curve
 from dragoman.confidence.model import expit
 from dragoman.core import Refusal
 from dragoman.stats.roc import Outcomes

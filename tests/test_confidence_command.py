@@ -15,7 +15,7 @@ from asking import explain
 from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.models import embedder
 from dragoman.scoring import add_confidence, confidence_set

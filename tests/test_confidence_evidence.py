@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 
 from dragoman import tiny
-from dragoman.confidence.evidence import SIGNS, WORDS, evidence, evidence_words, sample_agreement
-from dragoman.confidence.gather import ReadBack, gather_evidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.evidence import (
+    SIGNS,
+    WORDS,
+    ReadBack,
+    evidence,
+    evidence_words,
+    gather_evidence,
+    sample_agreement,
+)
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
 from dragoman.records import Card, Row
 from dragoman.report.words import DIAGNOSTICS
-from dragoman.stats.detection import ContextEmbeddings
+from dragoman.stats.roc import ContextEmbeddings
 from judging import whole
 
 

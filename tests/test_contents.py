@@ -14,7 +14,7 @@ import pytest
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs
-from dragoman.maps.folds import FoldedMoments
+from dragoman.maps.moments import FoldedMoments
 from dragoman.models.paired import Harvest
 from dragoman.store import Contents, read_arrays, write_arrays
 from dragoman.store.arrays import load_background, save_background

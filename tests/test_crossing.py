@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 from dragoman.core import Directions, Refusal, Site
 from dragoman.maps import Crossing, DirectTable, make_cards
 from dragoman.maps.aligned import Aligned
-from dragoman.maps.crossing import to_watch
-from dragoman.maps.evaluate import held_out
-from dragoman.maps.folds import FoldedMoments, fold_of
+from dragoman.maps.diagnostics import held_out
+from dragoman.maps.dictionary import to_watch
 from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps.moments import FoldedMoments, fold_of
 from dragoman.maps.penalty import choose_penalty
 from dragoman.models.aligned import read_aligned
 from dragoman.store import document_name

@@ -8,8 +8,16 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import roc_auc_score
 
 from dragoman.core import Refusal
-from dragoman.stats.detection import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
-from dragoman.stats.roc import Outcomes, auroc, auroc_estimate, auroc_interval
+from dragoman.stats.roc import (
+    ContextEmbeddings,
+    Outcomes,
+    auroc,
+    auroc_estimate,
+    auroc_interval,
+    detection_estimate,
+    detection_per_feature,
+    detection_table,
+)
 
 
 def rng(seed=0):

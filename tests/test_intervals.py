@@ -8,10 +8,17 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from dragoman.core import Refusal
-from dragoman.stats.intervals import clustered_interval, rate_interval, t_interval, two_way_interval, wilson_interval
-from dragoman.stats.multiple import holm
+from dragoman.stats.intervals import (
+    bootstrap,
+    clustered_interval,
+    rate_interval,
+    resampled,
+    t_interval,
+    two_way_interval,
+    wilson_interval,
+)
+from dragoman.stats.nulls import holm
 from dragoman.stats.power import detectable, features_needed, plan, power_of
-from dragoman.stats.resample import bootstrap, resampled
 
 
 def rng(seed=0):

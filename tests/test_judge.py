@@ -13,13 +13,12 @@ from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
 from dragoman.scores import Scores
 from dragoman.scoring import JudgedRun, judge_run, run_evidence
-from dragoman.scoring.detection import embedded_contexts
+from dragoman.scoring.judge import embedded_contexts
 from dragoman.scoring.judged_run import CachedEmbedder
-from dragoman.stats.detection import detection_estimate, detection_table
 from dragoman.stats.lift import lift_per_feature, similarity
-from dragoman.stats.multiple import holm
-from dragoman.stats.nulls import against_each
+from dragoman.stats.nulls import against_each, holm
 from dragoman.stats.power import plan, power_of
+from dragoman.stats.roc import detection_estimate, detection_table
 from dragoman.store import RunFolder
 from judging import judged, whole
 from word_hash import HashEmbedder

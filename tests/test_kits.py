@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dragoman import tiny
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal
 
 

@@ -12,8 +12,8 @@ from sklearn.linear_model import Ridge
 
 from dragoman.maps import LinearMap, Moments
 from dragoman.maps.diagnostics import retained
-from dragoman.maps.folds import MomentStream, fold_of
 from dragoman.maps.linear import RidgePath, fit_procrustes, fit_ridge, relative_lambda
+from dragoman.maps.moments import MomentStream, fold_of
 from planted_worlds import SOURCE, TARGET, cosines, rows, unit
 
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")

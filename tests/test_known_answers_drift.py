@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dragoman.maps import FiringSums, Moments, make_cards
-from dragoman.maps.folds import MomentStream
 from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps.moments import MomentStream
 from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, sums_by_fold, unit
 

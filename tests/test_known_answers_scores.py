@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.maps import LinearMap
-from dragoman.maps.evaluate import held_out
+from dragoman.maps.diagnostics import held_out
 from dragoman.stats.intervals import t_interval
 from dragoman.stats.lift import (
     doubly_centred,

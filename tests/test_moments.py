@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose
 from dragoman.core import Refusal
 from dragoman.maps import Moments
 from dragoman.maps.direct import add_by_fold
-from dragoman.maps.folds import FoldedMoments, MomentStream, at_most, fold_of
 from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps.moments import FoldedMoments, MomentStream, at_most, fold_of
 from planted_worlds import SOURCE, TARGET, cosines, rows, sparse_world, sums_by_fold
 
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")

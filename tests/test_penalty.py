@@ -7,8 +7,8 @@ from sklearn.linear_model import Ridge
 
 from dragoman.core import Refusal
 from dragoman.maps import LinearMap
-from dragoman.maps.folds import MomentStream, fold_of
 from dragoman.maps.linear import RidgePath, fit_ridge, relative_lambda
+from dragoman.maps.moments import MomentStream, fold_of
 from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from planted_worlds import SOURCE, TARGET, at_source, cosines, rows, sparse_world, sums_by_fold, unit
 

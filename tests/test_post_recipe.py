@@ -5,7 +5,7 @@ from sklearn.linear_model import Ridge
 
 from dragoman.core import Refusal
 from dragoman.maps import Moments, fit_pooled
-from dragoman.maps.evaluate import held_out
+from dragoman.maps.diagnostics import held_out
 from planted_worlds import SOURCE, TARGET, rows
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 
 from dragoman.core import Directions, Refusal
 from dragoman.maps import LinearMap, Moments
-from dragoman.maps.evaluate import held_out, usable
+from dragoman.maps.diagnostics import held_out, usable
 from dragoman.maps.linear import RidgePath, fit_ridge, relative_lambda
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, cosines, rows
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dragoman import store
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.maps import LinearMap
 from dragoman.store import ArraysFile, RunFolder

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from dragoman.core import Directions
 from dragoman.maps import DirectTable, Moments
-from dragoman.maps.evaluate import held_out
+from dragoman.maps.diagnostics import held_out
 from dragoman.maps.linear import fit_ridge
 from planted_worlds import SOURCE, TARGET, SparseWorld, at_source, cosines, sparse_world, unit
 from studies.data import FEWEST, nested

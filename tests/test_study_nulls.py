@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.maps import FiringSums, Moments, make_cards
 from dragoman.maps.aligned import HeldOutPairs
-from dragoman.maps.evaluate import held_out
+from dragoman.maps.diagnostics import held_out
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
 from studies.cast import COLLAPSED, standing

@@ -10,8 +10,7 @@ import pytest
 
 from dragoman.confidence.evidence import Evidence, sample_agreement
 from dragoman.confidence.fit import fit_confidence
-from dragoman.confidence.model import Confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import Confidence, ConfidenceSet
 from dragoman.core import Directions, Floats, Refusal, Site
 from dragoman.stats.reconstruct import centred_cosines
 from dragoman.stats.roc import auroc

@@ -11,7 +11,7 @@ import numpy as np
 
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.embed import LexicalEmbedder
 from dragoman.store import RunFolder
 from judging import believed, judged

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.confidence.evaluate import Bin, ece_estimate, reliability_curve
+from dragoman.confidence.fit import Bin, ece_estimate, reliability_curve
 from dragoman.core import Estimate
-from dragoman.stats.intervals import t_interval
-from dragoman.stats.resample import DRAWS, bootstrap
+from dragoman.stats.intervals import DRAWS, bootstrap, t_interval
 from dragoman.stats.roc import Outcomes, auroc_estimate
 from studies.selective import (
     RiskCoverage,

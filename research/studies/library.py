@@ -17,8 +17,7 @@ from dragoman import tiny
 from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
-from dragoman.maps.aligned import Aligned, HeldOutPairs
-from dragoman.maps.firings import by_name, contexts
+from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import Harvest, harvest

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
 from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments, make_cards
+from dragoman.maps.diagnostics import held_out
 from dragoman.maps.direct import FLOOR, add_by_fold
-from dragoman.maps.evaluate import held_out
-from dragoman.maps.folds import FOLDS, FoldedMoments, MomentStream
+from dragoman.maps.moments import FOLDS, FoldedMoments, MomentStream
 from dragoman.maps.penalty import Calibration, fit_map
 from dragoman.records import Card
 from studies.tokens import Tokens

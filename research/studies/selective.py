@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.stats.intervals import rate_interval
-from dragoman.stats.resample import DRAWS, bootstrap
+from dragoman.stats.intervals import DRAWS, bootstrap, rate_interval
 from dragoman.stats.roc import Outcomes, area_of, auroc_estimate
 
 Doubles = NDArray[np.float64]

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dragoman.confidence.sets import ConfidenceSet
+    from dragoman.confidence.model import ConfidenceSet
     from dragoman.core import Background, Directions, Estimate, Interrupted, Refusal, Site, Talk
     from dragoman.dictionaries import Dictionary, Features, open_dictionary
     from dragoman.doctor import Finding, examine
@@ -32,7 +32,7 @@ _HOMES = {
     "AnyVerbalizer": "verbalizers.protocol",
     "Background": "core",
     "Card": "records",
-    "ConfidenceSet": "confidence.sets",
+    "ConfidenceSet": "confidence.model",
     "Crossing": "maps",
     "Dictionary": "dictionaries",
     "Directions": "core",

@@ -11,8 +11,7 @@ import numpy as np
 
 from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.stats.lift import lift_per_feature, paired_difference, similarity
-from dragoman.stats.multiple import holm
-from dragoman.stats.nulls import against_each
+from dragoman.stats.nulls import against_each, holm
 from dragoman.stats.power import plan
 from studies.figure import across, legend_above, panels
 from studies.judged import Heard, Said, accuracy, both, paired, plain

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.confidence.evidence import Evidence
-from dragoman.confidence.gather import ReadBack, gather_evidence
-from dragoman.confidence.model import Confidence
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.evidence import Evidence, ReadBack, gather_evidence
+from dragoman.confidence.model import Confidence, ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.records import Row

@@ -18,7 +18,7 @@ from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype,
 
 if TYPE_CHECKING:
     from dragoman.confidence.checked import Reliability
-    from dragoman.confidence.sets import ConfidenceSet
+    from dragoman.confidence.model import ConfidenceSet
 
 confidence = typer.Typer(
     cls=Commands,

@@ -129,7 +129,7 @@ def show_held_out(held_out: Mapping[str, float]) -> None:
     """How good a map is on texts it was not fitted on; every number beside what means nothing would reach."""
     from rich.table import Table
 
-    from dragoman.maps.evaluate import beside_baselines
+    from dragoman.maps.diagnostics import beside_baselines
 
     table = Table(title=f"on {held_out['n']:.0f} rows of texts it was not fitted on", title_justify="left")
     for name in ("measure", "this map", "the mean alone", "rows dealt"):

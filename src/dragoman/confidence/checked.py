@@ -18,11 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.confidence.evaluate import Bin, ece_estimate, reliability_curve
 from dragoman.confidence.evidence import Evidence
-from dragoman.confidence.fit import drawn_in, fit_confidence, platt
-from dragoman.confidence.model import Confidence, Doubles, expit
-from dragoman.confidence.sets import ConfidenceSet, Member
+from dragoman.confidence.fit import Bin, drawn_in, ece_estimate, fit_confidence, platt, reliability_curve
+from dragoman.confidence.model import Confidence, ConfidenceSet, Doubles, Member, expit
 from dragoman.core import Estimate, Refusal
 from dragoman.stats.intervals import wilson_interval
 from dragoman.stats.roc import Outcomes, auroc_estimate

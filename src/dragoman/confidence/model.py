@@ -1,16 +1,24 @@
 """One probability per explanation that it is right, from what is known of it without knowing the answer.
 
-In: evidence. Out: probabilities with their reasons; JSON and back. Refuses evidence that shares no name with what was
-fitted on, numbers that are not finite, and a file whose parts do not fit one another.
+In: evidence. Out: probabilities with their reasons, ``Prediction``s of the first member of a set that applies; JSON and
+back. Refuses evidence that shares no name with what was fitted on, numbers that are not finite, a set without members
+or with two of one name, and files whose parts do not fit one another or that hold anything else.
 
 A confidence has one step, right against wrong explanations, or a second one before it, features against nulls: did the
 vector arrive at all? A model fitted on features alone gives some nulls a high probability; one fitted on both spends
 its weights on telling nulls apart, and is worse on features. The product P(arrived) P(right | arrived) does both.
+
+How much is known differs from run to run: one has contexts, another a reconstructor, a third several samples. A number
+that was always there when a confidence was fitted must not be made up where it is missing, so a set holds several: the
+members that need most come first, the barest last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -18,8 +26,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import MISSING, Evidence
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.records import Record
+from dragoman.store import read_json, write_json
 
 Doubles = NDArray[np.float64]
 # Of numbers in a file: finite, and products of two stay so.
@@ -160,3 +169,128 @@ def standardised(
 
 def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))
+
+
+FORMAT = 1
+KIND = "dragoman confidences"
+REASONS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One explanation's chance of being right, by the member ``member``.
+
+    ``answered``: it reaches the member's threshold, so the text is given out; else dragoman abstains. ``why``: what
+    weighed most, name -> log-odds added to those of an average explanation, largest first.
+    """
+
+    probability: float
+    answered: bool
+    member: str
+    why: dict[str, float]
+
+
+class Member(Record):
+    """A confidence by name. ``needs``: evidence that must all be there for it to be used.
+
+    ``confidence.report["fitted_on"]`` says in words on what it was fitted, where somebody wrote that down.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    needs: tuple[str, ...]
+    confidence: Confidence
+
+    def applies(self, row: Evidence) -> bool:
+        """Whether all it needs is there, and anything that it reads."""
+        there = all(row.get(name) is not None for name in self.needs)
+        return there and any(row.get(name) is not None for name in self.confidence.names)
+
+    def predict(self, row: Evidence) -> Prediction:
+        """For an explanation it applies to."""
+        (probability,) = self.confidence.predict([row]).tolist()
+        return Prediction(
+            probability=probability,
+            answered=probability >= self.confidence.threshold,
+            member=self.name,
+            why=dict(islice(self.confidence.why(row).items(), REASONS)),
+        )
+
+
+class ConfidenceSet(Record):
+    """Members in the order they are tried. ``sites``: source and target they were calibrated on, if known."""
+
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    sites: tuple[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len({member.name for member in self.members}) < len(self.members):
+            raise ValueError("two members have one name")
+        _ = self.pair
+        return self
+
+    @property
+    def pair(self) -> tuple[Site, Site] | None:
+        """``sites``, as sites."""
+        return None if self.sites is None else (Site.parse(self.sites[0]), Site.parse(self.sites[1]))
+
+    @classmethod
+    def holding(cls, members: Mapping[str, tuple[Sequence[str], Confidence]]) -> ConfidenceSet:
+        """From name -> (needs, confidence), in order.
+
+        Raises:
+            Refusal: there is none.
+        """
+        if not members:
+            raise Refusal("a set of no confidences", "it could judge nothing", "put one into it")
+        made = (Member(name=n, needs=tuple(needs), confidence=c) for n, (needs, c) in members.items())
+        return cls(members=tuple(made))
+
+    def member_for(self, row: Evidence) -> Member | None:
+        """The first that applies."""
+        return next((member for member in self.members if member.applies(row)), None)
+
+    def predict(self, rows: Sequence[Evidence]) -> list[Prediction | None]:
+        """One prediction per explanation, of the first member that applies to it; None where none does."""
+        found = ((row, self.member_for(row)) for row in rows)
+        return [None if member is None else member.predict(row) for row, member in found]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file; ``from_json`` reads it."""
+        kits = [{"name": m.name, "needs": list(m.needs), "confidence": m.confidence.to_json()} for m in self.members]
+        sites = {} if self.sites is None else {"sites": list(self.sites)}
+        return {"format": FORMAT, "kind": KIND, **sites, "kits": kits}
+
+    @classmethod
+    def from_json(cls, data: object, what: str = "confidences") -> ConfidenceSet:
+        """What ``to_json`` gave, also after JSON.
+
+        Raises:
+            Refusal: anything else, in one sentence that begins with ``what``.
+        """
+        if not isinstance(data, Mapping) or data.get("kind") != KIND or data.get("format") != FORMAT:
+            raise Refusal(what, f"it is not a set of confidences in format {FORMAT}", "use one that this version wrote")
+        members = data.get("kits")
+        ready = [_in_steps(one) for one in members] if isinstance(members, list) else members
+        try:
+            return cls.of({"members": ready, "sites": data.get("sites")}, what)
+        except Refusal as refusal:
+            raise Refusal(what, f"its confidences are damaged ({refusal.why})", "fetch or fit them again") from refusal
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> ConfidenceSet:
+        """Read what ``save`` wrote; refuse anything else."""
+        return cls.from_json(read_json(path), str(path))
+
+
+def _in_steps(member: object) -> object:
+    """A member of a file with its confidence's steps named; one step stands by itself there."""
+    found = member.get("confidence") if isinstance(member, Mapping) else None
+    if not isinstance(member, Mapping) or not isinstance(found, Mapping) or found.get("kind") != STEP:
+        return member
+    whole = {"kind": TWO_STEPS, "right": found} | {key: found.get(key) for key in ("threshold", "report")}
+    return {**member, "confidence": whole}

@@ -12,6 +12,6 @@ from dragoman.maps.crossing import Crossing
 from dragoman.maps.direct import DirectTable, FiringSums
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import Moments
-from dragoman.maps.post import fit_pooled
+from dragoman.maps.penalty import fit_pooled
 
 __all__ = ["Crossing", "DirectTable", "FiringSums", "LinearMap", "Moments", "fit_pooled", "make_cards"]

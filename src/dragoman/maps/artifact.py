@@ -20,15 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dragoman.core import Background, Refusal, Site, frozen
-from dragoman.maps.aligned import new_folder
-from dragoman.maps.diagnostics import Baselines
+from dragoman.maps.aligned import Firings, new_folder
+from dragoman.maps.diagnostics import Baselines, beside_baselines, usable
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums
-from dragoman.maps.evaluate import beside_baselines, usable
-from dragoman.maps.firings import Firings
-from dragoman.maps.folds import FoldedMoments
 from dragoman.maps.linear import LinearMap
-from dragoman.maps.moments import Moments
+from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.records import Record
 from dragoman.store import (
     Contents,

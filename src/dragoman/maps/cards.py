@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Refusal, refuse_other_site, unit_rows
 from dragoman.maps.diagnostics import Baselines, below, cycle, purity, reliability, reliability_of_folds, retained
 from dragoman.maps.direct import FLOOR, DirectTable, FiringSums, blend
-from dragoman.maps.folds import FoldedMoments
 from dragoman.maps.linear import LinearMap
-from dragoman.maps.moments import Doubles, Moments
+from dragoman.maps.moments import Doubles, FoldedMoments, Moments
 from dragoman.records import Card, Status
 
 Chosen = Literal["map", "direct", "blend"]

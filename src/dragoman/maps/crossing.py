@@ -12,7 +12,7 @@ given. Pooled texts are the seed post's recipe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Background, Directions, Refusal, Site, refuse_other_site
-from dragoman.maps.aligned import Aligned
+from dragoman.maps.aligned import Aligned, Firings
 from dragoman.maps.cards import by_route, cards_as_is, carry_by_choice, make_cards
-from dragoman.maps.diagnostics import Baselines
+from dragoman.maps.diagnostics import Baselines, held_out, usable
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums, blend
-from dragoman.maps.evaluate import held_out, usable
-from dragoman.maps.firings import Firings
-from dragoman.maps.folds import FoldedMoments
 from dragoman.maps.linear import LinearMap
-from dragoman.maps.moments import Moments
-from dragoman.maps.penalty import Calibration, fit_map
-from dragoman.maps.post import fit_pooled
+from dragoman.maps.moments import FoldedMoments, Moments
+from dragoman.maps.penalty import Calibration, fit_map, fit_pooled
 from dragoman.records import Card
 from dragoman.store import digest
 
@@ -43,7 +39,6 @@ ROUTES: tuple[Route, ...] = get_args(Route)
 ASKED = "it was asked for"
 ALONE = "no feature was watched in these texts, so there is no other"
 REACH = 2  # blocks that count as neighbours
-NEAR, OTHERS = 50, 2000  # rivals of each feature asked for, and features drawn at random, that are watched besides
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -368,26 +363,6 @@ def neighbouring(directions: Directions, target: Site) -> Directions:
         return replace(directions, site=target)
     origin = f"{directions.origin or source}, read as it is at block {target.block}"
     return replace(directions, site=target, origin=origin)
-
-
-def to_watch(dictionary: Directions, asked: Iterable[str | int], *, seed: int = 0) -> tuple[str, ...]:
-    """Which features of a large dictionary to count: those asked for, their rivals, and some thousand others.
-
-    A card's margin is against the features that are counted, so the likeliest to be mistaken for those asked for are
-    among them: the 50 nearest by decoder cosine of each.
-
-    Raises:
-        Refusal: a feature the dictionary does not have.
-    """
-    own = dictionary.pick(asked)
-    chosen = set(own.ids)
-    count = min(NEAR + 1, len(dictionary))
-    for row in own.unit:
-        nearest = np.argpartition(-(dictionary.unit @ row), count - 1)[:count]
-        chosen |= {dictionary.ids[i] for i in nearest}
-    drawn = np.random.default_rng(seed).permutation(len(dictionary))[:OTHERS]
-    chosen |= {dictionary.ids[i] for i in drawn}
-    return tuple(name for name in dictionary.ids if name in chosen)
 
 
 def _judged(aligned: Aligned, forward: LinearMap) -> LinearMap:

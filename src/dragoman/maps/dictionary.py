@@ -9,6 +9,7 @@ and do not mind in which precision, or how many at a time, the rows were read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _FILE = Contents(
 )
 _NUMBERS = 4
 _NEAR = 0.01
+NEAR, OTHERS = 50, 2000  # rivals of each feature asked for, and features drawn at random, that are watched besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +88,26 @@ class DictionaryKey:
         if arrays["sketch"].shape != (len(ids), _NUMBERS):
             raise Refusal(f"{path}", f"its sketch is of {len(arrays['sketch'])} rows, not {len(ids)}", "fit it again")
         return cls(ids=ids, dead=dead, sketch=frozen(arrays["sketch"]), width=words["width"], digest=words["digest"])
+
+
+def to_watch(dictionary: Directions, asked: Iterable[str | int], *, seed: int = 0) -> tuple[str, ...]:
+    """Which features of a large dictionary to count: those asked for, their rivals, and some thousand others.
+
+    A card's margin is against the features that are counted, so the likeliest to be mistaken for those asked for are
+    among them: the 50 nearest by decoder cosine of each.
+
+    Raises:
+        Refusal: a feature the dictionary does not have.
+    """
+    own = dictionary.pick(asked)
+    chosen = set(own.ids)
+    count = min(NEAR + 1, len(dictionary))
+    for row in own.unit:
+        nearest = np.argpartition(-(dictionary.unit @ row), count - 1)[:count]
+        chosen |= {dictionary.ids[i] for i in nearest}
+    drawn = np.random.default_rng(seed).permutation(len(dictionary))[:OTHERS]
+    chosen |= {dictionary.ids[i] for i in drawn}
+    return tuple(name for name in dictionary.ids if name in chosen)
 
 
 def _sketch(directions: Directions) -> Floats:

@@ -21,8 +21,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen, refuse_other_site
-from dragoman.maps.folds import fold_of
-from dragoman.maps.moments import Doubles
+from dragoman.maps.moments import Doubles, fold_of
 from dragoman.store import Contents, write_arrays
 
 FLOOR = 20.0  # effective documents below which a mean is noise; 50 are comfortable

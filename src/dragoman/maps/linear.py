@@ -231,6 +231,13 @@ def fit_procrustes(
     )
 
 
+def source_scale(variance: Doubles) -> Doubles:
+    """Standard deviations (p,) from variances; a dimension that never varies keeps scale 1."""
+    if not (variance > 0).any():
+        raise Refusal("standardising the source", "none of its dimensions varies", "check what was harvested")
+    return np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
 def _positive(lam: float) -> float:
     if not (np.isfinite(lam) and lam > 0):
         raise Refusal(

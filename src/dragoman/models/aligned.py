@@ -11,7 +11,7 @@ Nothing that is chosen depends on batches or on the order of the texts: document
 beforehand that settle the median norms and the calibration features. Sums then differ by rounding only.
 
 Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
-fold 2.9 GB while reading (``maps.folds``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
+fold 2.9 GB while reading (``maps.moments``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
 its 2048 kept pairs as float64 0.15 GB; pairs held out 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
 a few megabytes. In all 4.3 GB, whatever the number of texts.
@@ -31,10 +31,9 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Background, Floats, Refusal, frozen
 from dragoman.dictionaries import Encoder
 from dragoman.maps import FiringSums
-from dragoman.maps.aligned import Aligned, HeldOutPairs
+from dragoman.maps.aligned import Aligned, FiringsTally, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
-from dragoman.maps.firings import FiringsTally
-from dragoman.maps.folds import MomentStream
+from dragoman.maps.moments import MomentStream
 from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.paired import (
     SIDES,

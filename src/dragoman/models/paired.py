@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
 from dragoman.maps import FiringSums
-from dragoman.maps.folds import FOLDS, PER_DOCUMENT, at_most, fold_of
+from dragoman.maps.moments import FOLDS, PER_DOCUMENT, at_most, fold_of
 from dragoman.models.encode import shared_cuts
 from dragoman.models.harvest import (
     MAX_TOKENS,

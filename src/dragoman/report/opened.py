@@ -41,7 +41,7 @@ class VerbalizerIdentity(Part):
 
 
 class HeldOut(Part):
-    """A map's quality on ``n`` texts it was not fitted on; see ``maps.evaluate.held_out``."""
+    """A map's quality on ``n`` texts it was not fitted on; see ``maps.diagnostics.held_out``."""
 
     n: int | None = None
     fve_unit: float | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.addresses import public_address
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, Features, open_dictionary
 from dragoman.dictionaries.beside import CONFIDENCE, beside

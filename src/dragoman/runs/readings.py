@@ -23,7 +23,7 @@ from dragoman.dictionaries import Dictionary, Encoder
 from dragoman.dictionaries.beside import BACKGROUND, TABLE
 from dragoman.maps import DirectTable
 from dragoman.maps.aligned import Aligned
-from dragoman.maps.crossing import to_watch
+from dragoman.maps.dictionary import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
 from dragoman.models.load import fingerprint_of_model

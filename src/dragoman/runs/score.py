@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragoman.confidence.checked import Reliability
-from dragoman.confidence.sets import ConfidenceSet
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Talk
 from dragoman.models.load import check_device
 from dragoman.runs.run import Run

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.maps.folds import FOLDS
-from dragoman.maps.post import FEWEST
+from dragoman.maps.moments import FOLDS
+from dragoman.maps.penalty import FEWEST
 from dragoman.store import read_jsonl, read_texts, refuse_alike
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dragoman.maps import Crossing
-from dragoman.maps.firings import Firings, by_name, contexts
+from dragoman.maps.aligned import Firings, by_name, contexts
 
 Windows = dict[str, dict[str, list[str]]]
 OTHERS = 64  # features not asked for, whose windows show what any text has in common with any feature

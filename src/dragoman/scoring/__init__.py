@@ -1,6 +1,5 @@
 """A finished run scored: against natives, every named null, planted truth, contexts, a reconstructor, confidence."""
 
-from dragoman.scoring.checked import fit_from, recalibrate_from
 from dragoman.scoring.confidence import confidence_set, run_evidence
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
@@ -9,7 +8,7 @@ from dragoman.scoring.reconstruction import (
     reconstruction_scores,
     sought_directions,
 )
-from dragoman.scoring.run import add_confidence, score_run
+from dragoman.scoring.run import add_confidence, fit_from, recalibrate_from, score_run
 
 __all__ = [
     "JudgedRun",

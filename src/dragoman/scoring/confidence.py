@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.confidence.evidence import Evidence
-from dragoman.confidence.gather import ReadBack, gather_evidence
-from dragoman.confidence.sets import ConfidenceSet, Member, Prediction
+from dragoman.confidence.evidence import Evidence, ReadBack, gather_evidence
+from dragoman.confidence.model import ConfidenceSet, Member, Prediction
 from dragoman.core import Directions, Floats, Refusal, refuse_other_site
 from dragoman.dictionaries.beside import CONFIDENCE, beside, place_of
 from dragoman.embed import Embedder
 from dragoman.records import Row
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
-from dragoman.scoring.detection import embedded_contexts
+from dragoman.scoring.judge import embedded_contexts
 from dragoman.scoring.judged_run import EMPTY, CachedEmbedder, JudgedRun
 from dragoman.scoring.reconstruction import Reconstructor
 from dragoman.stats.reconstruct import mean_output

@@ -1,7 +1,11 @@
-"""Judge a finished run: lift over other features, planted categories, paired differences, nulls, contexts.
+"""Judge a finished run: lift over other features and against each null, planted categories, differences, contexts.
 
 In: a run with a ``native`` condition, planted categories or contexts, embedders. Out: its scores. Refuses runs that
 have nothing to be judged by. Compares; never says a word itself.
+
+One number is no conclusion: lifts stand against each null and by each embedder, all of them adjusted as one family, and
+with their power. Detection leaves out features with fewer than three windows of either kind, and conditions with fewer
+than three features.
 """
 
 from __future__ import annotations
@@ -13,33 +17,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Directions, Refusal
+from dragoman.core import Directions, Estimate, Floats, Refusal
 from dragoman.embed import Embedder
 from dragoman.records import ConditionEntry
 from dragoman.scores import (
     FORMAT,
+    Adjusted,
+    AdjustedTest,
+    AgainstNull,
     BareRate,
     Ceiling,
     ConditionScores,
+    Detection,
+    DetectionRate,
+    Embedders,
+    FeatureDetection,
     FeatureScore,
+    LiftBy,
     NamingRate,
     PairedDifference,
+    Power,
     Scores,
 )
-from dragoman.scoring.detection import detection_scores, lift_by_windows
 from dragoman.scoring.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
-from dragoman.scoring.nulls import adjusted, against_nulls, by_embedders, power_of_pairs
 from dragoman.scoring.reconstruction import Reconstructor, reconstruction_scores
 from dragoman.stats.lift import (
+    FEWEST_OTHERS,
     ceiling_estimate,
     doubly_centred_lift,
     lift_estimate,
+    lift_over_others,
     lift_per_feature,
     paired_difference,
     share_of_ceiling,
     similarity,
 )
+from dragoman.stats.nulls import against_each, against_others, holm
 from dragoman.stats.planted import accuracy_estimate, names_category
+from dragoman.stats.power import detectable, plan
+from dragoman.stats.roc import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
 
 RULE = (
     "An explanation names its feature's planted category when the category's name or the name of one of its topics "
@@ -196,3 +212,167 @@ def _per_feature(
             found["names_category"] = hits[feature]
         rows.append(FeatureScore(**found))
     return tuple(rows)
+
+
+def embedded_contexts(
+    windows: Mapping[str, Mapping[str, Sequence[str]]], embedder: Embedder
+) -> dict[str, ContextEmbeddings]:
+    """Contexts of each feature that has three windows of either kind; every different window is embedded once."""
+    kept = {f: w for f, w in windows.items() if min(len(w["firing"]), len(w["silent"])) >= FEWEST}
+    distinct = list(dict.fromkeys(text for w in kept.values() for kind in ("firing", "silent") for text in w[kind]))
+    place = {text: k for k, text in enumerate(distinct)}
+    rows = embedder.encode(distinct) if distinct else np.zeros((0, 0), np.float32)
+    return {
+        f: ContextEmbeddings.of(*(rows[[place[text] for text in w[kind]]] for kind in ("firing", "silent")))
+        for f, w in kept.items()
+    }
+
+
+def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[str, Estimate]:
+    """Lift by condition where no native speaks: similarity with the windows a feature fires in, less that with others'.
+
+    The others are features nobody asked for, whose windows the run keeps; claims of two watched features have a lift.
+    """
+    means: dict[str, Floats] = {}
+    for feature, windows in run.contexts.items():
+        if len(windows["firing"]) >= FEWEST:
+            means[feature] = embedder.encode(list(windows["firing"])).mean(axis=0)
+    asked = {feature for by_feature in run.texts.values() for feature in by_feature}
+    others = [mean for feature, mean in means.items() if feature not in asked]
+    lifts: dict[str, Estimate] = {}
+    for place, condition in enumerate(run.claims):
+        texts = {f: text for f, text in run.texts[condition].items() if f in means}
+        if len(texts) < 2 or len(others) < FEWEST_OTHERS:
+            continue
+        rows = embedder.encode(list(texts.values()))
+        own = np.sum(rows * np.stack([means[f] for f in texts]), axis=1)
+        rng = np.random.default_rng([seed, 4, place])
+        lifts[condition] = lift_over_others(own, similarity(rows, np.stack(others)), rng=rng)
+    return lifts
+
+
+def detection_scores(run: JudgedRun, embedder: Embedder, *, seed: int) -> Detection | None:
+    """Mean AUROC of every condition against explanations dealt to other features, and each feature's own.
+
+    None where no condition has enough features with contexts; conditions of other ids than the features' have no
+    numbers of their own features.
+    """
+    contexts = embedded_contexts(run.contexts, embedder)
+    table: list[DetectionRate] = []
+    per_feature: dict[str, tuple[FeatureDetection, ...]] = {}
+    for place, (condition, dealt) in enumerate(run.dealt.items()):
+        features = [f for f in dealt if f in contexts]
+        if condition not in run.entries or len(features) < FEWEST:
+            continue
+        own = [contexts[f] for f in features]
+        found = detection_table(embedder.encode([dealt[f] for f in features]), own)
+        mean = detection_estimate(found, run.groups(features), rng=np.random.default_rng([seed, 3, place]))
+        table.append(DetectionRate(**asdict(mean), condition=condition, features=len(features)))
+        if set(features) <= set(run.texts[condition]):
+            each = zip(features, detection_per_feature(found, own), strict=True)
+            per_feature[condition] = tuple(FeatureDetection(feature=f, **asdict(one)) for f, one in each)
+    return Detection(embedder=embedder.name, table=tuple(table), per_feature=per_feature) if table else None
+
+
+Doubles = NDArray[np.float64]
+LEVEL = 0.05
+_FINE = 9999  # deals of a p that is adjusted over many tests: the smallest must stay small after that
+
+
+def against_nulls(
+    run: JudgedRun, similar: Mapping[str, Doubles], embedder: Embedder, *, seed: int
+) -> dict[str, dict[str, AgainstNull]]:
+    """Condition -> null -> lift, centred, top1 and mrr, for every condition that a claim is made of."""
+    found: dict[str, dict[str, AgainstNull]] = {}
+    for place, condition in enumerate(c for c in run.claims if c in similar):
+        features = list(run.dealt[condition])
+        native = embedder.encode([run.dealt["native"][f] for f in features])
+        nulls = {n: similarity(embedder.encode(texts), native) for n, texts in run.nulls_for(condition).items()}
+        rng = np.random.default_rng([seed, 1, place])
+        each = against_each(similar[condition], nulls, topics=run.groups(features), rng=rng)
+        found[condition] = {
+            null: AgainstNull(lift=one.lift, centred=one.centred, top1=one.top1, mrr=one.mrr)
+            for null, one in each.items()
+        }
+    return found
+
+
+def by_embedders(
+    run: JudgedRun,
+    first: str,
+    similar: Mapping[str, Doubles],
+    also: Sequence[Embedder],
+    lifts: Mapping[str, float],
+    *,
+    seed: int,
+) -> Embedders:
+    """Lift of each condition by each further embedder, and whether its sign is the first embedder's.
+
+    Args:
+        run: the run's texts.
+        first: name of the embedder that made ``similar``.
+        similar: its similarities, for which conditions have some.
+        also: the further ones.
+        lifts: mean lift by condition by the first embedder.
+        seed: of the deals.
+    """
+    further: dict[str, dict[str, LiftBy]] = {}
+    for number, embedder in enumerate(also):
+        rng = np.random.default_rng([seed, 2, number])
+        further[embedder.name] = {}
+        for condition, s in run.similarities(embedder).items():
+            topics = run.groups(list(run.dealt[condition]))
+            one = against_others(s, topics=topics, rng=rng, permutations=_FINE)
+            further[embedder.name][condition] = LiftBy(lift=one.lift, centred=one.centred)
+    agree = {
+        c: all(bool(np.sign(by[c].centred.value) == np.sign(lifts[c])) for by in further.values())
+        for c in run.claims
+        if c in similar
+    }
+    values = {first: lifts} | {e: {c: one.centred.value for c, one in by.items()} for e, by in further.items()}
+    return Embedders(names=(first, *further), lifts=further, agree=agree, summary=_summary(agree, values))
+
+
+def adjusted(conditions: Sequence[str], p: Mapping[str, Mapping[str, float]]) -> Adjusted | None:
+    """Holm's p of every condition by every embedder, as one family; ``p``: embedder -> condition -> p."""
+    tests = [(c, e, by[c]) for e, by in p.items() for c in conditions if c in by]
+    if not tests:
+        return None
+    found = holm(np.array([one for _, _, one in tests])).tolist()
+    return Adjusted(
+        method="holm",
+        level=LEVEL,
+        tests=tuple(
+            AdjustedTest(condition=c, embedder=e, p=raw, adjusted=mended, holds=mended <= LEVEL)
+            for (c, e, raw), mended in zip(tests, found, strict=True)
+        ),
+    )
+
+
+def power_of_pairs(
+    pairs: Sequence[tuple[str, str]], lifts: Mapping[str, Mapping[str, float]], run: JudgedRun
+) -> tuple[Power, ...]:
+    """Features the next study needs to find each paired difference, and the difference that this one could find."""
+    found: list[Power] = []
+    for first, second in pairs:
+        both = [f for f in lifts[first] if f in lifts[second]]
+        gap = np.array([lifts[second][f] - lifts[first][f] for f in both])
+        try:
+            needed = plan(gap, clusters=run.groups(both))
+        except Refusal:
+            continue  # too few features, or no difference or spread to plan by
+        independent = max(3, int(len(both) / needed.design_effect))
+        least = detectable(independent, sd=needed.sd)
+        found.append(Power(what=f"{second} minus {first}", **asdict(needed), detectable=least))
+    return tuple(found)
+
+
+def _summary(agree: Mapping[str, bool], values: Mapping[str, Mapping[str, float]]) -> str:
+    """Whether the embedders agree in sign, and where they do not; ``values``: embedder -> condition -> lift."""
+    if not agree or len(values) < 2:
+        return ""
+    apart = [c for c, same in agree.items() if not same]
+    if not apart:
+        return f"the embedders agree in sign on {', '.join(agree)}"
+    where = [f"{c} ({', '.join(f'{e} {by[c]:+.3f}' for e, by in values.items())})" for c in apart]
+    return f"the embedders disagree in sign on {'; '.join(where)}"

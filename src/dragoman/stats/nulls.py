@@ -1,8 +1,8 @@
-"""Lift, top-1 and reciprocal rank against each named null: no conclusion from one number.
+"""Lift, top-1 and reciprocal rank against each named null, and Holm's p of many tests: no conclusion from one number.
 
 In: similarities S (N, N) of carried explanations (rows) with the natives of the same features (columns), and R (M, N)
-of a null's explanations with those natives. Out: ``Against``, four ``Estimate``s that name the null. Refuses
-similarities with other natives.
+of a null's explanations with those natives; p-values. Out: ``Against``, four ``Estimate``s that name the null; adjusted
+p-values. Refuses similarities with other natives, no tests, and numbers that are no p-values.
 
 The nulls: *other features* (row k of S is dealt to another feature; no texts of its own), *random directions*
 (covariance-matched, carried and washed alike), *shuffled map* (a map fitted on shuffled pairs), *unused rows* (decoder
@@ -262,3 +262,21 @@ def among(greater: NDArray[Any], equal: NDArray[Any], n: int, size: int) -> floa
         np.mean(hypergeom.pmf(0, n - 1, np.arange(g, g + e), size - 1)) for g, e in zip(greater, equal, strict=True)
     ]
     return float(np.mean(places))
+
+
+def holm(p: NDArray[Any]) -> NDArray[np.float64]:
+    """Holm's (1979) step-down adjusted p-values (n,): running maximum of (n - i) p_(i), at most 1.
+
+    Raises:
+        Refusal: no tests, a p-value outside 0 to 1 or NaN.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    if p.ndim != 1 or not len(p):
+        raise Refusal(f"p-values of shape {p.shape}", "there is nothing to adjust", "pass one p-value per test")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise Refusal("p-values", "some are outside 0 to 1 or NaN", "pass the p-values of tests that could be made")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    out = np.empty_like(p)
+    out[order] = np.minimum(stepped, 1.0)
+    return out

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.stats.resample import cluster_numbers
+from dragoman.stats.intervals import cluster_numbers
 
 MOST = 10_000_000
 POWER, LEVEL = 0.8, 0.05
