@@ -6,6 +6,7 @@ import numpy as np
 
 from dragoman.core import Directions, Site
 from dragoman.maps.direct import FiringSums, add_by_fold
+from dragoman.maps.moments import Sums
 
 SOURCE = Site("source-model", 20)
 TARGET = Site("target-model", 12)
@@ -17,6 +18,16 @@ def rows(n, p, q, rng, *, noise=0.5):
     weight = rng.normal(size=(p, q)) / np.sqrt(p)
     x = rng.normal(size=(n, p)) @ np.diag(np.linspace(0.5, 2.0, p)) + rng.normal(size=p)
     return x, x @ weight + noise * rng.normal(size=(n, q)) + rng.normal(size=q)
+
+
+def shifted(x, y, pilot=None, product=np.float64):
+    """Moments of rows with a pilot (their own means if None) taken off before they are multiplied in ``product``."""
+    pilot = pilot or (x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64))
+    sums = Sums(x.shape[1], y.shape[1])
+    for start in range(0, len(x), 4096):
+        block = slice(start, start + 4096)
+        sums.add((x[block] - pilot[0]).astype(product), (y[block] - pilot[1]).astype(product))
+    return sums.sealed(*pilot)
 
 
 def at_source(array, ids=None):

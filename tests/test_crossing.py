@@ -172,8 +172,8 @@ def test_a_direct_table_of_other_documents_takes_the_place_of_its_own(
 def test_features_to_watch_are_those_asked_for_their_neighbours_and_some_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dragoman.maps.crossing.NEAR", 3)
-    monkeypatch.setattr("dragoman.maps.crossing.OTHERS", 20)
+    monkeypatch.setattr("dragoman.maps.dictionary.NEAR", 3)
+    monkeypatch.setattr("dragoman.maps.dictionary.OTHERS", 20)
     rows = np.random.default_rng(0).normal(size=(500, 16))
     rows[7], rows[300] = rows[9] + 0.1 * rows[1], -rows[9]
     dictionary = at_source(rows)
@@ -182,7 +182,7 @@ def test_features_to_watch_are_those_asked_for_their_neighbours_and_some_others(
     assert {str(i) for i in np.argsort(-cosine)[:4]} <= set(found) and "7" in found and "9" in found
     assert 20 <= len(found) <= 24 and found == tuple(sorted(found, key=int))
     assert found == to_watch(dictionary, ["9"])
-    monkeypatch.setattr("dragoman.maps.crossing.NEAR", 9000)
+    monkeypatch.setattr("dragoman.maps.dictionary.NEAR", 9000)
     assert len(to_watch(dictionary, ["1"])) == 500
     with pytest.raises(Refusal, match="feature 500"):
         to_watch(dictionary, ["500"])

@@ -126,9 +126,9 @@ def test_each_feature_has_its_area_with_an_interval():
     texts, contexts = planted()
     table = detection_table(texts, contexts)
     found = detection_per_feature(table, contexts)
-    assert_allclose([d.auroc for d in found], np.diag(table))
-    assert all(d.low <= d.auroc <= d.high and d.low < d.high for d in found)
-    assert found[0].firing == 15
+    assert_allclose([d["auroc"] for d in found], np.diag(table))
+    assert all(d["low"] <= d["auroc"] <= d["high"] and d["low"] < d["high"] for d in found)
+    assert found[0]["firing"] == 15
 
 
 def test_detection_over_topics_counts_topics():

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 import dictionary_folders as made
-from dragoman import hooks
-from dragoman.core import Refusal, Site
+from dragoman.core import Hook, Refusal, Site
 from dragoman.dictionaries.layout import residual_block
-from dragoman.hooks import Hook
 from reading import read_directions
 
 OUTPUTS = (
@@ -85,7 +83,7 @@ NONE = (
     ],
 )
 def test_a_name_is_the_place_it_means(name: str, want: Hook | None) -> None:
-    assert hooks.parsed(name) == want
+    assert Hook.parse(name) == want
 
 
 @pytest.mark.parametrize(("name", "block"), [*((n, 7) for n in OUTPUTS), *((n, 6) for n in INPUTS)])

@@ -14,7 +14,7 @@ from dragoman.maps import LinearMap, Moments
 from dragoman.maps.diagnostics import retained
 from dragoman.maps.linear import RidgePath, fit_procrustes, fit_ridge, relative_lambda
 from dragoman.maps.moments import MomentStream, fold_of
-from planted_worlds import SOURCE, TARGET, cosines, rows, unit
+from planted_worlds import SOURCE, TARGET, cosines, rows, shifted, unit
 
 PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")
 
@@ -244,5 +244,5 @@ def test_10_float32_products_are_right_with_the_pilot_shift_and_wrong_without():
         return np.max(1 - cosines(here, there))
 
     assert worst(streamed(x, y, documents, product=np.float32).total) < 1e-8
-    unshifted = Moments.of(x, y, pilot=(np.zeros(p), np.zeros(q)), product=np.float32)
+    unshifted = shifted(x, y, (np.zeros(p), np.zeros(q)), product=np.float32)
     assert worst(unshifted) > 1e-4

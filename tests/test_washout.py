@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from dragoman.core import Background, Directions, Refusal, frozen
-from dragoman.washout import at_angle, background_of, mix, on_shell, on_shell_angle, projected, understood, wash
+from dragoman.washout import at_angle, mix, on_shell, on_shell_angle, projected, understood, wash
 from planted_worlds import ELSEWHERE, TARGET, cosines, unit
 from studies.strengths import contrast, on_shell_weight, sweep
 
@@ -81,23 +81,6 @@ def test_wash_knows_none_on_shell_and_a_number():
     assert_allclose(wash(d, None, "none"), d.unit)
     assert_allclose(wash(d, b, "on-shell"), on_shell(d, b))
     assert_allclose(wash(d, b, "0.3"), mix(d, b, 0.3))
-
-
-def test_background_is_the_mean_of_unit_rows_and_not_renormalised():
-    rows = np.random.default_rng(0).normal(size=(500, 8)) * 40 + 60
-    b = background_of(TARGET, rows, texts="abc")
-    assert_allclose(b.mean, unit(rows).mean(axis=0), rtol=1e-5)
-    assert b.constant_cosine == pytest.approx(np.mean(unit(rows) @ unit(unit(rows).mean(axis=0))), abs=1e-6)
-    assert (b.n, b.texts, b.site) == (500, "abc", TARGET)
-    again = background_of(TARGET, b.mean, n=500, texts="abc")
-    assert np.array_equal(again.mean, b.mean)
-
-
-def test_background_refuses_a_mean_that_unit_rows_cannot_have():
-    with pytest.raises(Refusal, match="no longer than 1"):
-        background_of(TARGET, np.full(8, 3.0), n=10)
-    with pytest.raises(Refusal, match="with its n"):
-        background_of(TARGET, np.full(8, 0.1))
 
 
 def test_washout_refuses_directions_that_are_nothing_but_background():

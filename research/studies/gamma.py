@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman.core import Refusal, Site
 from dragoman.maps.linear import LinearMap, relative_lambda
-from dragoman.maps.moments import Doubles, Moments
+from dragoman.maps.moments import Doubles, Moments, refuse_few
 
 
 def fit_gamma(
@@ -42,7 +42,7 @@ def fit_gamma(
     Raises:
         Refusal: too few rows, a negative ``gamma``, penalties that are not positive, or nothing covaries.
     """
-    moments.refuse_too_few(allow_underdetermined=allow_underdetermined)
+    refuse_few(moments.count, moments.p, allow_underdetermined=allow_underdetermined)
     if not (np.isfinite(gamma) and gamma >= 0):
         raise Refusal(f"gamma {gamma}", "the exponent is 0 or more", "use 1 for ridge or 0.5 for half way")
     if not (lam > 0 and target_rel > 0):

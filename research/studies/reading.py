@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.embed import Embedder
-from dragoman.scoring import Reconstructor
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.stats.roc import FEWEST, ContextEmbeddings
 from dragoman.store import RunFolder, digest, read_arrays, read_json, write_arrays
 

@@ -19,9 +19,27 @@ from dragoman.addresses import without_secrets
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
 Kind = Literal["feature", "random", "shuffled", "custom"]
+Place = Literal["output", "input", "written", "inside"]
 
 _BLOCKS = 10_000  # no model has so many
 _SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>[0-9]+)$")
+
+# Names of places in a model, as TransformerLens, SAELens, Hugging Face, nnsight, dictionary_learning and sparsify write
+# them. Blocks' lists, by the model classes of transformers (Llama, Qwen, Gemma, Mistral: model.layers; multimodal ones:
+# model.language_model.layers; GPT-2, Falcon, Bloom: transformer.h; Pythia: gpt_neox.layers; OPT: model.decoder.layers;
+# MPT: transformer.blocks), with or without the wrappers around them.
+_LIST = r"(?:(?:model|language_model|text_model|transformer|gpt_neox|decoder|base_model)\.)*(?:layers|h|blocks)"
+_NUMBER = r"(?:\.(?P<block>\d{1,6})|\[(?P<index>\d{1,6})\])"
+_TUPLE = r"(?:\.0|\[0\])?"  # a block's output is a tuple in most classes, and its first entry is the stream
+_WHOLE_BLOCK = re.compile(
+    rf"{_LIST}{_NUMBER}(?:\.(?:(?P<output>output|hook_out|hook_resid_post)|(?P<input>inputs?|hook_in|hook_resid_pre)){_TUPLE})?"
+)
+_IN_NAME = re.compile(r"resid_(?P<where>post|pre)_layer_(?P<block>\d{1,6})")
+# What a block's MLP or attention adds to the stream: a direction of that block's output, and no encoder's input.
+_WRITTEN = re.compile(
+    rf"{_LIST}{_NUMBER}\.(?:hook_(?:mlp|attn)_out|mlp|post_feedforward_layernorm)(?:\.(?:output|hook_out){_TUPLE})?"
+)
+_INSIDE = re.compile(rf"{_LIST}{_NUMBER}\.[\w.\[\]]+")
 
 
 class Refusal(Exception):
@@ -57,8 +75,8 @@ class Site:
     """A residual stream: the output of decoder block ``block`` of a model.
 
     Block k's output is ``hidden_states[k + 1]`` in transformers (entry 0 is the embedding), except for the last block,
-    whose entry transformers normalises; hooks on the block are right for all of them. This is the only
-    place where layer conventions are translated. Prints and parses as ``model@revision:block``.
+    whose entry transformers normalises; hooks on the block are right for all of them. This and ``Hook`` are the only
+    places where layer conventions are translated. Prints and parses as ``model@revision:block``.
     """
 
     model: str
@@ -129,6 +147,33 @@ class Site:
     def __str__(self) -> str:
         """``model@revision:block``."""
         return f"{self.model}{'@' + self.revision if self.revision else ''}:{self.block}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A place of block ``block``: its "output", its "input", what its MLP or attention has "written", or "inside"."""
+
+    block: int
+    place: Place
+
+    @classmethod
+    def parse(cls, name: str) -> Hook | None:
+        """The place that a hook's or module's name means; None for a name of another form."""
+        found = _WHOLE_BLOCK.fullmatch(name)
+        if found:
+            return cls._at(found, "input" if found["input"] else "output")
+        found = _IN_NAME.fullmatch(name)
+        if found:
+            return cls(int(found["block"]), "output" if found["where"] == "post" else "input")
+        found = _WRITTEN.fullmatch(name)
+        if found:
+            return cls._at(found, "written")
+        found = _INSIDE.fullmatch(name)
+        return cls._at(found, "inside") if found else None
+
+    @classmethod
+    def _at(cls, found: re.Match[str], place: Place) -> Hook:
+        return cls(int(found["block"] or found["index"]), place)
 
 
 def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:

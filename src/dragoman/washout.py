@@ -14,35 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Background, Directions, Floats, Refusal, Site, frozen, refuse_other_site, unit_rows
+from dragoman.core import Background, Directions, Floats, Refusal, refuse_other_site, unit_rows
 
 RIGHT = float(np.pi / 2)
 _SAME = 0.9  # |cos(d, background)| above which too little of the direction is left
-
-
-def background_of(site: Site, rows: NDArray[Any], *, n: int | None = None, texts: str = "") -> Background:
-    """The mean of unit-normalised activations at ``site``, not renormalised.
-
-    Args:
-        site: where the rows were read.
-        rows: (n, d_model) activations; or (d_model,) a mean of unit rows that was already taken, then say ``n``.
-        n: how many activations such a mean was taken over.
-        texts: digest of the texts behind the rows.
-
-    Raises:
-        Refusal: zero or non-finite rows, a mean without its ``n``, or a mean that no unit rows can have.
-    """
-    rows = np.asarray(rows, dtype=np.float64)
-    if rows.ndim == 2 and len(rows):
-        unit, _ = unit_rows(rows, f"activations at {site}")
-        return Background(site, frozen(unit.mean(axis=0, dtype=np.float64)), len(rows), texts)
-    if rows.ndim != 1 or n is None or not 0 < np.linalg.norm(rows) <= 1:
-        raise Refusal(
-            f"a background from an array of shape {rows.shape}",
-            "it takes activations, or a mean of unit rows, no longer than 1, with its n",
-            "pass rows of shape (n, d_model)",
-        )
-    return Background(site, frozen(rows), n, texts)
 
 
 def mix(directions: Directions, background: Background, weight: float) -> Floats:
@@ -56,7 +31,7 @@ def mix(directions: Directions, background: Background, weight: float) -> Floats
     _refuse_mismatch(directions, background)
     if not 0 < weight < 1:
         raise Refusal(f"washout weight {weight:g}", "it lies between 0 and 1", "say none for the bare direction")
-    rows = weight * directions.unit.astype(np.float64) + (1 - weight) * _unit_mean(background)
+    rows = weight * directions.unit.astype(np.float64) + (1 - weight) * _unit(background.mean)
     return unit_rows(rows, "washed directions")[0]
 
 
@@ -155,10 +130,6 @@ def understood(how: str) -> tuple[str, float]:
         ) from None
 
 
-def _unit_mean(background: Background) -> NDArray[np.float64]:
-    return _unit(background.mean)
-
-
 def _unit(mean: NDArray[Any]) -> NDArray[np.float64]:
     mean = np.asarray(mean, dtype=np.float64)
     return mean / np.linalg.norm(mean)
@@ -166,7 +137,7 @@ def _unit(mean: NDArray[Any]) -> NDArray[np.float64]:
 
 def _refuse_same(directions: Directions, background: Background) -> None:
     """Refuse directions that are nothing but background."""
-    along = directions.unit.astype(np.float64) @ _unit_mean(background)
+    along = directions.unit.astype(np.float64) @ _unit(background.mean)
     if (np.abs(along) > _SAME).any():
         row = int(np.argmax(np.abs(along)))
         raise Refusal(

@@ -61,6 +61,7 @@ _EVIDENCE: Mapping[str, tuple[str, int]] = {
 }
 WORDS: Mapping[str, str] = {name: words for name, (words, _) in _EVIDENCE.items()}
 SIGNS: Mapping[str, int] = {name: sign for name, (_, sign) in _EVIDENCE.items() if sign}
+Doubles = NDArray[np.float64]
 
 
 def evidence_words(name: str) -> str:
@@ -110,9 +111,6 @@ def _number(name: str, value: float | None) -> float | None:
     if math.isinf(number):
         raise Refusal(f"evidence '{name}'", "it is infinite", "leave it out (None) where it could not be measured")
     return math.log(max(number, SMALLEST)) if name in LOGARITHMIC else number
-
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -33,6 +33,7 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 FOLDS = 5
 THRESHOLD = 0.5
 Groups = Sequence[Any] | NDArray[Any] | None
+BINS = 10
 
 
 def fit_confidence(
@@ -229,9 +230,6 @@ def _unseen(x: Doubles, y: Doubles, parts: NDArray[np.intp], penalty: float, sig
         weights, intercept = fit_signed(x[parts != part], y[parts != part], penalty, signs)
         z[parts == part] = x[parts == part] @ weights + intercept
     return z
-
-
-BINS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

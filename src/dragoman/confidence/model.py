@@ -34,6 +34,9 @@ Doubles = NDArray[np.float64]
 # Of numbers in a file: finite, and products of two stay so.
 Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e100, lt=1e100)]
 STEP, TWO_STEPS = "dragoman confidence", "dragoman trust"  # kinds in a file
+FORMAT = 1
+KIND = "dragoman confidences"
+REASONS = 3
 
 
 class Step(Record):
@@ -169,11 +172,6 @@ def standardised(
 
 def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(parts.items(), key=lambda item: -abs(item[1])))
-
-
-FORMAT = 1
-KIND = "dragoman confidences"
-REASONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman import hooks
-from dragoman.core import Floats, Refusal, Site
+from dragoman.core import Floats, Hook, Refusal, Site
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder, Outlines
 from dragoman.dictionaries.rows import Evidence, lies_across
@@ -329,7 +328,7 @@ def residual_block(what: str, hook: str, layer: int | None, *, writes: bool = Fa
     Raises:
         Refusal: when it is neither, or hook and layer differ.
     """
-    found = hooks.parsed(hook)
+    found = Hook.parse(hook)
     stream = found is not None and found.place in ("output", "input", *(["written"] if writes else []))
     if found is not None and stream and layer is not None and layer != found.block:
         raise Refusal(what, f"its hook is {shown(hook)} but its hook_layer {layer}", "mend its configuration")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.maps.direct import FiringSums
-from dragoman.maps.moments import FoldedMoments
+from dragoman.maps.moments import FoldedMoments, scrambled
 from dragoman.store import Contents, document_name, refusing, write_arrays, write_json
 
 K = 12  # documents kept in which a feature fires
@@ -43,6 +43,23 @@ _FILE = Contents(
 )
 Names = NDArray[np.int64]
 _WORD = re.compile(r"\S+")
+_INDEX = "aligned.json"
+_FOLDER = Contents(
+    called="aligned pairs",
+    holds="aligned pairs",
+    origin="dragoman harvest",
+    words={"source": str, "target": str, "n": int, "texts": str, "calibration": int, "parts": list, "report": dict},
+)
+_BACKGROUNDS = Contents(
+    called="backgrounds", holds=None, origin="dragoman harvest", arrays={"source": "p", "target": "q"}
+)
+_HELD_OUT = Contents(
+    called="held-out pairs",
+    holds=None,
+    origin="dragoman harvest",
+    arrays={"x": "np", "y": "nq", "documents": "n"},
+    words={"fold": int},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,12 +167,9 @@ class FiringsTally:
 
 
 def priority(names: Names, seed: int) -> NDArray[np.uint64]:
-    """A pseudo-random number (n,) of each name and the seed; other names have other numbers (splitmix64's mixer)."""
+    """A pseudo-random number (n,) of each name and the seed; other names have other numbers."""
     start = np.random.default_rng(seed).integers(1 << 63, dtype=np.uint64)
-    z = names.astype(np.uint64) + start
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return scrambled(names.astype(np.uint64) + start)
 
 
 def _strongest(f: Any, where: Names, ends: Names, documents: int) -> tuple[Floats, Names]:
@@ -256,25 +270,6 @@ def somewhere(text: str, length: int, rng: np.random.Generator) -> str:
     if stop - start > 2 * length:  # a script without spaces
         return text[place : place + length].strip()
     return text[start:stop]
-
-
-_INDEX = "aligned.json"
-_FOLDER = Contents(
-    called="aligned pairs",
-    holds="aligned pairs",
-    origin="dragoman harvest",
-    words={"source": str, "target": str, "n": int, "texts": str, "calibration": int, "parts": list, "report": dict},
-)
-_BACKGROUNDS = Contents(
-    called="backgrounds", holds=None, origin="dragoman harvest", arrays={"source": "p", "target": "q"}
-)
-_HELD_OUT = Contents(
-    called="held-out pairs",
-    holds=None,
-    origin="dragoman harvest",
-    arrays={"x": "np", "y": "nq", "documents": "n"},
-    words={"fold": int},
-)
 
 
 def refuse_there(folder: Path) -> None:

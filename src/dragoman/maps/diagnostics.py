@@ -30,6 +30,9 @@ from dragoman.maps.moments import Doubles, FoldedMoments, Moments
 
 RANDOM = 1000
 MOST = 4096  # rows of a dictionary that are measured: enough for a quartile
+_CANDIDATES = 1000
+_LOUD = 10
+_USABLE, _GOOD, _FOUND = 0.15, 0.25, 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,11 +183,6 @@ def purity(directions: Directions, fired: FiringSums, moments: Moments, lam: flo
     total = mixture.sum(axis=1)
     share = mixture[np.arange(len(own)), own] / np.where(total > 0, total, 1.0)
     return np.where(np.array(own) >= 0, share, np.nan)
-
-
-_CANDIDATES = 1000
-_LOUD = 10
-_USABLE, _GOOD, _FOUND = 0.15, 0.25, 0.3
 
 
 def held_out(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Refusal, Site, frozen, refuse_other_site
-from dragoman.maps.moments import Doubles, Moments
+from dragoman.maps.moments import Doubles, Moments, refuse_few
 from dragoman.store import Contents, write_arrays
 
 _FILE = Contents(
@@ -119,7 +119,7 @@ def fit_ridge(
     Raises:
         Refusal: fewer than 3 rows, no more rows than the source is wide (unless allowed), or ``lam`` not positive.
     """
-    moments.refuse_too_few(allow_underdetermined=allow_underdetermined)
+    refuse_few(moments.count, moments.p, allow_underdetermined=allow_underdetermined)
     return LinearMap(
         source=source,
         target=target,
@@ -206,7 +206,7 @@ def fit_procrustes(
         Refusal: fewer than 3 rows, no more rows than the source is wide (unless allowed), a rank below 1 or above the
             informative one, or nothing covaries.
     """
-    moments.refuse_too_few(allow_underdetermined=allow_underdetermined)
+    refuse_few(moments.count, moments.p, allow_underdetermined=allow_underdetermined)
     left, strength, right = np.linalg.svd(moments.sxy, full_matrices=False)
     if strength[0] <= 0:
         raise Refusal("a Procrustes map", "source and target rows do not covary at all", "check that the rows pair")

@@ -37,6 +37,13 @@ _FILE = Contents(
     arrays={"mean_x": "p", "mean_y": "q", "sxx": "pp", "sxy": "pq", "syy": "qq"},
     words={"count": int},
 )
+FOLDS = 5
+PER_DOCUMENT = 64  # rows: those of one document are alike
+PILOT = 512  # rows whose mean is taken off before multiplying
+_WAITING = 1024  # rows a fold gathers before they are multiplied: each product costs a pass over all sums
+_INDEX = "folds.json"
+_FOLDER = Contents(called="folded moments", holds="folded moments", origin="dragoman harvest", words={"folds": int})
+_DOCUMENTS = Contents(called="document ids", holds=None, origin="dragoman harvest", arrays={"documents": "n"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,34 +62,19 @@ class Moments:
     syy: Doubles
 
     @classmethod
-    def of(
-        cls,
-        x: NDArray[Any],
-        y: NDArray[Any],
-        *,
-        pilot: tuple[NDArray[Any], NDArray[Any]] | None = None,
-        product: type[np.floating[Any]] = np.float64,
-    ) -> Moments:
-        """Summarise one batch of pairs.
-
-        Args:
-            x: (n, p) source rows.
-            y: (n, q) target rows, row i of the same text position as row i of ``x``.
-            pilot: shifts (p,) and (q,) subtracted before multiplying; the batch's own means when left out. The result
-                does not depend on it in exact arithmetic. In float32 it matters: where means are 30 standard
-                deviations from zero, unshifted products turn mapped directions by up to 1 - cos = 5e-3.
-            product: precision of the products (``numpy.float32`` is about twice as fast); sums are always float64.
+    def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
+        """Summarise source rows ``x`` (n, p) and target rows ``y`` (n, q), row i of either at the same text position.
 
         Raises:
             Refusal: the rows do not pair, there are none, or some are not finite.
         """
         x, y = checked_pairs(x, y)
-        shift = pilot if pilot is not None else (x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64))
+        mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
         sums = Sums(x.shape[1], y.shape[1])
         for start in range(0, len(x), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            sums.add((x[rows] - shift[0]).astype(product), (y[rows] - shift[1]).astype(product))
-        return sums.sealed(*shift)
+            sums.add(x[rows] - mean_x, y[rows] - mean_y)
+        return sums.sealed(mean_x, mean_y)
 
     @classmethod
     def together(cls, parts: Sequence[Moments]) -> Moments:
@@ -122,11 +114,6 @@ class Moments:
         )
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all sums, 8 (p^2 + p q + q^2 + p + q): the number of rows has no part in it."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self) if f.name != "count")
-
-    @property
     def p(self) -> int:
         """Width of the source."""
         return len(self.mean_x)
@@ -140,10 +127,6 @@ class Moments:
     def underdetermined(self) -> bool:
         """Whether a direction can leave the span of the rows (n <= p); a random one keeps (n - 1) / p of its energy."""
         return self.count <= self.p
-
-    def refuse_too_few(self, *, allow_underdetermined: bool) -> None:
-        """Refuse to have a map fitted to fewer rows than it needs."""
-        refuse_few(self.count, self.p, allow_underdetermined=allow_underdetermined)
 
     def save(self, path: Path) -> None:
         """Write all six parts to one file."""
@@ -231,36 +214,20 @@ def _locked(count: int, *parts: Doubles) -> Moments:
     return Moments(count=count, mean_x=mean_x, mean_y=mean_y, sxx=sxx, sxy=sxy, syy=syy)
 
 
-FOLDS = 5
-PER_DOCUMENT = 64  # rows: those of one document are alike
-PILOT = 512  # rows whose mean is taken off before multiplying
-_WAITING = 1024  # rows a fold gathers before they are multiplied: each product costs a pass over all sums
-_INDEX = "folds.json"
-_FOLDER = Contents(called="folded moments", holds="folded moments", origin="dragoman harvest", words={"folds": int})
-_DOCUMENTS = Contents(called="document ids", holds=None, origin="dragoman harvest", arrays={"documents": "n"})
-
-
 def fold_of(documents: NDArray[Any], folds: int = FOLDS) -> NDArray[np.int64]:
     """Which fold (n,) each document id (n,) belongs to: the same in every shard, and blind to any order in the ids.
 
     A corpus that deals its topics in turn would put whole topics into one fold if ids were simply counted off.
     """
-    mixed = np.asarray(documents).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64's finaliser
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(folds)).astype(np.int64)
+    mixed = scrambled(np.asarray(documents).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    return (mixed % np.uint64(folds)).astype(np.int64)
 
 
-def at_most(documents: NDArray[Any], rng: np.random.Generator, *, rows: int = PER_DOCUMENT) -> NDArray[np.bool_]:
-    """A random choice of at most ``rows`` rows of each document, as a mask (n,); rows of one document are alike."""
-    documents = np.asarray(documents)
-    order = rng.permutation(len(documents))
-    sort = order[np.argsort(documents[order], kind="stable")]
-    _, first, counts = np.unique(documents[sort], return_index=True, return_counts=True)
-    rank = np.arange(len(documents)) - np.repeat(first, counts)
-    keep = np.zeros(len(documents), dtype=bool)
-    keep[sort[rank < rows]] = True
-    return keep
+def scrambled(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Other numbers (n,) for other numbers, without any order that was in them: splitmix64's finaliser."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    return z ^ (z >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -395,13 +362,6 @@ class MomentStream:
         folds = tuple(sums.sealed(*self._shift) for sums in self._sums if sums is not None)
         self._sums = [None] * len(folds)
         return FoldedMoments(folds=folds, documents=frozen(self._documents, np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now: sums and waiting rows."""
-        names = ("sum_x", "sum_y", "sxx", "sxy", "syy")
-        sums = sum(getattr(s, name).nbytes for s in self._sums if s is not None for name in names)
-        return sums + sum(a.nbytes + b.nbytes for rows in self._waiting for a, b in rows)
 
     def _held(self) -> int:
         return sum(len(a) for rows in self._waiting for a, _ in rows)

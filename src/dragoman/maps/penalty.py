@@ -37,6 +37,8 @@ LEAST = 30  # features below which their mean cosine decides nothing
 WITHIN = 0.97  # of the best R2, for the fallback
 LOUD = 1e3  # times the median variance, above which one source dimension would set the penalty for all
 ENOUGH = 10  # rows per source dimension below which a map is called thin
+HELD_OUT = 0.2  # share of the texts that judges a map by the post's recipe
+FEWEST = 8  # texts: the fifth of them that judges is two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,9 +248,6 @@ def fit_map(
     return replace(made, weight=weight, mean_x=total.mean_x, settings=settings, report=report)
 
 
-FEWEST = 8  # texts: the fifth of them that judges is two
-
-
 def fit_pooled(
     x_pooled: NDArray[Any],
     y_pooled: NDArray[Any],
@@ -256,11 +255,10 @@ def fit_pooled(
     target: Site,
     *,
     lam: float = 100.0,
-    held_out: float = 0.2,
     seed: int = 0,
     method: Literal["ridge", "procrustes"] = "ridge",
 ) -> tuple[LinearMap, Moments]:
-    """Fit on a random ``1 - held_out`` of the texts and judge on the rest.
+    """Fit on a random 80 % of the texts and judge on the rest.
 
     Args:
         x_pooled: (texts, p) mean over a text's source activations.
@@ -268,7 +266,6 @@ def fit_pooled(
         source: where ``x_pooled`` was read.
         target: where ``y_pooled`` was read.
         lam: ridge penalty on the raw scale, scikit-learn's ``alpha``; Procrustes has none.
-        held_out: share of the texts kept for judging.
         seed: of the split.
         method: ``"ridge"`` or ``"procrustes"``.
 
@@ -281,12 +278,12 @@ def fit_pooled(
     x, y = np.asarray(x_pooled), np.asarray(y_pooled)
     if method not in ("ridge", "procrustes"):
         raise Refusal(f"method '{method}'", "the post used ridge and Procrustes", "say ridge or procrustes")
-    judged = round(held_out * len(x))
+    judged = round(HELD_OUT * len(x))
     if not 2 <= judged <= len(x) - 3:
         raise Refusal(
-            f"holding out {held_out:g} of {len(x)} texts",
+            f"holding out {HELD_OUT:g} of {len(x)} texts",
             "at least 3 texts are needed to fit and 2 to judge",
-            "pass more texts or another share",
+            "pass more texts",
         )
     if len(x) != len(y):
         raise Refusal(f"{len(x)} source and {len(y)} target rows", "they pair one to one", "pool the same texts twice")
@@ -297,6 +294,6 @@ def fit_pooled(
         made = fit_ridge(moments, source, target, lam, allow_underdetermined=True)
     else:
         made = fit_procrustes(moments, source, target, allow_underdetermined=True)
-    settings = made.settings | {"recipe": "post", "pooling": "mean", "held_out": held_out, "seed": seed}
+    settings = made.settings | {"recipe": "post", "pooling": "mean", "held_out": HELD_OUT, "seed": seed}
     report = made.report | {"held_out": judge(made, x[kept], y[kept], seed=seed)}
     return replace(made, settings=settings, report=report), moments

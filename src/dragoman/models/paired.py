@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, vstack
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
 from dragoman.maps import FiringSums
-from dragoman.maps.moments import FOLDS, PER_DOCUMENT, at_most, fold_of
+from dragoman.maps.moments import FOLDS, PER_DOCUMENT, fold_of
 from dragoman.models.encode import shared_cuts
 from dragoman.models.harvest import (
     MAX_TOKENS,
@@ -284,10 +284,13 @@ def calibrating(fires: NDArray[Any], columns: NDArray[np.int64], options: Readin
 
 
 def at_most_each(documents: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.bool_]:
-    """``at_most`` with a generator of each document's own, so that its neighbours have no part in the draw."""
+    """At most ``rows`` rows of each document, as a mask (n,): rows of one document are alike.
+
+    Each document's are drawn by a generator of its own, so that its neighbours have no part in the draw.
+    """
     keep = np.ones(len(documents), dtype=bool)
     names, counts = np.unique(documents, return_counts=True)
     for name in names[counts > rows]:
         mine = np.flatnonzero(documents == name)
-        keep[mine] = at_most(documents[mine], np.random.default_rng([seed, int(name)]), rows=rows)
+        keep[mine[np.random.default_rng([seed, int(name)]).permutation(len(mine))[rows:]]] = False
     return keep

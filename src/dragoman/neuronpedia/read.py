@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dragoman import hooks
 from dragoman.addresses import public_address
-from dragoman.core import Refusal, Site
+from dragoman.core import Hook, Refusal, Site
 from dragoman.neuronpedia.files import EACH, LIMITS, Limits, Place
 from dragoman.neuronpedia.ids import HOST, HUB_MODELS, NeuronpediaRef, hub_model, parse
 from dragoman.store import refusing
@@ -80,7 +79,7 @@ class SourceRecord:
         hook = self.hook
         if hook is None:
             return Site(model, self.ref.layer)
-        found = hooks.parsed(hook)
+        found = Hook.parse(hook)
         if found is None or found.place not in ("output", "input"):
             why = f"its hook '{shown(hook)}' is not in the residual stream, where verbalizers read"
             raise Refusal(f"source {self.ref}", why, "use a source of a residual stream")

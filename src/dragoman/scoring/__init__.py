@@ -4,7 +4,6 @@ from dragoman.scoring.confidence import confidence_set, run_evidence
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.reconstruction import (
-    Reconstructor,
     reconstruction_scores,
     sought_directions,
 )
@@ -12,7 +11,6 @@ from dragoman.scoring.run import add_confidence, fit_from, recalibrate_from, sco
 
 __all__ = [
     "JudgedRun",
-    "Reconstructor",
     "add_confidence",
     "confidence_set",
     "fit_from",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from dragoman.records import Row
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
 from dragoman.scoring.judge import embedded_contexts
 from dragoman.scoring.judged_run import EMPTY, CachedEmbedder, JudgedRun
-from dragoman.scoring.reconstruction import Reconstructor
 from dragoman.stats.reconstruct import mean_output
+
+if TYPE_CHECKING:
+    from dragoman.models.reconstruct import Reconstructor
 
 MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
 CENTRED = 10  # different texts that show what all of them share; with fewer, a reconstruction cannot be centred

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ from dragoman.scores import (
     Scores,
 )
 from dragoman.scoring.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
-from dragoman.scoring.reconstruction import Reconstructor, reconstruction_scores
+from dragoman.scoring.reconstruction import reconstruction_scores
 from dragoman.stats.lift import (
     FEWEST_OTHERS,
     ceiling_estimate,
@@ -57,6 +57,9 @@ from dragoman.stats.planted import accuracy_estimate, names_category
 from dragoman.stats.power import detectable, plan
 from dragoman.stats.roc import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
 
+if TYPE_CHECKING:
+    from dragoman.models.reconstruct import Reconstructor
+
 RULE = (
     "An explanation names its feature's planted category when the category's name or the name of one of its topics "
     "stands in the text as whole words, singular or plural, in any case."
@@ -65,6 +68,9 @@ PAIRS = (("plain", "washed"), ("procrustes_washed", "washed"), ("washed", "direc
 FIRST, SECOND = 1, 2  # the samples that are drawn; sample 0 is greedy, and the same every time
 Lifts = Mapping[str, Mapping[str, float]]  # condition -> feature -> lift
 Hits = Mapping[str, Mapping[str, bool]]  # condition -> feature -> whether the text names the planted category
+Doubles = NDArray[np.float64]
+LEVEL = 0.05
+_FINE = 9999  # deals of a p that is adjusted over many tests: the smallest must stay small after that
 
 
 def judge_run(
@@ -270,13 +276,10 @@ def detection_scores(run: JudgedRun, embedder: Embedder, *, seed: int) -> Detect
         table.append(DetectionRate(**asdict(mean), condition=condition, features=len(features)))
         if set(features) <= set(run.texts[condition]):
             each = zip(features, detection_per_feature(found, own), strict=True)
-            per_feature[condition] = tuple(FeatureDetection(feature=f, **asdict(one)) for f, one in each)
+            per_feature[condition] = tuple(
+                FeatureDetection.of({"feature": f, **one}, f"detection of feature {f}") for f, one in each
+            )
     return Detection(embedder=embedder.name, table=tuple(table), per_feature=per_feature) if table else None
-
-
-Doubles = NDArray[np.float64]
-LEVEL = 0.05
-_FINE = 9999  # deals of a p that is adjusted over many tests: the smallest must stay small after that
 
 
 def against_nulls(

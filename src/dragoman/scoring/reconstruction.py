@@ -7,39 +7,18 @@ at which the run has no directions, and a run of which no condition can be score
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dragoman.core import Directions, Floats, Refusal, Site, refuse_other_site
+from dragoman.core import Directions, Refusal, Site, refuse_other_site
 from dragoman.records import SOURCE_ROWS, Row
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
 from dragoman.scoring.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
 
-
-@runtime_checkable
-class Reconstructor(Protocol):
-    """Gives the vector a text describes."""
-
-    @property
-    def site(self) -> Site:
-        """The stream it predicts."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        ...
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides its vectors, for a run's scores."""
-        ...
-
-    def reconstruct(self, texts: Sequence[str]) -> Floats:
-        """Vectors (n, d_model) at ``site``, one per text."""
-        ...
+if TYPE_CHECKING:
+    from dragoman.models.reconstruct import Reconstructor
 
 
 def sought_directions(run: JudgedRun, site: Site) -> Directions | dict[str, Directions]:

@@ -7,7 +7,9 @@ into the folder; a set of confidences and its reliability, which are not written
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dragoman import tiny
 from dragoman.confidence.checked import (
@@ -19,7 +21,7 @@ from dragoman.confidence.checked import (
     recalibrate_checked,
 )
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Refusal
+from dragoman.core import Directions, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.embed import LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
@@ -30,6 +32,9 @@ from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES
+
+if TYPE_CHECKING:
+    from dragoman.models.reconstruct import Reconstructor
 
 
 def score_run(
@@ -53,12 +58,7 @@ def score_run(
     check_file(folder.path / SCORES)
     run = JudgedRun.of(folder)
     confidences = confidence_set(confidence, say, run)
-    reconstructor = directions = None
-    if ar is not None:
-        from dragoman.models.reconstruct import Reconstructor
-
-        reconstructor = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
-        directions = sought_directions(run, reconstructor.site)
+    reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
@@ -95,6 +95,18 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
     before = folder.scores
     scores = Scores.read(json.dumps(before), f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
     folder.write_scores(scores.model_copy(update={"confidence": found}).to_json())
+
+
+def _opened(
+    ar: str | None, run: JudgedRun, *, layout: str | None, dtype: str, device: str
+) -> tuple[Reconstructor | None, Directions | Mapping[str, Directions] | None]:
+    """The reconstructor of a name, and what it should find in the run; neither where none is named."""
+    if ar is None:
+        return None, None
+    from dragoman.models.reconstruct import Reconstructor
+
+    opened = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
+    return opened, sought_directions(run, opened.site)
 
 
 def second_opinion(say: Say) -> LexicalEmbedder:
@@ -171,12 +183,7 @@ def checked_evidence(
     rows, run = read_checked(checked), JudgedRun.of(folder)
     bare = {condition: dict.fromkeys(by_feature, {}) for condition, by_feature in run.texts.items()}
     matched(rows, bare, run.claims, str(checked))  # refused before anything dear is done
-    reconstructor = directions = None
-    if ar is not None:
-        from dragoman.models.reconstruct import Reconstructor
-
-        reconstructor = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
-        directions = sought_directions(run, reconstructor.site)
+    reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     say("gathering what is known of each text")
     embedder = SentenceEmbedder(device=device)
     evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)

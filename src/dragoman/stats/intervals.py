@@ -19,6 +19,8 @@ from dragoman.core import Estimate, Refusal
 PERMUTATIONS = 9999
 Topics = Sequence[Any] | NDArray[Any] | None
 _LEVEL = 0.95
+DRAWS = 2000
+Rows = NDArray[np.intp]
 
 
 def t_interval(mean: float, sd: float, n: int) -> tuple[float, float, float]:
@@ -197,10 +199,6 @@ def mean_estimate(
         method=f"t interval; two-sided sign-flip permutation p, at most {PERMUTATIONS} draws",
         extra={"sd": sd, "d_z": mean / sd if sd > 0 else 0.0, "p_t": p_t},
     )
-
-
-DRAWS = 2000
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from dragoman.stats.intervals import DRAWS, Topics, bootstrap, cluster_numbers, 
 from dragoman.stats.lift import dealt_estimate, doubly_centred_lift, square
 
 FEWEST_OUTCOMES = 10
+FEWEST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,9 +191,6 @@ def area_of(score: NDArray[Any], right: NDArray[np.bool_]) -> float:
     return auroc(score[right], score[~right])
 
 
-FEWEST = 3
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextEmbeddings:
     """Embedded contexts of one feature: ``firing`` (m, e) where it fires, ``silent`` (n, e) where it does not."""
@@ -221,17 +219,6 @@ class ContextEmbeddings:
         return cls(firing=frozen(firing), silent=frozen(silent))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detected:
-    """One feature's detection: ``auroc`` with Newcombe's 95 % interval, over ``firing`` and ``silent`` contexts."""
-
-    auroc: float
-    low: float
-    high: float
-    firing: int
-    silent: int
-
-
 def detection_table(explanations: NDArray[Any], contexts: Sequence[ContextEmbeddings]) -> NDArray[np.float64]:
     """A (n, N): AUROC of explanation i (n, e), by cosine, on the contexts of feature j."""
     explanations = np.asarray(explanations, dtype=np.float64)
@@ -249,14 +236,16 @@ def detection_table(explanations: NDArray[Any], contexts: Sequence[ContextEmbedd
     return out
 
 
-def detection_per_feature(table: NDArray[Any], contexts: Sequence[ContextEmbeddings]) -> list[Detected]:
-    """The own explanation's AUROC of every feature, the diagonal of A (N, N), with intervals."""
-    table = square(table)
-    found: list[Detected] = []
-    for value, one in zip(np.diag(table).tolist(), contexts, strict=True):
+def detection_per_feature(table: NDArray[Any], contexts: Sequence[ContextEmbeddings]) -> list[dict[str, float | int]]:
+    """Of every feature the own explanation's ``auroc``, the diagonal of A (N, N), with Newcombe's 95 % interval.
+
+    ``low`` and ``high`` are its ends, ``firing`` and ``silent`` how many contexts it is over.
+    """
+    found: list[dict[str, float | int]] = []
+    for value, one in zip(np.diag(square(table)).tolist(), contexts, strict=True):
         m, n = len(one.firing), len(one.silent)
         low, high = auroc_interval(value, m, n)
-        found.append(Detected(auroc=value, low=low, high=high, firing=m, silent=n))
+        found.append({"auroc": value, "low": low, "high": high, "firing": m, "silent": n})
     return found
 
 

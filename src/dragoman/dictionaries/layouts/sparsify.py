@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from dragoman import hooks
-from dragoman.core import Refusal
+from dragoman.core import Hook, Refusal
 from dragoman.dictionaries import layout
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder
@@ -50,7 +49,7 @@ def _open(folder: Folder) -> Found:
 
 def _stated(folder: Folder, transcodes: bool) -> Stated:
     """The hookpoint is the folder's name; sparsify does not write the model into the folder."""
-    named = (part for part in reversed(folder.parts) if hooks.parsed(part) or part.endswith("embed_tokens"))
+    named = (part for part in reversed(folder.parts) if Hook.parse(part) or part.endswith("embed_tokens"))
     hook = next(named, None)
     if hook is None:
         return Stated(by="its folder's name")
