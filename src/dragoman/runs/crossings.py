@@ -1,7 +1,8 @@
 """What a run's directions cross by: a crossing fitted for it, or all that is needed where there is nothing to cross.
 
-In: a dictionary, a target, texts. Out: a ``Crossing``, its digests told; windows of its texts in which features fire. Refuses a fit within one stream, routes that
-were not prepared, and whatever reading models, dictionaries and texts refuses.
+In: a dictionary, a target, texts. Out: a ``Crossing``, its digests told; windows of its texts in which features fire.
+Refuses a fit within one stream, routes that were not prepared, texts that are not those that were read, and whatever
+reading models, dictionaries and texts refuses.
 """
 
 from __future__ import annotations
