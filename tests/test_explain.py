@@ -219,7 +219,7 @@ def test_an_activation_is_read_at_the_token_that_ends_where_asked(world: dict[st
     rows, which = activations_at(reader, TEXTS[:5], ends)
     for row, text in zip(rows, [TEXTS[i] for i in which], strict=True):
         ids = reader.tokenizer(text, return_tensors="pt")
-        hidden = reader.model(**ids, output_hidden_states=True).hidden_states[reader.site.hidden_states_index]
+        hidden = reader.model(**ids, output_hidden_states=True).hidden_states[reader.site.block + 1]
         np.testing.assert_allclose(row, hidden[0, -1].numpy(), atol=1e-4)
 
 

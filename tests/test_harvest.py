@@ -97,7 +97,7 @@ def test_the_output_of_block_k_is_hidden_state_k_plus_one_below_the_last_block(p
     assert len(states) == count + 1
     for block in range(count - 1):
         found = hooked(model, ids, block)
-        np.testing.assert_allclose(found, states[site(block).hidden_states_index], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, states[site(block).block + 1], rtol=1e-5, atol=1e-5)
         # The neighbours are other numbers, so that being off by one would be seen.
         assert not np.allclose(found, states[block], atol=1e-2)
         assert not np.allclose(found, states[block + 2], atol=1e-2)

@@ -166,7 +166,7 @@ GOOD = "<explanation>\nA recipe.\n\nThe phrase 'two eggs'.\n\nFinal token 'eggs'
 def test_a_good_answer_is_parsed_without_problems() -> None:
     got = parse(f"Sure.\n{GOOD}<|im_end|>", tokens=40)
     assert got.text.startswith("A recipe.") and got.text.endswith("then 'and'.")
-    assert (len(got.paragraphs), got.problems, got.tokens) == (3, (), 40)
+    assert (len(got.text.split("\n\n")), got.problems, got.tokens) == (3, (), 40)
 
 
 @pytest.mark.parametrize(

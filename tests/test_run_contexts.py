@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from asking import explain
-from dragoman.runs.crossings import by_tokens
-from dragoman.runs.windows import windows_of
+from dragoman.runs.crossings import by_tokens, windows_of
 from dragoman.store import RunFolder, read_json
 from reading import read_encoder
 from report_fixture import HOSTILE, build_run, page_of

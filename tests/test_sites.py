@@ -8,7 +8,6 @@ from dragoman.core import Refusal, Site
 def test_what_enters_a_block_is_what_left_the_block_before() -> None:
     assert Site.before_block("org/model", 7) == Site("org/model", 6)
     assert Site.before_block("org/model", 1, "main") == Site("org/model", 0, "main")
-    assert Site.before_block("m", 7).hook_point == "blocks.6.hook_resid_post"
     assert Site.block_before(20, "a dictionary") == 19
 
 

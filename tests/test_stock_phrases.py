@@ -47,7 +47,7 @@ def test_the_parser_flags_them_and_keeps_the_text_and_its_paragraphs() -> None:
     text = 'A list of sights.\n\nThe phrase "famous for".\n\nFinal token "e.g." introduces a name.'
     got = parse(f"<explanation>\n{text}\n</explanation>")
     assert (got.text, got.problems) == (text, (EG,))
-    assert len(got.paragraphs) == 3 and got.paragraphs[-1].startswith("Final token")
+    assert len(got.text.split("\n\n")) == 3 and got.text.split("\n\n")[-1].startswith("Final token")
 
 
 def test_every_stock_phrase_says_whose_it_is_and_has_a_name_of_its_own() -> None:

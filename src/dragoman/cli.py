@@ -19,8 +19,7 @@ from dragoman.commands.crossings import fit, inspect
 from dragoman.commands.doctor import doctor
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
-from dragoman.commands.printing import put, put_json
-from dragoman.commands.progress import talking
+from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_scores
 from dragoman.commands.words import (
     Ar,

@@ -1,6 +1,7 @@
 """The nouns every room shares, and how dragoman says no.
 
-In: plain values. Out: small frozen types whose arrays are checked once, here, and read-only from then on.
+In: plain values; addresses, and sentences that may hold some. Out: small frozen types whose arrays are checked once,
+here, and read-only from then on; addresses without secrets, and text that is no address as it was.
 No files, no models, no statistics.
 """
 
@@ -13,8 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dragoman.addresses import without_secrets
 
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
@@ -40,6 +39,13 @@ _WRITTEN = re.compile(
     rf"{_LIST}{_NUMBER}\.(?:hook_(?:mlp|attn)_out|mlp|post_feedforward_layernorm)(?:\.(?:output|hook_out){_TUPLE})?"
 )
 _INSIDE = re.compile(rf"{_LIST}{_NUMBER}\.[\w.\[\]]+")
+
+# Addresses and messages are kept and shown without passwords, signatures and tokens.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_CLOSING = re.compile(r"[;:,.)\]}'\"…]*$")  # what ends a sentence or a quotation, not the address
+_PORT = re.compile(r"[^@]*:(?!\d*$)[^@]*")  # a "host:port" whose port is no number is the start of "user:password"
+_TOKEN = re.compile(r"\b(hf_|hf_oauth_|api_org_)[A-Za-z0-9]{16,}")
+_BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
 class Refusal(Exception):
@@ -134,16 +140,6 @@ class Site:
             )
         return block - 1
 
-    @property
-    def hidden_states_index(self) -> int:
-        """Index into transformers' ``hidden_states`` (wrong for the last block, which is normalised there)."""
-        return self.block + 1
-
-    @property
-    def hook_point(self) -> str:
-        """The same place in TransformerLens' and SAELens' words."""
-        return f"blocks.{self.block}.hook_resid_post"
-
     def __str__(self) -> str:
         """``model@revision:block``."""
         return f"{self.model}{'@' + self.revision if self.revision else ''}:{self.block}"
@@ -174,6 +170,40 @@ class Hook:
     @classmethod
     def _at(cls, found: re.Match[str], place: Place) -> Hook:
         return cls(int(found["block"] or found["index"]), place)
+
+
+def public_address(address: str) -> str:
+    """An address without user, password, query and fragment; other text (a path, a hub reference) unchanged.
+
+    What stands behind the question mark may be a signature, and what stands before the host's ``@`` a password.
+    """
+    scheme, there, rest = address.partition("://")
+    if not there or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme.strip()):
+        return _blotted(address)
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif "@" in rest and _PORT.fullmatch(authority):  # a password with a slash or a question mark in it
+        rest = rest.rpartition("@")[2]
+    return _blotted(f"{scheme}://{re.split(r'[?#]', rest, maxsplit=1)[0]}")
+
+
+def without_secrets(text: str) -> str:
+    """A sentence whose addresses are public ones, and whose access tokens are blotted out."""
+    if "://" in text:
+        text = _ADDRESS.sub(_public, text)
+    return _blotted(text)
+
+
+def _public(found: re.Match[str]) -> str:
+    address = found[0]
+    closing = _CLOSING.search(address)
+    end = closing[0] if closing else ""
+    return public_address(address[: len(address) - len(end)]) + end
+
+
+def _blotted(text: str) -> str:
+    return _BEARER.sub(r"\1 ***", _TOKEN.sub(r"\1***", text))
 
 
 def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
@@ -332,11 +362,6 @@ class Explanation:
     problems: tuple[str, ...] = ()
     tokens: int = 0
     log_probability: float | None = field(default=None, compare=False)
-
-    @property
-    def paragraphs(self) -> tuple[str, ...]:
-        """The paragraphs of the text, blank lines between them dropped."""
-        return tuple(p.strip() for p in re.split(r"\n\s*\n", self.text) if p.strip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.commands.boundary import Commands
-from dragoman.commands.printing import put
-from dragoman.commands.progress import talking
+from dragoman.commands.printing import put, talking
 from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype, OutJson, Run, Seed, file_path
 
 if TYPE_CHECKING:

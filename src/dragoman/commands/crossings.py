@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from dragoman.commands.printing import console, put, put_json
-from dragoman.commands.progress import talking
+from dragoman.commands.printing import console, put, put_json, talking
 from dragoman.commands.words import (
     ArrayKey,
     Base,

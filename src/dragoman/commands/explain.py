@@ -10,9 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dragoman.addresses import public_address
-from dragoman.commands.printing import put, put_json
-from dragoman.commands.progress import talking
+from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_rows, with_confidence
 from dragoman.commands.words import (
     MOST_SAMPLES,
@@ -41,7 +39,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Site
+from dragoman.core import Site, public_address
 
 
 def explain(

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.addresses import public_address
 from dragoman.commands.printing import put, put_json, tell, tell_lines
 from dragoman.commands.words import Run, out_folder
+from dragoman.core import public_address
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from dragoman.addresses import without_secrets
+from dragoman.core import Talk, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -142,3 +142,26 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def talking() -> Iterator[Talk]:
+    """Progress bars and sentences on stderr."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<20}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=shown) as progress:
+        tasks: dict[str, Any] = {}
+
+        def bar(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(spoken(what), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield Talk(say=lambda text: shown.print(spoken(text)), bar=bar)

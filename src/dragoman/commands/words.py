@@ -127,6 +127,7 @@ OutJson = Annotated[Path, typer.Option("-o", "--out", parser=out_file, metavar="
 Sae = Annotated[
     str,
     typer.Argument(
+        metavar="SAE",
         callback=named,
         help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
         "or a Neuronpedia id or address (then with --labels).",

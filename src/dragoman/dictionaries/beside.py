@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dragoman import tiny
-from dragoman.addresses import public_address
-from dragoman.core import Refusal, Site
+from dragoman.core import Refusal, Site, public_address
 from dragoman.dictionaries.folder import Folder
 from dragoman.store import ArraysFile, read_json, refusing
 from dragoman.store.hub import REPOSITORY, REVISION

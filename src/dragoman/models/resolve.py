@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dragoman import tiny
-from dragoman.addresses import public_address
-from dragoman.core import Refusal
+from dragoman.core import Refusal, public_address
 from dragoman.models.folder import NEVER_READ
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening

@@ -16,8 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dragoman.addresses import public_address
-from dragoman.core import Refusal
+from dragoman.core import Refusal, public_address
 from dragoman.store import refusing
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
 from dragoman.store.texts import unpacked

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from dragoman.addresses import public_address
-from dragoman.core import Refusal, Site
+from dragoman.core import Refusal, Site, public_address
 from dragoman.store.spans import shown
 
 HOST = "neuronpedia.org"

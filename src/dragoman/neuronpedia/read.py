@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dragoman.addresses import public_address
-from dragoman.core import Hook, Refusal, Site
+from dragoman.core import Hook, Refusal, Site, public_address
 from dragoman.neuronpedia.files import EACH, LIMITS, Limits, Place
 from dragoman.neuronpedia.ids import HOST, HUB_MODELS, NeuronpediaRef, hub_model, parse
 from dragoman.store import refusing

@@ -1,20 +1,24 @@
 """What a run's directions cross by: a crossing fitted for it, or all that is needed where there is nothing to cross.
 
-In: a dictionary, a target, texts. Out: a ``Crossing``, its digests told. Refuses a fit within one stream, routes that
-were not prepared, and whatever reading models, dictionaries and texts refuses.
+In: a dictionary, a target, texts. Out: a ``Crossing``, its digests told; windows of its texts in which features fire.
+Refuses a fit within one stream, routes that were not prepared, texts that are not those that were read, and whatever
+reading models, dictionaries and texts refuses.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from dragoman.core import Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, open_dictionary
 from dragoman.maps import Crossing
-from dragoman.maps.aligned import Aligned
+from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.runs.options import MAPS, MapKind, Options
@@ -22,6 +26,9 @@ from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 
 Method = Literal["ridge", "procrustes"]
+Windows = dict[str, dict[str, list[str]]]
+OTHERS = 64  # features not asked for, whose windows show what any text has in common with any feature
+FEWEST = 3  # windows of each of those
 LAM = 100.0  # the post's ridge penalty, in the activations' own units
 
 
@@ -189,3 +196,33 @@ def check_method(map: str, method: str) -> None:
         raise Refusal(f"method '{method[:40]}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":
         raise Refusal(f"method '{method}'", "over aligned tokens the map is a ridge regression", "say --map post")
+
+
+def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:
+    """Where each feature that was watched fires most, and where it is silent; None where none was watched.
+
+    Besides, where up to 64 others fire, drawn from the watched ones, with no silent windows. What is drawn of a feature
+    depends on the seed and its own id, not on the others asked for.
+    """
+    firings, texts = crossing.firings, crossing.texts
+    watched = set(firings.ids) if firings is not None else set()
+    if firings is None or not texts or not watched.intersection(features):
+        return None
+    documents, windows = by_name(texts), Windows()
+    for name in features:
+        if name in watched:
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            firing, silent = contexts(firings, documents, name, rng=rng)
+            windows[name] = {"firing": firing, "silent": silent}
+    for name in _others(firings, features, seed):
+        firing, _ = contexts(firings, documents, name, rng=np.random.default_rng(seed))
+        windows[name] = {"firing": firing, "silent": []}
+    return windows
+
+
+def _others(firings: Firings, features: Sequence[str], seed: int) -> list[str]:
+    """Ids drawn from those that fire in documents enough, the asked ones left out."""
+    often = np.flatnonzero((firings.documents >= 0).sum(axis=1) >= FEWEST)
+    names = [firings.ids[k] for k in often]
+    left = [name for name in names if name not in set(features)]
+    return [left[k] for k in np.random.default_rng(seed).permutation(len(left))[:OTHERS]]

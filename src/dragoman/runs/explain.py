@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dragoman.addresses import public_address
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Background, Directions, Refusal, Site, Talk
+from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Dictionary, Features, open_dictionary
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
@@ -24,13 +23,12 @@ from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
-from dragoman.runs.crossings import prepare, tell_dead
+from dragoman.runs.crossings import prepare, tell_dead, windows_of
 from dragoman.runs.options import MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
-from dragoman.runs.windows import windows_of
 from dragoman.scoring import add_confidence, confidence_set
 from dragoman.store import RunFolder, digest, plain
 from dragoman.store.outputs import check_run

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dragoman.addresses import without_secrets
+from dragoman.core import without_secrets
 
 if TYPE_CHECKING:
     import httpx

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from dragoman.addresses import public_address
-from dragoman.core import Refusal
+from dragoman.core import Refusal, public_address
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
 from dragoman.store.spans import Span, coalesced, shown
 

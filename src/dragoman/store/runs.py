@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.addresses import public_address
-from dragoman.core import Refusal
+from dragoman.core import Refusal, public_address
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
 from dragoman.store.manifests import check_manifest
