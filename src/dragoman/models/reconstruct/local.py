@@ -8,7 +8,7 @@ did in training, tokenizers of another vocabulary, and outputs that are not fini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ class Reconstructor:
             what = f"a text of {len(ids)} tokens for {self._what}"
             raise Refusal(what, f"it reads {limit} at most", "shorten the text")
 
-    def _opened(self, kind: torch.dtype, rest: dict[str, object]) -> Any:
+    def _opened(self, kind: torch.dtype, rest: Mapping[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""
         contract, full = self.contract, self.contract.form == "full"
         folder = self._folder if full else folder_of(self.base)
