@@ -262,7 +262,7 @@ class Scores(Record):
         """Scores from a JSON object that is parsed already; refusals as of `read`."""
         return cls.read(json.dumps(told), where)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What was scored, as it is written; parts nobody asked for are left out."""
         return self.model_dump(mode="json", exclude_unset=True)
 

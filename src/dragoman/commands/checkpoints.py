@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,13 +74,13 @@ def place(source: str) -> str:
     return str(parse(source).site) if is_reference(source) else source
 
 
-def told(c: Checkpoint) -> dict[str, Any]:
+def told(c: Checkpoint) -> dict[str, object]:
     """A record as JSON, with what is derived from it."""
     saes = [{**s.model_dump(), "refs": list(s.refs), "distance": c.distance(s)} for s in c.saes]
     return {**c.model_dump(mode="json"), "usable": c.usable, "gigabytes": c.gigabytes, "saes": saes}
 
 
-def recommended(r: Recommendation) -> dict[str, Any]:
+def recommended(r: Recommendation) -> dict[str, object]:
     """A recommendation as JSON."""
     return {"relation": r.relation, "reason": r.reason, "usable": r.usable, "checkpoint": told(r.checkpoint)}
 

@@ -147,7 +147,7 @@ def guarded() -> Iterator[None]:
 @contextmanager
 def talking() -> Iterator[Talk]:
     """Progress bars and sentences on stderr."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     shown = console(stderr=True)
     columns = (
@@ -157,7 +157,7 @@ def talking() -> Iterator[Talk]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=shown) as progress:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:

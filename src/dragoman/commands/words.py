@@ -11,7 +11,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -216,13 +216,13 @@ def features_from(words: str | None) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def settings_from(words: list[str]) -> dict[str, Any]:
+def settings_from(words: list[str]) -> dict[str, object]:
     """``NAME=VALUE`` as a dictionary; values are JSON where they can be, else text.
 
     Raises:
         Refusal: a word is not of that form, or a name stands there twice.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):

@@ -193,7 +193,7 @@ class Truth:
     features: Mapping[str, Mapping[str, Any]]
     category_words: Mapping[str, list[str]]
 
-    def of(self, ids: Sequence[str]) -> dict[str, Any]:
+    def of(self, ids: Sequence[str]) -> dict[str, object]:
         """What a run's manifest says of these features.
 
         Scores by planted truth are read over whole runs: with a feature of which nothing is known there are none.

@@ -162,7 +162,7 @@ def _listed(ref: DictionaryRef, commit: str) -> frozenset[str]:
 # SAELens' registry
 
 
-def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
+def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, object]]:
     """The hub reference of a SAELens release and SAE id, and what the registry says beside.
 
     The registry is read as text out of the installed package, which is not imported: it would load a model library for
@@ -190,12 +190,12 @@ def registered(ref: DictionaryRef) -> tuple[DictionaryRef, dict[str, Any]]:
     return place, extra
 
 
-def entry_of(ref: DictionaryRef) -> dict[str, Any]:
+def entry_of(ref: DictionaryRef) -> dict[str, object]:
     """What SAELens' registry says of an SAE. Refused as `registered` does."""
     return _entry(_release(_registry(ref), ref), ref)
 
 
-def _entry(release: Mapping[str, Any], ref: DictionaryRef) -> dict[str, Any]:
+def _entry(release: Mapping[str, Any], ref: DictionaryRef) -> dict[str, object]:
     entries = {str(e.get("id")): e for e in release.get("saes") or [] if isinstance(e, dict)}
     if ref.inside not in entries:
         some = ", ".join(list(entries)[:4])
@@ -219,7 +219,7 @@ def _registry(ref: DictionaryRef) -> Path:
     return path
 
 
-def _release(path: Path, ref: DictionaryRef) -> dict[str, Any]:
+def _release(path: Path, ref: DictionaryRef) -> dict[str, object]:
     """One release of the registry: its block is cut out as text, because parsing all of it takes many seconds."""
     import yaml
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries.beside import DictionaryRef
@@ -36,7 +35,7 @@ class Labels:
     source: str = ""
     told: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For the manifest; nothing where they are of no export."""
         return {"source": self.source, "verified": bool(self.told), "told_by": self.told} if self.source else {}
 

@@ -253,7 +253,7 @@ class Layout:
         )
 
 
-def config_of(folder: Folder, name: str) -> dict[str, Any]:
+def config_of(folder: Folder, name: str) -> dict[str, object]:
     """A JSON object of the folder."""
     config = folder.json(name)
     if not isinstance(config, dict):

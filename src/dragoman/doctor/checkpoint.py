@@ -95,7 +95,7 @@ def _base(folder: Path) -> str | None:
     return str(named) if named else None
 
 
-def meta(folder: Path) -> dict[str, Any]:
+def meta(folder: Path) -> dict[str, object]:
     """The sidecar as it is written; empty where there is none or it is no plain YAML, which ``role`` says."""
     try:
         read = sidecar_of(folder)
@@ -110,7 +110,7 @@ def sidecar_of(folder: Path) -> Any:
     return read_yaml(path, f"sidecar {path}") if path.is_file() else None
 
 
-def config(folder: Path, name: str) -> dict[str, Any]:
+def config(folder: Path, name: str) -> dict[str, object]:
     """A JSON file of the folder; empty where there is none or it is damaged (see ``damaged``)."""
     try:
         read = read_json(folder / name)
@@ -306,7 +306,7 @@ def unchanged(ref: str, folder: Path, base: Path) -> Finding:
 
 
 def applied(
-    ref: str, local: Verbalizer | None, own: ArraysFile, settings: dict[str, Any], files: dict[str, ArraysFile]
+    ref: str, local: Verbalizer | None, own: ArraysFile, settings: dict[str, object], files: dict[str, ArraysFile]
 ) -> Finding:
     """The model must differ from its base by the adapter's update, once."""
     if local is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dragoman.core import Refusal
 
@@ -38,7 +38,7 @@ class Finding:
     status: Status
     do: str = ""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """The finding as JSON takes it; numbers that are no numbers become words."""
         return {k: str(v) if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in asdict(self).items()}
 
@@ -97,7 +97,7 @@ class Check:
         )
 
 
-def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, object]:
     """``{"faults": n, "seconds": s, "findings": [...]}``."""
     return {
         "faults": faults(findings),

@@ -80,7 +80,7 @@ class Places(Part):
     target_parameters: list[str] | None = None
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, object]:
     """``adapter_config.json`` as it is written; refuse one that is missing, is not JSON, or is no object."""
     path = folder / ADAPTER
     settings = read_json(path)
@@ -89,7 +89,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def check_places(settings: dict[str, Any], folder: Path) -> None:
+def check_places(settings: dict[str, object], folder: Path) -> None:
     """Refuse the settings of a LoRA adapter that PEFT could choke on, as the module says."""
     path = folder / ADAPTER
     told = checked(Places, settings, f"{path}")

@@ -53,7 +53,7 @@ _TEXTS = (
 _tried: set[str] = set()  # digests of those that held
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """A folder's config.json; refuse one that is missing or is no object."""
     path = folder / CONFIG
     if not path.is_file():

@@ -66,7 +66,7 @@ class Unmerged:
         """Read a few tokens, ``tokens`` among them, with a base model that has PEFT's layers in it, unwrapped."""
         self._what, self._ids = what, _ids(net, tokens)
         ends = [net.get_input_embeddings(), net.get_output_embeddings()]
-        self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]] = {}
+        self._calls: dict[str, tuple[tuple[Any, ...], dict[str, object], torch.Tensor]] = {}
         handles, above = [], "\0"
         for name, module in net.named_modules():
             if (_adapted(module) or any(module is end for end in ends)) and not name.startswith(above):
@@ -86,7 +86,7 @@ class Unmerged:
             )
 
     def _keep(self, name: str) -> Any:
-        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, object], output: Any) -> None:
             self._calls[name] = args, kwargs, hidden_of(output).clone()
 
         return hook
@@ -284,7 +284,7 @@ def settle_names(config: Any, net: Any, own: str, trained: str) -> None:
         config.target_modules = {here for here, there in then.items() if check_target_module_exists(config, there)}
         config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
     for pattern in ("rank_pattern", "alpha_pattern"):
-        stated: dict[str, Any] = getattr(config, pattern) or {}
+        stated: dict[str, object] = getattr(config, pattern) or {}
         keys = {here: get_pattern_key(list(stated), there) for here, there in then.items()}
         setattr(config, pattern, {re.escape(here): stated[key] for here, key in keys.items() if key in stated})
 

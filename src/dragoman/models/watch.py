@@ -67,7 +67,7 @@ def _ids(opened: Opened, ids: Sequence[int]) -> torch.Tensor:
     return torch.tensor([list(ids)], device=opened.model.device)
 
 
-def _entering(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+def _entering(args: Any, kwargs: Any) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -120,7 +120,7 @@ def stream_over(opened: Opened, texts: Sequence[str], blocks: Sequence[int]) -> 
 
         return hook
 
-    def enter(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def enter(_module: Any, args: Any, kwargs: dict[str, object]) -> None:
         entered.append(numbers(_entering(args, kwargs))[0])
 
     handles = [module.register_forward_hook(note(b)) for b, module in enumerate(all_blocks[: max(blocks) + 1])]
@@ -185,7 +185,7 @@ def fed(verbalizer: Verbalizer, vectors: Floats) -> Fed:
     peaks: list[float] = []
 
     def enter(block: int) -> Any:
-        def hook(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        def hook(_module: Any, args: Any, kwargs: dict[str, object]) -> None:
             caught[block].append(numbers(_entering(args, kwargs)))
 
         return hook

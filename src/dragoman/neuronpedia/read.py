@@ -150,7 +150,7 @@ class _SourceRow(BaseModel):
     saelensSaeId: str | None = None
     hfRepoId: str | None = None
     hfFolderId: str | None = None
-    saelensConfig: dict[str, Any] | str | None = None
+    saelensConfig: dict[str, object] | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,7 @@ class Export:
         named = first[1].get("hfRepoId") if first else None
         return named if isinstance(named, str) and is_repository(named) else None
 
-    def _first(self, file: str) -> tuple[str, dict[str, Any]] | None:
+    def _first(self, file: str) -> tuple[str, dict[str, object]] | None:
         """The first record of one of the source's files, with its file and line; None where there is none."""
         found = self.place.lines(file)
         first = next(found[1], None) if found else None
@@ -303,7 +303,7 @@ def _folder(base: Path, ref: NeuronpediaRef | None) -> Path:
     )
 
 
-def _loaded(where: str, line: bytes | str) -> dict[str, Any]:
+def _loaded(where: str, line: bytes | str) -> dict[str, object]:
     """One JSON object; NaN and infinity are not JSON."""
     try:
         row = json.loads(line, parse_constant=_no_constant)
@@ -321,7 +321,7 @@ def _no_constant(name: str) -> None:
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
-def _checked(form: type[AnyRecord], where: str, row: dict[str, Any]) -> AnyRecord:
+def _checked(form: type[AnyRecord], where: str, row: dict[str, object]) -> AnyRecord:
     try:
         return form.model_validate(row)
     except ValidationError as error:

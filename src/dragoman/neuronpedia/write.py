@@ -78,7 +78,7 @@ def write_explanations(
         raise Refusal(f"batches of {batch_size} of {len(explained)} rows", why, "write larger batches")
     ordered = sorted(explained, key=_order)
     rows = [_row(one, source, type_name, model_name, author) for one in ordered]
-    seen: set[str] = set()
+    seen: set[object] = set()
     for row in rows:
         if row["id"] in seen:
             raise Refusal(f"explanation of feature {row['index']}", "it is given twice", "give every explanation once")
@@ -89,7 +89,7 @@ def write_explanations(
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
     there = _refuse_others(folder, contents)
     how = {"type_name": type_name, "model_name": model_name, "author": author}
-    told = readme(source, **how, indices=[row["index"] for row in rows], files=len(batches))
+    told = readme(source, **how, indices=[str(row["index"]) for row in rows], files=len(batches))
     beside = config_files(root / "config", **how) | {folder.parent / "README.md": told}
     for path, content in (contents | beside).items():
         if path not in there:
@@ -127,7 +127,7 @@ def packed(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return held.getvalue()
 
 
-def _row(one: Explained, source: NeuronpediaRef, type_name: str, model_name: str, author: str) -> dict[str, Any]:
+def _row(one: Explained, source: NeuronpediaRef, type_name: str, model_name: str, author: str) -> dict[str, object]:
     """One row: columns of their table that have no default, and the notes; the database fills in what is left out."""
     feature = source.at(one.index)
     label = _importable(short_label(one.text))

@@ -116,7 +116,7 @@ class RunBuilder:
         return run
 
 
-def background_report(background: Background) -> dict[str, Any]:
+def background_report(background: Background) -> dict[str, object]:
     """Spread, constant predictor and on-shell angle of a background."""
     degrees = math.degrees(math.asin(math.sqrt(max(background.spread, 0.0))))
     return {

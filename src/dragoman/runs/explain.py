@@ -243,12 +243,12 @@ def _own(crossing: Crossing) -> Background:
     return crossing.source_background
 
 
-def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, Any]:
+def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
     """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
 
     ``dead``: of those set aside because they have no direction, where any are, how many.
     """
-    where, told = dictionary.where, {"ref": dictionary.ref}
+    where, told = dictionary.where, dict[str, object](ref=dictionary.ref)
     if isinstance(where, Path):
         told |= {"digest": digest(where)}
     else:

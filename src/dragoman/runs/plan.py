@@ -103,11 +103,11 @@ class Condition:
             site=directions.site,
         )
 
-    def written(self, at: int) -> dict[str, Any]:
+    def written(self, at: int) -> dict[str, object]:
         """A card as it is written: without what nobody set, not even to None."""
         return self.cards[at].model_dump(mode="json", exclude_unset=True)
 
-    def row(self, at: int, sample: int, explanation: Explanation) -> dict[str, Any]:
+    def row(self, at: int, sample: int, explanation: Explanation) -> dict[str, object]:
         """What is written of one explanation."""
         return {
             "feature": self.ids[at],
@@ -342,7 +342,7 @@ def _refuse_rows(rows: Rows, at: int) -> None:
     )
 
 
-def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, Any]]:
+def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, object]]:
     """One batch, verbalized, as rows."""
     said = verbalizer.verbalize(
         np.stack([condition.vectors[at] for condition, at in batch.items]),

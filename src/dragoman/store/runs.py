@@ -172,7 +172,7 @@ def _digest(body: bytes, plan: str, number: int) -> str:
     return hashlib.blake2b(f"{plan}\n{number}\n".encode() + body, digest_size=_DIGEST).hexdigest()
 
 
-def _public(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _public(manifest: Mapping[str, Any]) -> dict[str, object]:
     """A manifest whose references (dictionary, settings, conditions) tell no password and no signature."""
 
     def shown_as(value: Any) -> Any:
@@ -351,7 +351,7 @@ class RunFolder:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
         write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 
-    def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, object]]:
         """The injected vectors and their description. Refused: they are of another run."""
         path = self.path / "vectors.safetensors"
         arrays, meta = read_arrays(path)

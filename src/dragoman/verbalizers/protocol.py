@@ -46,7 +46,7 @@ class AnyVerbalizer(Protocol):
         ...
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Everything that decides its words (checkpoint, digests, contract, dtype, scale), for a run's manifest."""
         ...
 

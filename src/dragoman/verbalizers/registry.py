@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -176,12 +176,12 @@ class Checkpoint(_Record):
         return None if self.billions is None else 2 * self.billions
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What a loader is told beside the checkpoint's own file, in the words of the contracts' settings.
 
         The block is among them, so that a file which says another one is refused rather than believed.
         """
-        said: dict[str, Any] = {"block": self.blocks[0]} if len(self.blocks) == 1 else {}
+        said: dict[str, object] = {"block": self.blocks[0]} if len(self.blocks) == 1 else {}
         if self.switches.hook_block is not None:
             said["hook_block"] = self.switches.hook_block
         if self.switches.chat_template is False:

@@ -219,7 +219,7 @@ def sidecar_file(folder: Path) -> Path:
     return above if above.is_file() else own
 
 
-def stated_in(folder: Path) -> dict[str, Any]:
+def stated_in(folder: Path) -> dict[str, object]:
     """A checkpoint's sidecar as plain YAML, empty sections left out; refuse a missing or unreadable one."""
     path = sidecar_file(folder)
     return _load(path, f"sidecar {path}")
@@ -288,7 +288,7 @@ def slots_of(template: str, what: str) -> set[str]:
     return names
 
 
-def _load(path: Path, what: str) -> dict[str, Any]:
+def _load(path: Path, what: str) -> dict[str, object]:
     """Parse the file as plain YAML; tags that would build Python objects are errors to safe_load."""
     if not path.is_file():
         raise Refusal(

@@ -248,7 +248,7 @@ def _normalised(what: str, folder: Folder, config: Mapping[str, Any]) -> tuple[N
     return "factor", scale
 
 
-def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, object]:
     """One configuration: newer releases' nested ``metadata`` laid under the top level, a registry's overrides over it.
 
     Settings that are null count as not there, overridden or not.

@@ -85,7 +85,7 @@ class CheckpointRequest:
         return sidecar_file(self.folder).is_file()
 
     @property
-    def stated(self) -> dict[str, Any]:
+    def stated(self) -> dict[str, object]:
         """What its sidecar states; refuse a checkpoint without a readable one."""
         return stated_in(self.folder)
 
@@ -171,11 +171,11 @@ class Contract(ABC):
         return self.request.settings.get("tagged", True)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What of it decides the words, beside the sidecar's bytes and the prompt."""
-        scale = {} if self.sidecar.injection_scale is None else {"injection_scale": self.sidecar.injection_scale}
-        told = dict(sorted(self.request.settings.items()))
-        return {**scale, "settings": told} if told else scale
+        scale, settings = self.sidecar.injection_scale, dict(sorted(self.request.settings.items()))
+        named = {"injection_scale": scale, "settings": settings or None}
+        return {name: value for name, value in named.items() if value is not None}
 
     def site(self, base: str) -> Site:
         """The stream whose vectors it reads; ``base`` is the model the checkpoint was made from."""

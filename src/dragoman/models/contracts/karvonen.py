@@ -48,7 +48,7 @@ class Karvonen(Contract):
         return self.request.settings.get("hook_block", BLOCK)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """With the block added to."""
         return {**super().identity, "hook_block": self.hook_block}
 

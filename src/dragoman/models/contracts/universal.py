@@ -96,7 +96,7 @@ class Universal(Contract):
         return self._weight.shape[0]
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """With the encoder's bytes."""
         parts = [self._weight.numpy(), *([] if self._kernel is None else [self._kernel.numpy()])]
         return {**super().identity, "encoder": digest(*parts)}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dragoman.core import Floats, Refusal
@@ -334,7 +335,7 @@ def read_adapter_config(folder: Path, what: str) -> Mapping[str, Any]:
     return config
 
 
-def lora_of(meta: Meta | None, adapter: Mapping[str, Any]) -> dict[str, Any]:
+def lora_of(meta: Meta | None, adapter: Mapping[str, Any]) -> dict[str, object]:
     """The adapter in the words of PEFT's LoraConfig, from whichever file describes it."""
     if adapter:
         return {name: adapter[name] for name in PLAIN if adapter.get(name) is not None}
@@ -348,7 +349,7 @@ def lora_of(meta: Meta | None, adapter: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_head(path: Path, width: int) -> tuple[Floats, Floats | None, dict[str, Any]]:
+def read_head(path: Path, width: int) -> tuple[Floats, Floats | None, dict[str, NDArray[Any]]]:
     """Value head's weight (d, d) and bias (d,) or None, float32, and the adapter's arrays if it shares their file."""
     arrays, _ = read_arrays(path)
     prefix = "value_head." if path.name == EASY_WEIGHTS else ""

@@ -8,7 +8,7 @@ did in training, tokenizers of another vocabulary, and outputs that are not fini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Reconstructor:
         self.token_ids(["The people of the city vote."])  # a tokenizer that does not fit is refused here, not later
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Everything that decides its vectors: checkpoint, sha256 of files, layout, dtype, base, template, BOS rule.
 
         Made once: it reads every byte of the weights.
@@ -104,9 +104,9 @@ class Reconstructor:
         return self._identity
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         contract, folder = self.contract, self._folder
-        known: dict[str, Any] = {
+        known: dict[str, object] = {
             "contract": f"{contract.layout} reconstructor",
             "form": contract.form,
             "checkpoint": self.name,
@@ -218,7 +218,7 @@ class Reconstructor:
             what = f"a text of {len(ids)} tokens for {self._what}"
             raise Refusal(what, f"it reads {limit} at most", "shorten the text")
 
-    def _opened(self, kind: torch.dtype, rest: dict[str, Any]) -> Any:
+    def _opened(self, kind: torch.dtype, rest: Mapping[str, Any]) -> Any:
         """Blocks 0 to K with the adapter merged in."""
         contract, full = self.contract, self.contract.form == "full"
         folder = self._folder if full else folder_of(self.base)
