@@ -17,7 +17,7 @@ from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
-from dragoman.runs.options import MAPS, MapKind, Options
+from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 
@@ -59,6 +59,7 @@ def fit_crossing(
     """
     talk, read = talk or Talk(), Texts.of(texts)
     check_method(map, method)
+    check_seed(seed)
     check_device(device)
     opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
     if opened.site == target:
