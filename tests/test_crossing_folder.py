@@ -16,6 +16,7 @@ import yaml
 
 from dragoman.core import Background, Directions, Refusal, Site, frozen
 from dragoman.maps import Crossing, DirectTable
+from dragoman.maps.artifact import inspect_crossing
 from dragoman.maps.crossing import ROUTES
 from dragoman.models.aligned import read_aligned
 from dragoman.store import digest, file_sha256, write_json
@@ -216,6 +217,32 @@ def test_an_index_that_tells_of_other_files_is_refused(folder: Path) -> None:
         write_json(folder / "crossing.json", whole | change)
         with pytest.raises(Refusal, match=why):
             Crossing.load(folder)
+
+
+@pytest.mark.parametrize("part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors"])
+def test_an_index_that_leaves_out_a_part_is_refused(folder: Path, part: str) -> None:
+    restated(folder, lambda index: index["files"].pop(part))
+    for job in (Crossing.load, inspect_crossing):
+        with pytest.raises(Refusal, match=f"does not name {part}"):
+            job(folder)
+
+
+@pytest.mark.parametrize(
+    "told", [{"held_out": {}}, {"source": "other/model:3"}, {"target_width": 5}, {"method": "procrustes"}]
+)
+def test_an_index_that_tells_of_another_map_is_refused_also_by_who_only_looks(
+    folder: Path, told: dict[str, Any]
+) -> None:
+    restated(folder, lambda index: index.update(told))
+    for job in (Crossing.load, inspect_crossing):
+        with pytest.raises(Refusal, match="tells of another map than it holds"):
+            job(folder)
+
+
+def test_better_numbers_than_the_map_s_own_are_refused(folder: Path) -> None:
+    restated(folder, lambda index: index["held_out"].update(fve_unit=0.99))
+    with pytest.raises(Refusal, match="tells of another map than it holds"):
+        inspect_crossing(folder)
 
 
 def test_other_texts_are_refused_on_either_side(
