@@ -272,6 +272,20 @@ def test_what_cannot_be_shared_is_not_written(pooled_crossing: Crossing, folder:
     assert not (tmp_path / "a").exists()
 
 
+def test_who_saves_second_is_told_that_it_is_there(
+    pooled_crossing: Crossing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(path: Path, obj: Any) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "other").touch()
+        write_json(path, obj)
+
+    monkeypatch.setattr("dragoman.maps.artifact.write_json", late)
+    with pytest.raises(Refusal, match="it is there already"):
+        pooled_crossing.save(tmp_path / "kept")
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "other"]
+
+
 def test_saving_that_is_interrupted_leaves_nothing(
     pooled_crossing: Crossing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
