@@ -59,6 +59,7 @@ def test_a_fitted_crossing_carries_what_explain_alone_carries(
     route = ("--route", "map") if more else ()
     said = dragoman(*explaining(world, tmp_path / "run", "--through", tmp_path / "crossing", *route))
     assert said.code == 0, said.err
+    assert "unusable: " in done.out and "the map is unusable: " in said.err  # two random models have nothing in common
     run, crossing = RunFolder.open(tmp_path / "run"), Crossing.load(tmp_path / "crossing")
     directions = world.request().open().features(FEATURES.split(",")).directions
     np.testing.assert_array_equal(

@@ -74,6 +74,7 @@ def fit(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps.aligned import refuse_there
+    from dragoman.maps.evaluate import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.crossings import check_method, fit_crossing
@@ -105,6 +106,8 @@ def fit(
         )
         crossing.save(out)
     if crossing.map is not None:
+        word, why = usable(crossing.map.report["held_out"])
+        put(f"{word}: {why}")
         show_held_out(crossing.map.report["held_out"])
     put(f"crossing: {out}")
 
