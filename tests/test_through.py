@@ -135,6 +135,13 @@ def test_a_crossing_is_refused_for_other_dictionaries_places_and_words(
     assert there.code == 1 and "it is there already" in there.err
     odd = dragoman(*fitting(world, tmp_path / "new", "--method", "procrustes"))
     assert odd.code == 1 and "over aligned tokens the map is a ridge regression; say --map post" in odd.err
+    for more, why in (
+        (("--lam", "7"), "it is chosen on left-out documents"),
+        (("--lam", "7", "--map", "post", "--method", "procrustes"), "a procrustes map has none"),
+        (("--lam", "0", "--map", "post"), "it is no positive number"),
+    ):
+        penalty = dragoman(*fitting(world, tmp_path / "new", *more))
+        assert penalty.code == 1 and why in penalty.err and not (tmp_path / "new").exists()
     with pytest.raises(Refusal, match="that is one stream"):
         fit_crossing(world.request().open(), world.source, texts=world.root / "texts.txt")
 

@@ -82,7 +82,7 @@ def fit(
     if (by is None) == (target is None):
         raise Refusal("fit", "it leads to one verbalizer or one place", "pass --by AV, or --target MODEL:BLOCK")
     kind = "aligned" if map_kind is None else map_kind
-    check_method(kind, method)
+    check_method(kind, method, lam)
     check_device(device)
     ids, fed = features_from(features), settings_from(setting or [])
     stated = Site.parse(source) if source is not None else None
