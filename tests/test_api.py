@@ -135,3 +135,25 @@ def test_one_feature_alone_and_a_folder_by_name(world: World, tmp_path: Path) ->
     with pytest.raises(Refusal, match="they are no list of texts"):
         explain(sae, features=["3"], by=world.av, out=tmp_path / "b", texts=["", "x"])
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [{"seed": -1}, {"seed": 1.5}, {"seed": None}, {"samples": 1.5}, {"batch_size": "8"}, {"samples": 0}]
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_written(
+    world: World, run: Run, tmp_path: Path, words: dict[str, Any]
+) -> None:
+    sae = dragoman.open_dictionary(world.sae, site=world.source)
+    texts, (name,) = world.root / "texts.txt", words
+    with pytest.raises(Refusal, match=f"{name} .*no whole number"):
+        explain(sae.features([3]), by=world.av, out=tmp_path / "run", texts=texts, **words)
+    assert not (tmp_path / "run").exists()
+    if name == "seed":
+        for job in (
+            lambda: dragoman.fit_crossing(sae, world.target, texts=texts, **words),
+            lambda: score(run, **words),
+            lambda: dragoman.fit_confidence(run, texts, **words),
+            lambda: dragoman.recalibrate_confidence(run, texts, **words),
+        ):
+            with pytest.raises(Refusal, match="seed .*no whole number"):
+                job()

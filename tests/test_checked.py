@@ -27,6 +27,11 @@ from judging import believed, whole
 from word_hash import HashEmbedder
 
 
+def test_a_cell_of_two_lines_is_no_other_feature(tmp_path: Path) -> None:
+    (tmp_path / "checked").write_text('feature,right\n"1\n0",1\n')
+    assert read_checked(tmp_path / "checked")[0][0] == "1\n0"
+
+
 def planted(n: int = 200, seed: int = 0, bias: float = 0.0, noise: int = 1) -> Checked:
     """Right where the margin says so, with a known chance."""
     draw = np.random.default_rng(seed)
@@ -46,6 +51,8 @@ def planted(n: int = 200, seed: int = 0, bias: float = 0.0, noise: int = 1) -> C
         'right,feature,note\nyes,7,"sure, it is"\n0,9,\n',
         '{"feature": 7, "condition": "auto", "right": true}\n\n{"feature": "9", "right": 0}\n',
         "\ufeffFeature,Right\n7,TRUE\n9,false\n",
+        'feature,right,note\n7,1,"two\u2028lines\n of it"\n9,0,\x85\n',
+        '{"feature": 7, "right": 1, "note": "two\u2028lines"}\n{"feature": 9, "right": 0}',
     ],
 )
 def test_checked_rows_are_read_from_csv_and_json_lines(tmp_path: Path, text: str) -> None:

@@ -86,6 +86,17 @@ def test_explain_ends_with_confidences_that_stand_with_the_texts(
     assert "confidence" not in run.rows()[0]
 
 
+@pytest.mark.parametrize("job", ["fit", "recalibrate"])
+def test_what_was_checked_by_hand_is_not_written_over(
+    job: str, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked = tmp_path / "checked.csv"
+    checked.write_text("feature,right\n0,1\n")
+    said = command(monkeypatch, capsys, "confidence", job, str(run.path), "--checked", str(checked), "-o", str(checked))
+    assert said.code == 1 and "it is the file of checked explanations" in said.err
+    assert checked.read_text() == "feature,right\n0,1\n"
+
+
 @pytest.mark.usefixtures("quick")
 def test_what_lies_beside_the_dictionary_is_used_on_its_own_pair(run: RunFolder, kits: Path) -> None:
     run.write_scores({"format": 2, "table": []})

@@ -16,6 +16,7 @@ import yaml
 
 from dragoman.core import Background, Directions, Refusal, Site, frozen
 from dragoman.maps import Crossing, DirectTable
+from dragoman.maps.artifact import inspect_crossing
 from dragoman.maps.crossing import ROUTES
 from dragoman.models.aligned import read_aligned
 from dragoman.store import digest, file_sha256, write_json
@@ -106,7 +107,7 @@ def test_firings_and_texts_come_along_for_windows(aligned_crossing: Crossing, fo
 def test_the_same_crossing_is_the_same_bytes_also_when_it_was_loaded(crossing: Crossing, tmp_path: Path) -> None:
     crossing.save(tmp_path / "one")
     crossing.save(tmp_path / "two")
-    Crossing.load(tmp_path / "one").save(tmp_path / "three")
+    Crossing.load(str(tmp_path / "one")).save(f"{tmp_path}/three/")  # a place may be told in words
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "three")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "three", "two"]
 
@@ -218,6 +219,32 @@ def test_an_index_that_tells_of_other_files_is_refused(folder: Path) -> None:
             Crossing.load(folder)
 
 
+@pytest.mark.parametrize("part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors"])
+def test_an_index_that_leaves_out_a_part_is_refused(folder: Path, part: str) -> None:
+    restated(folder, lambda index: index["files"].pop(part))
+    for job in (Crossing.load, inspect_crossing):
+        with pytest.raises(Refusal, match=f"does not name {part}"):
+            job(folder)
+
+
+@pytest.mark.parametrize(
+    "told", [{"held_out": {}}, {"source": "other/model:3"}, {"target_width": 5}, {"method": "procrustes"}]
+)
+def test_an_index_that_tells_of_another_map_is_refused_also_by_who_only_looks(
+    folder: Path, told: dict[str, Any]
+) -> None:
+    restated(folder, lambda index: index.update(told))
+    for job in (Crossing.load, inspect_crossing):
+        with pytest.raises(Refusal, match="tells of another map than it holds"):
+            job(folder)
+
+
+def test_better_numbers_than_the_map_s_own_are_refused(folder: Path) -> None:
+    restated(folder, lambda index: index["held_out"].update(fve_unit=0.99))
+    with pytest.raises(Refusal, match="tells of another map than it holds"):
+        inspect_crossing(folder)
+
+
 def test_other_texts_are_refused_on_either_side(
     pair: PlantedPair, dictionary: Directions, pooled_crossing: Crossing, tmp_path: Path
 ) -> None:
@@ -243,6 +270,20 @@ def test_what_cannot_be_shared_is_not_written(pooled_crossing: Crossing, folder:
     with pytest.raises(Refusal, match="it is there already"):
         pooled_crossing.save(folder)
     assert not (tmp_path / "a").exists()
+
+
+def test_who_saves_second_is_told_that_it_is_there(
+    pooled_crossing: Crossing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(path: Path, obj: Any) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "other").touch()
+        write_json(path, obj)
+
+    monkeypatch.setattr("dragoman.maps.artifact.write_json", late)
+    with pytest.raises(Refusal, match="it is there already"):
+        pooled_crossing.save(tmp_path / "kept")
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "other"]
 
 
 def test_saving_that_is_interrupted_leaves_nothing(

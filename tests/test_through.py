@@ -59,6 +59,7 @@ def test_a_fitted_crossing_carries_what_explain_alone_carries(
     route = ("--route", "map") if more else ()
     said = dragoman(*explaining(world, tmp_path / "run", "--through", tmp_path / "crossing", *route))
     assert said.code == 0, said.err
+    assert "unusable: " in done.out and "the map is unusable: " in said.err  # two random models have nothing in common
     run, crossing = RunFolder.open(tmp_path / "run"), Crossing.load(tmp_path / "crossing")
     directions = world.request().open().features(FEATURES.split(",")).directions
     np.testing.assert_array_equal(
@@ -134,6 +135,13 @@ def test_a_crossing_is_refused_for_other_dictionaries_places_and_words(
     assert there.code == 1 and "it is there already" in there.err
     odd = dragoman(*fitting(world, tmp_path / "new", "--method", "procrustes"))
     assert odd.code == 1 and "over aligned tokens the map is a ridge regression; say --map post" in odd.err
+    for more, why in (
+        (("--lam", "7"), "it is chosen on left-out documents"),
+        (("--lam", "7", "--map", "post", "--method", "procrustes"), "a procrustes map has none"),
+        (("--lam", "0", "--map", "post"), "it is no positive number"),
+    ):
+        penalty = dragoman(*fitting(world, tmp_path / "new", *more))
+        assert penalty.code == 1 and why in penalty.err and not (tmp_path / "new").exists()
     with pytest.raises(Refusal, match="that is one stream"):
         fit_crossing(world.request().open(), world.source, texts=world.root / "texts.txt")
 

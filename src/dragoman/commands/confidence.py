@@ -14,6 +14,7 @@ import typer
 from dragoman.commands.boundary import Commands
 from dragoman.commands.printing import put, talking
 from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype, OutJson, Run, Seed, file_path
+from dragoman.core import Refusal
 
 if TYPE_CHECKING:
     from dragoman.confidence.checked import Reliability
@@ -49,6 +50,7 @@ def fit(
     from dragoman.store import RunFolder
 
     check_device(device)
+    _refuse_same(checked, out)
     folder = RunFolder.open(run)
     with talking() as talk:
         made = fit_from(folder, checked, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say)
@@ -73,12 +75,19 @@ def recalibrate(
     from dragoman.store import RunFolder
 
     check_device(device)
+    _refuse_same(checked, out)
     folder = RunFolder.open(run)
     with talking() as talk:
         made = recalibrate_from(
             folder, checked, confidence, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say
         )
     _keep(*made, out)
+
+
+def _refuse_same(checked: Path, out: Path) -> None:
+    """Refuse to write over what somebody checked by hand."""
+    if out.exists() and checked.exists() and out.samefile(checked):
+        raise Refusal(f"{out}", "it is the file of checked explanations", "name another file with -o")
 
 
 def _keep(made: ConfidenceSet, reliability: Reliability, out: Path) -> None:

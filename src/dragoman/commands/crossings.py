@@ -73,6 +73,7 @@ def fit(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps.aligned import refuse_there
+    from dragoman.maps.evaluate import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.crossings import check_method, fit_crossing
@@ -80,7 +81,7 @@ def fit(
     if (by is None) == (target is None):
         raise Refusal("fit", "it leads to one verbalizer or one place", "pass --by AV, or --target MODEL:BLOCK")
     kind = "aligned" if map_kind is None else map_kind
-    check_method(kind, method)
+    check_method(kind, method, lam)
     check_device(device)
     ids, fed = features_from(features), settings_from(setting or [])
     stated = Site.parse(source) if source is not None else None
@@ -104,6 +105,8 @@ def fit(
         )
         crossing.save(out)
     if crossing.map is not None:
+        word, why = usable(crossing.map.report["held_out"])
+        put(f"{word}: {why}")
         show_held_out(crossing.map.report["held_out"])
     put(f"crossing: {out}")
 

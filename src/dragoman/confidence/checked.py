@@ -9,6 +9,7 @@ told apart without error: how sure to be cannot be learnt from them.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def reliability_lines(found: Reliability) -> list[str]:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -230,7 +231,7 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
 
 
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    read = csv.DictReader(text.splitlines())
+    read = csv.DictReader(io.StringIO(text, newline=""))  # a cell may hold line ends of any kind
     heads = [str(head).strip().lower() for head in read.fieldnames or []]
     missing = [name for name in ("feature", "right") if name not in heads]
     if missing or len(set(heads)) < len(heads):

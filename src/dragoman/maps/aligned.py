@@ -293,6 +293,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             partial.mkdir(parents=True)
             yield partial
+            refuse_there(folder)  # another process may have been faster
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -190,10 +190,7 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
 
     source, target = Site.parse(index.source), Site.parse(index.target)
     means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
-    map_ = LinearMap.load(folder / "map.safetensors")
-    widths = (index.source_width, index.target_width)
-    if (map_.source, map_.target) != (source, target) or map_.weight.shape != widths:
-        raise Refusal(f"{folder}", f"its {_INDEX} tells of another map than it holds", "fetch the crossing again")
+    map_ = _map_told(index, folder)
     folds = FoldedMoments.load(folder / "folds") if "folds/folds.json" in index.files else None
     base = _BASELINES.read(path)[0] if (path := there("baselines")) else None
     own, told = index.texts, index.texts.digest
@@ -219,6 +216,15 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
     }
 
 
+def _map_told(index: CrossingIndex, folder: Path) -> LinearMap:
+    """The map of a crossing; refuse an index that tells of other sites, widths, or numbers than the map's own."""
+    map_ = LinearMap.load(folder / "map.safetensors")
+    told = (index.source, index.target, (index.source_width, index.target_width), index.method, index.held_out)
+    if told != (str(map_.source), str(map_.target), map_.weight.shape, map_.method, map_.report.get("held_out")):
+        raise Refusal(f"{folder}", f"its {_INDEX} tells of another map than it holds", "fetch the crossing again")
+    return map_
+
+
 def _refuse_changed(index: CrossingIndex, folder: Path) -> None:
     """Refuse files that are not the crossing's, missing, torn or changed."""
     needed = {f"{name}.safetensors" for name in _NEEDED[index.recipe]}
@@ -226,6 +232,9 @@ def _refuse_changed(index: CrossingIndex, folder: Path) -> None:
     lacking = sorted(needed - set(index.files))
     if lacking:
         raise Refusal(f"{folder}", f"its {_INDEX} does not name {lacking[0]}", "fetch the crossing again")
+    for part in sorted(folder.rglob("*.safetensors")):  # without one of its parts it would carry otherwise
+        if (name := part.relative_to(folder).as_posix()) not in index.files:
+            raise Refusal(f"{folder}", f"its {_INDEX} does not name {name}", "fetch the crossing again")
     for name, sha256 in index.files.items():
         path = folder / name
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
@@ -301,6 +310,7 @@ def inspect_crossing(folder: Path) -> CrossingIndex:
     """
     index = CrossingIndex.at(folder)
     _refuse_changed(index, folder)
+    _map_told(index, folder)
     return index
 
 

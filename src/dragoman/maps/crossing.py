@@ -280,7 +280,7 @@ class Crossing:
             instead = "say --route direct, or name the features that matter with --features"
         raise Refusal(f"route '{route}'", why, instead)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write a new folder that can be shared: see ``dragoman.maps.artifact``.
 
         Raises:
@@ -288,12 +288,12 @@ class Crossing:
         """
         from dragoman.maps.artifact import save_crossing
 
-        save_crossing(self, folder)
+        save_crossing(self, Path(folder))
 
     @classmethod
     def load(
         cls,
-        folder: Path,
+        folder: str | Path,
         *,
         source: Site | None = None,
         target: Site | None = None,
@@ -312,7 +312,7 @@ class Crossing:
         """
         from dragoman.maps.artifact import parts_of
 
-        made = cls(**parts_of(folder), name=f"crossing {folder}")
+        made = cls(**parts_of(Path(folder)), name=f"crossing {folder}")
         if source is not None:
             refuse_other_site(f"the source of {made.name}", made.source, source)
         made.refuse_others(dictionary, target)

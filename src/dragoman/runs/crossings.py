@@ -7,6 +7,7 @@ reading models, dictionaries and texts refuses.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
-from dragoman.runs.options import MAPS, MapKind, Options
+from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 
@@ -65,7 +66,8 @@ def fit_crossing(
         Refusal: source and target are one stream, the dictionary's encoder cannot be used, or a reading is refused.
     """
     talk, read = talk or Talk(), Texts.of(texts)
-    check_method(map, method)
+    check_method(map, method, lam)
+    check_seed(seed)
     check_device(device)
     opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
     if opened.site == target:
@@ -188,14 +190,19 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
         )
 
 
-def check_method(map: str, method: str) -> None:
-    """Refuse words that are no map and no method, and the method of another map."""
+def check_method(map: str, method: str, lam: float = LAM) -> None:
+    """Refuse words that are no map and no method, a penalty that is none, and the method or penalty of another map."""
     if map not in MAPS:
         raise Refusal(f"map '{map[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
     if method not in ("ridge", "procrustes"):
         raise Refusal(f"method '{method[:40]}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":
         raise Refusal(f"method '{method}'", "over aligned tokens the map is a ridge regression", "say --map post")
+    if not 0 < lam < math.inf:
+        raise Refusal(f"penalty {lam}", "it is no positive number", "leave --lam out, or pass one")
+    if lam != LAM and (map == "aligned" or method == "procrustes"):
+        which = "it is chosen on left-out documents" if map == "aligned" else "a procrustes map has none"
+        raise Refusal(f"penalty {lam}", which, "leave --lam out, or say --map post --method ridge")
 
 
 def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:

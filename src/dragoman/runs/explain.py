@@ -20,6 +20,7 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
+from dragoman.maps.evaluate import usable
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
@@ -124,6 +125,7 @@ def explain(
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
         asked = () if directions is chosen.dictionary.rows() else directions.ids
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
+    tell_unusable(crossing, options.route, talk)
     settings = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
     settings |= chosen.dictionary.read_as
     folder = _written(chosen, crossing, by, native, options, Path(out), talk, settings)
@@ -187,6 +189,15 @@ def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
     labels = dictionary.labelled
     if labels.source and not labels.told:
         talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
+
+
+def tell_unusable(crossing: Crossing, route: Route, talk: Talk) -> None:
+    """Say where the map that directions cross by is unusable, judged on texts it was not fitted on."""
+    if crossing.map is None or route not in ("map", "blend", "auto"):
+        return
+    word, why = usable(crossing.map.report["held_out"])
+    if word == "unusable":
+        talk.say(f"the map is {word}: {why}; believe no text it carried, or fit it on more texts")
 
 
 def _written(

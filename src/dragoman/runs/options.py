@@ -44,6 +44,9 @@ class Options:
     def __post_init__(self) -> None:
         """Check every word, before anything dear is done."""
         check_route(self.route, self.washout, self.map)
+        check_seed(self.seed)
+        for name in ("samples", "max_new_tokens", "batch_size"):
+            _refuse_no_whole(name, getattr(self, name), 1)
         check_samples(self.samples, self.drawn_at)
 
     @property
@@ -57,6 +60,16 @@ class Options:
     def asks_firings(self) -> bool:
         """Whether the crossing asks where the dictionary's features fire."""
         return self.route != "as-is" and (self.map == "aligned" or self.route in ("direct", "blend"))
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what no generator of random numbers starts from, before anything is made."""
+    _refuse_no_whole("seed", seed, 0)
+
+
+def _refuse_no_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise Refusal(f"{name} {value!r}", f"it is no whole number of {least} or more", "pass an int")
 
 
 def check_route(route: str, washout: str, kind: str = "aligned") -> None:

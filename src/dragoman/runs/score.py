@@ -12,6 +12,7 @@ from dragoman.confidence.checked import Reliability
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Talk
 from dragoman.models.load import check_device
+from dragoman.runs.options import check_seed
 from dragoman.runs.run import Run
 from dragoman.scores import Scores
 from dragoman.scoring import fit_from, recalibrate_from, score_run
@@ -45,6 +46,7 @@ def score(
         Refusal: there is nothing to judge by, or a part refuses.
     """
     check_device(device)
+    check_seed(seed)
     say = (talk or Talk()).say
     how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype}
     return score_run(_folder(run), confidence=confidence, say=say, **how)
@@ -69,6 +71,7 @@ def fit_confidence(
     Raises:
         Refusal: see ``dragoman.confidence.checked``.
     """
+    check_seed(seed)
     return fit_from(_folder(run), Path(checked), ar=ar, seed=seed, say=(talk or Talk()).say)
 
 
@@ -86,6 +89,7 @@ def recalibrate_confidence(
     ``confidence``: a file, or None for what lies beside the run's dictionary, else beside the embedded one. It takes 30
     checked rows, 5 right and 5 wrong. Otherwise as ``fit_confidence``.
     """
+    check_seed(seed)
     say = (talk or Talk()).say
     return recalibrate_from(_folder(run), Path(checked), confidence, ar=ar, seed=seed, say=say)
 
