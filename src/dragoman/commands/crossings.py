@@ -73,7 +73,7 @@ def fit(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps.aligned import refuse_there
-    from dragoman.maps.evaluate import usable
+    from dragoman.maps.diagnostics import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.crossings import check_method, fit_crossing

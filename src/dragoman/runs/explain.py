@@ -20,7 +20,7 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
-from dragoman.maps.evaluate import usable
+from dragoman.maps.diagnostics import usable
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
