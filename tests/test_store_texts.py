@@ -42,3 +42,13 @@ def test_texts_that_cannot_be_read_are_one_sentence(tmp_path: Path, name: str, c
     with pytest.raises(Refusal, match=why) as error:
         store.read_texts(tmp_path / name)
     assert one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt.gz"])
+def test_a_refused_file_is_closed_while_its_refusal_lives(tmp_path: Path, name: str) -> None:
+    content = b'{"text": "a"}\n[]\n{"text": "b"}\n' if "jsonl" in name else b"a\n\xff\nb\n"
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith("gz") else content)
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(Refusal) as kept:
+        store.read_texts(tmp_path / name)
+    assert set(Path("/proc/self/fd").iterdir()) == before and kept.value.what.startswith(str(tmp_path / name))

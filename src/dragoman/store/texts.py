@@ -11,8 +11,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
@@ -32,14 +32,16 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     """Objects of a ``.jsonl`` or ``.jsonl.gz`` file, one a line; blank lines are passed over."""
     path = Path(path)
     rows: list[dict[str, Any]] = []
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise Refusal(f"{path}, line {number}", "it is not JSON", "mend the line or make the file again") from error
-        if not isinstance(row, dict):
-            raise Refusal(f"{path}, line {number}", "it is not a JSON object", "write one object a line")
-        rows.append(row)
+    with closing(_lines(path)) as lines:
+        for number, line in lines:
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise Refusal(where, "it is not JSON", "mend the line or make the file again") from error
+            if not isinstance(row, dict):
+                raise Refusal(where, "it is not a JSON object", "write one object a line")
+            rows.append(row)
     return rows
 
 
@@ -53,7 +55,8 @@ def read_texts(path: Path | str) -> list[str]:
     path = Path(path)
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind == ".txt":
-        texts = [line.strip() for _, line in _lines(path)]
+        with closing(_lines(path)) as lines:
+            texts = [line.strip() for _, line in lines]
     elif kind == ".jsonl":
         rows = read_jsonl(path)
         odd = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get("text"), str)), None)
@@ -114,8 +117,11 @@ def document_name(text: str) -> int:
     return int(digest(text)[:16], 16) >> 1
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that hold something; only newlines end a line, not the other separators of Unicode."""
+def _lines(path: Path) -> Generator[tuple[int, str]]:
+    """Numbered lines that hold something; only newlines end a line, not the other separators of Unicode.
+
+    To be closed: where a line is refused, the refusal's traceback would keep the file open until somebody collects it.
+    """
     with _opened(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
             if len(line) == _LINE:
