@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -61,6 +62,8 @@ def test_a_fitted_crossing_carries_what_explain_alone_carries(
     assert said.code == 0, said.err
     assert "unusable: " in done.out and "the map is unusable: " in said.err  # two random models have nothing in common
     run, crossing = RunFolder.open(tmp_path / "run"), Crossing.load(tmp_path / "crossing")
+    assert run.manifest["about"]["map"].startswith("the map is unusable: ")
+    assert "The map is unusable: " in html.unescape(run.page.read_text())
     directions = world.request().open().features(FEATURES.split(",")).directions
     np.testing.assert_array_equal(
         run.vectors()[0]["bare/washed" if more else "bare/auto"],

@@ -73,6 +73,12 @@ class ExportOfLabels(Part):
     verified: bool = True
 
 
+class About(Part):
+    """What else a manifest tells; ``map``: what is wrong with the map, where anything is."""
+
+    map: str | None = None
+
+
 class Manifest(Part):
     """What a manifest tells besides its conditions; ``dictionary`` to ``versions`` are shown as they are written."""
 
@@ -86,6 +92,7 @@ class Manifest(Part):
     verbalizers: Mapping[str, VerbalizerIdentity] | None = None
     map_report: Mapping[str, HeldOut] | None = None
     background: TargetBackground | None = None
+    about: About | None = None
     dictionary: object = None
     digests: object = None
     seeds: object = None

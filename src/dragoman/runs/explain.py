@@ -125,7 +125,8 @@ def explain(
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
         asked = () if directions is chosen.dictionary.rows() else directions.ids
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
-    tell_unusable(crossing, options.route, talk)
+    if doubt := unusable(crossing, options.route):
+        talk.say(f"{doubt}; believe no text it carried, or fit it on more texts")
     settings = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
     settings |= chosen.dictionary.read_as
     folder = _written(chosen, crossing, by, native, options, Path(out), talk, settings)
@@ -191,13 +192,12 @@ def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
         talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
 
 
-def tell_unusable(crossing: Crossing, route: Route, talk: Talk) -> None:
-    """Say where the map that directions cross by is unusable, judged on texts it was not fitted on."""
-    if crossing.map is None or route not in ("map", "blend", "auto"):
-        return
+def unusable(crossing: Crossing, route: Route) -> str:
+    """What is wrong with the map that directions cross by, on texts it was not fitted on; "" where nothing is."""
+    if crossing.map is None or crossing.source == crossing.target or route not in ("map", "blend", "auto"):
+        return ""
     word, why = usable(crossing.map.report["held_out"])
-    if word == "unusable":
-        talk.say(f"the map is {word}: {why}; believe no text it carried, or fit it on more texts")
+    return f"the map is unusable: {why}" if word == "unusable" else ""
 
 
 def _written(
@@ -237,7 +237,8 @@ def _written(
             **({"labels": told} if (told := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
-            "about": {"left_out": plain(crossing.left_out)} if crossing.left_out else {},
+            "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {})
+            | ({"map": doubt} if (doubt := unusable(crossing, options.route)) else {}),
             **(truth.of(directions.ids) if truth is not None else {}),
         },
     )
