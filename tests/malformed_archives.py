@@ -49,7 +49,7 @@ archive("packed as numpy never does", [("v.npy", saved(ROWS))], name="npz packed
 archive("not a whole numpy file", [("v.npy", b"no array")], name="npz member that is no array")
 archive("not a whole numpy file", [("v.npy", saved(ROWS)[:200])], name="npz member cut short")
 archive("1001 members", [(f"{i}.npy", b"") for i in range(1001)], name="npz of a thousand members")
-archive("not a whole numpy file", [], name="npz of nothing")
+archive("not a whole numpy file|it has no array", [], name="npz of nothing")
 archive("it holds several arrays", [("a.npy", saved(ROWS)), ("b.npy", saved(ROWS))], name="npz of several arrays")
 
 
@@ -126,7 +126,7 @@ def npz_of_128_MB_of_zeros(folder: Path) -> Path:
     return written(folder / "v.npz", bomb_of(32 << 20))
 
 
-@case("vectors", "is said to take 2147483648 bytes", bomb=True)
+@case("vectors", r"is said to take 2147483648 bytes|possible zip bomb", bomb=True)
 def npz_of_zeros_that_claims_to_be_packed_badly(folder: Path) -> Path:
     return written(folder / "v.npz", bomb_of(32 << 20, claimed=1 << 31))
 

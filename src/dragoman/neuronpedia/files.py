@@ -187,19 +187,20 @@ class Place:
 
     def _lines(self, name: str, pieces: Iterable[bytes], budget: _Budget) -> Iterator[tuple[int, bytes]]:
         """Numbered lines that hold something, unpacked when they are gzip (by their first bytes, not their name)."""
-        number, rest = 0, b""
+        number, rest = 0, bytearray()  # which grows in place: a long line is not copied with every piece
         for piece in unpacked(name, self._bounded(name, pieces), self.limits.most, plain=True):
             budget.take(unpacked=len(piece))
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                number += 1
+            *ends, begun = piece.split(b"\n")
+            for end in ends:
+                number, line, rest = number + 1, bytes(rest + end), bytearray()
                 if line.strip():
                     yield number, line
+            rest += begun
             if len(rest) > self.limits.line:
                 why = f"it is longer than {self.limits.line >> 20} MB"
                 raise Refusal(f"{name}, line {number + 1}", why, "an export has one row a line; get the file again")
         if rest.strip():
-            yield number + 1, rest
+            yield number + 1, bytes(rest)
 
     def _bounded(self, name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces of a file that is not too large."""
