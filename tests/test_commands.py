@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,11 @@ def test_without_words_the_commands_are_listed(dragoman: Dragoman) -> None:
     said = dragoman()
     assert all(name in said.out + said.err for name in COMMANDS)
     assert dragoman("--help").code == 0
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "dragoman", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dragoman {version('dragoman')}\n", "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
