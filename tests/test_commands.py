@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,26 @@ def test_every_command_explains_itself_in_100_columns(dragoman: Dragoman, name: 
     said = dragoman(name, "--help")
     assert said.code == 0 and not said.err and f"Usage: dragoman {name}" in said.out
     assert max(map(len, said.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "panels"),
+    [
+        (
+            "explain",
+            ["What is explained", "How it crosses", "The verbalizer", "What it says", "Output and machine"],
+        ),
+        ("fit", ["What is explained", "How it crosses", "The verbalizer", "Output and machine"]),
+    ],
+)
+def test_options_stand_under_headings_at_80_columns(
+    dragoman: Dragoman, monkeypatch: pytest.MonkeyPatch, name: str, panels: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = dragoman(name, "--help").out
+    assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", *panels]
+    assert f"Usage: dragoman {name} [OPTIONS] SAE" in said and max(map(len, said.splitlines())) <= 80
+    assert "{" not in said and "9223372036854775807" not in said and "…" not in said
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.boundary import Commands
+from dragoman.commands.boundary import Command, Commands
 from dragoman.commands.printing import put, talking
-from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype, OutJson, Run, Seed, file_path
+from dragoman.commands.words import (
+    SAYS,
+    Ar,
+    ArLayout,
+    ConfidenceFile,
+    Device,
+    Dtype,
+    OutJson,
+    Run,
+    Seed,
+    file_path,
+)
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
@@ -29,11 +40,17 @@ confidence = typer.Typer(
 )
 Checked = Annotated[
     Path,
-    typer.Option("--checked", parser=file_path, metavar="FILE", help="What you checked: feature, condition, right."),
+    typer.Option(
+        "--checked",
+        parser=file_path,
+        metavar="FILE",
+        rich_help_panel=SAYS,
+        help="What you checked: feature, condition, right.",
+    ),
 ]
 
 
-@confidence.command()
+@confidence.command(cls=Command)
 def fit(
     run: Run,
     checked: Checked,
@@ -57,7 +74,7 @@ def fit(
     _keep(*made, out)
 
 
-@confidence.command()
+@confidence.command(cls=Command)
 def recalibrate(
     run: Run,
     checked: Checked,
