@@ -104,8 +104,9 @@ def demo(
     put(f"page: {page}")
 
 
-for command in (explain, fit, inspect):
-    app.command(cls=Command)(command)
+for command in (explain, fit):
+    app.command(cls=Command, epilog="Words: see README, section Words")(command)
+app.command(cls=Command)(inspect)
 
 
 @app.command(cls=Command)
