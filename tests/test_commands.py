@@ -15,6 +15,8 @@ import pytest
 
 from dragoman.commands.words import settings_from
 from dragoman.core import Refusal
+from dragoman.maps.dictionary import NEAR, OTHERS
+from dragoman.maps.direct import WHOLE
 from report_fixture import build_run
 from small_world import Said, World, command
 
@@ -81,6 +83,11 @@ def test_options_stand_under_headings_at_80_columns(
     assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", *panels]
     assert f"Usage: dragoman {name} [OPTIONS] SAE" in said and max(map(len, said.splitlines())) <= 80
     assert "{" not in said and "9223372036854775807" not in said and "…" not in said
+
+
+def test_help_of_fit_says_what_is_watched_of_a_large_dictionary(dragoman: Dragoman) -> None:
+    told = re.sub(r"[\s│]+", " ", dragoman("fit", "--help").out)
+    assert f"Of more than {WHOLE} features only these, the {NEAR} nearest of each and {OTHERS} drawn at random" in told
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,8 @@ MapKind = Annotated[
         "--map",
         metavar="NAME",
         rich_help_panel=CROSSES,
-        help="aligned, the default: tokens that end together; post: texts pooled, the post's recipe (explain it with "
-        "--route map).",
+        help="aligned, the default: fitted token by token; post: on pooled texts, the post's recipe. Use post only to "
+        "repeat the post, or for a few rows of a dictionary too large to read whole (explain it with --route map).",
     ),
 ]
 Base = Annotated[
