@@ -149,6 +149,7 @@ def inspect(
 ) -> None:
     """Tell where a crossing leads, and how good it is on texts it was not fitted on, beside its baselines."""
     from dragoman.maps.artifact import inspect_crossing, lines_of
+    from dragoman.maps.diagnostics import usable_means
 
     index = inspect_crossing(crossing)
     if as_json:
@@ -156,6 +157,7 @@ def inspect(
         return
     for line in lines_of(index):
         put(line)
+    put(usable_means())
     show_held_out(index.held_out)
 
 
