@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 confidence = typer.Typer(
     cls=Commands,
     help="Learn how sure to be from explanations you have checked: a CSV or JSON lines with the columns feature, "
-    "condition (where a run has several) and right (true or false).",
+    "condition (where a run has several) and right (true or false); a CSV may write them in capitals.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -45,7 +45,7 @@ Checked = Annotated[
         parser=file_path,
         metavar="FILE",
         rich_help_panel=SAYS,
-        help="What you checked: feature, condition, right.",
+        help="What you checked: a CSV, with commas, or JSON lines; feature, condition, right.",
     ),
 ]
 
