@@ -6,6 +6,7 @@ import ast
 import html
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 import dragoman
+from ar_checkpoints import WIDTH
 from dragoman import FeatureExplanation, Refusal, Run, Scores, explain, score
 from dragoman.commands.show import show_scores
 from dragoman.runs.run import Explanations
+from dragoman.scores import PairedDifference
 from report_fixture import HOSTILE
-from small_world import World
+from small_world import D_SAE, World
 
 PACKAGE = Path(dragoman.__file__).parent
 
@@ -78,6 +81,37 @@ def test_explanations_are_typed_rows(run: Run) -> None:
     with pytest.raises(Refusal, match="condition 'washed': the run has auto; name one of these"):
         run.explanations("washed")
     assert Run.open(run.path).explanations()[0] == rows[0] and str(run.path) in repr(run)
+
+
+def test_what_a_notebook_shows_is_one_short_line_without_arrays(run: Run, world: World) -> None:
+    sae = dragoman.open_dictionary(world.sae, site=world.source)
+    site, name = str(world.source), f"Dictionary({world.sae!r} at {world.source}, {D_SAE} features, width {WIDTH})"
+    assert repr(sae) == name and repr(sae.features([0, 3])) == f"Features(2 of {name})"
+    assert repr(sae.rows()) == f"Directions({D_SAE} of kind feature at {site}, width {WIDTH})"
+    unsaid = repr(dragoman.open_dictionary(world.sae))
+    assert unsaid.startswith(f"Dictionary({world.sae!r}") and f"{D_SAE} features" in unsaid
+    av = dragoman.Verbalizer.open(world.av)
+    assert repr(av) == f"Verbalizer({world.av!r} at {world.target}, width {WIDTH}, contract kitft)"
+    ar = str(world.root / "target-ar")
+    read = dragoman.Reconstructor.open(ar, layout="easynla")
+    assert repr(read) == f"Reconstructor({ar!r} at {read.site}, width {WIDTH}, layout easynla)"
+    crossing = dragoman.fit_crossing(sae, world.target, texts=world.root / "texts.txt")
+    assert repr(crossing) == f"Crossing({site} -> {world.target}, aligned, ridge)"
+    background = repr(crossing.background)
+    assert "array" not in background and background.startswith("Background(site=") and "\n" not in background
+    rows, scores = run.explanations(), score(run)
+    assert repr(rows) == "Explanations(6 of 3 features: auto)"
+    assert repr(Explanations([])) == "Explanations(0 of 0 features: no condition)"
+    assert repr(scores) == "Scores(conditions=['auto'], parts=['window_lift'])"
+    lift = scores.lift["auto"]
+    assert repr(lift) == f"Estimate({lift}, p {lift.p:.2g}, n 3, null: {lift.null})"
+    assert repr(PairedDifference(**asdict(lift), what="a less b")) == f"PairedDifference{repr(lift)[len('Estimate') :]}"
+
+
+def test_explanations_are_the_same_where_their_rows_are(run: Run) -> None:
+    rows = run.explanations()
+    assert rows == run.explanations() and hash(rows) == hash(run.explanations())
+    assert rows != rows[:2] and rows[:2] == Explanations(list(rows)[:2]) and rows != list(rows)
 
 
 def test_explanations_are_a_table_for_pandas(run: Run) -> None:

@@ -68,6 +68,8 @@ def test_checked_rows_are_read_from_csv_and_json_lines(tmp_path: Path, text: str
         ("", "its first line does not name the column feature"),
         ("feature,condition\n7,auto\n", "its first line does not name the column right"),
         ("feature,right,right\n7,1,1\n", "it names a column twice"),
+        ("Feature;Condition;Right\n7;auto;1\n", "it looks separated by semicolons; save it with commas"),
+        ('"feature"; "right"\n7;1\n', "it looks separated by semicolons; save it with commas"),
         ("feature,right\n", "it holds no checked row"),
         ("feature,right\n7,maybe\n", "line 2: right is 'maybe'; write true, false"),
         ("feature,right\n7\n", "line 2: right is ''"),
@@ -105,6 +107,7 @@ def test_rows_are_matched_to_the_runs_evidence_and_a_row_told_twice_counts_once(
     [
         ([("8", "auto", True)], ["auto"], "feature '8': the run has no explanation of it under auto"),
         ([("7", "random", True)], ["auto"], "condition 'random': the run's are auto; name one of these"),
+        ([("7", "native", True)], ["auto"], r"no confidence is made of them; check the run's others \(auto\)"),
         ([("7", None, True)], ["auto", "plain"], "it names no condition, and the run has auto, plain"),
         ([("7", "auto", True), ("7", None, False)], ["auto"], "it is right in one row and wrong in another"),
     ],

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from dragoman.commands.words import settings_from
 from dragoman.core import Refusal
+from dragoman.maps.dictionary import NEAR, OTHERS
+from dragoman.maps.direct import WHOLE
 from report_fixture import build_run
 from small_world import Said, World, command
 
@@ -47,11 +53,41 @@ def test_without_words_the_commands_are_listed(dragoman: Dragoman) -> None:
     assert dragoman("--help").code == 0
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "dragoman", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dragoman {version('dragoman')}\n", "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_in_100_columns(dragoman: Dragoman, name: str) -> None:
     said = dragoman(name, "--help")
     assert said.code == 0 and not said.err and f"Usage: dragoman {name}" in said.out
     assert max(map(len, said.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "panels"),
+    [
+        (
+            "explain",
+            ["What is explained", "How it crosses", "The verbalizer", "What it says", "Output and machine"],
+        ),
+        ("fit", ["What is explained", "How it crosses", "The verbalizer", "Output and machine"]),
+    ],
+)
+def test_options_stand_under_headings_at_80_columns(
+    dragoman: Dragoman, monkeypatch: pytest.MonkeyPatch, name: str, panels: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = dragoman(name, "--help").out
+    assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", *panels]
+    assert f"Usage: dragoman {name} [OPTIONS] SAE" in said and max(map(len, said.splitlines())) <= 80
+    assert "{" not in said and "9223372036854775807" not in said and "…" not in said
+
+
+def test_help_of_fit_says_what_is_watched_of_a_large_dictionary(dragoman: Dragoman) -> None:
+    told = re.sub(r"[\s│]+", " ", dragoman("fit", "--help").out)
+    assert f"Of more than {WHOLE} features only these, the {NEAR} nearest of each and {OTHERS} drawn at random" in told
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ from dragoman.core import Background, Directions, Refusal, Site, frozen
 from dragoman.maps import Crossing, DirectTable
 from dragoman.maps.artifact import inspect_crossing
 from dragoman.maps.crossing import ROUTES
+from dragoman.maps.diagnostics import usable_means
 from dragoman.models.aligned import read_aligned
 from dragoman.store import digest, file_sha256, write_json
 from planted_readers import FIRST, PlantedPair, planted_pair
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, rows
+from small_world import command
 
 TEXTS = [f"text number {k}, é" for k in range(60)]
 
@@ -122,6 +124,15 @@ def test_the_index_names_sites_dictionary_report_and_every_file(folder: Path, al
     assert index["files"] == {
         name: file_sha256(folder / name) for name in contents(folder) if name not in ("crossing.json", "README.md")
     }
+
+
+def test_inspect_says_what_its_verdict_means(
+    aligned_crossing: Crossing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aligned_crossing.save(tmp_path / "folder")
+    said = command(monkeypatch, capsys, "inspect", str(tmp_path / "folder"))
+    verdict, meaning = said.out.splitlines()[6:8]
+    assert said.code == 0 and verdict.startswith("good: it explains") and meaning == usable_means()
 
 
 def test_the_readme_is_a_card_with_baselines_and_no_place_on_this_machine(crossing: Crossing, tmp_path: Path) -> None:

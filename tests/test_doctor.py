@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import typer.testing
 
+import dragoman
 from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
-from dragoman.doctor import Finding, Subject, examine, quick
+from dragoman.doctor import Finding, Subject, examine, open_subject, quick
 from dragoman.models.decode import Verbalizer
 from planted_faults import (
     FAULTS,
@@ -25,6 +26,7 @@ from planted_faults import (
     texts_that_name_bos,
     with_dictionary,
 )
+from small_world import TEXTS, World
 from tiny_checkpoints import (
     ALL_FAMILIES,
     BLOCK,
@@ -164,6 +166,44 @@ def test_quick_refuses_a_transposed_dictionary(tmp_path: Path) -> None:
     encoder = next(f for f in FAULTS if f.name == "transposed decoder").plant(tmp_path).encoder
     with pytest.raises(Refusal, match="transpose it, rows are features"):
         quick([], encoder=encoder)
+
+
+def test_references_and_what_is_open_are_examined_alike(world: World) -> None:
+    """The public ``dragoman.examine``, by name and by what a person holds already."""
+    how: Any = {"ar": world.root / "target-ar", "texts": TEXTS}
+    named = dragoman.examine(sae=world.sae, by=world.av, source=str(world.source), **how)
+    done = {f.check for f in named if f.status != "skipped"}
+    assert {"role", "slot", "sign", "decoder-orientation", "dictionary-width", "off-by-one"} <= done
+    sae = dragoman.open_dictionary(world.sae, site=world.source)  # its site need not be said again
+    av = dragoman.Verbalizer.open(world.av)
+    assert dragoman.examine(sae=sae, by=av, **how) == named
+    assert dragoman.examine(sae=Path(world.sae), by=Path(world.av), source=world.source, **how) == named
+    alone = dragoman.examine(by=av)
+    assert alone == examine(open_subject(by=world.av)) and not faulty(alone)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({}, "examine: nothing is named; pass sae= or by=, or both"),
+        ({"source": "m:1"}, "a source alone says nothing"),
+        ({"source": "m:1", "ar": "x"}, "a source alone says nothing"),
+        ({"by": "x", "source": "m"}, "a site names a model and a block"),
+        ({"by": "x", "texts": "one text"}, "they are one text"),
+        ({"by": "x", "device": "cuda:77"}, "device 'cuda:77'"),
+        ({"by": ScriptedVerbalizer(Site("m", 1), 8, str), "contract": "kitft"}, "it is settled how it is fed"),
+    ],
+)
+def test_what_cannot_be_examined_is_refused(words: dict[str, Any], why: str) -> None:
+    with pytest.raises(Refusal, match=why):
+        dragoman.examine(**words)
+    with pytest.raises(Refusal, match="a subject and what to open besides"):
+        examine(Subject(), by="x")
+
+
+def test_what_does_not_open_is_a_finding() -> None:
+    (found,) = (f for f in dragoman.examine(sae="nowhere/at-all.npy") if f.check == "opening")
+    assert found.status == "fault" and found.subject == "nowhere/at-all.npy" and found.do
 
 
 runner = typer.testing.CliRunner()

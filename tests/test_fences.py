@@ -65,3 +65,17 @@ def test_there_are_fences_of_the_pair_to_run() -> None:
     runs = [fence for fence in FENCES if fence.of_the_pair]
     assert any(fence.language == "python" and fence.page.name == "README.md" for fence in runs)
     assert any(fence.commands for fence in runs)
+
+
+def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:
+    _, _, after = (fences.ROOT / "README.md").read_text().partition("\n## Words\n")
+    rows = [line.split("|")[1:3] for line in after.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    told = {word.strip() for head, _ in rows for word in head.split(",")}
+    assert told >= {
+        *("native", "plain", "washed", "washout", "on-shell", "direct", "crossing", "card", "lift", "null"),
+        *("planted category", "the post", "block", "contract", "AV", "AR"),
+    }
+    assert all(meaning.strip() for _, meaning in rows)
+    commands: Any = typer.main.get_command(app)
+    for name in ("explain", "fit"):
+        assert commands.commands[name].epilog == "Words: see README, section Words"

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 from dragoman.core import Directions, Refusal
 from dragoman.maps import LinearMap, Moments
-from dragoman.maps.diagnostics import held_out, usable
+from dragoman.maps.diagnostics import held_out, usable, usable_means
 from dragoman.maps.linear import RidgePath, fit_ridge, relative_lambda
 from planted_worlds import ELSEWHERE, SOURCE, TARGET, at_source, cosines, rows
 
@@ -242,3 +244,16 @@ def test_a_map_is_called_good_usable_or_unusable_by_what_it_explains():
         "it explains 0.10 of the unit rows' variance, 0.15 are needed",
     )
     assert usable(good | {"shuffled_fve": 0.01})[0] == "unusable"
+
+
+def test_what_the_three_words_mean_is_told_with_the_numbers_they_turn_on():
+    found = re.fullmatch(
+        r"good: explains (.+?) of .* finds (\d+)% of .*; usable: explains (.+?) or more; .*", usable_means()
+    )
+    assert found is not None
+    good, top1, least = float(found[1]), float(found[2]) / 100, float(found[3])
+    at = {"fve_unit": good, "top1": top1, "shuffled_fve": 0.0}
+    assert usable(at)[0] == "good"
+    assert usable(at | {"fve_unit": good - 1e-6})[0] == usable(at | {"top1": top1 - 1e-6})[0] == "usable"
+    assert usable(at | {"fve_unit": least})[0] == "usable"
+    assert usable(at | {"fve_unit": least - 1e-6})[0] == "unusable"

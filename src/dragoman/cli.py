@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dragoman.commands.boundary import Commands, Debug
+from dragoman.commands.boundary import Command, Commands, Debug
 from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.confidence import confidence as confidence_commands
@@ -22,6 +22,7 @@ from dragoman.commands.export import export
 from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_scores
 from dragoman.commands.words import (
+    MACHINE,
     Ar,
     ArLayout,
     ConfidenceFile,
@@ -72,11 +73,11 @@ def options(
     Debug.wanted = debug
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Out = Path("runs/demo"),
     features: Annotated[
-        int, typer.Option(help="Features per category, 45 categories, most selective first.", min=1, max=5)
+        int, typer.Option(metavar="N", help="Features per category, 45 categories, most selective first.", min=1, max=5)
     ] = 1,
     from_scratch: Annotated[
         bool,
@@ -103,25 +104,25 @@ def demo(
     put(f"page: {page}")
 
 
-for command in (explain, fit, inspect):
-    app.command()(command)
+for command in (explain, fit):
+    app.command(cls=Command, epilog="Words: see README, section Words")(command)
+app.command(cls=Command)(inspect)
 
 
-@app.command()
+@app.command(cls=Command)
 def score(
     run: Run,
     ar: Ar = None,
     ar_layout: ArLayout = None,
     confidence: ConfidenceFile = None,
     dtype: Dtype = "float32",
-    seed: Seed = 0,
     device: Device = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Scores on stdout as JSON.")] = False,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="Scores on stdout as JSON.")] = False,
 ) -> None:
     """Judge a run's texts: by natives, every null, planted categories, contexts, what a reconstructor reads in them.
 
-    A run needs native texts (explain --native), known categories (tiny-sae), contexts (explain by aligned tokens, with
-    an encoder), --ar, or a confidence.
+    A run needs native texts (explain --native), categories (tiny-sae), contexts (an encoder), --ar, or a confidence.
 
     Writes scores.json, which dragoman report then shows.
     """
@@ -148,7 +149,7 @@ def score(
         show_scores(scores.to_json(), folder.manifest)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     run: Run,
     out: Annotated[
@@ -167,7 +168,7 @@ def report(
 
 
 for command in (checkpoints, doctor, export):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(confidence_commands, name="confidence")
 
 if __name__ == "__main__":

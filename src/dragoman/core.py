@@ -271,6 +271,10 @@ class Directions:
         """How many directions."""
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """How many, of what kind, where."""
+        return f"Directions({len(self)} of kind {self.kind} at {self.site}, width {self.d_model})"
+
     @property
     def d_model(self) -> int:
         """Width of the stream."""
@@ -332,7 +336,7 @@ class Background:
     """
 
     site: Site
-    mean: Floats
+    mean: Floats = field(repr=False)
     n: int
     texts: str = ""
 
@@ -387,3 +391,7 @@ class Estimate:
     def __str__(self) -> str:
         """``+0.249 [+0.222, +0.276]``."""
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    def __repr__(self) -> str:
+        """The same with p, n and null."""
+        return f"{type(self).__name__}({self}, p {self.p:.2g}, n {self.n}, null: {self.null})"

@@ -17,21 +17,21 @@ from dragoman.records import Record
 FORMAT = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PairedDifference(Estimate):
     """An estimate of the difference of two conditions; ``what`` says which from which."""
 
     what: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class NamingRate(Estimate):
     """Share of texts that name the planted category; ``random``: the same of random directions' texts."""
 
     random: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DetectionRate(Estimate):
     """Mean AUROC of a condition's texts over ``features`` (``n`` counts ``unit``, categories where they share them)."""
 
@@ -248,6 +248,13 @@ class Scores(Record):
     window_lift: Mapping[str, Estimate] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Which conditions, and which parts there are: what a notebook shows."""
+        parts = ("native_lift", "window_lift", "category", "paired", "nulls", "embedders", "ceiling", "detection")
+        parts = (*parts, "reconstruction", "confidence")
+        conditions = [row.condition for row in self.table] or list(self.window_lift)
+        return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]
 
     @classmethod
     def read(cls, text: str | bytes, where: str) -> Self:

@@ -55,12 +55,23 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """One command that is all there is, in the same way."""
+    """One command, in the same way; its usage names arguments as its help does, and help is listed last."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
         with _kept():
             return super().invoke(ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line, ``SAE`` where the library writes ``{SAE}``."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, under the heading of the command's last option."""
+        found = super().get_help_option(ctx)
+        if found is not None and self.params:
+            found.rich_help_panel = getattr(self.params[-1], "rich_help_panel", None)
+        return found
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:

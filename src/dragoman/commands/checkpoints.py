@@ -38,12 +38,15 @@ def checkpoints(
         typer.Option(
             "--for",
             callback=named,
+            metavar="MODEL",
             help="Recommend for features of MODEL, MODEL:BLOCK, or a Neuronpedia id or address.",
         ),
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option(min=1, max=10**6, help="Width of that model's stream: leaves out namesakes of another width."),
+        typer.Option(
+            metavar="N", min=1, max=10**6, help="Width of that model's stream: leaves out namesakes of another width."
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help=f"All recommendations, not only the first {SHOWN}.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Records on stdout as one JSON array.")] = False,

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.boundary import Commands
+from dragoman.commands.boundary import Command, Commands
 from dragoman.commands.printing import put, talking
-from dragoman.commands.words import Ar, ArLayout, ConfidenceFile, Device, Dtype, OutJson, Run, Seed, file_path
+from dragoman.commands.words import (
+    SAYS,
+    Ar,
+    ArLayout,
+    ConfidenceFile,
+    Device,
+    Dtype,
+    OutJson,
+    Run,
+    Seed,
+    file_path,
+)
 from dragoman.core import Refusal
 
 if TYPE_CHECKING:
@@ -23,17 +34,23 @@ if TYPE_CHECKING:
 confidence = typer.Typer(
     cls=Commands,
     help="Learn how sure to be from explanations you have checked: a CSV or JSON lines with the columns feature, "
-    "condition (where a run has several) and right (true or false).",
+    "condition (where a run has several) and right (true or false); a CSV may write them in capitals.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 Checked = Annotated[
     Path,
-    typer.Option("--checked", parser=file_path, metavar="FILE", help="What you checked: feature, condition, right."),
+    typer.Option(
+        "--checked",
+        parser=file_path,
+        metavar="FILE",
+        rich_help_panel=SAYS,
+        help="What you checked: a CSV, with commas, or JSON lines; feature, condition, right.",
+    ),
 ]
 
 
-@confidence.command()
+@confidence.command(cls=Command)
 def fit(
     run: Run,
     checked: Checked,
@@ -57,7 +74,7 @@ def fit(
     _keep(*made, out)
 
 
-@confidence.command()
+@confidence.command(cls=Command)
 def recalibrate(
     run: Run,
     checked: Checked,

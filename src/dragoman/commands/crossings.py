@@ -14,6 +14,9 @@ import typer
 
 from dragoman.commands.printing import console, put, put_json, talking
 from dragoman.commands.words import (
+    CROSSES,
+    EXPLAINED,
+    VERBALIZER,
     ArrayKey,
     Base,
     ContractName,
@@ -40,28 +43,57 @@ from dragoman.core import Refusal, Site
 
 def fit(
     sae: Sae,
-    by: Annotated[
-        str | None, typer.Option(callback=named, help="The verbalizer it should lead to; its weights are not read.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(callback=named, help="Or where it should lead, MODEL:BLOCK.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="Of a very large dictionary, ids that will be asked for.")
+        str | None,
+        typer.Option(
+            metavar="IDS",
+            rich_help_panel=EXPLAINED,
+            help="Ids that will be asked for. Of more than 8192 features only these, the 50 nearest of each and 2000 "
+            "drawn at random are watched where they fire; without it the 2000 alone. What is not watched crosses by "
+            "the map.",
+        ),
     ] = None,
     source: Source = None,
-    map_kind: MapKind = None,
-    method: Annotated[str, typer.Option(help="Of --map post: ridge or procrustes.")] = "ridge",
-    lam: Annotated[
-        float,
-        typer.Option(callback=finite, help="Ridge penalty of --map post, in activations' own units.", min=0.0),
-    ] = 100.0,
-    contract: ContractName = None,
-    setting: Settings = None,
-    base: Base = None,
     key: ArrayKey = None,
     orientation: Lying = None,
     d_model: Width = None,
     k: TopK = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="MODEL:BLOCK",
+            rich_help_panel=CROSSES,
+            help="Where it should lead; or name the verbalizer with --by.",
+        ),
+    ] = None,
+    map_kind: MapKind = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=CROSSES, help="Of --map post: ridge or procrustes.")
+    ] = "ridge",
+    lam: Annotated[
+        float,
+        typer.Option(
+            callback=finite,
+            metavar="NUMBER",
+            min=0.0,
+            rich_help_panel=CROSSES,
+            help="Ridge penalty of --map post, in activations' own units.",
+        ),
+    ] = 100.0,
     texts: Texts = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="AV",
+            rich_help_panel=VERBALIZER,
+            help="The verbalizer it should lead to; its weights are not read.",
+        ),
+    ] = None,
+    contract: ContractName = None,
+    setting: Settings = None,
+    base: Base = None,
     out: OutCrossing = Path("crossing"),
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -117,6 +149,7 @@ def inspect(
 ) -> None:
     """Tell where a crossing leads, and how good it is on texts it was not fitted on, beside its baselines."""
     from dragoman.maps.artifact import inspect_crossing, lines_of
+    from dragoman.maps.diagnostics import usable_means
 
     index = inspect_crossing(crossing)
     if as_json:
@@ -124,6 +157,7 @@ def inspect(
         return
     for line in lines_of(index):
         put(line)
+    put(usable_means())
     show_held_out(index.held_out)
 
 

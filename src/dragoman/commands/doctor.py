@@ -14,7 +14,11 @@ import typer
 
 from dragoman.commands.printing import console, put_json
 from dragoman.commands.words import (
+    EXPLAINED,
+    MACHINE,
+    VERBALIZER,
     ArrayKey,
+    Base,
     ContractName,
     Device,
     Dtype,
@@ -34,44 +38,67 @@ if TYPE_CHECKING:
 def doctor(
     sae: Annotated[
         str | None,
-        typer.Option(callback=named, help="Dictionary: tiny-sae, a folder, sae:RELEASE/SAE_ID or hf:ORG/REPO/PATH."),
-    ] = None,
-    by: Annotated[
-        str | None,
         typer.Option(
-            callback=named, help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER)."
+            callback=named,
+            metavar="SAE",
+            rich_help_panel=EXPLAINED,
+            help="Dictionary: tiny-sae, a folder, sae:RELEASE/SAE_ID or hf:ORG/REPO/PATH.",
         ),
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK; default: what the dictionary says."),
-    ] = None,
-    native: Annotated[
-        str | None, typer.Option(callback=named, help="A verbalizer of the source model, examined too.")
-    ] = None,
-    ar: Annotated[
-        str | None,
-        typer.Option(callback=named, help="A reconstructor (text back to vector); only its files are checked."),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
+        typer.Option(
+            callback=named,
+            metavar="MODEL:BLOCK",
+            rich_help_panel=EXPLAINED,
+            help="Where the directions live; default: what the dictionary says.",
+        ),
     ] = None,
     key: ArrayKey = None,
     orientation: Lying = None,
     k: TopK = None,
-    contract: ContractName = None,
-    setting: Settings = None,
     texts: Annotated[
         Path | None,
         typer.Option(
             parser=folder_path,
             metavar="FILE",
+            rich_help_panel=EXPLAINED,
             help="Texts for the source model (.txt, .jsonl, .gz); default: six of our own.",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="AV",
+            rich_help_panel=VERBALIZER,
+            help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER).",
+        ),
+    ] = None,
+    native: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="AV",
+            rich_help_panel=VERBALIZER,
+            help="A verbalizer of the source model, examined too.",
+        ),
+    ] = None,
+    contract: ContractName = None,
+    setting: Settings = None,
+    base: Base = None,
+    ar: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="AR",
+            rich_help_panel=VERBALIZER,
+            help="A reconstructor (text back to vector); only its files are checked.",
         ),
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="Findings as JSON.")] = False,
 ) -> None:
     """Examine a dictionary and a verbalizer for what goes wrong in silence, before you believe their words.
 

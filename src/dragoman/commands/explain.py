@@ -13,8 +13,13 @@ import typer
 from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_rows, with_confidence
 from dragoman.commands.words import (
+    CROSSES,
+    EXPLAINED,
+    MACHINE,
     MOST_SAMPLES,
     MOST_TOKENS,
+    SAYS,
+    VERBALIZER,
     ArrayKey,
     Base,
     ConfidenceFile,
@@ -44,75 +49,109 @@ from dragoman.core import Site, public_address
 
 def explain(
     sae: Sae,
-    by: Annotated[
-        str,
-        typer.Option(
-            callback=named, help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER)."
-        ),
-    ] = "tiny-gemma-av",
     features: Annotated[
-        str | None, typer.Option(help="Ids, for example 982,1748; default: those the dictionary's name gives, or all.")
+        str | None,
+        typer.Option(
+            metavar="IDS",
+            rich_help_panel=EXPLAINED,
+            help="For example 982,1748; default: those the dictionary's name gives, or all.",
+        ),
     ] = None,
     source: Source = None,
-    through: Annotated[
-        Path | None,
-        typer.Option(parser=folder_path, metavar="CROSSING", help="A crossing that dragoman fit wrote; else fit one."),
-    ] = None,
-    route: Annotated[
-        str,
-        typer.Option(
-            help="How they cross to the verbalizer's model: map (fitted on texts read by both), direct (what it holds "
-            "where the feature fires), blend, dictionary (direct, with other features held fixed), auto: each "
-            "feature by map, direct or blend, as its diagnostics say, or as-is: unchanged, to a neighbouring block "
-            "of the same model."
-        ),
-    ] = "auto",
-    map_kind: MapKind = None,
-    washout: Annotated[
-        str,
-        typer.Option(
-            help="How much of that model's usual activation is mixed in: on-shell, none, projected, or the direction's "
-            "share between 0 and 1."
-        ),
-    ] = "on-shell",
-    contract: ContractName = None,
-    setting: Settings = None,
-    base: Base = None,
     key: ArrayKey = None,
     orientation: Lying = None,
     d_model: Width = None,
     k: TopK = None,
     labels: Labels = None,
     resid_pre: ResidPre = False,
-    native: Annotated[
-        str | None, typer.Option(callback=named, help="A verbalizer of the source model itself, to compare with.")
+    through: Annotated[
+        Path | None,
+        typer.Option(
+            parser=folder_path,
+            metavar="CROSSING",
+            rich_help_panel=CROSSES,
+            help="A crossing that dragoman fit wrote; else fit one.",
+        ),
     ] = None,
+    route: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=CROSSES,
+            help="How they cross to the verbalizer's model: map (fitted on texts read by both), direct (what it holds "
+            "where the feature fires), blend, dictionary (direct, with other features held fixed), auto: each "
+            "feature by map, direct or blend, as its diagnostics say, or as-is: unchanged, to a neighbouring block "
+            "of the same model.",
+        ),
+    ] = "auto",
+    map_kind: MapKind = None,
+    washout: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=CROSSES,
+            help="How much of that model's usual activation is mixed in: on-shell, none, projected, or the direction's "
+            "share between 0 and 1.",
+        ),
+    ] = "on-shell",
     texts: Texts = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            callback=named,
+            metavar="AV",
+            rich_help_panel=VERBALIZER,
+            help="Verbalizer: tiny-gemma-av, a folder, or a hub id (ORG/NAME, ORG/NAME/FOLDER).",
+        ),
+    ] = "tiny-gemma-av",
+    contract: ContractName = None,
+    setting: Settings = None,
+    base: Base = None,
+    native: Annotated[
+        str | None,
+        typer.Option(
+            callback=named,
+            metavar="AV",
+            rich_help_panel=VERBALIZER,
+            help="A verbalizer of the source model itself, to compare with.",
+        ),
+    ] = None,
     samples: Annotated[
         int,
         typer.Option(
-            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.",
+            metavar="N",
             min=1,
             max=MOST_SAMPLES,
+            rich_help_panel=SAYS,
+            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.",
         ),
     ] = 1,
     temperature: Annotated[
         float | None,
         typer.Option(
+            callback=finite,
+            metavar="NUMBER",
+            min=0.0,
+            rich_help_panel=SAYS,
             help="What explanations are drawn at, but for the first of several; 0 is greedy. Default: 0 for one, 1 for "
             "several.",
-            min=0.0,
-            callback=finite,
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1, max=MOST_TOKENS)] = 200,
-    batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=MOST_TOKENS, rich_help_panel=SAYS, help="Longest answer, in tokens."),
+    ] = 200,
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, rich_help_panel=MACHINE, help="Directions decoded together.")
+    ] = 64,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Rows on stdout as JSON lines.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows on stdout as JSON lines.")
+    ] = False,
 ) -> None:
     """Put a dictionary's features into the words of a verbalizer, of another model or of their own.
 

@@ -32,8 +32,12 @@ _LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  
 
 def export(
     run: Run,
-    model_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")],
-    source_id: Annotated[str, typer.Option(help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")],
+    model_id: Annotated[
+        str, typer.Option(metavar="ID", help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")
+    ],
+    source_id: Annotated[
+        str, typer.Option(metavar="ID", help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -44,21 +48,28 @@ def export(
             help="Folder to write v1/MODEL/SOURCE/explanations into.",
         ),
     ] = Path("export"),
-    format_: Annotated[str, typer.Option("--format", help="So far: neuronpedia.")] = "neuronpedia",
+    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="So far: neuronpedia.")] = "neuronpedia",
     condition: Annotated[
-        str | None, typer.Option(help="Which of the run's conditions; default: washed, or its only foreign one.")
+        str | None,
+        typer.Option(metavar="NAME", help="Which of the run's conditions; default: washed, or its only foreign one."),
     ] = None,
     type_name: Annotated[
-        str | None, typer.Option(help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av."
+        ),
     ] = None,
     explanation_model: Annotated[
-        str | None, typer.Option(help="Name of the model there; default: the verbalizer.")
+        str | None, typer.Option(metavar="NAME", help="Name of the model there; default: the verbalizer.")
     ] = None,
     author_id: Annotated[
         str,
-        typer.Option(help="Id of the author there, a user of the receiving database; rows without one are rejected."),
+        typer.Option(
+            metavar="ID",
+            help="Id of the author there, a user of the receiving database; rows without one are rejected.",
+        ),
     ] = "",
-    batch_size: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 1024,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Rows a file.", min=1)] = 1024,
     resid_pre: Annotated[
         bool, typer.Option("--resid-pre", help="The source counts the block it enters, one above the run's.")
     ] = False,

@@ -25,6 +25,9 @@ MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more th
 MOST_SAMPLES = 1_000
 SEEDS = 2**63
 LONGEST_ID = 200
+# Headings of the help, in the order in which a person decides.
+EXPLAINED, CROSSES, VERBALIZER = "What is explained", "How it crosses", "The verbalizer"
+SAYS, MACHINE = "What it says", "Output and machine"
 _DEVICE = re.compile(r"[a-z]+(?::[0-9]{1,3})?")
 
 
@@ -82,6 +85,13 @@ def finite(param: typer.CallbackParam, value: float | None) -> float | None:
     return value
 
 
+def small_enough(value: int) -> int:
+    """A seed; larger ones are refused here, so that the help need not name the largest."""
+    if value >= SEEDS:
+        raise typer.BadParameter(f"{shown(value)} is not below 2**63.")
+    return value
+
+
 def _called(param: typer.CallbackParam) -> str:
     """The option or argument as it is written."""
     longest = max(param.opts, key=len) if param.opts else str(param.name)
@@ -91,14 +101,18 @@ def _called(param: typer.CallbackParam) -> str:
 ContractName = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
+        rich_help_panel=VERBALIZER,
         help="How the verbalizer is fed: kitft, karvonen, oracle or universal; needed where neither its own "
-        "files nor dragoman's registry say."
+        "files nor dragoman's registry say.",
     ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        help="What the contract leaves open, NAME=VALUE (block=20, norm=150, 'question=...'); may be repeated."
+        metavar="NAME=VALUE",
+        rich_help_panel=VERBALIZER,
+        help="What the contract leaves open (block=20, norm=150, 'question=...'); may be repeated.",
     ),
 ]
 ConfidenceFile = Annotated[
@@ -107,6 +121,7 @@ ConfidenceFile = Annotated[
         "--confidence",
         parser=folder_path,
         metavar="FILE",
+        rich_help_panel=SAYS,
         help="File of fitted confidences: how likely each text is right; default: those beside the dictionary.",
     ),
 ]
@@ -117,13 +132,20 @@ Out = Annotated[
         "--out",
         parser=out_run,
         metavar="FOLDER",
+        rich_help_panel=MACHINE,
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
 OutCrossing = Annotated[
-    Path, typer.Option("-o", "--out", parser=out_folder, metavar="CROSSING", help="New folder to write.")
+    Path,
+    typer.Option(
+        "-o", "--out", parser=out_folder, metavar="CROSSING", rich_help_panel=MACHINE, help="New folder to write."
+    ),
 ]
-OutJson = Annotated[Path, typer.Option("-o", "--out", parser=out_file, metavar="FILE", help="File to write (JSON).")]
+OutJson = Annotated[
+    Path,
+    typer.Option("-o", "--out", parser=out_file, metavar="FILE", rich_help_panel=MACHINE, help="File to write (JSON)."),
+]
 Sae = Annotated[
     str,
     typer.Argument(
@@ -135,61 +157,129 @@ Sae = Annotated[
 ]
 Source = Annotated[
     str | None,
-    typer.Option(callback=named, help="Where the directions live, MODEL:BLOCK, if the dictionary does not say."),
+    typer.Option(
+        callback=named,
+        metavar="MODEL:BLOCK",
+        rich_help_panel=EXPLAINED,
+        help="Where the directions live, if the dictionary does not say.",
+    ),
 ]
 MapKind = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="aligned, the default: tokens that end together; post: texts pooled, the post's recipe (explain it with "
-        "--route map).",
+        metavar="NAME",
+        rich_help_panel=CROSSES,
+        help="aligned, the default: fitted token by token; post: on pooled texts, the post's recipe. Use post only to "
+        "repeat the post, or for a few rows of a dictionary too large to read whole (explain it with --route map).",
     ),
 ]
 Base = Annotated[
-    str | None, typer.Option(callback=named, help="Model the verbalizer's adapter sits on, if it names none.")
+    str | None,
+    typer.Option(
+        callback=named,
+        metavar="MODEL",
+        rich_help_panel=VERBALIZER,
+        help="Model the verbalizer's adapter sits on, if it names none.",
+    ),
 ]
 Labels = Annotated[
     str | None,
-    typer.Option(callback=named, help="Folder or address of a Neuronpedia export with the dictionary's labels."),
+    typer.Option(
+        callback=named,
+        metavar="EXPORT",
+        rich_help_panel=EXPLAINED,
+        help="Folder or address of a Neuronpedia export with the dictionary's labels.",
+    ),
 ]
 ResidPre = Annotated[
-    bool, typer.Option("--resid-pre", help="That export's source counts the block it enters, one above its own.")
+    bool,
+    typer.Option(
+        "--resid-pre",
+        rich_help_panel=EXPLAINED,
+        help="That export's source counts the block it enters, one above its own.",
+    ),
 ]
 Ar = Annotated[
     str | None,
     typer.Option(
         "--ar",
         callback=named,
+        metavar="AR",
+        rich_help_panel=SAYS,
         help="A reconstructor (text back to vector) of source or target: tiny-smollm2-ar, a folder, a hub id.",
     ),
 ]
 ArLayout = Annotated[
     str | None,
-    typer.Option("--ar-layout", help="How it is laid out: kitft or easynla; needed where the registry does not say."),
+    typer.Option(
+        "--ar-layout",
+        metavar="NAME",
+        rich_help_panel=SAYS,
+        help="How it is laid out: kitft or easynla; needed where the registry does not say.",
+    ),
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
-Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(callback=device_word, help="cpu, cuda, mps, cuda:1, ...")]
-Seed = Annotated[int, typer.Option(help="All randomness starts here.", min=0, max=SEEDS - 1)]
+Dtype = Annotated[
+    str,
+    typer.Option(callback=known_dtype, metavar="NAME", rich_help_panel=MACHINE, help="float32, bfloat16 or float16."),
+]
+Device = Annotated[
+    str,
+    typer.Option(callback=device_word, metavar="NAME", rich_help_panel=MACHINE, help="cpu, cuda, mps, cuda:1, ..."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        callback=small_enough, metavar="N", min=0, rich_help_panel=MACHINE, help="All randomness starts here."
+    ),
+]
 Texts = Annotated[
     str | None,
     typer.Option(
-        callback=named, help="File of texts (.txt, .jsonl, .gz) for both models; default: sentences that ship."
+        callback=named,
+        metavar="FILE",
+        rich_help_panel=CROSSES,
+        help="File of texts (.txt, .jsonl, .gz) for both models; default: sentences that ship.",
     ),
 ]
-
-
-ArrayKey = Annotated[str | None, typer.Option("--key", help="Which array of a file of vectors that holds several.")]
+ArrayKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        rich_help_panel=EXPLAINED,
+        help="Which array of a file of vectors that holds several.",
+    ),
+]
 Lying = Annotated[
     Literal["rows", "columns"] | None,
     typer.Option(
-        "--orientation", help="Which way the dictionary's features lie in its decoder, where its files do not show it."
+        "--orientation",
+        rich_help_panel=EXPLAINED,
+        help="Which way the dictionary's features lie in its decoder, where its files do not show it.",
     ),
 ]
 Width = Annotated[
-    int | None, typer.Option("--d-model", help="Width of the stream, where a file of vectors does not show it.", min=1)
+    int | None,
+    typer.Option(
+        "--d-model",
+        metavar="N",
+        min=1,
+        rich_help_panel=EXPLAINED,
+        help="Width of the stream, where a file of vectors does not show it.",
+    ),
 ]
-TopK = Annotated[int | None, typer.Option("--k", help="Features a TopK keeps, where its files do not say.", min=1)]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--k",
+        metavar="N",
+        min=1,
+        rich_help_panel=EXPLAINED,
+        help="Features a TopK keeps, where its files do not say.",
+    ),
+]
 
 
 def features_from(words: str | None) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ FEWEST_TO_RECALIBRATE, FEWEST_EACH_TO_RECALIBRATE = 30, 5
 FOLDS = 5
 MEMBER = "checked"
 COLUMNS = ("feature", "condition", "right")
+_NATIVE = "native"  # as runs name it
 _RIGHT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 EvidenceOf = Mapping[str, Mapping[str, Evidence]]  # condition -> feature -> evidence
 
@@ -115,8 +116,7 @@ def matched(
     for feature, named, right in rows:
         condition = named or _only(claims, what)
         if condition not in claims:
-            known = ", ".join(claims) or "none"
-            raise Refusal(f"{what}, condition '{condition}'", f"the run's are {known}", "name one of these")
+            raise _no_claim(condition, claims, what)
         if feature not in evidence.get(condition, {}):
             raise Refusal(
                 f"{what}, feature '{feature}'",
@@ -234,6 +234,8 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object
     read = csv.DictReader(io.StringIO(text, newline=""))  # a cell may hold line ends of any kind
     heads = [str(head).strip().lower() for head in read.fieldnames or []]
     missing = [name for name in ("feature", "right") if name not in heads]
+    if missing and heads and {part.strip(' "') for part in heads[0].split(";")} >= {"feature", "right"}:
+        raise Refusal(f"{path}", "it looks separated by semicolons", "save it with commas")
     if missing or len(set(heads)) < len(heads):
         raise Refusal(
             f"{path}",
@@ -256,6 +258,15 @@ def _checked_row(row: Mapping[str, object], where: str) -> tuple[str, str | None
     if right.lower() not in _RIGHT:
         raise Refusal(where, f"right is '{right[:40]}'", "write true, false, 1, 0, yes or no")
     return feature, condition or None, _RIGHT[right.lower()]
+
+
+def _no_claim(condition: str, claims: Sequence[str], what: str) -> Refusal:
+    """Why rows of a condition have no place here."""
+    known = ", ".join(claims) or "none"
+    if condition == _NATIVE:
+        why = "native texts are what others are held against, and no confidence is made of them"
+        return Refusal(f"{what}, condition '{condition}'", why, f"check the run's others ({known})")
+    return Refusal(f"{what}, condition '{condition}'", f"the run's are {known}", "name one of these")
 
 
 def _only(claims: Sequence[str], what: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.core import Directions, Refusal, Site
+from dragoman.core import Directions, Refusal, Site, public_address
 from dragoman.dictionaries.beside import (
     CONFIDENCE,
     LABELS,
@@ -69,6 +69,12 @@ class Dictionary:
     resid_pre: bool = False
     read_as: Mapping[str, object] = field(default_factory=dict)
     labels_ref: str | None = None
+
+    def __repr__(self) -> str:
+        """How it was named, its sizes, and where it lives, if that is known."""
+        site = self.asked_site or self.weights.stated.site
+        named = f"{public_address(self.ref)!r}{f' at {site}' if site else ''}"
+        return f"Dictionary({named}, {self.d_sae} features, width {self.d_model})"
 
     @property
     def name(self) -> str:
@@ -264,6 +270,10 @@ class Features:
     def __iter__(self) -> Iterator[str]:
         """Their ids."""
         return iter(self.directions.ids)
+
+    def __repr__(self) -> str:
+        """How many, of what."""
+        return f"Features({len(self)} of {self.dictionary!r})"
 
 
 def open_dictionary(

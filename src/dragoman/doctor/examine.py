@@ -1,12 +1,13 @@
 """Examine a subject: every check whose means are at hand, or the quick ones before a run.
 
-In: a ``Subject``. Out: findings in a fixed order. ``quick`` raises the first fault as a refusal; ``examine`` never
-raises one, since a fault is its answer.
+In: a ``Subject``, or what it is opened from. Out: findings in a fixed order. ``quick`` raises the first fault as a
+refusal; ``examine`` never raises one, since a fault is its answer. Refuses a call that names nothing to examine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site
@@ -20,14 +21,85 @@ from dragoman.doctor.stream import check_background, check_dictionary, check_str
 from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
+from dragoman.models.load import check_device
 from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
+MOST_TEXTS = 32  # that the source model reads
 T = TypeVar("T")
 
 
-def examine(subject: Subject) -> list[Finding]:
-    """Every check; what is not at hand is skipped with the reason."""
+def examine(
+    subject: Subject | None = None,
+    /,
+    *,
+    sae: str | Path | Dictionary | None = None,
+    by: str | Path | AnyVerbalizer | None = None,
+    source: str | Site | None = None,
+    ar: str | Path | None = None,
+    contract: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    texts: Sequence[str] | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> list[Finding]:
+    """Every check of a dictionary, a verbalizer and what lies between them.
+
+    What is not at hand is skipped with the reason; what does not open is a finding.
+
+    Args:
+        subject: what is at hand already, measured once; then nothing else is named.
+        sae: dictionary, by reference or opened by ``open_dictionary``.
+        by: verbalizer, by reference or open.
+        source: MODEL:BLOCK where the dictionary's directions live; None takes what it says itself.
+        ar: reference of a reconstructor, whose files are checked.
+        contract: with ``settings`` and ``base``, how a verbalizer that is named by reference is fed.
+        settings: as of ``Verbalizer.open``.
+        base: as of ``Verbalizer.open``.
+        texts: what the source model reads, at most 32 of them; None takes six of our own.
+        dtype: of models that are opened here.
+        device: of models that are opened here.
+
+    Raises:
+        Refusal: nothing is named, or a source alone; a subject and more; settings of a verbalizer that is open; a
+            source that is no site, or a device that is not here.
+    """
+    named = (sae, by, source, ar, contract, settings, base, texts)
+    if subject is not None:
+        if any(one is not None for one in named):
+            raise Refusal("examine", "it is given a subject and what to open besides", "pass one or the other")
+        return _examined(subject)
+    if sae is None and by is None and (ar is None or source is not None):
+        why = "nothing is named" if source is None else "a source alone says nothing about a dictionary or a verbalizer"
+        raise Refusal("examine", why, "pass sae= or by=, or both")
+    by = str(by) if isinstance(by, Path) else by
+    if not (by is None or isinstance(by, str)) and any(one is not None for one in (contract, settings, base)):
+        why = f"{by.name} is open, so it is settled how it is fed"
+        raise Refusal("examine", why, "leave contract, settings and base out")
+    if isinstance(texts, str):
+        raise Refusal("texts", "they are one text, and several are read", "pass a list of texts")
+    check_device(device)
+    site = Site.parse(source) if isinstance(source, str) else source
+    read = None if texts is None else tuple(texts)[:MOST_TEXTS]
+    return _examined(
+        open_subject(
+            sae=str(sae) if isinstance(sae, Path) else sae,
+            by=by,
+            source=site,
+            ar=str(ar) if isinstance(ar, Path) else ar,
+            contract=contract,
+            settings=settings,
+            base=base,
+            texts=read,
+            dtype=dtype,
+            device=device,
+        )
+    )
+
+
+def _examined(subject: Subject) -> list[Finding]:
+    """What every check finds."""
     found = [Check("opening", "opening it").refused(name, refusal) for name, refusal in subject.refusals.items()]
     if subject.by is not None or subject.ar is not None:
         found += check_checkpoint(subject)
@@ -75,19 +147,19 @@ def passed(findings: list[Finding]) -> list[Finding]:
 
 def open_subject(
     *,
-    sae: str | None = None,
+    sae: str | Dictionary | None = None,
     sae_how: Mapping[str, Any] | None = None,
-    by: str | None = None,
+    by: str | AnyVerbalizer | None = None,
     contract: str | None = None,
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
-    source: str | None = None,
+    source: str | Site | None = None,
     ar: str | None = None,
     texts: tuple[str, ...] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Subject:
-    """Open what is named, by reference; what does not open becomes a finding, not an end.
+    """Open what is named by reference; what does not open becomes a finding, not an end. What is open stays as it is.
 
     ``sae``: dictionary, with ``sae_how`` as ``open_dictionary`` takes it. ``by``: verbalizer, with ``contract``,
     ``settings`` and ``base`` as ``Verbalizer.open`` takes them. ``source``: MODEL:BLOCK where the dictionary's
@@ -103,22 +175,26 @@ def open_subject(
             return None
 
     how: dict[str, Any] = {"dtype": dtype, "device": device}
-    verbalizer = dictionary = encoder = reader = background = None
-    if by:
-        verbalizer = tried(by, lambda: Verbalizer.open(by, contract=contract, settings=settings, base=base, **how))
-    if sae:
-        dictionary = tried(sae, lambda: open_dictionary(sae, **(sae_how or {})))
-    if sae and dictionary is not None:
-        encoder = tried(sae, dictionary.need_encoder)
-        background = tried(sae, lambda: _background(dictionary, verbalizer))
-    site = tried(source, lambda: Site.parse(source)) if source else encoder.site if encoder else None
-    if sae and site:
+    encoder = reader = background = said = None
+    verbalizer, by_ref = (None, by) if by is None or isinstance(by, str) else (by, by.name)
+    dictionary, sae_ref = (sae, sae.ref) if isinstance(sae, Dictionary) else (None, sae)
+    if by_ref and verbalizer is None:
+        fed: dict[str, Any] = {"contract": contract, "settings": settings, "base": base}
+        verbalizer = tried(by_ref, lambda: Verbalizer.open(by_ref, **fed, **how))
+    if sae_ref and dictionary is None:
+        dictionary = tried(sae_ref, lambda: open_dictionary(sae_ref, **(sae_how or {})))
+    if sae_ref and dictionary is not None:
+        encoder = tried(sae_ref, dictionary.need_encoder)
+        background = tried(sae_ref, lambda: _background(dictionary, verbalizer))
+        said = dictionary.asked_site or (encoder.site if encoder else None)
+    site = tried(source, lambda: Site.parse(source)) if isinstance(source, str) and source else source or said
+    if sae_ref and isinstance(site, Site):
         reader = tried(str(site), lambda: Reader.open(site, **how))
     return Subject(
-        by=by,
+        by=by_ref,
         verbalizer=verbalizer,
         base=base or _given(verbalizer),
-        dictionary=sae,
+        dictionary=sae_ref,
         encoder=encoder,
         source=reader,
         ar=ar,
@@ -128,7 +204,7 @@ def open_subject(
     )
 
 
-def _background(dictionary: Dictionary, verbalizer: Verbalizer | None) -> Background | None:
+def _background(dictionary: Dictionary, verbalizer: AnyVerbalizer | None) -> Background | None:
     """The verbalizer's background where one lies beside the dictionary."""
     folder = dictionary.direct_folder(verbalizer.site) if verbalizer is not None else None
     return load_background(folder / BACKGROUND) if folder is not None else None

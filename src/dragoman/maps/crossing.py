@@ -78,6 +78,10 @@ class Crossing:
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     name: str = "this crossing"
 
+    def __repr__(self) -> str:
+        """Where it leads and how it was fitted."""
+        return f"Crossing({self.source} -> {self.target}, {self.recipe}{f', {self.map.method}' if self.map else ''})"
+
     @classmethod
     def from_tokens(
         cls,

@@ -276,6 +276,14 @@ def usable(report: Mapping[str, float]) -> tuple[str, str]:
     return "good", f"it explains {fve:.2f} of the unit rows' variance and finds {top1:.0%} of its rows"
 
 
+def usable_means() -> str:
+    """What the three words of ``usable`` mean, in a line."""
+    return (
+        f"good: explains {_GOOD:g} of the unit rows' variance and finds {_FOUND:.0%} of its rows, or more; "
+        f"usable: explains {_USABLE:g} or more; unusable: less, or rows dealt at random are explained too"
+    )
+
+
 def _candidates(n: int, documents: NDArray[Any] | None, seed: int) -> NDArray[np.int64]:
     """Rows that retrieval is among: at most 1000, evenly spaced; one a document, drawn at random, where they are known.
 

@@ -120,6 +120,10 @@ class Verbalizer:
         # Only a token with a ">" in it can end the tag; the rest is never decoded to look.
         self._closers = {i for word, i in self.tokenizer.get_vocab().items() if ">" in word}
 
+    def __repr__(self) -> str:
+        """Its name, what it reads and how it is fed."""
+        return f"Verbalizer({self.name!r} at {self.site}, width {self.width}, contract {self.contract.name})"
+
     @property
     def sidecar(self) -> Sidecar:
         """How the checkpoint wants its vector."""

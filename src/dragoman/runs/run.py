@@ -66,6 +66,19 @@ class Explanations(Sequence[FeatureExplanation]):
         """In order."""
         return iter(self._rows)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same, in the same order."""
+        return self._rows == other._rows if isinstance(other, Explanations) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Of the rows."""
+        return hash(self._rows)
+
+    def __repr__(self) -> str:
+        """How many, of how many features, under which conditions."""
+        conditions = ", ".join(dict.fromkeys(row.condition for row in self)) or "no condition"
+        return f"Explanations({len(self)} of {len({row.feature for row in self})} features: {conditions})"
+
     def to_pandas(self) -> pandas.DataFrame:
         """A row each, the card's fields as columns ``card_...``.
 

@@ -95,6 +95,11 @@ class Reconstructor:
         self._suffix = self._ending()
         self.token_ids(["The people of the city vote."])  # a tokenizer that does not fit is refused here, not later
 
+    def __repr__(self) -> str:
+        """Its name, what it predicts and how it is laid out."""
+        width, layout = self.contract.d_model, self.contract.layout
+        return f"Reconstructor({self.name!r} at {self.site}, width {width}, layout {layout})"
+
     @property
     def identity(self) -> dict[str, object]:
         """Everything that decides its vectors: checkpoint, sha256 of files, layout, dtype, base, template, BOS rule.
