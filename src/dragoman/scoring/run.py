@@ -55,7 +55,7 @@ def score_run(
     """
     from dragoman.models.embedder import SentenceEmbedder
 
-    check_file(folder.path / SCORES)
+    check_file(folder.path / SCORES, of_run=True)
     run = JudgedRun.of(folder)
     confidences = confidence_set(confidence, say, run)
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
