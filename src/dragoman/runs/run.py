@@ -15,6 +15,7 @@ from dragoman.core import Refusal
 from dragoman.records import Card, Row
 from dragoman.scores import FeatureConfidence, Scores
 from dragoman.store import RunFolder
+from dragoman.store.manifests import check_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -101,7 +102,12 @@ class Run:
     """A finished run. ``folder``: its files, which `open` finds again."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Of a run's folder."""
+        """Of a run's folder.
+
+        Raises:
+            Refusal: its manifest does not tell source, target and conditions.
+        """
+        check_whole(folder.path / "manifest.json", folder.manifest)
         self.folder = folder
 
     @classmethod

@@ -19,7 +19,7 @@ from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import similarity
 from dragoman.store import RunFolder
-from dragoman.store.manifests import check_truth
+from dragoman.store.manifests import check_truth, told
 
 Doubles = NDArray[np.float64]
 NATIVE = "native"
@@ -61,7 +61,7 @@ class JudgedRun:
         check_truth(folder.path / "manifest.json", manifest)
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
         order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
-        entries = [ConditionEntry.of_manifest(told, str(folder.path)) for told in manifest.get("conditions") or []]
+        entries = [ConditionEntry.of_manifest(entry, str(folder.path)) for entry in manifest.get("conditions") or []]
         return cls(
             folder=folder,
             rows=rows,
@@ -76,12 +76,15 @@ class JudgedRun:
     @property
     def source(self) -> Site:
         """Where the features are."""
-        return Site.parse(self.folder.manifest["source"])
+        return self._site("source")
 
     @property
     def target(self) -> Site:
         """Where the verbalizer reads."""
-        return Site.parse(self.folder.manifest["target"])
+        return self._site("target")
+
+    def _site(self, name: str) -> Site:
+        return Site.parse(told(self.folder.path / "manifest.json", self.folder.manifest, name))
 
     @property
     def claims(self) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dragoman.core import Refusal
 from dragoman.store.files import TEMPORARY, refuse_target, refusing
+from dragoman.store.manifests import check_whole
 from dragoman.store.runs import FILES, RunFolder
 
 
@@ -54,7 +55,7 @@ def check_run(path: Path) -> Path:
     """
     check_folder(path)
     if RunFolder.written(path):
-        RunFolder.open(path)
+        check_whole(path / "manifest.json", RunFolder.open(path).manifest)
         refuse_target(path / "rows.jsonl")
     return path
 
