@@ -33,6 +33,8 @@ WHOLE = {"format": 2, "plan_digest": "x", "conditions": [{"name": "washed"}], "f
         ({"features": [7]}, "features are no list of ids"),
         ({"features": "7"}, "features are no list of ids"),
         ({"source": None}, "source is no site"),
+        ({"rows": "12"}, "rows is no count of them"),
+        ({"rows": True}, "rows is no count of them"),
         ({"dictionary": "tiny-sae"}, "dictionary is no object"),
         ({"map_report": [1]}, "map_report is no object"),
     ],

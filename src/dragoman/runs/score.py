@@ -43,7 +43,7 @@ def score(
         talk: where progress goes.
 
     Raises:
-        Refusal: there is nothing to judge by, or a part refuses.
+        Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
     """
     check_device(device)
     check_seed(seed)

@@ -74,6 +74,10 @@ def _object(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
 
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 _OBJECTS = [
     "dictionary",
     "settings",
@@ -91,6 +95,7 @@ _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "features": (_texts, "are no list of ids"),
     "feature_info": (_truth, "is no object of features with categories"),
     "category_words": (_words, "is no object of lists of words"),
+    "rows": (_count, "is no count of them"),
     "source": (lambda value: isinstance(value, str), "is no site"),
     "target": (lambda value: isinstance(value, str), "is no site"),
     **dict.fromkeys(_OBJECTS, (_object, "is no object")),
