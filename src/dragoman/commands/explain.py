@@ -13,8 +13,6 @@ import typer
 from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_rows, with_confidence
 from dragoman.commands.words import (
-    MOST_SAMPLES,
-    MOST_TOKENS,
     ArrayKey,
     Base,
     ConfidenceFile,
@@ -39,7 +37,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Site, public_address
+from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Site, public_address
 
 
 def explain(
@@ -106,7 +104,7 @@ def explain(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1, max=MOST_TOKENS)] = 200,
-    batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Directions decoded together.", min=1, max=MOST_TOGETHER)] = 64,
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
     dtype: Dtype = "float32",

@@ -15,15 +15,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from dragoman.core import Refusal
+from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
-MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
-MOST_SAMPLES = 1_000
-SEEDS = 2**63
 LONGEST_ID = 200
 _DEVICE = re.compile(r"[a-z]+(?::[0-9]{1,3})?")
 
@@ -170,7 +167,7 @@ ArLayout = Annotated[
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
 Dtype = Annotated[str, typer.Option(callback=known_dtype, help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(callback=device_word, help="cpu, cuda, mps, cuda:1, ...")]
-Seed = Annotated[int, typer.Option(help="All randomness starts here.", min=0, max=SEEDS - 1)]
+Seed = Annotated[int, typer.Option(help="All randomness starts here.", min=0, max=MOST_SEED)]
 Texts = Annotated[
     str | None,
     typer.Option(

@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dragoman.core import Refusal
+from dragoman.core import MOST_SAMPLES, MOST_SEED, MOST_TOGETHER, MOST_TOKENS, Refusal
 from dragoman.maps.crossing import ROUTES, Route
 from dragoman.runs.plan import MAX_NEW_TOKENS, check_samples
+from dragoman.store.spans import shown
 from dragoman.washout import understood
 
 MapKind = Literal["aligned", "post"]
 MAPS: tuple[MapKind, ...] = get_args(MapKind)
 MOST_TIMES = 100  # on-shell angles: they would have to be below a degree
+
+_MOST = {"samples": MOST_SAMPLES, "max_new_tokens": MOST_TOKENS, "batch_size": MOST_TOGETHER}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,8 @@ class Options:
         """Check every word, before anything dear is done."""
         check_route(self.route, self.washout, self.map)
         check_seed(self.seed)
-        for name in ("samples", "max_new_tokens", "batch_size"):
-            _refuse_no_whole(name, getattr(self, name), 1)
+        for name, most in _MOST.items():
+            _refuse_no_whole(name, getattr(self, name), 1, most)
         check_samples(self.samples, self.drawn_at)
 
     @property
@@ -64,12 +67,14 @@ class Options:
 
 def check_seed(seed: object) -> None:
     """Refuse what no generator of random numbers starts from, before anything is made."""
-    _refuse_no_whole("seed", seed, 0)
+    _refuse_no_whole("seed", seed, 0, MOST_SEED)
 
 
-def _refuse_no_whole(name: str, value: object, least: int) -> None:
+def _refuse_no_whole(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Refusal(f"{name} {value!r}", f"it is no whole number of {least} or more", "pass an int")
+        raise Refusal(f"{name} {shown(repr(value))}", f"it is no whole number of {least} or more", "pass an int")
+    if value > most:
+        raise Refusal(f"{name} above {most}", "that is the most that can be asked for", "pass a smaller int")
 
 
 def check_route(route: str, washout: str, kind: str = "aligned") -> None:
