@@ -36,7 +36,7 @@ from dragoman.dictionaries.folder import Folder, LocalFolder
 from dragoman.dictionaries.hub import folder_at, pinned
 from dragoman.dictionaries.labelled import Labels, labels_of, names_of
 from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
-from dragoman.dictionaries.rows import living, refuse_undirected, wanted
+from dragoman.dictionaries.rows import ids_of, living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
 from dragoman.store import digest, fingerprint_of, plain
@@ -124,20 +124,20 @@ class Dictionary:
             raise Refusal(f"{name} at {asked}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
         return asked
 
-    def features(self, ids: Sequence[int | str] | None = None) -> Features:
+    def features(self, ids: Sequence[int | str] | int | str | None = None) -> Features:
         """Some of its features, in the order asked for; only their rows are read.
 
         Args:
-            ids: row numbers; those that the reference names, or all, when None.
+            ids: row numbers, or one; those that the reference names, or all, when None.
 
         Raises:
-            Refusal: an id that is not there or named twice, or of a feature without a direction. Of all features,
-                those are left out and named in ``directions.dead``.
+            Refusal: what is no list of ids; an id that is not there or named twice, or of a feature without a
+                direction. Of all features, those are left out and named in ``directions.dead``.
         """
         if ids is not None and self.indices:
             instead = "drop --features, or the index" if is_reference(self.ref) else "name them once"
             raise Refusal(f"'{self.ref}'", "its features are named twice", instead)
-        chosen = self.indices or None if ids is None else ids
+        chosen = self.indices or None if ids is None else ids_of(ids)
         return Features(directions=self.rows() if chosen is None else self._read(chosen), dictionary=self)
 
     def rows(self) -> Directions:

@@ -18,6 +18,7 @@ import numpy as np
 
 from dragoman.core import Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.models.load import check_device
@@ -63,10 +64,12 @@ def fit_crossing(
         talk: where progress goes.
 
     Raises:
-        Refusal: source and target are one stream, the dictionary's encoder cannot be used, or a reading is refused.
+        Refusal: source and target are one stream, a feature is not there, the dictionary's encoder cannot be used, or a
+                reading is refused.
     """
     talk, read = talk or Talk(), Texts.of(texts)
     check_method(map, method, lam)
+    asked = check_asked(map, features)
     check_seed(seed)
     check_device(device)
     opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
@@ -77,11 +80,13 @@ def fit_crossing(
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
     read.refuse_few(opened.site, target, map=map)
+    if asked:
+        opened.features(asked)  # those that are not there are refused before any model is opened
     readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
     if map == "post":
         return by_texts(readings, lam=lam, seed=seed, method=method)[0]
     refuse_unusable_encoder(opened, required=False)
-    return by_tokens(opened, readings, features, seed=seed)
+    return by_tokens(opened, readings, asked, seed=seed)
 
 
 def prepare(
@@ -203,6 +208,14 @@ def check_method(map: str, method: str, lam: float = LAM) -> None:
     if lam != LAM and (map == "aligned" or method == "procrustes"):
         which = "it is chosen on left-out documents" if map == "aligned" else "a procrustes map has none"
         raise Refusal(f"penalty {lam}", which, "leave --lam out, or say --map post --method ridge")
+
+
+def check_asked(map: str, features: Sequence[str | int] | None) -> list[str | int]:
+    """The features that a fit should count, if any; refuse them of a map that counts none."""
+    asked = [] if features is None else ids_of(features)
+    if asked and map == "post":
+        raise Refusal("features", "the post's map counts no feature", "leave --features out, or say --map aligned")
+    return asked
 
 
 def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:
