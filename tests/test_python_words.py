@@ -12,7 +12,9 @@ import pytest
 import dragoman
 from dragoman import Refusal
 from dragoman.runs.texts import Texts
+from report_fixture import build_run
 from small_world import World, command
+from verbalizer_doubles import ScriptedVerbalizer
 
 SOME = ["one text", "another text"]
 
@@ -114,3 +116,87 @@ def test_a_fit_refuses_features_that_it_could_not_count(
 
 def reads(*_args: Any, **_how: Any) -> None:
     raise AssertionError("a model was read")
+
+
+# --- verbalizers, places, words ---------------------------------------------------------------------------------------
+
+
+def test_paths_texts_and_numbers_are_taken_as_what_they_name(world: World, tmp_path: Path) -> None:
+    sae = dragoman.open_dictionary(Path(world.sae), site=str(world.source))
+    assert sae.site == world.source
+    how: Any = {"features": [0, 3], "texts": world.root / "texts.txt", "max_new_tokens": 6, "map": "post"}
+    by, name = Path(world.av), "washed"
+    run = dragoman.explain(sae, by=by, out=tmp_path / "a", route="map", washout=0.3, **how)
+    assert run.manifest["settings"]["washout"] == "0.3" and len(run.explanations(name)) == 2
+    same = dragoman.explain(sae, by=world.av, out=str(tmp_path / "a"), route="map", washout="0.3", **how)
+    assert same.manifest["plan_digest"] == run.manifest["plan_digest"]
+    with pytest.raises(Refusal, match="washout '1.5': its strength is out of range"):
+        dragoman.explain(sae, by=by, out=tmp_path / "b", route="map", washout=1.5, **how)
+    with pytest.raises(Refusal, match="native': there is no such folder here"):
+        dragoman.explain(sae, by=by, out=tmp_path / "b", native=tmp_path / "native", route="map", **how)
+
+
+def test_a_fit_leads_to_a_site_its_text_or_an_open_verbalizer(world: World) -> None:
+    sae, width = dragoman.open_dictionary(world.sae, site=world.source), world.rows.shape[1]
+    reader = ScriptedVerbalizer(world.target, width, lambda _vector: "words")
+    how: Any = {"map": "post", "texts": world.root / "texts.txt"}
+    made = [dragoman.fit_crossing(sae, to, **how) for to in (world.target, str(world.target), reader)]
+    assert {crossing.target for crossing in made} == {world.target}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"by": 3}, "by 3: it is no verbalizer; pass an open one, or its reference"),
+        ({"by": None}, "by None: it is no verbalizer"),
+        ({"native": 3}, "native 3: it is no verbalizer"),
+        ({"through": 3}, "through 3: it is no path; pass a crossing, or its folder"),
+        ({"talk": print}, r"talk <built-in function print>: it is no Talk; pass Talk\(say=print\), or leave it out"),
+        ({"route": None}, "route 'None': known are "),
+        ({"map": 3}, "map '3': known are "),
+        ({"washout": None}, "washout None: it is no word and no share"),
+        ({"washout": True}, "washout True: it is no word and no share"),
+        ({"temperature": "1"}, "temperature '1': it is no number"),
+        ({"out": None}, "out None: it is no path"),
+        ({"device": None}, "device 'None': it is no device"),
+        ({"texts": 3}, "texts of type int: texts are read in order"),
+        ({"features": 99}, "feature 99 of "),
+    ],
+    ids=lambda given: str(given)[:30],
+)
+def test_what_explain_cannot_take_is_one_sentence(
+    world: World, tmp_path: Path, words: dict[str, Any], sentence: str
+) -> None:
+    sae = dragoman.open_dictionary(world.sae, site=world.source)
+    how = {"by": world.av, "out": tmp_path / "run", "texts": world.root / "texts.txt", **words}
+    with pytest.raises(Refusal, match=sentence):
+        dragoman.explain(sae, **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_dictionary_run_or_place_is_one_sentence(world: World, tmp_path: Path) -> None:
+    sae, run = dragoman.open_dictionary(world.sae, site=world.source), build_run(tmp_path / "run")
+    given: Any = sae.features([3]).directions
+    for job in (
+        lambda: dragoman.explain(given, by=world.av, out=tmp_path / "new"),
+        lambda: dragoman.fit_crossing(given, world.target),
+    ):
+        with pytest.raises(
+            Refusal, match="what is read .*: it is no dictionary; pass features of a dictionary, one, or"
+        ):
+            job()
+    odd: Any = 3
+    for job in (
+        lambda: dragoman.fit_crossing(sae, odd),
+        lambda: dragoman.open_dictionary(world.sae, site=odd),
+        lambda: dragoman.open_dictionary(world.sae, site="nowhere"),
+    ):
+        with pytest.raises(Refusal, match="site '(3|nowhere)': a site names a model and a block"):
+            job()
+    for name, job in (("run", dragoman.Run.open), ("run", dragoman.score), ("path", dragoman.Run(run).write_page)):
+        with pytest.raises(Refusal, match=f"{name} 3: it is no path"):
+            job(odd)
+    with pytest.raises(Refusal, match="method 'None': known are"):
+        dragoman.fit_crossing(sae, world.target, method=None)  # type: ignore[arg-type]
+    with pytest.raises(Refusal, match="penalty 1: it is no positive number"):
+        dragoman.fit_crossing(sae, world.target, map="post", lam="1")  # type: ignore[arg-type]

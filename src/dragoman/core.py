@@ -105,6 +105,7 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> Site:
         """Read ``model:block`` or ``model@revision:block``."""
+        text = str(text)  # a caller may pass what is no text
         found = _SITE.match(text.strip())
         if not found:
             raise Refusal(

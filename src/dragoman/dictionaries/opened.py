@@ -269,7 +269,7 @@ class Features:
 def open_dictionary(
     ref: str | Path | DictionaryRef,
     *,
-    site: Site | None = None,
+    site: Site | str | None = None,
     labels: str | Path | None = None,
     resid_pre: bool = False,
     key: str | None = None,
@@ -282,8 +282,8 @@ def open_dictionary(
     Args:
         ref: a packaged name, a folder, a file (of vectors: 2-D (n, d_model), or 1-D (d_model,) for one), any other
             form of `DictionaryRef`, or a Neuronpedia id.
-        site: the stream its rows live in; it says so itself, or its Neuronpedia record does, when None. Only block and
-            revision are compared with what it says, because models go by several names.
+        site: the stream its rows live in, or its text, MODEL:BLOCK; it says so itself, or its Neuronpedia record does,
+            when None. Only block and revision are compared with what it says, because models go by several names.
         labels: folder or address of a Neuronpedia export with its labels.
         resid_pre: that export's source counts the block it enters.
         key: which array of a file that holds several.
@@ -295,6 +295,7 @@ def open_dictionary(
         Refusal: as the module says.
     """
     read_as = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+    site = site if site is None or isinstance(site, Site) else Site.parse(site)
     asked, named = str(ref), _neuronpedia(ref)
     export = None if labels is None else Export.open(labels, named.at(None) if named else None)
     indices: tuple[int | str, ...] = () if named is None or named.index is None else (named.index,)

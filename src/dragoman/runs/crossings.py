@@ -11,21 +11,25 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dragoman.core import Directions, Refusal, Site, Talk
-from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
+from dragoman.store.spans import shown
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Method = Literal["ridge", "procrustes"]
 Windows = dict[str, dict[str, list[str]]]
@@ -36,7 +40,7 @@ LAM = 100.0  # the post's ridge penalty, in the activations' own units
 
 def fit_crossing(
     dictionary: Dictionary | str | Path,
-    target: Site,
+    target: Site | str | AnyVerbalizer,
     *,
     map: MapKind = "aligned",
     method: Method = "ridge",
@@ -52,7 +56,7 @@ def fit_crossing(
 
     Args:
         dictionary: an open one, or its reference.
-        target: where directions should arrive, a verbalizer's site.
+        target: where directions should arrive: a verbalizer, its site, or that as text (MODEL:BLOCK).
         map: "aligned": over tokens that end together, with every route; "post": over pooled texts, the map alone.
         method: of the post's map; the aligned one is a ridge regression.
         lam: penalty of the post's ridge map; the aligned one's is chosen on left-out documents.
@@ -67,12 +71,12 @@ def fit_crossing(
         Refusal: source and target are one stream, a feature is not there, the dictionary's encoder cannot be used, or a
                 reading is refused.
     """
-    talk, read = talk or Talk(), Texts.of(texts)
+    talk, read, target = talk_of(talk), Texts.of(texts), target_of(target)
     check_method(map, method, lam)
     asked = check_asked(map, features)
     check_seed(seed)
     check_device(device)
-    opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
+    opened = dictionary_of(dictionary)
     if opened.site == target:
         raise Refusal(
             f"a crossing from {opened.site} to {target}",
@@ -198,12 +202,12 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
 def check_method(map: str, method: str, lam: float = LAM) -> None:
     """Refuse words that are no map and no method, a penalty that is none, and the method or penalty of another map."""
     if map not in MAPS:
-        raise Refusal(f"map '{map[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
     if method not in ("ridge", "procrustes"):
-        raise Refusal(f"method '{method[:40]}'", "known are ridge, procrustes", "use one of these")
+        raise Refusal(f"method '{shown(method, 40)}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":
         raise Refusal(f"method '{method}'", "over aligned tokens the map is a ridge regression", "say --map post")
-    if not 0 < lam < math.inf:
+    if not isinstance(lam, Real) or not 0 < lam < math.inf:
         raise Refusal(f"penalty {lam}", "it is no positive number", "leave --lam out, or pass one")
     if lam != LAM and (map == "aligned" or method == "procrustes"):
         which = "it is chosen on left-out documents" if map == "aligned" else "a procrustes map has none"

@@ -7,6 +7,7 @@ washout, pairs of them that do not go together, and samples that could only repe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from dragoman.core import MOST_SAMPLES, MOST_SEED, MOST_TOGETHER, MOST_TOKENS, Refusal
@@ -50,6 +51,8 @@ class Options:
         check_seed(self.seed)
         for name, most in _MOST.items():
             _refuse_no_whole(name, getattr(self, name), 1, most)
+        if isinstance(self.temperature, bool) or not isinstance(self.temperature, Real | None):
+            raise Refusal(f"temperature {shown(repr(self.temperature))}", "it is no number", "pass a float")
         check_samples(self.samples, self.drawn_at)
 
     @property
@@ -80,11 +83,13 @@ def _refuse_no_whole(name: str, value: object, least: int, most: int) -> None:
 def check_route(route: str, washout: str, kind: str = "aligned") -> None:
     """Refuse words that are no route, no map and no washout, and routes that the map does not have."""
     if route not in ROUTES:
-        raise Refusal(f"route '{route[:40]}'", f"known are {', '.join(ROUTES)}", "use one of these")
+        raise Refusal(f"route '{shown(route, 40)}'", f"known are {', '.join(ROUTES)}", "use one of these")
     if kind not in MAPS:
-        raise Refusal(f"map '{kind[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(f"map '{shown(kind, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
     if kind == "post" and route in ("dictionary", "auto"):
         raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
+    if not isinstance(washout, str):
+        raise Refusal(f"washout {shown(repr(washout))}", "it is no word and no share", "say on-shell, none or 0.3")
     form, strength = understood(washout)
     if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not 0 < strength <= MOST_TIMES):
         raise Refusal(
