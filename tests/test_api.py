@@ -10,14 +10,16 @@ from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import dragoman
 from ar_checkpoints import WIDTH
 from dragoman import FeatureExplanation, Refusal, Run, Scores, explain, score
+from dragoman.commands import explain as commands_explain
 from dragoman.commands.show import show_scores
+from dragoman.runs.options import Options, check_seed
 from dragoman.runs.run import Explanations
 from dragoman.scores import PairedDifference
 from report_fixture import HOSTILE
@@ -169,6 +171,20 @@ def test_one_feature_alone_and_a_folder_by_name(world: World, tmp_path: Path) ->
     with pytest.raises(Refusal, match="they are no list of texts"):
         explain(sae, features=["3"], by=world.av, out=tmp_path / "b", texts=["", "x"])
     assert not (tmp_path / "b").exists()
+
+
+def test_numbers_are_bounded_as_on_the_command_line() -> None:
+    options = get_type_hints(commands_explain.explain, include_extras=True)
+    for name in ("samples", "max_new_tokens", "batch_size", "seed"):
+        (option,) = options[name].__metadata__
+        most = option.max
+        how: Any = {"temperature": 1.0, name: most}
+        assert getattr(Options(**how), name) == most
+        for more in (most + 1, 10**5000):
+            with pytest.raises(Refusal, match=f"{name} above {most}: that is the most that can be asked for; pass a"):
+                Options(**(how | {name: more}))
+    with pytest.raises(Refusal, match="seed above"):
+        check_seed(2**63)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 from dragoman import store
 from dragoman.core import Refusal
 from dragoman.dictionaries.beside import read_truth
+from dragoman.runs.run import Run
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.store import RunFolder
+from dragoman.store.outputs import check_run
+from report_fixture import build_run
 
 PLANTED = {"feature_info": {"7": {"category": "birds", "topic": "owls"}}, "category_words": {"birds": ["bird"]}}
 WHOLE = {"format": 2, "plan_digest": "x", "conditions": [{"name": "washed"}], "features": ["7"], **PLANTED}
@@ -30,6 +33,8 @@ WHOLE = {"format": 2, "plan_digest": "x", "conditions": [{"name": "washed"}], "f
         ({"features": [7]}, "features are no list of ids"),
         ({"features": "7"}, "features are no list of ids"),
         ({"source": None}, "source is no site"),
+        ({"rows": "12"}, "rows is no count of them"),
+        ({"rows": True}, "rows is no count of them"),
         ({"dictionary": "tiny-sae"}, "dictionary is no object"),
         ({"map_report": [1]}, "map_report is no object"),
     ],
@@ -76,3 +81,32 @@ def test_no_secret_of_a_manifest_is_on_the_disk_at_any_time(tmp_path: Path, monk
     run = RunFolder.create(tmp_path / "run", WHOLE | {"settings": {"labels": secret}})
     assert run.manifest["settings"]["labels"] == "https://host.example/export"
     assert len(written) == 1 and b"PASSWORD" not in written[0] and b"SIGNED" not in written[0]
+
+
+@pytest.mark.parametrize("part", ["source", "target", "conditions"])
+def test_a_run_whose_manifest_leaves_out_what_every_run_tells_is_refused_by_what_is_missing(
+    tmp_path: Path, part: str
+) -> None:
+    run = build_run(tmp_path / "run", info=False)
+    manifest = store.read_json(run.path / "manifest.json")
+    del manifest[part]
+    store.write_json(run.path / "manifest.json", manifest)
+    folder = RunFolder.open(run.path)
+    for use in (Run.open, lambda path: Run(RunFolder.open(path)), check_run):
+        with pytest.raises(Refusal, match=rf"manifest\.json: it tells no {part}; make the run again in another folder"):
+            use(run.path)
+    if part != "conditions":
+        judged = JudgedRun.of(folder)
+        with pytest.raises(Refusal, match=f"it tells no {part}"):
+            getattr(judged, part)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"conditions": []}, "its conditions are none"), ({"source": "elsewhere"}, "a site names a model and a block")],
+)
+def test_a_run_of_no_condition_or_no_place_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    run = build_run(tmp_path / "run")
+    store.write_json(run.path / "manifest.json", store.read_json(run.path / "manifest.json") | changes)
+    with pytest.raises(Refusal, match=why):
+        Run.open(run.path)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from dragoman.core import Refusal
 from dragoman.dictionaries import open_dictionary
 from dragoman.runs.explain import explain as run_explain
+from dragoman.runs.run import Run
 from dragoman.scoring import score_run
 from dragoman.store import refuse_alike
 from dragoman.store.files import TEMPORARY
@@ -271,3 +272,31 @@ def test_an_unusable_encoder_is_refused_before_the_verbalizer_is_opened(
     (sae / "cfg.json").write_text(json.dumps(told))
     with pytest.raises(Refusal, match="or carry its rows without an encoder: --map post --route map"):
         asked(world, None, tmp_path / "run", sae)
+
+
+# --- a run's own files ------------------------------------------------------------------------------------------------
+
+
+OWN = ["manifest.json", "rows.jsonl", "vectors.safetensors", "scores.json", "contexts.json", "ROWS.jsonl"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_no_page_and_no_result_is_written_over_a_file_of_a_run(dragoman: Dragoman, tmp_path: Path, name: str) -> None:
+    run, other = build_run(tmp_path / "run"), build_run(tmp_path / "other")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "linked").symlink_to(run.path)
+    for place in (run.path / name, other.path / name, tmp_path / "linked" / name):
+        with pytest.raises(Refusal, match=f"{name}: it is a file of the run there, which would be lost; name another"):
+            Run(run).write_page(place)
+        assert f"writing {place}: it is a file of the run there" in sentence(dragoman("report", run.path, "-o", place))
+        said = dragoman("confidence", "fit", run.path, tmp_path / "checked.csv", "-o", place)
+        assert "it is a file of the run there" in sentence(said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_page_goes_into_its_run_or_anywhere_else(tmp_path: Path) -> None:
+    run = Run(build_run(tmp_path / "run"))
+    for place in (run.path / "page.html", run.path / "other.html", tmp_path / "rows.jsonl"):
+        assert run.write_page(place) == place and place.read_text().startswith("<!")
+    with pytest.raises(Refusal, match="it is a folder, and a file is written"):
+        run.write_page("")

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
+# The most that can be asked for, on the command line as in Python.
+MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
+MOST_SAMPLES, MOST_TOGETHER = 1_000, 65_536  # explanations of one feature; directions decoded in one batch
+MOST_SEED = 2**63 - 1
 Kind = Literal["feature", "random", "shuffled", "custom"]
 Place = Literal["output", "input", "written", "inside"]
 
@@ -101,6 +105,7 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> Site:
         """Read ``model:block`` or ``model@revision:block``."""
+        text = str(text)  # a caller may pass what is no text
         found = _SITE.match(text.strip())
         if not found:
             raise Refusal(

@@ -108,7 +108,7 @@ def fit(
     from dragoman.maps.diagnostics import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
-    from dragoman.runs.crossings import check_method, fit_crossing
+    from dragoman.runs.crossings import check_asked, check_method, fit_crossing
 
     if (by is None) == (target is None):
         raise Refusal("fit", "it leads to one verbalizer or one place", "pass --by AV, or --target MODEL:BLOCK")
@@ -116,6 +116,7 @@ def fit(
     check_method(kind, method, lam)
     check_device(device)
     ids, fed = features_from(features), settings_from(setting or [])
+    check_asked(kind, ids)
     stated = Site.parse(source) if source is not None else None
     there = Site.parse(target) if target is not None else None
     refuse_there(out)

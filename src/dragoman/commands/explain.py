@@ -16,8 +16,6 @@ from dragoman.commands.words import (
     CROSSES,
     EXPLAINED,
     MACHINE,
-    MOST_SAMPLES,
-    MOST_TOKENS,
     SAYS,
     VERBALIZER,
     ArrayKey,
@@ -44,7 +42,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Site, public_address
+from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Site, public_address
 
 
 def explain(
@@ -144,7 +142,10 @@ def explain(
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, rich_help_panel=MACHINE, help="Directions decoded together.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=MOST_TOGETHER, rich_help_panel=MACHINE, help="Directions decoded together."
+        ),
     ] = 64,
     dtype: Dtype = "float32",
     device: Device = "cpu",

@@ -15,15 +15,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from dragoman.core import Refusal
+from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
 from dragoman.store.spans import shown
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
-MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
-MOST_SAMPLES = 1_000
-SEEDS = 2**63
 LONGEST_ID = 200
 # Headings of the help, in the order in which a person decides.
 EXPLAINED, CROSSES, VERBALIZER = "What is explained", "How it crosses", "The verbalizer"
@@ -87,7 +84,7 @@ def finite(param: typer.CallbackParam, value: float | None) -> float | None:
 
 def small_enough(value: int) -> int:
     """A seed; larger ones are refused here, so that the help need not name the largest."""
-    if value >= SEEDS:
+    if value > MOST_SEED:
         raise typer.BadParameter(f"{shown(value)} is not below 2**63.")
     return value
 

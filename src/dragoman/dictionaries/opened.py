@@ -36,7 +36,7 @@ from dragoman.dictionaries.folder import Folder, LocalFolder
 from dragoman.dictionaries.hub import folder_at, pinned
 from dragoman.dictionaries.labelled import Labels, labels_of, names_of
 from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
-from dragoman.dictionaries.rows import living, refuse_undirected, wanted
+from dragoman.dictionaries.rows import ids_of, living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
 from dragoman.store import digest, fingerprint_of, plain
@@ -130,20 +130,20 @@ class Dictionary:
             raise Refusal(f"{name} at {asked}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
         return asked
 
-    def features(self, ids: Sequence[int | str] | None = None) -> Features:
+    def features(self, ids: Sequence[int | str] | int | str | None = None) -> Features:
         """Some of its features, in the order asked for; only their rows are read.
 
         Args:
-            ids: row numbers; those that the reference names, or all, when None.
+            ids: row numbers, or one; those that the reference names, or all, when None.
 
         Raises:
-            Refusal: an id that is not there or named twice, or of a feature without a direction. Of all features,
-                those are left out and named in ``directions.dead``.
+            Refusal: what is no list of ids; an id that is not there or named twice, or of a feature without a
+                direction. Of all features, those are left out and named in ``directions.dead``.
         """
         if ids is not None and self.indices:
             instead = "drop --features, or the index" if is_reference(self.ref) else "name them once"
             raise Refusal(f"'{self.ref}'", "its features are named twice", instead)
-        chosen = self.indices or None if ids is None else ids
+        chosen = self.indices or None if ids is None else ids_of(ids)
         return Features(directions=self.rows() if chosen is None else self._read(chosen), dictionary=self)
 
     def rows(self) -> Directions:
@@ -279,7 +279,7 @@ class Features:
 def open_dictionary(
     ref: str | Path | DictionaryRef,
     *,
-    site: Site | None = None,
+    site: Site | str | None = None,
     labels: str | Path | None = None,
     resid_pre: bool = False,
     key: str | None = None,
@@ -292,8 +292,8 @@ def open_dictionary(
     Args:
         ref: a packaged name, a folder, a file (of vectors: 2-D (n, d_model), or 1-D (d_model,) for one), any other
             form of `DictionaryRef`, or a Neuronpedia id.
-        site: the stream its rows live in; it says so itself, or its Neuronpedia record does, when None. Only block and
-            revision are compared with what it says, because models go by several names.
+        site: the stream its rows live in, or its text, MODEL:BLOCK; it says so itself, or its Neuronpedia record does,
+            when None. Only block and revision are compared with what it says, because models go by several names.
         labels: folder or address of a Neuronpedia export with its labels.
         resid_pre: that export's source counts the block it enters.
         key: which array of a file that holds several.
@@ -305,6 +305,7 @@ def open_dictionary(
         Refusal: as the module says.
     """
     read_as = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+    site = site if site is None or isinstance(site, Site) else Site.parse(site)
     asked, named = str(ref), _neuronpedia(ref)
     export = None if labels is None else Export.open(labels, named.at(None) if named else None)
     indices: tuple[int | str, ...] = () if named is None or named.index is None else (named.index,)

@@ -124,6 +124,21 @@ def looks_across(matrix: Matrix) -> bool:
     return _even(columns) and not _even(rows)
 
 
+def ids_of(given: object) -> list[int | str]:
+    """Feature ids as a caller gives them: a list, an array, or one id alone.
+
+    Raises:
+        Refusal: what has no order, or is no collection of ids.
+    """
+    given = given.tolist() if isinstance(given, np.ndarray | np.generic) else given
+    if isinstance(given, int | str):
+        return [given]
+    if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
+        why = "ids are read in the order they are asked for"
+        raise Refusal(f"features of type {type(given).__name__}", why, "pass a list of ids, such as [982, 1748]")
+    return list(given)
+
+
 def wanted(features: Sequence[int | str], d_sae: int, name: str) -> list[int]:
     """Feature ids as row numbers that are there, of a dictionary called ``name``."""
     ids = f"name ids from 0 to {d_sae - 1}"

@@ -267,8 +267,8 @@ def check_device(name: str) -> None:
     here = devices()
     try:
         device = torch.device(name)
-    except (RuntimeError, ValueError):
-        raise Refusal(f"device '{name[:40]}'", "it is no device", f"use one of {', '.join(here)}") from None
+    except (RuntimeError, ValueError, TypeError):
+        raise Refusal(f"device '{str(name)[:40]}'", "it is no device", f"use one of {', '.join(here)}") from None
     if device.type not in here or (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
         raise Refusal(f"device '{name[:40]}'", "this machine has none such", f"use one of {', '.join(here)}")
 

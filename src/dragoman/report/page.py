@@ -27,6 +27,7 @@ from dragoman.report.opened import ShownRun
 from dragoman.report.words import Controls, in_order, spokesman
 from dragoman.scores import Scores
 from dragoman.store import RunFolder, write_text
+from dragoman.store.outputs import check_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,8 +47,9 @@ def write_page(run: RunFolder, out: Path) -> Path:
     """Write the run's page to ``out`` and return it.
 
     Raises:
-        Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that cannot be written.
+        Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that `check_file` refuses.
     """
+    check_file(out)
     page = _environment().get_template("page.html.j2").render(vars(_contents(ShownRun.of(run))))
     # Lone surrogates cannot be written; other control characters have no place in HTML.
     clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))

@@ -100,6 +100,7 @@ class RunBuilder:
             "target": str(self.backgrounds["by"].site),
             "conditions": [entry | {"verbalizer": verbalizers[entry["verbalizer"]].name} for entry in self.entries],
             "features": list(self.directions.ids),
+            "rows": options.samples * sum(len(c.ids) for c in self.conditions),
             "background": background_report(self.backgrounds["by"]),
             "verbalizers": {key: one.identity for key, one in verbalizers.items()},
             "versions": versions(),

@@ -11,20 +11,25 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dragoman.core import Directions, Refusal, Site, Talk
-from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.dictionaries import Dictionary
+from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
+from dragoman.store.spans import shown
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Method = Literal["ridge", "procrustes"]
 Windows = dict[str, dict[str, list[str]]]
@@ -35,7 +40,7 @@ LAM = 100.0  # the post's ridge penalty, in the activations' own units
 
 def fit_crossing(
     dictionary: Dictionary | str | Path,
-    target: Site,
+    target: Site | str | AnyVerbalizer,
     *,
     map: MapKind = "aligned",
     method: Method = "ridge",
@@ -51,7 +56,7 @@ def fit_crossing(
 
     Args:
         dictionary: an open one, or its reference.
-        target: where directions should arrive, a verbalizer's site.
+        target: where directions should arrive: a verbalizer, its site, or that as text (MODEL:BLOCK).
         map: "aligned": over tokens that end together, with every route; "post": over pooled texts, the map alone.
         method: of the post's map; the aligned one is a ridge regression.
         lam: penalty of the post's ridge map; the aligned one's is chosen on left-out documents.
@@ -63,13 +68,15 @@ def fit_crossing(
         talk: where progress goes.
 
     Raises:
-        Refusal: source and target are one stream, the dictionary's encoder cannot be used, or a reading is refused.
+        Refusal: source and target are one stream, a feature is not there, the dictionary's encoder cannot be used, or a
+                reading is refused.
     """
-    talk, read = talk or Talk(), Texts.of(texts)
+    talk, read, target = talk_of(talk), Texts.of(texts), target_of(target)
     check_method(map, method, lam)
+    asked = check_asked(map, features)
     check_seed(seed)
     check_device(device)
-    opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
+    opened = dictionary_of(dictionary)
     if opened.site == target:
         raise Refusal(
             f"a crossing from {opened.site} to {target}",
@@ -77,11 +84,13 @@ def fit_crossing(
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
     read.refuse_few(opened.site, target, map=map)
+    if asked:
+        opened.features(asked)  # those that are not there are refused before any model is opened
     readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
     if map == "post":
         return by_texts(readings, lam=lam, seed=seed, method=method)[0]
     refuse_unusable_encoder(opened, required=False)
-    return by_tokens(opened, readings, features, seed=seed)
+    return by_tokens(opened, readings, asked, seed=seed)
 
 
 def prepare(
@@ -193,16 +202,24 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
 def check_method(map: str, method: str, lam: float = LAM) -> None:
     """Refuse words that are no map and no method, a penalty that is none, and the method or penalty of another map."""
     if map not in MAPS:
-        raise Refusal(f"map '{map[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
     if method not in ("ridge", "procrustes"):
-        raise Refusal(f"method '{method[:40]}'", "known are ridge, procrustes", "use one of these")
+        raise Refusal(f"method '{shown(method, 40)}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":
         raise Refusal(f"method '{method}'", "over aligned tokens the map is a ridge regression", "say --map post")
-    if not 0 < lam < math.inf:
+    if not isinstance(lam, Real) or not 0 < lam < math.inf:
         raise Refusal(f"penalty {lam}", "it is no positive number", "leave --lam out, or pass one")
     if lam != LAM and (map == "aligned" or method == "procrustes"):
         which = "it is chosen on left-out documents" if map == "aligned" else "a procrustes map has none"
         raise Refusal(f"penalty {lam}", which, "leave --lam out, or say --map post --method ridge")
+
+
+def check_asked(map: str, features: Sequence[str | int] | None) -> list[str | int]:
+    """The features that a fit should count, if any; refuse them of a map that counts none."""
+    asked = [] if features is None else ids_of(features)
+    if asked and map == "post":
+        raise Refusal("features", "the post's map counts no feature", "leave --features out, or say --map aligned")
+    return asked
 
 
 def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:

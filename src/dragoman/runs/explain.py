@@ -15,7 +15,7 @@ from typing import Any
 
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
-from dragoman.dictionaries import Dictionary, Features, open_dictionary
+from dragoman.dictionaries import Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
@@ -25,6 +25,7 @@ from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.crossings import prepare, tell_dead, windows_of
+from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.options import MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -39,14 +40,14 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 def explain(
     what: Features | Dictionary | str | Path,
     *,
-    by: AnyVerbalizer | str,
+    by: AnyVerbalizer | str | Path,
     out: str | Path,
     features: Sequence[str | int] | None = None,
     through: Crossing | str | Path | None = None,
-    native: AnyVerbalizer | str | None = None,
+    native: AnyVerbalizer | str | Path | None = None,
     route: Route = "auto",
     map: MapKind | None = None,
-    washout: str = "on-shell",
+    washout: str | float = "on-shell",
     texts: Texts | Sequence[str] | str | Path | None = None,
     samples: int = 1,
     temperature: float | None = None,
@@ -87,20 +88,22 @@ def explain(
         Refusal: something is not as it must be; nothing is written by halves.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
+    by, talk, out = verbalizer_of(by, "by"), talk_of(talk), path_of(out, "out")
+    native = None if native is None else verbalizer_of(native, "native")
     fitted = _opened_crossing(through, texts, map)
     options = Options(
         route=route,
         map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
-        washout=washout,
+        washout=washout_of(washout),
         samples=samples,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         seed=seed,
     )
-    check_run(Path(out))
+    check_run(out)
     check_device(device)
-    talk, read = talk or Talk(), Texts.of(texts)
+    read = Texts.of(texts)
     if confidence is not None:
         confidence_set(confidence)
     chosen = _chosen(what, features)
@@ -129,16 +132,16 @@ def explain(
         talk.say(f"{doubt}; believe no text it carried, or fit it on more texts")
     settings = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
     settings |= chosen.dictionary.read_as
-    folder = _written(chosen, crossing, by, native, options, Path(out), talk, settings)
+    folder = _written(chosen, crossing, by, native, options, out, talk, settings)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
 
 
 def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
     """The crossing that is named; refuse words that speak of fitting another."""
-    if through is None:
+    crossing = crossing_of(through)
+    if crossing is None:
         return None
-    crossing = through if isinstance(through, Crossing) else Crossing.load(Path(through))
     if texts is not None:
         raise Refusal(f"texts beside {crossing.name}", "it was fitted on texts of its own", "name one of the two")
     if map is not None and map != crossing.recipe:
@@ -154,8 +157,7 @@ def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] |
                 "features", "they are named twice", "pass features of a dictionary, or the dictionary and ids"
             )
         return what
-    dictionary = what if isinstance(what, Dictionary) else open_dictionary(what)
-    return dictionary.features(ids)
+    return dictionary_of(what).features(ids)
 
 
 def refuse_early(

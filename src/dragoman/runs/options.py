@@ -7,16 +7,20 @@ washout, pairs of them that do not go together, and samples that could only repe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
-from dragoman.core import Refusal
+from dragoman.core import MOST_SAMPLES, MOST_SEED, MOST_TOGETHER, MOST_TOKENS, Refusal
 from dragoman.maps.crossing import ROUTES, Route
 from dragoman.runs.plan import MAX_NEW_TOKENS, check_samples
+from dragoman.store.spans import shown
 from dragoman.washout import understood
 
 MapKind = Literal["aligned", "post"]
 MAPS: tuple[MapKind, ...] = get_args(MapKind)
 MOST_TIMES = 100  # on-shell angles: they would have to be below a degree
+
+_MOST = {"samples": MOST_SAMPLES, "max_new_tokens": MOST_TOKENS, "batch_size": MOST_TOGETHER}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +49,10 @@ class Options:
         """Check every word, before anything dear is done."""
         check_route(self.route, self.washout, self.map)
         check_seed(self.seed)
-        for name in ("samples", "max_new_tokens", "batch_size"):
-            _refuse_no_whole(name, getattr(self, name), 1)
+        for name, most in _MOST.items():
+            _refuse_no_whole(name, getattr(self, name), 1, most)
+        if isinstance(self.temperature, bool) or not isinstance(self.temperature, Real | None):
+            raise Refusal(f"temperature {shown(repr(self.temperature))}", "it is no number", "pass a float")
         check_samples(self.samples, self.drawn_at)
 
     @property
@@ -64,22 +70,26 @@ class Options:
 
 def check_seed(seed: object) -> None:
     """Refuse what no generator of random numbers starts from, before anything is made."""
-    _refuse_no_whole("seed", seed, 0)
+    _refuse_no_whole("seed", seed, 0, MOST_SEED)
 
 
-def _refuse_no_whole(name: str, value: object, least: int) -> None:
+def _refuse_no_whole(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Refusal(f"{name} {value!r}", f"it is no whole number of {least} or more", "pass an int")
+        raise Refusal(f"{name} {shown(repr(value))}", f"it is no whole number of {least} or more", "pass an int")
+    if value > most:
+        raise Refusal(f"{name} above {most}", "that is the most that can be asked for", "pass a smaller int")
 
 
 def check_route(route: str, washout: str, kind: str = "aligned") -> None:
     """Refuse words that are no route, no map and no washout, and routes that the map does not have."""
     if route not in ROUTES:
-        raise Refusal(f"route '{route[:40]}'", f"known are {', '.join(ROUTES)}", "use one of these")
+        raise Refusal(f"route '{shown(route, 40)}'", f"known are {', '.join(ROUTES)}", "use one of these")
     if kind not in MAPS:
-        raise Refusal(f"map '{kind[:40]}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(f"map '{shown(kind, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
     if kind == "post" and route in ("dictionary", "auto"):
         raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
+    if not isinstance(washout, str):
+        raise Refusal(f"washout {shown(repr(washout))}", "it is no word and no share", "say on-shell, none or 0.3")
     form, strength = understood(washout)
     if (form == "mix" and not 0 < strength < 1) or (form == "on-shell" and not 0 < strength <= MOST_TIMES):
         raise Refusal(

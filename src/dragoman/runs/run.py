@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from dragoman.core import Refusal
 from dragoman.records import Card, Row
+from dragoman.runs.given import path_of
 from dragoman.scores import FeatureConfidence, Scores
 from dragoman.store import RunFolder
+from dragoman.store.manifests import check_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +116,12 @@ class Run:
     """A finished run. ``folder``: its files, which `open` finds again."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Of a run's folder."""
+        """Of a run's folder.
+
+        Raises:
+            Refusal: its manifest does not tell source, target and conditions.
+        """
+        check_whole(folder.path / "manifest.json", folder.manifest)
         self.folder = folder
 
     @classmethod
@@ -124,7 +131,7 @@ class Run:
         Raises:
             Refusal: the folder holds no run, or one of another format.
         """
-        return cls(RunFolder.open(path))
+        return cls(RunFolder.open(path_of(path, "run")))
 
     @property
     def path(self) -> Path:
@@ -160,7 +167,7 @@ class Run:
         """Write its page, static HTML, into the run's folder or to ``path``."""
         from dragoman.report import write_page
 
-        return write_page(self.folder, Path(path) if path is not None else self.folder.page)
+        return write_page(self.folder, self.folder.page if path is None else path_of(path, "path"))
 
     def __repr__(self) -> str:
         """Where it is, and what it carries."""

@@ -12,6 +12,7 @@ from dragoman.confidence.checked import Reliability
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Talk
 from dragoman.models.load import check_device
+from dragoman.runs.given import path_of, talk_of
 from dragoman.runs.options import check_seed
 from dragoman.runs.run import Run
 from dragoman.scores import Scores
@@ -43,11 +44,11 @@ def score(
         talk: where progress goes.
 
     Raises:
-        Refusal: there is nothing to judge by, or a part refuses.
+        Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
     """
     check_device(device)
     check_seed(seed)
-    say = (talk or Talk()).say
+    say = talk_of(talk).say
     how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype}
     return score_run(_folder(run), confidence=confidence, say=say, **how)
 
@@ -72,7 +73,7 @@ def fit_confidence(
         Refusal: see ``dragoman.confidence.checked``.
     """
     check_seed(seed)
-    return fit_from(_folder(run), Path(checked), ar=ar, seed=seed, say=(talk or Talk()).say)
+    return fit_from(_folder(run), Path(checked), ar=ar, seed=seed, say=talk_of(talk).say)
 
 
 def recalibrate_confidence(
@@ -90,9 +91,9 @@ def recalibrate_confidence(
     checked rows, 5 right and 5 wrong. Otherwise as ``fit_confidence``.
     """
     check_seed(seed)
-    say = (talk or Talk()).say
+    say = talk_of(talk).say
     return recalibrate_from(_folder(run), Path(checked), confidence, ar=ar, seed=seed, say=say)
 
 
 def _folder(run: Run | str | Path) -> RunFolder:
-    return run.folder if isinstance(run, Run) else RunFolder.open(run)
+    return run.folder if isinstance(run, Run) else RunFolder.open(path_of(run, "run", "pass a run, or its folder"))

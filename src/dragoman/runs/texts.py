@@ -31,13 +31,21 @@ class Texts:
 
     @classmethod
     def of(cls, given: Texts | Sequence[str] | str | Path | None) -> Texts:
-        """Texts as they are given: a file, a list, nothing (the packaged ones), or these already."""
+        """Texts as they are given: a file, a list or tuple, nothing (the packaged ones), or these already.
+
+        Raises:
+            Refusal: what is no file and no sequence of texts (a set has no order, and a generator gives them once), or
+                what the readers of files refuse.
+        """
         if isinstance(given, Texts):
             return given
         if given is None:
             return cls()
         if isinstance(given, str | Path):
             return cls(own=tuple(read_texts(Path(given))), path=str(given))
+        if not isinstance(given, Sequence):
+            why = "texts are read in order and more than once"
+            raise Refusal(f"texts of type {type(given).__name__}", why, "pass a list of str, or a file")
         if not given or not all(isinstance(text, str) and text for text in given):
             raise Refusal("texts", "they are no list of texts with words in them", "pass a list of str, or a file")
         return cls(own=tuple(given))

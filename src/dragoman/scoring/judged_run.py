@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Floats, Site
+from dragoman.core import Floats, Refusal, Site
 from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import similarity
 from dragoman.store import RunFolder
-from dragoman.store.manifests import check_truth
+from dragoman.store.manifests import check_truth, told
+from dragoman.store.spans import shown
 
 Doubles = NDArray[np.float64]
 NATIVE = "native"
@@ -61,7 +62,7 @@ class JudgedRun:
         check_truth(folder.path / "manifest.json", manifest)
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
         order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
-        entries = [ConditionEntry.of_manifest(told, str(folder.path)) for told in manifest.get("conditions") or []]
+        entries = [ConditionEntry.of_manifest(entry, str(folder.path)) for entry in manifest.get("conditions") or []]
         return cls(
             folder=folder,
             rows=rows,
@@ -76,12 +77,15 @@ class JudgedRun:
     @property
     def source(self) -> Site:
         """Where the features are."""
-        return Site.parse(self.folder.manifest["source"])
+        return self._site("source")
 
     @property
     def target(self) -> Site:
         """Where the verbalizer reads."""
-        return Site.parse(self.folder.manifest["target"])
+        return self._site("target")
+
+    def _site(self, name: str) -> Site:
+        return Site.parse(told(self.folder.path / "manifest.json", self.folder.manifest, name))
 
     @property
     def claims(self) -> list[str]:
@@ -92,6 +96,24 @@ class JudgedRun:
     def judgeable(self) -> bool:
         """Whether it brings along what its texts can be judged by, a reconstructor aside."""
         return NATIVE in {row.condition for row in self.rows} or bool(self.category) or bool(self.contexts)
+
+    def refuse_unfinished(self) -> None:
+        """Refuse a run without rows, or with fewer than its manifest tells that it will have.
+
+        A manifest that does not count its rows tells its conditions, each of which has some, and perhaps how many
+        samples every feature has in each.
+        """
+        finish, manifest = "run the same explain again to finish it", self.folder.manifest
+        if not self.rows:
+            raise Refusal(f"{self.folder.path}", "it holds no explanation yet", finish)
+        names = [one["name"] for one in manifest.get("conditions") or []]
+        samples = (manifest.get("settings") or {}).get("samples")
+        of_all = samples * len(names) * len(manifest.get("features", ())) if isinstance(samples, int) else 0
+        due = manifest.get("rows", of_all)
+        if len(self.rows) < due:
+            raise Refusal(f"{self.folder.path}", f"it holds {len(self.rows)} of its {due} explanations", finish)
+        if silent := [name for name in names if name not in self.texts]:
+            raise Refusal(f"{self.folder.path}", f"it holds no explanation of condition {shown(silent[0])} yet", finish)
 
     def groups(self, features: Sequence[str]) -> list[str] | None:
         """Categories of features where several share one: they succeed and fail together."""

@@ -52,11 +52,15 @@ def score_run(
 
     ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
     they can judge is judged by them alone.
+
+    Raises:
+        Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
     """
     from dragoman.models.embedder import SentenceEmbedder
 
-    check_file(folder.path / SCORES)
+    check_file(folder.path / SCORES, of_run=True)
     run = JudgedRun.of(folder)
+    run.refuse_unfinished()
     confidences = confidence_set(confidence, say, run)
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]

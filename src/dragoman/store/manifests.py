@@ -1,7 +1,8 @@
 """What a run's ``manifest.json`` must be before anything reads in it, and before texts are judged by it.
 
 In: a manifest as JSON. Out: nothing. Refuses conditions, features and planted truth of another form than dragoman
-writes, and, for judging, a planted category that no word names. What a manifest leaves out is its readers' to ask for.
+writes, and, for judging, a planted category that no word names. What a manifest leaves out its readers ask for by
+`told` and `check_whole`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Site
 from dragoman.store.spans import shown
 
 
@@ -19,6 +20,21 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     for name, (fits, form) in _PARTS.items():
         if name in manifest and not fits(manifest[name]):
             raise _odd(path, f"its {name} {form}")
+
+
+def told(path: Path, manifest: Mapping[str, Any], name: str) -> Any:
+    """A part that somebody needs of a manifest, by its name; refused where it is not there."""
+    if name not in manifest:
+        raise _odd(path, f"it tells no {name}")
+    return manifest[name]
+
+
+def check_whole(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest without what every run that dragoman wrote tells: its places and its conditions."""
+    for name in ("source", "target"):
+        Site.parse(told(path, manifest, name))
+    if not told(path, manifest, "conditions"):
+        raise _odd(path, "its conditions are none")
 
 
 def check_truth(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -58,6 +74,10 @@ def _object(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
 
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 _OBJECTS = [
     "dictionary",
     "settings",
@@ -75,6 +95,7 @@ _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "features": (_texts, "are no list of ids"),
     "feature_info": (_truth, "is no object of features with categories"),
     "category_words": (_words, "is no object of lists of words"),
+    "rows": (_count, "is no count of them"),
     "source": (lambda value: isinstance(value, str), "is no site"),
     "target": (lambda value: isinstance(value, str), "is no site"),
     **dict.fromkeys(_OBJECTS, (_object, "is no object")),

@@ -2,8 +2,8 @@
 
 In: the path of a file, of a folder of files, or of a run. Out: nothing, and nothing is left behind. Refuses what
 writing would be refused at the end: a parent that is a file, a folder or file system that takes no new files, a name
-that is too long, a folder where a file is meant and the other way round, links, pipes and devices; and a folder that is
-no run and holds other files.
+that is too long, a folder where a file is meant and the other way round, links, pipes and devices; a run's own files,
+its page aside; and a folder that is no run and holds other files.
 """
 
 from __future__ import annotations
@@ -15,16 +15,30 @@ from pathlib import Path
 
 from dragoman.core import Refusal
 from dragoman.store.files import TEMPORARY, refuse_target, refusing
-from dragoman.store.runs import RunFolder
+from dragoman.store.manifests import check_whole
+from dragoman.store.runs import FILES, RunFolder
 
 
-def check_file(path: Path) -> Path:
-    """The path, if a file can be written there, in place of another or not."""
+def check_file(path: Path, *, of_run: bool = False) -> Path:
+    """The path, if a file can be written there, in place of another or not.
+
+    ``of_run``: whether it is a file of a run that is written, which nothing else may replace.
+    """
     if not path.name or path.is_dir():
         raise Refusal(f"path '{path}'", "it is a folder, and a file is written", "name a file")
     refuse_target(path)
+    if not of_run:
+        _refuse_own(path)
     _probe(path.parent, path.name)
     return path
+
+
+def _refuse_own(path: Path) -> None:
+    """Refuse a run's rows, manifest and so on; file systems may know a name by capitals too."""
+    with refusing("reading", path):
+        of_run = path.name.lower() in FILES and (path.parent / "manifest.json").exists()
+    if of_run:
+        raise Refusal(f"writing {path}", "it is a file of the run there, which would be lost", "name another file")
 
 
 def check_folder(path: Path) -> Path:
@@ -41,7 +55,7 @@ def check_run(path: Path) -> Path:
     """
     check_folder(path)
     if RunFolder.written(path):
-        RunFolder.open(path)
+        check_whole(path / "manifest.json", RunFolder.open(path).manifest)
         refuse_target(path / "rows.jsonl")
     return path
 

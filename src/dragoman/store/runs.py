@@ -27,6 +27,8 @@ from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES = "plan_digest", "scores.json"
+# Its own, which nothing else is written over; the page can be made again.
+FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", ".lock")
 _CHUNK = 1 << 20
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes

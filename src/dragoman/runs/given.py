@@ -1,0 +1,76 @@
+"""What a caller in Python passes, as what it is meant to be.
+
+In: references, paths, open things, words. Out: the same, of one type. Refuses in one sentence what is nothing of the
+kind, before anything is opened.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from pathlib import Path
+
+from dragoman.core import Refusal, Site, Talk
+from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.dictionaries.beside import DictionaryRef
+from dragoman.maps import Crossing
+from dragoman.store.spans import shown
+from dragoman.verbalizers.protocol import AnyVerbalizer
+
+
+def verbalizer_of(given: object, name: str) -> AnyVerbalizer | str:
+    """An open verbalizer, or the reference of one."""
+    if isinstance(given, str | Path):
+        return str(given)
+    if not isinstance(given, type) and isinstance(given, AnyVerbalizer):
+        return given
+    raise _odd(name, given, "it is no verbalizer", "pass an open one, or its reference")
+
+
+def dictionary_of(given: object) -> Dictionary:
+    """A dictionary, opened if it is a reference."""
+    if isinstance(given, Dictionary):
+        return given
+    if isinstance(given, str | Path | DictionaryRef):
+        return open_dictionary(given)
+    raise _odd("what is read", given, "it is no dictionary", "pass features of a dictionary, one, or its reference")
+
+
+def crossing_of(given: object) -> Crossing | None:
+    """A crossing, loaded if it is a folder; None where none is named."""
+    if given is None or isinstance(given, Crossing):
+        return given
+    return Crossing.load(path_of(given, "through", "pass a crossing, or its folder"))
+
+
+def target_of(given: object) -> Site:
+    """Where directions should arrive: a site, its text, or what an open verbalizer reads."""
+    if isinstance(given, Site):
+        return given
+    if not isinstance(given, type) and isinstance(given, AnyVerbalizer):
+        return given.site
+    return Site.parse(str(given))
+
+
+def talk_of(given: object) -> Talk:
+    """Where progress goes; nowhere when None."""
+    if given is None or isinstance(given, Talk):
+        return given or Talk()
+    raise _odd("talk", given, "it is no Talk", "pass Talk(say=print), or leave it out")
+
+
+def washout_of(given: object) -> str:
+    """How directions are washed, as a word; a share may be a number."""
+    if isinstance(given, str) or (isinstance(given, Real) and not isinstance(given, bool)):
+        return str(given)
+    raise _odd("washout", given, "it is no word and no share", "say on-shell, none, projected or 0.3")
+
+
+def path_of(given: object, name: str, instead: str = "pass a str or a Path") -> Path:
+    """A path."""
+    if isinstance(given, str | Path):
+        return Path(given)
+    raise _odd(name, given, "it is no path", instead)
+
+
+def _odd(name: str, given: object, why: str, instead: str) -> Refusal:
+    return Refusal(f"{name} {shown(repr(given))}", why, instead)
