@@ -1,8 +1,7 @@
 """The nouns every room shares, and how dragoman says no.
 
 In: plain values; addresses, and sentences that may hold some. Out: small frozen types whose arrays are checked once,
-here, and read-only from then on; addresses without secrets, and text that is no address as it was.
-No files, no models, no statistics.
+here, and read-only from then on; addresses without secrets. No files, no models, no statistics.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
-# The most that can be asked for, on the command line as in Python.
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES, MOST_TOGETHER = 1_000, 65_536  # explanations of one feature; directions decoded in one batch
 MOST_SEED = 2**63 - 1
@@ -28,9 +26,8 @@ _BLOCKS = 10_000  # no model has so many
 _SITE = re.compile(r"^(?P<model>[^@]+?)(?:@(?P<revision>[^:@]+))?:(?P<block>[0-9]+)$")
 
 # Names of places in a model, as TransformerLens, SAELens, Hugging Face, nnsight, dictionary_learning and sparsify write
-# them. Blocks' lists, by the model classes of transformers (Llama, Qwen, Gemma, Mistral: model.layers; multimodal ones:
-# model.language_model.layers; GPT-2, Falcon, Bloom: transformer.h; Pythia: gpt_neox.layers; OPT: model.decoder.layers;
-# MPT: transformer.blocks), with or without the wrappers around them.
+# them. Lists of blocks, by class (model.layers; multimodal: model.language_model.layers; GPT-2: transformer.h;
+# Pythia: gpt_neox.layers; OPT: model.decoder.layers; MPT: transformer.blocks), with or without wrappers around them.
 _LIST = r"(?:(?:model|language_model|text_model|transformer|gpt_neox|decoder|base_model)\.)*(?:layers|h|blocks)"
 _NUMBER = r"(?:\.(?P<block>\d{1,6})|\[(?P<index>\d{1,6})\])"
 _TUPLE = r"(?:\.0|\[0\])?"  # a block's output is a tuple in most classes, and its first entry is the stream
