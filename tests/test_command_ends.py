@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ def start(words: list[str], seconds: float, log: Path) -> subprocess.Popen[str]:
     home = Path(dragoman.__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", "SECONDS": str(seconds), "LOG": str(log)}
     command = [sys.executable, str(Path(slow_explain.__file__)), *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
+    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, text=True, preexec_fn=ready, **pipes)
 
 
 def lines_in(path: Path) -> int:

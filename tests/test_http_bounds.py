@@ -90,7 +90,7 @@ def test_a_range_that_never_ends_is_refused(talk: Any) -> None:
     with odd_server(talk) as odd, pytest.raises(Refusal, match=late) as error:
         assert RemoteFile(f"{odd.url}/f?k=SIG", bounds=SOON).size
     assert time.monotonic() - begun < 10 and "SIG" not in str(error.value)
-    assert len(odd.asked) == 1  # who is too slow is not asked again
+    assert len(odd.asked) <= 1  # who is too slow is not asked again; a busy server may not have heard yet
 
 
 @pytest.mark.parametrize("talk", SLOW)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ PLAN = Plan(conditions=tuple(killed_study.conditions()), **killed_study.SETTINGS
 
 def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPT), str(folder), str(log), str(seconds)]
-    return subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+    # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
+    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True, preexec_fn=ready)
 
 
 def ended(process: subprocess.Popen[str]) -> int:
