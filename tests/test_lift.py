@@ -219,14 +219,17 @@ def test_scores_refuse_what_does_not_match():
 
 def test_lift_over_others_sees_a_planted_likeness_and_no_other() -> None:
     made = rng(0)
-    others = made.normal(0.2, 0.1, (2, 64))
-    found = lift_over_others(np.array([0.7, 0.65]), others, rng=rng(1))
-    assert found.p < 0.01 and found.n == 2 and found.extra == {"others": 64}
+    others, s = made.normal(0.2, 0.1, (2, 64)), np.array([[0.7, 0.25], [0.15, 0.65]])
+    found = lift_over_others(s, others, rng=rng(1))
+    assert found.p < 0.01 and found.n == 2 and found.extra["others"] == 64
     assert found.value == pytest.approx(float(np.mean([0.7, 0.65] - others.mean(axis=1))))
+    assert found.extra["dealt"] == pytest.approx(0.2 - others.mean())
     low, high, _ = t_interval(found.value, float(np.std([0.7, 0.65] - others.mean(axis=1), ddof=1)), 2)
     assert (found.low, found.high) == (low, high)
+    swapped = lift_over_others(s[::-1], others[::-1], rng=rng(1))  # each text under the other's name
+    assert swapped.p > 0.05 and abs(swapped.value) < 0.1 < swapped.extra["dealt"]
     p = [
-        lift_over_others(made.normal(0.2, 0.1, 3), made.normal(0.2, 0.1, (3, 64)), rng=rng(k), draws=999).p
+        lift_over_others(made.normal(0.2, 0.1, (3, 3)), made.normal(0.2, 0.1, (3, 64)), rng=rng(k), draws=999).p
         for k in range(400)
     ]
     assert np.mean(np.array(p) <= 0.05) < 0.08 and np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=0.08)
@@ -235,4 +238,4 @@ def test_lift_over_others_sees_a_planted_likeness_and_no_other() -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 64), (2, 9)])
 def test_lift_over_others_refuses_too_few(n: int, m: int) -> None:
     with pytest.raises(Refusal, match="it takes two texts and 10 others"):
-        lift_over_others(np.zeros(n), np.zeros((n, m)), rng=rng(0))
+        lift_over_others(np.zeros((n, n)), np.zeros((n, m)), rng=rng(0))

@@ -128,8 +128,9 @@ def _show_embedders(scores: Scores) -> None:
 
 def _show_window_lift(lifts: Mapping[str, Estimate]) -> None:
     """Each condition's lift where no native speaks: over windows of text in which other features fire."""
-    rows = [[name, str(lift.n), *_cells(lift)] for name, lift in lifts.items()]
-    _print_table("lift over windows of other features", ("condition", "features", "lift", "95 % interval", "p"), rows)
+    rows = [[name, str(lift.n), *_cells(lift), f"{lift.extra['dealt']:+.3f}"] for name, lift in lifts.items()]
+    heads = ("condition", "features", "lift", "95 % interval", "p", "texts dealt")
+    _print_table("lift over windows of other features", heads, rows)
     for first in list(lifts.values())[:1]:
         console().print(f"lift: {first.statistic}; null: {first.null}; {first.method}", style="dim")
 

@@ -251,9 +251,8 @@ def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[st
         if len(texts) < 2 or len(others) < FEWEST_OTHERS:
             continue
         rows = embedder.encode(list(texts.values()))
-        own = np.sum(rows * np.stack([means[f] for f in texts]), axis=1)
-        rng = np.random.default_rng([seed, 4, place])
-        lifts[condition] = lift_over_others(own, similarity(rows, np.stack(others)), rng=rng)
+        own, rng = np.stack([means[f] for f in texts]), np.random.default_rng([seed, 4, place])
+        lifts[condition] = lift_over_others(similarity(rows, own), similarity(rows, np.stack(others)), rng=rng)
     return lifts
 
 

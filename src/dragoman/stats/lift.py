@@ -148,47 +148,57 @@ def lift_estimate(
 
 
 def lift_over_others(s: NDArray[Any], others: NDArray[Any], *, rng: np.random.Generator, draws: int = 9999) -> Estimate:
-    """Mean of s_k - mean_m others_km: is a text nearer its own feature's reference than those of M other features?
+    """Mean of S_kk - mean_m others_km: is a text nearer its own feature's reference than those of M other features?
 
     For few features, two suffice: the null is drawn from features that nobody asked for.
 
     Args:
-        s: (N,) similarity of each text with its own feature's reference.
-        others: (N, M) its similarities with the references of other features, the same for all texts.
+        s: (N, N) similarity of texts (rows) and their features' references (columns), in one order.
+        others: (N, M) the texts' similarities with the references of other features, the same for all texts.
         rng: deals references.
         draws: of the null.
 
     Returns:
-        An estimate with a t interval over features; p is two-sided, of the mean of N similarities that are each dealt
-        one of the N + M references at random, and never 0. ``extra``: ``others``, M.
+        An estimate with a t interval over features; p is two-sided, of the mean of N similarities, each text being dealt
+        its own or one of the M other references at random, and never 0. ``extra``: ``others``, M; ``dealt``, the lift
+        that the same texts have under one another's features, which should be near 0.
 
     Raises:
         Refusal: fewer than two features, or fewer than ten others.
     """
     s, others = np.asarray(s, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    if len(s) < 2 or others.ndim != 2 or others.shape[0] != len(s) or others.shape[1] < FEWEST_OTHERS:
+    if (
+        s.ndim != 2
+        or s.shape[0] != s.shape[1]
+        or len(s) < 2
+        or others.ndim != 2
+        or others.shape[0] != len(s)
+        or others.shape[1] < FEWEST_OTHERS
+    ):
         raise Refusal(
             f"a lift of {len(s)} texts over {others.shape[-1]} other features",
             f"it takes two texts and {FEWEST_OTHERS} others",
             "explain more features, or read more text",
         )
-    lifts = s - others.mean(axis=1)
-    pool, dealt = np.column_stack([s, others]), np.zeros(draws)
+    own, n = np.diag(s), len(s)
+    lifts = own - others.mean(axis=1)
+    swapped = (s.sum() - own.sum()) / (n * (n - 1)) - others.mean()
+    pool, dealt = np.column_stack([own, others]), np.zeros(draws)
     for row in pool:  # one after the other, so that memory does not grow with the features
         dealt += row[rng.integers(len(row), size=draws)] / len(pool)
-    hits = int((np.abs(dealt - pool.mean()) >= abs(s.mean() - pool.mean()) - 1e-12).sum())
-    low, high, _ = t_interval(float(lifts.mean()), float(lifts.std(ddof=1)), len(lifts))
+    hits = int((np.abs(dealt - pool.mean()) >= abs(own.mean() - pool.mean()) - 1e-12).sum())
+    low, high, _ = t_interval(float(lifts.mean()), float(lifts.std(ddof=1)), n)
     return Estimate(
         value=float(lifts.mean()),
         low=low,
         high=high,
         p=(1 + hits) / (1 + draws),
-        n=len(lifts),
+        n=n,
         statistic="mean similarity with the own feature's windows, less that with other features' windows",
         null=f"windows of {others.shape[1]} other features, dealt at random",
         unit="feature",
         method=f"t interval over features; two-sided p from {draws} draws",
-        extra={"others": others.shape[1]},
+        extra={"others": others.shape[1], "dealt": float(swapped)},
     )
 
 
