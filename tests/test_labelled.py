@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -91,13 +92,14 @@ def test_the_place_on_the_hub_tells(world: World, tmp_path: Path) -> None:
     here = cached(world.sae, tmp_path)
     own = export(tmp_path / "a", hfRepoId="Org/dictionaries", hfFolderId="/res/l1/")
     for path in (here, here / "sae_weights.safetensors"):
-        assert opened(path, own).labelled.told == "its place on the hub"
+        for written in (path, str(path), f"file:{path}"):
+            assert opened(written, own).labelled.told == "its place on the hub"
     for n, (repo, folder) in enumerate([("org/dictionaries", "res/l2"), ("org/others", "res/l1")]):
-        other = opened(here, export(tmp_path / f"b{n}", hfRepoId=repo, hfFolderId=folder))
-        with pytest.raises(
-            Refusal, match=f"another dictionary, {repo}/{folder}, and this one is org/dictionaries/res/"
-        ):
-            _ = other.labels
+        labels = export(tmp_path / f"b{n}", hfRepoId=repo, hfFolderId=folder)
+        why = f"another dictionary, {repo}/{folder}, and this one is org/dictionaries/res/"
+        for written in (here, str(here), f"file:{here}"):
+            with pytest.raises(Refusal, match=why):
+                _ = opened(written, labels).labels
     whole = cached(world.sae, tmp_path / "w", inside="")
     assert opened(whole, export(tmp_path / "c", hfRepoId="org/dictionaries")).labelled.told == "its place on the hub"
 
@@ -142,6 +144,11 @@ def test_another_number_of_features_is_another_dictionary(world: World, tmp_path
     beyond = opened(world.sae, export(tmp_path / "b", last=D_SAE))
     with pytest.raises(Refusal, match=f"there is one for feature {D_SAE}, and the dictionary ends at {D_SAE - 1}"):
         _ = beyond.labels
+    batch = export(tmp_path / "d") / "explanations" / "batch-0.jsonl.gz"
+    row = json.loads(gzip.decompress(batch.read_bytes()).splitlines()[0]) | {"index": "1" * 5000}
+    batch.write_bytes(gzip.compress(json.dumps(row).encode()))
+    with pytest.raises(Refusal, match=rf"one for feature 1+\.\.\., and the dictionary ends at {D_SAE - 1}"):
+        _ = opened(world.sae, batch.parent.parent).labels
     for n, same in enumerate([D_SAE, None, True, "many"]):
         fits = opened(world.sae, export(tmp_path / f"c{n}", last=D_SAE - 1, config={"d_sae": same}))
         assert fits.labels[str(D_SAE - 1)] == f"label {D_SAE - 1}" and not fits.labelled.told

@@ -20,6 +20,7 @@ from dragoman.neuronpedia import Export, SourceRecord, is_reference, parse, refu
 from dragoman.store.spans import shown
 
 _CONFIG = "cfg.json"  # SAELens writes the id into it
+_DIGITS = 19  # of an index: no dictionary has so many features
 _OTHER = "pass the export of this dictionary's own source, or leave --labels out"
 _BLOCK = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
 
@@ -71,8 +72,9 @@ class Names:
 def names_of(where: Path | DictionaryRef, folder: Folder, d_sae: int | None) -> Names:
     """What a dictionary goes by: by how it was named, and by its own files."""
     listed, hub, source = "", "", _id_in(folder)
-    if isinstance(where, Path):
-        hub = _place(place_in_cache(where), "").removeprefix(".")
+    if isinstance(where, Path) or where.kind == "file":
+        path = where if isinstance(where, Path) else Path(where.place).expanduser()
+        hub = _place(place_in_cache(path), "").removeprefix(".")
     elif where.kind == "sae":
         place, _ = registered(where)
         listed, hub = _place(where.place, where.inside), _place(place.place, place.inside)
@@ -97,11 +99,16 @@ def labels_of(export: Export, names: Names, site: Site, *, resid_pre: bool) -> L
     if odd:
         raise Refusal(f"labels for {ref}", f"they are of another dictionary, {shown(odd, 200)}", _OTHER)
     found = export.labels()
-    beyond = next((i for i in found if names.d_sae and i.isdecimal() and int(i) >= names.d_sae), None)
+    beyond = next((i for i in found if names.d_sae and _beyond(i, names.d_sae)), None)
     if beyond is not None:
         why = f"there is one for feature {shown(beyond)}, and the dictionary ends at {(names.d_sae or 1) - 1}"
         raise Refusal(f"labels for {ref}", why, _OTHER)
     return Labels(by_feature=found, source=f"{ref}", told=told)
+
+
+def _beyond(index: str, d_sae: int) -> bool:
+    """Whether a feature's index is a number after the last; Python reads no number of thousands of digits."""
+    return index.isdecimal() and (len(index) >= _DIGITS or int(index) >= d_sae)
 
 
 def _theirs(record: SourceRecord | None, source: str) -> Names:
