@@ -105,12 +105,12 @@ def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> 
     """
     forms = {" ".join(text.split()).casefold() for text in texts} - {""}
     if len(forms) < least:
-        told = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
         if len(forms) < len(texts):
-            told = f"{len(forms)} different texts among {len(texts)}" if len(forms) > 1 else f"{told} without a word"
+            count = f"{len(forms)} different texts among {len(texts)}" if len(forms) > 1 else f"{count} without a word"
         if len(forms) == 1 and len(texts) > 1:
-            told = f"1 text, repeated {len(texts)} times"
-        what, why = (what, f"it holds {told}, and {why}") if what else (told, why)
+            count = f"1 text, repeated {len(texts)} times"
+        what, why = (what, f"it holds {count}, and {why}") if what else (count, why)
         raise Refusal(what, why, f"give at least {least} different texts")
 
 
