@@ -1,4 +1,4 @@
-"""Fixtures of more than one test file: a small world in folders, and two readers of planted rows.
+"""Fixtures of more than one test file: no hub, a small world in folders, and two readers of planted rows.
 
 What they are made of loads torch, so it is imported when one is asked for.
 """
@@ -6,7 +6,7 @@ What they are made of loads torch, so it is imported when one is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from dragoman.models.harvest import Reader
     from planted_readers import PlantedPair
     from small_world import World
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that would reach the hub fails instead, quickly."""
+
+    def refused(*_: Any, **__: Any) -> str:
+        raise RuntimeError("a test asked the hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,11 @@ def test_llama_scope_token_wise_and_topk(tmp_path: Path) -> None:
     agree(read_encoder(folder), lambda x: top(before(x * factor(x), off=False), 3))
 
 
+def test_a_llama_scope_that_is_no_topk_needs_no_top_k(tmp_path: Path) -> None:
+    encoder = read_encoder(made.llama_scope(tmp_path, top_k=0.5))
+    assert encoder.architecture == "jumprelu" and encoder.k is None
+
+
 def test_llama_scope_of_the_newer_release_has_thresholds_for_each_feature(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

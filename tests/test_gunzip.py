@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Refusal
+from dragoman.store import texts
 from dragoman.store.texts import Pieces, unpacked
 
 
@@ -56,3 +58,30 @@ PACKED = gzip.compress(b"hello\n" * 100, mtime=0)
 def test_damage_is_one_sentence(packed: bytes, why: str, size: int) -> None:
     with pytest.raises(Refusal, match=f"^f.gz: {why}"):
         whole(cut(packed, size))
+
+
+HEAD = b"\x1f\x8b\x08%c" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        PACKED + bytes(2 << 20),
+        PACKED + HEAD % 8 + b"n" * (2 << 20),
+        PACKED + HEAD % 16 + b"n" * (2 << 20),
+        PACKED + gzip.compress(b"", mtime=0) * 100_000,
+        PACKED + HEAD % 0 + b"\x00\x00\x00\xff\xff" * (2 << 18),
+    ],
+    ids=["zeros", "name", "comment", "members", "blocks"],
+)
+def test_what_unpacks_to_nothing_ends(packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_NOTHING", 1 << 20)
+    pieces = iter(cut(packed, 1 << 16))
+    with pytest.raises(Refusal, match="^f.gz: 1 MB of it unpack to nothing; get the file from where it was published"):
+        whole(pieces)
+
+
+def test_what_unpacks_to_something_may_be_long() -> None:
+    once = random.Random(0).randbytes(1 << 20)
+    packed = gzip.compress(once, 1, mtime=0) * 18
+    assert whole(cut(packed, 1 << 16), 1 << 30) == once * 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_labels_of_another_dictionary_at_the_same_block_are_refused(world: World
 @pytest.mark.parametrize("odd", [None, 3, "", "none", "gpt2-small", ["a"], "gpt2-small/../x", "http://[/x"])
 def test_an_id_that_is_none_tells_nothing(world: World, tmp_path: Path, odd: Any) -> None:
     sae = told(world.sae, tmp_path / "sae", neuronpedia_id=odd)
-    assert not opened(sae, export(tmp_path / "e")).labelled.told
+    assert not opened(sae, export(tmp_path / "e")).labelled.told_by
 
 
 # --- by its place -----------------------------------------------------------------------------------------------------
@@ -91,23 +92,24 @@ def test_the_place_on_the_hub_tells(world: World, tmp_path: Path) -> None:
     here = cached(world.sae, tmp_path)
     own = export(tmp_path / "a", hfRepoId="Org/dictionaries", hfFolderId="/res/l1/")
     for path in (here, here / "sae_weights.safetensors"):
-        assert opened(path, own).labelled.told == "its place on the hub"
+        for written in (path, str(path), f"file:{path}"):
+            assert opened(written, own).labelled.told_by == "its place on the hub"
     for n, (repo, folder) in enumerate([("org/dictionaries", "res/l2"), ("org/others", "res/l1")]):
-        other = opened(here, export(tmp_path / f"b{n}", hfRepoId=repo, hfFolderId=folder))
-        with pytest.raises(
-            Refusal, match=f"another dictionary, {repo}/{folder}, and this one is org/dictionaries/res/"
-        ):
-            _ = other.labels
+        labels = export(tmp_path / f"b{n}", hfRepoId=repo, hfFolderId=folder)
+        why = f"another dictionary, {repo}/{folder}, and this one is org/dictionaries/res/"
+        for written in (here, str(here), f"file:{here}"):
+            with pytest.raises(Refusal, match=why):
+                _ = opened(written, labels).labels
     whole = cached(world.sae, tmp_path / "w", inside="")
-    assert opened(whole, export(tmp_path / "c", hfRepoId="org/dictionaries")).labelled.told == "its place on the hub"
+    assert opened(whole, export(tmp_path / "c", hfRepoId="org/dictionaries")).labelled.told_by == "its place on the hub"
 
 
 def test_one_name_in_common_is_enough(world: World, tmp_path: Path) -> None:
     here = cached(told(world.sae, tmp_path / "sae", neuronpedia_id=OWN).as_posix(), tmp_path)
     moved = export(tmp_path / "a", hfRepoId="new/place", hfFolderId="res")
-    assert opened(here, moved).labelled.told == "its Neuronpedia id"
+    assert opened(here, moved).labelled.told_by == "its Neuronpedia id"
     renamed = export(tmp_path / "b", OTHER, hfRepoId="org/dictionaries", hfFolderId="res/l1")
-    assert opened(here, renamed).labelled.told == "its place on the hub"
+    assert opened(here, renamed).labelled.told_by == "its place on the hub"
 
 
 def test_the_registry_tells(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +130,8 @@ def test_the_registry_tells(world: World, tmp_path: Path, monkeypatch: pytest.Mo
     assert found == Names(source=OWN, listed="r/l1", hub="org/dictionaries/res/l1", d_sae=D_SAE)
     other = names_of(DictionaryRef.parse("sae:r/l2"), folder, D_SAE)
     assert other.source == "" and other.listed == "r/l2"
-    assert other.other(Names(listed="r/l1"))[1] == "r/l1, and this one is r/l2"
-    assert found.other(Names(listed="r/l1")) == ("SAELens' registry", "")
+    assert other.compared(Names(listed="r/l1"))[1] == "r/l1, and this one is r/l2"
+    assert found.compared(Names(listed="r/l1")) == ("SAELens' registry", "")
 
 
 # --- by its size ------------------------------------------------------------------------------------------------------
@@ -142,9 +144,14 @@ def test_another_number_of_features_is_another_dictionary(world: World, tmp_path
     beyond = opened(world.sae, export(tmp_path / "b", last=D_SAE))
     with pytest.raises(Refusal, match=f"there is one for feature {D_SAE}, and the dictionary ends at {D_SAE - 1}"):
         _ = beyond.labels
+    batch = export(tmp_path / "d") / "explanations" / "batch-0.jsonl.gz"
+    row = json.loads(gzip.decompress(batch.read_bytes()).splitlines()[0]) | {"index": "1" * 5000}
+    batch.write_bytes(gzip.compress(json.dumps(row).encode()))
+    with pytest.raises(Refusal, match=rf"one for feature 1+\.\.\., and the dictionary ends at {D_SAE - 1}"):
+        _ = opened(world.sae, batch.parent.parent).labels
     for n, same in enumerate([D_SAE, None, True, "many"]):
         fits = opened(world.sae, export(tmp_path / f"c{n}", last=D_SAE - 1, config={"d_sae": same}))
-        assert fits.labels[str(D_SAE - 1)] == f"label {D_SAE - 1}" and not fits.labelled.told
+        assert fits.labels[str(D_SAE - 1)] == f"label {D_SAE - 1}" and not fits.labelled.told_by
 
 
 # --- where nothing tells ----------------------------------------------------------------------------------------------

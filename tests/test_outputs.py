@@ -85,6 +85,8 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
         check(tmp_path / "gone" / "run")
     with pytest.raises(Refusal, match="name there has 300 bytes; write a shorter name|File name too long; check the"):
         check(tmp_path / "new" / ("ü" * 150) / "run")
+    with pytest.raises(Refusal, match="^writing .*: File name too long; check the path"):
+        check(tmp_path / ("ü" * 150))
     with pytest.raises(Refusal, match=f"writing {NO_FOLDER}/run: "):
         check(NO_FOLDER / "run")
     for error, why in (
@@ -92,11 +94,15 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
         (OSError(28, "No space"), "full disk"),
     ):
 
-        def fails(error: OSError = error, **_how: Any) -> None:
+        def fails(*_path: Any, error: OSError = error, **_how: Any) -> None:
             raise error
 
         with monkeypatch.context() as patch:
             patch.setattr(tempfile, "TemporaryFile", fails)
+            with pytest.raises(Refusal, match=f"^writing .*new: {why}"):
+                check(tmp_path / "new")
+        with monkeypatch.context() as patch:  # a folder above that nobody may look into; the superuser may
+            patch.setattr(Path, "stat", fails)
             with pytest.raises(Refusal, match=f"^writing .*new: {why}"):
                 check(tmp_path / "new")
     assert contents(tmp_path) == [str(tmp_path / "file"), str(tmp_path / "gone")]

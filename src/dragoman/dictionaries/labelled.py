@@ -20,24 +20,25 @@ from dragoman.neuronpedia import Export, SourceRecord, is_reference, parse, refu
 from dragoman.store.spans import shown
 
 _CONFIG = "cfg.json"  # SAELens writes the id into it
+_DIGITS = 19  # of an index: no dictionary has so many features
 _OTHER = "pass the export of this dictionary's own source, or leave --labels out"
 _BLOCK = "pass the export of this dictionary's own source (--resid-pre for one that counts the block it enters)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """Labels by feature id. ``source``: of Neuronpedia, whose they are; ``told``: by what it is this dictionary's own.
+    """Labels by feature id. ``source``: of Neuronpedia, whose they are; ``told_by``: what says it is this dictionary.
 
-    ``told`` is empty where nothing says so: they may be of another dictionary at the same place.
+    ``told_by`` is empty where nothing does: they may be of another dictionary at the same place.
     """
 
     by_feature: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-    told: str = ""
+    told_by: str = ""
 
     def to_json(self) -> dict[str, object]:
         """For the manifest; nothing where they are of no export."""
-        return {"source": self.source, "verified": bool(self.told), "told_by": self.told} if self.source else {}
+        return {"source": self.source, "verified": bool(self.told_by), "told_by": self.told_by} if self.source else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Names:
     hub: str = ""
     d_sae: int | None = None
 
-    def other(self, theirs: Names) -> tuple[str, str]:
+    def compared(self, theirs: Names) -> tuple[str, str]:
         """By what two are the same dictionary, and by what they are not; empty where nothing is told of both.
 
         One name in common is enough: a release may lie in two places, and a place bear two names.
@@ -71,8 +72,9 @@ class Names:
 def names_of(where: Path | DictionaryRef, folder: Folder, d_sae: int | None) -> Names:
     """What a dictionary goes by: by how it was named, and by its own files."""
     listed, hub, source = "", "", _id_in(folder)
-    if isinstance(where, Path):
-        hub = _place(place_in_cache(where), "").removeprefix(".")
+    if isinstance(where, Path) or where.kind == "file":
+        path = where if isinstance(where, Path) else Path(where.place).expanduser()
+        hub = _place(place_in_cache(path), "").removeprefix(".")
     elif where.kind == "sae":
         place, _ = registered(where)
         listed, hub = _place(where.place, where.inside), _place(place.place, place.inside)
@@ -93,15 +95,20 @@ def labels_of(export: Export, names: Names, site: Site, *, resid_pre: bool) -> L
         resid_pre = record.site.block != record.ref.layer  # also refuses what is not in the residual stream
     ref = record.ref if record is not None else export.told_by_rows()
     refuse_elsewhere(ref, site, resid_pre=resid_pre, whose="the dictionary's", instead=_BLOCK)
-    told, odd = names.other(_theirs(record, ref.at(None).path))
+    same, odd = names.compared(_theirs(record, ref.at(None).path))
     if odd:
         raise Refusal(f"labels for {ref}", f"they are of another dictionary, {shown(odd, 200)}", _OTHER)
     found = export.labels()
-    beyond = next((i for i in found if names.d_sae and i.isdecimal() and int(i) >= names.d_sae), None)
+    beyond = next((i for i in found if names.d_sae and _beyond(i, names.d_sae)), None)
     if beyond is not None:
         why = f"there is one for feature {shown(beyond)}, and the dictionary ends at {(names.d_sae or 1) - 1}"
         raise Refusal(f"labels for {ref}", why, _OTHER)
-    return Labels(by_feature=found, source=f"{ref}", told=told)
+    return Labels(by_feature=found, source=f"{ref}", told_by=same)
+
+
+def _beyond(index: str, d_sae: int) -> bool:
+    """Whether a feature's index is a number after the last; Python reads no number of thousands of digits."""
+    return index.isdecimal() and (len(index) >= _DIGITS or int(index) >= d_sae)
 
 
 def _theirs(record: SourceRecord | None, source: str) -> Names:
@@ -127,18 +134,18 @@ def _id_in(folder: Folder) -> str:
     """The Neuronpedia id in a dictionary's own settings, if there is one."""
     if _CONFIG not in folder.names:
         return ""
-    told = folder.json(_CONFIG)
-    within = told.get("metadata") if isinstance(told, dict) else None
-    parts = [part for part in (told, within) if isinstance(part, dict)]
+    config = folder.json(_CONFIG)
+    within = config.get("metadata") if isinstance(config, dict) else None
+    parts = [part for part in (config, within) if isinstance(part, dict)]
     return next((found for part in parts if (found := _source(part.get("neuronpedia_id")))), "")
 
 
-def _source(told: object) -> str:
+def _source(written: object) -> str:
     """MODEL/SOURCE of an id as it is written; empty where it is none, as some files hold placeholders."""
-    said = f"np:{told.removeprefix('np:')}" if isinstance(told, str) else ""
-    if not is_reference(said):
+    reference = f"np:{written.removeprefix('np:')}" if isinstance(written, str) else ""
+    if not is_reference(reference):
         return ""
     try:
-        return parse(said).at(None).path.casefold()
+        return parse(reference).at(None).path.casefold()
     except Refusal:
         return ""

@@ -43,7 +43,7 @@ from dragoman.store import digest, fingerprint_of, plain
 from dragoman.store.spans import shown
 
 _RECORD = "its record, which names these weights"
-_TOLD_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
+_SETTINGS_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,8 +164,8 @@ class Dictionary:
             if ids is None:
                 rows, names, dead = living(rows, names, label)
             refuse_undirected(rows, names, label)
-        told = self.labels
-        found = Directions.of(site, rows, names, labels=[told.get(i, "") for i in names], origin=str(self.where))
+        labels = self.labels
+        found = Directions.of(site, rows, names, labels=[labels.get(i, "") for i in names], origin=str(self.where))
         return replace(found, dead=dead) if dead else found
 
     def encoder(self) -> Encoder | None:
@@ -213,9 +213,9 @@ class Dictionary:
             with self._reading():
                 return Labels(by_feature=read_labels(self.folder) if LABELS in self.folder.names else {})
         if self.own_export:
-            return Labels(by_feature=self.export.labels(), source=f"{parse(self.ref).at(None)}", told=_RECORD)
+            return Labels(by_feature=self.export.labels(), source=f"{parse(self.ref).at(None)}", told_by=_RECORD)
         with self._reading():
-            names = names_of(self.where, self.folder, None if self.layout == "vectors" else self.d_sae)
+            names = names_of(self.where, self.folder, None if self.layout == VECTORS else self.d_sae)
         return labels_of(self.export, names, self.site, resid_pre=self.resid_pre)
 
     @cached_property
@@ -235,16 +235,16 @@ class Dictionary:
     def fingerprint(self) -> str:
         """Digest of its files and of what is asked of them; files of the hub are named by the commit they lie in."""
         asked = f"{dict(self.read_as)} {'' if isinstance(self.where, Path) else self.where}"
-        folder, told = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
+        folder, extra = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
         if not isinstance(folder, LocalFolder):
-            return digest(asked, told)
+            return digest(asked, extra)
         # What is no file is refused when it is read, and stands in the way of nothing else.
         names = frozenset(n for n in folder.names - {CONFIDENCE} if (folder.path / n).is_file())
         if folder.focus is not None and self.layout == VECTORS:  # the file, and what tells of it
-            names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _TOLD_IN)
+            names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _SETTINGS_IN)
         # Which names are there decides the layout.
         there = "\n".join(sorted(folder.names - {CONFIDENCE}))
-        return digest(asked, told, folder.focus or "", there, fingerprint_of(folder.path, names))
+        return digest(asked, extra, folder.focus or "", there, fingerprint_of(folder.path, names))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -200,8 +200,8 @@ class Export:
         first = self._first("source.jsonl")
         if first is None:
             return None
-        where, told = first
-        row = _checked(_SourceRow, where, told)
+        where, record = first
+        row = _checked(_SourceRow, where, record)
         ref = NeuronpediaRef(model=row.modelId, source=row.id)
         if self.ref and ref != self.ref:
             raise Refusal(where, f"it is of {ref}, not of {self.ref}", "check which folder is meant")

@@ -89,8 +89,8 @@ def write_explanations(
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
     there = _refuse_others(folder, contents)
     how = {"type_name": type_name, "model_name": model_name, "author": author}
-    told = readme(source, **how, indices=[str(row["index"]) for row in rows], files=len(batches))
-    beside = config_files(root / "config", **how) | {folder.parent / "README.md": told}
+    description = readme(source, **how, indices=[str(row["index"]) for row in rows], files=len(batches))
+    beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
     for path, content in (contents | beside).items():
         if path not in there:
             write_bytes(path, content)
@@ -134,9 +134,9 @@ def _row(one: Explained, source: NeuronpediaRef, type_name: str, model_name: str
     if not label:
         raise Refusal(f"explanation of {feature}", "there is not a word in it", "leave it out")
     notes = _importable({**plain(dict(one.notes)), "confidence": plain(one.confidence), "text": one.text})
-    told = json.dumps(notes, ensure_ascii=True, sort_keys=True, allow_nan=False)
+    noted = json.dumps(notes, ensure_ascii=True, sort_keys=True, allow_nan=False)
     return {
-        "id": _id(feature.path, type_name, model_name, told),
+        "id": _id(feature.path, type_name, model_name, noted),
         "modelId": source.model,
         "layer": source.source,
         "index": one.index,
@@ -145,7 +145,7 @@ def _row(one: Explained, source: NeuronpediaRef, type_name: str, model_name: str
         "embedding": None,
         "typeName": type_name,
         "explanationModelName": model_name,
-        "notes": told,
+        "notes": noted,
     }
 
 

@@ -196,7 +196,7 @@ def _refuse_early(
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
     """Say where nothing tells that an export's labels are this dictionary's own."""
     labels = dictionary.labelled
-    if labels.source and not labels.told:
+    if labels.source and not labels.told_by:
         talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
 
 

@@ -19,7 +19,7 @@ from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import similarity
 from dragoman.store import RunFolder
-from dragoman.store.manifests import check_truth, told
+from dragoman.store.manifests import check_truth, required
 from dragoman.store.spans import shown
 
 Doubles = NDArray[np.float64]
@@ -85,7 +85,7 @@ class JudgedRun:
         return self._site("target")
 
     def _site(self, name: str) -> Site:
-        return Site.parse(told(self.folder.path / "manifest.json", self.folder.manifest, name))
+        return Site.parse(required(self.folder.path / "manifest.json", self.folder.manifest, name))
 
     @property
     def claims(self) -> list[str]:

@@ -16,7 +16,7 @@ from dragoman.records import SOURCE_ROWS, Row
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
 from dragoman.scoring.judged_run import EMPTY, FEWEST, JudgedRun
 from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
-from dragoman.store.manifests import told
+from dragoman.store.manifests import required
 
 if TYPE_CHECKING:
     from dragoman.models.reconstruct import Reconstructor
@@ -37,7 +37,7 @@ def sought_directions(run: JudgedRun, site: Site) -> Directions | dict[str, Dire
                 "it does not hold its dictionary's rows",
                 "give the command that made it once more: it keeps what was said, and adds them",
             )
-        features = told(run.folder.path / "manifest.json", run.folder.manifest, "features")
+        features = required(run.folder.path / "manifest.json", run.folder.manifest, "features")
         return Directions.of(source, kept[SOURCE_ROWS], features)
     if (site.model, site.block) != (target.model, target.block):
         raise Refusal(

@@ -23,17 +23,17 @@ def limit(seconds: int, size: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def answered(told: dict[str, Any]) -> dict[str, Any]:
+def answered(asked: dict[str, Any]) -> dict[str, Any]:
     """The script's answer, or why there is none."""
-    limit(told["seconds"], told["bytes"])
+    limit(asked["seconds"], asked["bytes"])
     try:
-        text = json.dumps({"answer": runpy.run_path(told["script"])["answer"](told["question"])})
+        text = json.dumps({"answer": runpy.run_path(asked["script"])["answer"](asked["question"])})
     except MemoryError:
-        return {"failed": f"it takes more than {told['bytes'] >> 20} MB"}
+        return {"failed": f"it takes more than {asked['bytes'] >> 20} MB"}
     except BaseException as error:  # Rust's panics are no Exception
         said = " ".join(str(error).split())
         return {"failed": f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__}
-    if len(text) > told["answer"]:
+    if len(text) > asked["answer"]:
         return {"failed": f"it makes {len(text)} characters"}
     return json.loads(text)
 

@@ -187,10 +187,10 @@ class _Clock:
         """The answer is over."""
         self._stopped.set()
 
-    def noted(self, event: str, told: Mapping[str, Any]) -> None:
+    def noted(self, event: str, details: Mapping[str, Any]) -> None:
         """Called by the HTTP library at each step: new connections are remembered."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            connection = told["return_value"].get_extra_info("socket")
+            connection = details["return_value"].get_extra_info("socket")
             if isinstance(connection, socket.socket):
                 self._http.opened(connection)
                 if self.late:

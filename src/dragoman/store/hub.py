@@ -121,10 +121,10 @@ def _commit(at: str, repo: str, revision: str, what: str) -> str:
     http = Http()
     try:
         url = f"{at}/api/models/{quote(repo)}/revision/{quote(revision, safe='')}?expand=sha"
-        told, _, _ = _asked(http, url, _ANSWER, what, repo, revision)
+        answer, _, _ = _asked(http, url, _ANSWER, what, repo, revision)
     finally:
         http.close()
-    sha = told.get("sha") if isinstance(told, dict) else None
+    sha = answer.get("sha") if isinstance(answer, dict) else None
     if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
         raise refusal(what, "odd", fetch=_fetch(repo), said=f"it does not say which commit '{revision}' is")
     return sha
@@ -141,9 +141,9 @@ def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:
     url: str | None = f"{endpoint()}/api/models/{quote(repo)}/tree/{sha}" + (f"/{quote(folder)}" if folder else "")
     try:
         for _ in range(_PAGES):
-            told, url, size = _asked(http, url, min(left, _ANSWER), what, repo, sha)
+            answer, url, size = _asked(http, url, min(left, _ANSWER), what, repo, sha)
             left -= size
-            for entry in told if isinstance(told, list) else [None]:
+            for entry in answer if isinstance(answer, list) else [None]:
                 name, is_file = _entry(entry, folder, what, repo)
                 found[name] = is_file
             if url is None:

@@ -2,7 +2,7 @@
 
 In: a manifest as JSON. Out: nothing. Refuses conditions, features and planted truth of another form than dragoman
 writes, and, for judging, a planted category that no word names. What a manifest leaves out its readers ask for by
-`told` and `check_whole`.
+`required` and `check_whole`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
             raise _odd(path, f"its {name} {form}")
 
 
-def told(path: Path, manifest: Mapping[str, Any], name: str) -> Any:
+def required(path: Path, manifest: Mapping[str, Any], name: str) -> Any:
     """A part that somebody needs of a manifest, by its name; refused where it is not there."""
     if name not in manifest:
         raise _odd(path, f"it tells no {name}")
@@ -32,8 +32,8 @@ def told(path: Path, manifest: Mapping[str, Any], name: str) -> Any:
 def check_whole(path: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a manifest without what every run that dragoman wrote tells: its places and its conditions."""
     for name in ("source", "target"):
-        Site.parse(told(path, manifest, name))
-    if not told(path, manifest, "conditions"):
+        Site.parse(required(path, manifest, name))
+    if not required(path, manifest, "conditions"):
         raise _odd(path, "its conditions are none")
 
 
@@ -62,8 +62,8 @@ def _conditions(value: object) -> bool:
 
 
 def _truth(value: object) -> bool:
-    told = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(one, dict) and isinstance(one.get("category"), str) for one in told)
+    each = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(one, dict) and isinstance(one.get("category"), str) for one in each)
 
 
 def _words(value: object) -> bool:

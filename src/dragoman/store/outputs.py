@@ -27,7 +27,9 @@ def check_file(path: Path, *, of_run: bool = False) -> Path:
 
     ``of_run``: whether it is a file of a run that is written, which nothing else may replace.
     """
-    if not path.name or path.is_dir():
+    with refusing("writing", path):
+        is_folder = not path.name or path.is_dir()
+    if is_folder:
         raise Refusal(f"path '{path}'", "it is a folder, and a file is written", "name a file")
     refuse_target(path)
     if not of_run:

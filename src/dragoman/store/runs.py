@@ -180,20 +180,20 @@ def _public(manifest: Mapping[str, Any]) -> dict[str, object]:
     def shown_as(value: Any) -> Any:
         return public_address(value) if isinstance(value, str) else value
 
-    def entry(told: Any) -> Any:
-        if isinstance(told, Mapping):
-            return {key: shown_as(value) for key, value in told.items()}
-        return [entry(one) for one in told] if isinstance(told, list | tuple) else shown_as(told)
+    def entry(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: shown_as(one) for key, one in value.items()}
+        return [entry(one) for one in value] if isinstance(value, list | tuple) else shown_as(value)
 
     known = ("dictionary", "settings", "conditions")
     return {key: entry(value) if key in known else value for key, value in manifest.items()}
 
 
-def _is_windows(told: object) -> bool:
+def _is_windows(value: object) -> bool:
     """Whether this is one feature's windows."""
-    if not isinstance(told, dict) or set(told) != {"firing", "silent"}:
+    if not isinstance(value, dict) or set(value) != {"firing", "silent"}:
         return False
-    return all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in told.values())
+    return all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in value.values())
 
 
 class RunFolder:

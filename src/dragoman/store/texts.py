@@ -1,8 +1,9 @@
 """Texts and JSON lines, plain or gzipped; and gzip in pieces, for files here and for what a server sends.
 
 In: paths, or packed bytes piece by piece. Out: lists of objects or of texts; what the bytes unpack to. Refuses empty
-files, broken gzip, gzip that unpacks beyond all measure, lines without end, lines that are not JSON objects, rows
-without a text and texts with half a character, naming the line; and too few texts that differ.
+files, broken gzip, gzip that unpacks beyond all measure or, megabytes long, to nothing, lines without end, lines that
+are not JSON objects, rows without a text and texts with half a character, naming the line; and too few texts that
+differ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _MAGIC = b"\x1f\x8b"
 _LINE = 32 << 20  # characters of one line
 _RATIO = 200  # deflate can gain about 1000; text gains 3 to 10, and tables of it perhaps 50
 _SUSPECT = 64 << 20  # bytes: below, a file of one line over and over may well gain that much
+_NOTHING = 16 << 20  # packed bytes without one that unpacks; gzip goes through zeros and long headers one by one
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
@@ -103,12 +105,12 @@ def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> 
     """
     forms = {" ".join(text.split()).casefold() for text in texts} - {""}
     if len(forms) < least:
-        told = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
         if len(forms) < len(texts):
-            told = f"{len(forms)} different texts among {len(texts)}" if len(forms) > 1 else f"{told} without a word"
+            count = f"{len(forms)} different texts among {len(texts)}" if len(forms) > 1 else f"{count} without a word"
         if len(forms) == 1 and len(texts) > 1:
-            told = f"1 text, repeated {len(texts)} times"
-        what, why = (what, f"it holds {told}, and {why}") if what else (told, why)
+            count = f"1 text, repeated {len(texts)} times"
+        what, why = (what, f"it holds {count}, and {why}") if what else (count, why)
         raise Refusal(what, why, f"give at least {least} different texts")
 
 
@@ -159,7 +161,7 @@ def unpacked(name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, 
         plain: bytes that do not begin as gzip does are passed on as they are, rather than refused.
 
     Raises:
-        Refusal: torn and odd gzip, and contents far larger than the file warrants.
+        Refusal: torn and odd gzip, contents far larger than the file warrants, and much gzip of nothing.
     """
     coming, head = iter(pieces), b""
     for piece in coming:  # a slow server may send the first two bytes one by one
@@ -176,18 +178,21 @@ def unpacked(name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, 
 
 def _gunzipped(name: str, pieces: Iterable[bytes], most: Callable[[int], int]) -> Iterator[bytes]:
     """What pieces of gzip hold."""
-    read = done = 0
+    read = done = used = 0
 
     def counted() -> Iterator[bytes]:
         nonlocal read
         for piece in pieces:
             read += len(piece)
+            if read - used > _NOTHING:
+                why = f"{_NOTHING >> 20} MB of it unpack to nothing"
+                raise Refusal(name, why, "get the file from where it was published")
             yield piece
 
     try:
         with gzip.GzipFile(fileobj=io.BufferedReader(Pieces(counted()))) as file:
             while out := file.read1(_PIECE):
-                done += len(out)
+                done, used = done + len(out), read
                 if done > most(read):
                     why = f"it unpacks to more than {most(read) >> 20} MB, far too many for its size"
                     raise Refusal(name, why, "get the file from where it was published")

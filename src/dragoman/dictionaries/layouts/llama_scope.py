@@ -87,12 +87,11 @@ def _encoder(config: Mapping[str, Any], said_by: str, writes: bool, stored: Stor
         raise Refusal(what, "its TopK chooses by decoder length, which is not done here", "use a JumpReLU one")
     parts = stored.read()
     has_bias = stored.names.b_dec in stored.arrays.names
-    said_k = layout.number(config, "top_k", said_by)
     normalize, factors = _normalised(stored, config, said_by)
     return Encoder(
         **parts,
         architecture=_ARCHITECTURES[act],
-        k=stored.k(said_k, said_by) if act == "topk" else None,
+        k=stored.k(layout.number(config, "top_k", said_by), said_by) if act == "topk" else None,
         threshold=_threshold(stored, config, said_by, parts["W_dec"], by_length) if act == "jumprelu" else None,
         apply_b_dec_to_input=has_bias and layout.flag(config, "apply_decoder_bias_to_pre_encoder", said_by),
         normalize=normalize,
