@@ -19,7 +19,7 @@ from dragoman.runs.run import Run
 from dragoman.scoring import score_run
 from dragoman.store import refuse_alike
 from dragoman.store.files import TEMPORARY
-from dragoman.store.outputs import check_file, check_folder, check_run
+from dragoman.store.outputs import check_file, check_folder, check_run, new_folder, refuse_there
 from report_fixture import build_run
 from small_world import Said, World, command
 
@@ -306,3 +306,16 @@ def test_a_page_goes_into_its_run_or_anywhere_else(tmp_path: Path) -> None:
         assert run.write_page(place) == place and place.read_text().startswith("<!")
     with pytest.raises(Refusal, match="it is a folder, and a file is written"):
         run.write_page("")
+
+
+def test_a_new_folder_s_name_leaves_room_for_the_one_it_is_written_under(tmp_path: Path) -> None:
+    refuse_there(tmp_path / "n" / ("x" * 200))
+    with pytest.raises(
+        Refusal, match="leaves no room for the file that is written beside it first; write a shorter name"
+    ):
+        refuse_there(tmp_path / ("x" * 245))
+    with new_folder(tmp_path / ("x" * 200)) as made:
+        (made / "a").write_text("a")
+    with pytest.raises(Refusal, match="it is there already"), new_folder(tmp_path / ("x" * 200)):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["x" * 200]

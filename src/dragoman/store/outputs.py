@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dragoman.core import Refusal
-from dragoman.store.files import TEMPORARY, refuse_target, refusing
+from dragoman.store.files import TEMPORARY, refuse_target, refusing, sync_folder
 from dragoman.store.manifests import check_whole
 from dragoman.store.runs import FILES, RunFolder
 
@@ -102,11 +102,12 @@ def _probe(folder: Path, file: str = "") -> None:
 
 
 def refuse_there(folder: Path) -> None:
-    """Refuse a folder that is there already."""
+    """Refuse a folder that is there already, and one that cannot be made, as far as can be told before."""
     with refusing("writing", folder):
         there = folder.exists() or folder.is_symlink()
     if there:
         raise Refusal(f"{folder}", "it is there already", "name a new folder")
+    _probe(folder.parent, folder.name)
 
 
 @contextmanager
@@ -124,6 +125,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             yield partial
             refuse_there(folder)  # another process may have been faster
             partial.rename(folder)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
