@@ -1,4 +1,4 @@
-"""Try a tokenizer.json out, in the process that `store.bounded` starts: does it load, and can a text grow in it.
+"""Try a tokenizer.json out, in the process that `store.boundary` starts: does it load, and can a text grow in it.
 
 In: the file, texts to try. Out: nothing but that it holds. Raises an exception where a text could grow beyond a factor
 (told from the rules that write characters, whatever text would set them off), where tokens are drawn at random, and

@@ -1,4 +1,4 @@
-"""Render a chat template, in the process that `store.bounded` starts: the environment templates are written for.
+"""Render a chat template, in the process that `store.boundary` starts: the environment templates are written for.
 
 In: the template, the turns, the variables, the moment it may take for now. Out: the text, and whether the template
 asked for the moment. The same bytes give the same text wherever and whenever it is rendered: the clock stands, and what

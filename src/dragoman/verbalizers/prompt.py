@@ -3,7 +3,7 @@
 In: a sidecar and a tokenizer. Out: a ``Prompt``. Refuses damaged tokenizers, markers that are not the sidecar's single
 token, prompts where the marker is not exactly once between its stored neighbours, a doubled or missing BOS, and chat
 templates that are missing, fail, say no, take more than the limits or write more than a prompt can be: `chat_child`
-renders them, in a process of its own (see `store.bounded`). All prompts of one checkpoint are equal but for the slot's
+renders them, in a process of its own (see `store.boundary`). All prompts of one checkpoint are equal but for the slot's
 embedding.
 
 Templates that put today's date into the prompt (Llama 3.2, Granite) are given one day, ``DAY``, whatever the day is
