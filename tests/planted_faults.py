@@ -1,6 +1,6 @@
 """Faults that go wrong in silence, each planted in an otherwise clean subject, with the check that must catch it.
 
-Patients are tiny random checkpoints; their dictionaries are the principal directions of their own activations, which
+Subjects are tiny random checkpoints; their dictionaries are the principal directions of their own activations, which
 carries the signal that random weights have: which block, which model. `FAULTS` is the list; `clean` makes subjects
 without any.
 """

@@ -15,6 +15,8 @@ from dragoman.commands.doctor import doctor
 from dragoman.core import Refusal, Site
 from dragoman.doctor import Finding, Subject, examine, open_subject, quick
 from dragoman.models.decode import Verbalizer
+from dragoman.models.load import decoder_blocks
+from dragoman.models.watch import stream_over
 from planted_faults import (
     FAULTS,
     Fault,
@@ -138,6 +140,16 @@ def test_a_dictionary_three_blocks_away_or_transposed_is_not_taken_for_off_by_on
     assert "off-by-one" not in faulty(examine(transposed))
 
 
+def test_a_model_of_one_block_has_none_beside_it_to_compare_with(tmp_path: Path) -> None:
+    reader = reader_of(av_folder(tmp_path, "llama"), 0)
+    model: Any = reader.model
+    model.model.layers = model.model.layers[:1]
+    subject = Subject(dictionary="sae", encoder=dictionary_of(reader, rank=16), source=reader)
+    found = {f.check: f for f in examine(subject)}
+    assert found["wrong-dictionary"].status == "ok" and "least of 1 blocks" in found["wrong-dictionary"].what
+    assert found["off-by-one"].status == "skipped" and "no block beside" in found["off-by-one"].do
+
+
 def test_what_is_not_at_hand_is_skipped_with_the_reason(tmp_path: Path) -> None:
     encoder = dictionary_of(reader_of(av_folder(tmp_path, "llama"), BLOCK), rank=8)
     findings = {f.check: f for f in examine(Subject(encoder=encoder, dictionary="sae"))}
@@ -190,6 +202,15 @@ def test_references_and_what_is_open_are_examined_alike(world: World) -> None:
         ({"source": "m:1", "ar": "x"}, "a source alone says nothing"),
         ({"by": "x", "source": "m"}, "a site names a model and a block"),
         ({"by": "x", "texts": "one text"}, "they are one text"),
+        (
+            {"by": "x", "texts": {"one text", "another"}},
+            "^texts of type set: .* more than once; pass a list of texts.$",
+        ),
+        ({"by": "x", "texts": iter(["one text"])}, "texts of type list_iterator: "),
+        ({"by": "x", "texts": 5}, "texts of type int: "),
+        ({"by": "x", "texts": []}, "they are no list of texts with words in them"),
+        ({"by": "x", "texts": ["one text", ""]}, "they are no list of texts with words in them"),
+        ({"by": "x", "texts": ["one text", 2]}, "they are no list of texts with words in them"),
         ({"by": "x", "device": "cuda:77"}, "device 'cuda:77'"),
         ({"by": ScriptedVerbalizer(Site("m", 1), 8, str), "contract": "kitft"}, "it is settled how it is fed"),
     ],
@@ -199,6 +220,23 @@ def test_what_cannot_be_examined_is_refused(words: dict[str, Any], why: str) -> 
         dragoman.examine(**words)
     with pytest.raises(Refusal, match="a subject and what to open besides"):
         examine(Subject(), by="x")
+
+
+@pytest.mark.parametrize("texts", [["a"], ["  "], ["a", "b", "c"], ["One sentence of a few words."]])
+def test_texts_too_short_to_judge_a_stream_by_are_refused_and_accuse_no_dictionary(
+    world: World, texts: list[str]
+) -> None:
+    why = r"^texts: they have \d+ tokens after the first of each, and a stream is judged by 32 at least; give more"
+    with pytest.raises(Refusal, match=why):
+        dragoman.examine(sae=world.sae, source=world.source, texts=texts)
+
+
+@pytest.mark.parametrize(("texts", "why"), [(["a"], "tokens after the first"), (["half \ud83d"], "half a character")])
+def test_texts_that_are_refused_leave_no_hook_on_the_model(tmp_path: Path, texts: list[str], why: str) -> None:
+    reader = reader_of(av_folder(tmp_path, "llama"), BLOCK)
+    with pytest.raises(Refusal, match=why):
+        stream_over(reader, texts, [BLOCK])
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in decoder_blocks(reader.model))
 
 
 def test_what_does_not_open_is_a_finding() -> None:
@@ -252,6 +290,13 @@ def test_the_screen_shows_faults_first_with_what_to_do(tmp_path: Path) -> None:
 def test_the_command_refuses_a_source_alone() -> None:
     result = runner.invoke(command(), ["--source", "m:1"])
     assert isinstance(result.exception, Refusal) and "says nothing about a dictionary" in str(result.exception)
+
+
+def test_the_command_refuses_texts_too_short_to_judge_a_stream_by(tmp_path: Path, world: World) -> None:
+    (tmp_path / "texts.txt").write_text("a\n", encoding="utf-8")
+    named = ["--sae", world.sae, "--source", str(world.source), "--texts", str(tmp_path / "texts.txt")]
+    result = runner.invoke(command(), named)
+    assert isinstance(result.exception, Refusal) and "tokens after the first of each" in str(result.exception)
 
 
 def test_findings_are_json_even_when_a_measurement_is_no_number() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core import Directions, Refusal, Site
-from dragoman.verbalizers.prompt import build_prompt
+from dragoman.verbalizers.prompt import Wording, build_prompt
 from dragoman.verbalizers.protocol import AnyVerbalizer, parse
 from dragoman.verbalizers.sidecar import Sidecar, read_sidecar
 from tiny_checkpoints import BOS, FAMILIES, MARKER, sidecar_of, tokenizer_of, write_sidecar
@@ -66,7 +66,7 @@ def test_neighbours_tell_the_slot_from_a_marker_elsewhere(tmp_path: Path) -> Non
 def test_further_template_slots_are_filled_or_refused(tmp_path: Path) -> None:
     stored = sidecar(tmp_path, "qwen2")
     deep = replace(stored, template="Depth {depth_pct}. " + stored.template)
-    assert "Depth 70." in build_prompt(deep, tokenizer_of("qwen2"), slots={"depth_pct": "70"}).text
+    assert "Depth 70." in build_prompt(deep, tokenizer_of("qwen2"), wording=Wording(slots={"depth_pct": "70"})).text
     with pytest.raises(Refusal, match="its slot '{depth_pct}' has no value"):
         build_prompt(deep, tokenizer_of("qwen2"))
 

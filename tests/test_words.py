@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +201,15 @@ def test_devices_that_are_here_are_let_through(monkeypatch: pytest.MonkeyPatch) 
         check_device(name)
     with pytest.raises(Refusal, match=r"^device 'cuda:2': this machine has none such; use one of cpu, cuda, cuda:0"):
         check_device("cuda:2")
+
+
+def test_a_device_of_torch_s_own_that_is_not_here_is_refused_as_its_word_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device: Any = torch.device("cuda")
+    with pytest.raises(Refusal, match=r"^device 'cuda': this machine has none such"):
+        check_device(device)
 
 
 @pytest.mark.parametrize(

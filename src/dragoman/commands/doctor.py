@@ -118,7 +118,6 @@ def doctor(
         Site.parse(source)
     check_device(device)
     started = time.monotonic()
-    chosen = tuple(read_texts(texts)[:32]) if texts else None
     found = examine(
         open_subject(
             sae=sae,
@@ -129,7 +128,7 @@ def doctor(
             settings=settings_from(setting or []),
             base=base,
             ar=ar,
-            texts=chosen,
+            texts=read_texts(texts) if texts else None,
             dtype=dtype,
             device=device,
         )

@@ -69,7 +69,7 @@ def known_dtype(value: str) -> str:
 
 
 def device_word(value: str) -> str:
-    """A device's word; whether it is here, ``models.device`` knows."""
+    """A device's word; whether it is here, ``models.load`` knows."""
     if not _DEVICE.fullmatch(value):
         raise Refusal(f"device '{value[:40]}'", "it is no device", "write cpu, cuda, mps or cuda:1")
     return value

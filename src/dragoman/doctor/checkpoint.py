@@ -24,16 +24,17 @@ from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import TEMPLATE, read_template
 from dragoman.models.load import OF_VISION, load_tokenizer
 from dragoman.models.merge import Agreement
+from dragoman.models.reconstruct.contract import EASY_META, EASY_WEIGHTS, HEAD, RECONSTRUCTOR_ROLES
 from dragoman.models.watch import weight, weight_names
 from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import shown
 from dragoman.verbalizers import registry
 from dragoman.verbalizers.prompt import encoded
-from dragoman.verbalizers.sidecar import sidecar_file
+from dragoman.verbalizers.sidecar import VERBALIZER_ROLES, sidecar_file
 
-ROLES = {"verbalizer": ("av", "actor", "verbalizer"), "reconstructor": ("ar", "critic", "reconstructor")}
-HEADS = ("value_head.safetensors", "ar_lora_value_head.safetensors", "ar_meta.json", "value_head.pt")
+ROLES = {"verbalizer": VERBALIZER_ROLES, "reconstructor": RECONSTRUCTOR_ROLES}
+HEADS = (HEAD, EASY_WEIGHTS, EASY_META, "value_head.pt")
 # Share of the adapter's own update found in the weights. 1 when merged once, 0 when it was left out, 2 when merged
 # twice; rounding the sum to bfloat16 leaves it within a few thousandths over a whole matrix.
 APPLIED = 0.1
@@ -125,8 +126,8 @@ def role(ref: str, folder: Path, wanted: str) -> Finding:
         sidecar_of(folder)
     except Refusal as refusal:
         return ROLE.refused(ref, refusal)
-    told = meta(folder)
-    stated, extraction = told.get("role"), told.get("extraction")
+    sidecar = meta(folder)
+    stated, extraction = sidecar.get("role"), sidecar.get("extraction")
     norm = extraction.get("injection_scale") if isinstance(extraction, dict) else None
     heads = [name for name in HEADS if (folder / name).is_file()]
     other = "reconstructor" if wanted == "verbalizer" else "verbalizer"
@@ -218,15 +219,15 @@ def base_names(ref: str, names: dict[str, str], given: str | None, *, vouched: b
     registry, it does: adapters name folders of the machine they were trained on.
     """
     by_hand = vouched or (given is not None and Path(given).expanduser().is_dir())
-    told = names if given is None or by_hand else {"given": given, **names}
-    if len(told) < 2:
+    compared = names if given is None or by_hand else {"given": given, **names}
+    if len(compared) < 2:
         return BASE.skipped(ref, "only one place names the base, so there is nothing to compare")
-    wanted = next(iter(told))
-    odd = [where for where, name in told.items() if short(name) != short(told[wanted])]
-    settled = by_hand or (given is not None and len(odd) < len(told) - 1)
+    wanted = next(iter(compared))
+    odd = [where for where, name in compared.items() if short(name) != short(compared[wanted])]
+    settled = by_hand or (given is not None and len(odd) < len(compared) - 1)
     fault = "" if settled or not odd else "put it on the base it was trained on, or correct the name that is wrong"
     origin = wanted if not odd else f"{wanted}; {odd[0]} says otherwise" + (", one was given" if settled else "")
-    return BASE.of(ref, told[odd[0]] if odd else told[wanted], told[wanted], fault, origin=origin)
+    return BASE.of(ref, compared[odd[0]] if odd else compared[wanted], compared[wanted], fault, origin=origin)
 
 
 def short(name: str) -> str:

@@ -1,7 +1,8 @@
 """Examine a subject: every check whose means are at hand, or the quick ones before a run.
 
 In: a ``Subject``, or what it is opened from. Out: findings in a fixed order. ``quick`` raises the first fault as a
-refusal; ``examine`` never raises one, since a fault is its answer. Refuses a call that names nothing to examine.
+refusal; ``examine`` never raises one, since a fault is its answer. Refuses a call that names nothing to examine, and
+texts that are none or too short.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
 from dragoman.models.load import check_device
+from dragoman.store import listed_texts
 from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -63,7 +65,7 @@ def examine(
 
     Raises:
         Refusal: nothing is named, or a source alone; a subject and more; settings of a verbalizer that is open; a
-            source that is no site, or a device that is not here.
+            source that is no site, a device that is not here, or texts that are no list of texts, or too short.
     """
     named = (sae, by, source, ar, contract, settings, base, texts)
     if subject is not None:
@@ -81,7 +83,7 @@ def examine(
         raise Refusal("texts", "they are one text, and several are read", "pass a list of texts")
     check_device(device)
     site = Site.parse(source) if isinstance(source, str) else source
-    read = None if texts is None else tuple(texts)[:MOST_TEXTS]
+    texts = None if texts is None else listed_texts(texts, "pass a list of texts")
     return _examined(
         open_subject(
             sae=str(sae) if isinstance(sae, Path) else sae,
@@ -91,7 +93,7 @@ def examine(
             contract=contract,
             settings=settings,
             base=base,
-            texts=read,
+            texts=texts,
             dtype=dtype,
             device=device,
         )
@@ -155,7 +157,7 @@ def open_subject(
     base: str | None = None,
     source: str | Site | None = None,
     ar: str | None = None,
-    texts: tuple[str, ...] | None = None,
+    texts: Sequence[str] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Subject:
@@ -163,7 +165,8 @@ def open_subject(
 
     ``sae``: dictionary, with ``sae_how`` as ``open_dictionary`` takes it. ``by``: verbalizer, with ``contract``,
     ``settings`` and ``base`` as ``Verbalizer.open`` takes them. ``source``: MODEL:BLOCK where the dictionary's
-    directions live, None takes what it says itself. ``ar``: reconstructor, whose files are read.
+    directions live, None takes what it says itself. ``ar``: reconstructor, whose files are read. ``texts``: of which
+    the source model reads the first 32.
     """
     refusals: dict[str, Refusal] = {}
 
@@ -175,7 +178,7 @@ def open_subject(
             return None
 
     how: dict[str, Any] = {"dtype": dtype, "device": device}
-    encoder = reader = background = said = None
+    encoder = reader = background = stated = None
     verbalizer, by_ref = (None, by) if by is None or isinstance(by, str) else (by, by.name)
     dictionary, sae_ref = (sae, sae.ref) if isinstance(sae, Dictionary) else (None, sae)
     if by_ref and verbalizer is None:
@@ -186,8 +189,8 @@ def open_subject(
     if sae_ref and dictionary is not None:
         encoder = tried(sae_ref, dictionary.need_encoder)
         background = tried(sae_ref, lambda: _background(dictionary, verbalizer))
-        said = dictionary.asked_site or (encoder.site if encoder else None)
-    site = tried(source, lambda: Site.parse(source)) if isinstance(source, str) and source else source or said
+        stated = dictionary.asked_site or (encoder.site if encoder else None)
+    site = tried(source, lambda: Site.parse(source)) if isinstance(source, str) and source else source or stated
     if sae_ref and isinstance(site, Site):
         reader = tried(str(site), lambda: Reader.open(site, **how))
     return Subject(
@@ -199,7 +202,7 @@ def open_subject(
         source=reader,
         ar=ar,
         background=background,
-        texts=texts or SENTENCES,
+        texts=tuple(texts[:MOST_TEXTS]) if texts else SENTENCES,
         refusals=refusals,
     )
 

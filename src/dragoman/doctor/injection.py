@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
 from dragoman.doctor.finding import Check, Finding
-from dragoman.doctor.stream import median_norm, overflow
+from dragoman.doctor.stream import FACTOR, median_norm, overflow
 from dragoman.doctor.subject import Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.watch import bare_logits, bare_text, dtype_of, embedding_factors
@@ -26,7 +26,6 @@ RATIO = 0.02  # the same for a norm (0.4 %), with room for a factor that was its
 # But a scale is whatever the model was trained with: one published adapter states 1.01 where streams are tens long, and
 # this project's random test models have 1/50 of theirs. A unit gone wrong (500 times) is off by more than all of these.
 SCALE_RANGE = 200.0
-FACTOR = 0.05  # a missing or doubled square root of the width is off by 5 or more; bfloat16 by 0.004
 # Largest difference of two rows of logits over their spread. Of opposite vectors: 0.03 (norm-matched add on a random
 # Gemma) to 2.4 (embedded pair) in clean models, 0 behind a cache. One vector read twice, in another row and call: 0 on
 # a CPU; three times what it is here is asked for, in case a device is not so exact.

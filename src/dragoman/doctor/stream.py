@@ -16,12 +16,14 @@ from dragoman.dictionaries import Encoder
 from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.prompt import bos, tokenizer_whole
 from dragoman.doctor.subject import Subject
+from dragoman.models.harvest import OUTLIER
 from dragoman.models.watch import Stream, dtype_of, embedding_factors, table_shape
 
 # Share of rows past position 0 whose norm is over 10 medians. At the sites of the embedded pair, and at every block
 # that was looked at there but Gemma's block 0 (5 %), it is 0: the longest row is 1.8 medians long. A mean or a fit
 # over rows of which one in fifty is ten times too loud is mostly about those rows.
 LOUD, LOUD_SHARE = 10.0, 0.02
+FACTOR = 0.05  # a missing or doubled square root of the width is off by 5 or more; bfloat16 by 0.004
 SINK = 3.0  # times the median norm at position 0; the embedded pair has 60 and 7, models without a sink about 1
 FLOAT16 = 65504.0  # the largest float16
 # Texts vary: the longest row of the embedded pair is 1.2 to 1.8 times the median. Half the range leaves a factor of 2.
@@ -41,7 +43,6 @@ NEIGHBOUR = 0.9
 # Mean cosine of encoder columns with decoder rows: 0.73 in the embedded SAE; unrelated vectors of width d have
 # 1 / sqrt(d) at most (0.04 at 576). Transposing leaves the latter.
 ALIGNED = 0.1
-OUTLIER = 5.0  # times the median norm: rows the harvest leaves out too
 ROWS = 4096
 
 EMBEDDING_SCALE = Check("embedding-scale", "factor between the embedding table and what enters block 0")
@@ -74,7 +75,7 @@ def check_stream(subject: Subject) -> list[Finding]:
         return [LOUD_ROWS.skipped("source model", "no source model is at hand; pass --source")]
     name = str(source.site)
     factor, expected, origin = embedding_factors(source, stream.embedded, stream.ids.tolist())
-    fault = "" if abs(factor / expected - 1) <= 0.05 else "use the model's own embedding module, and only once"
+    fault = "" if abs(factor / expected - 1) <= FACTOR else "use the model's own embedding module, and only once"
     longest = max(stream.leading, key=lambda ids: sum(i == source.tokenizer.bos_token_id for i in ids))
     return [
         tokenizer_whole(name, source.tokenizer),
@@ -164,23 +165,23 @@ def reconstruction(subject: Subject) -> list[Finding]:
     left = {block: unexplained(encoder, usual(rows)) for block, rows in stream.rest.items()}
     block, name = source.site.block, subject.dictionary_name
     own, others = left[block], {b: v for b, v in left.items() if b != block}
-    best = min(others, key=lambda b: others[b])
-    fewest = min(left.values())
+    fewest, here = min(left.values()), f"unexplained variance at {source.site}"
     foreign = moved = ""
     if fewest >= WRONG_DICTIONARY or not np.isfinite(fewest):
         foreign = "it was trained on another model or a far block: check model_name and hook_name in its cfg.json"
-    elif others[best] < NEIGHBOUR * own:
+    what = f"{here} and beside it, least of {len(left)} blocks"
+    found = [WRONG.of(name, fewest, WRONG_DICTIONARY, foreign, what=what)]
+    if not others:
+        return [*found, OFF_BY_ONE.skipped(name, "the source model has no block beside that one")]
+    best = min(others, key=lambda b: others[b])
+    if not foreign and others[best] < NEIGHBOUR * own:
         moved = (
             f"it reads the output of block {best}: state {source.site.model}:{best} "
             "(a resid_pre hook at block k is the output of block k - 1)"
         )
     table = ", ".join(f"{left[b]:.3f} at block {b}" for b in sorted(others))
-    here = f"unexplained variance at {source.site}"
     origin = f"block {best}, the better neighbour ({table})"
-    return [
-        WRONG.of(name, fewest, WRONG_DICTIONARY, foreign, what=f"{here} and beside it, least of {len(left)} blocks"),
-        OFF_BY_ONE.of(name, own, others[best], moved, what=here, origin=origin),
-    ]
+    return [*found, OFF_BY_ONE.of(name, own, others[best], moved, what=here, origin=origin)]
 
 
 def usual(rows: Floats) -> Floats:

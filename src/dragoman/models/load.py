@@ -270,7 +270,7 @@ def check_device(name: str) -> None:
     except (RuntimeError, ValueError, TypeError):
         raise Refusal(f"device '{str(name)[:40]}'", "it is no device", f"use one of {', '.join(here)}") from None
     if device.type not in here or (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
-        raise Refusal(f"device '{name[:40]}'", "this machine has none such", f"use one of {', '.join(here)}")
+        raise Refusal(f"device '{str(name)[:40]}'", "this machine has none such", f"use one of {', '.join(here)}")
 
 
 def devices() -> list[str]:

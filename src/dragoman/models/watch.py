@@ -1,8 +1,8 @@
 """What is measured on a model that is open: the stream over texts, and what a vector does to the prompt's passes.
 
 In: a verbalizer, or a model with its tokenizer. Out: numpy arrays, float32. Measured by hooks: what the model was
-really fed counts, not what was meant to be fed. Refuses nothing; what is refused while a verbalizer is watched is kept
-as ``refusal``.
+really fed counts, not what was meant to be fed. Refuses texts of too few tokens; what is refused while a verbalizer is
+watched is kept as ``refusal``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dragoman.models.load import decoder_blocks, hidden_of, text_stack
 
 DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
-
+# Rows of a stream, at least: the spread about the mean of n rows is short by a share of 1/n, and one row has none.
+FEWEST = 32
 
 Opened = Verbalizer | Reader  # a model in this process with its tokenizer
 
@@ -105,7 +106,10 @@ class Stream:
 
 
 def stream_over(opened: Opened, texts: Sequence[str], blocks: Sequence[int]) -> Stream:
-    """Run texts one by one up to the last of ``blocks`` and keep what these blocks put out."""
+    """Run texts one by one up to the last of ``blocks`` and keep what these blocks put out.
+
+    Refuses texts of fewer than 32 tokens in all, the first of each left out.
+    """
     stack, all_blocks = text_stack(opened.model), decoder_blocks(opened.model)
     caught: dict[int, list[Floats]] = {b: [] for b in blocks}
     entered: list[Floats] = []
@@ -123,9 +127,13 @@ def stream_over(opened: Opened, texts: Sequence[str], blocks: Sequence[int]) -> 
     def enter(_module: Any, args: Any, kwargs: dict[str, object]) -> None:
         entered.append(numbers(_entering(args, kwargs))[0])
 
+    whole = [ids for ids in encode_texts(opened.tokenizer, texts, TOKENS).ids if len(ids) > 1]
+    count = sum(len(ids) - 1 for ids in whole)
+    if count < FEWEST:
+        why = f"they have {count} tokens after the first of each, and a stream is judged by {FEWEST} at least"
+        raise Refusal("texts", why, "give more of them, or longer ones")
     handles = [module.register_forward_hook(note(b)) for b, module in enumerate(all_blocks[: max(blocks) + 1])]
     handles.append(all_blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
-    whole = [ids for ids in encode_texts(opened.tokenizer, texts, TOKENS).ids if len(ids) > 1]
     with _hooked(handles), reading(opened.model, max(blocks)):
         for ids in whole:
             stack(input_ids=_ids(opened, ids), use_cache=False)

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 from dragoman import tiny
-from dragoman.core import Refusal, Site
+from dragoman.core import Site
 from dragoman.maps.moments import FOLDS
 from dragoman.maps.penalty import FEWEST
-from dragoman.store import read_jsonl, read_texts, refuse_alike
+from dragoman.store import listed_texts, read_jsonl, read_texts, refuse_alike
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,8 +34,7 @@ class Texts:
         """Texts as they are given: a file, a list or tuple, nothing (the packaged ones), or these already.
 
         Raises:
-            Refusal: what is no file and no sequence of texts (a set has no order, and a generator gives them once), or
-                what the readers of files refuse.
+            Refusal: as ``listed_texts`` or the readers of files.
         """
         if isinstance(given, Texts):
             return given
@@ -43,12 +42,7 @@ class Texts:
             return cls()
         if isinstance(given, str | Path):
             return cls(own=tuple(read_texts(Path(given))), path=str(given))
-        if not isinstance(given, Sequence):
-            why = "texts are read in order and more than once"
-            raise Refusal(f"texts of type {type(given).__name__}", why, "pass a list of str, or a file")
-        if not given or not all(isinstance(text, str) and text for text in given):
-            raise Refusal("texts", "they are no list of texts with words in them", "pass a list of str, or a file")
-        return cls(own=tuple(given))
+        return cls(own=listed_texts(given, "pass a list of str, or a file"))
 
     @property
     def sentences(self) -> list[str]:

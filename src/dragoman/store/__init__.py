@@ -22,7 +22,7 @@ from dragoman.store.files import (
     write_text,
 )
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import document_name, read_jsonl, read_texts, refuse_alike, refuse_halves
+from dragoman.store.texts import document_name, listed_texts, read_jsonl, read_texts, refuse_alike, refuse_halves
 
 __all__ = [
     "ArraysFile",
@@ -38,6 +38,7 @@ __all__ = [
     "fingerprint",
     "fingerprint_of",
     "held",
+    "listed_texts",
     "opened",
     "plain",
     "read_arrays",

@@ -89,6 +89,19 @@ def refuse_halves(text: str, what: str) -> None:
         raise Refusal(what, why, "write it whole, or leave it out") from None
 
 
+def listed_texts(given: object, instead: str) -> tuple[str, ...]:
+    """Texts in the order they are given; ``instead``: what to pass where they are refused.
+
+    Raises:
+        Refusal: it is no sequence (a set has no order, and a generator gives them once), or holds other than texts.
+    """
+    if not isinstance(given, Sequence):
+        raise Refusal(f"texts of type {type(given).__name__}", "texts are read in order and more than once", instead)
+    if not given or not all(isinstance(text, str) and text for text in given):
+        raise Refusal("texts", "they are no list of texts with words in them", instead)
+    return tuple(given)
+
+
 def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> None:
     """Refuse fewer than ``least`` different texts; those that differ in capitals and spaces alone count as one.
 

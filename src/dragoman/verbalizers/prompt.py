@@ -71,18 +71,15 @@ class Wording:
     day: str = DAY
 
 
-def build_prompt(
-    sidecar: Sidecar, tokenizer: Any, *, slots: Mapping[str, str] | None = None, wording: Wording | None = None
-) -> Prompt:
+def build_prompt(sidecar: Sidecar, tokenizer: Any, *, wording: Wording | None = None) -> Prompt:
     """Render the template as one user message, encode it, and check it against the sidecar.
 
-    ``tokenizer``: anything with ``encode``, ``chat_template``, ``bos_token`` and its id. ``slots``: values of further
-    template slots, when nothing else of the ``wording`` is needed.
+    ``tokenizer``: anything with ``encode``, ``chat_template``, ``bos_token`` and its id.
 
     Raises:
         Refusal: tokenizer and sidecar do not belong together; the message says which check failed.
     """
-    how = wording or Wording(slots=dict(slots or {}))
+    how = wording or Wording()
     refuse_damaged(tokenizer)
     _refuse_other_marker(sidecar, tokenizer)
     written, ids = render(_filled(sidecar, how.slots), tokenizer, how)

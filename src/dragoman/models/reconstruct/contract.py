@@ -54,7 +54,7 @@ from dragoman.verbalizers.sidecar import (
 
 LAYOUTS = ("kitft", "easynla")
 SLOT = "explanation"
-ROLES = ("reconstructor", "ar", "critic")
+RECONSTRUCTOR_ROLES = ("reconstructor", "ar", "critic")
 HEAD = "value_head.safetensors"
 EASY_META, EASY_WEIGHTS = "ar_meta.json", "ar_lora_value_head.safetensors"
 
@@ -293,7 +293,7 @@ def read_sidecar_of_ar(folder: Path, kinds: tuple[str, ...], what: str) -> Sidec
     if found.kind not in kinds:
         why = f"its kind is '{shown(found.kind)}', not {' or '.join(kinds)}"
         raise Refusal(f"{path}", why, "use the sidecar of the reconstructor")
-    if found.role is not None and found.role not in ROLES:
+    if found.role is not None and found.role not in RECONSTRUCTOR_ROLES:
         why = f"its role is '{shown(found.role)}', not a reconstructor's"
         raise Refusal(f"{path}", why, "pass the folder of the reconstructor (ar)")
     return found

@@ -18,13 +18,13 @@ import torch
 from torch.nn import functional as f
 
 from dragoman.core import Floats, Refusal, Site
-from dragoman.models.adapters import refuse_quantised
+from dragoman.models.adapters import ADAPTER_WEIGHTS, refuse_quantised
 from dragoman.models.encode import encode_filled
 from dragoman.models.folder import digests
 from dragoman.models.harvest import reading
 from dragoman.models.load import load_tokenizer, torch_dtype
 from dragoman.models.merge import Agreement
-from dragoman.models.reconstruct.contract import ADAPTER_WEIGHTS, EASY_META, SLOT, Contract, read_contract, read_head
+from dragoman.models.reconstruct.contract import EASY_META, SLOT, Contract, read_contract, read_head
 from dragoman.models.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
 from dragoman.models.resolve import called, folder_of, layout_of
 from dragoman.store import digest, file_sha256, read_arrays
