@@ -23,7 +23,7 @@ DIGESTS = Path(__file__).parent / "results" / "same_rows.json"
 
 def rows_of(run: Path) -> Iterator[dict[str, Any]]:
     """Rows as both versions of the format would have them."""
-    for line in (run / "rows.jsonl").read_text().splitlines():
+    for line in (run / "rows.jsonl").read_bytes().splitlines():
         row = json.loads(line)
         row.pop("digest", None)
         if row["card"] and "verdict" in row["card"]:

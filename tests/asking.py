@@ -80,7 +80,10 @@ def explain(asked: Asked, out: Path, talk: Talk | None = None) -> RunFolder:
     chosen = asked.open().features(asked.features or None)
     run = main_job.explain(
         chosen,
-        by=asked.verbalizer(),
+        by=asked.by,
+        contract=asked.contract,
+        settings=asked.settings,
+        base=asked.base,
         out=out,
         through=asked.through,
         native=asked.native,

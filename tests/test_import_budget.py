@@ -10,7 +10,10 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "scipy", "sklearn", "peft", "sentence_transformers", "accelerate", "pyarrow")
-BUDGET = 0.5  # seconds of processor time, the least of three interpreters: what others take from the caches only adds
+# Half a second of processor time where this was settled, told in units that a slow or busy machine changes alike: what
+# the libraries take that the command line cannot do without, the least of three interpreters that take turns.
+BUDGET = 3.0
+LIBRARIES = "import numpy, typer, rich.console, rich.markdown"
 
 IMPORT = "import {module}"
 HELP = """
@@ -35,36 +38,38 @@ print(json.dumps([seconds, sorted(set({heavy}) & set(sys.modules))]))
 
 
 def measured(work: str) -> tuple[float, list[str]]:
-    """Least seconds of ``work`` in three fresh interpreters, and the heavy modules it loaded."""
-    code = MEASURE.format(work=work, heavy=HEAVY)
-    seconds, loaded = [], set()
+    """Processor time of ``work`` in a fresh interpreter over the libraries', and the heavy modules it loaded."""
+    own, usual, loaded = [], [], set()
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        took, heavy = json.loads(done.stdout.splitlines()[-1])
-        seconds.append(took)
+        seconds, heavy = once(work)
+        own.append(seconds)
+        usual.append(once(LIBRARIES)[0])
         loaded.update(heavy)
-    return min(seconds), sorted(loaded)
+    return min(own) / min(usual), sorted(loaded)
+
+
+def once(work: str) -> tuple[float, list[str]]:
+    """Seconds of processor time in a fresh interpreter, and the heavy modules that were loaded."""
+    code = MEASURE.format(work=work, heavy=HEAVY)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    seconds, heavy = json.loads(done.stdout.splitlines()[-1])
+    return float(seconds), list(heavy)
 
 
 @pytest.mark.parametrize("module", ["dragoman", "dragoman.core", "dragoman.cli"])
 def test_an_import_is_quick_and_loads_no_large_library(module: str) -> None:
-    seconds, loaded = measured(IMPORT.format(module=module))
+    times, loaded = measured(IMPORT.format(module=module))
     assert not loaded
-    assert seconds < BUDGET
+    assert times < BUDGET
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]], ids=" ".join)
 def test_help_is_quick_and_loads_no_large_library(arguments: list[str]) -> None:
-    seconds, loaded = measured(HELP.format(arguments=arguments))
+    times, loaded = measured(HELP.format(arguments=arguments))
     assert not loaded
-    assert seconds < BUDGET
+    assert times < BUDGET
 
 
 def test_the_measure_sees_a_large_library() -> None:

@@ -21,7 +21,7 @@ from dragoman.report.figures import LiftRow, interval_mark, lifts_figure, number
 from dragoman.report.headline import headline
 from dragoman.report.words import Controls, spokesman
 from dragoman.scores import FORMAT as FORMAT_OF_SCORES
-from dragoman.scores import ConditionScores, NamingRate, Scores
+from dragoman.scores import BareRate, ConditionScores, NamingRate, Scores
 from dragoman.store import RunFolder
 from dragoman.store.runs import FORMAT
 from report_fixture import HOSTILE, TOPICS, Page, build_run, page_of, whole_estimate, whole_row
@@ -266,6 +266,7 @@ CONTROLS = Controls.of(
 )
 GOOD = scored(0.2, 0.1, 0.3)
 NAMED, UNNAMED = (NamingRate(**whole_estimate(rate, low, 0.9), random=0.02) for rate, low in ((0.7, 0.5), (0.03, 0.01)))
+ALONE = BareRate(value=0.7, n=45)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,10 @@ NAMED, UNNAMED = (NamingRate(**whole_estimate(rate, low, 0.9), random=0.02) for 
         ([{**GOOD, "condition": "plain"}, {**GOOD, "condition": "direct"}], "^Direct"),
         ([{**GOOD, "condition": "random_plain"}], "none of them scored"),
         ([{"condition": "native", "category": NAMED}], "^Native explanations name"),
+        (
+            [{"condition": "auto", "category": ALONE}],
+            r"70% of the features; nothing was scored on random directions to",
+        ),
         ([], "none of them scored"),
     ],
 )

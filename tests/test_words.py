@@ -92,7 +92,7 @@ def of_fit() -> Rows:
     rows += [(["fit", "tiny-sae"], "it leads to one verbalizer or one place")]
     rows += [(["inspect", "--", word], sentence) for word, sentence in NAMES.items()]
     for option, words in (
-        ("--lam", {"nan": "lam", "inf": "no finite number", "-1": "'--lam'", "1e400": "no finite number"}),
+        ("--lam", {"nan": "lam", "inf": "no finite number", "-1": "no positive number", "1e400": "no finite number"}),
         ("--method", {"": "known are ridge", LONG: "known are ridge"}), ("--seed", SEEDS), ("--out", NAMES),
         ("--by", NAMES), ("--map", {"": "map ''", LONG: "map '"}), ("--texts", NAMES), ("--source", SITES),
         ("--device", DEVICES), ("--dtype", TYPES), ("--features", {"": "--features", ",": "--features"}),

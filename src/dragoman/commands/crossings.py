@@ -39,6 +39,7 @@ from dragoman.commands.words import (
     settings_from,
 )
 from dragoman.core import Refusal, Site
+from dragoman.store.outputs import refuse_there
 
 
 def fit(
@@ -76,9 +77,8 @@ def fit(
         typer.Option(
             callback=finite,
             metavar="NUMBER",
-            min=0.0,
             rich_help_panel=CROSSES,
-            help="Ridge penalty of --map post, in activations' own units.",
+            help="Ridge penalty of --map post, above 0, in activations' own units.",
         ),
     ] = 100.0,
     texts: Texts = None,
@@ -104,7 +104,6 @@ def fit(
     Reads both models over the same texts and writes a folder that can be shared.
     """
     from dragoman.dictionaries import open_dictionary
-    from dragoman.maps.aligned import refuse_there
     from dragoman.maps.diagnostics import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device

@@ -42,7 +42,7 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Site, public_address
+from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Site
 
 
 def explain(
@@ -160,10 +160,8 @@ def explain(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
-    from dragoman.models.decode import Verbalizer, site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.explain import explain as run_explain
-    from dragoman.runs.explain import refuse_early
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.scoring import confidence_set
@@ -178,10 +176,10 @@ def explain(
         "seed": seed,
     }
     kind: Any = map_kind  # a word that is none is refused by Options
-    # Cheap words are refused before anything is opened.
+    # Words are refused before the dictionary is opened, which may be far away.
     ids, stated = features_from(features), Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
-    options = Options(map="aligned" if kind is None else kind, **how)
+    Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
     if confidence is not None:
         confidence_set(confidence)
@@ -197,14 +195,12 @@ def explain(
             d_model=d_model,
             k=k,
         )
-        chosen = opened.features(ids or None)
-        target = site_of_verbalizer(by, contract, fed, base)
-        refuse_early(chosen, target, options, crossing, read, native=native is not None)
-        talk.say(f"opening verbalizer {public_address(by)}")
-        verbalizer = Verbalizer.open(by, contract=contract, settings=fed, base=base, dtype=dtype, device=device)
         run = run_explain(
-            chosen,
-            by=verbalizer,
+            opened.features(ids or None),
+            by=by,
+            contract=contract,
+            settings=fed,
+            base=base,
             out=out,
             through=crossing,
             native=native,

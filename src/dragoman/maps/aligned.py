@@ -14,11 +14,8 @@ many, nobody looked at.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,8 @@ from numpy.typing import NDArray
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.maps.direct import FiringSums
 from dragoman.maps.moments import FoldedMoments, scrambled
-from dragoman.store import Contents, document_name, refusing, write_arrays, write_json
+from dragoman.store import Contents, document_name, write_arrays, write_json
+from dragoman.store.outputs import new_folder
 
 K = 12  # documents kept in which a feature fires
 S = 24  # and in which it does not
@@ -270,34 +268,6 @@ def somewhere(text: str, length: int, rng: np.random.Generator) -> str:
     if stop - start > 2 * length:  # a script without spaces
         return text[place : place + length].strip()
     return text[start:stop]
-
-
-def refuse_there(folder: Path) -> None:
-    """Refuse a folder that is there already."""
-    with refusing("writing", folder):
-        there = folder.exists() or folder.is_symlink()
-    if there:
-        raise Refusal(f"{folder}", "it is there already", "name a new folder")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its place when the block ends well, and is not there when it does not.
-
-    Raises:
-        Refusal: it is there already, or the disk refuses.
-    """
-    refuse_there(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    with refusing("writing", folder):
-        try:
-            partial.mkdir(parents=True)
-            yield partial
-            refuse_there(folder)  # another process may have been faster
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

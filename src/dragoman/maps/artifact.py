@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from dragoman.core import Background, Refusal, Site, frozen
-from dragoman.maps.aligned import Firings, new_folder
+from dragoman.maps.aligned import Firings
 from dragoman.maps.diagnostics import Baselines, beside_baselines, usable
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums
@@ -40,6 +40,7 @@ from dragoman.store import (
     write_json,
     write_text,
 )
+from dragoman.store.outputs import new_folder
 
 if TYPE_CHECKING:
     from dragoman.maps.crossing import Crossing

@@ -62,9 +62,9 @@ def _read_back(scores: Scores, controls: Controls) -> str:
 
 
 def _beside(low: float | None, chance: float | None, whose: str) -> str:
-    """A rate's rival, and a warning when the rate's interval, from ``low``, reaches down to it."""
+    """A rate's rival, and a warning when the rate's interval, from ``low``, reaches down to it, or where none is."""
     if chance is None:
-        return ""
+        return f"; nothing was scored {whose} to compare it with"
     doubt = ", which the interval does not exclude" if low is not None and low <= chance else ""
     return f" against {share(chance)} {whose}{doubt}"
 

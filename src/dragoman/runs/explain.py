@@ -45,6 +45,9 @@ def explain(
     features: Sequence[str | int] | None = None,
     through: Crossing | str | Path | None = None,
     native: AnyVerbalizer | str | Path | None = None,
+    contract: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
     route: Route = "auto",
     map: MapKind | None = None,
     washout: str | float = "on-shell",
@@ -70,6 +73,9 @@ def explain(
         features: ids, where ``what`` does not say which; all when None.
         through: a crossing that was fitted before, or its folder; fitted (and cached) when None.
         native: a verbalizer of the source model to compare with, or its reference.
+        contract: how ``by`` is fed, where it is a reference whose files and the registry do not say.
+        settings: what that contract leaves open.
+        base: the model that the adapter of ``by`` sits on, if it names none.
         route: how directions cross, see ``Crossing.carry``.
         map: what kind of crossing is fitted, see ``fit_crossing``.
         washout: how much of the target's background is mixed in, see ``dragoman.washout.wash``.
@@ -110,12 +116,15 @@ def explain(
     directions = chosen.directions
     if fitted is not None:
         fitted.refuse_others(directions, None)
-    target = site_of_verbalizer(by) if isinstance(by, str) else by.site
-    refuse_early(chosen, target, options, fitted, read, native=native is not None)
+    fed = {"contract": contract, "settings": settings, "base": base}
+    if not isinstance(by, str) and any(fed.values()):
+        raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
+    target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
+    _refuse_early(chosen, target, options, fitted, read, native=native is not None)
     tell_labels(chosen.dictionary, talk)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, dtype=dtype, device=device)
+        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
     if isinstance(native, str):
         native = Verbalizer.open(native, dtype=dtype, device=device)
     talk.say("checking the verbalizers")
@@ -128,11 +137,8 @@ def explain(
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
         asked = () if directions is chosen.dictionary.rows() else directions.ids
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
-    if doubt := unusable(crossing, options.route):
-        talk.say(f"{doubt}; believe no text it carried, or fit it on more texts")
-    settings = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
-    settings |= chosen.dictionary.read_as
-    folder = _written(chosen, crossing, by, native, options, out, talk, settings)
+    reading = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
+    folder = _written(chosen, crossing, by, native, options, out, talk, {**reading, **chosen.dictionary.read_as})
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
 
@@ -160,7 +166,7 @@ def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] |
     return dictionary_of(what).features(ids)
 
 
-def refuse_early(
+def _refuse_early(
     chosen: Features, target: Site, options: Options, fitted: Crossing | None, texts: Texts, *, native: bool = False
 ) -> None:
     """Refuse, before models are opened, what could not be carried, read or told later.
@@ -214,6 +220,9 @@ def _written(
 ) -> RunFolder:
     """Carry, wash, say and keep."""
     directions, here = chosen.directions, crossing.source == crossing.target
+    doubt = unusable(crossing, options.route)
+    if doubt:
+        talk.say(f"{doubt}; believe no text it carried, or fit it on more texts")
     carried, cards = crossing.carry(directions, options.route)
     verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
     if native is not None:
@@ -236,11 +245,11 @@ def _written(
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
             "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
-            **({"labels": told} if (told := chosen.dictionary.labelled.to_json()) else {}),
+            **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
             "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {})
-            | ({"map": doubt} if (doubt := unusable(crossing, options.route)) else {}),
+            | ({"map": doubt} if doubt else {}),
             **(truth.of(directions.ids) if truth is not None else {}),
         },
     )
@@ -262,10 +271,10 @@ def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ..
 
     ``dead``: of those set aside because they have no direction, where any are, how many.
     """
-    where, told = dictionary.where, dict[str, object](ref=dictionary.ref)
+    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref)
     if isinstance(where, Path):
-        told |= {"digest": digest(where)}
+        entry |= {"digest": digest(where)}
     else:
-        told |= {"at": str(where), "digest": digest(str(where), directions.unit)}
+        entry |= {"at": str(where), "digest": digest(str(where), directions.unit)}
     dead = directions.dead or dead
-    return told | ({"dead": len(dead)} if dead else {})
+    return entry | ({"dead": len(dead)} if dead else {})

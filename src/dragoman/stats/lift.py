@@ -159,9 +159,9 @@ def lift_over_others(s: NDArray[Any], others: NDArray[Any], *, rng: np.random.Ge
         draws: of the null.
 
     Returns:
-        An estimate with a t interval over features; p is two-sided, of the mean of N similarities, each text being dealt
-        its own or one of the M other references at random, and never 0. ``extra``: ``others``, M; ``dealt``, the lift
-        that the same texts have under one another's features, which should be near 0.
+        An estimate with a t interval over features; p is two-sided, of the mean of N similarities, each text dealt its
+        own or one of the M other references at random, and never 0. ``extra``: ``others``, M; ``dealt``, the lift that
+        the same texts have under one another's features, which should be near 0.
 
     Raises:
         Refusal: fewer than two features, or fewer than ten others.

@@ -1,16 +1,19 @@
-"""Whether a result can be written where somebody wants it, before anything dear is done for it.
+"""Whether a result can be written where somebody wants it, before anything dear is done for it; new folders.
 
-In: the path of a file, of a folder of files, or of a run. Out: nothing, and nothing is left behind. Refuses what
-writing would be refused at the end: a parent that is a file, a folder or file system that takes no new files, a name
-that is too long, a folder where a file is meant and the other way round, links, pipes and devices; a run's own files,
-its page aside; and a folder that is no run and holds other files.
+In: the path of a file, of a folder of files, or of a run. Out: nothing, and nothing is left behind; or a folder that is
+there whole or not at all. Refuses what writing would be refused at the end: a parent that is a file, a folder or file
+system that takes no new files, a name that is too long, a folder where a file is meant and the other way round, links,
+pipes and devices; a run's own files, its page aside; and a folder that is no run and holds other files.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dragoman.core import Refusal
@@ -94,3 +97,31 @@ def _probe(folder: Path, file: str = "") -> None:
             raise Refusal(f"writing {folder / file}", why, "write a shorter name")
         with tempfile.TemporaryFile(dir=there):
             pass  # the system is asked itself: modes tell nothing of read-only disks, quotas and rights of other kinds
+
+
+def refuse_there(folder: Path) -> None:
+    """Refuse a folder that is there already."""
+    with refusing("writing", folder):
+        there = folder.exists() or folder.is_symlink()
+    if there:
+        raise Refusal(f"{folder}", "it is there already", "name a new folder")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place when the block ends well, and is not there when it does not.
+
+    Raises:
+        Refusal: it is there already, or the disk refuses.
+    """
+    refuse_there(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    with refusing("writing", folder):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            refuse_there(folder)  # another process may have been faster
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
