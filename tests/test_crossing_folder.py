@@ -230,7 +230,9 @@ def test_an_index_that_tells_of_other_files_is_refused(folder: Path) -> None:
             Crossing.load(folder)
 
 
-@pytest.mark.parametrize("part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors", "texts.jsonl.gz"])
+@pytest.mark.parametrize(
+    "part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors", "texts.jsonl.gz"]
+)
 def test_an_index_that_leaves_out_a_part_is_refused(folder: Path, part: str) -> None:
     restated(folder, lambda index: index["files"].pop(part))
     for job in (Crossing.load, inspect_crossing):
