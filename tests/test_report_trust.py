@@ -150,3 +150,13 @@ def test_a_run_scored_by_windows_alone_does_not_say_that_nothing_can_be_trusted(
     assert headline(Scores.of(told, "it"), 3, 9, Controls()) == f"{by_detection}."
     rate["low"] = 0.5
     assert headline(Scores.of(told, "it"), 3, 9, Controls()) == f"{by_detection}, which the interval does not exclude."
+
+
+def test_a_page_has_no_table_of_lifts_where_nothing_has_one(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    rate = whole_estimate(condition="washed", features=3)
+    detection = {"embedder": "e", "table": [rate], "per_feature": {}}
+    run.write_scores({"format": 2, "table": [{"condition": "washed"}], "detection": detection})
+    page = page_of(run, tmp_path / "page.html")
+    assert not page.having("section", id="scores") and not page.having("a", href="#scores")
+    assert page.having("section", id="detection") and page.having("a", href="#detection")

@@ -193,16 +193,16 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
 
     source, target = Site.parse(index.source), Site.parse(index.target)
     means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
-    map_ = _map_told(index, folder)
+    map_ = _checked_map(index, folder)
     folds = FoldedMoments.load(folder / "folds") if "folds/folds.json" in index.files else None
     base = _BASELINES.read(path)[0] if (path := there("baselines")) else None
-    own, told = index.texts, index.texts.digest
+    texts = index.texts
     return {
         "recipe": index.recipe,
         "source": source,
         "target": target,
-        "background": Background(target, frozen(means["target"]), own.n_target, told),
-        "source_background": Background(source, frozen(means["source"]), own.n_source, told),
+        "background": Background(target, frozen(means["target"]), texts.n_target, texts.digest),
+        "source_background": Background(source, frozen(means["source"]), texts.n_source, texts.digest),
         "map": map_,
         "moments": folds.total if folds is not None else Moments.load(folder / "moments.safetensors"),
         "direct": DirectTable.load(path, exact=True) if (path := there("direct")) else None,
@@ -212,19 +212,19 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "fired": FiringSums.load(path) if (path := there("fired")) else None,
         "firings": Firings.load(path) if (path := there("firings")) else None,
         "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
-        "dictionary": _dictionary_told(index, folder),
+        "dictionary": _checked_key(index, folder),
         "texts": _texts(index, folder),
         "settings": index.settings,
         "digests": {"crossing": file_sha256(folder / _INDEX)},
     }
 
 
-def _map_told(index: CrossingIndex, folder: Path) -> LinearMap:
+def _checked_map(index: CrossingIndex, folder: Path) -> LinearMap:
     """The map of a crossing; refuse an index that tells of other sites, widths, settings or numbers than its own."""
     map_ = LinearMap.load(folder / "map.safetensors")
-    told = (index.source, index.target, (index.source_width, index.target_width), index.method, index.held_out)
+    stated = (index.source, index.target, (index.source_width, index.target_width), index.method, index.held_out)
     own = (str(map_.source), str(map_.target), map_.weight.shape, map_.method, map_.report.get("held_out"))
-    if told != own or plain(index.map_settings) != plain(map_.settings):
+    if stated != own or plain(index.map_settings) != plain(map_.settings):
         raise Refusal(f"{folder}", f"its {_INDEX} tells of another map than it holds", "fetch the crossing again")
     return map_
 
@@ -233,7 +233,7 @@ def _information(key: DictionaryKey | None) -> DictionaryInfo | None:
     return None if key is None else DictionaryInfo(features=len(key.ids), digest=key.digest)
 
 
-def _dictionary_told(index: CrossingIndex, folder: Path) -> DictionaryKey | None:
+def _checked_key(index: CrossingIndex, folder: Path) -> DictionaryKey | None:
     """The key of the dictionary a crossing was fitted on; refuse an index that tells of another, or of none."""
     name = "dictionary.safetensors"
     key = DictionaryKey.load(folder / name) if name in index.files else None
@@ -330,7 +330,7 @@ def inspect_crossing(folder: Path) -> CrossingIndex:
     """
     index = CrossingIndex.at(folder)
     _refuse_changed(index, folder)
-    for check in (_map_told, _dictionary_told, _texts):
+    for check in (_checked_map, _checked_key, _texts):
         check(index, folder)
     return index
 
