@@ -47,6 +47,8 @@ def main() -> int:
     asked.add_argument("--write", action="store_true")
     asked.add_argument("--commit", default="")
     args = asked.parse_args()
+    if not (args.run / "rows.jsonl").is_file():
+        asked.error(f"{args.run} holds no rows; make demo first")
     rows = digests_of(args.run)
     if args.write:
         write_json(DIGESTS, {"commit": args.commit, "rows": rows})

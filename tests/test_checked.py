@@ -70,6 +70,8 @@ def test_checked_rows_are_read_from_csv_and_json_lines(tmp_path: Path, text: str
         ("feature,right,right\n7,1,1\n", "it names a column twice"),
         ("Feature;Condition;Right\n7;auto;1\n", "it looks separated by semicolons; save it with commas"),
         ('"feature"; "right"\n7;1\n', "it looks separated by semicolons; save it with commas"),
+        ("a" * 200_000, "line 1: it is not CSV"),
+        ("feature,right\n" + "a" * 200_000 + ",1\n", "it is not CSV"),
         ("feature,right\n", "it holds no checked row"),
         ("feature,right\n7,maybe\n", "line 2: right is 'maybe'; write true, false"),
         ("feature,right\n7\n", "line 2: right is ''"),

@@ -230,7 +230,9 @@ def test_an_index_that_tells_of_other_files_is_refused(folder: Path) -> None:
             Crossing.load(folder)
 
 
-@pytest.mark.parametrize("part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors"])
+@pytest.mark.parametrize(
+    "part", ["direct.safetensors", "fired.safetensors", "folds/fold-1.safetensors", "texts.jsonl.gz"]
+)
 def test_an_index_that_leaves_out_a_part_is_refused(folder: Path, part: str) -> None:
     restated(folder, lambda index: index["files"].pop(part))
     for job in (Crossing.load, inspect_crossing):
@@ -239,7 +241,14 @@ def test_an_index_that_leaves_out_a_part_is_refused(folder: Path, part: str) -> 
 
 
 @pytest.mark.parametrize(
-    "told", [{"held_out": {}}, {"source": "other/model:3"}, {"target_width": 5}, {"method": "procrustes"}]
+    "told",
+    [
+        {"held_out": {}},
+        {"source": "other/model:3"},
+        {"target_width": 5},
+        {"method": "procrustes"},
+        {"map_settings": {"lam": 1.0}},
+    ],
 )
 def test_an_index_that_tells_of_another_map_is_refused_also_by_who_only_looks(
     folder: Path, told: dict[str, Any]
@@ -247,6 +256,25 @@ def test_an_index_that_tells_of_another_map_is_refused_also_by_who_only_looks(
     restated(folder, lambda index: index.update(told))
     for job in (Crossing.load, inspect_crossing):
         with pytest.raises(Refusal, match="tells of another map than it holds"):
+            job(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "told", "why"),
+    [
+        ("dictionary", None, "tells of another dictionary than it was fitted on"),
+        ("dictionary", {"features": 3}, "tells of another dictionary than it was fitted on"),
+        ("dictionary", {"digest": "0"}, "tells of another dictionary than it was fitted on"),
+        ("texts", {"digest": "0"}, "they are not the texts its maps were read from"),
+        ("texts", {"n_source": 0}, "n_source: input should be greater than 0"),
+    ],
+)
+def test_an_index_that_tells_of_another_dictionary_or_of_other_texts_is_refused_also_by_who_only_looks(
+    folder: Path, part: str, told: dict[str, Any] | None, why: str
+) -> None:
+    restated(folder, lambda index: index.update({part: told if told is None else index[part] | told}))
+    for job in (Crossing.load, inspect_crossing):
+        with pytest.raises(Refusal, match=why):
             job(folder)
 
 

@@ -124,3 +124,39 @@ def test_a_run_without_scores_but_with_confidences_does_not_say_that_nothing_can
         "9 explanations of 3 features; dragoman answers for 1 of them and abstains from 2."
     )
     assert "says how far to trust them" in headline(Scores(format=2), 3, 9, Controls())
+
+
+@pytest.mark.parametrize(
+    ("ends", "where"),
+    [
+        ({"low": 0.1, "high": 0.4}, "nearer to the windows in which their own feature fires than to those"),
+        ({"low": -0.1, "high": 0.4}, "no nearer to the windows in which their own feature fires than to those"),
+    ],
+)
+def test_a_run_scored_by_windows_alone_does_not_say_that_nothing_can_be_trusted(
+    ends: dict[str, float], where: str
+) -> None:
+    lift = whole_estimate(value=0.25, **ends)
+    rate = whole_estimate(condition="auto", features=3, value=0.72, low=0.6, extra={"others": 0.55})
+    detection = {"embedder": "e", "table": [rate], "per_feature": {}}
+    told = {"format": 2, "table": [{"condition": "auto"}], "detection": detection}
+    by_windows = headline(Scores.of(told | {"window_lift": {"auto": lift}}, "it"), 3, 9, Controls())
+    assert by_windows.startswith(f"9 explanations of 3 features. Auto explanations lie {where} of other features (")
+    assert "none of them scored" not in by_windows
+    by_detection = (
+        "9 explanations of 3 features. Auto explanations tell windows in which their feature fires from others"
+    )
+    by_detection += " with a mean AUROC of 0.720, other features’ texts with 0.550"
+    assert headline(Scores.of(told, "it"), 3, 9, Controls()) == f"{by_detection}."
+    rate["low"] = 0.5
+    assert headline(Scores.of(told, "it"), 3, 9, Controls()) == f"{by_detection}, which the interval does not exclude."
+
+
+def test_a_page_has_no_table_of_lifts_where_nothing_has_one(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    rate = whole_estimate(condition="washed", features=3)
+    detection = {"embedder": "e", "table": [rate], "per_feature": {}}
+    run.write_scores({"format": 2, "table": [{"condition": "washed"}], "detection": detection})
+    page = page_of(run, tmp_path / "page.html")
+    assert not page.having("section", id="scores") and not page.having("a", href="#scores")
+    assert page.having("section", id="detection") and page.having("a", href="#detection")

@@ -232,7 +232,18 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
 
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     read = csv.DictReader(io.StringIO(text, newline=""))  # a cell may hold line ends of any kind
-    heads = [str(head).strip().lower() for head in read.fieldnames or []]
+    try:
+        read.fieldnames = _heads(read.fieldnames or [], path)
+        for row in read:
+            yield read.line_num, row
+    except csv.Error as error:
+        where = f"{path}, line {max(read.line_num, 1)}"
+        raise Refusal(where, f"it is not CSV ({error})", "save it as CSV again") from error
+
+
+def _heads(cells: Sequence[str], path: Path) -> list[str]:
+    """The first line's names of columns; refuse a line without those that are needed."""
+    heads = [str(head).strip().lower() for head in cells]
     missing = [name for name in ("feature", "right") if name not in heads]
     if missing and heads and {part.strip(' "') for part in heads[0].split(";")} >= {"feature", "right"}:
         raise Refusal(f"{path}", "it looks separated by semicolons", "save it with commas")
@@ -242,12 +253,7 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object
             f"its first line does not name the column {missing[0]}" if missing else "it names a column twice",
             f"name the columns {', '.join(COLUMNS)}",
         )
-    read.fieldnames = heads
-    try:
-        for row in read:
-            yield read.line_num, row
-    except csv.Error as error:
-        raise Refusal(f"{path}, line {read.line_num}", f"it is not CSV ({error})", "save it as CSV again") from error
+    return heads
 
 
 def _checked_row(row: Mapping[str, object], where: str) -> tuple[str, str | None, bool]:

@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from dragoman.core import Background, Refusal, Site, frozen
 from dragoman.maps.aligned import Firings
@@ -31,6 +32,7 @@ from dragoman.store import (
     Contents,
     digest,
     file_sha256,
+    plain,
     read_json,
     read_jsonl,
     write_arrays,
@@ -66,8 +68,8 @@ class TextsInfo(Record):
     """Digest of the texts both models read; how many activations each background is the mean of."""
 
     digest: str
-    n_source: int
-    n_target: int
+    n_source: Annotated[int, Field(gt=0)]
+    n_target: Annotated[int, Field(gt=0)]
 
 
 class CrossingIndex(Record):
@@ -137,7 +139,7 @@ def save_crossing(crossing: Crossing, folder: Path) -> None:
             target=str(crossing.target),
             source_width=map_.mean_x.size,
             target_width=map_.mean_y.size,
-            dictionary=None if key is None else DictionaryInfo(features=len(key.ids), digest=key.digest),
+            dictionary=_information(key),
             texts=TextsInfo(digest=crossing.background.texts, n_source=own.n, n_target=crossing.background.n),
             method=map_.method,
             map_settings=map_.settings,
@@ -191,16 +193,16 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
 
     source, target = Site.parse(index.source), Site.parse(index.target)
     means, _ = _BACKGROUNDS.read(folder / "backgrounds.safetensors")
-    map_ = _map_told(index, folder)
+    map_ = _checked_map(index, folder)
     folds = FoldedMoments.load(folder / "folds") if "folds/folds.json" in index.files else None
     base = _BASELINES.read(path)[0] if (path := there("baselines")) else None
-    own, told = index.texts, index.texts.digest
+    texts = index.texts
     return {
         "recipe": index.recipe,
         "source": source,
         "target": target,
-        "background": Background(target, frozen(means["target"]), own.n_target, told),
-        "source_background": Background(source, frozen(means["source"]), own.n_source, told),
+        "background": Background(target, frozen(means["target"]), texts.n_target, texts.digest),
+        "source_background": Background(source, frozen(means["source"]), texts.n_source, texts.digest),
         "map": map_,
         "moments": folds.total if folds is not None else Moments.load(folder / "moments.safetensors"),
         "direct": DirectTable.load(path, exact=True) if (path := there("direct")) else None,
@@ -210,20 +212,35 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "fired": FiringSums.load(path) if (path := there("fired")) else None,
         "firings": Firings.load(path) if (path := there("firings")) else None,
         "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
-        "dictionary": DictionaryKey.load(path) if (path := there("dictionary")) else None,
+        "dictionary": _checked_key(index, folder),
         "texts": _texts(index, folder),
         "settings": index.settings,
         "digests": {"crossing": file_sha256(folder / _INDEX)},
     }
 
 
-def _map_told(index: CrossingIndex, folder: Path) -> LinearMap:
-    """The map of a crossing; refuse an index that tells of other sites, widths, or numbers than the map's own."""
+def _checked_map(index: CrossingIndex, folder: Path) -> LinearMap:
+    """The map of a crossing; refuse an index that tells of other sites, widths, settings or numbers than its own."""
     map_ = LinearMap.load(folder / "map.safetensors")
-    told = (index.source, index.target, (index.source_width, index.target_width), index.method, index.held_out)
-    if told != (str(map_.source), str(map_.target), map_.weight.shape, map_.method, map_.report.get("held_out")):
+    stated = (index.source, index.target, (index.source_width, index.target_width), index.method, index.held_out)
+    own = (str(map_.source), str(map_.target), map_.weight.shape, map_.method, map_.report.get("held_out"))
+    if stated != own or plain(index.map_settings) != plain(map_.settings):
         raise Refusal(f"{folder}", f"its {_INDEX} tells of another map than it holds", "fetch the crossing again")
     return map_
+
+
+def _information(key: DictionaryKey | None) -> DictionaryInfo | None:
+    return None if key is None else DictionaryInfo(features=len(key.ids), digest=key.digest)
+
+
+def _checked_key(index: CrossingIndex, folder: Path) -> DictionaryKey | None:
+    """The key of the dictionary a crossing was fitted on; refuse an index that tells of another, or of none."""
+    name = "dictionary.safetensors"
+    key = DictionaryKey.load(folder / name) if name in index.files else None
+    if index.dictionary != _information(key):
+        why = f"its {_INDEX} tells of another dictionary than it was fitted on"
+        raise Refusal(f"{folder}", why, "fetch the crossing again")
+    return key
 
 
 def _refuse_changed(index: CrossingIndex, folder: Path) -> None:
@@ -233,7 +250,8 @@ def _refuse_changed(index: CrossingIndex, folder: Path) -> None:
     lacking = sorted(needed - set(index.files))
     if lacking:
         raise Refusal(f"{folder}", f"its {_INDEX} does not name {lacking[0]}", "fetch the crossing again")
-    for part in sorted(folder.rglob("*.safetensors")):  # without one of its parts it would carry otherwise
+    parts = sorted(folder.rglob("*.safetensors"))  # without one of them it would carry otherwise, or have no windows
+    for part in [*parts, *folder.glob(_TEXTS)]:
         if (name := part.relative_to(folder).as_posix()) not in index.files:
             raise Refusal(f"{folder}", f"its {_INDEX} does not name {name}", "fetch the crossing again")
     for name, sha256 in index.files.items():
@@ -304,14 +322,16 @@ def _table(held_out: Mapping[str, float]) -> list[str]:
 
 
 def inspect_crossing(folder: Path) -> CrossingIndex:
-    """What a crossing's folder says of it, every file's bytes checked.
+    """What a crossing's folder says of it, which is checked with every file's bytes.
 
     Raises:
-        Refusal: it holds no crossing, one of another format, or files that are missing, torn or changed.
+        Refusal: it holds no crossing, one of another format, files that are missing, torn or changed, or it tells of
+            another map, dictionary or texts than it holds.
     """
     index = CrossingIndex.at(folder)
     _refuse_changed(index, folder)
-    _map_told(index, folder)
+    for check in (_checked_map, _checked_key, _texts):
+        check(index, folder)
     return index
 
 

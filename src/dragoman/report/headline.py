@@ -22,13 +22,13 @@ def headline(scores: Scores, features: int, texts: int, controls: Controls) -> s
     back = _read_back(scores, controls)
     if not named:
         counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
-        answered = _answered(scores, controls)
-        if back or answered:
-            return f"{counted}{answered}. {back}".rstrip()
+        answered, windows = _answered(scores, controls), _windows(scores, controls)
+        if answered or windows or back:
+            return " ".join(filter(None, [f"{counted}{answered}.", windows, back]))
         return f"{counted}, none of them scored: nothing on this page says how far to trust them."
     lift, category, parts = lifts.get(named), categories.get(named), []
     if lift:
-        parts.append(_nearness(lift))
+        parts.append(_nearness(lift, "their own feature’s native explanation"))
     if category:
         low = category.low if isinstance(category, Estimate) else None
         rate = f"name the planted category of {share(category.value)} of the features"
@@ -61,6 +61,24 @@ def _read_back(scores: Scores, controls: Controls) -> str:
     )
 
 
+def _windows(scores: Scores, controls: Controls) -> str:
+    """One sentence on the windows in which features fire, or nothing: lift over others', else what tells them apart."""
+    if named := spokesman(scores.window_lift, controls):
+        nearness = _nearness(scores.window_lift[named], "the windows in which their own feature fires")
+        return f"{named[:1].upper()}{named[1:]} explanations {nearness}."
+    table = {row.condition: row for row in scores.detection.table} if scores.detection else {}
+    if not (named := spokesman(table, controls)):
+        return ""
+    row, beside = table[named], ""
+    if (others := row.extra.get("others")) is not None:
+        doubt = ", which the interval does not exclude" if row.low <= others else ""
+        beside = f", other features’ texts with {figures.number(others)}{doubt}"
+    return (
+        f"{named[:1].upper()}{named[1:]} explanations tell windows in which their feature fires from others with a "
+        f"mean AUROC of {figures.number(row.value)}{beside}."
+    )
+
+
 def _beside(low: float | None, chance: float | None, whose: str) -> str:
     """A rate's rival, and a warning when the rate's interval, from ``low``, reaches down to it, or where none is."""
     if chance is None:
@@ -69,15 +87,15 @@ def _beside(low: float | None, chance: float | None, whose: str) -> str:
     return f" against {share(chance)} {whose}{doubt}"
 
 
-def _nearness(lift: Estimate) -> str:
-    """What a lift and its interval say, as the middle of a sentence."""
+def _nearness(lift: Estimate, own: str) -> str:
+    """What a lift over other features and its interval say, as the middle of a sentence; ``own``: what it is over."""
     if not (finite(lift.low) and finite(lift.high)):
         return f"have a lift of {signed(lift.value)}, with no interval to judge it by,"
     where, than = "no nearer to", "than to"
     if lift.low > 0 or lift.high < 0:
         where, than = ("nearer to", "than to") if lift.low > 0 else ("further from", "than from")
     return (
-        f"lie {where} their own feature’s native explanation {than} those of other features "
+        f"lie {where} {own} {than} those of other features "
         f"(lift {signed(lift.value)}, {share(lift.level)} interval {signed(lift.low)} to {signed(lift.high)})"
     )
 

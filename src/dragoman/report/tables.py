@@ -110,7 +110,7 @@ def embedders_table(scores: Scores) -> EmbeddersTable | None:
     if embedders is None or len(embedders.names) < 2:
         return None
     names = embedders.names
-    lifts = {names[0]: scores.lift}
+    lifts = {names[0]: scores.native_lift}
     lifts |= {name: {c: one.centred for c, one in by.items()} for name, by in embedders.lifts.items()}
     tests = scores.adjusted.tests if scores.adjusted else ()
     adjusted = {(test.condition, test.embedder): test for test in tests}

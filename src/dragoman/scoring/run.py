@@ -6,7 +6,6 @@ into the folder; a set of confidences and its reliability, which are not written
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +96,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
     embedder = SentenceEmbedder(device=device)
     found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     before = folder.scores
-    scores = Scores.read(json.dumps(before), f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
     folder.write_scores(scores.model_copy(update={"confidence": found}).to_json())
 
 
