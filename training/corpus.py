@@ -51,7 +51,7 @@ FINAL = (
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with its planted truth and its split (train, dev, test, heldout)."""
+    """One text with its planted truth and its split (train, dev, test, heldout; fresh)."""
 
     text: str
     category: str
@@ -75,6 +75,17 @@ def read(path: Path) -> list[Document]:
         genre = next(g for start, g in GENRES.items() if row["prompt"].startswith(start))
         out.append(Document(row["text"], row["category"], row["topic"], genre, split))
     return out
+
+
+def read_fresh(path: Path, corpus: list[Document]) -> list[Document]:
+    """Documents that were written after the corpus, all of split "fresh"; none may stand in the corpus."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    texts = {d.text for d in corpus}
+    both = sum(row["text"] in texts for row in rows)
+    if both:
+        raise ValueError(f"{both} of {len(rows)} fresh documents stand in the corpus that verbalizers are trained on")
+    return [Document(row["text"], row["category"], row["topic"], "", "fresh") for row in rows]
 
 
 def heldout_topics(rows: list[dict[str, str]]) -> list[str]:

@@ -263,6 +263,16 @@ def check(
     return out
 
 
+def texts_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
+    """The packed texts; documents that nothing was trained on are written first, unless they are there."""
+    fresh = args.work / "fresh.jsonl.gz"
+    if not fresh.exists():
+        from write_text import write
+
+        write(fresh, s.FRESH_PER_PROMPT, args.device, seed=s.FRESH_SEED)
+    pack.write_texts(documents, corpus.read_fresh(fresh, documents), args.out)
+
+
 def direct_stage(args: argparse.Namespace) -> None:
     """The direct route's table and background over the packed texts, as ``dragoman demo --from-scratch`` makes them."""
     texts = [row["text"] for row in read_jsonl(args.out / "documents.jsonl.gz") if row["split"] == "direct"]
@@ -302,8 +312,8 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--out", type=Path, required=True)
     parse.add_argument("--work", type=Path, default=Path("training-work"))
-    parse.add_argument("--texts", type=Path)
-    parse.add_argument("--stage", choices=["all", "sweep", "read", *MODELS, *READERS, "pack"], default="all")
+    parse.add_argument("--texts", type=Path, help="the corpus, if it is there already")
+    parse.add_argument("--stage", choices=["all", "sweep", "read", *MODELS, *READERS, "texts", "pack"], default="all")
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parse.add_argument("--batch", type=int, default=512)
     parse.add_argument("--av-batch", type=int)
@@ -334,8 +344,10 @@ def main() -> None:
     if args.stage == "all":
         for group in (MODELS, READERS):
             side_by_side(list(group), args.device)
+    if args.stage in ("all", "texts", "pack"):
+        texts_stage(args, documents)
     if args.stage in ("all", "pack"):
-        pack.write(documents, args.work, args.out)
+        pack.write_probes(documents, args.work, args.out)
         direct_stage(args)
     if args.stage in MODELS:
         av_stage(args, documents, args.stage)

@@ -1,8 +1,9 @@
 """The texts and probes that the package carries, cut from the corpus.
 
-In: documents, probe tensors. Out: ``documents.jsonl.gz`` (splits ``map``: sentences for the live map; ``direct``: texts
-of the direct route's statistics; ``test`` and ``heldout``: documents no AV has seen, with the character at which one
-activation is read) and ``probes.safetensors``.
+In: documents; fresh ones, written later, that no verbalizer, SAE, probe or list of latents was made from; probe
+tensors. Out: ``documents.jsonl.gz`` (of the fresh ones ``map``: sentences for the live map, ``direct``: texts of the direct
+route's statistics, ``judge``: texts that crossings and explanations are judged on; of the others ``test`` and
+``heldout``: documents no AV has seen, with the character at which one activation is read) and ``probes.safetensors``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 import corpus
 import settings as s
+from dragoman.store import read_jsonl
 
 
 def opening(text: str, limit: int) -> str:
@@ -46,26 +49,33 @@ def pick(
     return [g[i] for name, g in sorted(groups.items()) for i in sorted(rng.permutation(len(g))[:count])]
 
 
-def rows(documents: list[corpus.Document]) -> list[dict[str, object]]:
-    """All rows, map sentences first."""
-    rng = np.random.default_rng(s.SEED + 2)
-    seen = [d for d in documents if d.split in ("train", "heldout")]
-    chosen = [seen[i] for i in sorted(rng.permutation(len(seen))[: s.MAP_DOCUMENTS])]
-    out: list[dict[str, object]] = [
-        {"split": "map", "category": d.category, "topic": d.topic, "text": opening(d.text, s.OPENING_CHARACTERS)}
-        for d in chosen
+def fresh_rows(fresh: list[corpus.Document]) -> list[dict[str, object]]:
+    """Openings that maps, direct tables and judges read, no two alike; map sentences first.
+
+    Openings, not whole documents: what counts for a mean is in how many documents a feature fires.
+    """
+    rng = np.random.default_rng(s.SEED + 3)
+    by_text = {opening(d.text, s.OPENING_CHARACTERS): d for d in fresh}
+    left = [replace(d, text=text) for text, d in by_text.items()]
+    chosen = {"map": [left[i] for i in sorted(rng.permutation(len(left))[: s.MAP_DOCUMENTS])]}
+    for split, count in (("direct", s.DIRECT_PER_CATEGORY), ("judge", s.JUDGE_PER_CATEGORY)):
+        gone = {d.text for some in chosen.values() for d in some}
+        chosen[split] = pick([d for d in left if d.text not in gone], "category", {"fresh"}, count, rng)
+    return [
+        {"split": split, "category": d.category, "topic": d.topic, "text": d.text}
+        for split, some in chosen.items()
+        for d in some
     ]
-    # Openings, not whole documents: what counts for a mean is in how many documents a feature fires.
-    direct = pick(documents, "category", {"train", "heldout"}, s.DIRECT_PER_CATEGORY, rng)
-    for d in direct:
-        text = opening(d.text, s.OPENING_CHARACTERS)
-        out.append({"split": "direct", "category": d.category, "topic": d.topic, "text": text})
-    for split, key, count in (("test", "category", s.TEST_PER_CATEGORY), ("heldout", "topic", s.HELDOUT_PER_TOPIC)):
-        for d in pick(documents, key, {split}, count, rng):
-            out.append(
-                {"split": split, "category": d.category, "topic": d.topic, "text": d.text, "end": word_end(d.text, rng)}
-            )
-    return out
+
+
+def unseen_rows(documents: list[corpus.Document]) -> list[dict[str, object]]:
+    """Documents of the corpus that no verbalizer was trained on, with the character at which one activation is read."""
+    rng = np.random.default_rng(s.SEED + 2)
+    return [
+        {"split": split, "category": d.category, "topic": d.topic, "text": d.text, "end": word_end(d.text, rng)}
+        for split, key, count in (("test", "category", s.TEST_PER_CATEGORY), ("heldout", "topic", s.HELDOUT_PER_TOPIC))
+        for d in pick(documents, key, {split}, count, rng)
+    ]
 
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
@@ -77,9 +87,15 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def write(documents: list[corpus.Document], work: Path, out: Path) -> None:
-    """Write both files."""
-    write_rows(rows(documents), out / "documents.jsonl.gz")
+def write_texts(documents: list[corpus.Document], fresh: list[corpus.Document], out: Path) -> None:
+    """Write the texts; unseen documents that are packed already stay, since published figures rest on them."""
+    path = out / "documents.jsonl.gz"
+    packed = [row for row in read_jsonl(path) if row["split"] in ("test", "heldout")] if path.exists() else []
+    write_rows(fresh_rows(fresh) + (packed or unseen_rows(documents)), path)
+
+
+def write_probes(documents: list[corpus.Document], work: Path, out: Path) -> None:
+    """Write both probes to one file."""
     tensors = {}
     for name, key in (("smollm2-av", "source"), ("gemma-av", "target")):
         probe = load_file(work / f"probe-{name}.safetensors")

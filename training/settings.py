@@ -12,15 +12,20 @@ TARGET_BLOCK = 12
 HELDOUT_TOPICS = 27
 TEST_SHARE = 0.08
 DEV_SHARE = 0.04
-MAP_DOCUMENTS = 1000
 OPENING_CHARACTERS = 320
-DIRECT_PER_CATEGORY = 300
+MAP_DOCUMENTS = 1000
+DIRECT_PER_CATEGORY = 200
+JUDGE_PER_CATEGORY = 120
 TEST_PER_CATEGORY = 30
 HELDOUT_PER_TOPIC = 20
 
 # Positions: token ends both tokenizers share, at a word's end, not among the first tokens (alignment.md section 3).
 MIN_POSITION = 10
 PAIRS_PER_DOCUMENT = 10
+
+# Documents of the map, the direct table and the judging are written later than the corpus, with a seed of their own.
+FRESH_SEED = SEED + 11
+FRESH_PER_PROMPT = 6
 
 # SAE
 D_SAE = 6144

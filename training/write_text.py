@@ -32,12 +32,12 @@ PROMPTS = (
 
 
 @torch.inference_mode()
-def write(out: Path, per_prompt: int, device: str, batch: int = 4096, tokens: int = 110) -> None:
+def write(out: Path, per_prompt: int, device: str, *, seed: int = s.SEED, batch: int = 4096, tokens: int = 110) -> None:
     """``per_prompt`` documents for each topic and prompt, temperature 0.9, top-p 0.95; short ones are dropped."""
     model, tokenizer = load_model("tiny-smollm2", dtype="bfloat16" if device != "cpu" else "float32", device=device)
     tok: Any = tokenizer
     tok.padding_side = "left"
-    torch.manual_seed(s.SEED)
+    torch.manual_seed(seed)
     jobs = [(c, t, p.format(t)) for c, ts in TOPICS.items() for t in ts for p in PROMPTS for _ in range(per_prompt)]
     with gzip.open(out, "wt", encoding="utf-8") as file:
         for start in range(0, len(jobs), batch):
