@@ -1,9 +1,10 @@
 """The texts and probes that the package carries, cut from the corpus.
 
 In: documents; fresh ones, written later, that no verbalizer, SAE, probe or list of latents was made from; probe
-tensors. Out: ``documents.jsonl.gz`` (of the fresh ones ``map``: sentences for the live map, ``direct``: texts of the direct
-route's statistics, ``judge``: texts that crossings and explanations are judged on; of the others ``test`` and
-``heldout``: documents no AV has seen, with the character at which one activation is read) and ``probes.safetensors``.
+tensors. Out: ``documents.jsonl.gz`` and ``probes.safetensors``. Splits of the fresh documents: ``map``: sentences for
+the live map; ``direct``: texts of the direct route's statistics; ``judge``: texts that crossings and explanations are
+judged on. Of the others ``test`` and ``heldout``: documents no verbalizer has seen, with the character at which one
+activation is read.
 """
 
 from __future__ import annotations
