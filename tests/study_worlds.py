@@ -46,6 +46,7 @@ def tokens_of(
     """A sparse world as tokens at the usual blocks, and at others where they are given."""
     return Tokens(
         documents=world.documents.astype(np.int64),
+        ends=np.arange(len(world.documents)),
         x={block: rows.astype(np.float32) for block, rows in {SOURCE.block: world.x, **(x or {})}.items()},
         y={block: rows.astype(np.float32) for block, rows in {TARGET.block: world.y, **(y or {})}.items()},
         fired=csr_array(world.f),

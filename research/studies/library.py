@@ -39,14 +39,17 @@ class Library:
     talk: Talk = field(default_factory=Talk)
     _readers: dict[str, Reader] = field(default_factory=dict)
     _tokens: dict[str, Tokens] = field(default_factory=dict)
+    _splits: dict[str, Tokens] = field(default_factory=dict)
     _crossings: dict[str, Crossing] = field(default_factory=dict)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
-        """``map``: the sentences of the map; ``all``: these and the openings of the direct route."""
+        """``map``: for the map; ``direct``: openings for the direct route; ``all``: both; ``judge``: others, for judging."""
         rows = read_jsonl(tiny.data("tiny-documents"))
-        found = {s: [r["text"] for r in rows if r["split"] == s][: self.limit] for s in ("map", "direct")}
-        return {"map": found["map"], "all": found["map"] + found["direct"]}
+        found = {s: [r["text"] for r in rows if r["split"] == s] for s in ("map", "direct", "judge")}
+        if self.limit:  # every so many, for documents stand by category
+            found = {s: some[:: max(len(some) // self.limit, 1)][: self.limit] for s, some in found.items()}
+        return found | {"all": found["map"] + found["direct"]}
 
     @property
     def fit(self) -> int:
@@ -132,6 +135,18 @@ class Library:
             else:  # the same rows, seen from the other side
                 self._tokens[ground.name] = other.turned(ground.encoder, ground.source.block)
         return self._tokens[ground.name]
+
+    def split(self, ground: Ground, which: str) -> Tokens:
+        """Every token of some of the texts at the two sites, kept in memory (1 to 3 GB a split)."""
+        name = f"{which} {ground.name}"
+        if name not in self._splits:
+            other = next((t for key, t in self._splits.items() if key.startswith(f"{which} ")), None)
+            if other is None:
+                self.talk.say(f"{ground.name}: reading {len(self.texts[which])} texts ({which}), rows kept")
+                self._splits[name] = self._read(ground, self.texts[which])
+            else:  # the same rows, seen from the other side
+                self._splits[name] = other.turned(ground.encoder, ground.source.block)
+        return self._splits[name]
 
     def blocks(self, ground: Ground, source: tuple[int, ...], target: tuple[int, ...]) -> Tokens:
         """Every token of the map's sentences at several blocks."""

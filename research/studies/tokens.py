@@ -28,15 +28,18 @@ CHUNK = 256  # texts read at a time
 class Tokens:
     """n tokens that end at the same character in both models.
 
-    ``documents``: (n,) index of the text, increasing. ``x``, ``y``: block -> (n, width) float32 of source and target.
+    ``texts``: those that were read. ``documents``: (n,) index of the text, increasing. ``ends``: (n,) the character at
+    which each token ends, increasing within a text. ``x``, ``y``: block -> (n, width) float32 of source and target.
     ``fired``: (n, d_sae) scipy sparse activations of the source's dictionary. ``left_out``: sinks, by count.
     """
 
     documents: NDArray[np.int64]
+    ends: NDArray[np.int64]
     x: Mapping[int, Floats]
     y: Mapping[int, Floats]
     fired: Any
     left_out: int
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         """How many tokens."""
@@ -74,7 +77,7 @@ def read_tokens(
     sites = [replace(source.site, block=b) for b in dict.fromkeys((source.site.block, *source_blocks))]
     others = [replace(target.site, block=b) for b in dict.fromkeys((target.site.block, *target_blocks))]
     readers = [replace(source, site=s) for s in sites] + [replace(target, site=s) for s in others]
-    parts: list[tuple[NDArray[np.int64], list[Floats]]] = []
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], list[Floats]]] = []
     fired: list[csr_array] = []
     longest: list[float] = []
     left_out = 0
@@ -96,18 +99,21 @@ def read_tokens(
         longest = longest or [OUTLIER * median_norm(x) for x in rows]
         odd = np.any([np.linalg.norm(x, axis=1) > most for x, most in zip(rows, longest, strict=True)], axis=0)
         left_out += int(odd.sum())
-        order = np.argsort(first.document[left][~odd], kind="stable")
-        parts.append((start + first.document[left][~odd][order], [x[~odd][order] for x in rows]))
-        fired.append(encoded(encoder, parts[-1][1][0]))
+        document, end = first.document[left][~odd], first.end[left][~odd]
+        order = np.lexsort((end, document))
+        parts.append((start + document[order], end[order], [x[~odd][order] for x in rows]))
+        fired.append(encoded(encoder, parts[-1][2][0]))
     if not parts:
         raise Refusal("these texts", "the two tokenizers share no token end late enough", "give longer running text")
-    whole = [np.concatenate([rows[k] for _, rows in parts]) for k in range(len(readers))]
+    whole = [np.concatenate([rows[k] for *_, rows in parts]) for k in range(len(readers))]
     return Tokens(
-        documents=np.concatenate([d for d, _ in parts]),
+        documents=np.concatenate([d for d, *_ in parts]),
+        ends=np.concatenate([e for _, e, _ in parts]),
         x={site.block: whole[k] for k, site in enumerate(sites)},
         y={site.block: whole[len(sites) + k] for k, site in enumerate(others)},
         fired=csr_array(vstack(fired)),
         left_out=left_out,
+        texts=tuple(texts),
     )
 
 

@@ -1,0 +1,288 @@
+"""Everything the yardstick is judged by, made once and kept: rows and their facts, texts, steering, writing, weighing.
+
+In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``, ``rows.safetensors``,
+a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dragoman.measures.firing import word_at
+from dragoman.models.language import Judge, generation_table
+from dragoman.models.lens import Lens, shared_words
+from dragoman.models.steer import steering_table
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from dragoman import tiny
+from dragoman.core import Directions, Floats, Talk
+from dragoman.maps.moments import Doubles
+from dragoman.models.decode import Verbalizer
+from dragoman.runs.build import RunBuilder
+from dragoman.runs.options import Options
+from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
+from dragoman.washout import on_shell
+from studies.ground import GROUNDS, Ground
+from studies.library import Library
+from studies.windows import windows
+from studies.yardstick import Yard, dealt, words_of
+
+SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9}
+WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
+FAKE = ("fake fires", "fake writes")
+STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
+WRITTEN = ("fires", "writes", "silent", *FAKE)  # generation and detection
+TOP = 20  # lens words
+COMMON = 20  # tokens a word has to have for a mean of its own
+PASSAGES, PASSAGE = 5, 40
+NEW_TOKENS = 110
+
+
+def make(
+    names: Sequence[str],
+    work: Path,
+    talk: Talk,
+    *,
+    limit: int | None,
+    sizes: Mapping[str, int] | None,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """All of it, direction by direction, going on wherever an earlier process stopped."""
+    library = Library(device=device, dtype=dtype, limit=limit, talk=talk)
+    for name in names:
+        ground, folder = GROUNDS[name], work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yard: Yard | None = None
+        if not (folder / "facts.json").exists():
+            yard = Yard.read(ground, library, sizes=sizes, seed=seed)
+            routes = yard.routes()
+            keep_rows(folder / "rows.safetensors", routes, yard)
+            write_json(folder / "facts.json", facts_of(yard, routes, device=device))
+        facts, routes = read_json(folder / "facts.json"), kept_rows(folder / "rows.safetensors", ground)
+        run = verbalized(
+            ground, library, facts, routes, folder, talk, device=device, dtype=dtype, batch_size=batch_size
+        )
+        if not (folder / "steering.safetensors").exists():
+            talk.say(f"{name}: steering")
+            write_arrays(folder / "steering.safetensors", steered(ground, library, facts, routes, batch_size))
+        if not (folder / "generation.safetensors").exists():
+            talk.say(f"{name}: writing from texts, and weighing windows by them")
+            yard = yard or Yard.read(ground, library, sizes=sizes, seed=seed)
+            made, weighed = written_and_weighed(yard, facts, run, device, dtype, batch_size)
+            write_json(folder / "detection.json", weighed)
+            write_arrays(folder / "generation.safetensors", made)
+
+
+def keep_rows(path: Path, routes: Mapping[str, Directions], yard: Yard) -> None:
+    """Rows of every condition, the latents' own, and the background they are washed in."""
+    arrays = {name: rows.unit for name, rows in routes.items()}
+    arrays |= {"source": yard.ground.rows.pick(yard.chosen.every).unit, "fake source": yard.fakes.unit}
+    ids = {name: list(rows.ids) for name, rows in routes.items()}
+    write_arrays(path, arrays, {"ids": ids | {"source": list(yard.chosen.every), "fake source": list(yard.fakes.ids)}})
+
+
+def kept_rows(path: Path, ground: Ground) -> dict[str, Directions]:
+    """What ``keep_rows`` wrote."""
+    arrays, words = read_arrays(path)
+    at = {"source": ground.source, "fake source": ground.source}
+    return {name: Directions.of(at.get(name, ground.target), rows, words["ids"][name]) for name, rows in arrays.items()}
+
+
+def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> dict[str, Any]:
+    """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
+    ground, ids = yard.ground, yard.chosen.every
+    yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
+    here, there = (Lens.open(site.model, device=device) for site in (ground.source, ground.target))
+    shared = shared_words(here, there)
+    own = dict(zip(ids, here.top(ground.rows.pick(ids).unit, TOP, among=shared), strict=True))
+    own |= dict(zip(yard.fakes.ids, here.top(yard.fakes.unit, TOP, among=shared), strict=True))
+    words, centroids = word_means(yard)
+    weight, bias, classes = probe_of(ground)
+    told: dict[str, Any] = {}
+    for name, rows in routes.items():
+        injected = on_shell(rows, yard.crossing.background)
+        told[name] = {
+            "ids": rows.ids,
+            "cofiring": plain(yard.cofiring_of(rows)),
+            "cofiring_dealt": plain(yard.cofiring_of(dealt(rows, yard.seed))) if len(rows) > 1 else None,
+            "lens_words": there.top(rows.unit, TOP, among=shared),
+            "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
+            "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
+        }
+    fake_words = words_of(yard.judge, yard.fake_fired, yard.fakes.ids)
+    every = {**{i: yard.words.of(i) for i in ids}, **{i: fake_words.of(i) for i in yard.fakes.ids}}
+    near = relatives(yard)
+    return {
+        "notes": yard.notes,
+        "chosen": {
+            "drawn": yard.chosen.drawn,
+            "one_word": dict(yard.chosen.one_word),
+            "topicless": yard.chosen.topicless,
+            "fakes": yard.fakes.ids,
+        },
+        "background": yard.crossing.background.mean.tolist(),
+        "penalty": yard.crossing.map.settings["lam_rel"] if yard.crossing.map else None,
+        "source_lens": own,
+        "words": {i: dict(found[0]) for i, found in every.items()},
+        "forms": {i: dict(found[1]) for i, found in every.items()},
+        "base_forms": dict(yard.words.base_forms),
+        "fit_words": {i: next(iter(found), "") for i, found in fit_words(yard, ids).items()},
+        "nearest": {i: near[i][0] for i in ids},
+        "routes": told,
+        "windows": windows_of(yard, near),
+    }
+
+
+def plain(values: NDArray[Any]) -> list[float | None]:
+    """Numbers for JSON, None for those that could not be known."""
+    return [None if np.isnan(v) else float(v) for v in values]
+
+
+def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
+    """Firing words read off the openings: what is known without any model of language, verbalizer or map."""
+    found = words_of(yard.fit)
+    return {i: found.of(i)[0] for i in ids}
+
+
+def word_means(yard: Yard) -> tuple[list[str], Doubles]:
+    """Words, and the target's mean where a token ends each of them, less the overall mean: a probe for words."""
+    tokens, y = yard.fit, yard.fit.y[yard.ground.target.block]
+    spoken = [word_at(tokens.texts[d], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
+    words, where, counts = np.unique(spoken, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(counts >= COMMON)
+    member = csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(words), len(where)))
+    sums = member.tocsr()[kept] @ y.astype(np.float64)
+    return words[kept].tolist(), sums / counts[kept][:, None] - y.mean(axis=0, dtype=np.float64)
+
+
+def nearest(rows: Floats, others: Doubles) -> NDArray[np.int64]:
+    """Of each row the number of the nearest other one, by cosine."""
+    return np.argmax(rows @ (others / np.linalg.norm(others, axis=1, keepdims=True)).T, axis=1)
+
+
+def probe_of(ground: Ground) -> tuple[Doubles, Doubles, list[str]]:
+    """The packaged linear probe for categories at the target."""
+    arrays, words = read_arrays(tiny.data("tiny-probes"))
+    side = "target" if ground.target == tiny.TARGET else "source"
+    import json
+
+    classes = words["classes"] if isinstance(words["classes"], list) else json.loads(words["classes"])
+    return arrays[f"{side}_weight"].astype(np.float64), arrays[f"{side}_bias"].astype(np.float64), classes
+
+
+def scale_of(yard: Yard) -> float:
+    """The length real activations have at the target, at which the probe was trained."""
+    return float(np.median(np.linalg.norm(yard.fit.y[yard.ground.target.block], axis=1)))
+
+
+def relatives(yard: Yard) -> dict[str, list[str]]:
+    """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
+    found: dict[str, list[str]] = {}
+    for rows, ids in ((yard.ground.rows, yard.chosen.every), (yard.fakes, yard.fakes.ids)):
+        cosines = rows.pick(ids).unit @ rows.unit.T
+        where = {name: k for k, name in enumerate(rows.ids)}
+        cosines[np.arange(len(ids)), [where[i] for i in ids]] = -np.inf
+        order = np.argsort(-cosines, axis=1)[:, :5]
+        found |= {i: [rows.ids[k] for k in near] for i, near in zip(ids, order, strict=True)}
+    return found
+
+
+def windows_of(yard: Yard, near: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """Judging windows of the latents drawn by frequency, and of the fakes."""
+    drawn = yard.chosen.drawn
+    siblings = {i: [int(k) for k in near[i]] for i in drawn}
+    found = windows(yard.judge, yard.judge.fired, drawn, [int(i) for i in drawn], siblings, seed=yard.seed)
+    fakes = yard.fakes.ids
+    where = {name: k for k, name in enumerate(fakes)}
+    theirs = {i: [where[k] for k in near[i]] for i in fakes}
+    return found | windows(yard.judge, yard.fake_fired, fakes, list(range(len(fakes))), theirs, seed=yard.seed)
+
+
+def verbalized(
+    ground: Ground,
+    library: Library,
+    facts: Mapping[str, Any],
+    routes: Mapping[str, Directions],
+    folder: Path,
+    talk: Talk,
+    *,
+    device: str,
+    dtype: str,
+    batch_size: int,
+) -> RunFolder:
+    """Texts: the two readings and the controls of every latent, the other routes of the one-word ones."""
+    background = library.crossing(ground).background
+    builder = RunBuilder(directions=routes["source"], backgrounds={"by": background})
+    single = list(facts["chosen"]["one_word"])
+    for name, rows in routes.items():
+        if name in ("source", "fake source"):
+            continue
+        if name not in (*WHOLE, *FAKE):
+            there = set(rows.ids)
+            rows = rows.pick(i for i in single if i in there)
+        builder.add(name, rows, route=name, washout="on-shell")
+    options = Options(batch_size=batch_size, max_new_tokens=NEW_TOKENS)
+    by = Verbalizer(ground.by, dtype=dtype, device=device)
+    return builder.write(folder / "run", {"by": by}, options, talk, {"ground": ground.name})
+
+
+def steered(
+    ground: Ground, library: Library, facts: Mapping[str, Any], routes: Mapping[str, Directions], batch_size: int
+) -> dict[str, Floats]:
+    """Route -> (n, n) rise of the log-probability of latent j's lens words when row i is added at the target."""
+    reader = library.reader(ground.target)
+    chosen = set(facts["chosen"]["drawn"]) | set(facts["chosen"]["fakes"])
+    typical = reader.typical(library.texts["judge"])
+    found: dict[str, Floats] = {}
+    for name in STEERED:
+        rows = routes[name].pick(i for i in routes[name].ids if i in chosen)
+        lists = [facts["source_lens"][i] for i in rows.ids]
+        found[name] = steering_table(reader, rows.unit, lists, median_norm=typical, batch_size=max(batch_size // 4, 1))
+    return found
+
+
+def written_and_weighed(
+    yard: Yard, facts: Mapping[str, Any], run: RunFolder, device: str, dtype: str, batch_size: int
+) -> tuple[dict[str, Floats], dict[str, Any]]:
+    """Passages written from each text, read back for every latent; and what each text adds to each window."""
+    ground, library = yard.ground, yard.library
+    judge = Judge.open(ground.source.model, dtype=dtype, device=device)
+    reader = library.reader(ground.source)
+    drawn, fakes = set(facts["chosen"]["drawn"]), set(facts["chosen"]["fakes"])
+    made: dict[str, Floats] = {}
+    weighed: dict[str, Any] = {}
+    for name in WRITTEN:
+        rows = [r for r in run.rows() if r["condition"] == name and r["feature"] in drawn | fakes]
+        ids, texts = [r["feature"] for r in rows], [r["text"] or "(empty)" for r in rows]
+        passages = judge.write_from(texts, n=PASSAGES, tokens=PASSAGE, seed=yard.seed, batch_size=batch_size)
+        encoder: Any = yard.fake_encoder if name in FAKE else ground.encoder
+        where = {i: k for k, i in enumerate(yard.fakes.ids)}
+        columns = [where[i] if name in FAKE else int(i) for i in ids]
+        made[name] = generation_table(passages, reader, encoder, columns, batch_size=batch_size)
+        kinds = [yard_windows(facts, i) for i in ids]
+        flat = judge.surprise(
+            texts, [[w for some in kind.values() for w in some] for kind in kinds], batch_size=batch_size
+        )
+        dealt_to = texts[1:] + texts[:1]
+        others = judge.surprise(
+            dealt_to, [[w for some in kind.values() for w in some] for kind in kinds], batch_size=batch_size
+        )
+        weighed[name] = {
+            "ids": ids,
+            "kinds": [{k: len(some) for k, some in kind.items()} for kind in kinds],
+            "own": [one.tolist() for one in flat],
+            "dealt": [one.tolist() for one in others],
+        }
+    return made, weighed
+
+
+def yard_windows(facts: Mapping[str, Any], name: str) -> dict[str, list[str]]:
+    """Firing, silent and hard windows of one latent."""
+    return facts["windows"].get(name, {"firing": [], "silent": [], "hard": []})
