@@ -12,7 +12,7 @@ the text quotes it or calls it by its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ __all__ = [
     "one_word",
     "quoted",
     "variants",
+    "word_at",
 ]
 
 QUOTED = re.compile(
@@ -85,14 +86,14 @@ def quoted(text: str) -> tuple[str, ...]:
 
 def names_word(text: str, word: str) -> bool:
     """Whether a text holds a word whole, in any case, or its plural or singular; a mark in quotes or by its name."""
-    return bool(_held(text) & _keys(word))
+    return bool(_held(text) & variants(word))
 
 
 def named_table(texts: Sequence[str], words: Sequence[str]) -> NDArray[np.int8]:
     """(n, N) whether text i names word j: own words on the diagonal of paired lists, dealt ones off it."""
     table, at = np.zeros((len(texts), len(words)), np.int8), dict[str, list[int]]()
     for j, word in enumerate(words):
-        for key in _keys(word):
+        for key in variants(word):
             at.setdefault(key, []).append(j)
     for i, text in enumerate(texts):
         table[i, [j for key in _held(text) for j in at.get(key, ())]] = 1
@@ -100,11 +101,14 @@ def named_table(texts: Sequence[str], words: Sequence[str]) -> NDArray[np.int8]:
 
 
 def final_token(text: str) -> str | None:
-    """What the first sentence about the final or last token (or word) quotes first, lower-cased; None without one."""
+    """What the first sentence about the final or last token (or word) quotes first, lower-cased; None without one.
+
+    Of ``"Need,"`` the word alone: marks are kept only where there is no word.
+    """
     for found in FINAL.finditer(text):
-        rest = text[found.end() :].split("\n", 1)[0]
-        if said := quoted(rest):
-            return said[0].lower()
+        if said := quoted(text[found.end() :].split("\n", 1)[0]):
+            words = WORD.findall(said[0])
+            return (words[-1] if words else said[0]).lower()
     return None
 
 
@@ -114,13 +118,4 @@ def _held(text: str) -> set[str]:
     held = {m.group() for m in WORD.finditer(low)}
     marks = {q for q in quoted(text) if not WORD.search(q)}
     marks |= {mark for mark, names in MARKS.items() if any(re.search(rf"\b{name}s?\b", low) for name in names)}
-    return held | marks | set(_short_quotes(text))
-
-
-def _short_quotes(text: str) -> Iterable[str]:
-    """Marks between quotation marks that are quotation marks or line breaks themselves."""
-    return (mark for mark in MARKS if f'"{mark}"' in text or f"“{mark}”" in text)
-
-
-def _keys(word: str) -> set[str]:
-    return variants(word)
+    return held | marks
