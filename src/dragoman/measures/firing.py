@@ -33,8 +33,9 @@ __all__ = [
     "word_at",
 ]
 
+_INSIDE = r"(?:[^'’\n]|(?<=[^\W_])['’](?=[^\W_])){1,80}"  # apostrophes within words end no quotation
 QUOTED = re.compile(
-    r'"([^"\n]{1,80})"|“([^”\n]{1,80})”|«([^»\n]{1,80})»|(?<![^\W_])[\'‘]([^\'’\n]{1,80})[\'’](?![^\W_])'
+    r'"([^"\n]{1,80})"|“([^”\n]{1,80})”|«([^»\n]{1,80})»' + rf"|(?<![^\W_])['‘]({_INSIDE})['’](?![^\W_])"
 )
 FINAL = re.compile(r"\b(?:final|last)[ -](?:token|word)s?\b", re.IGNORECASE)
 MARKS = {
