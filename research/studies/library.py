@@ -44,7 +44,7 @@ class Library:
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
-        """``map``: for the map; ``direct``: openings for the direct route; ``all``: both; ``judge``: others, for judging."""
+        """``map``: for maps; ``direct``: openings for direct rows; ``all``: both; ``judge``: others, for judging."""
         rows = read_jsonl(tiny.data("tiny-documents"))
         found = {s: [r["text"] for r in rows if r["split"] == s] for s in ("map", "direct", "judge")}
         if self.limit:  # every so many, for documents stand by category

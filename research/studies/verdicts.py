@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import FORMS, final_token, named_table, names_word
-from dragoman.measures.overlap import overlap_table, rank_auroc
 from numpy.typing import NDArray
 from scipy import stats
 
 from dragoman.core import Refusal
+from dragoman.measures.firing import FORMS, final_token, named_table, names_word
+from dragoman.measures.overlap import overlap_table, rank_auroc
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, read_arrays, read_json
 from studies.ground import FAINT, GROUNDS
@@ -142,8 +142,10 @@ def _quoted(text: str) -> str:
 
 
 def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """What is named without a verbalizer: by a linear read-out of the row, its lens words, its firing contexts alone, or
-    the text of the latent whose row is nearest.
+    """What is named without a verbalizer.
+
+    By a linear read-out of the row, by its lens words, by its firing contexts alone, or by the text of the latent whose
+    row is nearest.
     """
     single, found = facts["chosen"]["one_word"], {}
     for name in ("fires", "writes", "silent"):

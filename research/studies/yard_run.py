@@ -1,4 +1,4 @@
-"""Everything the yardstick is judged by, made once and kept: rows and their facts, texts, steering, writing, weighing.
+"""Everything the yardstick is judged by, made once and kept: rows and facts, texts, steering, writing, weighing.
 
 In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``, ``rows.safetensors``,
 a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
@@ -6,22 +6,23 @@ a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import word_at
-from dragoman.models.language import Judge, generation_table
-from dragoman.models.lens import Lens, shared_words
-from dragoman.models.steer import steering_table
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dragoman import tiny
 from dragoman.core import Directions, Floats, Talk
 from dragoman.maps.moments import Doubles
+from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
+from dragoman.models.language import Judge, generation_table
+from dragoman.models.lens import Lens, shared_words
+from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
 from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
@@ -118,7 +119,7 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
         }
     fake_words = words_of(yard.judge, yard.fake_fired, yard.fakes.ids)
     every = {**{i: yard.words.of(i) for i in ids}, **{i: fake_words.of(i) for i in yard.fakes.ids}}
-    near = relatives(yard)
+    near = yard.relatives
     return {
         "notes": yard.notes,
         "chosen": {
@@ -171,27 +172,13 @@ def probe_of(ground: Ground) -> tuple[Doubles, Doubles, list[str]]:
     """The packaged linear probe for categories at the target."""
     arrays, words = read_arrays(tiny.data("tiny-probes"))
     side = "target" if ground.target == tiny.TARGET else "source"
-    import json
-
-    classes = words["classes"] if isinstance(words["classes"], list) else json.loads(words["classes"])
+    classes = json.loads(words["classes"])
     return arrays[f"{side}_weight"].astype(np.float64), arrays[f"{side}_bias"].astype(np.float64), classes
 
 
 def scale_of(yard: Yard) -> float:
     """The length real activations have at the target, at which the probe was trained."""
     return float(np.median(np.linalg.norm(yard.fit.y[yard.ground.target.block], axis=1)))
-
-
-def relatives(yard: Yard) -> dict[str, list[str]]:
-    """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
-    found: dict[str, list[str]] = {}
-    for rows, ids in ((yard.ground.rows, yard.chosen.every), (yard.fakes, yard.fakes.ids)):
-        cosines = rows.pick(ids).unit @ rows.unit.T
-        where = {name: k for k, name in enumerate(rows.ids)}
-        cosines[np.arange(len(ids)), [where[i] for i in ids]] = -np.inf
-        order = np.argsort(-cosines, axis=1)[:, :5]
-        found |= {i: [rows.ids[k] for k in near] for i, near in zip(ids, order, strict=True)}
-    return found
 
 
 def windows_of(yard: Yard, near: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:

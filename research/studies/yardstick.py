@@ -16,14 +16,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Directions
+from dragoman.maps import Crossing, DirectTable, FiringSums, LinearMap, fit_pooled
+from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.measures.cofiring import Whitening, cofiring
 from dragoman.measures.fake import fake_dictionary
 from dragoman.measures.firing import FiringWords, WordTally, one_word
-from numpy.typing import NDArray
-
-from dragoman.core import Directions, Site
-from dragoman.maps import Crossing, DirectTable, FiringSums, LinearMap, fit_pooled
-from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.models.aligned import encoded
 from studies.cast import standing
 from studies.choice import at_most, by_frequency, without_topic
@@ -187,7 +187,6 @@ class Yard:
                 fired,
                 self.fit.documents,
                 whitening=self.whitening,
-                hard=None,
                 rng=np.random.default_rng(self.seed),
             )
             if (mean := float(np.nanmean(score))) > best:
@@ -205,25 +204,31 @@ class Yard:
     def cofiring_of(self, rows: Directions) -> Doubles:
         """AUROC of each row against where its latent fires in the judging texts; NaN where it fires too rarely."""
         fake = rows.ids[0] in set(self.fakes.ids)
-        fired = self.fake_fired if fake else self.judge.fired
         where = {name: k for k, name in enumerate(self.fakes.ids)}
-        columns = [where[i] if fake else int(i) for i in rows.ids]
+        columns = np.array([where[i] if fake else int(i) for i in rows.ids])
+        near = self.relatives
         return cofiring(
             rows.unit,
             self.judge.y[self.ground.target.block],
-            fired.tocsc()[:, columns],
+            self.fake_fired if fake else self.judge.fired,
             self.judge.documents,
             whitening=self.whitening,
-            hard=self.siblings(rows.ids, fake=fake),
+            columns=columns,
+            siblings=np.array([[where[k] if fake else int(k) for k in near[i]] for i in rows.ids]),
             rng=np.random.default_rng(self.seed),
         )
 
-    def siblings(self, ids: tuple[str, ...], *, fake: bool) -> NDArray[np.int64]:
-        """(n, 5) numbers among ``ids`` of the latents whose own rows are nearest."""
-        unit = (self.fakes if fake else self.ground.rows).pick(ids).unit
-        cosines = unit @ unit.T
-        np.fill_diagonal(cosines, -np.inf)
-        return np.argsort(-cosines, axis=1)[:, :SIBLINGS]
+    @cached_property
+    def relatives(self) -> dict[str, list[str]]:
+        """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
+        found: dict[str, list[str]] = {}
+        for rows, ids in ((self.ground.rows, self.chosen.every), (self.fakes, self.fakes.ids)):
+            cosines = rows.pick(ids).unit @ rows.unit.T
+            where = {name: k for k, name in enumerate(rows.ids)}
+            cosines[np.arange(len(ids)), [where[i] for i in ids]] = -np.inf
+            order = np.argsort(-cosines, axis=1)[:, :SIBLINGS]
+            found |= {i: [rows.ids[k] for k in near] for i, near in zip(ids, order, strict=True)}
+        return found
 
 
 def words_of(tokens: Tokens, fired: Any = None, ids: tuple[str, ...] | None = None) -> FiringWords:
@@ -245,8 +250,3 @@ def dealt(rows: Directions, seed: int) -> Directions:
     unit = np.empty_like(rows.unit)
     unit[order] = rows.unit[moved]
     return Directions.of(rows.site, unit, rows.ids, labels=rows.labels, origin="dealt")
-
-
-def site_of(yard: Yard) -> Site:
-    """Where the rows live."""
-    return yard.ground.target
