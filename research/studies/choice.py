@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from dragoman.core import Refusal
-from studies.ground import FAINT, Ground
+from studies.ground import FAINT, SHARP, Ground
 
 THIRDS = 3
 
@@ -35,6 +35,11 @@ def by_frequency(ids: Iterable[str], often: Mapping[str, float], n: int, *, seed
 def without_topic(ground: Ground, ids: Iterable[str]) -> tuple[str, ...]:
     """Latents whose most frequent category has no more than a share that chance comes near."""
     return tuple(i for i in ids if i in ground.latents and ground.latents[i].selectivity < FAINT)
+
+
+def with_topic(ground: Ground, ids: Iterable[str]) -> tuple[str, ...]:
+    """Latents of which one category has a good part of the firing."""
+    return tuple(i for i in ids if i in ground.latents and ground.latents[i].selectivity >= SHARP)
 
 
 def at_most(ids: Iterable[str], n: int, *, seed: int = 0) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from studies.library import Library
 from studies.windows import windows
 from studies.yardstick import Yard, dealt, words_of
 
-SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9}
+SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9, "topical": 9}
 WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
 FAKE = ("fake fires", "fake writes")
 STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
@@ -126,6 +126,7 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
             "drawn": yard.chosen.drawn,
             "one_word": dict(yard.chosen.one_word),
             "topicless": yard.chosen.topicless,
+            "topical": yard.chosen.topical,
             "fakes": yard.fakes.ids,
         },
         "background": yard.crossing.background.mean.tolist(),
@@ -137,8 +138,16 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
         "fit_words": {i: next(iter(found), "") for i, found in fit_words(yard, ids).items()},
         "nearest": {i: near[i][0] for i in ids},
         "routes": told,
+        "evidence": evidence_of(yard),
         "windows": windows_of(yard, near),
     }
+
+
+def evidence_of(yard: Yard) -> dict[str, Any]:
+    """What a run would hold of latents with and without a topic: windows and words of the texts the product reads."""
+    ids, words = (*yard.chosen.topicless, *yard.chosen.topical), yard.crossing.words
+    found = yard.library.contexts(yard.ground, ids, seed=yard.seed)
+    return {i: {**found[i], "words": dict(words.of(i)[0]) if words is not None else {}} for i in ids}
 
 
 def plain(values: NDArray[Any]) -> list[float | None]:

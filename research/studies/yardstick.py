@@ -26,7 +26,7 @@ from dragoman.measures.fake import fake_dictionary
 from dragoman.measures.firing import FiringWords, WordTally, one_word
 from dragoman.models.aligned import encoded
 from studies.cast import standing
-from studies.choice import at_most, by_frequency, without_topic
+from studies.choice import at_most, by_frequency, with_topic, without_topic
 from studies.controls import earlier_rows, silent_rows
 from studies.ground import Ground
 from studies.library import Library
@@ -34,7 +34,7 @@ from studies.post import like_activations, shuffled_map
 from studies.tokens import Tokens
 
 Doubles = NDArray[np.float64]
-DRAWN, FAKES, ONE_WORD, TOPICLESS = 600, 300, 400, 300
+DRAWN, FAKES, ONE_WORD, TOPICLESS, TOPICAL = 600, 300, 400, 320, 100
 LEAST_FIRING = 10  # judging tokens: fewer give no AUROC
 POST_REL = 0.18  # the post's penalty of 100 in units of its own pooled rows, as science puts it (simulated)
 SIBLINGS = 5  # nearest decoder rows, whose firing tokens are the hard negatives
@@ -45,17 +45,18 @@ class Chosen:
     """Ids of latents.
 
     ``drawn``: by frequency alone. ``one_word``: those of which one word has most of the activation in the judging
-    texts, with that word. ``topicless``: without a category.
+    texts, with that word. ``topicless``: without a category; ``topical``: with one that has most of their firing.
     """
 
     drawn: tuple[str, ...]
     one_word: Mapping[str, str]
     topicless: tuple[str, ...]
+    topical: tuple[str, ...] = ()
 
     @property
     def every(self) -> tuple[str, ...]:
         """All, once."""
-        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless}, key=int))
+        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless, *self.topical}, key=int))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +81,14 @@ class Yard:
     @classmethod
     def read(cls, ground: Ground, library: Library, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Yard:
         """Read the texts and choose the latents."""
-        sizes = {"drawn": DRAWN, "fakes": FAKES, "one_word": ONE_WORD, "topicless": TOPICLESS, **(sizes or {})}
+        sizes = {
+            "drawn": DRAWN,
+            "fakes": FAKES,
+            "one_word": ONE_WORD,
+            "topicless": TOPICLESS,
+            "topical": TOPICAL,
+            **(sizes or {}),
+        }
         crossing = library.crossing(ground)
         fit, judge = library.split(ground, "direct"), library.split(ground, "judge")
         often = dict(enumerate(np.asarray((judge.fired > 0).sum(axis=0)).ravel().tolist()))
@@ -94,6 +102,7 @@ class Yard:
             drawn=drawn,
             one_word={i: single[i] for i in kept},
             topicless=at_most(without_topic(ground, able), sizes["topicless"], seed=seed),
+            topical=at_most(with_topic(ground, able), sizes["topical"], seed=seed),
         )
         rates = np.array([counts[i] for i in at_most(able, sizes["fakes"], seed=seed + 1)]) / len(judge)
         fakes, encoder = fake_dictionary(fit.x[ground.source.block], rates, site=ground.source, seed=seed)
