@@ -20,6 +20,7 @@ from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
+from dragoman.models.lens import LensPair
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.ground import Ground
@@ -72,7 +73,9 @@ class Library:
             sums = self.aligned(ground, self.which(ground))
             beside = ground.opened.direct_folder(ground.target)
             table = DirectTable.load(beside / TABLE) if beside is not None else None
-            self._crossings[ground.name] = Crossing.from_tokens(sums, ground.rows, direct=table)
+            lenses = LensPair.open(ground.source.model, ground.target.model, device=self.device)
+            made = Crossing.from_tokens(sums, ground.rows, direct=table, overlap=lenses.shared)
+            self._crossings[ground.name] = made
         return self._crossings[ground.name]
 
     def aligned(self, ground: Ground, which: str) -> Aligned:
@@ -84,7 +87,7 @@ class Library:
             say = self.talk.towards(f"aligned {ground.name}")
             read_aligned(*both, self.texts[which], ground.encoder, progress=say).save(path)
 
-        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-5", ground, which), make)
+        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-6", ground, which), make)
         return Aligned.load(path)
 
     def fitted(self, ground: Ground) -> tuple[LinearMap, Moments]:

@@ -21,7 +21,7 @@ from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
 from dragoman.models.language import Judge, generation_table
-from dragoman.models.lens import Lens, shared_words
+from dragoman.models.lens import LensPair
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
@@ -100,10 +100,9 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
     """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
     ground, ids = yard.ground, yard.chosen.every
     yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
-    here, there = (Lens.open(site.model, device=device) for site in (ground.source, ground.target))
-    shared = shared_words(here, there)
-    own = dict(zip(ids, here.top(ground.rows.pick(ids).unit, TOP, among=shared), strict=True))
-    own |= dict(zip(yard.fakes.ids, here.top(yard.fakes.unit, TOP, among=shared), strict=True))
+    lenses = LensPair.open(ground.source.model, ground.target.model, device=device)
+    own = dict(zip(ids, lenses.source.top(ground.rows.pick(ids).unit, TOP), strict=True))
+    own |= dict(zip(yard.fakes.ids, lenses.source.top(yard.fakes.unit, TOP), strict=True))
     words, centroids = word_means(yard)
     weight, bias, classes = probe_of(ground)
     told: dict[str, Any] = {}
@@ -113,7 +112,7 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
             "ids": rows.ids,
             "cofiring": plain(yard.cofiring_of(rows)),
             "cofiring_dealt": plain(yard.cofiring_of(dealt(rows, yard.seed))) if len(rows) > 1 else None,
-            "lens_words": there.top(rows.unit, TOP, among=shared),
+            "lens_words": lenses.target.top(rows.unit, TOP),
             "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
             "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
         }

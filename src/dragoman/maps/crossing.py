@@ -29,7 +29,7 @@ from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums, blend
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
-from dragoman.maps.penalty import Calibration, fit_map, fit_pooled
+from dragoman.maps.penalty import Calibration, Overlap, fit_map, fit_pooled
 from dragoman.maps.words import FiringWords
 from dragoman.records import Card
 from dragoman.store import digest
@@ -92,6 +92,7 @@ class Crossing:
         dictionary: Directions,
         *,
         direct: DirectTable | None = None,
+        overlap: Overlap | None = None,
         seed: int = 0,
         texts: Sequence[str] = (),
     ) -> Self:
@@ -105,7 +106,8 @@ class Crossing:
             dictionary: the SAE's decoder rows at the source: the penalty is chosen on the calibration features among
                 them, and ranks are among them.
             direct: a table from other documents in the place of that of ``aligned``.
-            seed: of the random directions that cards are ranked among.
+            overlap: counts the lens words that rows and images share, for the choice of the penalty.
+            seed: of the random directions that cards are ranked among, and of the features the penalty is chosen on.
             texts: those that were read, where windows are to be cut from them later.
 
         Raises:
@@ -118,7 +120,7 @@ class Crossing:
         _refuse_other_texts(texts, aligned.background)
         calibration = None
         if aligned.calibration is not None:
-            calibration = Calibration(directions=dictionary, direct=aligned.calibration)
+            calibration = Calibration(directions=dictionary, direct=aligned.calibration, overlap=overlap, seed=seed)
         forward = fit_map(aligned.folded, source, target, calibration=calibration)
         turned = tuple(fold.reversed() for fold in aligned.folded.folds)
         folds_back = FoldedMoments(folds=turned, documents=aligned.folded.documents)

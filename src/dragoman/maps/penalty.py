@@ -5,12 +5,17 @@ features; for the post's recipe one pooled row per text and model. Out: a ``Line
 of its penalty, or judged on the fifth of the texts it was not fitted on. Refuses penalties that do not increase from
 above 0, fewer rows than the map needs, rows that do not pair, and splits that leave a side empty.
 
-The error of predicting rows is not what a map of *directions* is for. The direction criterion asks for the image of
-each calibration feature to lie nearer to where the target's stream points when that feature fires, in documents the map
-has not seen, than to where it points for any other: the mean margin. The mean cosine alone over-shrinks: firings of
-frequent features have much in common, and a large penalty finds what is common best (on the embedded pair it leaves
-36 % of 6100 rows nearest to themselves, the margin 79 %; ``research/penalty.py``). Without an encoder: the smallest
-penalty that predicts left-out documents within 3 % of the best.
+A map of directions is for saying what a row writes. So the penalty is the one at which images keep most of their rows'
+lens words (``overlap``, where both models' unembeddings can be read), and among those within 2 % of it the one whose
+images co-fire best with their features in documents the map has not seen. Without lenses co-firing alone decides;
+without an encoder the smallest penalty that predicts left-out documents within 3 % of the best. No label and no text
+has a part in it; the features are drawn at random among those that fire often enough.
+
+Co-firing is had from sums. For an image d and S the target's covariance, tokens where the feature fires and others
+differ in the best read-out for d, S^-1 d, by d S^-1 delta, delta being the difference of their means, and vary by
+d S d' of it = d S^-1 d. Were both normal with covariance S, the AUROC would be Phi(d S^-1 delta / sqrt(2 d S^-1 d)).
+delta is taken to be beta, the activation-weighted mean at firings less the mean of *all* tokens, which is right for
+features that fire rarely.
 
 The post's recipe is kept for comparison: mean-pooled texts, 80 % for fitting, ridge with lambda 100 or Procrustes. It
 is underdetermined at the post's size (800 texts, width 3584) and says so on its report.
@@ -18,12 +23,13 @@ is underdetermined at the post's size (800 texts, width 3584) and says so on its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from dragoman.core import Directions, Refusal, Site
 from dragoman.maps.diagnostics import held_out as judge
@@ -32,9 +38,12 @@ from dragoman.maps.linear import LinearMap, RidgePath, fit_procrustes, fit_ridge
 from dragoman.maps.moments import Doubles, FoldedMoments, Moments, refuse_few
 
 GRID: Doubles = np.logspace(-6, 3, 28)  # relative penalties, three a decade
-CALIBRATION = 150  # features the direction criterion averages over
-LEAST = 30  # features below which their mean cosine decides nothing
+CALIBRATION = 150  # features that both criteria average over
+LEAST = 30  # features below which their mean decides nothing
 WITHIN = 0.97  # of the best R2, for the fallback
+NEAR = 0.98  # of the most lens words kept: among penalties that keep so many, co-firing decides
+SHRINK = 1e-3  # of the target's mean variance, added to its covariance before it is inverted
+Overlap = Callable[[Doubles, Doubles], Doubles]  # rows (n, p), images (n, q) -> (n,) lens words they share
 LOUD = 1e3  # times the median variance, above which one source dimension would set the penalty for all
 ENOUGH = 10  # rows per source dimension below which a map is called thin
 HELD_OUT = 0.2  # share of the texts that judges a map by the post's recipe
@@ -43,33 +52,37 @@ FEWEST = 8  # texts: the fifth of them that judges is two
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the direction criterion needs: ``directions`` at the source and ``direct``, sums of the same folds.
+    """What the label-free criteria need: ``directions`` at the source and ``direct``, sums of the same folds.
 
-    Features of ``directions`` that ``direct`` does not watch are passed over.
+    Features of ``directions`` that ``direct`` does not watch are passed over. ``overlap``: counts the lens words that
+    rows and their images share; None where no lens is at hand. ``seed``: of the draw of features.
     """
 
     directions: Directions
     direct: Sequence[FiringSums]
+    overlap: Overlap | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PenaltyChoice:
     """The chosen relative penalty, why, and what it was chosen from.
 
-    ``rule``: ``"direction"``, or ``"fallback"`` on R2. ``grid``: relative penalties; ``r2``: of left-out documents at
-    each, about the training mean; ``margin`` and ``cosine``: of images with left-out direct directions, the mean cosine
-    with their own less that with the nearest other, and the former alone, if they were asked.
-    ``edge``: ``"upper"`` or ``"lower"`` when the choice is the end of the grid (an upper end means that the rows hardly
-    predict each other), else empty. ``features``: how many the direction criterion used, mean over folds.
+    ``rule``: ``"lens"`` (most lens words kept, then co-firing), ``"cofiring"`` alone, or ``"fallback"`` on R2.
+    ``grid``: relative penalties; ``r2``: of left-out documents at each, about the training mean; ``cofiring``: mean
+    AUROC of images with left-out firings; ``overlap``: mean number of lens words that rows and images share; both None
+    where they were not asked. ``edge``: ``"upper"`` or ``"lower"`` when the choice is the end of the grid (an upper end
+    means that the rows hardly predict each other), else empty. ``features``: how many were averaged over, mean over
+    folds.
     """
 
     lam_rel: float
-    rule: Literal["direction", "fallback"]
+    rule: Literal["lens", "cofiring", "fallback"]
     reason: str
     grid: tuple[float, ...]
     r2: tuple[float, ...]
-    margin: tuple[float, ...] | None
-    cosine: tuple[float, ...] | None
+    cofiring: tuple[float, ...] | None
+    overlap: tuple[float, ...] | None
     edge: str
     features: float
 
@@ -85,7 +98,7 @@ def choose_penalty(
 
     Args:
         moments: by fold.
-        calibration: for the direction criterion; the fallback decides when it is left out, or when fewer than 30 of its
+        calibration: for the label-free criteria; the fallback decides when it is left out, or when fewer than 30 of its
             features fire in ``FLOOR`` effective documents of every fold.
         grid: relative penalties (k,), increasing.
         scale: standard deviations (p,) to divide the source by first, if the map is to be fitted that way.
@@ -108,26 +121,46 @@ def choose_penalty(
         spreads += float(np.trace(fold.syy) + fold.count * np.sum((fold.mean_y - fitted.mean_y) ** 2))
         if wanted is not None:
             rows, betas = wanted[k]
-            told.append(_criterion(path, lams, rows if scale is None else rows / scale, betas))
+            told.append(_cofiring(path, lams, rows if scale is None else rows / scale, betas, _precision(fitted)))
     r2 = 1.0 - errors / spreads
-    if wanted is not None:
-        margin, cosine = np.mean(told, axis=0)
-        features = float(np.mean([len(rows) for rows, _ in wanted]))
-        at = int(np.argmax(margin))
-        reason = (
-            f"images of {features:.0f} features are told apart best by left-out direct directions "
-            f"(margin {margin[at]:+.3f}, cosine {cosine[at]:.3f})"
+    if wanted is None or calibration is None:
+        best = float(r2.max())
+        near = np.flatnonzero(r2 >= WITHIN * best) if best > 0 else np.array([int(np.argmax(r2))])
+        lead = (
+            "no calibration features were given" if calibration is None else f"fewer than {LEAST} calibration features"
         )
-        return _chosen(grid, r2, (margin, cosine), at, "direction", reason, features)
-    best = float(r2.max())
-    near = np.flatnonzero(r2 >= WITHIN * best) if best > 0 else np.array([int(np.argmax(r2))])
-    lead = "no calibration features were given" if calibration is None else f"fewer than {LEAST} calibration features"
-    reason = f"{lead}; smallest penalty within {WITHIN:g} of the best R2 of left-out documents ({best:.3f})"
-    return _chosen(grid, r2, None, int(near[0]), "fallback", reason, 0.0)
+        reason = f"{lead}; smallest penalty within {WITHIN:g} of the best R2 of left-out documents ({best:.3f})"
+        return _chosen(grid, r2, None, None, int(near[0]), "fallback", reason, 0.0)
+    cofiring = np.mean(told, axis=0)
+    features = float(np.mean([len(rows) for rows, _ in wanted]))
+    overlap = None if calibration.overlap is None else _overlap(moments.total, grid, scale, wanted, calibration.overlap)
+    near = np.arange(len(grid)) if overlap is None else np.flatnonzero(overlap >= NEAR * overlap.max())
+    at = int(near[np.argmax(cofiring[near])])
+    reason = f"images of {features:.0f} features drawn at random co-fire with them best (AUROC {cofiring[at]:.3f})"
+    if overlap is not None:
+        reason += f" among penalties at which they keep most of their rows' lens words ({overlap[at]:.2f})"
+    return _chosen(grid, r2, cofiring, overlap, at, "cofiring" if overlap is None else "lens", reason, features)
+
+
+def _precision(fitted: Moments) -> Doubles:
+    """Inverse of the target's shrunk covariance (q, q)."""
+    covariance = fitted.syy / max(fitted.count - 1, 1)
+    return np.linalg.inv(covariance + SHRINK * float(np.trace(covariance)) / fitted.q * np.eye(fitted.q))
+
+
+def _overlap(
+    total: Moments, grid: Doubles, scale: Doubles | None, wanted: Sequence[tuple[Doubles, Doubles]], overlap: Overlap
+) -> Doubles:
+    """Mean lens words (k,) that rows and their images share, of the map that all rows give."""
+    rows = max((rows for rows, _ in wanted), key=len)
+    fitted = total if scale is None else total.rescaled(scale)
+    path, lams = RidgePath(fitted), grid * relative_lambda(fitted, 1.0)
+    own = rows if scale is None else rows / scale
+    return np.array([float(np.mean(overlap(rows, path.images(own, float(lam))))) for lam in lams])
 
 
 def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tuple[Doubles, Doubles]] | None:
-    """Per fold: source rows (k, p) and unit direct directions (k, q) of the features that fire often enough in it."""
+    """Per fold: source rows (k, p) and direct rows (k, q) of features that fire often enough in it, drawn at random."""
     if calibration is None:
         return None
     folds, directions = calibration.direct, calibration.directions
@@ -140,7 +173,8 @@ def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tup
     where = {name: i for i, name in enumerate(folds[0].ids)}
     rows = [i for i, name in enumerate(directions.ids) if name in where]
     columns = [where[directions.ids[i]] for i in rows]
-    often = np.argsort(-np.sum([f.n_eff[columns] for f in folds], axis=0), kind="stable")[:CALIBRATION]
+    enough = np.flatnonzero(np.min([f.n_eff[columns] for f in folds], axis=0) >= FLOOR)
+    drawn = np.sort(np.random.default_rng(calibration.seed).permutation(enough)[:CALIBRATION])
     found: list[tuple[Doubles, Doubles]] = []
     for fold in folds:
         if fold.y_sum.size != moments.folds[0].q:
@@ -149,34 +183,32 @@ def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tup
                 f"the moments' target is {moments.folds[0].q} wide",
                 "make both at the same target",
             )
-        able = [i for i in often if fold.n_eff[columns[i]] >= FLOOR]
-        if len(able) < LEAST:
+        if len(drawn) < LEAST:
             return None
-        betas = fold.beta()[[columns[i] for i in able]]
-        unit = directions.unit[[rows[i] for i in able]].astype(np.float64)
-        found.append((unit, betas / np.linalg.norm(betas, axis=1, keepdims=True)))
+        betas = fold.beta()[[columns[i] for i in drawn]]
+        found.append((directions.unit[[rows[i] for i in drawn]].astype(np.float64), betas))
     return found
 
 
-def _criterion(path: RidgePath, lams: Doubles, rows: Doubles, betas: Doubles) -> Doubles:
-    """Mean margin and mean cosine (2, k) at every penalty of mapped rows with unit betas."""
+def _cofiring(path: RidgePath, lams: Doubles, rows: Doubles, betas: Doubles, precision: Doubles) -> Doubles:
+    """Mean AUROC (k,) of images at every penalty with left-out direct rows, see the module."""
     found = []
     for lam in lams:
         image = path.images(rows, float(lam))
-        length = np.linalg.norm(image, axis=1)
-        cosines = image @ betas.T / np.where(length > 0, length, 1.0)[:, None]
-        own = cosines.diagonal().copy()
-        np.fill_diagonal(cosines, -np.inf)
-        found.append((np.mean(own - cosines.max(axis=1)), np.mean(own)))
-    return np.array(found).T
+        reads = image @ precision
+        length = np.sqrt(np.maximum(np.einsum("ij,ij->i", reads, image), 1e-300))
+        apart = np.einsum("ij,ij->i", reads, betas) / length
+        found.append(float(np.mean(ndtr(apart / np.sqrt(2.0)))))
+    return np.array(found)
 
 
 def _chosen(
     grid: Doubles,
     r2: Doubles,
-    told: tuple[Doubles, Doubles] | None,
+    cofiring: Doubles | None,
+    overlap: Doubles | None,
     at: int,
-    rule: Literal["direction", "fallback"],
+    rule: Literal["lens", "cofiring", "fallback"],
     reason: str,
     features: float,
 ) -> PenaltyChoice:
@@ -187,8 +219,8 @@ def _chosen(
         reason=reason,
         grid=tuple(grid.tolist()),
         r2=tuple(r2.tolist()),
-        margin=None if told is None else tuple(told[0].tolist()),
-        cosine=None if told is None else tuple(told[1].tolist()),
+        cofiring=None if cofiring is None else tuple(cofiring.tolist()),
+        overlap=None if overlap is None else tuple(overlap.tolist()),
         edge=edge,
         features=features,
     )
@@ -210,7 +242,7 @@ def fit_map(
         moments: by fold of documents.
         source: where x was read.
         target: where y was read.
-        calibration: for the direction criterion.
+        calibration: for the label-free criteria.
         penalty: a choice made before, or a relative penalty, to leave the choosing out.
         standardise: divide the source by its standard deviations before fitting. ``"auto"`` does so where the loudest
             dimension has more than 1000 times the median variance. Scaling the target would change no direction.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dragoman.models.resolve import folder_of
 from dragoman.store import ArraysFile
 
 LETTERS = 3  # fewer are pieces of words
+FEWEST = 100  # words that two vocabularies have to share
 _MARKS = ("Ġ", "▁")  # how vocabularies write the space before a word
 _ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma")  # their norms scale by 1 + w
 _RMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "olmo2", "smollm3", "granite", "cohere2")
@@ -47,13 +48,14 @@ class Lens:
 
     ``ref``: the model. ``words``: W lower-cased words of at least three letters that one token with a space before it
     writes. ``rows``: (V, d_model) float32 rows of the unembedding, scaled by the final norm, of the tokens that write
-    them; ``word``: (V,) which word each writes. ``centred``: whether a row's mean is taken off first.
+    them, word after word; ``starts``: (W,) where each word's tokens begin. ``centred``: whether a row's mean is taken
+    off first.
     """
 
     ref: str
     words: tuple[str, ...]
     rows: torch.Tensor
-    word: torch.Tensor
+    starts: NDArray[np.int64]
     centred: bool
 
     @classmethod
@@ -77,11 +79,19 @@ class Lens:
         head = _final(where, _HEADS) or _final(where, _TABLES)
         if norm is None or head is None:
             raise Refusal(f"the lens of {ref}", "its final norm or unembedding was not found", "use another model")
-        ids, words, which = _vocabulary(ref, folder, where[head].shapes[head][0])
+        ids, words, starts = _vocabulary(ref, folder, where[head].shapes[head][0])
         rows = torch.from_numpy(where[head].array(head).rows(ids).astype(np.float32)).to(device)
         scale = torch.from_numpy(norm.astype(np.float32)).to(device) + (1.0 if kind == "one plus" else 0.0)
-        word = torch.from_numpy(which).to(device)
-        return cls(ref=f"{ref}", words=words, rows=rows * scale, word=word, centred=kind == "layer")
+        return cls(ref=f"{ref}", words=words, rows=rows * scale, starts=starts, centred=kind == "layer")
+
+    def only(self, words: Collection[str]) -> Lens:
+        """The lens for some of its words alone: quicker, and what two models' lists are compared over."""
+        kept = [k for k, word in enumerate(self.words) if word in words]
+        counts = np.diff([*self.starts, len(self.rows)])
+        tokens = np.concatenate([np.arange(self.starts[k], self.starts[k] + counts[k]) for k in kept] or [[]])
+        starts = np.concatenate([[0], np.cumsum(counts[kept])[:-1]]).astype(np.int64) if kept else self.starts[:0]
+        rows = self.rows[torch.from_numpy(tokens.astype(np.int64)).to(self.rows.device)]
+        return replace(self, words=tuple(self.words[k] for k in kept), rows=rows, starts=starts)
 
     @property
     def d_model(self) -> int:
@@ -103,26 +113,46 @@ class Lens:
             d = torch.from_numpy(np.array(rows[start : start + _ROWS], dtype=np.float32)).to(self.rows.device)
             if self.centred:
                 d = d - d.mean(dim=1, keepdim=True)
-            found = d @ self.rows.T
-            best = torch.full((len(d), len(self.words)), -torch.inf, device=found.device)
-            best.scatter_reduce_(1, self.word.expand(len(d), -1), found, "amax")
-            parts.append(best.cpu().numpy())
+            parts.append(np.maximum.reduceat((d @ self.rows.T).cpu().numpy(), self.starts, axis=1))
         return np.concatenate(parts)
 
-    def top(self, rows: NDArray[Any], k: int = 20, *, among: Collection[str] | None = None) -> list[tuple[str, ...]]:
-        """The ``k`` words that each row writes most, most first; of ``among`` alone where that is given."""
-        allowed = np.array([w in among for w in self.words]) if among is not None else np.ones(len(self.words), bool)
-        places = np.flatnonzero(allowed)
-        scores = self.scores(rows)[:, places]
+    def top(self, rows: NDArray[Any], k: int = 20) -> list[tuple[str, ...]]:
+        """The ``k`` words that each row writes most, most first."""
+        return [tuple(self.words[j] for j in row) for row in self._top(rows, k)]
+
+    def _top(self, rows: NDArray[Any], k: int) -> NDArray[np.int64]:
+        scores = self.scores(rows)
         some = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        order = np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable"), 1)
-        return [tuple(self.words[places[j]] for j in row) for row in order]
+        return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable"), 1)
 
 
-def shared_words(a: Lens, b: Lens) -> tuple[str, ...]:
-    """Words that both vocabularies can write: lists are compared over these alone."""
-    theirs = set(b.words)
-    return tuple(w for w in a.words if w in theirs)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LensPair:
+    """The lenses of a source and a target over the words that both vocabularies can write, which lists share or not."""
+
+    source: Lens
+    target: Lens
+
+    @classmethod
+    def open(cls, source: str | Path, target: str | Path, *, device: str = "cpu") -> LensPair:
+        """Read both.
+
+        Raises:
+            Refusal: as ``Lens.open``, or the two share hardly a word.
+        """
+        here, there = Lens.open(source, device=device), Lens.open(target, device=device)
+        shared = set(here.words) & set(there.words)
+        if len(shared) < FEWEST:
+            why = f"their vocabularies share {len(shared)} words"
+            raise Refusal(f"the lenses of {source} and {target}", why, "do without")
+        return cls(source=here.only(shared), target=there.only(shared))
+
+    def shared(self, rows: NDArray[Any], images: NDArray[Any], k: int = 20) -> NDArray[np.float64]:
+        """(n,): how many of a row's ``k`` words its image writes too."""
+        own, theirs = self.source._top(rows, k), self.target._top(images, k)
+        words = [np.array(lens.words) for lens in (self.source, self.target)]
+        pairs = zip(words[0][own], words[1][theirs], strict=True)
+        return np.array([len(set(a) & set(b)) for a, b in pairs], dtype=np.float64)
 
 
 def _kind(config: dict[str, Any], what: str) -> str:
@@ -152,7 +182,7 @@ def _final(names: Collection[str], ends: Sequence[str]) -> str | None:
 
 
 def _vocabulary(ref: str | Path, folder: Path, size: int) -> tuple[list[int], tuple[str, ...], NDArray[np.int64]]:
-    """Token ids that write a word, the words, and which word each id writes."""
+    """Token ids that write a word, word after word, the words, and where each word's ids begin."""
     if not (folder / TOKENIZER).is_file():
         raise Refusal(f"the lens of {ref}", "it has no tokenizer.json", "save the fast tokenizer there")
     tokens = json.loads(load_tokenizer(ref).backend_tokenizer.to_str())["model"]["vocab"]
@@ -163,5 +193,6 @@ def _vocabulary(ref: str | Path, folder: Path, size: int) -> tuple[list[int], tu
         if piece.startswith(_MARKS) and len(bare) >= LETTERS and bare.isalpha() and number < size:
             found.setdefault(bare, []).append(number)
     words = tuple(sorted(found))
-    flat = sorted((number, k) for k, word in enumerate(words) for number in found[word])
-    return [n for n, _ in flat], words, np.array([k for _, k in flat], dtype=np.int64)
+    counts = [len(found[word]) for word in words]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    return [number for word in words for number in sorted(found[word])], words, starts

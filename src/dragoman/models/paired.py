@@ -275,12 +275,16 @@ def held_out_documents(names: Sequence[int], folds: int) -> tuple[int, NDArray[n
 def calibrating(fires: NDArray[Any], columns: NDArray[np.int64], options: ReadingOptions) -> NDArray[np.int64]:
     """Which of the watched features (places in ``columns``) calibrate the penalty.
 
-    Those asked for, or the 512 that fire in most of the texts read beforehand: ``fires`` (d_sae,) counts these.
+    Those asked for; or 512 that fire in the texts read beforehand, of which ``fires`` (d_sae,) counts in how many: half
+    of them those that fire in most, which are often enough in few texts too, half drawn from the others.
     """
     if options.calibration is not None:
         return np.flatnonzero(np.isin(columns, [int(name) for name in options.calibration]))
-    often = np.argsort(-fires[columns], kind="stable")[:CANDIDATES]
-    return np.sort(often[fires[columns[often]] > 0])
+    order = np.argsort(-fires[columns], kind="stable")
+    order = order[fires[columns[order]] > 0]
+    frequent, others = order[: CANDIDATES // 2], order[CANDIDATES // 2 :]
+    drawn = np.random.default_rng(options.seed).permutation(others)[: CANDIDATES - len(frequent)]
+    return np.sort(np.concatenate([frequent, drawn]))
 
 
 def at_most_each(documents: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.bool_]:

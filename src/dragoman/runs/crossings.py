@@ -22,11 +22,13 @@ from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
+from dragoman.maps.penalty import Overlap
+from dragoman.models.lens import LensPair
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
-from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.readings import Readings, model_ref, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -173,8 +175,18 @@ def by_tokens(
         talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = readings.aligned_texts(dictionary)
-    made = Crossing.from_tokens(aligned, rows, direct=direct, seed=seed, texts=texts)
+    overlap = lens_overlap(readings)
+    made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, seed=seed, texts=texts)
     return replace(made, digests=digests, left_out=left_out)
+
+
+def lens_overlap(readings: Readings) -> Overlap | None:
+    """What counts the lens words that rows and images share; None, and a sentence, where a lens cannot be read."""
+    try:
+        return LensPair.open(model_ref(readings.source), model_ref(readings.target), device=readings.device).shared
+    except Refusal as refusal:
+        readings.talk.say(f"the penalty is chosen by co-firing alone: {refusal.what}, {refusal.why}")
+        return None
 
 
 def aligned_left_out(aligned: Aligned) -> LeftOut:

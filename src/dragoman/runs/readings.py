@@ -102,7 +102,7 @@ class Readings:
         asked = features or dictionary.indices
         watched = to_watch(rows, asked, seed=seed) if len(rows) > WHOLE else None
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-6", texts, dictionary.fingerprint(), repr(options))
+        key = self.key("aligned-7", texts, dictionary.fingerprint(), repr(options))
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
@@ -123,7 +123,11 @@ class Readings:
         return digest(
             kind,
             *(f"{name} {version(name).partition('+')[0]}" for name in _BY),  # after the plus: for which machine
-            *(part for site in (self.source, self.target) for part in (str(site), fingerprint_of_model(_ref(site)))),
+            *(
+                part
+                for site in (self.source, self.target)
+                for part in (str(site), fingerprint_of_model(model_ref(site)))
+            ),
             self.dtype,
             *more,
             digest(*texts),
@@ -137,7 +141,7 @@ class Readings:
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""
         source = Reader.open(self.source, dtype=self.dtype, device=self.device)
-        if _ref(self.source) == _ref(self.target):
+        if model_ref(self.source) == model_ref(self.target):
             return source, replace(source, site=self.target)
         return source, Reader.open(self.target, dtype=self.dtype, device=self.device)
 
@@ -179,5 +183,6 @@ def _without() -> Iterator[None]:
         raise Refusal(refusal.what, refusal.why, instead) from refusal
 
 
-def _ref(site: Site) -> str:
+def model_ref(site: Site) -> str:
+    """How the model of a site is opened."""
     return f"{site.model}@{site.revision}" if site.revision else site.model
