@@ -23,7 +23,7 @@ from dragoman.maps import Crossing, DirectTable, FiringSums, LinearMap, fit_pool
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from dragoman.measures.cofiring import Whitening, cofiring
 from dragoman.measures.fake import fake_dictionary
-from dragoman.measures.firing import FiringWords, WordTally, one_word
+from dragoman.measures.firing import WORD, FiringWords, WordTally, one_word
 from dragoman.models.aligned import encoded
 from studies.cast import standing
 from studies.choice import at_most, by_frequency, with_topic, without_topic
@@ -95,7 +95,8 @@ class Yard:
         counts = {str(i): float(n) for i, n in often.items()}
         able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
         words = words_of(judge)
-        single = {i: word for i in able if (word := one_word(words.of(i)[0])) is not None}
+        ones = {i: one_word(words.of(i)[0]) for i in able}
+        single = {i: word for i, word in ones.items() if word is not None and WORD.fullmatch(word)}  # marks are a form
         drawn = by_frequency(able, counts, min(sizes["drawn"], len(able)), seed=seed)
         kept = at_most(single, sizes["one_word"], seed=seed)
         chosen = Chosen(
