@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from dragoman.measures.firing import FiringWords
+from dragoman.models.lens import Lens, shared_words
 
 from dragoman import tiny
 from dragoman.core import Site, Talk
@@ -22,6 +24,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
+from studies.choice import words_of
 from studies.ground import Ground
 from studies.tokens import Tokens, read_tokens
 
@@ -41,10 +44,12 @@ class Library:
     _tokens: dict[str, Tokens] = field(default_factory=dict)
     _splits: dict[str, Tokens] = field(default_factory=dict)
     _crossings: dict[str, Crossing] = field(default_factory=dict)
+    _words: dict[str, FiringWords] = field(default_factory=dict)
+    _lenses: dict[str, Lens] = field(default_factory=dict)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
-        """``map``: for the map; ``direct``: openings for the direct route; ``all``: both; ``judge``: others, for judging."""
+        """``map``: for the map; ``direct``: openings for the direct route; ``all``: both; ``judge``: for judging."""
         rows = read_jsonl(tiny.data("tiny-documents"))
         found = {s: [r["text"] for r in rows if r["split"] == s] for s in ("map", "direct", "judge")}
         if self.limit:  # every so many, for documents stand by category
@@ -61,6 +66,22 @@ class Library:
         if site.model not in self._readers:
             self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device)
         return replace(self._readers[site.model], site=site)
+
+    def lens(self, site: Site) -> Lens:
+        """A model's final norm and unembedding, opened once."""
+        if site.model not in self._lenses:
+            self._lenses[site.model] = Lens.open(site.model, device=self.device)
+        return self._lenses[site.model]
+
+    def shared_words(self, ground: Ground) -> tuple[str, ...]:
+        """Words that both models of a ground have as one token."""
+        return shared_words(self.lens(ground.source), self.lens(ground.target))
+
+    def words(self, ground: Ground) -> FiringWords:
+        """Which words the dictionary's latents fire on, in the judging texts."""
+        if ground.name not in self._words:
+            self._words[ground.name] = words_of(self.split(ground, "judge"))
+        return self._words[ground.name]
 
     def crossing(self, ground: Ground) -> Crossing:
         """What ``explain`` crosses by when nothing else is said.
@@ -148,9 +169,17 @@ class Library:
                 self._splits[name] = other.turned(ground.encoder, ground.source.block)
         return self._splits[name]
 
-    def blocks(self, ground: Ground, source: tuple[int, ...], target: tuple[int, ...]) -> Tokens:
-        """Every token of the map's sentences at several blocks."""
-        return self._read(ground, self.texts["map"], source, target)
+    def blocks(
+        self,
+        ground: Ground,
+        which: str,
+        source: tuple[int, ...],
+        target: tuple[int, ...],
+        *,
+        at_most: int | None = None,
+    ) -> Tokens:
+        """Every token of some of the texts, or of the first ``at_most`` of them, at several blocks."""
+        return self._read(ground, self.texts[which][:at_most], source, target)
 
     def _read(
         self, ground: Ground, texts: list[str], source: tuple[int, ...] = (), target: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ from studies.ground import Ground
 from studies.library import Library
 from studies.reading import read_back, read_contexts
 
-COMPARED = ("post", "trust")  # studies in which texts are compared with other texts
+COMPARED = ("trust",)  # studies in which texts are compared with other texts
 Prepare = Callable[[Ground, Library, int, int], Cast]
 
 

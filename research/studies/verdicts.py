@@ -142,8 +142,10 @@ def _quoted(text: str) -> str:
 
 
 def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """What is named without a verbalizer: by a linear read-out of the row, its lens words, its firing contexts alone, or
-    the text of the latent whose row is nearest.
+    """What is named without a verbalizer.
+
+    By a linear read-out of the row, its lens words, its firing contexts alone, or the text of the latent whose row is
+    nearest.
     """
     single, found = facts["chosen"]["one_word"], {}
     for name in ("fires", "writes", "silent"):

@@ -1,7 +1,7 @@
 """Everything the yardstick is judged by, made once and kept: rows and their facts, texts, steering, writing, weighing.
 
-In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``, ``rows.safetensors``,
-a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
+In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``,
+``rows.safetensors``, a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from dragoman.measures.firing import word_at
 from dragoman.models.language import Judge, generation_table
-from dragoman.models.lens import Lens, shared_words
 from dragoman.models.steer import steering_table
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -26,17 +25,19 @@ from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
 from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
 from dragoman.washout import on_shell
+from studies.choice import words_of
+from studies.controls import dealt
 from studies.ground import GROUNDS, Ground
 from studies.library import Library
+from studies.row_judge import plain
 from studies.windows import windows
-from studies.yardstick import Yard, dealt, words_of
+from studies.yardstick import Yard
 
 SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9}
 WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
 FAKE = ("fake fires", "fake writes")
 STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
 WRITTEN = ("fires", "writes", "silent", *FAKE)  # generation and detection
-TOP = 20  # lens words
 COMMON = 20  # tokens a word has to have for a mean of its own
 PASSAGES, PASSAGE = 5, 40
 NEW_TOKENS = 110
@@ -64,7 +65,7 @@ def make(
             yard = Yard.read(ground, library, sizes=sizes, seed=seed)
             routes = yard.routes()
             keep_rows(folder / "rows.safetensors", routes, yard)
-            write_json(folder / "facts.json", facts_of(yard, routes, device=device))
+            write_json(folder / "facts.json", facts_of(yard, routes))
         facts, routes = read_json(folder / "facts.json"), kept_rows(folder / "rows.safetensors", ground)
         run = verbalized(
             ground, library, facts, routes, folder, talk, device=device, dtype=dtype, batch_size=batch_size
@@ -95,24 +96,22 @@ def kept_rows(path: Path, ground: Ground) -> dict[str, Directions]:
     return {name: Directions.of(at.get(name, ground.target), rows, words["ids"][name]) for name, rows in arrays.items()}
 
 
-def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> dict[str, Any]:
+def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
     """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
     ground, ids = yard.ground, yard.chosen.every
     yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
-    here, there = (Lens.open(site.model, device=device) for site in (ground.source, ground.target))
-    shared = shared_words(here, there)
-    own = dict(zip(ids, here.top(ground.rows.pick(ids).unit, TOP, among=shared), strict=True))
-    own |= dict(zip(yard.fakes.ids, here.top(yard.fakes.unit, TOP, among=shared), strict=True))
+    judges = [yard.row_judge(names) for names in (ids, yard.fakes.ids)]
+    own = {name: words for judge in judges for name, words in zip(judge.rows.ids, judge.words, strict=True)}
     words, centroids = word_means(yard)
     weight, bias, classes = probe_of(ground)
     told: dict[str, Any] = {}
     for name, rows in routes.items():
-        injected = on_shell(rows, yard.crossing.background)
+        judge, injected = yard.judge_of(rows), on_shell(rows, yard.crossing.background)
         told[name] = {
             "ids": rows.ids,
-            "cofiring": plain(yard.cofiring_of(rows)),
-            "cofiring_dealt": plain(yard.cofiring_of(dealt(rows, yard.seed))) if len(rows) > 1 else None,
-            "lens_words": there.top(rows.unit, TOP, among=shared),
+            "cofiring": plain(judge.cofiring(rows)),
+            "cofiring_dealt": plain(judge.cofiring(dealt(rows, yard.seed))) if len(rows) > 1 else None,
+            "lens_words": judge.lens_words(rows),
             "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
             "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
         }
@@ -138,11 +137,6 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> di
         "routes": told,
         "windows": windows_of(yard, near),
     }
-
-
-def plain(values: NDArray[Any]) -> list[float | None]:
-    """Numbers for JSON, None for those that could not be known."""
-    return [None if np.isnan(v) else float(v) for v in values]
 
 
 def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
