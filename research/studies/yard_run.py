@@ -1,7 +1,8 @@
 """Everything the yardstick is judged by, made once and kept: rows and their facts, texts, steering, writing, weighing.
 
 In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``,
-``rows.safetensors``, a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
+``rows.safetensors``, a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is
+there is not made again.
 """
 
 from __future__ import annotations
