@@ -12,16 +12,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from dragoman.measures.firing import FiringWords
-from dragoman.models.lens import Lens, shared_words
 
 from dragoman import tiny
 from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
+from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
+from dragoman.models.lens import Lens, shared_words
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.choice import words_of

@@ -6,7 +6,7 @@ row of *other* documents. Refuses what the fits refuse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,19 +102,15 @@ def folded(tokens: Tokens, rows: NDArray[np.int64], source: int, target: int) ->
     return stream.finish()
 
 
-def aligned_map(
-    tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site, block: int | None = None
-) -> LinearMap:
-    """The default map: penalty by document folds, on the direction criterion where it is the dictionary's own block."""
-    source = dictionary.site if block is None else replace(dictionary.site, block=block)
-    calibration = None
-    if source == dictionary.site:
-        fired = tokens.fired[rows]
-        often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
-        y = tokens.y[target.block][rows]
-        sums = [FiringSums(target, often.tolist(), y.shape[1]) for _ in range(FOLDS)]
-        add_by_fold(sums, fired.tocsc()[:, often], y, tokens.documents[rows])
-        calibration = Calibration(directions=dictionary, direct=sums)
+def aligned_map(tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site) -> LinearMap:
+    """The default map: penalty by document folds, on the direction criterion."""
+    source = dictionary.site
+    fired = tokens.fired[rows]
+    often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
+    y = tokens.y[target.block][rows]
+    sums = [FiringSums(target, often.tolist(), y.shape[1]) for _ in range(FOLDS)]
+    add_by_fold(sums, fired.tocsc()[:, often], y, tokens.documents[rows])
+    calibration = Calibration(directions=dictionary, direct=sums)
     moments = folded(tokens, rows, source.block, target.block)
     return fit_map(moments, source, target, calibration=calibration, allow_underdetermined=True)
 

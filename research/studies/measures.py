@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import final_token, named_table
 from numpy.typing import NDArray
 from scipy import stats
 
+from dragoman.measures.firing import final_token, named_table
 from dragoman.stats.intervals import t_interval
 from dragoman.stats.nulls import holm
 from studies.ground import FAINT
@@ -137,11 +137,19 @@ def difference(first: PerLatent, second: PerLatent) -> dict[str, Any] | None:
         low, high, p = t_interval(mean, spread, len(gaps)) if spread > 0 else (mean, mean, float(mean == 0))
         return {"value": mean, "low": low, "high": high, "p": p, "n": len(gaps), "paired": True}
     left, right = np.array(list(a.values())), np.array(list(b.values()))
-    if min(len(left), len(right)) < 2 or left.std() + right.std() == 0:
+    return welch(left, right) if min(len(left), len(right)) > 1 else None
+
+
+def welch(left: NDArray[np.float64], right: NDArray[np.float64]) -> dict[str, Any] | None:
+    """Difference of two means with Welch's interval and p; None where neither side varies."""
+    parts = np.array([left.var(ddof=1) / len(left), right.var(ddof=1) / len(right)])
+    if parts.sum() <= 0:
         return None
-    test: Any = stats.ttest_ind(left, right, equal_var=False)
-    low, high = test.confidence_interval(0.95)
-    told = {"value": float(left.mean() - right.mean()), "low": float(low), "high": float(high), "p": float(test.pvalue)}
+    df = parts.sum() ** 2 / (parts**2 / [len(left) - 1, len(right) - 1]).sum()
+    gap, error = float(left.mean() - right.mean()), float(np.sqrt(parts.sum()))
+    half = float(stats.t.ppf(0.975, df)) * error
+    p = float(2 * stats.t.sf(abs(gap) / error, df))
+    told = {"value": gap, "low": gap - half, "high": gap + half, "p": p}
     return told | {"n": [len(left), len(right)], "paired": False}
 
 
