@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import FiringWords, WordTally, one_word
 
 from dragoman.core import Refusal
+from dragoman.measures.firing import FiringWords, WordTally, one_word
 from studies.ground import FAINT, Ground
 from studies.tokens import Tokens
 
@@ -68,7 +68,7 @@ def words_of(tokens: Tokens, fired: Any = None, ids: tuple[str, ...] | None = No
     step = 8192
     for start in range(0, len(tokens), step):
         rows = slice(start, start + step)
-        texts = [tokens.texts[d] for d in tokens.documents[rows]]
+        texts = [tokens.texts[int(d)] for d in tokens.documents[rows]]
         tally.add(fired[rows], texts, tokens.ends[rows])
     return tally.finish()
 

@@ -7,6 +7,8 @@ texts that neither fit nor judge.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dragoman.core import Directions
@@ -42,7 +44,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
             continue
         made = yard.tuner.ridge(Moments.of(x[rows], y[rows]), *where)
         texts = len(np.unique(tokens.documents[rows]))
-        told = {"pairs": len(rows), "documents": texts}
+        told: dict[str, Any] = {"pairs": len(rows), "documents": texts}
         name = f"aligned map, {pairs} pairs"
         lines.add(name, made.carry(directions), **told, **settings_of(made))
         lines.add(f"fake latents, {name}", made.carry(yard.fakes), kind="control", texts=(), **told)

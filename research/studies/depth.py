@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from dragoman.measures.cofiring import Whitening
-from dragoman.measures.fake import fake_dictionary
-from dragoman.models.lens import Lens
 
 from dragoman.core import Background, Directions, Site, frozen
 from dragoman.maps import Moments
+from dragoman.measures.cofiring import Whitening
+from dragoman.measures.fake import fake_dictionary
 from dragoman.models.aligned import encoded
+from dragoman.models.lens import Lens
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing
 from studies.choice import choose, firing_counts, words_of
@@ -91,7 +91,7 @@ def inside(
         judges = {
             kind: judge_at(rows, judge, block, firing, whitening, lens, seed) for kind, (rows, firing) in both.items()
         }
-        told = {"block": block, "relative_depth": (block + 1) / deep}
+        told: dict[str, Any] = {"block": block, "relative_depth": (block + 1) / deep}
         if block == source.block:
             lines.add(home, own, judge=judges[""], texts=(), **told)
             lines.add(f"fake latents, {home}", fakes, judge=judges["fake latents, "], kind="control", texts=(), **told)
@@ -138,7 +138,7 @@ def nearby(lines: Lines, ground: Ground, tokens: Tokens, fitted: np.ndarray, nea
         carried = ridge_at(Moments.of(x, tokens.y[block][fitted]), source, site, LAM).carry(rows)
         there = background_at(tokens, fitted, site)
         kept = standing(carried, there)
-        told = {"block": block, "away": block - target.block}
+        told: dict[str, Any] = {"block": block, "away": block - target.block}
         name = f"target block {block}"
         here = replace(kept, site=target)  # said to live where the verbalizer reads: the post's first observation
         lines.text(f"{name}, as it is", here, vectors=on_shell(kept, there), **told)

@@ -9,9 +9,11 @@ nor judge.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from dragoman.core import Site
 from dragoman.maps import LinearMap, Moments
 from dragoman.maps.linear import fit_procrustes, relative_lambda
 from studies.cast import Cast
@@ -45,7 +47,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     for amount, (a, b) in amounts.items():
         centred, raw = moments_of(a, b), moments_of(a, b, centred=False)
         for variant, map_ in variants(ground, centred, raw, yard.tuner):
-            told = {"variant": variant, "amount": amount, "rows_fitted": len(a), **settings_of(map_)}
+            told: dict[str, Any] = {"variant": variant, "amount": amount, "rows_fitted": len(a), **settings_of(map_)}
             lines.add(f"{variant}, {amount}", map_.carry(directions), **told)
             if variant == "ridge":
                 lines.add(f"fake latents by ridge, {amount}", map_.carry(yard.fakes), kind="control", texts=())
@@ -63,7 +65,8 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
 
 def variants(ground: Ground, centred: Moments, raw: Moments, tuner: Tuner) -> Iterator[tuple[str, LinearMap]]:
     """Ridge; Procrustes as the textbook has it; one thing changed at a time, penalties and rank tuned."""
-    where, how = (ground.source, ground.target), {"allow_underdetermined": True}
+    where: tuple[Site, Site] = (ground.source, ground.target)
+    how: dict[str, Any] = {"allow_underdetermined": True}
     yield "ridge", tuner.ridge(centred, *where)
     yield "ridge, not centred", tuner.ridge(raw, *where)
     yield "Procrustes", fit_procrustes(centred, *where, rank="full", **how)

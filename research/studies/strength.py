@@ -8,7 +8,10 @@ with it on the same latents, and the best is chosen on one half of them and repo
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from dragoman.core import Directions
+from dragoman.maps.crossing import Route
 from dragoman.washout import on_shell_angle
 from studies.cast import Cast, standing
 from studies.choice import choose
@@ -34,11 +37,12 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     lines = Lines(cast=cast, judge=None, fakes=None, one_word=chosen.one_word)
     directions = ground.directions(chosen.every)
     able = crossing.direct.frequent(directions)
-    for route, rows in (("direct", able), ("map", directions)):
+    both: tuple[tuple[Route, Directions], ...] = (("direct", able), ("map", directions))
+    for route, rows in both:
         carried = standing(crossing.directions(rows, route), cast.background)
         names = []
         for point in sweep(carried, cast.background, times=TIMES, weights=WEIGHTS):
-            told = {"degrees": math.degrees(point.angle), "times": point.times, "strength": point.name}
+            told: dict[str, Any] = {"degrees": math.degrees(point.angle), "times": point.times, "strength": point.name}
             names.append(f"{route}, {point.name}")
             lines.text(names[-1], carried, point.name, vectors=point.vectors, route=route, **told)
         home = f"{route}, {ON_SHELL}"

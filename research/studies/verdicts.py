@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import FORMS, final_token, named_table, names_word
-from dragoman.measures.overlap import overlap_table, rank_auroc
 from numpy.typing import NDArray
 from scipy import stats
 
 from dragoman.core import Refusal
+from dragoman.measures.firing import FORMS, final_token, named_table, names_word
+from dragoman.measures.overlap import overlap_table, rank_auroc
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, read_arrays, read_json
 from studies.ground import FAINT, GROUNDS
@@ -116,7 +116,9 @@ def _measures(
         yield "detection", (own, _mean(list(dealt.values())))
 
 
-def _forms(facts: Any, ids: Sequence[str], texts: Mapping[str, str]) -> Iterator[tuple[str, tuple[PerLatent, float]]]:
+def _forms(
+    facts: Any, ids: Sequence[str], texts: Mapping[str, str]
+) -> Iterator[tuple[str, tuple[PerLatent, float | None]]]:
     """Whether the token that a text says comes last is of the class in which the latent fires."""
     base = facts["base_forms"]
     classes = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dragoman.measures.firing import word_at
 from dragoman.models.language import Judge, generation_table
 from dragoman.models.steer import steering_table
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from scipy.sparse import csr_array
 from dragoman import tiny
 from dragoman.core import Directions, Floats, Talk
 from dragoman.maps.moments import Doubles
+from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
@@ -149,7 +149,7 @@ def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
 def word_means(yard: Yard) -> tuple[list[str], Doubles]:
     """Words, and the target's mean where a token ends each of them, less the overall mean: a probe for words."""
     tokens, y = yard.fit, yard.fit.y[yard.ground.target.block]
-    spoken = [word_at(tokens.texts[d], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
+    spoken = [word_at(tokens.texts[int(d)], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
     words, where, counts = np.unique(spoken, return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts >= COMMON)
     member = csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(words), len(where)))
