@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy.stats import ttest_ind
 
 from dragoman.core import Directions, Talk
 from dragoman.maps import Moments
-from dragoman.measures.cofiring import Whitening
+from dragoman.measures.cofiring import Whitening, cofiring
 from dragoman.store import RunFolder
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 from studies import data, depth, post, procrustes, strength
@@ -24,7 +23,7 @@ from studies.judged import Heard
 from studies.lines import Lines
 from studies.measures import TITLES, difference, judged
 from studies.results import written
-from studies.row_judge import RowJudge, own_words, plain, summary
+from studies.row_judge import RowJudge, nearest_columns, own_words, plain, summary, telling
 from studies.tuning import Tuner, fit_documents, ridge_at
 from study_library import M, PlantedLens, PlantedLibrary, reads_rows
 
@@ -47,7 +46,7 @@ def judge(library: PlantedLibrary, ground: Ground) -> RowJudge:
     own = ground.rows.pick(EVERY)
     lens = PlantedLens(rows=library.world.target)
     return RowJudge(
-        rows=own, y=tokens.y[TARGET.block], fired=tokens.fired, documents=tokens.documents,
+        rows=own, y=tokens.y[TARGET.block], tokens=telling(own, ground.rows, tokens.fired, tokens.documents),
         whitening=Whitening.of(library.split(ground, "direct").y[TARGET.block]),
         words=own_words(library.lens(SOURCE), own, lens.words), lens=lens, among=lens.words,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -91,12 +90,25 @@ def test_one_row_has_nobody_to_be_dealt_to(library: PlantedLibrary, judge: RowJu
     assert told["cofiring_dealt"] == [None] and told["lens_dealt"] == [None] and told["lens"][0] >= 5
 
 
-def test_siblings_are_the_nearest_rows_and_never_oneself(judge: RowJudge) -> None:
+def test_siblings_are_the_nearest_rows_of_the_dictionary_and_never_oneself() -> None:
     drawn = at_source(np.random.default_rng(2).normal(size=(M, 48)))
-    for k, near in enumerate(replace(judge, rows=drawn).siblings):
-        cosine = drawn.unit @ drawn.unit[k]
-        cosine[k] = -np.inf
-        assert near.tolist() == np.argsort(-cosine)[:5].tolist() and k not in near
+    for name, near in zip(("4", "30"), nearest_columns(drawn.pick(["4", "30"]), drawn), strict=True):
+        cosine = drawn.unit @ drawn.unit[int(name)]
+        cosine[int(name)] = -np.inf
+        assert near.tolist() == np.argsort(-cosine)[:5].tolist()
+
+
+def test_a_judge_gives_the_auroc_of_the_measure_itself(
+    library: PlantedLibrary, ground: Ground, judge: RowJudge
+) -> None:
+    tokens, rows = library.split(ground, "judge"), planted(library)
+    most = 400  # more than any latent fires here, so both look at the same tokens
+    expected = cofiring(
+        rows.unit, tokens.y[TARGET.block], tokens.fired, tokens.documents, whitening=judge.whitening,
+        siblings=nearest_columns(ground.rows, ground.rows), rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert max(judge.tokens.firing) < most
+    np.testing.assert_allclose(judge.cofiring(rows), expected, atol=2e-3)
 
 
 def test_a_summary_has_students_interval_and_leaves_out_what_is_not_known() -> None:

@@ -263,6 +263,16 @@ def check(
     return out
 
 
+def pack_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
+    """Texts, probes and direct table, or the part of them that is asked for."""
+    if args.stage in ("all", "texts", "pack"):
+        texts_stage(args, documents)
+    if args.stage in ("all", "pack"):
+        pack.write_probes(documents, args.work, args.out)
+    if args.stage in ("all", "direct", "pack"):
+        direct_stage(args)
+
+
 def texts_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
     """The packed texts; documents that nothing was trained on are written first, unless they are there."""
     fresh = args.work / "fresh.jsonl.gz"
@@ -313,7 +323,8 @@ def main() -> None:
     parse.add_argument("--out", type=Path, required=True)
     parse.add_argument("--work", type=Path, default=Path("training-work"))
     parse.add_argument("--texts", type=Path, help="the corpus, if it is there already")
-    parse.add_argument("--stage", choices=["all", "sweep", "read", *MODELS, *READERS, "texts", "pack"], default="all")
+    stages = ["all", "sweep", "read", *MODELS, *READERS, "texts", "direct", "pack"]
+    parse.add_argument("--stage", choices=stages, default="all")
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parse.add_argument("--batch", type=int, default=512)
     parse.add_argument("--av-batch", type=int)
@@ -344,11 +355,7 @@ def main() -> None:
     if args.stage == "all":
         for group in (MODELS, READERS):
             side_by_side(list(group), args.device)
-    if args.stage in ("all", "texts", "pack"):
-        texts_stage(args, documents)
-    if args.stage in ("all", "pack"):
-        pack.write_probes(documents, args.work, args.out)
-        direct_stage(args)
+    pack_stage(args, documents)
     if args.stage in MODELS:
         av_stage(args, documents, args.stage)
     if args.stage in READERS:

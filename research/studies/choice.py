@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman.core import Refusal
 from dragoman.measures.firing import FiringWords, WordTally, one_word
-from studies.ground import FAINT, Ground
+from studies.ground import FAINT, SHARP, Ground
 from studies.tokens import Tokens
 
 THIRDS = 3
@@ -25,22 +25,32 @@ class Chosen:
     """Ids of latents.
 
     ``drawn``: by frequency alone. ``one_word``: those of which one word has most of the activation in the judging
-    texts, with that word. ``topicless``: without a category. ``notes``: how many there were to choose from.
+    texts, with that word. ``topicless``: without a category; ``topical``: with one that has most of their firing.
+    ``notes``: how many there were to choose from.
     """
 
     drawn: tuple[str, ...]
     one_word: Mapping[str, str]
     topicless: tuple[str, ...] = ()
+    topical: tuple[str, ...] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def every(self) -> tuple[str, ...]:
         """All, once."""
-        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless}, key=int))
+        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless, *self.topical}, key=int))
 
 
 def choose(
-    ground: Ground, judge: Tokens, words: FiringWords, *, drawn: int, one_words: int, topicless: int = 0, seed: int = 0
+    ground: Ground,
+    judge: Tokens,
+    words: FiringWords,
+    *,
+    drawn: int,
+    one_words: int,
+    topicless: int = 0,
+    topical: int = 0,
+    seed: int = 0,
 ) -> Chosen:
     """Latents that fire in at least ten judging tokens; at most as many of each kind as are asked for."""
     counts = firing_counts(judge)
@@ -51,6 +61,7 @@ def choose(
         drawn=by_frequency(able, counts, min(drawn, len(able)), seed=seed) if drawn else (),
         one_word={i: single[i] for i in kept},
         topicless=at_most(without_topic(ground, able), topicless, seed=seed),
+        topical=at_most(with_topic(ground, able), topical, seed=seed),
         notes={"able": len(able), "one_word": len(single), "of": len(counts), "judging tokens": len(judge)},
     )
 
@@ -93,6 +104,11 @@ def by_frequency(ids: Iterable[str], often: Mapping[str, float], n: int, *, seed
 def without_topic(ground: Ground, ids: Iterable[str]) -> tuple[str, ...]:
     """Latents whose most frequent category has no more than a share that chance comes near."""
     return tuple(i for i in ids if i in ground.latents and ground.latents[i].selectivity < FAINT)
+
+
+def with_topic(ground: Ground, ids: Iterable[str]) -> tuple[str, ...]:
+    """Latents of which one category has a good part of the firing."""
+    return tuple(i for i in ids if i in ground.latents and ground.latents[i].selectivity >= SHARP)
 
 
 def at_most(ids: Iterable[str], n: int, *, seed: int = 0) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.core import Background, Directions, Site, frozen
+from dragoman.core import Background, Directions, Floats, Site, frozen
 from dragoman.maps import Moments
-from dragoman.measures.cofiring import Whitening
+from dragoman.measures.cofiring import TellingTokens, Whitening
 from dragoman.measures.fake import fake_dictionary
 from dragoman.models.aligned import encoded
 from dragoman.models.lens import Lens
@@ -28,7 +28,7 @@ from studies.choice import choose, firing_counts, words_of
 from studies.ground import Ground
 from studies.library import Library
 from studies.lines import Lines
-from studies.row_judge import RowJudge, own_words
+from studies.row_judge import RowJudge, own_words, telling
 from studies.tokens import Tokens
 from studies.tuning import Tuner, ridge_at, settings_of
 from studies.yardstick import sizes_of
@@ -82,19 +82,22 @@ def inside(
     rates = np.array([counts[i] for i in drawn[: max(len(drawn) // 3, 2)]]) / len(judge)
     fakes, encoder = fake_dictionary(tokens.x[source.block], rates, site=source, seed=seed)
     lens, own = library.lens(source), ground.rows.pick(drawn)
-    fired = judge.fired.tocsc()[:, [int(i) for i in drawn]]
-    both = {"": (own, fired), "fake latents, ": (fakes, encoded(encoder, judge.x[source.block]))}
+    every, fake_fired = ground.rows, encoded(encoder, judge.x[source.block])
+    both = {
+        "": (own, telling(own, every, judge.fired, judge.documents, seed=seed)),
+        "fake latents, ": (fakes, telling(fakes, fakes, fake_fired, judge.documents, seed=seed)),
+    }
     home = f"block {source.block}, as it is"
     for block in across:
         site = replace(source, block=block)
         whitening = Whitening.of(tokens.x[block])
         judges = {
-            kind: judge_at(rows, judge, block, firing, whitening, lens, seed) for kind, (rows, firing) in both.items()
+            kind: judge_at(rows, judge.x[block], told, whitening, lens, seed) for kind, (rows, told) in both.items()
         }
-        told: dict[str, Any] = {"block": block, "relative_depth": (block + 1) / deep}
+        about: dict[str, Any] = {"block": block, "relative_depth": (block + 1) / deep}
         if block == source.block:
-            lines.add(home, own, judge=judges[""], texts=(), **told)
-            lines.add(f"fake latents, {home}", fakes, judge=judges["fake latents, "], kind="control", texts=(), **told)
+            lines.add(home, own, judge=judges[""], texts=(), **about)
+            lines.add(f"fake latents, {home}", fakes, judge=judges["fake latents, "], kind="control", texts=(), **about)
             continue
         moments = Moments.of(tokens.x[source.block][fitted], tokens.x[block][fitted])
         tuner = Tuner.of(ground, tokens, held, tokens.x[block], without=drawn, whitening=whitening, seed=seed)
@@ -103,23 +106,22 @@ def inside(
             ("tuned", tuner.ridge(moments, source, site)),
         ):
             name = f"block {block}, {how}"
-            lines.add(name, made.carry(own), judge=judges[""], texts=(), **told, **settings_of(made))
+            lines.add(name, made.carry(own), judge=judges[""], texts=(), **about, **settings_of(made))
             if how == "tuned":
                 carried = made.carry(fakes)
                 judging = judges["fake latents, "]
-                lines.add(f"fake latents, {name}", carried, judge=judging, kind="control", texts=(), **told)
+                lines.add(f"fake latents, {name}", carried, judge=judging, kind="control", texts=(), **about)
                 lines.compare((name, f"fake latents, {name}"), (name, home))
 
 
 def judge_at(
-    rows: Directions, judge: Tokens, block: int, fired: Any, whitening: Whitening, lens: Lens, seed: int
+    rows: Directions, y: Floats, tokens: TellingTokens, whitening: Whitening, lens: Lens, seed: int
 ) -> RowJudge:
     """The judge of rows at a block of the source's model, by the words that the same model's lens reads off them."""
     return RowJudge(
         rows=rows,
-        y=judge.x[block],
-        fired=fired,
-        documents=judge.documents,
+        y=y,
+        tokens=tokens,
         whitening=whitening,
         words=own_words(lens, rows, lens.words),
         lens=lens,

@@ -16,35 +16,34 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dragoman.measures.cofiring import Whitening, cofiring
-from dragoman.measures.overlap import overlap_table
-from dragoman.models.lens import Lens
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats
+from dragoman.measures.cofiring import TellingTokens, Whitening, area, telling_tokens
+from dragoman.measures.overlap import overlap_table
+from dragoman.models.lens import Lens
 from dragoman.stats.intervals import t_interval
 from studies.controls import dealt
 
 Doubles = NDArray[np.float64]
 Words = Sequence[tuple[str, ...]]
 TOP = 20  # lens words
+FEW = 400  # tokens of a kind and latent in studies: more would narrow no interval over hundreds of latents
 SIBLINGS = 5  # nearest decoder rows, whose firing tokens are the hard negatives
-MEASURES = ("cofiring", "lens")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowJudge:
     """Judges rows at one site that carry the names of ``rows``.
 
-    ``rows``: n latents' own rows at the source. ``y``: (T, q) rows of the site at the judging tokens, ``fired``: (T, n)
-    sparse activations there, ``documents``: (T,) the text of each. ``whitening``: of the site's rows at other texts.
+    ``rows``: n latents' own rows at the source. ``y``: (T, q) rows of the site at the judging tokens. ``tokens``: at
+    which of these each latent is told from others, see ``telling``. ``whitening``: of the site's rows at other texts.
     ``words``: n latents' own lens words; ``lens``: of the site's model, asked for words ``among`` these.
     """
 
     rows: Directions
     y: Floats
-    fired: Any
-    documents: NDArray[np.int64]
+    tokens: TellingTokens
     whitening: Whitening
     words: Words
     lens: Lens
@@ -52,27 +51,21 @@ class RowJudge:
     seed: int = 0
 
     @cached_property
-    def siblings(self) -> NDArray[np.int64]:
-        """(n, 5) numbers of the latents whose own rows are nearest."""
-        cosines = self.rows.unit @ self.rows.unit.T
-        np.fill_diagonal(cosines, -np.inf)
-        return np.argsort(-cosines, axis=1)[:, : min(SIBLINGS, len(self.rows) - 1)]
+    def _gathered(self) -> list[Floats]:
+        """Rows of the site at each latent's tokens, less the mean: every line reads them."""
+        mean = self.whitening.mean.astype(np.float32)
+        return [self.y[rows] - mean for rows in self.tokens.rows]
 
     def cofiring(self, rows: Directions) -> Doubles:
         """(k,) AUROC of each row against where its latent fires; NaN where it fires too rarely."""
-        places = self._places(rows)
-        every = np.repeat(rows.unit[:1], len(self.rows), axis=0)  # of latents without a row here; not looked at
-        every[places] = rows.unit
-        found = cofiring(
-            every,
-            self.y,
-            self.fired,
-            self.documents,
-            whitening=self.whitening,
-            hard=self.siblings,
-            rng=np.random.default_rng(self.seed),
-        )
-        return np.asarray(found, dtype=np.float64)[places]
+        reads = (self.whitening.precision @ rows.unit.T.astype(np.float64)).astype(np.float32)
+        found = [
+            area((self._gathered[k] @ reads[:, j]).astype(np.float64), self.tokens.firing[k])
+            if self.tokens.firing[k]
+            else np.nan
+            for j, k in enumerate(self._places(rows).tolist())
+        ]
+        return np.array(found, dtype=np.float64)
 
     def lens_words(self, rows: Directions) -> list[tuple[str, ...]]:
         """The twenty words that each row writes most."""
@@ -102,6 +95,38 @@ class RowJudge:
     @cached_property
     def _at(self) -> dict[str, int]:
         return {name: k for k, name in enumerate(self.rows.ids)}
+
+
+def telling(
+    rows: Directions, every: Directions, fired: Any, documents: NDArray[np.int64], *, most: int = FEW, seed: int = 0
+) -> TellingTokens:
+    """Tokens at which each latent is told from silence and from its siblings in the whole dictionary.
+
+    Args:
+        rows: of the latents.
+        every: the whole dictionary, in the order of the columns of ``fired``.
+        fired: (T, M) sparse activations.
+        documents: (T,) of each token.
+        most: tokens of a kind and latent.
+        seed: of the draws.
+    """
+    where = {name: k for k, name in enumerate(every.ids)}
+    return telling_tokens(
+        fired,
+        documents,
+        columns=np.array([where[i] for i in rows.ids]),
+        siblings=nearest_columns(rows, every),
+        most=most,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def nearest_columns(rows: Directions, every: Directions) -> NDArray[np.int64]:
+    """(n, 5): numbers of the dictionary's rows that are nearest each, itself excepted."""
+    cosines = rows.unit @ every.unit.T
+    where = {name: k for k, name in enumerate(every.ids)}
+    cosines[np.arange(len(rows)), [where[i] for i in rows.ids]] = -np.inf
+    return np.argsort(-cosines, axis=1)[:, : min(SIBLINGS, len(every) - 1)]
 
 
 def own_words(lens: Lens, rows: Directions, among: Collection[str]) -> list[tuple[str, ...]]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from dragoman.measures.cofiring import Whitening, cofiring
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
 from dragoman.maps import LinearMap, Moments, fit_pooled
 from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.measures.cofiring import Whitening, area, telling_tokens
 from studies.choice import at_most
 from studies.ground import Ground
 from studies.library import Library
@@ -25,19 +25,21 @@ from studies.tokens import Tokens
 GRID = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # relative penalties
 POST_REL = 0.18  # the post's penalty of 100 in units of its own pooled rows, as science puts it (simulated)
 LATENTS, FIRING = 100, 50  # latents that tune, and the held-out tokens at which each fires at least
-TOKENS = 40_000  # held-out tokens at most
+MOST = 300  # tokens of a kind and latent
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tuner:
-    """Latents' own rows at the source, and where they fire among rows of the site to which they are carried."""
+    """Latents' own rows at the source, and the site to which they are carried, at tokens that tell them from silence.
+
+    ``seen``: per latent (t, q) rows of the site less its mean, ``firing`` of which the first are those at which it
+    fires; ``precision``: the inverse of the site's covariance.
+    """
 
     rows: Directions
-    y: Floats
-    fired: Any
-    documents: NDArray[np.int64]
-    whitening: Whitening
-    seed: int = 0
+    seen: Sequence[Floats]
+    firing: Sequence[int]
+    precision: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -52,33 +54,32 @@ class Tuner:
         seed: int = 0,
     ) -> Tuner:
         """From held-out rows ``held`` of ``tokens``; ``y``: (T, q) rows of the site at all of them."""
-        held = held[:TOKENS]
         fired = tokens.fired[held].tocsc()
         counts = np.asarray((fired > 0).sum(axis=0)).ravel()
         gone, least = set(without), min(FIRING, len(held) // 50)
         others = [i for i in ground.latents if i not in gone and counts[int(i)] >= least]
         ids = at_most(others, LATENTS, seed=seed + 5)
-        return cls(
-            rows=ground.rows.pick(ids),
-            y=y[held],
-            fired=fired[:, [int(i) for i in ids]],
-            documents=tokens.documents[held],
-            whitening=whitening,
-            seed=seed,
+        told = telling_tokens(
+            fired,
+            tokens.documents[held],
+            columns=np.array([int(i) for i in ids]),
+            most=MOST,
+            rng=np.random.default_rng(seed),
         )
+        mean = whitening.mean.astype(np.float32)
+        seen = [y[held[rows]] - mean for rows in told.rows]
+        return cls(rows=ground.rows.pick(ids), seen=seen, firing=told.firing, precision=whitening.precision)
 
     def score(self, carried: Directions) -> float:
         """Mean co-firing AUROC of the rows' images; negatives at random."""
-        found = cofiring(
-            carried.unit,
-            self.y,
-            self.fired,
-            self.documents,
-            whitening=self.whitening,
-            hard=None,
-            rng=np.random.default_rng(self.seed),
-        )
-        return float(np.nanmean(found))
+        reads = (self.precision @ carried.unit.T.astype(np.float64)).astype(np.float32)
+        scores = [area((y @ reads[:, k]).astype(np.float64), n) for k, (y, n) in enumerate(self.pairs) if n]
+        return float(np.mean(scores))
+
+    @property
+    def pairs(self) -> list[tuple[Floats, int]]:
+        """Each latent's rows of the site, and at how many of them it fires."""
+        return list(zip(self.seen, self.firing, strict=True))
 
     def best(self, make: Callable[[Any], LinearMap], settings: Sequence[Any]) -> LinearMap:
         """The map whose images score best; its report has ``tuned``: the setting, the curve, whether it is an edge."""

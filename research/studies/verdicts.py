@@ -116,9 +116,7 @@ def _measures(
         yield "detection", (own, _mean(list(dealt.values())))
 
 
-def _forms(
-    facts: Any, ids: Sequence[str], texts: Mapping[str, str]
-) -> Iterator[tuple[str, tuple[PerLatent, float | None]]]:
+def _forms(facts: Any, ids: Sequence[str], texts: Mapping[str, str]) -> Iterator[tuple[str, tuple[PerLatent, float]]]:
     """Whether the token that a text says comes last is of the class in which the latent fires."""
     base = facts["base_forms"]
     classes = {}
@@ -146,8 +144,8 @@ def _quoted(text: str) -> str:
 def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """What is named without a verbalizer.
 
-    By a linear read-out of the row, its lens words, its firing contexts alone, or the text of the latent whose row is
-    nearest.
+    By a linear read-out of the row, by its lens words, by its firing contexts alone, or by the text of the latent whose
+    row is nearest.
     """
     single, found = facts["chosen"]["one_word"], {}
     for name in ("fires", "writes", "silent"):

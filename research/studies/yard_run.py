@@ -1,19 +1,17 @@
-"""Everything the yardstick is judged by, made once and kept: rows and their facts, texts, steering, writing, weighing.
+"""Everything the yardstick is judged by, made once and kept: rows and facts, texts, steering, writing, weighing.
 
-In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``,
-``rows.safetensors``, a run folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is
-there is not made again.
+In: names of directions of the pair, a folder, where to compute. Out: per direction ``facts.json``, its rows, a run
+folder, ``steering.safetensors``, ``generation.safetensors``, ``detection.json``. What is there is not made again.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dragoman.models.language import Judge, generation_table
-from dragoman.models.steer import steering_table
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -22,6 +20,8 @@ from dragoman.core import Directions, Floats, Talk
 from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
+from dragoman.models.language import Judge, generation_table
+from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
 from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
@@ -34,7 +34,7 @@ from studies.row_judge import plain
 from studies.windows import windows
 from studies.yardstick import Yard
 
-SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9}
+SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9, "topical": 9}
 WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
 FAKE = ("fake fires", "fake writes")
 STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
@@ -118,13 +118,14 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
         }
     fake_words = words_of(yard.judge, yard.fake_fired, yard.fakes.ids)
     every = {**{i: yard.words.of(i) for i in ids}, **{i: fake_words.of(i) for i in yard.fakes.ids}}
-    near = relatives(yard)
+    near = yard.relatives
     return {
         "notes": yard.notes,
         "chosen": {
             "drawn": yard.chosen.drawn,
             "one_word": dict(yard.chosen.one_word),
             "topicless": yard.chosen.topicless,
+            "topical": yard.chosen.topical,
             "fakes": yard.fakes.ids,
         },
         "background": yard.crossing.background.mean.tolist(),
@@ -136,8 +137,16 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
         "fit_words": {i: next(iter(found), "") for i, found in fit_words(yard, ids).items()},
         "nearest": {i: near[i][0] for i in ids},
         "routes": told,
+        "evidence": evidence_of(yard),
         "windows": windows_of(yard, near),
     }
+
+
+def evidence_of(yard: Yard) -> dict[str, Any]:
+    """What a run would hold of latents with and without a topic: windows and words of the texts the product reads."""
+    ids, words = (*yard.chosen.topicless, *yard.chosen.topical), yard.crossing.words
+    found = yard.library.contexts(yard.ground, ids, seed=yard.seed)
+    return {i: {**found[i], "words": dict(words.of(i)[0]) if words is not None else {}} for i in ids}
 
 
 def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
@@ -166,27 +175,13 @@ def probe_of(ground: Ground) -> tuple[Doubles, Doubles, list[str]]:
     """The packaged linear probe for categories at the target."""
     arrays, words = read_arrays(tiny.data("tiny-probes"))
     side = "target" if ground.target == tiny.TARGET else "source"
-    import json
-
-    classes = words["classes"] if isinstance(words["classes"], list) else json.loads(words["classes"])
+    classes = json.loads(words["classes"])
     return arrays[f"{side}_weight"].astype(np.float64), arrays[f"{side}_bias"].astype(np.float64), classes
 
 
 def scale_of(yard: Yard) -> float:
     """The length real activations have at the target, at which the probe was trained."""
     return float(np.median(np.linalg.norm(yard.fit.y[yard.ground.target.block], axis=1)))
-
-
-def relatives(yard: Yard) -> dict[str, list[str]]:
-    """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
-    found: dict[str, list[str]] = {}
-    for rows, ids in ((yard.ground.rows, yard.chosen.every), (yard.fakes, yard.fakes.ids)):
-        cosines = rows.pick(ids).unit @ rows.unit.T
-        where = {name: k for k, name in enumerate(rows.ids)}
-        cosines[np.arange(len(ids)), [where[i] for i in ids]] = -np.inf
-        order = np.argsort(-cosines, axis=1)[:, :5]
-        found |= {i: [rows.ids[k] for k in near] for i, near in zip(ids, order, strict=True)}
-    return found
 
 
 def windows_of(yard: Yard, near: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:

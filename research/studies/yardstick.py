@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from dragoman.measures.cofiring import Whitening
-from dragoman.measures.fake import fake_dictionary
-from dragoman.measures.firing import FiringWords
 
 from dragoman.core import Directions
 from dragoman.maps import Crossing, LinearMap
+from dragoman.measures.cofiring import MOST, Whitening
+from dragoman.measures.fake import fake_dictionary
+from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import encoded
 from studies.cast import Cast, standing
 from studies.choice import LEAST_FIRING, Chosen, at_most, choose, firing_counts
@@ -29,11 +29,11 @@ from studies.controls import dealt, earlier_rows, fake_direct, like_activations,
 from studies.ground import Ground
 from studies.library import Library
 from studies.lines import Lines
-from studies.row_judge import RowJudge, own_words
+from studies.row_judge import FEW, RowJudge, nearest_columns, own_words, telling
 from studies.tokens import Tokens
 from studies.tuning import Tuner, fit_documents, post_maps
 
-DRAWN, FAKES, ONE_WORD, TOPICLESS = 600, 300, 400, 300
+DRAWN, FAKES, ONE_WORD, TOPICLESS, TOPICAL = 600, 300, 400, 320, 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,12 +54,19 @@ class Yard:
     library: Library
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
-    _judges: dict[tuple[str, ...], RowJudge] = field(default_factory=dict)
+    _judges: dict[tuple[tuple[str, ...], int], RowJudge] = field(default_factory=dict)
 
     @classmethod
     def read(cls, ground: Ground, library: Library, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Yard:
         """Read the texts and choose the latents."""
-        sizes = {"drawn": DRAWN, "fakes": FAKES, "one_word": ONE_WORD, "topicless": TOPICLESS, **(sizes or {})}
+        sizes = {
+            "drawn": DRAWN,
+            "fakes": FAKES,
+            "one_word": ONE_WORD,
+            "topicless": TOPICLESS,
+            "topical": TOPICAL,
+            **(sizes or {}),
+        }
         crossing = library.crossing(ground)
         fit, judge = library.split(ground, "direct"), library.split(ground, "judge")
         chosen = choose(
@@ -69,6 +76,7 @@ class Yard:
             drawn=sizes["drawn"],
             one_words=sizes["one_word"],
             topicless=sizes["topicless"],
+            topical=sizes["topical"],
             seed=seed,
         )
         counts = firing_counts(judge)
@@ -154,26 +162,39 @@ class Yard:
         """The direct route of the fake latents."""
         return fake_direct(self.fakes, self.fake_encoder, self.fit, self.ground)
 
-    def row_judge(self, ids: tuple[str, ...]) -> RowJudge:
-        """The judge of rows that carry the names of these latents, or of fake ones."""
-        if ids not in self._judges:
+    def row_judge(self, ids: tuple[str, ...], *, most: int = MOST) -> RowJudge:
+        """The judge of rows that carry the names of these latents, or of fake ones, by ``most`` tokens of a kind."""
+        if (ids, most) not in self._judges:
             fake = ids[0] in set(self.fakes.ids)
-            rows = (self.fakes if fake else self.ground.rows).pick(ids)
-            where = {name: k for k, name in enumerate(self.fakes.ids)}
-            columns = [where[i] if fake else int(i) for i in ids]
-            among = self.library.shared_words(self.ground)
-            self._judges[ids] = RowJudge(
+            every = self.fakes if fake else self.ground.rows
+            rows, among = every.pick(ids), self.library.shared_words(self.ground)
+            self._judges[ids, most] = RowJudge(
                 rows=rows,
                 y=self.judge.y[self.ground.target.block],
-                fired=(self.fake_fired if fake else self.judge.fired).tocsc()[:, columns],
-                documents=self.judge.documents,
+                tokens=telling(
+                    rows,
+                    every,
+                    self.fake_fired if fake else self.judge.fired,
+                    self.judge.documents,
+                    most=most,
+                    seed=self.seed,
+                ),
                 whitening=self.whitening,
                 words=own_words(self.library.lens(self.ground.source), rows, among),
                 lens=self.library.lens(self.ground.target),
                 among=among,
                 seed=self.seed,
             )
-        return self._judges[ids]
+        return self._judges[ids, most]
+
+    @cached_property
+    def relatives(self) -> dict[str, list[str]]:
+        """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
+        found: dict[str, list[str]] = {}
+        for every, ids in ((self.ground.rows, self.chosen.every), (self.fakes, self.fakes.ids)):
+            near = nearest_columns(every.pick(ids), every)
+            found |= {i: [every.ids[k] for k in some] for i, some in zip(ids, near, strict=True)}
+        return found
 
     def judge_of(self, rows: Directions) -> RowJudge:
         """The one of all chosen latents, or of all fakes, as the rows are named."""
@@ -182,10 +203,13 @@ class Yard:
     def lines(self) -> Lines:
         """A study's lines over what was chosen here: rows of the drawn latents, texts of those of one word."""
         cast = Cast.on(self.ground, self.crossing, self.chosen.every)
-        judges = {"judge": self.row_judge(self.chosen.drawn), "fakes": self.row_judge(self.fakes.ids)}
+        judges = {
+            name: self.row_judge(ids, most=FEW)
+            for name, ids in (("judge", self.chosen.drawn), ("fakes", self.fakes.ids))
+        }
         return Lines(cast=cast, one_word=self.chosen.one_word, **judges)
 
 
 def sizes_of(n: int, *, one_word: int) -> dict[str, int]:
     """How many latents a study takes: ``n`` by frequency, a third as many fakes, those of one word for their texts."""
-    return {"drawn": n, "fakes": max(n // 3, 2), "one_word": max(one_word, 2), "topicless": 0}
+    return {"drawn": n, "fakes": max(n // 3, 2), "one_word": max(one_word, 2), "topicless": 0, "topical": 0}
