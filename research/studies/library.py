@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
+from dragoman.measures.cofiring import Whitening
 from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
@@ -34,7 +36,10 @@ __all__ = ["FIT", "Library"]
 
 @dataclass(kw_only=True)
 class Library:
-    """Reads with ``dtype`` on ``device``; ``limit``: only so many texts of each kind, for rehearsals."""
+    """Reads with ``dtype`` on ``device``; ``limit``: only so many texts of each kind, for rehearsals.
+
+    ``judges``: kept by those who make them, for several studies hold rows against the same tokens.
+    """
 
     device: str = "cpu"
     dtype: str = "bfloat16"
@@ -45,6 +50,8 @@ class Library:
     _splits: dict[str, Tokens] = field(default_factory=dict)
     _crossings: dict[str, Crossing] = field(default_factory=dict)
     _words: dict[str, FiringWords] = field(default_factory=dict)
+    _whitenings: dict[str, Whitening] = field(default_factory=dict)
+    judges: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _lenses: dict[str, Lens] = field(default_factory=dict)
 
     @cached_property
@@ -76,6 +83,12 @@ class Library:
     def shared_words(self, ground: Ground) -> tuple[str, ...]:
         """Words that both models of a ground have as one token."""
         return shared_words(self.lens(ground.source), self.lens(ground.target))
+
+    def whitening(self, ground: Ground) -> Whitening:
+        """Of the target's rows, over the openings."""
+        if ground.name not in self._whitenings:
+            self._whitenings[ground.name] = Whitening.of(self.split(ground, "direct").y[ground.target.block])
+        return self._whitenings[ground.name]
 
     def words(self, ground: Ground) -> FiringWords:
         """Which words the dictionary's latents fire on, in the judging texts."""

@@ -54,7 +54,6 @@ class Yard:
     library: Library
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
-    _judges: dict[tuple[tuple[str, ...], int], RowJudge] = field(default_factory=dict)
 
     @classmethod
     def read(cls, ground: Ground, library: Library, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Yard:
@@ -109,7 +108,7 @@ class Yard:
     @cached_property
     def whitening(self) -> Whitening:
         """Of the target's rows, over the openings."""
-        return Whitening.of(self.fit.y[self.ground.target.block])
+        return self.library.whitening(self.ground)
 
     def routes(self) -> dict[str, Directions]:
         """Every condition's rows at the target; the two of fake latents have their own ids."""
@@ -164,11 +163,12 @@ class Yard:
 
     def row_judge(self, ids: tuple[str, ...], *, most: int = MOST) -> RowJudge:
         """The judge of rows that carry the names of these latents, or of fake ones, by ``most`` tokens of a kind."""
-        if (ids, most) not in self._judges:
+        judges, key = self.library.judges, (self.ground.name, ids, most, self.seed)
+        if key not in judges:
             fake = ids[0] in set(self.fakes.ids)
             every = self.fakes if fake else self.ground.rows
             rows, among = every.pick(ids), self.library.shared_words(self.ground)
-            self._judges[ids, most] = RowJudge(
+            judges[key] = RowJudge(
                 rows=rows,
                 y=self.judge.y[self.ground.target.block],
                 tokens=telling(
@@ -185,7 +185,7 @@ class Yard:
                 among=among,
                 seed=self.seed,
             )
-        return self._judges[ids, most]
+        return judges[key]
 
     @cached_property
     def relatives(self) -> dict[str, list[str]]:
