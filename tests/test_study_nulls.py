@@ -15,8 +15,8 @@ from dragoman.maps.diagnostics import held_out
 from dragoman.maps.linear import fit_ridge, relative_lambda
 from planted_worlds import SOURCE, TARGET, at_source, cosines, sparse_world, unit
 from studies.cast import COLLAPSED, standing
+from studies.controls import like_activations, shuffled_map
 from studies.drift import DEGREES, bend, nearest_rows, towards
-from studies.post import like_activations, shuffled_map
 from studies.trust import dealt
 from study_worlds import ground_with, latent
 

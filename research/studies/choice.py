@@ -1,18 +1,87 @@
 """Which latents are judged: drawn by how often they fire and by nothing else, those of one word, those without a topic.
 
-In: a ground, what its latents fire on. Out: ids. Refuses more than there are.
+In: a ground, judging tokens, what latents fire on there. Out: ids. Refuses more than there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dragoman.core import Refusal
+from dragoman.measures.firing import FiringWords, WordTally, one_word
 from studies.ground import FAINT, SHARP, Ground
+from studies.tokens import Tokens
 
 THIRDS = 3
+LEAST_FIRING = 10  # judging tokens: fewer give no AUROC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Ids of latents.
+
+    ``drawn``: by frequency alone. ``one_word``: those of which one word has most of the activation in the judging
+    texts, with that word. ``topicless``: without a category; ``topical``: with one that has most of their firing.
+    ``notes``: how many there were to choose from.
+    """
+
+    drawn: tuple[str, ...]
+    one_word: Mapping[str, str]
+    topicless: tuple[str, ...] = ()
+    topical: tuple[str, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All, once."""
+        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless, *self.topical}, key=int))
+
+
+def choose(
+    ground: Ground,
+    judge: Tokens,
+    words: FiringWords,
+    *,
+    drawn: int,
+    one_words: int,
+    topicless: int = 0,
+    topical: int = 0,
+    seed: int = 0,
+) -> Chosen:
+    """Latents that fire in at least ten judging tokens; at most as many of each kind as are asked for."""
+    counts = firing_counts(judge)
+    able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
+    single = {i: word for i in able if (word := one_word(words.of(i)[0])) is not None}
+    kept = at_most(single, one_words, seed=seed)
+    return Chosen(
+        drawn=by_frequency(able, counts, min(drawn, len(able)), seed=seed) if drawn else (),
+        one_word={i: single[i] for i in kept},
+        topicless=at_most(without_topic(ground, able), topicless, seed=seed),
+        topical=at_most(with_topic(ground, able), topical, seed=seed),
+        notes={"able": len(able), "one_word": len(single), "of": len(counts), "judging tokens": len(judge)},
+    )
+
+
+def firing_counts(tokens: Tokens) -> dict[str, float]:
+    """At how many tokens each latent of the dictionary fires."""
+    counts = np.asarray((tokens.fired > 0).sum(axis=0)).ravel()
+    return {str(i): float(n) for i, n in enumerate(counts.tolist())}
+
+
+def words_of(tokens: Tokens, fired: Any = None, ids: tuple[str, ...] | None = None) -> FiringWords:
+    """Which words latents fire on, over some tokens."""
+    fired = tokens.fired if fired is None else fired
+    tally = WordTally(ids or [str(i) for i in range(fired.shape[1])])
+    step = 8192
+    for start in range(0, len(tokens), step):
+        rows = slice(start, start + step)
+        texts = [tokens.texts[int(d)] for d in tokens.documents[rows]]
+        tally.add(fired[rows], texts, tokens.ends[rows])
+    return tally.finish()
 
 
 def by_frequency(ids: Iterable[str], often: Mapping[str, float], n: int, *, seed: int = 0) -> tuple[str, ...]:

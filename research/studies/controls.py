@@ -1,15 +1,16 @@
-"""Rows that should fail a measure of features: what the target holds where a feature does not fire.
+"""Rows that should fail a measure of features: where a feature does not fire, random ones, dealt ones, unpaired maps.
 
-In: ``Tokens``, features. Out: directions at the target. Refuses nothing of its own; features without a silent or an
-earlier token have no row and are left out.
+In: ``Tokens``, features, moments. Out: directions and a map. Refuses nothing of its own; features without a silent or
+an earlier token have no row and are left out.
 
-Both are made of the documents in which the feature fires, each weighing what it weighs in the direct route's mean, so
-that all that distinguishes them from the direct row is at which tokens they were read.
+Silent and earlier rows are made of the documents in which the feature fires, each weighing what it weighs in the direct
+route's mean, so that all that distinguishes them from the direct row is at which tokens they were read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
 from dragoman.core import Directions, Site
+from dragoman.maps import FiringSums, LinearMap, Moments
+from dragoman.maps.aligned import HeldOutPairs
+from dragoman.maps.linear import fit_ridge
+from dragoman.models.aligned import encoded
+from studies.ground import Ground
 from studies.tokens import Tokens
 
 Doubles = NDArray[np.float64]
@@ -64,6 +70,42 @@ def earlier_rows(tokens: Tokens, target: Site, ids: Sequence[str]) -> Directions
         means = (running[first] - running[start]) / (first - start)[:, None]
         sums[k], mass[k] = own @ means, own.sum()
     return _finished(sums, mass, y, target, ids)
+
+
+def like_activations(moments: Moments, site: Site, n: int, rng: np.random.Generator) -> Directions:
+    """Directions drawn with the source's own covariance: z Sxx^1/2."""
+    values, vectors = np.linalg.eigh(moments.sxx)
+    root = np.sqrt(np.clip(values, 0.0, None))
+    rows = (rng.normal(size=(n, moments.p)) * root) @ vectors.T
+    return Directions.of(site, rows, [f"random-{i}" for i in range(n)], kind="random", origin="random, as activations")
+
+
+def shuffled_map(pairs: HeldOutPairs, forward: LinearMap, seed: int) -> LinearMap:
+    """A ridge over rows that do not belong together, at the map's own relative penalty: what no pairing leads to."""
+    order = np.random.default_rng(seed + 3).permutation(len(pairs.y))
+    moments = Moments.of(pairs.x, pairs.y[order])
+    lam = forward.settings["lam_rel"] * float(np.trace(moments.sxx)) / moments.p
+    made = fit_ridge(moments, forward.source, forward.target, lam, allow_underdetermined=True)
+    return replace(made, report=made.report | {"shuffled": True})
+
+
+def fake_direct(fakes: Directions, encoder: Any, tokens: Tokens, ground: Ground, rows: Any = slice(None)) -> Directions:
+    """The direct route of fake latents over some of the tokens; those that never fire there are left out."""
+    ids, y = list(fakes.ids), tokens.y[ground.target.block][rows]
+    fired = encoded(encoder, tokens.x[ground.source.block][rows])
+    table = FiringSums(ground.target, ids, y.shape[1]).add(fired, y, tokens.documents[rows]).table()
+    able = np.flatnonzero(np.linalg.norm(table.beta, axis=1) > 0)
+    origin = "direct route of fake latents"
+    return Directions.of(ground.target, table.beta[able], [ids[k] for k in able], kind="custom", origin=origin)
+
+
+def dealt(rows: Directions, seed: int) -> Directions:
+    """The same rows under one another's names."""
+    order = np.random.default_rng(seed + 4).permutation(len(rows))
+    moved = np.roll(order, 1)
+    unit = np.empty_like(rows.unit)
+    unit[order] = rows.unit[moved]
+    return Directions.of(rows.site, unit, rows.ids, labels=rows.labels, origin="dealt")
 
 
 def _parts(tokens: Tokens, target: Site, ids: Sequence[str]) -> tuple[Any, csr_array, csr_array]:

@@ -1,72 +1,77 @@
 """How much data: from a hundred pairs to two hundred thousand, pooled against aligned, both routes.
 
-In: a ground, a library. Out: conditions to be said and held-out numbers, judged by a table of documents nobody fitted
-on.
+In: a ground, a library. Out: conditions to be said, rows judged. Amounts are nested parts of the same documents. The
+penalty of every map, aligned or pooled, is tuned by one criterion: the co-firing of latents that are not judged, on
+texts that neither fit nor judge.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dragoman.core import Directions
-from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.maps import Moments
 from studies.cast import Cast
-from studies.ground import Ground, stratified
+from studies.controls import fake_direct
+from studies.ground import Ground
 from studies.library import Library
-from studies.maps import Reference, aligned_map, direct, moments_of, pooled
+from studies.maps import direct, moments_of, pooled
 from studies.tokens import Tokens
+from studies.tuning import fit_documents, settings_of
+from studies.yardstick import Yard, sizes_of
 
 QUESTION = "How much text does each route need, and where does more stop helping?"
-FEATURES = 225
+FEATURES, ONE_WORD = 600, 110
 PAIRS = (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 200_000)
 TEXTS = (100, 300, 800, 2000, 6000)
-FEWEST = 40  # documents: with fewer one of the five folds may stay empty
+FEWEST = 40  # documents: with fewer nothing is known of how documents differ
 
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """Maps and direct tables of nested amounts of the same documents, washed out on shell."""
-    features = stratified(ground, n, seed=seed)
-    directions, tokens = ground.directions(features), library.tokens(ground)
-    judging = tokens.of(slice(library.fit, None))
-    reference = Reference.of(tokens, judging, ground.target, seed)
-    crossing = library.crossing(ground)
-    cast = Cast.on(ground, crossing, features)
-    pool = tokens.of(slice(0, library.fit))
+    yard = Yard.read(ground, library, sizes=sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
+    lines, tokens = yard.lines(), yard.fit
+    directions, where = ground.directions(yard.chosen.every), (ground.source, ground.target)
+    most = fit_documents(tokens)
+    pool = tokens.of(slice(0, most))
+    x, y = tokens.x[ground.source.block], tokens.y[ground.target.block]
+    aligned: list[tuple[int, str]] = []
     for pairs in PAIRS:
         rows = nested(tokens, pool, pairs, seed)
         if len(rows) < 0.9 * pairs:
             continue
-        made = aligned_map(tokens, rows, ground.rows, ground.target)
-        told = {"pairs": len(rows), "texts": len(np.unique(tokens.documents[rows])), "kind": "carried"}
-        carried = made.carry(directions)
-        cast.add(f"aligned map, {pairs} pairs", carried, route="map", reading="aligned", **told)
-        cast.measured[f"aligned map, {pairs} pairs"] = reference.judged(made) | told | {
-            "identity": reference.identity(carried), "lam_rel": made.settings["lam_rel"]
-        }  # fmt: skip
+        made = yard.tuner.ridge(Moments.of(x[rows], y[rows]), *where)
+        texts = len(np.unique(tokens.documents[rows]))
+        told: dict[str, Any] = {"pairs": len(rows), "documents": texts}
+        name = f"aligned map, {pairs} pairs"
+        lines.add(name, made.carry(directions), **told, **settings_of(made))
+        lines.add(f"fake latents, {name}", made.carry(yard.fakes), kind="control", texts=(), **told)
+        aligned.append((texts, name))
         table = direct(tokens, rows, ground.target)
-        fires = [i for i in features if np.linalg.norm(table.beta[int(i)]) > 0]
-        if len(fires) >= 3:
-            found = Directions.of(ground.target, table.beta[[int(i) for i in fires]], fires)
-            cast.add(f"direct, {pairs} pairs", found, route="direct", reading="aligned", **told)
-            floor = {"effective_documents": float(np.median(table.n_eff[[int(i) for i in features]]))}
-            cast.measured[f"direct, {pairs} pairs"] = told | floor | {
-                "identity": reference.identity(found), "silent": len(features) - len(fires)
-            }  # fmt: skip
+        fires = [i for i in yard.chosen.every if np.linalg.norm(table.beta[int(i)]) > 0]
+        if len(set(fires) & set(yard.chosen.drawn)) < 3:
+            continue
+        found = Directions.of(ground.target, table.beta[[int(i) for i in fires]], fires)
+        often = float(np.median(table.n_eff[[int(i) for i in yard.chosen.drawn]]))
+        lines.add(f"direct, {pairs} pairs", found, **told, effective_documents=often)
+        lines.compare((f"direct, {pairs} pairs", name))
+    if aligned:
+        fakes = fake_direct(yard.fakes, yard.fake_encoder, tokens, ground, pool)
+        lines.add("fake latents, direct, all pairs", fakes, kind="control", texts=())
     for texts in TEXTS:
-        if texts > library.fit:
+        if texts > most:
             continue
         rows = tokens.of(slice(0, texts))
-        a, b = pooled(tokens, rows, ground.source.block, ground.target.block)
-        moments = moments_of(a, b)
-        for name, lam in (("post", 100.0), ("relative", relative_lambda(moments, 0.1))):
-            made = fit_ridge(moments, ground.source, ground.target, lam, allow_underdetermined=True)
-            carried = made.carry(directions)
-            told = {"pairs": len(rows), "texts": texts, "kind": "carried", "penalty": name}
-            cast.add(f"pooled map ({name}), {texts} texts", carried, route="map", reading="pooled", **told)
-            cast.measured[f"pooled map ({name}), {texts} texts"] = reference.judged(made) | told | {
-                "identity": reference.identity(carried), "lam_rel": made.settings["lam_rel"]
-            }  # fmt: skip
-    return cast
+        made = yard.tuner.ridge(moments_of(*pooled(tokens, rows, ground.source.block, ground.target.block)), *where)
+        name = f"pooled map, {texts} texts"
+        lines.add(name, made.carry(directions), pairs=len(rows), documents=texts, **settings_of(made))
+        if near := [other for count, other in aligned if count >= texts]:
+            lines.compare((near[0], name))  # the aligned map that reads as many texts or the next more
+    lines.compare(*((b, a) for (_, a), (_, b) in zip(aligned, aligned[1:], strict=False)))
+    lines.cast.measured["notes"] = {"chosen from": dict(yard.chosen.notes)}
+    return lines.cast
 
 
 def nested(tokens: Tokens, pool: np.ndarray, pairs: int, seed: int) -> np.ndarray:

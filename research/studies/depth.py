@@ -1,89 +1,159 @@
-"""Which depth: features as they stand at blocks across the source, and a fixed verbalizer fed from blocks near its own.
+"""Which depth: a dictionary's own rows at other blocks of its model, and a verbalizer fed from blocks near its own.
 
-In: a ground, a library. Out: conditions to be said and held-out numbers. A feature's direction at another block is the
-direct route inside the model: that block's mean where the feature fires. From there a map fitted at that block carries
-it to the verbalizer's site. At the target, directions of neighbouring blocks are read as they are, and carried home.
+In: a ground, a library. Out: rows judged, conditions to be said. Truth is known inside one model: a map fitted between
+blocks of the source carries a latent's own row from the dictionary's block to another, where it is judged by the words
+that the row itself writes and by where the latent fires. Penalties are alike at every block, and beside it tuned by one
+criterion (co-firing of latents that are not judged, on texts that neither fit nor judge).
+
+At the target the rows are carried to blocks around the verbalizer's, and read as they are (in that block's own
+background) or carried home within the target; all at the one penalty.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from dragoman.core import Background, Directions, Site, frozen
-from dragoman.maps import FiringSums, Moments
-from dragoman.maps.linear import fit_ridge, relative_lambda
+from dragoman.core import Background, Directions, Floats, Site, frozen
+from dragoman.maps import Moments
+from dragoman.measures.cofiring import TellingTokens, Whitening
+from dragoman.measures.fake import fake_dictionary
+from dragoman.models.aligned import encoded
+from dragoman.models.lens import Lens
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing
-from studies.ground import Ground, stratified
+from studies.choice import choose, firing_counts, words_of
+from studies.ground import Ground
 from studies.library import Library
-from studies.maps import Reference, aligned_map, identity
+from studies.lines import Lines
+from studies.row_judge import RowJudge, own_words, telling
 from studies.tokens import Tokens
+from studies.tuning import Tuner, ridge_at, settings_of
+from studies.yardstick import sizes_of
 
-QUESTION = "Does the source's depth matter, and may a verbalizer be fed from a neighbouring block?"
-FEATURES = 225
-STEPS = 10  # blocks of the source
+QUESTION = "At which blocks of its model is a feature's row still legible, and may a verbalizer be fed from one nearby?"
+FEATURES, ONE_WORD = 600, 100
+STEPS = 8  # blocks of the source
 NEAR = (-4, -2, -1, 0, 1, 2, 4)  # blocks around the verbalizer's
 LAM = 0.1
+JUDGING = 2000  # texts
+HELD = 0.8  # of the map's sentences are fitted on; penalties are tuned on the others
 
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
-    """One condition a source block, and two a neighbouring target block."""
-    features = stratified(ground, n, seed=seed)
+    """Two lines a source block, and two conditions a neighbouring target block."""
     source, target = ground.source, ground.target
     depth = {side.model: len_blocks(library, side) for side in (source, target)}
     across = tuple(sorted({*np.linspace(1, depth[source.model] - 1, STEPS).astype(int).tolist(), source.block}))
     near = tuple(b for step in NEAR if 0 <= (b := target.block + step) < depth[target.model])
-    tokens = library.blocks(ground, across, near)
-    crossing = library.crossing(ground)
-    cast = Cast.on(ground, crossing, features)
+    tokens = library.blocks(ground, "map", across, near)
+    judge = library.blocks(ground, "judge", across, (), at_most=JUDGING)
+    sizes = sizes_of(n, one_word=ONE_WORD * n // FEATURES)
+    chosen = choose(ground, judge, words_of(judge), drawn=n, one_words=sizes["one_word"], seed=seed)
+    cast = Cast.on(ground, library.crossing(ground), chosen.every)
+    lines = Lines(cast=cast, judge=None, fakes=None, one_word=chosen.one_word)
     count = int(tokens.documents.max()) + 1
-    fitted, judging = (tokens.of(part) for part in (slice(0, int(0.8 * count)), slice(int(0.8 * count), None)))
-    reference = Reference.of(tokens, judging, target, seed)
-    for block in across:
-        found = firing_at(tokens, fitted, replace(source, block=block), features, "x")
-        made = aligned_map(tokens, fitted, ground.rows, target, block)
-        carried = made.carry(found)
-        name = f"source block {block}"
-        told = {"block": block, "relative_depth": (block + 1) / depth[source.model], "side": "source"}
-        cast.add(name, carried, route="map", kind="carried", **told)
-        cast.measured[name] = reference.judged(made) | told | {"lam_rel": made.settings["lam_rel"]}
-        if crossing.direct is not None:  # far more documents than are read here
-            cast.measured[name]["identity"] = identity(carried, crossing.direct)
-    for block in near:
-        there = background_at(tokens, fitted, replace(target, block=block))
-        found = standing(firing_at(tokens, fitted, replace(target, block=block), features, "y"), there)
-        told = {"block": block, "away": block - target.block, "side": "target", "kind": "carried"}
-        here = replace(found, site=target)  # said to live where the verbalizer reads: the post's first observation
-        cast.add(
-            f"target block {block}, as it is",
-            here,
-            vectors=on_shell(here, replace(there, site=target)),
-            route="as it is",
-            **told,
-        )
-        if block != target.block:
-            a, b = tokens.y[block][fitted], tokens.y[target.block][fitted]
-            moments = Moments.of(a, b)
-            home = fit_ridge(moments, found.site, target, relative_lambda(moments, LAM))
-            cast.add(f"target block {block}, carried", home.carry(found), route="carried", **told)
+    fitted, held = (tokens.of(part) for part in (slice(0, int(HELD * count)), slice(int(HELD * count), None)))
+    inside(lines, ground, library, tokens, judge, (fitted, held), (across, depth[source.model]), chosen.drawn, seed)
+    nearby(lines, ground, tokens, fitted, near)
+    cast.measured["notes"] = {"chosen from": dict(chosen.notes), "penalty alike": LAM}
     return cast
+
+
+def inside(
+    lines: Lines,
+    ground: Ground,
+    library: Library,
+    tokens: Tokens,
+    judge: Tokens,
+    parts: tuple[np.ndarray, np.ndarray],
+    blocks: tuple[tuple[int, ...], int],
+    drawn: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Rows of the drawn latents and of random projections, at each block of the source's own model.
+
+    ``parts``: rows of ``tokens`` that are fitted on and that tune; ``blocks``: those asked for, and how many there are.
+    """
+    (fitted, held), (across, deep), source = parts, blocks, ground.source
+    counts = firing_counts(judge)
+    rates = np.array([counts[i] for i in drawn[: max(len(drawn) // 3, 2)]]) / len(judge)
+    fakes, encoder = fake_dictionary(tokens.x[source.block], rates, site=source, seed=seed)
+    lens, own = library.lens(source), ground.rows.pick(drawn)
+    every, fake_fired = ground.rows, encoded(encoder, judge.x[source.block])
+    both = {
+        "": (own, telling(own, every, judge.fired, judge.documents, seed=seed)),
+        "fake latents, ": (fakes, telling(fakes, fakes, fake_fired, judge.documents, seed=seed)),
+    }
+    home = f"block {source.block}, as it is"
+    for block in across:
+        site = replace(source, block=block)
+        whitening = Whitening.of(tokens.x[block])
+        judges = {
+            kind: judge_at(rows, judge.x[block], told, whitening, lens, seed) for kind, (rows, told) in both.items()
+        }
+        about: dict[str, Any] = {"block": block, "relative_depth": (block + 1) / deep}
+        if block == source.block:
+            lines.add(home, own, judge=judges[""], texts=(), **about)
+            lines.add(f"fake latents, {home}", fakes, judge=judges["fake latents, "], kind="control", texts=(), **about)
+            continue
+        moments = Moments.of(tokens.x[source.block][fitted], tokens.x[block][fitted])
+        tuner = Tuner.of(ground, tokens, held, tokens.x[block], without=drawn, whitening=whitening, seed=seed)
+        for how, made in (
+            (f"penalty {LAM:g}", ridge_at(moments, source, site, LAM)),
+            ("tuned", tuner.ridge(moments, source, site)),
+        ):
+            name = f"block {block}, {how}"
+            lines.add(name, made.carry(own), judge=judges[""], texts=(), **about, **settings_of(made))
+            if how == "tuned":
+                carried = made.carry(fakes)
+                judging = judges["fake latents, "]
+                lines.add(f"fake latents, {name}", carried, judge=judging, kind="control", texts=(), **about)
+                lines.compare((name, f"fake latents, {name}"), (name, home))
+
+
+def judge_at(
+    rows: Directions, y: Floats, tokens: TellingTokens, whitening: Whitening, lens: Lens, seed: int
+) -> RowJudge:
+    """The judge of rows at a block of the source's model, by the words that the same model's lens reads off them."""
+    return RowJudge(
+        rows=rows,
+        y=y,
+        tokens=tokens,
+        whitening=whitening,
+        words=own_words(lens, rows, lens.words),
+        lens=lens,
+        among=lens.words,
+        seed=seed,
+    )
+
+
+def nearby(lines: Lines, ground: Ground, tokens: Tokens, fitted: np.ndarray, near: tuple[int, ...]) -> None:
+    """Texts of rows that were carried to blocks around the verbalizer's: read there as they are, and carried home."""
+    source, target = ground.source, ground.target
+    rows = ground.directions(lines.one_word)
+    x = tokens.x[source.block][fitted]
+    for block in near:
+        site = replace(target, block=block)
+        carried = ridge_at(Moments.of(x, tokens.y[block][fitted]), source, site, LAM).carry(rows)
+        there = background_at(tokens, fitted, site)
+        kept = standing(carried, there)
+        told: dict[str, Any] = {"block": block, "away": block - target.block}
+        name = f"target block {block}"
+        here = replace(kept, site=target)  # said to live where the verbalizer reads: the post's first observation
+        lines.text(f"{name}, as it is", here, vectors=on_shell(kept, there), **told)
+        if block != target.block:
+            moments = Moments.of(tokens.y[block][fitted], tokens.y[target.block][fitted])
+            lines.text(f"{name}, carried home", ridge_at(moments, site, target, LAM).carry(carried), **told)
+            home = f"target block {target.block}, as it is"
+            lines.compare(*((f"{name}, {how}", home) for how in ("as it is", "carried home")))
 
 
 def len_blocks(library: Library, site: Site) -> int:
     """How many blocks a model has."""
     return int(library.reader(site).model.config.num_hidden_layers)
-
-
-def firing_at(tokens: Tokens, rows: np.ndarray, site: Site, features: tuple[str, ...], side: str) -> Directions:
-    """Where the stream at a block points when each feature fires; features that fire too rarely here are left out."""
-    values = getattr(tokens, side)[site.block][rows]
-    ids = [str(i) for i in range(tokens.fired.shape[1])]
-    table = FiringSums(site, ids, values.shape[1]).add(tokens.fired[rows], values, tokens.documents[rows]).table()
-    every = Directions.of(site, np.eye(1, values.shape[1]).repeat(len(features), 0), features)
-    able = table.frequent(every).ids
-    return table.rows(able)
 
 
 def background_at(tokens: Tokens, rows: np.ndarray, site: Site) -> Background:

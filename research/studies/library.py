@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,18 @@ from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
+from dragoman.measures.cofiring import Whitening
+from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
+<<<<<<< HEAD
 from dragoman.models.lens import LensPair
+=======
+from dragoman.models.lens import Lens, shared_words
+>>>>>>> studies
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
+from studies.choice import words_of
 from studies.ground import Ground
 from studies.tokens import Tokens, read_tokens
 
@@ -32,7 +40,10 @@ __all__ = ["FIT", "Library"]
 
 @dataclass(kw_only=True)
 class Library:
-    """Reads with ``dtype`` on ``device``; ``limit``: only so many texts of each kind, for rehearsals."""
+    """Reads with ``dtype`` on ``device``; ``limit``: only so many texts of each kind, for rehearsals.
+
+    ``judges``: kept by those who make them, for several studies hold rows against the same tokens.
+    """
 
     device: str = "cpu"
     dtype: str = "bfloat16"
@@ -42,10 +53,14 @@ class Library:
     _tokens: dict[str, Tokens] = field(default_factory=dict)
     _splits: dict[str, Tokens] = field(default_factory=dict)
     _crossings: dict[str, Crossing] = field(default_factory=dict)
+    _words: dict[str, FiringWords] = field(default_factory=dict)
+    _whitenings: dict[str, Whitening] = field(default_factory=dict)
+    judges: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    _lenses: dict[str, Lens] = field(default_factory=dict)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
-        """``map``: for maps; ``direct``: openings for direct rows; ``all``: both; ``judge``: others, for judging."""
+        """``map``: for the map; ``direct``: openings for the direct route; ``all``: both; ``judge``: for judging."""
         rows = read_jsonl(tiny.data("tiny-documents"))
         found = {s: [r["text"] for r in rows if r["split"] == s] for s in ("map", "direct", "judge")}
         if self.limit:  # every so many, for documents stand by category
@@ -62,6 +77,28 @@ class Library:
         if site.model not in self._readers:
             self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device)
         return replace(self._readers[site.model], site=site)
+
+    def lens(self, site: Site) -> Lens:
+        """A model's final norm and unembedding, opened once."""
+        if site.model not in self._lenses:
+            self._lenses[site.model] = Lens.open(site.model, device=self.device)
+        return self._lenses[site.model]
+
+    def shared_words(self, ground: Ground) -> tuple[str, ...]:
+        """Words that both models of a ground have as one token."""
+        return shared_words(self.lens(ground.source), self.lens(ground.target))
+
+    def whitening(self, ground: Ground) -> Whitening:
+        """Of the target's rows, over the openings."""
+        if ground.name not in self._whitenings:
+            self._whitenings[ground.name] = Whitening.of(self.split(ground, "direct").y[ground.target.block])
+        return self._whitenings[ground.name]
+
+    def words(self, ground: Ground) -> FiringWords:
+        """Which words the dictionary's latents fire on, in the judging texts."""
+        if ground.name not in self._words:
+            self._words[ground.name] = words_of(self.split(ground, "judge"))
+        return self._words[ground.name]
 
     def crossing(self, ground: Ground) -> Crossing:
         """What ``explain`` crosses by when nothing else is said.
@@ -151,9 +188,17 @@ class Library:
                 self._splits[name] = other.turned(ground.encoder, ground.source.block)
         return self._splits[name]
 
-    def blocks(self, ground: Ground, source: tuple[int, ...], target: tuple[int, ...]) -> Tokens:
-        """Every token of the map's sentences at several blocks."""
-        return self._read(ground, self.texts["map"], source, target)
+    def blocks(
+        self,
+        ground: Ground,
+        which: str,
+        source: tuple[int, ...],
+        target: tuple[int, ...],
+        *,
+        at_most: int | None = None,
+    ) -> Tokens:
+        """Every token of some of the texts, or of the first ``at_most`` of them, at several blocks."""
+        return self._read(ground, self.texts[which][:at_most], source, target)
 
     def _read(
         self, ground: Ground, texts: list[str], source: tuple[int, ...] = (), target: tuple[int, ...] = ()

@@ -6,7 +6,7 @@ row of *other* documents. Refuses what the fits refuse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Site
 from dragoman.maps import DirectTable, FiringSums, LinearMap, Moments, make_cards
-from dragoman.maps.diagnostics import held_out
 from dragoman.maps.direct import FLOOR, add_by_fold
 from dragoman.maps.moments import FOLDS, FoldedMoments, MomentStream
 from dragoman.maps.penalty import Calibration, fit_map
@@ -22,38 +21,7 @@ from dragoman.records import Card
 from studies.tokens import Tokens
 
 Doubles = NDArray[np.float64]
-JUDGED = 4000  # held-out rows a map is judged on
 CALIBRATORS = 512  # most frequent features, among which the penalty's criterion chooses
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """The judges: a direct table of documents no map was fitted on, and rows of the same documents.
-
-    ``rows``: numbers of the rows that judge a map; ``target``: the block they are held against.
-    """
-
-    table: DirectTable
-    tokens: Tokens
-    rows: NDArray[np.int64]
-    target: int
-
-    @classmethod
-    def of(cls, tokens: Tokens, rows: NDArray[np.int64], target: Site, seed: int) -> Reference:
-        """From rows of the documents that judge."""
-        some = np.sort(np.random.default_rng(seed).permutation(rows)[:JUDGED])
-        return cls(table=direct(tokens, rows, target), tokens=tokens, rows=some, target=target.block)
-
-    def judged(self, map_: LinearMap) -> dict[str, float]:
-        """Held-out report of a map from the block it was fitted at, in few numbers, baselines beside."""
-        x, y = self.tokens.x[map_.source.block][self.rows], self.tokens.y[self.target][self.rows]
-        told = held_out(map_, x, y, documents=self.tokens.documents[self.rows])
-        keys = ("n", "fve_raw", "fve_unit", "centred_cosine", "top1", "top1_among", "shuffled_fve", "constant_fve_unit")
-        return {key: told[key] for key in keys}
-
-    def identity(self, carried: Directions) -> dict[str, float]:
-        """See ``identity``, against this table."""
-        return identity(carried, self.table)
 
 
 def identity(carried: Directions, table: DirectTable) -> dict[str, float]:
@@ -134,19 +102,15 @@ def folded(tokens: Tokens, rows: NDArray[np.int64], source: int, target: int) ->
     return stream.finish()
 
 
-def aligned_map(
-    tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site, block: int | None = None
-) -> LinearMap:
-    """The default map: penalty by document folds, on the direction criterion where it is the dictionary's own block."""
-    source = dictionary.site if block is None else replace(dictionary.site, block=block)
-    calibration = None
-    if source == dictionary.site:
-        fired = tokens.fired[rows]
-        often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
-        y = tokens.y[target.block][rows]
-        sums = [FiringSums(target, often.tolist(), y.shape[1]) for _ in range(FOLDS)]
-        add_by_fold(sums, fired.tocsc()[:, often], y, tokens.documents[rows])
-        calibration = Calibration(directions=dictionary, direct=sums)
+def aligned_map(tokens: Tokens, rows: NDArray[np.int64], dictionary: Directions, target: Site) -> LinearMap:
+    """The default map: penalty by document folds, on the direction criterion."""
+    source = dictionary.site
+    fired = tokens.fired[rows]
+    often = np.argsort(-np.asarray((fired > 0).sum(axis=0)).ravel(), kind="stable")[:CALIBRATORS]
+    y = tokens.y[target.block][rows]
+    sums = [FiringSums(target, often.tolist(), y.shape[1]) for _ in range(FOLDS)]
+    add_by_fold(sums, fired.tocsc()[:, often], y, tokens.documents[rows])
+    calibration = Calibration(directions=dictionary, direct=sums)
     moments = folded(tokens, rows, source.block, target.block)
     return fit_map(moments, source, target, calibration=calibration, allow_underdetermined=True)
 

@@ -1,38 +1,43 @@
 """Why Procrustes fails: rank truncation, anisotropy and centring, each switched on its own.
 
-In: a ground, a library. Out: conditions to be said and held-out numbers. Three amounts of data: 300 and the post's 800
-pooled texts, and all tokens that maps may be fitted on. Everything but the switch is the same within each.
+In: a ground, a library. Out: conditions to be said, rows judged. Three amounts of data: 300 and the post's 800 pooled
+texts, and all tokens that maps may be fitted on. Everything but the switch is the same within each; penalties and the
+rank are tuned in every arm by one criterion, the co-firing of latents that are not judged, on texts that neither fit
+nor judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from dragoman.core import Site
 from dragoman.maps import LinearMap, Moments
-from dragoman.maps.linear import fit_procrustes, fit_ridge, relative_lambda
+from dragoman.maps.linear import fit_procrustes, relative_lambda
 from studies.cast import Cast
 from studies.gamma import fit_gamma
-from studies.ground import Ground, stratified
+from studies.ground import Ground
 from studies.library import Library
-from studies.maps import Reference, moments_of, pooled
+from studies.maps import moments_of, pooled
+from studies.tuning import Tuner, fit_documents, settings_of
+from studies.yardstick import Yard, sizes_of
 
 QUESTION = "Why does Procrustes fail: arbitrary completion, anisotropy, or centring?"
-FEATURES = 225
+FEATURES, ONE_WORD = 600, 100
 POOLED, FEW = 800, 300
-LAM = 0.1  # relative penalty of ridge and of the whiteners, chosen by the direction criterion on the pair
+RANKS = (16, 64, 256)
+WHITENERS = (0.01, 0.1, 1.0)  # relative penalties of both whiteners
 
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """Every variant on every amount of data, washed out on shell."""
-    features = stratified(ground, n, seed=seed)
-    directions, tokens = ground.directions(features), library.tokens(ground)
-    fitted, judging = tokens.of(slice(0, library.fit)), tokens.of(slice(library.fit, None))
-    reference = Reference.of(tokens, judging, ground.target, seed)
-    crossing = library.crossing(ground)
-    cast = Cast.on(ground, crossing, features)
-    few, some = (tokens.of(slice(0, min(count, library.fit))) for count in (FEW, POOLED))
+    yard = Yard.read(ground, library, sizes=sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
+    lines, tokens = yard.lines(), yard.fit
+    directions = ground.directions(yard.chosen.every)
+    most = fit_documents(tokens)
+    fitted, few, some = (tokens.of(slice(0, min(count, most))) for count in (most, FEW, POOLED))
     x, y = tokens.x[ground.source.block], tokens.y[ground.target.block]
     amounts = {
         f"{FEW} pooled texts": pooled(tokens, few, ground.source.block, ground.target.block),
@@ -41,33 +46,53 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     }
     for amount, (a, b) in amounts.items():
         centred, raw = moments_of(a, b), moments_of(a, b, centred=False)
-        for variant, map_ in variants(ground, centred, raw):
-            carried = map_.carry(directions)
-            name = f"{variant}, {amount}"
-            cast.add(name, carried, variant=variant, amount=amount, kind="carried")
-            cast.measured[name] = reference.judged(map_) | {"identity": reference.identity(map_.carry(directions))}
-            cast.measured[name] |= {"rows": len(a), "source_width": a.shape[1], "rank": map_.settings.get("rank")}
-    cast.measured["anisotropy"] = {
-        amount: {side: participation(rows) for side, rows in zip(("source", "target"), both, strict=True)}
-        for amount, both in amounts.items()
+        for variant, map_ in variants(ground, centred, raw, yard.tuner):
+            told: dict[str, Any] = {"variant": variant, "amount": amount, "rows_fitted": len(a), **settings_of(map_)}
+            lines.add(f"{variant}, {amount}", map_.carry(directions), **told)
+            if variant == "ridge":
+                lines.add(f"fake latents by ridge, {amount}", map_.carry(yard.fakes), kind="control", texts=())
+            else:
+                lines.compare((f"{variant}, {amount}", f"ridge, {amount}"))
+    lines.cast.measured["notes"] = {
+        "anisotropy": {
+            amount: {side: participation(rows) for side, rows in zip(("source", "target"), both, strict=True)}
+            for amount, both in amounts.items()
+        },
+        "chosen from": dict(yard.chosen.notes),
     }
-    return cast
+    return lines.cast
 
 
-def variants(ground: Ground, centred: Moments, raw: Moments) -> Iterator[tuple[str, LinearMap]]:
-    """Ridge; Procrustes as the textbook has it; one thing changed at a time."""
-    where, how = (ground.source, ground.target), {"allow_underdetermined": True}
-    lam = relative_lambda(centred, LAM)
-    yield "ridge", fit_ridge(centred, *where, lam, **how)
-    yield "ridge, not centred", fit_ridge(raw, *where, lam, **how)
+def variants(ground: Ground, centred: Moments, raw: Moments, tuner: Tuner) -> Iterator[tuple[str, LinearMap]]:
+    """Ridge; Procrustes as the textbook has it; one thing changed at a time, penalties and rank tuned."""
+    where: tuple[Site, Site] = (ground.source, ground.target)
+    how: dict[str, Any] = {"allow_underdetermined": True}
+    yield "ridge", tuner.ridge(centred, *where)
+    yield "ridge, not centred", tuner.ridge(raw, *where)
     yield "Procrustes", fit_procrustes(centred, *where, rank="full", **how)
     yield "Procrustes, informative rank", fit_procrustes(centred, *where, **how)
     yield "Procrustes, not centred", fit_procrustes(raw, *where, rank="full", **how)
-    for rank in (16, 64, 256):
-        if rank < min(centred.count - 1, centred.p):
-            yield f"Procrustes, rank {rank}", fit_procrustes(centred, *where, rank=rank, **how)
-    yield "Procrustes, whitened", fit_gamma(centred, *where, 0.0, lam=lam, target_rel=LAM, **how)
-    yield "half way (gamma 0.5)", fit_gamma(centred, *where, 0.5, lam=lam, target_rel=LAM, **how)
+    ranks = [rank for rank in RANKS if rank < min(centred.count - 1, centred.p)]
+    if ranks:
+        yield (
+            "Procrustes, rank tuned",
+            tuner.best(lambda rank: fit_procrustes(centred, *where, rank=rank, **how), ranks),
+        )
+    for name, gamma in (("Procrustes, whitened", 0.0), ("half way (gamma 0.5)", 0.5)):
+        yield name, tuner.best(lambda rel, gamma=gamma: whitened(ground, centred, gamma, rel), WHITENERS)
+
+
+def whitened(ground: Ground, moments: Moments, gamma: float, rel: float) -> LinearMap:
+    """A map between whitened streams, both whiteners shrunk alike."""
+    return fit_gamma(
+        moments,
+        ground.source,
+        ground.target,
+        gamma,
+        lam=relative_lambda(moments, rel),
+        target_rel=rel,
+        allow_underdetermined=True,
+    )
 
 
 def participation(rows: np.ndarray) -> dict[str, float]:

@@ -21,7 +21,7 @@ from studies.ground import Ground
 from studies.library import Library
 from studies.reading import read_back, read_contexts
 
-COMPARED = ("post", "trust")  # studies in which texts are compared with other texts
+COMPARED = ("trust",)  # studies in which texts are compared with other texts
 Prepare = Callable[[Ground, Library, int, int], Cast]
 
 
@@ -113,7 +113,7 @@ def say(
 def hear(study: Study, ground: Ground, run: RunFolder, voices: Voices, talk: Talk) -> None:
     """Have a run's texts read by the sentence model, and where a confidence is at stake by the reconstructors.
 
-    Most studies are judged by planted truth alone, and need neither.
+    Most studies are judged by what latents fire on, which needs neither.
     """
     if study.name not in COMPARED:
         return

@@ -14,13 +14,14 @@ import numpy as np
 from dragoman.core import Directions, Refusal
 from dragoman.maps import fit_pooled, make_cards
 from studies.cast import Cast
+from studies.controls import like_activations, shuffled_map
 from studies.ground import Ground, stratified
 from studies.library import Library
-from studies.post import UNUSED_SEED, like_activations, shuffled_map
 
 QUESTION = "May a confidence be believed: on other features, in the other direction, on nulls?"
 FEATURES, CHECKS, NULLS, REAL, NOTHING = 600, 150, 300, 200, 100
 SAMPLES = 4
+UNUSED_SEED = 7
 
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dragoman.core import Refusal
-from dragoman.measures.firing import FORMS, final_token, named_table, names_word
+from dragoman.measures.firing import FINAL, FORMS, WORD, final_token, named_table, names_word, quoted
 from dragoman.measures.overlap import overlap_table, rank_auroc
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, read_arrays, read_json
@@ -30,7 +30,10 @@ LINES = (
     "before the first firing", "dealt rows", "random directions", "shuffled map", "fake fires", "fake writes",
 )  # fmt: skip
 CONTROLS = {"silent": "silent", "random_projection": "fake fires", "random_projection_writes": "fake writes"}
-SPOKEN = ("digit", "quote", "capital", "plural", "past tense", "comma", "full stop")  # forms that a token shows
+SPOKEN = (
+    "digit", "capital", "capitals only", "plural", "possessive", "past tense", "-ing form", "hyphenated", "quote",
+    "comma", "full stop", "question or exclamation mark", "colon or semicolon", "bracket",
+)  # fmt: skip
 FORM, COMMON = 0.8, 0.3  # a class holds that much of the activation, and no more than this of all tokens
 
 
@@ -127,18 +130,22 @@ def _forms(facts: Any, ids: Sequence[str], texts: Mapping[str, str]) -> Iterator
     if len(classes) < 2:
         return
     there = list(classes)
-    tokens = [_quoted(texts[i]) for i in there]
-    hits = np.array([[float(bool(t) and FORMS[classes[j]](t, len(t))) for j in there] for t in tokens])
+    hits = np.array([[float(_of_form(_last_quote(texts[i]), classes[j])) for j in there] for i in there])
     yield "form", ({i: hits[n, n] for n, i in enumerate(there)}, _dealt(hits, [classes[i] for i in there]))
 
 
-def _quoted(text: str) -> str:
-    """The final token as the text quotes it, case and marks kept."""
-    token = final_token(text)
-    if not token:
-        return ""
-    at = text.lower().rfind(token)
-    return text[at : at + len(token)] if at >= 0 else token
+def _last_quote(text: str) -> str:
+    """What a text quotes as its final token, case and marks kept; empty where it speaks of none."""
+    for found in FINAL.finditer(text):
+        if said := quoted(text[found.end() :].split("\n", 1)[0]):
+            return said[0]
+    return ""
+
+
+def _of_form(quote: str, form: str) -> bool:
+    """Whether the last mark or the last word of a quotation is of a class."""
+    words = [m.end() for m in WORD.finditer(quote)]
+    return any(FORMS[form](quote, end) for end in {len(quote), *words[-1:]} if end)
 
 
 def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:

@@ -84,4 +84,4 @@ def _one_each(tokens: Tokens, rows: NDArray[np.int64], strength: NDArray[Any]) -
 
 
 def _window(tokens: Tokens, row: int) -> str:
-    return around(tokens.texts[tokens.documents[row]], int(tokens.ends[row]), before=200, after=60)
+    return around(tokens.texts[int(tokens.documents[row])], int(tokens.ends[row]), before=200, after=60)

@@ -21,23 +21,28 @@ from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
 from dragoman.models.language import Judge, generation_table
+<<<<<<< HEAD
 from dragoman.models.lens import LensPair
+=======
+>>>>>>> studies
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
 from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
 from dragoman.washout import on_shell
+from studies.choice import words_of
+from studies.controls import dealt
 from studies.ground import GROUNDS, Ground
 from studies.library import Library
+from studies.row_judge import plain
 from studies.windows import windows
-from studies.yardstick import Yard, dealt, words_of
+from studies.yardstick import Yard
 
 SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9, "topical": 9}
 WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
 FAKE = ("fake fires", "fake writes")
 STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
 WRITTEN = ("fires", "writes", "silent", *FAKE)  # generation and detection
-TOP = 20  # lens words
 COMMON = 20  # tokens a word has to have for a mean of its own
 PASSAGES, PASSAGE = 5, 40
 NEW_TOKENS = 110
@@ -65,7 +70,7 @@ def make(
             yard = Yard.read(ground, library, sizes=sizes, seed=seed)
             routes = yard.routes()
             keep_rows(folder / "rows.safetensors", routes, yard)
-            write_json(folder / "facts.json", facts_of(yard, routes, device=device))
+            write_json(folder / "facts.json", facts_of(yard, routes))
         facts, routes = read_json(folder / "facts.json"), kept_rows(folder / "rows.safetensors", ground)
         run = verbalized(
             ground, library, facts, routes, folder, talk, device=device, dtype=dtype, batch_size=batch_size
@@ -96,23 +101,34 @@ def kept_rows(path: Path, ground: Ground) -> dict[str, Directions]:
     return {name: Directions.of(at.get(name, ground.target), rows, words["ids"][name]) for name, rows in arrays.items()}
 
 
-def facts_of(yard: Yard, routes: Mapping[str, Directions], *, device: str) -> dict[str, Any]:
+def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
     """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
     ground, ids = yard.ground, yard.chosen.every
     yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
+<<<<<<< HEAD
     lenses = LensPair.open(ground.source.model, ground.target.model, device=device)
     own = dict(zip(ids, lenses.source.top(ground.rows.pick(ids).unit, TOP), strict=True))
     own |= dict(zip(yard.fakes.ids, lenses.source.top(yard.fakes.unit, TOP), strict=True))
+=======
+    judges = [yard.row_judge(names) for names in (ids, yard.fakes.ids)]
+    own = {name: words for judge in judges for name, words in zip(judge.rows.ids, judge.words, strict=True)}
+>>>>>>> studies
     words, centroids = word_means(yard)
     weight, bias, classes = probe_of(ground)
     told: dict[str, Any] = {}
     for name, rows in routes.items():
-        injected = on_shell(rows, yard.crossing.background)
+        judge, injected = yard.judge_of(rows), on_shell(rows, yard.crossing.background)
         told[name] = {
             "ids": rows.ids,
+<<<<<<< HEAD
             "cofiring": plain(yard.cofiring_of(rows)),
             "cofiring_dealt": plain(yard.cofiring_of(dealt(rows, yard.seed))) if len(rows) > 1 else None,
             "lens_words": lenses.target.top(rows.unit, TOP),
+=======
+            "cofiring": plain(judge.cofiring(rows)),
+            "cofiring_dealt": plain(judge.cofiring(dealt(rows, yard.seed))) if len(rows) > 1 else None,
+            "lens_words": judge.lens_words(rows),
+>>>>>>> studies
             "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
             "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
         }
@@ -149,11 +165,6 @@ def evidence_of(yard: Yard) -> dict[str, Any]:
     return {i: {**found[i], "words": dict(words.of(i)[0]) if words is not None else {}} for i in ids}
 
 
-def plain(values: NDArray[Any]) -> list[float | None]:
-    """Numbers for JSON, None for those that could not be known."""
-    return [None if np.isnan(v) else float(v) for v in values]
-
-
 def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
     """Firing words read off the openings: what is known without any model of language, verbalizer or map."""
     found = words_of(yard.fit)
@@ -163,7 +174,7 @@ def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
 def word_means(yard: Yard) -> tuple[list[str], Doubles]:
     """Words, and the target's mean where a token ends each of them, less the overall mean: a probe for words."""
     tokens, y = yard.fit, yard.fit.y[yard.ground.target.block]
-    spoken = [word_at(tokens.texts[d], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
+    spoken = [word_at(tokens.texts[int(d)], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
     words, where, counts = np.unique(spoken, return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts >= COMMON)
     member = csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(words), len(where)))

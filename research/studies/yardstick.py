@@ -16,47 +16,28 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dragoman.core import Directions
-from dragoman.maps import Crossing, DirectTable, FiringSums, LinearMap, fit_pooled
-from dragoman.maps.linear import fit_ridge, relative_lambda
-from dragoman.measures.cofiring import Whitening, cofiring
+from dragoman.maps import Crossing, LinearMap
+from dragoman.measures.cofiring import MOST, Whitening
 from dragoman.measures.fake import fake_dictionary
+<<<<<<< HEAD
 from dragoman.measures.firing import WORD, FiringWords, WordTally, one_word
+=======
+from dragoman.measures.firing import FiringWords
+>>>>>>> studies
 from dragoman.models.aligned import encoded
-from studies.cast import standing
-from studies.choice import at_most, by_frequency, with_topic, without_topic
-from studies.controls import earlier_rows, silent_rows
+from studies.cast import Cast, standing
+from studies.choice import LEAST_FIRING, Chosen, at_most, choose, firing_counts
+from studies.controls import dealt, earlier_rows, fake_direct, like_activations, shuffled_map, silent_rows
 from studies.ground import Ground
 from studies.library import Library
-from studies.post import like_activations, shuffled_map
+from studies.lines import Lines
+from studies.row_judge import FEW, RowJudge, nearest_columns, own_words, telling
 from studies.tokens import Tokens
+from studies.tuning import Tuner, fit_documents, post_maps
 
-Doubles = NDArray[np.float64]
 DRAWN, FAKES, ONE_WORD, TOPICLESS, TOPICAL = 600, 300, 400, 320, 100
-LEAST_FIRING = 10  # judging tokens: fewer give no AUROC
-POST_REL = 0.18  # the post's penalty of 100 in units of its own pooled rows, as science puts it (simulated)
-SIBLINGS = 5  # nearest decoder rows, whose firing tokens are the hard negatives
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Ids of latents.
-
-    ``drawn``: by frequency alone. ``one_word``: those of which one word has most of the activation in the judging
-    texts, with that word. ``topicless``: without a category; ``topical``: with one that has most of their firing.
-    """
-
-    drawn: tuple[str, ...]
-    one_word: Mapping[str, str]
-    topicless: tuple[str, ...]
-    topical: tuple[str, ...] = ()
-
-    @property
-    def every(self) -> tuple[str, ...]:
-        """All, once."""
-        return tuple(sorted({*self.drawn, *self.one_word, *self.topicless, *self.topical}, key=int))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +72,7 @@ class Yard:
         }
         crossing = library.crossing(ground)
         fit, judge = library.split(ground, "direct"), library.split(ground, "judge")
+<<<<<<< HEAD
         often = dict(enumerate(np.asarray((judge.fired > 0).sum(axis=0)).ravel().tolist()))
         counts = {str(i): float(n) for i, n in often.items()}
         able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
@@ -104,10 +86,22 @@ class Yard:
             one_word={i: single[i] for i in kept},
             topicless=at_most(without_topic(ground, able), sizes["topicless"], seed=seed),
             topical=at_most(with_topic(ground, able), sizes["topical"], seed=seed),
+=======
+        chosen = choose(
+            ground,
+            judge,
+            library.words(ground),
+            drawn=sizes["drawn"],
+            one_words=sizes["one_word"],
+            topicless=sizes["topicless"],
+            topical=sizes["topical"],
+            seed=seed,
+>>>>>>> studies
         )
+        counts = firing_counts(judge)
+        able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
         rates = np.array([counts[i] for i in at_most(able, sizes["fakes"], seed=seed + 1)]) / len(judge)
         fakes, encoder = fake_dictionary(fit.x[ground.source.block], rates, site=ground.source, seed=seed)
-        notes = {"able": len(able), "one_word": len(single), "of": len(counts), "judging tokens": len(judge)}
         return cls(
             ground=ground,
             crossing=crossing,
@@ -118,13 +112,13 @@ class Yard:
             fake_encoder=encoder,
             library=library,
             seed=seed,
-            notes=notes,
+            notes=dict(chosen.notes),
         )
 
     @cached_property
     def words(self) -> FiringWords:
         """Which words the dictionary's latents fire on, in the judging texts."""
-        return words_of(self.judge)
+        return self.library.words(self.ground)
 
     @cached_property
     def fake_fired(self) -> Any:
@@ -134,7 +128,7 @@ class Yard:
     @cached_property
     def whitening(self) -> Whitening:
         """Of the target's rows, over the openings."""
-        return Whitening.of(self.fit.y[self.ground.target.block])
+        return self.library.whitening(self.ground)
 
     def routes(self) -> dict[str, Directions]:
         """Every condition's rows at the target; the two of fake latents have their own ids."""
@@ -165,98 +159,77 @@ class Yard:
 
     def post_maps(self) -> dict[str, LinearMap]:
         """The post's recipe at its literal penalty, at its own relative one, tuned, and its ablation."""
-        ground, rows = self.ground, self.library.pooled(self.ground, "map")
-        where = (ground.source, ground.target)
-        literal, moments = fit_pooled(rows.x, rows.y, *where, seed=self.seed)
-        turned, _ = fit_pooled(rows.x, rows.y, *where, seed=self.seed, method="procrustes")
-        self.notes["post lam_rel"] = float(100.0 / relative_lambda(moments, 1.0))
-        made = {"post": literal, "procrustes": turned}
-        for name, lam_rel in (("post, its relative penalty", POST_REL), ("post, tuned", self.tuned(rows.x, rows.y))):
-            lam = relative_lambda(moments, lam_rel)
-            made[name] = fit_ridge(moments, *where, lam, allow_underdetermined=True)
-            self.notes[f"{name} lam_rel"] = lam_rel
+        made, notes = post_maps(self.ground, self.library, self.tuner, seed=self.seed)
+        self.notes.update(notes)
         return made
 
-    def tuned(self, x: Any, y: Any) -> float:
-        """The relative penalty whose images of latents that are not judged here co-fire best, on the openings."""
-        ground = self.ground
-        counts = np.asarray((self.fit.fired > 0).sum(axis=0)).ravel()
-        chosen = set(self.chosen.every)
-        others = [i for i in ground.latents if i not in chosen and counts[int(i)] >= 50]
-        ids = at_most(others, 200, seed=self.seed + 5)
-        rows = ground.directions(ids)
-        fired = self.fit.fired.tocsc()[:, [int(i) for i in ids]]
-        best, at = -np.inf, POST_REL
-        _, moments = fit_pooled(x, y, ground.source, ground.target, seed=self.seed)
-        for lam_rel in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
-            lam = relative_lambda(moments, lam_rel)
-            made = fit_ridge(moments, ground.source, ground.target, lam, allow_underdetermined=True)
-            score = cofiring(
-                made.carry(rows).unit,
-                self.fit.y[ground.target.block],
-                fired,
-                self.fit.documents,
-                whitening=self.whitening,
-                rng=np.random.default_rng(self.seed),
-            )
-            if (mean := float(np.nanmean(score))) > best:
-                best, at = mean, lam_rel
-        return at
+    @cached_property
+    def tuner(self) -> Tuner:
+        """Chooses penalties by how well images of latents that are not judged here co-fire, on the last openings."""
+        held = self.fit.of(slice(fit_documents(self.fit), None))
+        return Tuner.of(
+            self.ground,
+            self.fit,
+            held,
+            self.fit.y[self.ground.target.block],
+            without=self.chosen.every,
+            whitening=self.whitening,
+            seed=self.seed,
+        )
 
     def fake_direct(self) -> Directions:
         """The direct route of the fake latents."""
-        ids, y = list(self.fakes.ids), self.fit.y[self.ground.target.block]
-        sums = FiringSums(self.ground.target, ids, y.shape[1])
-        fired = encoded(self.fake_encoder, self.fit.x[self.ground.source.block])
-        table: DirectTable = sums.add(fired, y, self.fit.documents).table()
-        return Directions.of(self.ground.target, table.beta, ids, kind="custom", origin="direct route of fake latents")
+        return fake_direct(self.fakes, self.fake_encoder, self.fit, self.ground)
 
-    def cofiring_of(self, rows: Directions) -> Doubles:
-        """AUROC of each row against where its latent fires in the judging texts; NaN where it fires too rarely."""
-        fake = rows.ids[0] in set(self.fakes.ids)
-        where = {name: k for k, name in enumerate(self.fakes.ids)}
-        columns = np.array([where[i] if fake else int(i) for i in rows.ids])
-        near = self.relatives
-        return cofiring(
-            rows.unit,
-            self.judge.y[self.ground.target.block],
-            self.fake_fired if fake else self.judge.fired,
-            self.judge.documents,
-            whitening=self.whitening,
-            columns=columns,
-            siblings=np.array([[where[k] if fake else int(k) for k in near[i]] for i in rows.ids]),
-            rng=np.random.default_rng(self.seed),
-        )
+    def row_judge(self, ids: tuple[str, ...], *, most: int = MOST) -> RowJudge:
+        """The judge of rows that carry the names of these latents, or of fake ones, by ``most`` tokens of a kind."""
+        judges, key = self.library.judges, (self.ground.name, ids, most, self.seed)
+        if key not in judges:
+            fake = ids[0] in set(self.fakes.ids)
+            every = self.fakes if fake else self.ground.rows
+            rows, among = every.pick(ids), self.library.shared_words(self.ground)
+            judges[key] = RowJudge(
+                rows=rows,
+                y=self.judge.y[self.ground.target.block],
+                tokens=telling(
+                    rows,
+                    every,
+                    self.fake_fired if fake else self.judge.fired,
+                    self.judge.documents,
+                    most=most,
+                    seed=self.seed,
+                ),
+                whitening=self.whitening,
+                words=own_words(self.library.lens(self.ground.source), rows, among),
+                lens=self.library.lens(self.ground.target),
+                among=among,
+                seed=self.seed,
+            )
+        return judges[key]
 
     @cached_property
     def relatives(self) -> dict[str, list[str]]:
         """Of each chosen latent the five whose rows are nearest in the whole dictionary; of fakes among fakes."""
         found: dict[str, list[str]] = {}
-        for rows, ids in ((self.ground.rows, self.chosen.every), (self.fakes, self.fakes.ids)):
-            cosines = rows.pick(ids).unit @ rows.unit.T
-            where = {name: k for k, name in enumerate(rows.ids)}
-            cosines[np.arange(len(ids)), [where[i] for i in ids]] = -np.inf
-            order = np.argsort(-cosines, axis=1)[:, :SIBLINGS]
-            found |= {i: [rows.ids[k] for k in near] for i, near in zip(ids, order, strict=True)}
+        for every, ids in ((self.ground.rows, self.chosen.every), (self.fakes, self.fakes.ids)):
+            near = nearest_columns(every.pick(ids), every)
+            found |= {i: [every.ids[k] for k in some] for i, some in zip(ids, near, strict=True)}
         return found
 
+    def judge_of(self, rows: Directions) -> RowJudge:
+        """The one of all chosen latents, or of all fakes, as the rows are named."""
+        return self.row_judge(self.fakes.ids if rows.ids[0] in set(self.fakes.ids) else self.chosen.every)
 
-def words_of(tokens: Tokens, fired: Any = None, ids: tuple[str, ...] | None = None) -> FiringWords:
-    """Which words latents fire on, over some tokens."""
-    fired = tokens.fired if fired is None else fired
-    tally = WordTally(ids or [str(i) for i in range(fired.shape[1])])
-    step = 8192
-    for start in range(0, len(tokens), step):
-        rows = slice(start, start + step)
-        texts = [tokens.texts[d] for d in tokens.documents[rows]]
-        tally.add(fired[rows], texts, tokens.ends[rows])
-    return tally.finish()
+    def lines(self) -> Lines:
+        """A study's lines over what was chosen here: rows of the drawn latents, texts of those of one word."""
+        cast = Cast.on(self.ground, self.crossing, self.chosen.every)
+        judges = {
+            name: self.row_judge(ids, most=FEW)
+            for name, ids in (("judge", self.chosen.drawn), ("fakes", self.fakes.ids))
+        }
+        return Lines(cast=cast, one_word=self.chosen.one_word, **judges)
 
 
-def dealt(rows: Directions, seed: int) -> Directions:
-    """The same rows under one another's names."""
-    order = np.random.default_rng(seed + 4).permutation(len(rows))
-    moved = np.roll(order, 1)
-    unit = np.empty_like(rows.unit)
-    unit[order] = rows.unit[moved]
-    return Directions.of(rows.site, unit, rows.ids, labels=rows.labels, origin="dealt")
+def sizes_of(n: int, *, one_word: int) -> dict[str, int]:
+    """How many latents a study takes: ``n`` by frequency, a third as many fakes, those of one word for their texts."""
+    return {"drawn": n, "fakes": max(n // 3, 2), "one_word": max(one_word, 2), "topicless": 0, "topical": 0}

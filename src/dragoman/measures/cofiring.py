@@ -101,22 +101,58 @@ def cofiring(
             "each direction has a feature, each row a token",
             "pass those of the same tokens",
         )
-    by_column = fired.tocsc()
+    tokens = telling_tokens(fired, documents, columns=columns, siblings=siblings, rng=rng)
     reads = whitening.precision @ np.asarray(directions, dtype=np.float64).T
     shift = whitening.mean @ reads
-    late = lateness(documents)
     found = np.full(len(directions), np.nan)
+    for k, (rows, firing) in enumerate(zip(tokens.rows, tokens.firing, strict=True)):
+        if firing:
+            found[k] = area(y[rows].astype(np.float64) @ reads[:, k] - shift[k], firing)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TellingTokens:
+    """Tokens at which each of n features is told from others.
+
+    ``rows``: n arrays of token numbers, those at which it fires first; ``firing``: how many these are, 0 where it fires
+    too rarely to be told.
+    """
+
+    rows: tuple[NDArray[np.int64], ...]
+    firing: tuple[int, ...]
+
+
+def telling_tokens(
+    fired: Any,
+    documents: NDArray[Any],
+    *,
+    columns: NDArray[np.int64],
+    siblings: NDArray[np.int64] | None = None,
+    most: int = MOST,
+    rng: np.random.Generator,
+) -> TellingTokens:
+    """Draw the tokens that ``cofiring`` looks at, at most ``most`` of a kind: they are the same for any directions.
+
+    Args: as of ``cofiring``.
+    """
+    by_column, late = fired.tocsc(), lateness(documents)
+    rows: list[NDArray[np.int64]] = []
+    firing: list[int] = []
     for k, column in enumerate(columns):
         fires = _rows(by_column, int(column))
-        if len(fires) < LEAST:
-            continue
-        others = _negatives(by_column, fires, None if siblings is None else siblings[k], len(y), late, rng)
+        others = np.zeros(0, dtype=np.int64)
+        if len(fires) >= LEAST:
+            near = None if siblings is None else siblings[k]
+            others = _negatives(by_column, fires, near, len(documents), late, most, rng)
         if len(others) < LEAST:
+            rows.append(others[:0])
+            firing.append(0)
             continue
-        fires = fires if len(fires) <= MOST else rng.choice(fires, MOST, replace=False)
-        rows = np.concatenate([fires, others])
-        found[k] = area(y[rows].astype(np.float64) @ reads[:, k] - shift[k], len(fires))
-    return found
+        fires = fires if len(fires) <= most else rng.choice(fires, most, replace=False)
+        rows.append(np.concatenate([fires, others]))
+        firing.append(len(fires))
+    return TellingTokens(rows=tuple(rows), firing=tuple(firing))
 
 
 def lateness(documents: NDArray[Any]) -> NDArray[np.int64]:
@@ -146,10 +182,11 @@ def _negatives(
     siblings: NDArray[np.int64] | None,
     tokens: int,
     late: NDArray[np.int64],
+    most: int,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Tokens at which the feature is silent, as late as those at which it fires; half of them a sibling's, if any."""
-    wanted = min(MOST, max(len(fires), 200))
+    wanted = min(most, max(len(fires), 200))
     share = np.bincount(late[fires], minlength=BINS) / len(fires)
     silent = np.ones(tokens, dtype=bool)
     silent[fires] = False
