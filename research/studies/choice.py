@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dragoman.core import Refusal
-from dragoman.measures.firing import FiringWords, WordTally, one_word
+from dragoman.measures.firing import WORD, FiringWords, WordTally, one_word
 from studies.ground import FAINT, SHARP, Ground
 from studies.tokens import Tokens
 
@@ -55,7 +55,8 @@ def choose(
     """Latents that fire in at least ten judging tokens; at most as many of each kind as are asked for."""
     counts = firing_counts(judge)
     able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
-    single = {i: word for i in able if (word := one_word(words.of(i)[0])) is not None}
+    ones = {i: one_word(words.of(i)[0]) for i in able}
+    single = {i: word for i, word in ones.items() if word is not None and WORD.fullmatch(word)}  # a mark is a form
     kept = at_most(single, one_words, seed=seed)
     return Chosen(
         drawn=by_frequency(able, counts, min(drawn, len(able)), seed=seed) if drawn else (),

@@ -23,11 +23,7 @@ from dragoman.measures.cofiring import Whitening
 from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
-<<<<<<< HEAD
-from dragoman.models.lens import LensPair
-=======
-from dragoman.models.lens import Lens, shared_words
->>>>>>> studies
+from dragoman.models.lens import Lens, LensPair, shared_words
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.choice import words_of
@@ -110,7 +106,7 @@ class Library:
             sums = self.aligned(ground, self.which(ground))
             beside = ground.opened.direct_folder(ground.target)
             table = DirectTable.load(beside / TABLE) if beside is not None else None
-            lenses = LensPair.open(ground.source.model, ground.target.model, device=self.device)
+            lenses = LensPair.of(self.lens(ground.source), self.lens(ground.target))
             made = Crossing.from_tokens(sums, ground.rows, direct=table, overlap=lenses.shared)
             self._crossings[ground.name] = made
         return self._crossings[ground.name]

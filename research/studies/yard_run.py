@@ -21,10 +21,6 @@ from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
 from dragoman.models.language import Judge, generation_table
-<<<<<<< HEAD
-from dragoman.models.lens import LensPair
-=======
->>>>>>> studies
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
@@ -105,14 +101,8 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
     """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
     ground, ids = yard.ground, yard.chosen.every
     yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
-<<<<<<< HEAD
-    lenses = LensPair.open(ground.source.model, ground.target.model, device=device)
-    own = dict(zip(ids, lenses.source.top(ground.rows.pick(ids).unit, TOP), strict=True))
-    own |= dict(zip(yard.fakes.ids, lenses.source.top(yard.fakes.unit, TOP), strict=True))
-=======
     judges = [yard.row_judge(names) for names in (ids, yard.fakes.ids)]
     own = {name: words for judge in judges for name, words in zip(judge.rows.ids, judge.words, strict=True)}
->>>>>>> studies
     words, centroids = word_means(yard)
     weight, bias, classes = probe_of(ground)
     told: dict[str, Any] = {}
@@ -120,15 +110,9 @@ def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
         judge, injected = yard.judge_of(rows), on_shell(rows, yard.crossing.background)
         told[name] = {
             "ids": rows.ids,
-<<<<<<< HEAD
-            "cofiring": plain(yard.cofiring_of(rows)),
-            "cofiring_dealt": plain(yard.cofiring_of(dealt(rows, yard.seed))) if len(rows) > 1 else None,
-            "lens_words": lenses.target.top(rows.unit, TOP),
-=======
             "cofiring": plain(judge.cofiring(rows)),
             "cofiring_dealt": plain(judge.cofiring(dealt(rows, yard.seed))) if len(rows) > 1 else None,
             "lens_words": judge.lens_words(rows),
->>>>>>> studies
             "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
             "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
         }

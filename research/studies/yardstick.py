@@ -21,11 +21,7 @@ from dragoman.core import Directions
 from dragoman.maps import Crossing, LinearMap
 from dragoman.measures.cofiring import MOST, Whitening
 from dragoman.measures.fake import fake_dictionary
-<<<<<<< HEAD
-from dragoman.measures.firing import WORD, FiringWords, WordTally, one_word
-=======
 from dragoman.measures.firing import FiringWords
->>>>>>> studies
 from dragoman.models.aligned import encoded
 from studies.cast import Cast, standing
 from studies.choice import LEAST_FIRING, Chosen, at_most, choose, firing_counts
@@ -72,21 +68,6 @@ class Yard:
         }
         crossing = library.crossing(ground)
         fit, judge = library.split(ground, "direct"), library.split(ground, "judge")
-<<<<<<< HEAD
-        often = dict(enumerate(np.asarray((judge.fired > 0).sum(axis=0)).ravel().tolist()))
-        counts = {str(i): float(n) for i, n in often.items()}
-        able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
-        words = words_of(judge)
-        ones = {i: one_word(words.of(i)[0]) for i in able}
-        single = {i: word for i, word in ones.items() if word is not None and WORD.fullmatch(word)}  # marks are a form
-        drawn = by_frequency(able, counts, min(sizes["drawn"], len(able)), seed=seed)
-        kept = at_most(single, sizes["one_word"], seed=seed)
-        chosen = Chosen(
-            drawn=drawn,
-            one_word={i: single[i] for i in kept},
-            topicless=at_most(without_topic(ground, able), sizes["topicless"], seed=seed),
-            topical=at_most(with_topic(ground, able), sizes["topical"], seed=seed),
-=======
         chosen = choose(
             ground,
             judge,
@@ -96,7 +77,6 @@ class Yard:
             topicless=sizes["topicless"],
             topical=sizes["topical"],
             seed=seed,
->>>>>>> studies
         )
         counts = firing_counts(judge)
         able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]

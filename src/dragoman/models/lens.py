@@ -86,7 +86,8 @@ class Lens:
 
     def only(self, words: Collection[str]) -> Lens:
         """The lens for some of its words alone: quicker, and what two models' lists are compared over."""
-        kept = [k for k, word in enumerate(self.words) if word in words]
+        wanted = set(words)
+        kept = [k for k, word in enumerate(self.words) if word in wanted]
         counts = np.diff([*self.starts, len(self.rows)])
         tokens = np.concatenate([np.arange(self.starts[k], self.starts[k] + counts[k]) for k in kept] or [[]])
         starts = np.concatenate([[0], np.cumsum(counts[kept])[:-1]]).astype(np.int64) if kept else self.starts[:0]
@@ -116,9 +117,10 @@ class Lens:
             parts.append(np.maximum.reduceat((d @ self.rows.T).cpu().numpy(), self.starts, axis=1))
         return np.concatenate(parts)
 
-    def top(self, rows: NDArray[Any], k: int = 20) -> list[tuple[str, ...]]:
-        """The ``k`` words that each row writes most, most first."""
-        return [tuple(self.words[j] for j in row) for row in self._top(rows, k)]
+    def top(self, rows: NDArray[Any], k: int = 20, *, among: Collection[str] | None = None) -> list[tuple[str, ...]]:
+        """The ``k`` words that each row writes most, most first; of ``among`` alone where that is given."""
+        lens = self if among is None else self.only(among)
+        return [tuple(lens.words[j] for j in row) for row in lens._top(rows, k)]
 
     def _top(self, rows: NDArray[Any], k: int) -> NDArray[np.int64]:
         scores = self.scores(rows)
@@ -140,12 +142,20 @@ class LensPair:
         Raises:
             Refusal: as ``Lens.open``, or the two share hardly a word.
         """
-        here, there = Lens.open(source, device=device), Lens.open(target, device=device)
-        shared = set(here.words) & set(there.words)
+        return cls.of(Lens.open(source, device=device), Lens.open(target, device=device))
+
+    @classmethod
+    def of(cls, source: Lens, target: Lens) -> LensPair:
+        """Two lenses, each for the shared words alone.
+
+        Raises:
+            Refusal: they share fewer than a hundred words.
+        """
+        shared = shared_words(source, target)
         if len(shared) < FEWEST:
             why = f"their vocabularies share {len(shared)} words"
-            raise Refusal(f"the lenses of {source} and {target}", why, "do without")
-        return cls(source=here.only(shared), target=there.only(shared))
+            raise Refusal(f"the lenses of {source.ref} and {target.ref}", why, "do without")
+        return cls(source=source.only(shared), target=target.only(shared))
 
     def shared(self, rows: NDArray[Any], images: NDArray[Any], k: int = 20) -> NDArray[np.float64]:
         """(n,): how many of a row's ``k`` words its image writes too."""
@@ -153,6 +163,12 @@ class LensPair:
         words = [np.array(lens.words) for lens in (self.source, self.target)]
         pairs = zip(words[0][own], words[1][theirs], strict=True)
         return np.array([len(set(a) & set(b)) for a, b in pairs], dtype=np.float64)
+
+
+def shared_words(a: Lens, b: Lens) -> tuple[str, ...]:
+    """Words that both vocabularies can write."""
+    theirs = set(b.words)
+    return tuple(w for w in a.words if w in theirs)
 
 
 def _kind(config: dict[str, Any], what: str) -> str:
