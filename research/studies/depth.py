@@ -123,9 +123,8 @@ def judge_at(
         y=y,
         tokens=tokens,
         whitening=whitening,
-        words=own_words(lens, rows, lens.words),
+        words=own_words(lens, rows),
         lens=lens,
-        among=lens.words,
         seed=seed,
     )
 
