@@ -131,4 +131,4 @@ def _finished(sums: Doubles, mass: Doubles, y: Any, target: Site, ids: Sequence[
     """Means less the overall mean, of those that have one."""
     able = np.flatnonzero(mass > 0)
     means = (1.0 / mass[able])[:, None] * sums[able] - y.mean(axis=0, dtype=np.float64)
-    return Directions.of(target, means, [ids[k] for k in able], origin="where the feature is silent")
+    return Directions.of(target, means, [ids[k] for k in able.tolist()], origin="where the feature is silent")
