@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -54,10 +53,8 @@ class PlantedLens:
     def words(self) -> tuple[str, ...]:
         return tuple(f"w{k}x{j}" for k in range(len(self.rows)) for j in range(NEAR))
 
-    def top(self, rows: Floats, k: int = 20, among: Collection[str] | None = None) -> list[tuple[str, ...]]:
+    def top(self, rows: Floats, k: int = 20) -> list[tuple[str, ...]]:
         scores = (np.asarray(rows) @ self.rows.T).repeat(NEAR, axis=1)
-        if among is not None:
-            scores[:, [j for j, word in enumerate(self.words) if word not in set(among)]] = -np.inf
         return [tuple(self.words[j] for j in order[:k]) for order in np.argsort(-scores, axis=1, kind="stable")]
 
 
@@ -98,8 +95,8 @@ class PlantedLibrary(Library):
     def lens(self, site: Site) -> Any:
         return PlantedLens(rows=self.world.source if site.model == SOURCE.model else self.world.target)
 
-    def shared_words(self, ground: Ground) -> tuple[str, ...]:
-        return self.lens(ground.source).words
+    def lenses(self, ground: Ground) -> Any:
+        return SimpleNamespace(source=self.lens(ground.source), target=self.lens(ground.target))
 
     def aligned(self, ground: Ground, which: str) -> Aligned:
         if which not in self._made:

@@ -48,7 +48,7 @@ def judge(library: PlantedLibrary, ground: Ground) -> RowJudge:
     return RowJudge(
         rows=own, y=tokens.y[TARGET.block], tokens=telling(own, ground.rows, tokens.fired, tokens.documents),
         whitening=Whitening.of(library.split(ground, "direct").y[TARGET.block]),
-        words=own_words(library.lens(SOURCE), own, lens.words), lens=lens, among=lens.words,  # type: ignore[arg-type]
+        words=own_words(library.lens(SOURCE), own), lens=lens,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

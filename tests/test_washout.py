@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from dragoman.core import Background, Directions, Refusal, frozen
 from dragoman.washout import at_angle, mix, on_shell, on_shell_angle, projected, understood, wash
 from planted_worlds import ELSEWHERE, TARGET, cosines, unit
-from studies.strengths import contrast, on_shell_weight, sweep
+from studies.strengths import on_shell_weight, sweep
 
 
 def background(spread=0.3, d=8, site=TARGET):
@@ -136,16 +136,6 @@ def test_wash_knows_projected_and_multiples_of_on_shell():
     for word in ("on-shell x", "on-shell x many", "on-shell 2"):
         with pytest.raises(Refusal, match="it is not known; say none, on-shell, projected or a number"):
             understood(word)
-
-
-def test_contrast_is_both_signs_around_the_background_and_the_background_alone():
-    d, b = directions(some()), background()
-    three = contrast(d, b)
-    assert_allclose(three.plus, on_shell(d, b))
-    assert_allclose(three.alone, np.eye(8)[[0]], atol=1e-7)
-    assert_allclose(three.minus, on_shell(directions(-some()), b), atol=1e-6)
-    mean = (three.plus.astype(float) + three.minus) / 2
-    assert_allclose(mean, np.cos(on_shell_angle(b)) * np.eye(8)[[0]].repeat(5, 0), atol=1e-6)
 
 
 def test_a_sweep_gives_every_strength_with_its_angle_in_order():

@@ -269,7 +269,7 @@ def pack_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> No
         texts_stage(args, documents)
     if args.stage in ("all", "pack"):
         pack.write_probes(documents, args.work, args.out)
-    if args.stage in ("all", "direct", "pack"):
+    if args.stage in ("all", "pack"):
         direct_stage(args)
 
 
@@ -339,6 +339,9 @@ def main() -> None:
     args = parse.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.stage == "direct":  # needs no corpus
+        direct_stage(args)
+        return
     texts = args.texts or args.work / "documents.jsonl.gz"
     if not texts.exists():
         from write_text import write

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 
 from dragoman.core import Directions, Site
 from dragoman.maps import FiringSums, LinearMap, Moments
@@ -34,7 +34,7 @@ def silent_rows(tokens: Tokens, target: Site, ids: Sequence[str]) -> Directions:
     Per document the mean of its silent tokens, weighed by the document's activation.
     """
     y, fired, member = _parts(tokens, target, ids)
-    weight = (member @ fired).tocsr()  # (documents, features): activation of each document
+    weight: Any = (member @ fired).tocsr()  # (documents, features): activation of each document
     fires = (fired > 0).astype(np.float64)
     many = np.asarray(member.sum(axis=1)).ravel()
     quiet = _aligned_to(weight, many[:, None] - (member @ fires).toarray())
@@ -48,7 +48,7 @@ def silent_rows(tokens: Tokens, target: Site, ids: Sequence[str]) -> Directions:
 def earlier_rows(tokens: Tokens, target: Site, ids: Sequence[str]) -> Directions:
     """The same over the tokens of those documents that come before the feature's first firing there."""
     y, fired, member = _parts(tokens, target, ids)
-    weight = (member @ fired).tocsr()
+    weight: Any = (member @ fired).tocsr()
     starts = np.searchsorted(tokens.documents, np.unique(tokens.documents))
     sums, mass = np.zeros((len(ids), y.shape[1])), np.zeros(len(ids))
     running = np.vstack([np.zeros((1, y.shape[1])), np.cumsum(y, axis=0, dtype=np.float64)])
@@ -108,7 +108,7 @@ def dealt(rows: Directions, seed: int) -> Directions:
     return Directions.of(rows.site, unit, rows.ids, labels=rows.labels, origin="dealt")
 
 
-def _parts(tokens: Tokens, target: Site, ids: Sequence[str]) -> tuple[Any, csr_array, csr_array]:
+def _parts(tokens: Tokens, target: Site, ids: Sequence[str]) -> tuple[Any, Any, Any]:
     """Target rows (n, q), activations of the features (n, m), and which document (d, n) each row belongs to."""
     y = tokens.y[target.block]
     fired = csr_array(tokens.fired.tocsc()[:, [int(i) for i in ids]], dtype=np.float64)
@@ -117,18 +117,18 @@ def _parts(tokens: Tokens, target: Site, ids: Sequence[str]) -> tuple[Any, csr_a
     return y, fired, member
 
 
-def _aligned_to(sparse: csr_array, dense: Doubles) -> Doubles:
+def _aligned_to(sparse: Any, dense: Doubles) -> Doubles:
     """The entries of a dense array at the places of a sparse one, in its order."""
     rows = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
     return dense[rows, sparse.indices]
 
 
-def _like(sparse: csr_array, data: Doubles) -> csr_array:
+def _like(sparse: Any, data: Doubles) -> csr_array:
     return csr_array((data, sparse.indices, sparse.indptr), shape=sparse.shape)
 
 
 def _finished(sums: Doubles, mass: Doubles, y: Any, target: Site, ids: Sequence[str]) -> Directions:
     """Means less the overall mean, of those that have one."""
     able = np.flatnonzero(mass > 0)
-    means = diags_array(1.0 / mass[able]) @ sums[able] - y.mean(axis=0, dtype=np.float64)
-    return Directions.of(target, means, [ids[k] for k in able], origin="where the feature is silent")
+    means = (1.0 / mass[able])[:, None] * sums[able] - y.mean(axis=0, dtype=np.float64)
+    return Directions.of(target, means, [ids[k] for k in able.tolist()], origin="where the feature is silent")

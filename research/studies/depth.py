@@ -80,6 +80,7 @@ def inside(
     (fitted, held), (across, deep), source = parts, blocks, ground.source
     counts = firing_counts(judge)
     rates = np.array([counts[i] for i in drawn[: max(len(drawn) // 3, 2)]]) / len(judge)
+    encoder: Any
     fakes, encoder = fake_dictionary(tokens.x[source.block], rates, site=source, seed=seed)
     lens, own = library.lens(source), ground.rows.pick(drawn)
     every, fake_fired = ground.rows, encoded(encoder, judge.x[source.block])
@@ -123,9 +124,8 @@ def judge_at(
         y=y,
         tokens=tokens,
         whitening=whitening,
-        words=own_words(lens, rows, lens.words),
+        words=own_words(lens, rows),
         lens=lens,
-        among=lens.words,
         seed=seed,
     )
 

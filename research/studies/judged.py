@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
 from dragoman.stats.intervals import clustered_interval, rate_interval
+from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder
 from studies.ground import GROUNDS, LEVELS, Latent, level_of
 from studies.reading import Reading
-from studies.topics import naming_table
 
 Doubles = NDArray[np.float64]
 
@@ -94,6 +94,13 @@ class Heard:
     def categories(self, said: Said) -> list[str]:
         """Category of each feature."""
         return [self.latents[f].category for f in said.features]
+
+
+def naming_table(texts: Sequence[str], words: Sequence[Sequence[str]]) -> Doubles:
+    """(n, N) of 0 and 1: whether text i names feature j by the naming rule; ``words``: what names feature j's topic."""
+    distinct = {tuple(one) for one in words}
+    told = {one: np.array([names_category(text, one) for text in texts], dtype=np.float64) for one in distinct}
+    return np.stack([told[tuple(one)] for one in words], axis=1)
 
 
 def unread(run: RunFolder) -> Refusal:

@@ -23,7 +23,7 @@ from dragoman.measures.cofiring import Whitening
 from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
-from dragoman.models.lens import Lens, LensPair, shared_words
+from dragoman.models.lens import Lens, LensPair
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.choice import words_of
@@ -52,6 +52,7 @@ class Library:
     _words: dict[str, FiringWords] = field(default_factory=dict)
     _whitenings: dict[str, Whitening] = field(default_factory=dict)
     judges: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    _pairs: dict[str, LensPair] = field(default_factory=dict)
     _lenses: dict[str, Lens] = field(default_factory=dict)
 
     @cached_property
@@ -80,9 +81,11 @@ class Library:
             self._lenses[site.model] = Lens.open(site.model, device=self.device)
         return self._lenses[site.model]
 
-    def shared_words(self, ground: Ground) -> tuple[str, ...]:
-        """Words that both models of a ground have as one token."""
-        return shared_words(self.lens(ground.source), self.lens(ground.target))
+    def lenses(self, ground: Ground) -> LensPair:
+        """The lenses of both models of a ground, over the words that both can write."""
+        if ground.name not in self._pairs:
+            self._pairs[ground.name] = LensPair.of(self.lens(ground.source), self.lens(ground.target))
+        return self._pairs[ground.name]
 
     def whitening(self, ground: Ground) -> Whitening:
         """Of the target's rows, over the openings."""
@@ -106,7 +109,7 @@ class Library:
             sums = self.aligned(ground, self.which(ground))
             beside = ground.opened.direct_folder(ground.target)
             table = DirectTable.load(beside / TABLE) if beside is not None else None
-            lenses = LensPair.of(self.lens(ground.source), self.lens(ground.target))
+            lenses = self.lenses(ground)
             made = Crossing.from_tokens(sums, ground.rows, direct=table, overlap=lenses.shared)
             self._crossings[ground.name] = made
         return self._crossings[ground.name]

@@ -10,7 +10,7 @@ differ by their rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,7 @@ class RowJudge:
 
     ``rows``: n latents' own rows at the source. ``y``: (T, q) rows of the site at the judging tokens. ``tokens``: at
     which of these each latent is told from others, see ``telling``. ``whitening``: of the site's rows at other texts.
-    ``words``: n latents' own lens words; ``lens``: of the site's model, asked for words ``among`` these.
+    ``words``: n latents' own lens words; ``lens``: of the site's model, over the words that both can write.
     """
 
     rows: Directions
@@ -47,7 +47,6 @@ class RowJudge:
     whitening: Whitening
     words: Words
     lens: Lens
-    among: Collection[str]
     seed: int = 0
 
     @cached_property
@@ -69,7 +68,7 @@ class RowJudge:
 
     def lens_words(self, rows: Directions) -> list[tuple[str, ...]]:
         """The twenty words that each row writes most."""
-        return self.lens.top(rows.unit, TOP, among=self.among)
+        return self.lens.top(rows.unit, TOP)
 
     def judged(self, rows: Directions) -> dict[str, Any]:
         """Per latent, for JSON: ``ids``; ``cofiring`` and ``lens`` (of 20 words), and the same ``_dealt``.
@@ -129,9 +128,9 @@ def nearest_columns(rows: Directions, every: Directions) -> NDArray[np.int64]:
     return np.argsort(-cosines, axis=1)[:, : min(SIBLINGS, len(every) - 1)]
 
 
-def own_words(lens: Lens, rows: Directions, among: Collection[str]) -> list[tuple[str, ...]]:
+def own_words(lens: Lens, rows: Directions) -> list[tuple[str, ...]]:
     """What latents' own rows write, by the lens of their model."""
-    return lens.top(rows.unit, TOP, among=among)
+    return lens.top(rows.unit, TOP)
 
 
 def plain(values: NDArray[Any], digits: int = 5) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Washouts at several strengths, and a direction's opposite: what studies of the washout inject.
+"""Washouts at several strengths: what the study of the washout injects.
 
 In: directions and a ``Background`` at one site. Out: vectors (n, d), float32. Refuses what ``dragoman.washout``
 refuses.
@@ -12,36 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Background, Directions, Floats, unit_rows
-from dragoman.washout import RIGHT, on_shell, on_shell_angle, turned, wash
+from dragoman.core import Background, Directions, Floats
+from dragoman.washout import RIGHT, on_shell_angle, wash
 
 TIMES = (0.5, 1.0, 1.5, 2.0, 3.0)  # on-shell angles
 WEIGHTS = (0.15, 0.3, 0.5, 0.7)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Contrast:
-    """Three things to have verbalized: ``plus`` (n, d) and ``minus`` (n, d) around the background, ``alone`` (1, d).
-
-    What an AV says of ``plus`` but neither of ``minus`` nor of ``alone`` is the direction's own; the rest is the
-    carrier's, or the AV's habit. ``alone`` is the same for all, so it has one row.
-    """
-
-    plus: Floats
-    alone: Floats
-    minus: Floats
-
-
-def contrast(directions: Directions, background: Background, times: float = 1.0) -> Contrast:
-    """Directions and their opposites at ``times`` the on-shell angle, and the background alone.
-
-    Raises:
-        Refusal: as ``at_angle`` does.
-    """
-    plus = on_shell(directions, background, times)
-    opposite = turned(-directions.unit.astype(np.float64), background.mean, times * on_shell_angle(background))
-    alone = unit_rows(background.mean[None].astype(np.float64), "a background")[0]
-    return Contrast(plus=plus, alone=alone, minus=unit_rows(opposite, "washed directions")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -167,7 +167,7 @@ class Yard:
         if key not in judges:
             fake = ids[0] in set(self.fakes.ids)
             every = self.fakes if fake else self.ground.rows
-            rows, among = every.pick(ids), self.library.shared_words(self.ground)
+            rows, lenses = every.pick(ids), self.library.lenses(self.ground)
             judges[key] = RowJudge(
                 rows=rows,
                 y=self.judge.y[self.ground.target.block],
@@ -180,9 +180,8 @@ class Yard:
                     seed=self.seed,
                 ),
                 whitening=self.whitening,
-                words=own_words(self.library.lens(self.ground.source), rows, among),
-                lens=self.library.lens(self.ground.target),
-                among=among,
+                words=own_words(lenses.source, rows),
+                lens=lenses.target,
                 seed=self.seed,
             )
         return judges[key]
