@@ -91,8 +91,11 @@ class Judge:
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
-    ) -> list[Floats]:
-        """Of each description and each of its windows: log p(window | description) - log p(window), nats a token."""
+    ) -> list[list[Floats]]:
+        """Of each description and each of its windows: how much likelier each token of the window becomes by it.
+
+        (tokens,) float32, log p(token | description, window so far) - log p(token | window so far), nats.
+        """
         bare = sorted({w for some in windows for w in some})
         jobs = [(BEFORE.format(text), w) for text, some in zip(descriptions, windows, strict=True) for w in some]
         jobs += [(WITHOUT, w) for w in bare]
@@ -100,8 +103,7 @@ class Judge:
         alone = dict(zip(bare, values[len(jobs) - len(bare) :], strict=True))
         found, at = [], 0
         for some in windows:
-            own = values[at : at + len(some)]
-            found.append(np.array([v - alone[w] for v, w in zip(own, some, strict=True)], dtype=np.float32))
+            found.append([v - alone[w] for v, w in zip(values[at : at + len(some)], some, strict=True)])
             at += len(some)
         return found
 
@@ -116,11 +118,11 @@ class Judge:
         encoded = self.tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=special)
         return {key: encoded[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
 
-    def _weighed(self, jobs: Sequence[tuple[str, str]], batch_size: int, progress: Progress | None) -> list[float]:
-        """Mean log-probability of each window's tokens after its prompt."""
+    def _weighed(self, jobs: Sequence[tuple[str, str]], batch_size: int, progress: Progress | None) -> list[Floats]:
+        """Log-probabilities of each window's tokens after its prompt."""
         ids = self._ids(jobs)
         order = sorted(range(len(jobs)), key=lambda k: len(ids[k][0]) + len(ids[k][1]))
-        found = [0.0] * len(jobs)
+        found = [np.zeros(0, np.float32)] * len(jobs)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             for k, value in zip(chosen, self._batch([ids[k] for k in chosen]), strict=True):
@@ -138,7 +140,7 @@ class Judge:
         }
         return [(list(prompts[p]), list(windows[w])) for p, w in jobs]
 
-    def _batch(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    def _batch(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[Floats]:
         device, model = self.model.device, self.model
         width = max(len(a) + len(b) for a, b in ids)
         padded = torch.full((len(ids), width), int(self.tokenizer.pad_token_id or 0))  # type: ignore[arg-type]
@@ -151,15 +153,20 @@ class Judge:
         where = [(row, len(a) + k - 1, b[k]) for row, (a, b) in enumerate(ids) for k in range(len(b))]
         row, position, token = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
         head: Any = model.get_output_embeddings()
-        totals = torch.zeros(len(ids), device=device)
+        parts = []
         for start in range(0, len(row), 4096):  # a vocabulary of 262,144 takes 4 GB for so many positions
             part = slice(start, start + 4096)
             logits = head(hidden[row[part], position[part]]).float()
             cap = getattr(model.config, "final_logit_softcapping", None)
             logits = torch.tanh(logits / cap) * cap if cap else logits
-            own = logits.gather(1, token[part, None])[:, 0] - torch.logsumexp(logits, dim=1)
-            totals.index_add_(0, row[part], own)
-        return (totals / torch.tensor([max(len(b), 1) for _, b in ids], device=device)).tolist()
+            parts.append(logits.gather(1, token[part, None])[:, 0] - torch.logsumexp(logits, dim=1))
+        flat = torch.cat(parts).cpu().numpy()
+        return np.split(flat, np.cumsum([len(b) for _, b in ids])[:-1])
+
+
+def most_surprised(rises: NDArray[Any], most: int = 3) -> float:
+    """Mean of the ``most`` largest rises of a window's tokens: a feature fires at one place, not all over a window."""
+    return float(np.sort(rises)[-most:].mean()) if len(rises) else 0.0
 
 
 class _padded_left:  # noqa: N801 - reads as what it does
