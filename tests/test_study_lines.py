@@ -152,7 +152,7 @@ def test_a_penalty_is_tuned_on_latents_that_are_not_judged_and_keeps_its_curve(
     moments = Moments.of(tokens.x[SOURCE.block][fitted], y[fitted])
     made = tuner.ridge(moments, SOURCE, TARGET)
     told = made.report["tuned"]
-    assert told["setting"] == told["settings"][int(np.argmax(told["scores"]))] < 10.0
+    assert told["setting"] == told["settings"][int(np.argmax(told["scores"]))] < 30.0
     assert made.settings["lam_rel"] == pytest.approx(told["setting"])
     assert cosines(made.carry(ground.rows).unit, library.world.target).min() > 0.9
     assert tuner.score(ridge_at(moments, SOURCE, TARGET, 0.1).carry(tuner.rows)) > 0.9

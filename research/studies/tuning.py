@@ -22,7 +22,7 @@ from studies.ground import Ground
 from studies.library import Library
 from studies.tokens import Tokens
 
-GRID = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # relative penalties
+GRID = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # relative penalties
 POST_REL = 0.18  # the post's penalty of 100 in units of its own pooled rows, as science puts it (simulated)
 LATENTS, FIRING = 100, 50  # latents that tune, and the held-out tokens at which each fires at least
 MOST = 300  # tokens of a kind and latent
