@@ -28,7 +28,8 @@ TOPICS = [
     "garden rose soil petal", "heat drought desert dune", "movie scene actor film", "island lagoon reef palm",
     "coal turbine reactor grid", "prayer monk temple shrine", "dog puppy leash bark",
 ]  # fmt: skip
-FILLER = ("the people came again because it was a good day and they said so to others".split()) + ["while", "time"]
+SPOKEN = "the people came again because it was a good day and they said so to others while time went by"
+FILLER = SPOKEN.split()
 LEXICAL = LexicalEmbedder()
 
 
