@@ -26,7 +26,7 @@ from scipy.stats import binom
 from dragoman.embed import Embedder
 from dragoman.measures.firing import FINAL, WORD, names_word, quoted, variants
 from dragoman.scores import ClaimStatus
-from dragoman.stats.roc import auroc
+from dragoman.stats.roc import ContextEmbeddings, detection_table
 
 Kind = Literal["theme", "words", "token"]
 Status = Literal["supported", "unsupported", "unchecked"]
@@ -99,17 +99,17 @@ def _claim(sentence: str) -> Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Theme:
-    """What a theme sentence is judged by, embedded: unit rows, float64.
+    """What a theme sentence is judged by: where windows lie, float64, and the line that chance would reach.
 
-    ``firing`` (n, e), ``silent`` (m, e): the feature's windows. ``others``: of each other feature the mean of some of
-    the windows in which it fires, (k, e). ``dealt`` (d, e): theme sentences of other features.
+    ``windows``: the feature's, of either kind. ``others`` (k, e): of each other feature the mean of some of the windows
+    in which it fires. ``dealt``: AUROC on the windows that 95 % of other features' theme sentences keep below; NaN
+    where there are too few.
     """
 
     embedder: Embedder
-    firing: Doubles
-    silent: Doubles
+    windows: ContextEmbeddings
     others: Doubles
-    dealt: Doubles
+    dealt: float
 
     @classmethod
     def of(cls, own: Windows, others: Sequence[Windows], dealt: Sequence[str], embedder: Embedder) -> _Theme | None:
@@ -117,13 +117,15 @@ class _Theme:
         others = [w for w in others if w.firing]
         if min(len(own.firing), len(own.silent)) < FEWEST or max(len(others), len(dealt)) < FEWEST_DEALT:
             return None
-        means = [_rows(embedder, w.firing[:FEWEST]).mean(axis=0) for w in others]
+        windows = ContextEmbeddings.of(_rows(embedder, own.firing), _rows(embedder, own.silent))
+        means, line = [_rows(embedder, w.firing[:FEWEST]).mean(axis=0) for w in others], float("nan")
+        if len(dealt) >= FEWEST_DEALT:
+            line = float(np.quantile(detection_table(_rows(embedder, dealt), [windows]), ABOVE_DEALT))
         return cls(
             embedder=embedder,
-            firing=_rows(embedder, own.firing),
-            silent=_rows(embedder, own.silent),
-            others=np.array(means) if len(means) >= FEWEST_DEALT else np.zeros((0, 1)),
-            dealt=_rows(embedder, dealt) if len(dealt) >= FEWEST_DEALT else np.zeros((0, 1)),
+            windows=windows,
+            others=np.array(means) if len(means) >= FEWEST_DEALT else np.zeros((0, windows.firing.shape[1])),
+            dealt=line,
         )
 
     def judge(self, sentence: str) -> Found:
@@ -133,19 +135,18 @@ class _Theme:
         sentences on the same windows (any sentence may tell a conversation from an essay); and the sentence is nearer
         to where this feature fires than to where 98 % of the other features fire (a true commonplace is near all).
         """
-        (row,) = _rows(self.embedder, [sentence])
-        area = auroc(self.firing @ row, self.silent @ row)
-        near = float(self.firing.mean(axis=0) @ row)
+        row = _rows(self.embedder, [sentence])
+        area = float(detection_table(row, [self.windows])[0, 0])
+        near = float(self.windows.firing.astype(np.float64).mean(axis=0) @ row[0])
         figures, failed = {"auroc": area, "cosine": near, "line": AREA}, []
         if area < AREA:
             failed.append(f"of which {AREA:.2f} would do")
-        if len(self.dealt):
-            told = [auroc(f, q) for f, q in zip((self.dealt @ self.firing.T), self.dealt @ self.silent.T, strict=True)]
-            figures["dealt"] = float(np.quantile(told, ABOVE_DEALT))
-            if area <= figures["dealt"]:
-                failed.append(f"as one in twenty of other features' sentences do ({figures['dealt']:.2f})")
+        if not np.isnan(self.dealt):
+            figures["dealt"] = self.dealt
+            if area <= self.dealt:
+                failed.append(f"as one in twenty of other features' sentences do ({self.dealt:.2f})")
         if len(self.others):
-            figures["elsewhere"] = float(np.quantile(self.others @ row, ABOVE_OTHERS))
+            figures["elsewhere"] = float(np.quantile(self.others @ row[0], ABOVE_OTHERS))
             if near <= figures["elsewhere"]:
                 failed.append("and it is as near to where other features fire")
         why = f"it tells windows where the feature fires from others with AUROC {area:.2f}"

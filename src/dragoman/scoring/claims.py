@@ -11,7 +11,7 @@ from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
-from dragoman.measures.claims import FEWEST, Windows, check_claims, claims_of, label_of
+from dragoman.measures.claims import FEWEST, FEWEST_DEALT, Windows, check_claims, claims_of, label_of
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.store import RunFolder
@@ -25,10 +25,14 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
 
     Conditions none of whose features were watched are left out; of the others, a feature that was not watched has
     sentences that are unchecked. What a sentence is compared with: theme sentences of the same condition's other
-    features, and where other features fire, which the run keeps of some that nobody asked for.
+    features, and where other features fire: those nobody asked for, which the run keeps for that, or all others where
+    these are too few.
     """
     embedder = CachedEmbedder(embedder)
     known = {feature: _windows(entry) for feature, entry in run.contexts.items()}
+    often = {feature: windows for feature, windows in known.items() if len(windows.firing) >= FEWEST}
+    asked = {feature for texts in run.texts.values() for feature in texts}
+    unasked = [windows for feature, windows in often.items() if feature not in asked]
     found: dict[str, tuple[FeatureClaims, ...]] = {}
     for condition, texts in run.texts.items():
         if condition not in run.entries or not known.keys() & texts.keys():
@@ -39,7 +43,7 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
         for feature, own in claims.items():
             mine = set(themes[feature])
             dealt = [text for f, some in themes.items() if f != feature for text in some[:1] if text not in mine]
-            others = [w for f, w in known.items() if f != feature and len(w.firing) >= FEWEST]
+            others = [w for f, w in often.items() if f != feature] if len(unasked) < FEWEST_DEALT else unasked
             here = known.get(feature, Windows(firing=(), silent=()))
             checked = check_claims(own, here, others=others, dealt=dealt, embedder=embedder)
             rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
