@@ -210,9 +210,28 @@ def test_without_windows_nothing_is_checked_and_a_missing_embedder_is_told(
     monkeypatch.setattr(embedders, "packaged_folder", absent)
     add_claims(run, told.append)
     assert told == ["no sentence is checked against where its feature fires: the sentence embedder is not installed"]
+    monkeypatch.undo()
+    run.write_scores({"table": []})
+    add_claims(run, told.append)
+    assert "format: field required; score the run again" in told[1] and run.scores == {"table": []}
     (run.path / "contexts.json").unlink()
     add_claims(run, told.append)
-    assert len(told) == 1 and run.scores is None
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    "more", [{"words": ["day"]}, {"words": {"day": 1.5}}, {"forms": {"digit": "much"}}, {"other": {}}]
+)
+def test_shares_that_are_none_are_refused_and_a_run_without_them_is_read(run: RunFolder, more: dict[str, Any]) -> None:
+    windows: dict[str, Any] = {"firing": ["a"], "silent": []}
+    run.write_contexts({"1": windows})
+    assert run.contexts == {"1": windows}
+    whole_of = windows | {"words": {"day": 0.5}, "forms": {}}
+    run.write_contexts({"1": whole_of})
+    assert run.contexts == {"1": whole_of}
+    run.write_contexts({"1": windows | more})
+    with pytest.raises(Refusal, match="does not hold windows of text by feature"):
+        _ = run.contexts
 
 
 def test_a_confidence_has_no_answer_where_the_theme_is_not_borne_out(run: RunFolder) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from dragoman.embed import Embedder
-from dragoman.measures.firing import FINAL, WORD, names_word, quoted, variants
+from dragoman.measures.firing import FINAL, WORD, quoted, variants
 from dragoman.scores import ClaimStatus
 from dragoman.stats.roc import ContextEmbeddings, detection_table
 
@@ -62,7 +63,7 @@ class Claim:
     quoted: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Windows:
     """What is known of where one feature fires.
 
@@ -72,6 +73,12 @@ class Windows:
     firing: Sequence[str]
     silent: Sequence[str]
     words: Mapping[str, float] | None = None
+
+    @cached_property
+    def spoken(self) -> dict[str, list[frozenset[str]]]:
+        """The lower-cased words of each window, by kind."""
+        kinds = {"firing": self.firing, "silent": self.silent}
+        return {kind: [frozenset(WORD.findall(text.lower())) for text in texts] for kind, texts in kinds.items()}
 
 
 def claims_of(text: str) -> tuple[Claim, ...]:
@@ -251,20 +258,23 @@ def _words(claim: Claim, own: Windows, others: Sequence[Windows]) -> Found:
     if min(len(own.firing), len(own.silent)) < FEWEST and not own.words:
         return "unchecked", _FEW, {}
     words = list({word.lower(): word for word in claim.quoted}.values())
-    rest = [window for w in others for window in w.firing] + list(own.silent)
+    rest = len(own.silent) + sum(len(w.firing) for w in others)
     told, stand = [], 0
     for word in words:
-        held, base = _holding(own.firing, word), (_holding(rest, word) + 0.5) / (len(rest) + 1)
+        held = _holding(own, "firing", word)
+        elsewhere = _holding(own, "silent", word) + sum(_holding(w, "firing", word) for w in others)
+        base = (elsewhere + 0.5) / (rest + 1)
         often = bool(own.firing) and held >= HOLD * len(own.firing)
-        rare = bool(rest) and float(binom.sf(held - 1, len(own.firing), base)) <= LEVEL
+        rare = rest > 0 and float(binom.sf(held - 1, len(own.firing), base)) <= LEVEL
         stand += (often and rare) or _share(own.words, word) >= SHARE
         told.append(f'"{word}" in {held} of {len(own.firing)} windows')
     found: Status = "supported" if 2 * stand >= len(words) else "unsupported"
     return found, f"{stand} of {len(words)} stand out: {', '.join(told)}", {"stand out": stand, "words": len(words)}
 
 
-def _holding(windows: Sequence[str], word: str) -> int:
-    """How many windows hold a word whole, in any case, or its plural or singular; a phrase as it stands."""
+def _holding(windows: Windows, kind: Literal["firing", "silent"], word: str) -> int:
+    """How many windows of a kind hold a word whole, in any case, or its plural or singular; a phrase as it stands."""
     if not WORD.fullmatch(word):
-        return sum(word.lower() in window.lower() for window in windows)
-    return sum(names_word(window, word) for window in windows)
+        return sum(word.lower() in window.lower() for window in getattr(windows, kind))
+    forms = variants(word)
+    return sum(not forms.isdisjoint(spoken) for spoken in windows.spoken[kind])

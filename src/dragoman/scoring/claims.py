@@ -60,7 +60,8 @@ def _windows(entry: Mapping[str, Any]) -> Windows:
 def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu") -> None:
     """Put the sentences' statuses into the run's scores, beside what was scored before.
 
-    Nothing is done where it is not known where features fire; that there is no sentence embedder is told.
+    Nothing is done where it is not known where features fire. Told, and not done either: there is no sentence embedder,
+    or what was scored before is of another version, with which nothing is mixed.
     """
     run = JudgedRun.of(folder)
     if not run.contexts:
@@ -72,10 +73,14 @@ def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu") -> None:
     except Refusal:
         say("no sentence is checked against where its feature fires: the sentence embedder is not installed")
         return
+    try:
+        before = folder.scores
+        scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    except Refusal as refusal:
+        say(f"no sentence is checked against where its feature fires: {refusal}")
+        return
     say("checking each sentence against where its feature fires")
     claims = claim_scores(run, SentenceEmbedder(device=device))
-    before = folder.scores
-    scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
     folder.write_scores(scores.model_copy(update={"claims": claims}).to_json())
 
 
