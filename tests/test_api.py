@@ -105,7 +105,7 @@ def test_what_a_notebook_shows_is_one_short_line_without_arrays(run: Run, world:
     rows, scores = run.explanations(), score(run)
     assert repr(rows) == "Explanations(6 of 3 features: auto)"
     assert repr(Explanations([])) == "Explanations(0 of 0 features: no condition)"
-    assert repr(scores) == "Scores(conditions=['auto'], parts=['window_lift'])"
+    assert repr(scores) == "Scores(conditions=['auto'], parts=['window_lift', 'claims'])"
     lift = scores.lift["auto"]
     assert repr(lift) == f"Estimate({lift}, p {lift.p:.2g}, n 3, null: {lift.null})"
     assert repr(PairedDifference(**asdict(lift), what="a less b")) == f"PairedDifference{repr(lift)[len('Estimate') :]}"

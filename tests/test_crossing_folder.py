@@ -104,6 +104,7 @@ def test_firings_and_texts_come_along_for_windows(aligned_crossing: Crossing, fo
     again = Crossing.load(folder)
     assert again.firings and aligned_crossing.firings and again.texts == tuple(pair.texts)
     assert np.array_equal(again.firings.documents, aligned_crossing.firings.documents)
+    assert again.words == aligned_crossing.words and again.words is not None and any(again.words.words)
 
 
 def test_the_same_crossing_is_the_same_bytes_also_when_it_was_loaded(crossing: Crossing, tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_another_format_and_another_thing_are_refused(folder: Path, tmp_path: Pa
 
 def test_every_file_that_is_torn_missing_or_changed_is_refused(folder: Path, tmp_path: Path) -> None:
     names = json.loads((folder / "crossing.json").read_text())["files"]
-    assert len(names) == 17
+    assert len(names) == 18 and "words.safetensors" in names
     for name in names:
         for k, damage in enumerate((lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), None)):
             copy = tmp_path / f"{name.replace('/', '-')}-{k}"

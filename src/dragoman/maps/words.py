@@ -248,8 +248,9 @@ class WordTally:
         names, local = np.unique(word, return_inverse=True)
         member = csr_array((np.ones(len(word)), (local, np.arange(len(word)))), shape=(len(names), len(word)))
         mass = csr_array(member @ f).tocoo()
-        some = mass.data > 0
-        self._parts.append((mass.coords[1][some].astype(np.int64), names[mass.coords[0][some]], mass.data[some]))
+        sums = np.asarray(mass.data, np.float64)
+        some = sums > 0
+        self._parts.append((mass.coords[1][some].astype(np.int64), names[mass.coords[0][some]], sums[some]))
         self._entries += int(some.sum())
         self._total += np.asarray(f.sum(axis=0))
         self._form_mass += f.T @ forms
@@ -294,7 +295,8 @@ class WordTally:
         if merged.nnz > self._room // 2:
             merged = self._strongest(merged, most)
         rows, columns = merged.tocoo().coords
-        self._parts, self._entries = [(rows.astype(np.int64), columns.astype(np.int64), merged.data)], merged.nnz
+        sums = np.asarray(merged.data, np.float64)
+        self._parts, self._entries = [(rows.astype(np.int64), columns.astype(np.int64), sums)], merged.nnz
         return merged
 
     def _strongest(self, mass: csr_array, most: int) -> csr_array:
@@ -302,7 +304,7 @@ class WordTally:
         place = np.empty(max(len(self._index), 1), np.int64)
         place[[self._index[word] for word in sorted(self._index)]] = np.arange(len(self._index))
         rows, columns = mass.tocoo().coords
-        order = np.lexsort((place[columns], -mass.data, rows))
+        order = np.lexsort((place[columns], -np.asarray(mass.data, np.float64), rows))
         rank = np.arange(len(order)) - mass.indptr[rows[order]]
         kept = order[rank < most]
         return csr_array((mass.data[kept], (rows[kept], columns[kept])), shape=mass.shape)

@@ -31,7 +31,7 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
-from dragoman.scoring import add_confidence, confidence_set
+from dragoman.scoring import add_claims, add_confidence, confidence_set
 from dragoman.store import RunFolder, digest, plain
 from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -139,6 +139,7 @@ def explain(
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
     reading = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
     folder = _written(chosen, crossing, by, native, options, out, talk, {**reading, **chosen.dictionary.read_as})
+    add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
 

@@ -1,5 +1,6 @@
-"""A finished run scored: against natives, every named null, planted truth, contexts, a reconstructor, confidence."""
+"""A finished run scored: against natives, nulls, planted truth, contexts, a reconstructor; confidence; sentences."""
 
+from dragoman.scoring.claims import add_claims, claim_scores
 from dragoman.scoring.confidence import confidence_set, run_evidence
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
@@ -11,7 +12,9 @@ from dragoman.scoring.run import add_confidence, fit_from, recalibrate_from, sco
 
 __all__ = [
     "JudgedRun",
+    "add_claims",
     "add_confidence",
+    "claim_scores",
     "confidence_set",
     "fit_from",
     "judge_run",

@@ -24,6 +24,7 @@ from dragoman.core import Directions, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.embed import LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
+from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
@@ -66,15 +67,20 @@ def score_run(
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
+    if run.contexts:
+        scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
     if confidences is not None:
         evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)
-        scores = scores.model_copy(update={"confidence": confidence_scores(evidence, confidences, embedder.name)})
+        found = held_back(confidence_scores(evidence, confidences, embedder.name), scores.claims)
+        scores = scores.model_copy(update={"confidence": found})
     folder.write_scores(scores.to_json())
     return scores
 
 
 def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
     """Put the confidence into the run's scores, beside what was scored before, if there is a set and the embedder.
+
+    Where sentences were checked before, a text whose theme is not borne out has no answer.
 
     Raises:
         Refusal: a file was named, and it or the embedder is not there.
@@ -97,7 +103,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
     found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     before = folder.scores
     scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
-    folder.write_scores(scores.model_copy(update={"confidence": found}).to_json())
+    folder.write_scores(scores.model_copy(update={"confidence": held_back(found, scores.claims)}).to_json())
 
 
 def _opened(

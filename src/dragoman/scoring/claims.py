@@ -1,0 +1,103 @@
+"""The sentences of a run's texts, each with whether where its feature fires bears it out.
+
+In: a run, an embedder. Out: the part "claims" of the scores; confidences, held back where a theme is not borne out.
+Refuses what reading the run and embedding refuse. Nothing here knows an answer: no native text, no category, no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dragoman.core import Refusal
+from dragoman.embed import Embedder
+from dragoman.measures.claims import FEWEST, FEWEST_DEALT, Windows, check_claims, claims_of, label_of
+from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
+from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
+from dragoman.store import RunFolder
+
+Say = Callable[[str], None]
+Claims = Mapping[str, tuple[FeatureClaims, ...]]
+
+
+def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureClaims, ...]]:
+    """Condition -> each feature's first text, sentence by sentence.
+
+    Conditions none of whose features were watched are left out; of the others, a feature that was not watched has
+    sentences that are unchecked. What a sentence is compared with: theme sentences of the same condition's other
+    features, and where other features fire: those nobody asked for, which the run keeps for that, or all others where
+    these are too few.
+    """
+    embedder = CachedEmbedder(embedder)
+    known = {feature: _windows(entry) for feature, entry in run.contexts.items()}
+    often = {feature: windows for feature, windows in known.items() if len(windows.firing) >= FEWEST}
+    asked = {feature for texts in run.texts.values() for feature in texts}
+    unasked = [windows for feature, windows in often.items() if feature not in asked]
+    found: dict[str, tuple[FeatureClaims, ...]] = {}
+    for condition, texts in run.texts.items():
+        if condition not in run.entries or not known.keys() & texts.keys():
+            continue
+        claims = {feature: claims_of(text) for feature, text in texts.items()}
+        themes = {f: [claim.text for claim in own if claim.kind == "theme"] for f, own in claims.items()}
+        rows = []
+        for feature, own in claims.items():
+            mine = set(themes[feature])
+            dealt = [text for f, some in themes.items() if f != feature for text in some[:1] if text not in mine]
+            others = [w for f, w in often.items() if f != feature] if len(unasked) < FEWEST_DEALT else unasked
+            here = known.get(feature, Windows(firing=(), silent=()))
+            checked = check_claims(own, here, others=others, dealt=dealt, embedder=embedder)
+            rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
+        found[condition] = tuple(rows)
+    return found
+
+
+def _windows(entry: Mapping[str, Any]) -> Windows:
+    """One feature's entry of the run's contexts; windows without a word tell nothing and are left out."""
+    firing, silent = ([window for window in entry[kind] if window.strip()] for kind in ("firing", "silent"))
+    return Windows(firing=firing, silent=silent, words=entry.get("words"))
+
+
+def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu") -> None:
+    """Put the sentences' statuses into the run's scores, beside what was scored before.
+
+    Nothing is done where it is not known where features fire. Told, and not done either: there is no sentence embedder,
+    or what was scored before is of another version, with which nothing is mixed.
+    """
+    run = JudgedRun.of(folder)
+    if not run.contexts:
+        return
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
+
+    try:
+        packaged_folder()
+    except Refusal:
+        say("no sentence is checked against where its feature fires: the sentence embedder is not installed")
+        return
+    try:
+        before = folder.scores
+        scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    except Refusal as refusal:
+        say(f"no sentence is checked against where its feature fires: {refusal}")
+        return
+    say("checking each sentence against where its feature fires")
+    claims = claim_scores(run, SentenceEmbedder(device=device))
+    folder.write_scores(scores.model_copy(update={"claims": claims}).to_json())
+
+
+def held_back(confidences: ConfidenceScores, claims: Claims) -> ConfidenceScores:
+    """Confidences without an answer where the theme that a text tells is not borne out by where its feature fires.
+
+    The probability is of the theme's category. A text with one theme sentence borne out keeps its answer.
+    """
+    unborne = {(condition, one.feature) for condition, rows in claims.items() for one in rows if _unborne(one)}
+
+    def kept(condition: str, one: FeatureConfidence) -> FeatureConfidence:
+        return one.model_copy(update={"answered": False}) if (condition, one.feature) in unborne else one
+
+    per_feature = {c: tuple(kept(c, one) for one in rows) for c, rows in confidences.per_feature.items()}
+    return confidences.model_copy(update={"per_feature": per_feature})
+
+
+def _unborne(one: FeatureClaims) -> bool:
+    statuses = {claim.status for claim in one.claims if claim.kind == "theme"}
+    return "unsupported" in statuses and "supported" not in statuses
