@@ -223,10 +223,49 @@ class ConfidenceScores(Record):
     per_feature: Mapping[str, tuple[FeatureConfidence, ...]]
 
 
+class ClaimStatus(Record):
+    """One sentence of a text, and whether where its feature fires bears it out.
+
+    ``sentence``: as the text has it. ``kind``: it speaks of a theme, of salient words, or of the final token.
+    ``quoted``: the words it quotes. ``status``: "unchecked" where there is too little to check it by. ``why``: in one
+    clause. ``figures``: what was measured, and what the line was.
+    """
+
+    sentence: str
+    kind: Literal["theme", "words", "token"]
+    status: Literal["supported", "unsupported", "unchecked"]
+    why: str
+    figures: Mapping[str, float] = {}
+    quoted: tuple[str, ...] = ()
+
+
+class FeatureClaims(Record):
+    """The sentences of one feature's first text; ``label``: a short one, of the supported ones alone, else ""."""
+
+    feature: str
+    label: str
+    claims: tuple[ClaimStatus, ...]
+
+
+class Lifts(dict[str, Estimate]):
+    """Lift by condition, whose names are told where another is asked for."""
+
+    def __missing__(self, condition: str) -> Estimate:
+        """Refuse a condition that has no lift.
+
+        Raises:
+            Refusal: naming those that have one.
+        """
+        there = ", ".join(self) or "none"
+        raise Refusal(
+            f"lift of condition '{str(condition)[:40]}'", f"those with a lift are: {there}", "name one of them"
+        )
+
+
 class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
-    ``rule``: when a text names a category. ``per_feature``, ``nulls``: by condition, ``nulls`` then by null.
+    ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, ``nulls`` then by null.
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``plan_digest``: of
     the run they are of, which the run's folder writes and compares.
     """
@@ -248,11 +287,12 @@ class Scores(Record):
     window_lift: Mapping[str, Estimate] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
+    claims: Mapping[str, tuple[FeatureClaims, ...]] = {}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Which conditions, and which parts there are: what a notebook shows."""
         parts = ("native_lift", "window_lift", "category", "paired", "nulls", "embedders", "ceiling", "detection")
-        parts = (*parts, "reconstruction", "confidence")
+        parts = (*parts, "reconstruction", "confidence", "claims")
         conditions = [row.condition for row in self.table] or list(self.window_lift)
         return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]
 
@@ -274,9 +314,9 @@ class Scores(Record):
         return self.model_dump(mode="json", exclude_unset=True)
 
     @property
-    def lift(self) -> dict[str, Estimate]:
+    def lift(self) -> Lifts:
         """Lift by condition: over native texts of other features, else over windows of other features."""
-        return self.native_lift or dict(self.window_lift)
+        return Lifts(self.native_lift or self.window_lift)
 
     @property
     def native_lift(self) -> dict[str, Estimate]:

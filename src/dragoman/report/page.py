@@ -107,11 +107,14 @@ def _contents(run: ShownRun) -> Contents:
     texts = sum(row.condition not in controls for row in run.rows)
     names = [entry.name for entry in run.conditions]
     order = in_order(names, words.SHOWN)
+    readings = [entry.name for entry in run.conditions if entry.reading == entry.name]
     return Contents(
         run=run,
         source=_site(run.manifest.source),
         target=_site(run.manifest.target),
-        headline=headline(scores, len(features), texts, controls),
+        headline=headline(
+            scores, len(features), texts, controls, readings=readings, rare=len(run.manifest.all_too_rare)
+        ),
         texts=texts,
         figure=figure,
         features=features,
@@ -209,7 +212,6 @@ def _environment() -> Environment:
     room.filters.update(brief=_brief, pretty=_pretty, wrote_more=wrote_more)
     room.filters.update(problem=words.problem_words, condition=words.condition_words)
     room.filters.update(reasons=tables.reasons, confidence=tables.confidence_words)
-    room.filters["paragraphs"] = lambda text: [p.strip() for p in re.split(r"\n\s*\n", str(text)) if p.strip()]
     room.filters["drawing"] = Markup  # only ever given what figures.py made, which escapes its labels
     room.globals.update(
         glyph=figures.glyph,
