@@ -69,6 +69,11 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+def _status(value: object) -> object:
+    """A status, also by the name that rows written before had for it."""
+    return "differs" if value == "drift" else value
+
+
 class Card(Record):
     """Diagnostics of one direction's crossing; None where something could not be known.
 
@@ -97,7 +102,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Status = "unverified"
+    status: Annotated[Status, BeforeValidator(_status)] = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None
