@@ -312,7 +312,11 @@ def a_card(**known):
     ("known", "word", "why"),
     [
         ({"n_eff": 80.0, "margin": 0.3}, "ok", "80 effective documents agree, margin"),
-        ({"n_eff": 80.0, "margin": 0.0, "nearest": "7"}, "differs", "its two readings differ: the row's image is nearer feature 7 than where it fires"),
+        (
+            {"n_eff": 80.0, "margin": 0.0, "nearest": "7"},
+            "differs",
+            "its two readings differ: the row's image is nearer feature 7 than where it fires",
+        ),
         ({"n_eff": 21.0, "margin": -0.1, "nearest": "7"}, "differs", r"margin -0\.10"),
         ({"n_eff": 19.0, "margin": None}, "unverified", "19 effective documents"),
         ({}, "unverified", "it is not watched"),

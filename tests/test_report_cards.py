@@ -65,7 +65,7 @@ def test_status_of_the_map_is_not_passed_on_words_of_another_route(
     rows = ({"card": card}, {"condition": "direct", "card": card})
     one = page_of(small(tmp_path / "run", *rows, conditions=("plain", "direct")), tmp_path / "page.html")
     assert "differs it went. plain, direct; the verdict is of the map’s image, which direct did not read" in one.text
-    # differs: of the crossing and beside plain; no map: in the tally, in the list, which direct speaks for, beside direct
+    # differs: of the crossing, beside plain; no map: in the tally, in the list (direct speaks there), beside direct
     badges = [a["class"] for a in one.having("span", **{"class": "badge"})]
     assert (badges.count("badge v-differs"), badges.count("badge v-no-map")) == (2, 3)
 

@@ -21,7 +21,9 @@ def test_a_run_by_aligned_tokens_keeps_windows_of_the_texts_that_were_read(world
     read = [" ".join(text.split()) for text in (world.root / "texts.txt").read_text().splitlines()]
     for name, windows in run.contexts.items():
         assert windows["firing"] and bool(windows["silent"]) == (name in ("0", "3")) and len(windows["firing"]) <= 10
-        assert all(any(window in text for text in read) for kind in windows.values() for window in kind)
+        assert all(any(window in text for text in read) for window in windows["firing"] + windows["silent"])
+        assert sum(windows["words"].values()) <= 1.001 and max(windows["forms"].values(), default=0) <= 1
+        assert any(word in windows["firing"][0].lower() for word in windows["words"])
     assert read_json(run.path / "contexts.json") == run.contexts
 
 

@@ -81,7 +81,7 @@ class Library:
             say = self.talk.towards(f"aligned {ground.name}")
             read_aligned(*both, self.texts[which], ground.encoder, progress=say).save(path)
 
-        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-4", ground, which), make)
+        path, _ = Cache().get_or_make("aligned", self._key("study-aligned-5", ground, which), make)
         return Aligned.load(path)
 
     def fitted(self, ground: Ground) -> tuple[LinearMap, Moments]:

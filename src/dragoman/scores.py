@@ -265,7 +265,7 @@ class Lifts(dict[str, Estimate]):
 class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
-    ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, ``nulls`` then by null.
+    ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, nulls then by name.
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``plan_digest``: of
     the run they are of, which the run's folder writes and compares.
     """

@@ -4,7 +4,7 @@
 or from pooled texts (``post``), carries directions by a route, makes their ``cards``, and is saved as an ``artifact``.
 ``linear``: maps fitted from ``moments``. ``direct``: the target's mean where a feature fires. ``diagnostics`` and
 ``evaluate``: what is known of a direction under a map, and of a map on rows it has not seen. ``folds`` keeps documents
-apart. ``firings``: where each feature fires, and windows of text.
+apart. ``firings``: where each feature fires, and windows of text. ``words``: on which words it fires.
 """
 
 from dragoman.maps.cards import make_cards

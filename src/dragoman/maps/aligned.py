@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.maps.direct import FiringSums
 from dragoman.maps.moments import FoldedMoments, scrambled
+from dragoman.maps.words import FiringWords
 from dragoman.store import Contents, document_name, write_arrays, write_json
 from dragoman.store.outputs import new_folder
 
@@ -289,9 +290,9 @@ class Aligned:
 
     ``folded``: for maps. ``sums``: where each watched feature fires, at the target, with which features fire together
     unless too many were watched; ``fired``: at the source, for purity; ``calibration``: at the target by fold, for a
-    few frequent features; ``firings``: documents and tokens in which each fires most. These four are None where there
-    was no SAE. The backgrounds: mean unit activation over the pairs, at either site. ``held_out``: whole pairs to judge
-    a map by. ``report``: what was read and left out, with reasons.
+    few frequent features; ``firings``: documents and tokens in which each fires most; ``words``: on which words. These
+    five are None where there was no SAE. The backgrounds: mean unit activation over the pairs, at either site.
+    ``held_out``: whole pairs to judge a map by. ``report``: what was read and left out, with reasons.
     """
 
     source: Site
@@ -305,6 +306,7 @@ class Aligned:
     held_out: HeldOutPairs
     report: Mapping[str, Any]
     firings: Firings | None = None
+    words: FiringWords | None = None
 
     def save(self, folder: Path) -> None:
         """Write a new folder: whole, or (interrupted, refused) not there.
@@ -314,7 +316,7 @@ class Aligned:
         """
         with new_folder(folder) as made:
             self.folded.save(made / "folds")
-            for name in ("sums", "fired", "firings"):
+            for name in ("sums", "fired", "firings", "words"):
                 if (part := getattr(self, name)) is not None:
                     part.save(made / f"{name}.safetensors")
             calibration = self.calibration or ()
@@ -326,7 +328,9 @@ class Aligned:
             write_arrays(made / "held_out.safetensors", rows, {"fold": self.held_out.fold})
             words = {"holds": "aligned pairs", "source": str(self.source), "target": str(self.target)}
             counts = {"n": self.background.n, "texts": self.background.texts, "calibration": len(calibration)}
-            there = {"parts": [name for name in ("sums", "fired", "firings") if getattr(self, name) is not None]}
+            there = {
+                "parts": [name for name in ("sums", "fired", "firings", "words") if getattr(self, name) is not None]
+            }
             write_json(made / _INDEX, words | counts | there | {"report": dict(self.report)})
 
     @classmethod
@@ -358,4 +362,5 @@ class Aligned:
             ),
             report=index["report"],
             firings=Firings.load(folder / "firings.safetensors") if "firings" in index["parts"] else None,
+            words=FiringWords.load(folder / "words.safetensors") if "words" in index["parts"] else None,
         )

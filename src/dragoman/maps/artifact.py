@@ -27,6 +27,7 @@ from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
+from dragoman.maps.words import FiringWords
 from dragoman.records import Record
 from dragoman.store import (
     Contents,
@@ -152,11 +153,12 @@ def save_crossing(crossing: Crossing, folder: Path) -> None:
 
 
 def _write_parts(crossing: Crossing, made: Path) -> None:
-    parts: dict[str, LinearMap | FiringSums | Firings | DictionaryKey | Moments | None] = {
+    parts: dict[str, LinearMap | FiringSums | Firings | FiringWords | DictionaryKey | Moments | None] = {
         "map": crossing.map,
         "back": crossing.back,
         "fired": crossing.fired,
         "firings": crossing.firings,
+        "words": crossing.words,
         "dictionary": crossing.dictionary,
         "moments": crossing.moments if crossing.folds is None else None,  # else they are those of all folds
     }
@@ -211,6 +213,7 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "folds": folds,
         "fired": FiringSums.load(path) if (path := there("fired")) else None,
         "firings": Firings.load(path) if (path := there("firings")) else None,
+        "words": FiringWords.load(path) if (path := there("words")) else None,
         "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
         "dictionary": _checked_key(index, folder),
         "texts": _texts(index, folder),

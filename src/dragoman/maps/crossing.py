@@ -30,6 +30,7 @@ from dragoman.maps.direct import DirectTable, FiringSums, blend
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.maps.penalty import Calibration, fit_map, fit_pooled
+from dragoman.maps.words import FiringWords
 from dragoman.records import Card
 from dragoman.store import digest
 
@@ -48,9 +49,10 @@ class Crossing:
     ``recipe``: fitted on aligned tokens, or on pooled texts as in the post. ``background``, ``source_background``: mean
     unit activation at either site. ``map``: with ``held_out`` on its report; ``moments``: that it was fitted on.
     ``direct``: the direct route's table. Of aligned tokens besides: ``back``, the map from target to source, and
-    ``folds``, ``baselines`` and ``fired``, for cards; ``firings``, for windows of text; ``sums``, for dictionary ridge,
-    or ``solved``, its table, where that was saved. ``dictionary``: which one it was fitted on. ``texts``: what was
-    read. What was not prepared is None; nothing is needed where source and target are one site.
+    ``folds``, ``baselines`` and ``fired``, for cards; ``firings``, for windows of text; ``words``, on which features
+    fire; ``sums``, for dictionary ridge, or ``solved``, its table, where that was saved. ``dictionary``: which one it
+    was fitted on. ``texts``: what was read. What was not prepared is None; nothing is needed where source and target
+    are one site.
 
     Not saved: ``digests`` of what it was made from; ``left_out``: what became of either model's rows while they were
     read; ``name``: how refusals call it.
@@ -69,6 +71,7 @@ class Crossing:
     folds: FoldedMoments | None = None
     fired: FiringSums | None = None
     firings: Firings | None = None
+    words: FiringWords | None = None
     sums: FiringSums | None = None
     solved: DirectTable | None = None
     dictionary: DictionaryKey | None = None
@@ -140,6 +143,7 @@ class Crossing:
             folds=aligned.folded,
             fired=aligned.fired,
             firings=aligned.firings,
+            words=aligned.words,
             sums=aligned.sums,
             dictionary=DictionaryKey.of(dictionary),
             texts=tuple(texts),

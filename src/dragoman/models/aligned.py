@@ -14,7 +14,7 @@ Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) 
 fold 2.9 GB while reading (``maps.moments``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
 its 2048 kept pairs as float64 0.15 GB; pairs held out 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
-a few megabytes. In all 4.3 GB, whatever the number of texts.
+a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number of texts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from dragoman.maps import FiringSums
 from dragoman.maps.aligned import Aligned, FiringsTally, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.moments import MomentStream
+from dragoman.maps.words import WordTally
 from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.paired import (
     SIDES,
@@ -188,12 +189,13 @@ class _Reading:
         self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
         self.fold, self.held_out, self.quota = held_out_documents([d.name for d in documents], options.folds)
         self.kept: list[_Pairs] = []
-        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = None
+        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = self.words = None
         if encoder is not None and columns is not None:
             ids = [str(c) for c in columns]
             self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
             self.fires_at_source = FiringSums(source.site, ids, p)
             self.firings = FiringsTally(ids, seed=options.seed)
+            self.words = WordTally(ids)
             self.chosen = calibrating(pilot.fires, columns, options)
             names = [ids[i] for i in self.chosen]
             if names:
@@ -208,12 +210,14 @@ class _Reading:
         for side, rows in (("source", pairs.x), ("target", pairs.y)):
             self.units[side] += unit_sum(rows)
         self._keep_held_out(pairs)
-        if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings):
+        if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings and self.words):
             return
         fired = encoded(self.encoder, pairs.x, self.columns)
         self.fires_at_target.add(fired, pairs.y, pairs.documents)
         self.fires_at_source.add(fired, pairs.x, pairs.documents)
         self.firings.add(fired, pairs.documents, pairs.ends)
+        text_of = {d.name: d.text for d in documents}
+        self.words.add(fired, [text_of[name] for name in pairs.documents.tolist()], pairs.ends)
         if self.calibration is not None:
             few = fired.tocsc()[:, self.chosen]
             add_by_fold(self.calibration, few, pairs.y, pairs.documents)
@@ -282,6 +286,7 @@ class _Reading:
             held_out=_sorted(self.kept, self.fold),
             report=self._report(given, left),
             firings=self.firings.finish() if self.firings else None,
+            words=self.words.finish() if self.words else None,
         )
 
     def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _UNKNOWN = FeatureInfo(category="")
 class ConditionTexts:
     """One condition's rows on one direction, samples in order, and what is known of the first.
 
-    ``reading``: which of the feature's two readings it is, if any. ``slot``: its mark in the figure. ``among``: how many
+    ``reading``: which of the feature's two it is, if any. ``slot``: its mark in the figure. ``among``: how many
     directions ``read_back`` ranks. ``status``: its card's, or "no map" where it read another vector than the map's
     image, which statuses are of; empty without a card, and of a reading, as it is of both. ``claims``: of the first
     sample. ``evidence``: of a reading. ``absent``: why it has no row.

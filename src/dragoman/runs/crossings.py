@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Method = Literal["ridge", "procrustes"]
-Windows = dict[str, dict[str, list[str]]]
+Windows = dict[str, dict[str, Any]]
 OTHERS = 64  # features not asked for, whose windows show what any text has in common with any feature
 FEWEST = 3  # windows of each of those
 LAM = 100.0  # the post's ridge penalty, in the activations' own units
@@ -225,6 +225,7 @@ def check_asked(map: str, features: Sequence[str | int] | None) -> list[str | in
 def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:
     """Where each feature that was watched fires most, and where it is silent; None where none was watched.
 
+    ``words`` and ``forms``, where they were counted: shares of its activation by word and by form, above 0.00005.
     Besides, where up to 64 others fire, drawn from the watched ones, with no silent windows. What is drawn of a feature
     depends on the seed and its own id, not on the others asked for.
     """
@@ -237,11 +238,19 @@ def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Win
         if name in watched:
             rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
             firing, silent = contexts(firings, documents, name, rng=rng)
-            windows[name] = {"firing": firing, "silent": silent}
+            windows[name] = {"firing": firing, "silent": silent} | _shares(crossing, name)
     for name in _others(firings, features, seed):
         firing, _ = contexts(firings, documents, name, rng=np.random.default_rng(seed))
-        windows[name] = {"firing": firing, "silent": []}
+        windows[name] = {"firing": firing, "silent": []} | _shares(crossing, name)
     return windows
+
+
+def _shares(crossing: Crossing, feature: str) -> dict[str, dict[str, float]]:
+    """On which words a feature fires, and on which forms of words; nothing where they were not counted."""
+    if crossing.words is None or feature not in crossing.words.ids:
+        return {}
+    words, forms = ({name: round(share, 4) for name, share in shares.items()} for shares in crossing.words.of(feature))
+    return {k: {n: s for n, s in shares.items() if s} for k, shares in {"words": words, "forms": forms}.items()}
 
 
 def _others(firings: Firings, features: Sequence[str], seed: int) -> list[str]:

@@ -102,7 +102,7 @@ class Readings:
         asked = features or dictionary.indices
         watched = to_watch(rows, asked, seed=seed) if len(rows) > WHOLE else None
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-5", texts, dictionary.fingerprint(), repr(options))
+        key = self.key("aligned-6", texts, dictionary.fingerprint(), repr(options))
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")

@@ -37,7 +37,8 @@ class JudgedRun:
     ``rows``: all of them. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
     natives' features, to which random directions, with ids of their own, are dealt as they come. ``entries``: the
     manifest's entry of each condition that has texts, in its order. ``category``: of planted features; ``words``: those
-    that name a category. ``contexts``: windows of text by feature, "firing" and "silent".
+    that name a category. ``contexts``: windows of text by feature, "firing" and "silent",
+    and "words" and "forms", shares of its activation, where they were counted.
     """
 
     folder: RunFolder
@@ -47,7 +48,7 @@ class JudgedRun:
     entries: Mapping[str, ConditionEntry]
     category: Mapping[str, str]
     words: Mapping[str, Sequence[str]]
-    contexts: Mapping[str, Mapping[str, Sequence[str]]]
+    contexts: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, folder: RunFolder) -> JudgedRun:

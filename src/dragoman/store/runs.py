@@ -190,10 +190,17 @@ def _public(manifest: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _is_windows(value: object) -> bool:
-    """Whether this is one feature's windows."""
-    if not isinstance(value, dict) or set(value) != {"firing", "silent"}:
+    """Whether this is one feature's windows, with the shares of its activation by word and form where they are kept."""
+    if not isinstance(value, dict) or not {"firing", "silent"} <= set(value) <= {"firing", "silent", "words", "forms"}:
         return False
-    return all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in value.values())
+    windows, shares = ([value[k] for k in kind if k in value] for kind in (("firing", "silent"), ("words", "forms")))
+    if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in windows):
+        return False
+    return all(isinstance(one, dict) and all(map(_is_share, one.values())) for one in shares)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _is_lens(value: object) -> bool:
@@ -213,7 +220,7 @@ def _is_lens(value: object) -> bool:
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
-    Where it is known where features fire also ``contexts.json``, and ``lens.json`` where words of rows were read. Made by
+    Where it is known where features fire also ``contexts.json``, where words of rows were read ``lens.json``. Made by
     `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
     """
 
@@ -348,8 +355,10 @@ class RunFolder:
         return read_json(path) if there else None
 
     @property
-    def contexts(self) -> dict[str, dict[str, list[str]]] | None:
-        """Windows of text by feature, ``firing`` and ``silent``, or None where nobody kept any.
+    def contexts(self) -> dict[str, dict[str, Any]] | None:
+        """Windows of text by feature, lists ``firing`` and ``silent``, or None where nobody kept any.
+
+        Where they were counted also ``words`` and ``forms``: word or form -> share of the feature's activation.
 
         Raises:
             Refusal: the file holds something else.
@@ -359,8 +368,8 @@ class RunFolder:
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
         return windows
 
-    def write_contexts(self, contexts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Keep the windows in which features fire and are silent, in place of earlier ones."""
+    def write_contexts(self, contexts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep the windows in which features fire and are silent, and on which words, in place of earlier ones."""
         write_json(self.path / "contexts.json", contexts)
 
     @property
