@@ -120,15 +120,15 @@ def test_a_feature_that_fires_too_rarely_has_the_reason_in_the_place_of_the_read
 
 def test_that_readings_differ_is_told_once_for_both(page: Page) -> None:
     assert page.text.count("its two readings differ: the row's image is nearer") == 1
-    assert "fires on, writes" in page.text
+    assert "diagnostics of the crossing" in page.text and "verdict is of" not in page.text
     assert [a["data-status"] for a in page.having("article")] == ["ok", "differs", "unverified"]
 
 
 def test_the_headline_speaks_of_both_readings(page: Page) -> None:
     assert (
-        "Each feature is read twice: what it fires on and what its row writes. 1 of them fires too rarely" in page.text
+        "Each feature is read twice: what it fires on and what its row writes. 1 fires too rarely for the" in page.text
     )
-    assert "Sentences held against where the features fire: of fires on, 2 supported, 1 not." in page.text
+    assert "Where the features fire supports 2 of 3 sentences of “Fires on” explanations." in page.text
     table = [
         {"condition": c, "lift": whole_estimate(v, v - 0.1, v + 0.1)} for c, v in (("writes", 0.2), ("fires", 0.3))
     ]
@@ -136,7 +136,7 @@ def test_the_headline_speaks_of_both_readings(page: Page) -> None:
     first, second = said.index("“Fires on” explanations lie nearer"), said.index("“Writes” explanations lie nearer")
     assert first < second and "+0.300" in said[first:second] and "+0.200" in said[second:]
     once = headline(Scores.of({"format": 2}, "it"), 3, 9, Controls(), readings=("fires",), rare=2)
-    assert once.startswith("Each feature is read once: what it fires on. 2 of them fire too rarely and are left out.")
+    assert once.startswith("Each feature is read once: what it fires on. 2 fire too rarely and are left out.")
 
 
 def test_hostile_words_stay_text_in_every_part(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class Crossed:
     """How a direction came to the target, once for the ``conditions`` that share the ``card``.
 
     ``numbers``: each diagnostic's key and value as written; ``unknown``: keys of those that could not be had;
-    ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of.
+    ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of;
+    ``readings``: whether they are a feature's readings, which share all of this.
     """
 
     conditions: Sequence[str]
@@ -91,6 +92,7 @@ class Crossed:
     numbers: Sequence[tuple[str, str]]
     unknown: Sequence[str]
     unmapped: Sequence[str]
+    readings: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +239,7 @@ def _crossed(texts: Sequence[ConditionTexts], lookup: _Lookup) -> list[Crossed]:
             numbers=[(key, _written(key, value)) for key in DIAGNOSTICS if (value := getattr(card, key)) is not None],
             unknown=[key for key in DIAGNOSTICS if getattr(card, key) is None],
             unmapped=[name for name in conditions if name in lookup.routes and lookup.unmapped(name, card)],
+            readings=all(one.reading for one in texts if one.title in conditions),
         )
         for card, conditions in cards.items()
     ]

@@ -47,11 +47,8 @@ def _readings(readings: Sequence[str], rare: int) -> str:
     words = {"fires": "what it fires on", "writes": "what its row writes"}
     told = " and ".join(words[name] for name in words if name in readings)
     whose = "Each feature is read twice" if len(readings) > 1 else "Each feature is read once"
-    lack = "has no first reading" if len(readings) > 1 else "is left out"
-    lacks = "have no first reading" if len(readings) > 1 else "are left out"
-    few = (
-        f" {rare} of them fire{'s' if rare == 1 else ''} too rarely and {lack if rare == 1 else lacks}." if rare else ""
-    )
+    left = "for the first" if len(readings) > 1 else "and is left out" if rare == 1 else "and are left out"
+    few = f" {rare} fire{'s' if rare == 1 else ''} too rarely {left}." if rare else ""
     return f"{whose}: {told}.{few}"
 
 
@@ -91,10 +88,10 @@ def _claims(scores: Scores, controls: Controls) -> str:
     parts = list[str]()
     for name in _speakers(scores.claims, controls):
         found = counted(scores.claims[name])
-        told = f"{figures.number(found['supported'])} supported, {figures.number(found['unsupported'])} not"
-        open_ = f", {figures.number(found['unchecked'])} unchecked" if found["unchecked"] else ""
-        parts.append(f"of {title(name) if name in TITLES else name}, {told}{open_}")
-    return f"Sentences held against where the features fire: {'; '.join(parts)}." if parts else ""
+        supported, n = figures.number(found["supported"]), figures.number(found.total())
+        unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
+        parts.append(f"{supported} of {n} sentences of {_called(name)}{unchecked}")
+    return f"Where the features fire supports {'; '.join(parts)}." if parts else ""
 
 
 def _answered(scores: Scores, controls: Controls) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DRAWN = ("plain", "washed", "direct")  # have marks of their own in the figure; others take what is left
+_SLOTS = {name: slot for slot, name in enumerate(_DRAWN)} | {"writes": 1, "fires": 2}  # no run has both
 # Line ends between blocks say nothing, and a page of hundreds of features has a hundred thousand of them. Text that was
 # verbalized holds no angle brackets any more, so none of it can match.
 _BETWEEN = re.compile(
@@ -153,8 +154,9 @@ def _slots(lifts: Iterable[str], controls: Controls) -> dict[str, int]:
     scored = [c for c in lifts if c not in controls and c != "native"]
     first = spokesman(scored, controls)
     drawn = in_order(scored, [first, *_DRAWN] if first else _DRAWN)[: figures.SLOTS]
-    free = iter([k for k, name in enumerate(_DRAWN) if name not in drawn])
-    slots = {c: _DRAWN.index(c) if c in _DRAWN else next(free) for c in drawn}
+    own = {c: _SLOTS[c] for c in drawn if c in _SLOTS}
+    free = iter([k for k in range(figures.SLOTS) if k not in own.values()])
+    slots = {c: own[c] if c in own else next(free) for c in drawn}
     return dict(sorted(slots.items(), key=lambda item: item[1]))
 
 
