@@ -1,4 +1,4 @@
-"""A feature's two readings in a run: which conditions there are, what they hold, what is said where one cannot be had."""
+"""A feature's two readings in a run: the conditions, what they hold, what is said where one cannot be had."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from asking import explain
 from dragoman.core import Refusal, Talk
 from dragoman.runs.options import Options
-from small_world import D_SAE, World
+from small_world import World
 
-OFTEN, RARE = ("3", "7"), ("0", "11")  # of the features that are asked for, by effective documents
+OFTEN, RARE = ("3", "7", "11"), ("0",)  # of the features that are asked for, by effective documents
 
 
 def conditions(run: Any) -> list[tuple[str, str, str | None]]:
@@ -36,8 +36,8 @@ def test_both_readings_are_made_and_those_that_fire_too_rarely_are_named(told: t
     rare = run.manifest["about"]["too_rare"]
     assert set(rare["documents"]) == set(RARE) and rare["least"] == 20.0
     assert all(0 <= n < 20 for n in rare["documents"].values())
-    sentence = next(one for one in said if "have no reading of what they fire on" in one)
-    assert sentence.startswith("2 of 4 features") and sentence.count("20 are needed") == 2
+    sentence = next(one for one in said if "no reading of what they fire on" in one)
+    assert sentence.startswith("1 of 4 features has no reading") and sentence.endswith("20 are needed")
 
 
 def test_both_readings_of_a_feature_share_its_card_but_for_the_route(told: tuple[Any, list[str]]) -> None:
@@ -94,7 +94,6 @@ def test_what_another_route_gives_is_no_reading(world: World, tmp_path: Path) ->
     run = explain(world.request(route="auto"), tmp_path / "auto")
     assert conditions(run) == [("auto", "auto", None)]
     assert "reading" not in json.loads((run.path / "manifest.json").read_text())["conditions"][0]
-    assert D_SAE > len(run.rows())
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av; that of a reading ends in "
+            help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av; a reading's ends in "
             "_fires or _writes.",
         ),
     ] = None,
@@ -96,7 +96,8 @@ def export(
     refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
     names = [condition] if condition else default_conditions(shown, run)
     entries = [next((one for one in shown.conditions if one.name == name), None) for name in names]
-    explained, empty = list[Explained](), 0
+    explained: list[Explained] = []
+    empty = 0
     for name, one in zip(names, entries, strict=True):
         some, without = chosen(shown, run, name, one)
         method = f"{type_name or method_of(one)}{f'_{name}' if _is_reading(one) else ''}"

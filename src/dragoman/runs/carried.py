@@ -115,7 +115,8 @@ def _told(rare: Mapping[str, float | None], n: int) -> str:
     """One sentence on features that fire too rarely."""
     first = [f"feature {name} {too_rare(documents, FLOOR)}" for name, documents in list(rare.items())[:TOLD]]
     more = "; ..." if len(rare) > TOLD else ""
-    return f"{len(rare)} of {n} features have no reading of what they fire on: {'; '.join(first)}{more}"
+    whose = f"{len(rare)} of {n} features {'has' if len(rare) == 1 else 'have'} no reading of what they fire on"
+    return f"{whose}: {'; '.join(first)}{more}"
 
 
 def unusable(crossing: Crossing, route: str) -> str:
