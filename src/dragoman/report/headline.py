@@ -90,21 +90,20 @@ def _claims(scores: Scores, controls: Controls) -> str:
         found = counted(scores.claims[name])
         supported, n = figures.number(found["supported"]), figures.number(found.total())
         unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
-        parts.append(f"{supported} of {n} sentences of {_called(name)}{unchecked}")
+        parts.append(f"{supported} of {n} sentences of “{title(name)}”{unchecked}")
     return f"Where the features fire supports {'; '.join(parts)}." if parts else ""
 
 
 def _answered(scores: Scores, controls: Controls) -> str:
     """How many features dragoman answers for, in each condition that speaks; nothing without confidences."""
     per_feature = scores.confidence.per_feature if scores.confidence else {}
-    parts = list[str]()
-    for named in _speakers(per_feature, controls):
-        answered = sum(one.answered for one in per_feature[named])
-        which = f" by “{title(named)}”" if named in TITLES else ""
-        parts.append(
-            f"dragoman answers for {answered} of them{which} and abstains from {len(per_feature[named]) - answered}"
-        )
-    return "".join(f"; {part}" for part in parts)
+    speakers = _speakers(per_feature, controls)
+    counts = {name: (sum(one.answered for one in per_feature[name]), len(per_feature[name])) for name in speakers}
+    if len(speakers) == 1 and speakers[0] not in TITLES:
+        answered, n = counts[speakers[0]]
+        return f"; dragoman answers for {answered} of them and abstains from {n - answered}"
+    told = [f"{answered} of {n} texts of “{title(name)}”" for name, (answered, n) in counts.items()]
+    return f"; dragoman answers for {' and '.join(told)}" if told else ""
 
 
 def _read_back(scores: Scores, controls: Controls) -> str:
