@@ -188,3 +188,13 @@ def test_pieces_leave_no_word_out_and_mark_only_what_the_text_has() -> None:
         ["unchecked", "unsupported"], ["unsupported", "unchecked"]
     ]  # fmt: skip
     assert paragraphs("  \n\n ", claims) == []
+
+
+@pytest.mark.parametrize(
+    "words", [[], {"writes": []}, {"writes": {"1": {"own": ["a"]}}}, {"writes": {"1": {"source": [3]}}}]
+)
+def test_words_of_rows_of_another_form_are_refused(tmp_path: Path, words: Any) -> None:
+    run = readings_run(tmp_path / "run")
+    run.write_lens(words)
+    with pytest.raises(Refusal, match="lens.json: it does not hold words by condition and feature"):
+        page_of(run, tmp_path / "page.html")

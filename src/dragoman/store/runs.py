@@ -207,11 +207,8 @@ def _is_lens(value: object) -> bool:
     """Whether this is words by condition and feature, each of the source's row and of what was carried."""
 
     def words(one: object) -> bool:
-        return (
-            isinstance(one, dict)
-            and set(one) <= {"source", "carried"}
-            and all(isinstance(some, list) and all(isinstance(w, str) for w in some) for some in one.values())
-        )
+        known = isinstance(one, dict) and set(one) <= {"source", "carried"}
+        return known and all(isinstance(some, list) and all(isinstance(w, str) for w in some) for some in one.values())
 
     by = value.values() if isinstance(value, dict) else [None]
     return all(isinstance(one, dict) and all(map(words, one.values())) for one in by)
