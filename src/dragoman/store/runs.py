@@ -206,7 +206,7 @@ def _is_share(value: object) -> bool:
 def _is_lens(value: object) -> bool:
     """Whether this is words by condition and feature, each of the source's row and of what was carried."""
 
-    def words(one: object) -> bool:
+    def words(one: Any) -> bool:
         known = isinstance(one, dict) and set(one) <= {"source", "carried"}
         return known and all(isinstance(some, list) and all(isinstance(w, str) for w in some) for some in one.values())
 
