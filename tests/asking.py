@@ -16,7 +16,7 @@ from dragoman.runs.readings import Readings
 from dragoman.runs.texts import Texts
 from dragoman.store import RunFolder
 
-_OPTIONS = ("route", "washout", "samples", "temperature", "max_new_tokens", "batch_size", "seed")
+_OPTIONS = ("reading", "route", "washout", "samples", "temperature", "max_new_tokens", "batch_size", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class Asked:
     labels: str | None = None
     resid_pre: bool = False
     through: Any = None
-    route: Any = "auto"
+    reading: Any = None
+    route: Any = None
     map: Any = None
     washout: str = "on-shell"
     texts: str | None = None

@@ -128,7 +128,7 @@ def _manifest(count: int) -> dict[str, Any]:
 
 
 def _cards(features: list[str], rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """A card per feature with every diagnostic; the second is not watched by the direct route, few drift."""
+    """A card per feature with every diagnostic; the second is not watched, of few the readings differ."""
     cards = {}
     for k, feature in enumerate(features):
         n_eff = None if k == 1 else float(rng.uniform(8, 240))

@@ -27,6 +27,7 @@ from report_fixture import HOSTILE
 from small_world import D_SAE, World
 
 PACKAGE = Path(dragoman.__file__).parent
+ALL, OFTEN = ("0", "3", "7"), ("3", "7")  # the first fires too rarely for the direct route
 
 
 def test_all_is_what_there_is_and_every_name_is_its_home_s_own() -> None:
@@ -75,13 +76,15 @@ def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_explanations_are_typed_rows(run: Run) -> None:
     rows = run.explanations()
-    assert [(e.feature, e.sample) for e in rows] == [(f, k) for k in (0, 1) for f in ("0", "3", "7")]
-    assert all(isinstance(e, FeatureExplanation) and e.condition == "auto" for e in rows)
+    asked = [(c, f, k) for k in (0, 1) for c in ("fires", "writes") for f in (OFTEN if c == "fires" else ALL)]
+    assert [(e.condition, e.feature, e.sample) for e in rows] == asked
+    assert all(isinstance(e, FeatureExplanation) and e.reading == e.condition for e in rows)
+    assert all((e.short, e.claims) == ("", ()) for e in rows)  # nothing was checked yet
     assert all(e.card is not None and e.card.route and e.card.status for e in rows)
     assert [e.text for e in rows] == [row["text"] for row in run.folder.rows()]
     assert all(e.confidence is None for e in rows)  # none was calibrated for this pair
-    assert len(run.explanations("auto")) == 6 and isinstance(rows[:2], Explanations) and rows[1].feature == "3"
-    with pytest.raises(Refusal, match="condition 'washed': the run has auto; name one of these"):
+    assert len(run.explanations("writes")) == 6 and isinstance(rows[:2], Explanations)
+    with pytest.raises(Refusal, match="condition 'washed': the run has fires, writes; name one of these"):
         run.explanations("washed")
     assert Run.open(run.path).explanations()[0] == rows[0] and str(run.path) in repr(run)
 
@@ -103,10 +106,10 @@ def test_what_a_notebook_shows_is_one_short_line_without_arrays(run: Run, world:
     background = repr(crossing.background)
     assert "array" not in background and background.startswith("Background(site=") and "\n" not in background
     rows, scores = run.explanations(), score(run)
-    assert repr(rows) == "Explanations(6 of 3 features: auto)"
+    assert repr(rows) == "Explanations(10 of 3 features: fires, writes)"
     assert repr(Explanations([])) == "Explanations(0 of 0 features: no condition)"
-    assert repr(scores) == "Scores(conditions=['auto'], parts=['window_lift', 'claims'])"
-    lift = scores.lift["auto"]
+    assert repr(scores) == "Scores(conditions=['fires', 'writes'], parts=['window_lift', 'claims'])"
+    lift = scores.lift["writes"]
     assert repr(lift) == f"Estimate({lift}, p {lift.p:.2g}, n 3, null: {lift.null})"
     assert repr(PairedDifference(**asdict(lift), what="a less b")) == f"PairedDifference{repr(lift)[len('Estimate') :]}"
 
@@ -119,7 +122,8 @@ def test_explanations_are_the_same_where_their_rows_are(run: Run) -> None:
 
 def test_explanations_are_a_table_for_pandas(run: Run) -> None:
     table = run.explanations().to_pandas()
-    assert list(table["feature"]) == ["0", "3", "7"] * 2 and {"text", "card_status", "card_coverage"} <= set(table)
+    assert list(table["feature"]) == [*OFTEN, *ALL] * 2 and set(table["reading"]) == {"fires", "writes"}
+    assert {"text", "short", "claims", "card_status", "card_coverage"} <= set(table)
     assert list(table["card_route"]) == [e.card.route for e in run.explanations() if e.card]
     assert list(Explanations([]).to_pandas().columns) == list(table.columns)
 
@@ -143,8 +147,10 @@ def test_a_run_without_natives_is_scored_by_windows_of_other_features(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = score(run)
-    assert isinstance(scores, Scores) and list(scores.lift) == ["auto"]
-    lift = scores.lift["auto"]
+    assert isinstance(scores, Scores) and list(scores.lift) == ["fires", "writes"]
+    with pytest.raises(Refusal, match="lift of condition 'auto': those with a lift are: fires, writes; name one"):
+        scores.lift["auto"]
+    lift = scores.lift["writes"]
     assert lift.n == 3 and lift.low <= lift.value <= lift.high and 0 < lift.p <= 1
     assert "other features, dealt at random" in lift.null and "windows" in lift.statistic
     assert run.scores is not None and run.scores.lift == scores.lift
@@ -164,8 +170,8 @@ def test_one_feature_alone_and_a_folder_by_name(world: World, tmp_path: Path) ->
         out=str(tmp_path / "a"),
         **how,
     )
-    assert [e.feature for e in once.explanations()] == ["3"]
-    assert "auto" not in score(str(once.path)).lift  # one text has no spread
+    assert {e.feature for e in once.explanations()} == {"3"}
+    assert not score(str(once.path)).lift  # one text has no spread
     with pytest.raises(Refusal, match="they are named twice"):
         sae = dragoman.open_dictionary(world.sae, site=world.source)
         explain(sae.features([3]), features=["3"], by=world.av, out=tmp_path / "b", **how)

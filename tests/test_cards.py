@@ -312,8 +312,12 @@ def a_card(**known):
     ("known", "word", "why"),
     [
         ({"n_eff": 80.0, "margin": 0.3}, "ok", "80 effective documents agree, margin"),
-        ({"n_eff": 80.0, "margin": 0.0, "nearest": "7"}, "drift", "its image is nearer feature 7 than its own"),
-        ({"n_eff": 21.0, "margin": -0.1, "nearest": "7"}, "drift", r"margin -0\.10"),
+        (
+            {"n_eff": 80.0, "margin": 0.0, "nearest": "7"},
+            "differs",
+            "its two readings differ: the row's image is nearer feature 7 than where it fires",
+        ),
+        ({"n_eff": 21.0, "margin": -0.1, "nearest": "7"}, "differs", r"margin -0\.10"),
         ({"n_eff": 19.0, "margin": None}, "unverified", "19 effective documents"),
         ({}, "unverified", "it is not watched"),
         ({"rel": 0.5}, "unverified", r"rel 0\.50"),
@@ -337,7 +341,7 @@ def test_a_status_is_one_word_and_its_reason(known, word, why):
         ({"n_eff": 12.0}, "map", "it fires in 12 effective documents, and a mean needs 20"),
         ({"n_eff": 60.0, "margin": 0.2}, "direct", "it fires in 60 effective documents, 50 are enough"),
         ({"n_eff": 30.0, "margin": 0.2}, "blend", "the map does not contradict"),
-        ({"n_eff": 30.0, "margin": -0.2, "nearest": "9"}, "direct", "drifted to feature 9"),
+        ({"n_eff": 30.0, "margin": -0.2, "nearest": "9"}, "direct", "the map's image is nearer feature 9"),
     ],
 )
 def test_a_feature_takes_the_route_its_card_says_and_the_reason_is_told(known, route, why):

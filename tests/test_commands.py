@@ -102,7 +102,7 @@ def test_wrong_usage_ends_with_2_and_runs_nothing(dragoman: Dragoman, words: tup
 def test_samples_need_no_temperature_and_refuse_none_at_all(dragoman: Dragoman, world: World, tmp_path: Path) -> None:
     said = dragoman(*explaining(world, tmp_path / "run", "--samples", "2", "--json"))
     rows = [json.loads(line) for line in said.out.splitlines()]
-    assert said.code == 0 and [row["sample"] for row in rows] == [0, 0, 1, 1]
+    assert said.code == 0 and [row["sample"] for row in rows] == [0, 0, 0, 1, 1, 1]
     assert all(row["log_probability"] < 0 for row in rows)
     told = refused(dragoman(*explaining(world, tmp_path / "cold", "--samples", "4", "--temperature", "0")))
     assert "4 samples at temperature 0" in told and not (tmp_path / "cold").exists()
@@ -164,11 +164,17 @@ def test_what_cannot_be_explained_is_one_sentence_and_1(
 def test_rows_go_to_stdout_as_json_lines_and_talk_to_stderr(dragoman: Dragoman, world: World, tmp_path: Path) -> None:
     said = dragoman(*explaining(world, tmp_path / "run", "--json"))
     rows = [json.loads(line) for line in said.out.splitlines()]
-    assert said.code == 0 and [r["feature"] for r in rows] == ["0", "3"]
+    told = [(r["reading"], r["feature"]) for r in rows]
+    assert said.code == 0 and told == [("fires", "3"), ("writes", "0"), ("writes", "3")]
     assert "checking the verbalizers" in said.err
     assert (tmp_path / "run" / "page.html").is_file()
     again = dragoman(*explaining(world, tmp_path / "run"))
-    assert again.code == 0 and "page: " in again.out and "kept 2 rows" in again.err
+    assert (
+        again.code == 0
+        and "page: " in again.out
+        and "kept 3 rows" in again.err
+        and "0 [fires on] fires in" in again.out
+    )
     other = dragoman(*explaining(world, tmp_path / "run", "--washout", "none"))
     assert other.code == 1 and "it holds another run" in other.err
 

@@ -75,8 +75,12 @@ def test_explain_ends_with_confidences_that_stand_with_the_texts(
     said = command(monkeypatch, capsys, *words)
     assert said.code == 0, said.err
     run = RunFolder.open(tmp_path / "run")
-    found = (run.scores or {})["confidence"]["per_feature"]["auto"]
-    assert [row["feature"] for row in found] == ["0", "3", "7"] and all(0 <= row["probability"] <= 1 for row in found)
+    found = (run.scores or {})["confidence"]["per_feature"]
+    assert {c: [row["feature"] for row in rows] for c, rows in found.items()} == {
+        "fires": ["3", "7"], "writes": ["0", "3", "7"]
+    }  # fmt: skip
+    found = [row for rows in found.values() for row in rows]
+    assert all(0 <= row["probability"] <= 1 for row in found)
     for row in found:
         word = f"confidence {row['probability']:.2f}" if row["answered"] else f"abstains ({row['probability']:.2f})"
         assert word in " ".join(said.out.split())
@@ -183,7 +187,7 @@ def test_a_run_with_contexts_is_scored_by_detection_and_a_reconstructor_is_evide
     said = command(monkeypatch, capsys, "score", str(run.path), "--confidence", str(kits), *ar)
     assert said.code == 0, said.err
     assert "telling windows where the feature fires" in " ".join(said.out.split())
-    assert str(asked["reconstructor"].site) == str(world.target) and set(asked["directions"]) == {"auto"}
+    assert str(asked["reconstructor"].site) == str(world.target) and set(asked["directions"]) == {"fires", "writes"}
 
 
 def test_a_file_that_is_something_else_is_refused_before_anything_is_done(

@@ -351,7 +351,7 @@ def test_as_is_reads_rows_of_a_neighbouring_block_unchanged_and_checks_them_by_f
     assert [(c.route, c.status, c.coverage) for c in cards] == [("as-is", "unverified", None)] * 2
     table = DirectTable.of(there, ["0", "1"], np.eye(4)[[0, 0]] + 0.1 * np.eye(4)[[2, 3]], np.array([80.0, 80.0]))
     checked = replace(bare, direct=table).carry(asked, "as-is")[1]
-    assert checked[1].status == "drift" and checked[1].margin is not None and checked[1].margin <= 0
+    assert checked[1].status == "differs" and checked[1].margin is not None and checked[1].margin <= 0
     for route, what in (("map", "it was not prepared"), ("direct", "it was not prepared"), ("auto", "not prepared")):
         with pytest.raises(Refusal, match=what):
             bare.carry(asked, route)  # type: ignore[arg-type]

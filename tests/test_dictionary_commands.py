@@ -103,7 +103,7 @@ def test_a_dead_feature_elsewhere_stops_nothing_on_the_default_route(
     told = " ".join(said.err.split())
     assert told.count("set aside 2 of 30 features whose rows are zero and have no direction (4, 9)") == 1
     run = RunFolder.open(tmp_path / "run")
-    assert [row["feature"] for row in run.rows()] == ["3"] and run.manifest["dictionary"]["dead"] == 2
+    assert {row["feature"] for row in run.rows()} == {"3"} and run.manifest["dictionary"]["dead"] == 2
     assert "feature 4 of" in refused(dragoman(*explaining(world, folder, tmp_path / "no", "--features", "3,4")))
     assert not (tmp_path / "no").exists()
 

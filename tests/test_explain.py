@@ -362,10 +362,10 @@ def test_every_route_crosses_by_aligned_tokens_with_a_full_card(
     assert run.manifest["map_report"]["ridge"]["n"] > 50
 
 
-def test_what_is_not_said_is_aligned_tokens_and_each_feature_by_its_own_route(
+def test_by_auto_each_feature_crosses_by_its_own_route(
     world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = explain(Asked(**{k: v for k, v in asked(world).items() if k not in ("map", "route")}), tmp_path / "run")
+    run = explain(request(world, map=None, route="auto"), tmp_path / "run")
     own = [r for r in run.rows() if r["condition"] == "auto"]
     assert [r["feature"] for r in own] == list(FEATURES) and all(r["card"]["route_why"] for r in own)
     told = run.manifest["conditions"][1]

@@ -158,3 +158,35 @@ def test_two_conditions_without_a_washed_one_ask_which(run: RunFolder, tmp_path:
 def test_models_the_table_does_not_know_are_taken_as_named(run: RunFolder, tmp_path: Path) -> None:
     exported(run, tmp_path / "out", model_id="my-model", source_id="20-my-sae")
     assert Export.open(tmp_path / "out", parse("np:my-model/20-my-sae")).labels()["7"] == "Music."
+
+
+def test_both_readings_are_written_each_under_a_method_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.create(
+        tmp_path / "readings",
+        {"source": "Qwen/Qwen2.5-7B-Instruct:20", "plan_digest": "f" * 64,
+         "conditions": [{"name": name, "reading": name, "route": "map", "verbalizer": VERBALIZER}
+                        for name in ("fires", "writes")]},
+    )  # fmt: skip
+    run.append([row("982", "fires", "Baking. By a nun."), row("982", "writes", "Bread."), row("7", "writes", "Music.")])
+    claim = {"sentence": "By a nun.", "kind": "theme", "status": "unsupported", "why": "w"}
+    claims = {"fires": [{"feature": "982", "label": "baking", "claims": [claim]}]}
+    run.write_scores({"format": 2, "claims": claims})
+    exported(run, tmp_path / "out", as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["condition"], said["explanations"]) == ("fires, writes", 3)
+    rows = written(tmp_path / "out")
+    assert sorted((row["index"], row["description"], row["typeName"]) for row in rows) == [
+        ("7", "Music.", "dragoman_foreign-av_writes"),
+        ("982", "Baking. By a nun.", "dragoman_foreign-av_fires"),
+        ("982", "Bread.", "dragoman_foreign-av_writes"),
+    ]
+    (fires,) = (json.loads(row["notes"]) for row in rows if row["typeName"].endswith("_fires"))
+    assert (fires["reading"], fires["short"]) == ("fires", "baking") and fires["claims"][0]["status"] == "unsupported"
+    types = (tmp_path / "out/v1/config/explanation_type.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in types] == ["dragoman_foreign-av_fires", "dragoman_foreign-av_writes"]
+    readme = (tmp_path / "out/v1/qwen2.5-7b-it/20-matryoshka-65k/README.md").read_text()
+    assert "Methods `dragoman_foreign-av_fires`, `dragoman_foreign-av_writes`" in readme
+    exported(run, tmp_path / "one", condition="writes", type_name="mine")
+    assert {row["typeName"] for row in written(tmp_path / "one")} == {"mine_writes"}

@@ -183,7 +183,7 @@ def test_page_bears_a_manifest_without(part: str, run: RunFolder, tmp_path: Path
     [
         ("rows", {"sample": "first"}, "row 1: sample: input should be a valid integer"),
         ("rows", {"verdict": "ok"}, "row 1: verdict: extra inputs are not permitted"),
-        ("rows", {"card": {"status": "<b>fine</b>"}}, "row 1: card.status: input should be 'ok', 'weak', 'drift' or"),
+        ("rows", {"card": {"status": "<b>fine</b>"}}, "row 1: card.status: input should be 'ok', 'weak', 'differs' or"),
         ("conditions", {"null": "a null of its own"}, "manifest.json: null: input should be 'random directions'"),
         ("manifest", {"map_report": {"ridge": {"n": "many"}}}, "manifest.json: map_report.ridge.n: input should be"),
         ("scores", {"format": 1}, "scores.json: format: input should be 2; score the run again with this version"),
@@ -245,15 +245,15 @@ def test_what_the_manifest_calls_a_null_is_one_whatever_its_name(null: NullName,
     assert entries[1].is_null and spokesman(["plain", "auto"], Controls.of(entries)) == "plain"
 
 
-def test_drifted_feature_is_flagged_with_the_name_of_where_it_went(tmp_path: Path) -> None:
+def test_a_feature_whose_readings_differ_is_flagged_with_the_name_of_the_nearer_one(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"plan_digest": "p", "conditions": [{"name": "plain"}]})
-    why = "its image is nearer feature 2 than its own (margin -0.100)"
-    drifted = {"status": "drift", "why": why, "margin": -0.1, "nearest": "2"}
-    run.append([whole_row(label="l1", card=drifted), whole_row(feature="2", label="l2")])
+    why = "its two readings differ: the row's image is nearer feature 2 than where it fires (margin -0.100)"
+    differing = {"status": "differs", "why": why, "margin": -0.1, "nearest": "2"}
+    run.append([whole_row(label="l1", card=differing), whole_row(feature="2", label="l2")])
     page = page_of(run, tmp_path / "page.html")
     assert page.text.count(why) == 1
     assert "feature 2 is l2" in page.text
-    assert [a.get("data-status") for a in page.having("article")] == ["drift", None]
+    assert [a.get("data-status") for a in page.having("article")] == ["differs", None]
 
 
 def scored(value: float, low: float, high: float, **row: Any) -> dict[str, Any]:

@@ -61,13 +61,13 @@ def test_status_of_the_map_is_not_passed_on_words_of_another_route(
 ) -> None:
     others = sum(card["route"] == "direct" for card in cards.values())
     assert page.text.count("the verdict is of the map’s image, which plain and washed did not read") == others > 0
-    card = {"status": "drift", "why": "it went", "nearest": "9", "margin": -0.1}
+    card = {"status": "differs", "why": "it went", "nearest": "9", "margin": -0.1}
     rows = ({"card": card}, {"condition": "direct", "card": card})
     one = page_of(small(tmp_path / "run", *rows, conditions=("plain", "direct")), tmp_path / "page.html")
-    assert "drift it went. plain, direct; the verdict is of the map’s image, which direct did not read" in one.text
-    # drift: of the crossing and beside plain; no map: in the tally, in the list, which direct speaks for, beside direct
+    assert "differs it went. plain, direct; the verdict is of the map’s image, which direct did not read" in one.text
+    # differs: of the crossing, beside plain; no map: in the tally, in the list (direct speaks there), beside direct
     badges = [a["class"] for a in one.having("span", **{"class": "badge"})]
-    assert (badges.count("badge v-drift"), badges.count("badge v-no-map")) == (2, 3)
+    assert (badges.count("badge v-differs"), badges.count("badge v-no-map")) == (2, 3)
 
 
 def test_diagnostics_are_folded_each_with_its_meaning(page: Page, cards: dict[str, dict[str, Any]]) -> None:
@@ -223,7 +223,7 @@ def test_page_of_five_hundred_features_stays_small(tmp_path: Path) -> None:
 
 def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     bad = '"><script>x</script>'
-    card = {"status": "drift", "why": bad, "route": bad, "route_why": bad, "nearest": bad, "home_nearest": bad}
+    card = {"status": "differs", "why": bad, "route": bad, "route_why": bad, "nearest": bad, "home_nearest": bad}
     run = small(tmp_path / "run", {"label": bad, "card": card}, settings={"labels": bad})
     back = {"feature": "1", "rank": 2, "cosine": 0.1, "lift": 0.1, "nearest": bad}
     estimates = dict.fromkeys(("cosine", "cosine_over_shuffled", "fve", "top1", "mrr"), whole_estimate(method=bad))
@@ -233,5 +233,5 @@ def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     page = page_of(run, tmp_path / "page.html")
     assert len(page.having("script")) == 1
     assert page.text.count(bad) > 12
-    assert page.having("article")[0]["data-status"] == "drift"
-    assert page.having("span", **{"class": "v-drift"})
+    assert page.having("article")[0]["data-status"] == "differs"
+    assert page.having("span", **{"class": "v-differs"})

@@ -13,7 +13,7 @@ from dragoman.commands.show import (
     show_reconstruction,
     show_rows,
     show_scores,
-    with_confidence,
+    with_scores,
 )
 from dragoman.core import Estimate, Refusal
 from dragoman.scores import AgainstNull, Ceiling, Reconstruction
@@ -64,13 +64,13 @@ def test_each_first_sample_stands_with_its_confidence_or_abstention(capsys: pyte
         {"feature": "2", "probability": 0.21, "answered": False, "member": "card", "why": why},
     ]
     scores = {"format": 2, "confidence": {"embedder": "e", "members": {}, "per_feature": {"auto": sure}}}
-    rows = with_confidence([row("1"), row("1", 1), row("2"), row("3")], scores)
+    rows = with_scores([row("1"), row("1", 1), row("2"), row("3")], scores)
     assert rows[0]["confidence"] == {"probability": 0.868, "answered": True, "member": "card", "why": why}
     assert [("confidence" in r) for r in rows] == [True, False, True, False]
     show_rows(rows)
     heads = [line for line in capsys.readouterr().out.splitlines() if "[auto" in line]
     assert heads == ["1 [auto] confidence 0.87", "1 [auto, sample 2]", "2 [auto] abstains (0.21)", "3 [auto]"]
-    assert with_confidence([row("1")], None) == with_confidence([row("1")], {"format": 2}) == [row("1")]
+    assert with_scores([row("1")], None) == with_scores([row("1")], {"format": 2}) == [row("1")]
 
 
 def test_every_part_of_the_judging_is_printed(
@@ -140,4 +140,4 @@ def test_rows_and_scores_of_another_form_are_refused() -> None:
     with pytest.raises(Refusal, match="format: input should be 2; score the run again"):
         show_scores({"format": 1}, {})
     with pytest.raises(Refusal, match="format: input should be 2; score the run again"):
-        with_confidence([row("1")], {"format": 1})
+        with_scores([row("1")], {"format": 1})

@@ -66,14 +66,13 @@ def test_a_fitted_crossing_carries_what_explain_alone_carries(
     assert "The map is unusable: " in html.unescape(run.page.read_text())
     directions = world.request().open().features(FEATURES.split(",")).directions
     np.testing.assert_array_equal(
-        run.vectors()[0]["bare/washed" if more else "bare/auto"],
-        crossing.directions(directions, "map" if more else "auto").unit,
+        run.vectors()[0]["bare/washed" if more else "bare/writes"], crossing.directions(directions, "map").unit
     )
     assert list(run.manifest["digests"]) == ["crossing"]
     assert run.manifest["settings"]["map"] == ("post" if more else "aligned")
     if "procrustes" in more:
         return
-    alone = explain(world.request(map="post" if more else None, route="map" if more else "auto"), tmp_path / "alone")
+    alone = explain(world.request(map="post" if more else None, route="map" if more else None), tmp_path / "alone")
     assert alone.rows() == run.rows()
 
 

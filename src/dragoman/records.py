@@ -15,7 +15,9 @@ from dragoman.core import Refusal
 
 SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 
-Status = Literal["ok", "weak", "drift", "unverified"]
+Status = Literal["ok", "weak", "differs", "unverified"]
+Reading = Literal["fires", "writes"]
+READINGS: tuple[Reading, ...] = ("fires", "writes")
 Role = Literal["native", "claim", "null"]
 NullName = Literal["random directions", "shuffled map", "unused rows", "background alone"]
 NULL_NAMES: tuple[NullName, ...] = ("random directions", "shuffled map", "unused rows", "background alone")
@@ -67,6 +69,11 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+def _status(value: object) -> object:
+    """A status, also by the name that rows written before had for it."""
+    return "differs" if value == "drift" else value
+
+
 class Card(Record):
     """Diagnostics of one direction's crossing; None where something could not be known.
 
@@ -95,7 +102,7 @@ class Card(Record):
     home_agreement: float | None = None
     home_margin: float | None = None
     home_nearest: str | None = None
-    status: Status = "unverified"
+    status: Annotated[Status, BeforeValidator(_status)] = "unverified"
     why: str = ""
     route: str | None = None
     route_why: str | None = None
@@ -133,6 +140,7 @@ class ConditionEntry(Record):
 
     ``role``: "native" is what lift is measured against, "claim" what a claim is made of, "null" what it is compared
     with; ``null`` then says which null. An entry that does not tell its role has the one its null or its name gives.
+    ``reading``: "fires", read where the feature fires, or "writes", what its row writes; None of everything else.
     """
 
     name: str
@@ -141,6 +149,7 @@ class ConditionEntry(Record):
     verbalizer: str
     map: str | None = None
     role: Role = "claim"
+    reading: Reading | None = None
     null: Annotated[NullName | None, BeforeValidator(_null_name)] = None
     collapsed: int = 0
     about: Mapping[str, Any] = {}

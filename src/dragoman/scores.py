@@ -247,6 +247,21 @@ class FeatureClaims(Record):
     claims: tuple[ClaimStatus, ...]
 
 
+class Lifts(dict[str, Estimate]):
+    """Lift by condition, whose names are told where another is asked for."""
+
+    def __missing__(self, condition: str) -> Estimate:
+        """Refuse a condition that has no lift.
+
+        Raises:
+            Refusal: naming those that have one.
+        """
+        there = ", ".join(self) or "none"
+        raise Refusal(
+            f"lift of condition '{str(condition)[:40]}'", f"those with a lift are: {there}", "name one of them"
+        )
+
+
 class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
@@ -299,9 +314,9 @@ class Scores(Record):
         return self.model_dump(mode="json", exclude_unset=True)
 
     @property
-    def lift(self) -> dict[str, Estimate]:
+    def lift(self) -> Lifts:
         """Lift by condition: over native texts of other features, else over windows of other features."""
-        return self.native_lift or dict(self.window_lift)
+        return Lifts(self.native_lift or self.window_lift)
 
     @property
     def native_lift(self) -> dict[str, Estimate]:

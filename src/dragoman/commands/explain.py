@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dragoman.commands.printing import put, put_json, talking
-from dragoman.commands.show import show_rows, with_confidence
+from dragoman.commands.show import show_rows, with_scores
 from dragoman.commands.words import (
     CROSSES,
     EXPLAINED,
@@ -28,6 +28,7 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     Out,
+    ReadingOf,
     ResidPre,
     Sae,
     Seed,
@@ -71,17 +72,18 @@ def explain(
             help="A crossing that dragoman fit wrote; else fit one.",
         ),
     ] = None,
+    reading: ReadingOf = None,
     route: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             rich_help_panel=CROSSES,
-            help="How they cross to the verbalizer's model: map (fitted on texts read by both), direct (what it holds "
-            "where the feature fires), blend, dictionary (direct, with other features held fixed), auto: each "
-            "feature by map, direct or blend, as its diagnostics say, or as-is: unchanged, to a neighbouring block "
-            "of the same model.",
+            help="In place of the readings, one condition by this route to the verbalizer's model: map (fitted on "
+            "texts read by both), direct (what it holds where the feature fires), blend, dictionary (direct, with "
+            "other features held fixed), auto: each feature by map, direct or blend, as its diagnostics say, or "
+            "as-is: unchanged, to a neighbouring block of the same model.",
         ),
-    ] = "auto",
+    ] = None,
     map_kind: MapKind = None,
     washout: Annotated[
         str,
@@ -167,6 +169,7 @@ def explain(
     from dragoman.scoring import confidence_set
 
     how: dict[str, Any] = {
+        "reading": reading,
         "route": route,
         "washout": washout,
         "samples": samples,
@@ -213,10 +216,10 @@ def explain(
             **how,
         )
         page = run.write_page()
-    rows = with_confidence(run.folder.rows(), run.folder.scores)
+    rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
     if as_json:
         for row in rows:
             put_json(row)
     else:
-        show_rows(rows)
+        show_rows(rows, run.manifest)
         put(f"page: {page}")

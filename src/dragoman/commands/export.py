@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,12 +52,17 @@ def export(
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="So far: neuronpedia.")] = "neuronpedia",
     condition: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which of the run's conditions; default: washed, or its only foreign one."),
+        typer.Option(
+            metavar="NAME",
+            help="Which of the run's conditions; default: both readings, washed, or its only foreign one.",
+        ),
     ] = None,
     type_name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av."
+            metavar="NAME",
+            help="Name of the method there; default: dragoman_foreign-av or dragoman_native-av; a reading's ends in "
+            "_fires or _writes.",
         ),
     ] = None,
     explanation_model: Annotated[
@@ -88,27 +94,37 @@ def export(
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
     own = Site.parse(shown.manifest.source)
     refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
-    name = condition or default_condition(shown.rows, run)
-    entry = next((one for one in shown.conditions if one.name == name), None)
-    explained, empty = chosen(shown, run, name, entry)
+    names = [condition] if condition else default_conditions(shown, run)
+    entries = [next((one for one in shown.conditions if one.name == name), None) for name in names]
+    explained: list[Explained] = []
+    empty = 0
+    for name, one in zip(names, entries, strict=True):
+        some, without = chosen(shown, run, name, one)
+        method = f"{type_name or method_of(one)}{f'_{name}' if _is_reading(one) else ''}"
+        explained += [replace(each, type_name=method) for each in some]
+        empty += without
+    entry = entries[0]
     verbalizer = entry.verbalizer if entry else ""
     paths = write_explanations(
         out,
         source,
         explained,
-        type_name=type_name or f"dragoman_{'native' if entry and entry.route == 'identity' else 'foreign'}-av",
+        type_name=type_name or method_of(entry),
         model_name=explanation_model or without_folders(verbalizer or shown.manifest.target),
         author=author_id,
         batch_size=batch_size,
     )
     if empty:
-        tell(f"left out {empty} features whose explanation is empty")
+        tell(
+            f"left out {empty} {'features whose explanation is' if len(names) == 1 else 'explanations that are'} empty"
+        )
     there = must_exist(source, author_id)
     needed = "".join(f"\n  {table}: {row}" for table, row in there)
     tell_lines(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
     tell(_OTHER_WAY)
     if as_json:
-        summary = {"source": str(source), "condition": name, "explanations": len(explained), "empty": empty}
+        summary: dict[str, object] = {"source": str(source), "condition": ", ".join(names)}
+        summary |= {"explanations": len(explained), "empty": empty}
         summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
         put_json(summary | {"files": [str(p) for p in paths]})
     else:
@@ -116,19 +132,30 @@ def export(
             put(path)
 
 
-def default_condition(rows: Sequence[Row], run: Path) -> str:
-    """Washed if the run has it, else its only condition of features (a native one beside it does not count)."""
+def method_of(entry: ConditionEntry | None) -> str:
+    """What a condition's texts are made by, for those who read them elsewhere."""
+    return f"dragoman_{'native' if entry and entry.route == 'identity' else 'foreign'}-av"
+
+
+def _is_reading(entry: ConditionEntry | None) -> bool:
+    return entry is not None and entry.reading == entry.name
+
+
+def default_conditions(shown: ShownRun, run: Path) -> list[str]:
+    """A feature's readings, washed if the run has it, else its only condition (a native one does not count)."""
     from dragoman.core import Refusal
 
-    names = _conditions_of_features(rows)
+    names = _conditions_of_features(shown.rows)
+    if readings := [one.name for one in shown.conditions if _is_reading(one) and one.name in names]:
+        return readings
     if PREFERRED in names:
-        return PREFERRED
+        return [PREFERRED]
     foreign = [name for name in names if not name.startswith("native")] or names
     if len(foreign) != 1:
         raise Refusal(
             f"{run}", f"it has the conditions {', '.join(names) or 'none'}", "name one of features with --condition"
         )
-    return foreign[0]
+    return foreign[:1]
 
 
 def _conditions_of_features(rows: Sequence[Row]) -> list[str]:
@@ -143,6 +170,7 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
     """
     from dragoman.core import Refusal
     from dragoman.neuronpedia import Explained, short_label
+    from dragoman.report.claims import claims_by_row
 
     rows = [row for row in run.rows if row.condition == name]
     if not rows or any(row.kind != "feature" for row in rows):
@@ -154,7 +182,7 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
         by_feature.setdefault(row.feature, []).append(row)
     common = _named(_provenance(run, name, entry))
     confidences = run.scores.confidence.per_feature.get(name, ()) if run.scores.confidence else ()
-    by_id = {one.feature: one for one in confidences}
+    by_id, by_row = {one.feature: one for one in confidences}, claims_by_row(run.scores)
     explained = []
     for feature, samples in by_feature.items():
         first, *others = sorted(samples, key=lambda row: row.sample)
@@ -165,6 +193,8 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
             confidence = by_id.get(feature)
             if confidence is not None:
                 notes["answered"] = confidence.answered
+            if (claims := by_row.get((name, feature))) is not None:
+                notes |= {"short": claims.label, "claims": [claim.to_json() for claim in claims.claims]}
             probability = confidence.probability if confidence else None
             explained.append(Explained(index=feature, text=first.text, confidence=probability, notes=notes))
     return explained, len(by_feature) - len(explained)
@@ -173,7 +203,8 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
 def _provenance(run: ShownRun, name: str, entry: ConditionEntry | None) -> dict[str, object]:
     """What every explanation's notes tell of the run and the condition."""
     manifest = run.manifest
-    how = {} if entry is None else {"route": entry.route, "washout": entry.washout, "verbalizer": entry.verbalizer}
+    kept = ("reading", "route", "washout", "verbalizer")
+    how: dict[str, object] = {} if entry is None else {key: getattr(entry, key) for key in kept}
     return {
         "dragoman": manifest.dragoman or None,
         "run": manifest.plan_digest[:16],

@@ -13,7 +13,7 @@ from dragoman.commands.printing import console, styled
 
 if TYPE_CHECKING:
     from dragoman.core import Estimate
-    from dragoman.records import Record
+    from dragoman.records import Record, Row
     from dragoman.report.opened import HeldOut
     from dragoman.scores import AgainstNull, Ceiling, ConfidenceScores, Detection, Reconstruction, Scores
 
@@ -21,39 +21,97 @@ if TYPE_CHECKING:
     R = TypeVar("R", bound=Record)
 
 
-def with_confidence(rows: Sequence[Json], scores: Json | None) -> list[dict[str, object]]:
-    """The rows as JSON, first samples with their ``confidence`` where the run was scored with one."""
-    from dragoman.scores import Scores
-
-    confidence = Scores.of(scores, "the scores").confidence if scores else None
-    per_feature = confidence.per_feature if confidence else {}
-    known: dict[object, Json] = {(c, one.feature, 0): one.to_json() for c, some in per_feature.items() for one in some}
-    of_rows = [known.get((row["condition"], row["feature"], row["sample"])) for row in rows]
-    return [
-        {**row, "confidence": {key: value for key, value in one.items() if key != "feature"}} if one else dict(row)
-        for row, one in zip(rows, of_rows, strict=True)
-    ]
+_MORE = ("reading", "confidence", "short", "claims")  # what `with_scores` adds to a row
 
 
-def show_rows(rows: Sequence[Json]) -> None:
-    """Every explanation, feature by feature; the route where each feature has its own, and the confidence."""
+def with_scores(rows: Sequence[Json], scores: Json | None, manifest: Json | None = None) -> list[dict[str, object]]:
+    """The rows as JSON with the ``reading`` of their condition, where it is one.
+
+    First samples have their ``confidence``, and their ``short`` label and ``claims``, where the run was scored so.
+    """
+    from dragoman.report.claims import claims_by_row
+    from dragoman.report.opened import entries_of
+    from dragoman.scores import FORMAT, Scores
+
+    judged = Scores.of(scores, "the scores") if scores else Scores(format=FORMAT)
+    sure = judged.confidence.per_feature if judged.confidence else {}
+    confidence = {(c, one.feature): one.to_json() for c, some in sure.items() for one in some}
+    claims, reading = (
+        claims_by_row(judged),
+        {entry.name: entry.reading for entry in entries_of(manifest or {}, "the manifest")},
+    )
+    made: list[dict[str, object]] = []
+    for row in rows:
+        more, at = dict[str, object](), (str(row["condition"]), str(row["feature"]))
+        if reading.get(at[0]) is not None:
+            more["reading"] = reading[at[0]]
+        if row["sample"] == 0 and at in confidence:
+            more["confidence"] = {key: value for key, value in confidence[at].items() if key != "feature"}
+        if row["sample"] == 0 and at in claims:
+            told = claims[at].to_json()
+            more |= {"short": told["label"], "claims": told["claims"]}
+        made.append({**row, **more})
+    return made
+
+
+def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
+    """Every explanation, feature by feature, its readings one after the other.
+
+    Besides: the route where each feature has its own, the confidence, and which sentences the evidence supports: these
+    first, and those it does not support with a mark. ``manifest``: tells which features have no reading "fires".
+    """
     from dragoman.records import Row
-    from dragoman.report.tables import confidence_words
-    from dragoman.scores import FeatureConfidence
+    from dragoman.report.opened import Manifest
 
-    out = console()
+    typed: dict[str, list[tuple[Row, Json]]] = {}
     for number, fields in enumerate(rows, 1):
-        where, confidence = f"row {number}", fields.get("confidence")
-        row = Row.of({key: value for key, value in fields.items() if key != "confidence"}, where)
-        route = row.card.route if row.card and row.condition == "auto" else None
-        words = f"{row.condition}: {route}" if route else row.condition
-        words = f"[{words}, sample {row.sample + 1}]" if row.sample else f"[{words}]"
-        head = [styled(f"{row.feature} {row.label}".strip(), "bold"), styled(words, "dim")]
-        if isinstance(confidence, Mapping):
-            one = FeatureConfidence.of({**confidence, "feature": row.feature}, where)
-            head.append(styled(confidence_words(one), "green" if one.answered else "yellow"))
-        out.print(*head)
+        more = {key: value for key, value in fields.items() if key in _MORE}
+        row = Row.of({key: value for key, value in fields.items() if key not in more}, f"row {number}")
+        typed.setdefault(row.feature, []).append((row, more))
+    told = Manifest.of(manifest, "the manifest") if manifest else Manifest()
+    for feature, some in typed.items():
+        for row, more in some:
+            _show_row(row, more)
+        if (why := told.too_rare(feature)) is not None:
+            _show_too_rare(f"{feature} {some[0][0].label}", why)
+    for feature in told.all_too_rare:
+        if feature not in typed:
+            _show_too_rare(feature, told.too_rare(feature) or "")
+
+
+def _show_too_rare(name: str, why: str) -> None:
+    console().print(styled(name.strip(), "bold"), styled("[fires on]", "dim"), styled(f"{why}\n", "yellow"))
+
+
+def _show_row(row: Row, more: Json) -> None:
+    """One explanation under its head; ``more``: what `with_scores` knows of it."""
+    from dragoman.report.claims import by_support
+    from dragoman.report.tables import confidence_words
+    from dragoman.report.words import title
+    from dragoman.scores import ClaimStatus, FeatureConfidence
+
+    out, confidence, claims = console(), more.get("confidence"), more.get("claims")
+    route = row.card.route if row.card and row.condition == "auto" else None
+    words = f"{row.condition}: {route}" if route else title(row.condition) if more.get("reading") else row.condition
+    head = [
+        styled(f"{row.feature} {row.label}".strip(), "bold"),
+        styled(f"[{words}, sample {row.sample + 1}]" if row.sample else f"[{words}]", "dim"),
+    ]
+    if isinstance(confidence, Mapping):
+        one = FeatureConfidence.of({**confidence, "feature": row.feature}, "a confidence")
+        head.append(styled(confidence_words(one), "green" if one.answered else "yellow"))
+    out.print(*head)
+    if not isinstance(claims, Sequence) or isinstance(claims, str):
         out.print(styled(f"{row.text}\n"))
+        return
+    if short := more.get("short"):
+        out.print(styled(short, "green"))
+    for piece in by_support(row.text, [ClaimStatus.of(one, "a claim") for one in claims]):
+        if piece.status == "unsupported":
+            out.print(styled("(unsupported)", "yellow"), styled(piece.text, "dim"))
+        else:
+            out.print(styled(piece.text))
+    out.print()
 
 
 def show_scores(scores: Scores | Json, manifest: Json) -> None:

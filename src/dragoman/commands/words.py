@@ -168,7 +168,17 @@ MapKind = Annotated[
         metavar="NAME",
         rich_help_panel=CROSSES,
         help="aligned, the default: fitted token by token; post: on pooled texts, the post's recipe. Use post only to "
-        "repeat the post, or for a few rows of a dictionary too large to read whole (explain it with --route map).",
+        "repeat the post, or for a few rows of a dictionary too large to read whole (it gives writes alone).",
+    ),
+]
+ReadingOf = Annotated[
+    str | None,
+    typer.Option(
+        "--reading",
+        metavar="NAME",
+        rich_help_panel=CROSSES,
+        help="fires: what a feature fires on, read off the target where it fires; writes: what its row writes, carried "
+        "by the map; both, the default where the dictionary has an encoder: side by side.",
     ),
 ]
 Base = Annotated[

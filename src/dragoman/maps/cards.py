@@ -4,10 +4,10 @@ In: directions at the source, the map, the moments it was fitted on and, where t
 route's table; more if there is some. Out: one ``Card`` per direction; directions carried each by its own route. Refuses
 directions, moments and sums of other sites, and cards that are not one per direction.
 
-The routes check each other. Coverage sees what the map lost to shrinkage; only the margin sees *drift*, when an image
-has come to mean a more frequent relative, and the nearest other feature then names it. The direct route reads the
-feature where it fires and was the better estimate wherever it had enough firings, on planted data and on the embedded
-pair; the map needs none and answers for the rest.
+The routes answer two questions: the direct route when a feature fires, the map what its row writes. Coverage sees what
+the map lost to shrinkage; only the margin sees where the two readings *differ*: what the row writes is nearer to where
+another feature fires, which is then named. Route ``auto`` takes the direct route where a feature fires often enough;
+the map needs no firing and answers for the rest.
 """
 
 from __future__ import annotations
@@ -99,9 +99,10 @@ def _names(directions: Directions) -> Names:
 
 
 def status_of(card: Card, *, lowest_norm: float | None = None) -> tuple[Status, str]:
-    """One word and the reason: ``drift``, ``unverified``, ``weak`` or ``ok``, the first that applies.
+    """One word and the reason: ``differs``, ``unverified``, ``weak`` or ``ok``, the first that applies.
 
-    ``drift``: enough firings, and the image is no nearer its own feature than another (margin <= 0). ``unverified``:
+    ``differs``: enough firings, and the image is no nearer to where its own feature fires than another does (margin
+    <= 0); what a row writes need not be what it fires on, so this is no fault. ``unverified``:
     fewer than ``FLOOR`` effective documents, so nothing but weights was looked at. ``weak``: coverage or cycle in the
     dictionary's lowest quarter, rel below 0.7, an image shorter than 99 % of random directions', or fewer than 50
     effective documents. ``ok``: none of these. The two cut-offs are to be calibrated for each pair of models.
@@ -117,7 +118,8 @@ def status_of(card: Card, *, lowest_norm: float | None = None) -> tuple[Status, 
     if lowest_norm is not None and card.norm is not None and card.norm < lowest_norm:
         doubts.append("its image is shorter than 99 % of random directions'")
     if n_eff is not None and n_eff >= FLOOR and margin is not None and margin <= 0:
-        return "drift", f"its image is nearer feature {card.nearest} than its own (margin {margin:+.3f})"
+        where = f"the row's image is nearer feature {card.nearest} than where it fires (margin {margin:+.3f})"
+        return "differs", f"its two readings differ: {where}"
     if n_eff is None or n_eff < FLOOR or margin is None:
         seen = "it is not watched by the direct route" if n_eff is None else f"{n_eff:.0f} effective documents"
         return "unverified", "; ".join([f"the direct route cannot check it ({seen})", *doubts])
@@ -131,7 +133,7 @@ def status_of(card: Card, *, lowest_norm: float | None = None) -> tuple[Status, 
 def choose(card: Card) -> tuple[Chosen, str]:
     """A feature's route and the reason, one clause.
 
-    ``direct`` at ``COMFORT`` effective documents or more, and from ``FLOOR`` on where the map's image has drifted;
+    ``direct`` at ``COMFORT`` effective documents or more, and from ``FLOOR`` on where the two readings differ;
     ``blend`` between the two where the routes agree; ``map`` below, where a mean would be noise.
     """
     if card.n_eff is None:
@@ -142,8 +144,8 @@ def choose(card: Card) -> tuple[Chosen, str]:
     if card.n_eff >= COMFORT:
         return "direct", f"{fires}, {COMFORT:g} are enough"
     if card.margin is not None and card.margin <= 0:
-        drifted = f"the map's image has drifted to feature {card.nearest} (margin {card.margin:+.2f})"
-        return "direct", f"{fires}, few, but {drifted}"
+        nearer = f"the map's image is nearer feature {card.nearest} (margin {card.margin:+.2f})"
+        return "direct", f"{fires}, few, but {nearer}"
     return "blend", f"{fires}, between {FLOOR:g} and {COMFORT:g}, and the map does not contradict them"
 
 

@@ -40,13 +40,14 @@ class Explained:
     """One explanation to be written.
 
     ``index``: the feature's, as their ids count. ``text``: all of it. ``confidence``: a probability, where one was
-    made. ``notes``: provenance, written as JSON beside the text.
+    made. ``notes``: provenance, written as JSON beside the text. ``type_name``: the method, where it has its own.
     """
 
     index: str
     text: str
     confidence: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    type_name: str | None = None
 
 
 def write_explanations(
@@ -71,13 +72,15 @@ def write_explanations(
     if not explained:
         raise Refusal(f"explanations of {source}", "there are none to write", "choose a condition that has some")
     check_author(author)
-    check_name("method", type_name)
+    types = list(dict.fromkeys(one.type_name or type_name for one in explained))
+    for name in types:
+        check_name("method", name)
     check_name("model", model_name)
     if batch_size < 1 or len(explained) > batch_size * MOST_FILES:
         why = f"a batch has at least one row, and the importer lists at most {MOST_FILES} batches of a source"
         raise Refusal(f"batches of {batch_size} of {len(explained)} rows", why, "write larger batches")
     ordered = sorted(explained, key=_order)
-    rows = [_row(one, source, type_name, model_name, author) for one in ordered]
+    rows = [_row(one, source, one.type_name or type_name, model_name, author) for one in ordered]
     seen: set[object] = set()
     for row in rows:
         if row["id"] in seen:
@@ -88,7 +91,7 @@ def write_explanations(
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
     there = _refuse_others(folder, contents)
-    how = {"type_name": type_name, "model_name": model_name, "author": author}
+    how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
     description = readme(source, **how, indices=[str(row["index"]) for row in rows], files=len(batches))
     beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
     for path, content in (contents | beside).items():
@@ -217,6 +220,7 @@ def _prefix(text: str, most: int) -> str:
     return text
 
 
+WORDS = "Words that a verbalizer says of the feature's direction in the residual stream; by dragoman."
 TYPES, MODELS = "explanation_type.jsonl", "explanation_model_type.jsonl"
 # Its importer reads these too and stops where one is not there; empty ones add nothing.
 ALSO_READ = ("explanation_score_model.jsonl", "explanation_score_type.jsonl", "eval_type.jsonl")
@@ -246,27 +250,30 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-def config_files(folder: Path, *, type_name: str, model_name: str, author: str) -> dict[Path, bytes]:
-    """The files of ``v1/config``: the method and the model, added to those that are described there already.
+def config_files(folder: Path, *, types: Sequence[str], model_name: str, author: str) -> dict[Path, bytes]:
+    """The files of ``v1/config``: the methods and the model, added to those that are described there already.
 
     Raises:
         Refusal: the folder describes one of them otherwise.
     """
     maker = model_name.partition("/")[0] if "/" in model_name else "unknown"
-    kind = {
-        "name": type_name,
-        "displayName": type_name,
-        "description": "Words that a verbalizer says of the feature's direction in the residual stream; by dragoman.",
-        "creatorName": "dragoman",
-        "creatorId": author,
-    }
+    kinds = [
+        {
+            "name": name,
+            "displayName": name,
+            "description": WORDS,
+            "creatorName": "dragoman",
+            "creatorId": author,
+        }
+        for name in types
+    ]
     model = {
         "name": model_name,
         "displayName": model_name.rpartition("/")[2],
         "description": "A verbalizer: a language model trained to say what a vector of its residual stream means.",
         "creatorName": maker,
     }
-    made = {folder / TYPES: _with(folder / TYPES, kind), folder / MODELS: _with(folder / MODELS, model)}
+    made = {folder / TYPES: _with(folder / TYPES, *kinds), folder / MODELS: _with(folder / MODELS, model)}
     return made | {folder / name: b"" for name in ALSO_READ if not (folder / name).exists()}
 
 
@@ -282,15 +289,16 @@ def must_exist(source: NeuronpediaRef, author: str) -> list[tuple[str, str]]:
 
 
 def readme(
-    source: NeuronpediaRef, *, type_name: str, model_name: str, author: str, indices: Sequence[str], files: int
+    source: NeuronpediaRef, *, types: Sequence[str], model_name: str, author: str, indices: Sequence[str], files: int
 ) -> bytes:
     """The export's README: what is in it, what must be there, how it goes in."""
     rows = "\n".join(f"| `{table}` | {row} |" for table, row in must_exist(source, author))
+    methods = f"{'Method' if len(types) == 1 else 'Methods'} `{'`, `'.join(types)}`"
     return f"""\
 # Explanations of {source.model}/{source.source}
 
 {len(indices)} explanations of {len(set(indices))} features, in {files} files `explanations/batch-N.jsonl.gz`, for
-Neuronpedia's importer. Method `{type_name}`, model `{model_name}`, author `{author}`. Written by dragoman; nothing was
+Neuronpedia's importer. {methods}, model `{model_name}`, author `{author}`. Written by dragoman; nothing was
 uploaded.
 
 ## What must exist in the receiving database
@@ -320,12 +328,13 @@ hold; it writes method and model in lower case and refuses those it does not kno
 """.encode()
 
 
-def _with(path: Path, row: Mapping[str, Any]) -> bytes:
-    """A file's lines, and the row's behind them where it is not among them."""
+def _with(path: Path, *rows: Mapping[str, Any]) -> bytes:
+    """A file's lines, and each row's behind them where it is not among them."""
     there = read_jsonl(path) if path.exists() and path.stat().st_size else []
-    known = next((other for other in there if other.get("name") == row["name"]), None)
-    if known is not None and known != row:
-        why = f"it describes '{shown(row['name'])}' otherwise"
-        raise Refusal(f"{path}", why, "name a new folder, or another name for it")
-    rows = [*there, *([] if known else [row])]
-    return b"".join(json.dumps(one, allow_nan=False).encode("ascii") + b"\n" for one in rows)
+    for row in rows:
+        known = next((other for other in there if other.get("name") == row["name"]), None)
+        if known is not None and known != row:
+            why = f"it describes '{shown(row['name'])}' otherwise"
+            raise Refusal(f"{path}", why, "name a new folder, or another name for it")
+        there = [*there, *([] if known else [row])]
+    return b"".join(json.dumps(one, allow_nan=False).encode("ascii") + b"\n" for one in there)

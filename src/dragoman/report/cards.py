@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dragoman.neuronpedia import short_label
-from dragoman.records import Card, Row
+from dragoman.records import Card, Reading, Row
 from dragoman.report import figures
+from dragoman.report.claims import Piece, claims_by_row, paragraphs
+from dragoman.report.evidence import Evidence, evidence_of, windows_of
 from dragoman.report.opened import FeatureInfo, ShownRun
-from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, spokesman
-from dragoman.scores import FeatureConfidence, FeatureReadBack, FeatureScore
+from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, spokesman, title
+from dragoman.scores import FeatureClaims, FeatureConfidence, FeatureReadBack, FeatureScore
 
 BESIDE = 4  # texts side by side on a card; further conditions are folded
 GIST = 150  # characters of the line that stands for a folded card
-WINDOWS = 5  # of text in which a feature fires
 _SIGNED = ("margin", "agreement", "home_margin", "home_agreement")
 _UNKNOWN = FeatureInfo(category="")
 
@@ -28,18 +29,38 @@ _UNKNOWN = FeatureInfo(category="")
 class ConditionTexts:
     """One condition's rows on one direction, samples in order, and what is known of the first.
 
-    ``slot``: its mark in the figure. ``among``: how many directions ``read_back`` ranks. ``status``: its card's, or
-    "no map" where it read another vector than the map's image, which statuses are of; empty without a card.
+    ``reading``: which of the feature's two it is, if any. ``slot``: its mark in the figure. ``among``: how many
+    directions ``read_back`` ranks. ``status``: its card's, or "no map" where it read another vector than the map's
+    image, which statuses are of; empty without a card, and of a reading, as it is of both. ``claims``: of the first
+    sample. ``evidence``: of a reading. ``absent``: why it has no row.
     """
 
     condition: str
+    reading: Reading | None
     slot: int | None
     rows: Sequence[Row]
     score: FeatureScore | None
     read_back: FeatureReadBack | None
     among: int | None
     confidence: FeatureConfidence | None
+    claims: FeatureClaims | None
+    evidence: Evidence
+    absent: str
     status: str
+
+    @property
+    def title(self) -> str:
+        """What stands over its text."""
+        return title(self.condition) if self.reading else self.condition
+
+    @property
+    def short(self) -> str:
+        """The label made of the sentences that the evidence supports; "" where there is none."""
+        return self.claims.label if self.claims else ""
+
+    def pieces(self, row: Row) -> list[list[Piece]]:
+        """A row's paragraphs, with what was checked of its sentences if it is the first sample."""
+        return paragraphs(row.text, self.claims.claims if self.claims and row.sample == 0 else ())
 
     @property
     def card(self) -> Card | None:
@@ -62,7 +83,8 @@ class Crossed:
     """How a direction came to the target, once for the ``conditions`` that share the ``card``.
 
     ``numbers``: each diagnostic's key and value as written; ``unknown``: keys of those that could not be had;
-    ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of.
+    ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of;
+    ``readings``: whether they are a feature's readings, which share all of this.
     """
 
     conditions: Sequence[str]
@@ -70,13 +92,14 @@ class Crossed:
     numbers: Sequence[tuple[str, str]]
     unknown: Sequence[str]
     unmapped: Sequence[str]
+    readings: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureCard:
     """Everything the page says of one direction; ``anchor`` is its place, ``head`` the text that speaks for it.
 
-    ``windows``: of the texts that were read, where it fires most, strongest first.
+    ``windows``: of the texts that were read, where it fires most, strongest first; of a run without readings.
     """
 
     id: str
@@ -131,6 +154,10 @@ class _Lookup:
         scores = run.scores
         self.run, self.slots = run, slots
         self.routes = {entry.name: entry.route for entry in run.conditions}
+        self.readings: dict[str, Reading | None] = {
+            entry.name: entry.reading for entry in run.conditions if entry.reading == entry.name
+        }
+        self.claims = claims_by_row(scores)
         self.scores = {(c, one.feature): one for c, some in scores.per_feature.items() for one in some}
         back, sure = scores.reconstruction, scores.confidence
         self.among = {row.condition: row.n for row in back.table} if back else {}
@@ -140,22 +167,27 @@ class _Lookup:
     def texts(self, feature: str, condition: str, rows: Sequence[Row]) -> ConditionTexts:
         """One condition's rows on one direction; none where the run does not have it."""
         rows, at = sorted(rows, key=lambda row: row.sample), (condition, feature)
-        card = rows[0].card if rows else None
-        status = "" if card is None else "no map" if self.unmapped(condition, card) else card.status
+        card, reading = rows[0].card if rows else None, self.readings.get(condition)
+        status = "" if card is None or reading else "no map" if self.unmapped(condition, card) else card.status
+        rare = self.run.manifest.too_rare(feature) if reading == "fires" else None
         return ConditionTexts(
             condition=condition,
+            reading=reading,
             slot=self.slots.get(condition),
             rows=rows,
             score=self.scores.get(at),
             read_back=self.read_back.get(at),
             among=self.among.get(condition),
             confidence=self.sure.get(at),
+            claims=self.claims.get(at),
+            evidence=evidence_of(self.run, feature, condition, card) if reading and rows else Evidence(),
+            absent=rare or "not in this run",
             status=status,
         )
 
     def unmapped(self, condition: str, card: Card) -> bool:
         """Whether a condition read something else than the map's image, which is what statuses are of."""
-        return (card.route or self.routes.get(condition)) in UNMAPPED
+        return condition not in self.readings and (card.route or self.routes.get(condition)) in UNMAPPED
 
 
 def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], lookup: _Lookup) -> FeatureCard:
@@ -180,12 +212,12 @@ def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], looku
         label=label if label not in (info.topic, f"{info.category}: {info.topic}") else "",
         category=info.category,
         tokens=info.top_tokens,
-        windows=run.contexts.get(feature, {}).get("firing", [])[:WINDOWS],
+        windows=[] if any(one.evidence.windows for one in everything) else windows_of(run, feature),
         shown=shown,
         folded=[one for one in everything if one not in shown],
         crossed=crossed,
         head=head,
-        gist=short_label(head.rows[0].text if head.rows else "", GIST),
+        gist=head.short or short_label(head.rows[0].text if head.rows else "", GIST),
         status=next(filter(None, statuses), ""),
         control=control,
         flagged=any(one.rows[0].problems for one in shown if one.rows),
@@ -197,14 +229,17 @@ def _crossed(texts: Sequence[ConditionTexts], lookup: _Lookup) -> list[Crossed]:
     cards: dict[Card, list[str]] = {}
     for one in texts:
         if one.card is not None:
-            cards.setdefault(one.card, []).append(one.condition)
+            # Two readings share what is known of the crossing; how each came about stands with it.
+            shared = {"route": None, "route_why": None} if one.reading else {}
+            cards.setdefault(one.card.model_copy(update=shared), []).append(one.title)
     return [
         Crossed(
             conditions=conditions,
             card=card,
             numbers=[(key, _written(key, value)) for key in DIAGNOSTICS if (value := getattr(card, key)) is not None],
             unknown=[key for key in DIAGNOSTICS if getattr(card, key) is None],
-            unmapped=[condition for condition in conditions if lookup.unmapped(condition, card)],
+            unmapped=[name for name in conditions if name in lookup.routes and lookup.unmapped(name, card)],
+            readings=all(one.reading for one in texts if one.title in conditions),
         )
         for card, conditions in cards.items()
     ]

@@ -6,77 +6,140 @@ says what was not scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from dragoman.core import Estimate
 from dragoman.report import figures
+from dragoman.report.claims import counted
 from dragoman.report.figures import finite, share, signed
-from dragoman.report.words import Controls, spokesman
+from dragoman.report.words import TITLES, Controls, spokesman, title
 from dragoman.scores import Scores
 
 
-def headline(scores: Scores, features: int, texts: int, controls: Controls) -> str:
-    """What the scores say: lift and category of the condition that speaks for the run, then what was read back."""
-    lifts, categories = scores.native_lift, scores.category
-    named = spokesman((row.condition for row in scores.table if row.lift or row.category), controls)
+def headline(
+    scores: Scores, features: int, texts: int, controls: Controls, *, readings: Sequence[str] = (), rare: int = 0
+) -> str:
+    """What the scores say: lift and category of the condition that speaks for the run, then what was read back.
+
+    A run of both readings is spoken for by both. ``readings``: those of the run; ``rare``: features that fire too
+    rarely to have the first.
+    """
+    about = _readings(readings, rare)
+    said = _scored(scores, controls)
     back = _read_back(scores, controls)
-    if not named:
-        counted = f"{figures.number(texts)} explanations of {figures.number(features)} features"
+    if not said:
+        counts = f"{figures.number(texts)} explanations of {figures.number(features)} features"
         answered, windows = _answered(scores, controls), _windows(scores, controls)
         if answered or windows or back:
-            return " ".join(filter(None, [f"{counted}{answered}.", windows, back]))
-        return f"{counted}, none of them scored: nothing on this page says how far to trust them."
-    lift, category, parts = lifts.get(named), categories.get(named), []
-    if lift:
-        parts.append(_nearness(lift, "their own feature’s native explanation"))
-    if category:
-        low = category.low if isinstance(category, Estimate) else None
-        rate = f"name the planted category of {share(category.value)} of the features"
-        parts.append(rate + _beside(low, category.random, "on random directions"))
-    sentence = f"{named[:1].upper()}{named[1:]} explanations {' and '.join(parts)}{_alarm(lifts, lift, controls)}."
-    return f"{sentence} {back}".rstrip()
+            said = " ".join(filter(None, [f"{counts}{answered}.", windows, back]))
+        else:
+            said = f"{counts}, none of them scored: nothing on this page says how far to trust them."
+            said = said if not scores.claims else f"{counts}."
+    else:
+        said = f"{said} {back}".rstrip()
+    return " ".join(filter(None, [about, said, _claims(scores, controls)]))
+
+
+def _readings(readings: Sequence[str], rare: int) -> str:
+    """What is read of each feature, and how many lack a reading; nothing of a run without readings."""
+    if not readings:
+        return ""
+    words = {"fires": "what it fires on", "writes": "what its row writes"}
+    told = " and ".join(words[name] for name in words if name in readings)
+    whose = "Each feature is read twice" if len(readings) > 1 else "Each feature is read once"
+    left = "for the first" if len(readings) > 1 else "and is left out" if rare == 1 else "and are left out"
+    few = f" {rare} fire{'s' if rare == 1 else ''} too rarely {left}." if rare else ""
+    return f"{whose}: {told}.{few}"
+
+
+def _speakers(conditions: Iterable[str], controls: Controls) -> list[str]:
+    """Both readings where one of them speaks for a run, else the one condition that does."""
+    there = list(conditions)
+    named = spokesman(there, controls)
+    return [name for name in TITLES if name in there] if named in TITLES else [named] if named else []
+
+
+def _called(name: str) -> str:
+    """A condition as the beginning of a sentence on its texts."""
+    return (
+        f"“{title(name)[:1].upper()}{title(name)[1:]}” explanations"
+        if name in TITLES
+        else f"{name[:1].upper()}{name[1:]} explanations"
+    )
+
+
+def _scored(scores: Scores, controls: Controls) -> str:
+    """A sentence on lift and category for each condition that speaks; nothing where neither was had."""
+    lifts, categories, sentences = scores.native_lift, scores.category, list[str]()
+    for named in _speakers((row.condition for row in scores.table if row.lift or row.category), controls):
+        lift, category, parts = lifts.get(named), categories.get(named), list[str]()
+        if lift:
+            parts.append(_nearness(lift, "their own feature’s native explanation"))
+        if category:
+            low = category.low if isinstance(category, Estimate) else None
+            rate = f"name the planted category of {share(category.value)} of the features"
+            parts.append(rate + _beside(low, category.random, "on random directions"))
+        sentences.append(f"{_called(named)} {' and '.join(parts)}{_alarm(lifts, lift, controls)}.")
+    return " ".join(sentences)
+
+
+def _claims(scores: Scores, controls: Controls) -> str:
+    """How many sentences the evidence supports and does not, by condition that speaks; nothing where none was."""
+    parts = list[str]()
+    for name in _speakers(scores.claims, controls):
+        found = counted(scores.claims[name])
+        supported, n = figures.number(found["supported"]), figures.number(found.total())
+        unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
+        parts.append(f"{supported} of {n} sentences of “{title(name)}”{unchecked}")
+    return f"Where the features fire supports {'; '.join(parts)}." if parts else ""
 
 
 def _answered(scores: Scores, controls: Controls) -> str:
-    """How many features dragoman answers for, in the condition that speaks for the run; nothing without confidences."""
+    """How many features dragoman answers for, in each condition that speaks; nothing without confidences."""
     per_feature = scores.confidence.per_feature if scores.confidence else {}
-    named = spokesman(per_feature, controls)
-    if not named:
-        return ""
-    answered = sum(one.answered for one in per_feature[named])
-    return f"; dragoman answers for {answered} of them and abstains from {len(per_feature[named]) - answered}"
+    speakers = _speakers(per_feature, controls)
+    counts = {name: (sum(one.answered for one in per_feature[name]), len(per_feature[name])) for name in speakers}
+    if len(speakers) == 1 and speakers[0] not in TITLES:
+        answered, n = counts[speakers[0]]
+        return f"; dragoman answers for {answered} of them and abstains from {n - answered}"
+    told = [f"{answered} of {n} texts of “{title(name)}”" for name, (answered, n) in counts.items()]
+    return f"; dragoman answers for {' and '.join(told)}" if told else ""
 
 
 def _read_back(scores: Scores, controls: Controls) -> str:
-    """One sentence on the reconstructor's top-1, or nothing."""
-    table = {row.condition: row for row in scores.reconstruction.table} if scores.reconstruction else {}
-    named = spokesman(table, controls)
-    if not named or not scores.reconstruction:
-        return ""
-    top1 = table[named].top1
-    return (
-        f"From the {named} texts alone {scores.reconstruction.reconstructor} picks the right direction among "
-        f"{figures.number(table[named].n)} for {share(top1.value)} of them"
-        f"{_beside(top1.low, top1.extra.get('chance'), 'by chance')}."
-    )
+    """A sentence on the reconstructor's top-1 for each condition that speaks, or nothing."""
+    found = scores.reconstruction
+    table, sentences = {row.condition: row for row in found.table} if found else {}, list[str]()
+    for named in _speakers(table, controls):
+        top1, who = table[named].top1, found.reconstructor if found else ""
+        sentences.append(
+            f"From the {f'“{title(named)}”' if named in TITLES else named} texts alone {who} picks the right direction "
+            f"among {figures.number(table[named].n)} for {share(top1.value)} of them"
+            f"{_beside(top1.low, top1.extra.get('chance'), 'by chance')}."
+        )
+    return " ".join(sentences)
 
 
 def _windows(scores: Scores, controls: Controls) -> str:
-    """One sentence on the windows in which features fire, or nothing: lift over others', else what tells them apart."""
-    if named := spokesman(scores.window_lift, controls):
-        nearness = _nearness(scores.window_lift[named], "the windows in which their own feature fires")
-        return f"{named[:1].upper()}{named[1:]} explanations {nearness}."
+    """A sentence on the windows in which features fire: lift over others', else what tells them apart; or nothing."""
+    nearer = [
+        f"{_called(named)} {_nearness(scores.window_lift[named], 'the windows in which their own feature fires')}."
+        for named in _speakers(scores.window_lift, controls)
+    ]
+    if nearer:
+        return " ".join(nearer)
     table = {row.condition: row for row in scores.detection.table} if scores.detection else {}
-    if not (named := spokesman(table, controls)):
-        return ""
-    row, beside = table[named], ""
-    if (others := row.extra.get("others")) is not None:
-        doubt = ", which the interval does not exclude" if row.low <= others else ""
-        beside = f", other features’ texts with {figures.number(others)}{doubt}"
-    return (
-        f"{named[:1].upper()}{named[1:]} explanations tell windows in which their feature fires from others with a "
-        f"mean AUROC of {figures.number(row.value)}{beside}."
-    )
+    sentences = list[str]()
+    for named in _speakers(table, controls):
+        row, beside = table[named], ""
+        if (others := row.extra.get("others")) is not None:
+            doubt = ", which the interval does not exclude" if row.low <= others else ""
+            beside = f", other features’ texts with {figures.number(others)}{doubt}"
+        sentences.append(
+            f"{_called(named)} tell windows in which their feature fires from others with a "
+            f"mean AUROC of {figures.number(row.value)}{beside}."
+        )
+    return " ".join(sentences)
 
 
 def _beside(low: float | None, chance: float | None, whose: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
 from dragoman.records import ConditionEntry, Record, Row
-from dragoman.report.words import Controls
+from dragoman.report.words import Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
 
@@ -73,10 +74,21 @@ class ExportOfLabels(Part):
     verified: bool = True
 
 
+class TooRare(Part):
+    """Effective documents of features that fire in fewer than the ``least``; None where nobody counted."""
+
+    least: float
+    documents: Mapping[str, float | None]
+
+
 class About(Part):
-    """What else a manifest tells; ``map``: what is wrong with the map, where anything is."""
+    """What else a manifest tells.
+
+    ``map``: what is wrong with the map, where anything is. ``too_rare``: features without the reading "fires".
+    """
 
     map: str | None = None
+    too_rare: TooRare | None = None
 
 
 class Manifest(Part):
@@ -104,14 +116,34 @@ class Manifest(Part):
         return self.settings.labels if self.settings else None
 
     @property
+    def all_too_rare(self) -> Sequence[str]:
+        """Features that have no reading "fires", because they fire too rarely."""
+        return tuple(self.about.too_rare.documents) if self.about and self.about.too_rare else ()
+
+    def too_rare(self, feature: str) -> str | None:
+        """Why a feature has no reading "fires", in words; None where nothing says so."""
+        rare = self.about.too_rare if self.about else None
+        return too_rare(rare.documents[feature], rare.least) if rare and feature in rare.documents else None
+
+    @property
     def doubtful_labels(self) -> str | None:
         """The source that these labels are of, where nothing tells that they are this dictionary's own."""
         return self.export.source if self.export and not self.export.verified else None
 
 
+def entries_of(manifest: Mapping[str, object], where: str) -> list[ConditionEntry]:
+    """A manifest's conditions."""
+    told = manifest.get("conditions") or []
+    return [ConditionEntry.of_manifest(one, where) for one in told] if isinstance(told, list) else []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownRun:
-    """A run to show; ``in_full``: its manifest as it is written; ``contexts``: windows of text by feature."""
+    """A run to show; ``in_full``: its manifest as it is written.
+
+    ``contexts``: windows of text by feature, perhaps with the shares of its activation by word and by form. ``lens``:
+    by condition and feature, the words that the source's row and what was carried of it write most.
+    """
 
     manifest: Manifest
     in_full: object
@@ -119,7 +151,8 @@ class ShownRun:
     controls: Controls
     rows: Sequence[Row]
     scores: Scores
-    contexts: Mapping[str, Mapping[str, Sequence[str]]]
+    contexts: Mapping[str, Mapping[str, Any]]
+    lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 
     @classmethod
     def of(cls, run: RunFolder) -> ShownRun:
@@ -129,7 +162,7 @@ class ShownRun:
             Refusal: its manifest names no conditions, it holds no row, or a record is not as this version writes it.
         """
         where, manifest = f"{run.path}", f"{run.path}/manifest.json"
-        conditions = [ConditionEntry.of_manifest(one, manifest) for one in run.manifest.get("conditions") or []]
+        conditions = entries_of(run.manifest, manifest)
         if not conditions or not all(one.name for one in conditions):
             raise Refusal(where, "its manifest names no conditions", "name a folder that dragoman wrote")
         rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.rows(), 1)]
@@ -144,4 +177,5 @@ class ShownRun:
             rows=rows,
             scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
             contexts=run.contexts or {},
+            lens=run.lens or {},
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DRAWN = ("plain", "washed", "direct")  # have marks of their own in the figure; others take what is left
+_SLOTS = {name: slot for slot, name in enumerate(_DRAWN)} | {"writes": 1, "fires": 2}  # no run has both
 # Line ends between blocks say nothing, and a page of hundreds of features has a hundred thousand of them. Text that was
 # verbalized holds no angle brackets any more, so none of it can match.
 _BETWEEN = re.compile(
@@ -107,11 +108,14 @@ def _contents(run: ShownRun) -> Contents:
     texts = sum(row.condition not in controls for row in run.rows)
     names = [entry.name for entry in run.conditions]
     order = in_order(names, words.SHOWN)
+    readings = [entry.name for entry in run.conditions if entry.reading == entry.name]
     return Contents(
         run=run,
         source=_site(run.manifest.source),
         target=_site(run.manifest.target),
-        headline=headline(scores, len(features), texts, controls),
+        headline=headline(
+            scores, len(features), texts, controls, readings=readings, rare=len(run.manifest.all_too_rare)
+        ),
         texts=texts,
         figure=figure,
         features=features,
@@ -150,8 +154,9 @@ def _slots(lifts: Iterable[str], controls: Controls) -> dict[str, int]:
     scored = [c for c in lifts if c not in controls and c != "native"]
     first = spokesman(scored, controls)
     drawn = in_order(scored, [first, *_DRAWN] if first else _DRAWN)[: figures.SLOTS]
-    free = iter([k for k, name in enumerate(_DRAWN) if name not in drawn])
-    slots = {c: _DRAWN.index(c) if c in _DRAWN else next(free) for c in drawn}
+    own = {c: _SLOTS[c] for c in drawn if c in _SLOTS}
+    free = iter([k for k in range(figures.SLOTS) if k not in own.values()])
+    slots = {c: own[c] if c in own else next(free) for c in drawn}
     return dict(sorted(slots.items(), key=lambda item: item[1]))
 
 
@@ -209,7 +214,6 @@ def _environment() -> Environment:
     room.filters.update(brief=_brief, pretty=_pretty, wrote_more=wrote_more)
     room.filters.update(problem=words.problem_words, condition=words.condition_words)
     room.filters.update(reasons=tables.reasons, confidence=tables.confidence_words)
-    room.filters["paragraphs"] = lambda text: [p.strip() for p in re.split(r"\n\s*\n", str(text)) if p.strip()]
     room.filters["drawing"] = Markup  # only ever given what figures.py made, which escapes its labels
     room.globals.update(
         glyph=figures.glyph,

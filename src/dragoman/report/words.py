@@ -12,10 +12,29 @@ from dataclasses import dataclass
 from dragoman.records import ConditionEntry
 from dragoman.verbalizers.protocol import STOCK_PHRASES
 
-SHOWN = ("native", "plain", "washed", "direct")  # the order in which conditions stand side by side; others follow
-HEADLINE = ("auto", "washed", "direct", "dictionary", "blend", "plain")  # who speaks for a run: the first there is
+SHOWN = (
+    "native",
+    "fires",
+    "writes",
+    "plain",
+    "washed",
+    "direct",
+)  # the order in which conditions stand side by side; others follow
+HEADLINE = (
+    "fires",
+    "writes",
+    "auto",
+    "washed",
+    "direct",
+    "dictionary",
+    "blend",
+    "plain",
+)  # who speaks for a run: the first there is
 
+TITLES = {"fires": "fires on", "writes": "writes"}  # of a feature's two readings
 CONDITIONS = {
+    "fires": "what the feature fires on: the target’s own average activation where the feature fires; no map is used",
+    "writes": "what the feature’s row writes: the row carried by the map, whenever the feature fires or not",
     "native": "the source model’s own verbalizer reads the direction where it was found; lift is measured against "
     "these texts",
     "native_plain": "the native verbalizer reads the bare direction, as the post had it",
@@ -38,7 +57,8 @@ STATUSES = {
     "ok": "it crossed: both routes agree on it and nothing speaks against it",
     "weak": "it crossed, but little of it, or on thin evidence",
     "unverified": "it fires too rarely, or is not watched, so only the map’s word stands for it",
-    "drift": "what arrived lies nearer another feature than its own; the words may well be about that one",
+    "differs": "its two readings differ: what its row writes is nearer to where another feature fires; this "
+    "tells of the feature, and is no fault",
     "no map": "read where the feature fires in the target, without the map; a verdict on the map’s image is none on it",
 }
 UNMAPPED = ("direct", "dictionary")  # routes that go round the map
@@ -61,7 +81,7 @@ DIAGNOSTICS = {
     "purity": ("purity", "the feature’s own part of the mixture of features that arrived"),
     "n_eff": ("effective documents", "how many documents it fires in, counting faint ones for less; 20 are the least"),
     "agreement": ("agreement", "cosine of the map’s image with the target’s average where the feature fires"),
-    "margin": ("margin", "agreement less that with the nearest other feature; at or below 0 it has drifted"),
+    "margin": ("margin", "agreement less that with the nearest other feature; at or below 0 the two readings differ"),
     "nearest": ("nearest other", "the other feature that the map’s image lies nearest to"),
     "home_agreement": (
         "agreement at home",
@@ -135,6 +155,19 @@ def condition_words(name: str, *, at_home: bool = False) -> str:
     return "; ".join(known[part] for part in parts if part in known) or "a condition of this run"
 
 
+def title(condition: str) -> str:
+    """A reading as it is called before a text; any other condition by its name."""
+    return TITLES.get(condition, condition)
+
+
 def problem_words(problem: str) -> str:
     """A flag and what it means; one nobody knows stands alone."""
     return f"{problem} ({PROBLEMS[problem]})" if problem in PROBLEMS else problem
+
+
+def too_rare(documents: float | None, least: float) -> str:
+    """Why a feature has no reading of what it fires on; ``documents`` are effective ones, None where nobody counted."""
+    if documents is None:
+        return "was not watched, so nobody counted where it fires"
+    written = f"{documents:.0f}" if round(documents) < least else f"{documents:.1f}"
+    return f"fires in {written} effective document{'' if written == '1' else 's'}, {least:g} are needed"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Background, Directions, Floats, Talk
-from dragoman.records import SOURCE_ROWS, Card, NullName
+from dragoman.records import SOURCE_ROWS, Card, NullName, Reading
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.store import RunFolder
@@ -50,6 +50,7 @@ class RunBuilder:
         vectors: Floats | None = None,
         cards: Sequence[Card] = (),
         null: NullName | None = None,
+        reading: Reading | None = None,
         keep_bare: bool = False,
         **about: Any,
     ) -> None:
@@ -64,13 +65,15 @@ class RunBuilder:
             vectors: (n, d) injected as they are, in place of washed ones.
             cards: one a direction, or none.
             null: which null this is, if it is one.
+            reading: which of a feature's two readings this is, if it is one.
             keep_bare: whether a reconstructor of the target is asked for these directions.
             about: what else the manifest tells of it.
         """
         injected = wash(directions, self.backgrounds[by], washout) if vectors is None else vectors
         self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards))
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
-        self.entries.append(entry | ({} if null is None else {"null": null}) | about)
+        told = {"null": null, "reading": reading}
+        self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)
         if keep_bare:
             self.bare[name] = directions
 

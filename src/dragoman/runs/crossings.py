@@ -102,7 +102,7 @@ def prepare(
 
     ``native``: whether a verbalizer of the source speaks too, which needs the source's background.
     """
-    source, target, route = readings.source, readings.target, options.route
+    source, target, route = readings.source, readings.target, options.serving
     if source == target or route == "as-is":
         rows, key = readings.pooled()
         return Crossing(

@@ -20,13 +20,13 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
-from dragoman.maps.diagnostics import usable
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
+from dragoman.runs.carried import conditions_of
 from dragoman.runs.crossings import prepare, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
-from dragoman.runs.options import MapKind, Options
+from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
@@ -48,7 +48,8 @@ def explain(
     contract: str | None = None,
     settings: Mapping[str, Any] | None = None,
     base: str | None = None,
-    route: Route = "auto",
+    reading: AskedReading | None = None,
+    route: Route | None = None,
     map: MapKind | None = None,
     washout: str | float = "on-shell",
     texts: Texts | Sequence[str] | str | Path | None = None,
@@ -76,7 +77,9 @@ def explain(
         contract: how ``by`` is fed, where it is a reference whose files and the registry do not say.
         settings: what that contract leaves open.
         base: the model that the adapter of ``by`` sits on, if it names none.
-        route: how directions cross, see ``Crossing.carry``.
+        reading: "fires": what a feature fires on, by the direct route; "writes": what its row writes, by the map;
+            "both", the default where the dictionary has an encoder: a condition each, under these names.
+        route: one condition by this route in their place, see ``Crossing.carry``.
         map: what kind of crossing is fitted, see ``fit_crossing``.
         washout: how much of the target's background is mixed in, see ``dragoman.washout.wash``.
         texts: that both models read: a file, texts, or None for those that come with the embedded pair.
@@ -98,6 +101,7 @@ def explain(
     native = None if native is None else verbalizer_of(native, "native")
     fitted = _opened_crossing(through, texts, map)
     options = Options(
+        reading=reading,
         route=route,
         map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
         washout=washout_of(washout),
@@ -137,8 +141,8 @@ def explain(
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
         asked = () if directions is chosen.dictionary.rows() else directions.ids
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
-    reading = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
-    folder = _written(chosen, crossing, by, native, options, out, talk, {**reading, **chosen.dictionary.read_as})
+    how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
+    folder = _written(chosen, crossing, by, native, options, out, talk, {**how, **chosen.dictionary.read_as})
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
@@ -178,11 +182,11 @@ def _refuse_early(
     """
     source, dictionary = chosen.directions.site, chosen.dictionary
     if fitted is None:
-        texts.refuse_few(source, target, map=options.map, route=options.route, native=native)
+        texts.refuse_few(source, target, map=options.map, route=options.serving, native=native)
     _ = dictionary.truth  # read when it is asked for
     if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
         ConfidenceSet.load(calibrated)
-    if options.route == "as-is":
+    if options.serving == "as-is":
         if fitted is not None:
             raise Refusal(
                 f"route 'as-is' through {fitted.name}", "as they are, directions cross by nothing", "leave it out"
@@ -191,7 +195,7 @@ def _refuse_early(
     elif fitted is not None:
         fitted.refuse_others(None, target)
     elif source != target and options.asks_firings:
-        refuse_unusable_encoder(dictionary, required=options.route not in ("map", "auto"))
+        refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
 
 
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
@@ -199,14 +203,6 @@ def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
     labels = dictionary.labelled
     if labels.source and not labels.told_by:
         talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
-
-
-def unusable(crossing: Crossing, route: Route) -> str:
-    """What is wrong with the map that directions cross by, on texts it was not fitted on; "" where nothing is."""
-    if crossing.map is None or crossing.source == crossing.target or route not in ("map", "blend", "auto"):
-        return ""
-    word, why = usable(crossing.map.report["held_out"])
-    return f"the map is unusable: {why}" if word == "unusable" else ""
 
 
 def _written(
@@ -220,11 +216,8 @@ def _written(
     settings: Mapping[str, Any],
 ) -> RunFolder:
     """Carry, wash, say and keep."""
-    directions, here = chosen.directions, crossing.source == crossing.target
-    doubt = unusable(crossing, options.route)
-    if doubt:
-        talk.say(f"{doubt}; believe no text it carried, or fit it on more texts")
-    carried, cards = crossing.carry(directions, options.route)
+    directions = chosen.directions
+    carried, about = conditions_of(directions, crossing, options, talk.say)
     verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
     if native is not None:
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
@@ -233,10 +226,9 @@ def _written(
     builder = RunBuilder(directions=directions, backgrounds=backgrounds)
     if native is not None:
         builder.add("native", directions, route="identity", washout=options.washout, by="native")
-    route = "identity" if here else options.route
-    bare_name = "plain" if options.washout == "none" else "washed"
-    name = bare_name if route in ("map", "identity", "as-is") else route
-    builder.add(name, carried, route=route, washout=options.washout, cards=cards, keep_bare=True, map=options.map)
+    for one in carried:
+        how = {"route": one.route, "washout": options.washout, "cards": one.cards, "reading": one.reading}
+        builder.add(one.name, one.directions, keep_bare=True, map=options.map, **how)
     truth = chosen.dictionary.truth
     folder = builder.write(
         out,
@@ -249,8 +241,7 @@ def _written(
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
-            "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {})
-            | ({"map": doubt} if doubt else {}),
+            "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {}) | about,
             **(truth.of(directions.ids) if truth is not None else {}),
         },
     )

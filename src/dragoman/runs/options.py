@@ -1,23 +1,28 @@
-"""How features are explained: the route they cross by, the washout, how many samples are drawn and how.
+"""How features are explained: their readings or one route, the washout, how many samples are drawn and how.
 
-In: words and numbers of the command line or of a caller. Out: ``Options``. Refuses words that are no route, map or
-washout, pairs of them that do not go together, and samples that could only repeat themselves.
+In: words and numbers of the command line or of a caller. Out: ``Options``. Refuses words that are no reading, route,
+map or washout, pairs of them that do not go together, and samples that could only repeat themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
 from dragoman.core import MOST_SAMPLES, MOST_SEED, MOST_TOGETHER, MOST_TOKENS, Refusal
 from dragoman.maps.crossing import ROUTES, Route
+from dragoman.records import Reading
 from dragoman.runs.plan import MAX_NEW_TOKENS, check_samples
 from dragoman.store.spans import shown
 from dragoman.washout import understood
 
 MapKind = Literal["aligned", "post"]
 MAPS: tuple[MapKind, ...] = get_args(MapKind)
+AskedReading = Literal["both", "fires", "writes"]
+ASKED_READINGS: tuple[AskedReading, ...] = get_args(AskedReading)
+READING_OF: Mapping[str, Reading] = {"direct": "fires", "dictionary": "fires", "map": "writes"}  # others read neither
 MOST_TIMES = 100  # on-shell angles: they would have to be below a degree
 
 _MOST = {"samples": MOST_SAMPLES, "max_new_tokens": MOST_TOKENS, "batch_size": MOST_TOGETHER}
@@ -27,7 +32,9 @@ _MOST = {"samples": MOST_SAMPLES, "max_new_tokens": MOST_TOKENS, "batch_size": M
 class Options:
     """What decides a run beside the things it is made of.
 
-    ``route``: see ``Crossing.carry``. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes
+    ``reading``: "fires", what a feature fires on (by the direct route), "writes", what its row writes (by the map), or
+    both, a condition each; None is both where they can be had. ``route``: one condition by that route in their place,
+    see ``Crossing.carry``. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes
     dictionary and auto need the former. ``washout``: see ``dragoman.washout.wash``. ``samples``: texts per feature, of
     several the first greedy, the others drawn at ``temperature``; None is 0 (greedy) for one sample and 1, the
     verbalizer's own distribution, for several. ``batch_size``: vectors decoded together.
@@ -36,7 +43,8 @@ class Options:
         Refusal: the first of them that is out of range.
     """
 
-    route: Route = "auto"
+    reading: AskedReading | None = None
+    route: Route | None = None
     map: MapKind = "aligned"
     washout: str = "on-shell"
     samples: int = 1
@@ -48,6 +56,7 @@ class Options:
     def __post_init__(self) -> None:
         """Check every word, before anything dear is done."""
         check_route(self.route, self.washout, self.map)
+        check_reading(self.reading, self.route)
         check_seed(self.seed)
         for name, most in _MOST.items():
             _refuse_no_whole(name, getattr(self, name), 1, most)
@@ -63,9 +72,18 @@ class Options:
         return 1.0 if self.samples > 1 else 0.0
 
     @property
+    def serving(self) -> Route:
+        """The route that needs all that has to be read for what is asked; "auto" for both readings."""
+        if self.route is not None:
+            return self.route
+        if self.reading == "fires":
+            return "direct"
+        return "map" if self.reading == "writes" or self.map == "post" else "auto"
+
+    @property
     def asks_firings(self) -> bool:
         """Whether the crossing asks where the dictionary's features fire."""
-        return self.route != "as-is" and (self.map == "aligned" or self.route in ("direct", "blend"))
+        return self.serving != "as-is" and (self.map == "aligned" or self.serving in ("direct", "blend"))
 
 
 def check_seed(seed: object) -> None:
@@ -80,9 +98,20 @@ def _refuse_no_whole(name: str, value: object, least: int, most: int) -> None:
         raise Refusal(f"{name} above {most}", "that is the most that can be asked for", "pass a smaller int")
 
 
-def check_route(route: str, washout: str, kind: str = "aligned") -> None:
+def check_reading(reading: str | None, route: str | None) -> None:
+    """Refuse words that are no reading, and a reading beside a route that gives another."""
+    if reading is None:
+        return
+    if reading not in ASKED_READINGS:
+        raise Refusal(f"reading '{shown(reading, 40)}'", f"known are {', '.join(ASKED_READINGS)}", "use one of these")
+    if route is not None and READING_OF.get(route) != reading:
+        given = f"the reading '{READING_OF[route]}' alone" if route in READING_OF else "neither reading"
+        raise Refusal(f"reading '{reading}' by route '{route}'", f"that route gives {given}", "say one of the two")
+
+
+def check_route(route: str | None, washout: str, kind: str = "aligned") -> None:
     """Refuse words that are no route, no map and no washout, and routes that the map does not have."""
-    if route not in ROUTES:
+    if route is not None and route not in ROUTES:
         raise Refusal(f"route '{shown(route, 40)}'", f"known are {', '.join(ROUTES)}", "use one of these")
     if kind not in MAPS:
         raise Refusal(f"map '{shown(kind, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from dragoman.core import Refusal
-from dragoman.records import Card, Row
+from dragoman.records import Card, ConditionEntry, Reading, Row
+from dragoman.report.claims import claims_by_row
 from dragoman.runs.given import path_of
-from dragoman.scores import FeatureConfidence, Scores
+from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder
 from dragoman.store.manifests import check_whole
 
 if TYPE_CHECKING:
     import pandas
 
-_SHOWN = ("feature", "condition", "text", "status", "confidence")
+_SHOWN = ("feature", "condition", "short", "text", "status", "confidence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,9 @@ class FeatureExplanation:
     ``text``: between the verbalizer's tags. ``problems``: flags on it. ``card``: diagnostics of the crossing, None
     where nothing was crossed. ``confidence``: probability that the text is right, None where none is calibrated for
     this pair; ``answered``: whether that is enough to answer for it. ``sample``: 0 for the first, which scores read.
+    ``reading``: "fires", what the feature fires on, "writes", what its row writes, None of what is neither. ``label``:
+    the dictionary's. ``short``: a label made of the text's supported sentences, "" where none is. ``claims``: what the
+    evidence says of each sentence, where a score checked them.
     """
 
     feature: str
@@ -43,6 +47,9 @@ class FeatureExplanation:
     card: Card | None
     confidence: float | None
     answered: bool | None
+    reading: Reading | None = None
+    short: str = ""
+    claims: tuple[ClaimStatus, ...] = ()
 
 
 class Explanations(Sequence[FeatureExplanation]):
@@ -91,14 +98,15 @@ class Explanations(Sequence[FeatureExplanation]):
             import pandas
         except ImportError as error:
             raise Refusal("a table of explanations", "pandas is not installed", "run: pip install pandas") from error
-        names = [name for name in FeatureExplanation.__slots__ if name != "card"]
+        names = [name for name in FeatureExplanation.__slots__ if name not in ("card", "claims")]
         cards = [f"card_{name}" for name in Card.model_fields]
         rows = [
             {name: getattr(row, name) for name in names}
+            | {"claims": [claim.to_json() for claim in row.claims]}
             | ({f"card_{k}": v for k, v in row.card.model_dump().items()} if row.card else {})
             for row in self
         ]
-        return pandas.DataFrame(rows, columns=[*names, *cards])
+        return pandas.DataFrame(rows, columns=[*names, "claims", *cards])
 
     def _repr_html_(self) -> str:
         """A table, every word of it escaped."""
@@ -109,7 +117,7 @@ class Explanations(Sequence[FeatureExplanation]):
 
 def _cells(row: FeatureExplanation) -> tuple[str, ...]:
     sure = "" if row.confidence is None else f"{row.confidence:.2f}{'' if row.answered else ' (abstains)'}"
-    return row.feature, row.condition, row.text, row.card.status if row.card else "", sure
+    return row.feature, row.condition, row.short, row.text, row.card.status if row.card else "", sure
 
 
 class Run:
@@ -159,9 +167,18 @@ class Run:
         if condition is not None and condition not in names:
             raise Refusal(f"condition '{condition[:40]}'", f"the run has {', '.join(names)}", "name one of these")
         rows = [Row.of(row, f"{self.path}, row {k}") for k, row in enumerate(self.folder.rows(), 1)]
-        sure = _confidences(self.scores)
+        entries = [ConditionEntry.of_manifest(one, f"{self.path}") for one in self.manifest["conditions"]]
+        reading: dict[str, Reading | None] = {entry.name: entry.reading for entry in entries}
+        scores = self.scores
+        sure, claims = _confidences(scores), claims_by_row(scores) if scores else {}
         chosen = [row for row in rows if condition in (None, row.condition)]
-        return Explanations([_explained(row, sure.get((row.condition, row.feature))) for row in chosen])
+        return Explanations(
+            [
+                _explained(row, reading.get(row.condition), sure.get(at), claims.get(at))
+                for row in chosen
+                for at in [(row.condition, row.feature)]
+            ]
+        )
 
     def write_page(self, path: str | Path | None = None) -> Path:
         """Write its page, static HTML, into the run's folder or to ``path``."""
@@ -185,9 +202,11 @@ def _confidences(scores: Scores | None) -> dict[tuple[str, str], FeatureConfiden
     return {(condition, one.feature): one for condition, rows in by_condition for one in rows}
 
 
-def _explained(row: Row, sure: FeatureConfidence | None) -> FeatureExplanation:
-    """A row, with its confidence if it is the first sample, which it was made of."""
-    sure = sure if row.sample == 0 else None
+def _explained(
+    row: Row, reading: Reading | None, sure: FeatureConfidence | None, claims: FeatureClaims | None
+) -> FeatureExplanation:
+    """A row, with its confidence and its claims if it is the first sample, which they were made of."""
+    sure, claims = (sure, claims) if row.sample == 0 else (None, None)
     return FeatureExplanation(
         feature=row.feature,
         label=row.label,
@@ -199,4 +218,7 @@ def _explained(row: Row, sure: FeatureConfidence | None) -> FeatureExplanation:
         card=row.card,
         confidence=sure.probability if sure else None,
         answered=sure.answered if sure else None,
+        reading=reading,
+        short=claims.label if claims else "",
+        claims=claims.claims if claims else (),
     )

@@ -64,7 +64,10 @@ RULE = (
     "An explanation names its feature's planted category when the category's name or the name of one of its topics "
     "stands in the text as whole words, singular or plural, in any case."
 )
-PAIRS = (("plain", "washed"), ("procrustes_washed", "washed"), ("washed", "direct"))  # differ in one thing each
+PAIRS = (  # differ in one thing each
+    *(("plain", "washed"), ("procrustes_washed", "washed"), ("washed", "direct")),
+    ("writes", "fires"),
+)
 FIRST, SECOND = 1, 2  # the samples that are drawn; sample 0 is greedy, and the same every time
 Lifts = Mapping[str, Mapping[str, float]]  # condition -> feature -> lift
 Hits = Mapping[str, Mapping[str, bool]]  # condition -> feature -> whether the text names the planted category

@@ -26,9 +26,9 @@ from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
-PLAN, SCORES = "plan_digest", "scores.json"
+PLAN, SCORES, LENS = "plan_digest", "scores.json", "lens.json"
 # Its own, which nothing else is written over; the page can be made again.
-FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", ".lock")
+FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, ".lock")
 _CHUNK = 1 << 20
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes
@@ -203,11 +203,22 @@ def _is_share(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def _is_lens(value: object) -> bool:
+    """Whether this is words by condition and feature, each of the source's row and of what was carried."""
+
+    def words(one: Any) -> bool:
+        known = isinstance(one, dict) and set(one) <= {"source", "carried"}
+        return known and all(isinstance(some, list) and all(isinstance(w, str) for w in some) for some in one.values())
+
+    by = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(one, dict) and all(map(words, one.values())) for one in by)
+
+
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
-    Where it is known where features fire also ``contexts.json``. Made by `create` or `open`. ``path``: the folder.
-    ``manifest``: what was asked, as read back from the disk.
+    Where it is known where features fire also ``contexts.json``, where words of rows were read ``lens.json``. Made by
+    `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -357,6 +368,23 @@ class RunFolder:
     def write_contexts(self, contexts: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep the windows in which features fire and are silent, and on which words, in place of earlier ones."""
         write_json(self.path / "contexts.json", contexts)
+
+    @property
+    def lens(self) -> dict[str, dict[str, dict[str, list[str]]]] | None:
+        """Words by condition and feature, those of the ``source`` row and of what was ``carried``; None where none are.
+
+        Raises:
+            Refusal: the file holds something else.
+        """
+        words = self._json(LENS)
+        if words is not None and not _is_lens(words):
+            why = "it does not hold words by condition and feature"
+            raise Refusal(f"{self.path / LENS}", why, "remove it, or make it again")
+        return words
+
+    def write_lens(self, words: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> None:
+        """Keep the words that rows write most, in place of earlier ones."""
+        write_json(self.path / LENS, words)
 
     def write_vectors(self, arrays: Mapping[str, NDArray[np.floating]], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""

@@ -1,0 +1,89 @@
+"""A text in pieces, each with what the evidence says of it, and what a feature's claims come to.
+
+In: a text, the claims that were checked of it. Out: pieces in the text's order, nothing left out; short labels; counts.
+Refuses nothing: a claim whose words the text does not have marks nothing. Computes no number but counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dragoman.scores import ClaimStatus, FeatureClaims, Scores
+
+ORDER = ("supported", "unchecked", "unsupported")  # as they are read on a terminal
+UNSUPPORTED = "not supported by where it fires"
+_BREAK = re.compile(r"\n\s*\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A stretch of a text; ``claim``: what was checked of it, None where nothing was."""
+
+    text: str
+    claim: ClaimStatus | None
+
+    @property
+    def status(self) -> str:
+        """One of ``ORDER``."""
+        return self.claim.status if self.claim else "unchecked"
+
+    @property
+    def why(self) -> str:
+        """The reason, with a word before it where the piece is not supported."""
+        if self.claim is None:
+            return ""
+        return f"{UNSUPPORTED}: {self.claim.why}" if self.claim.status == "unsupported" else self.claim.why
+
+
+def paragraphs(text: str, claims: Sequence[ClaimStatus] = ()) -> list[list[Piece]]:
+    """The text's paragraphs in pieces: each claim's sentence a piece of its own, the rest as it stands between them."""
+    spans, start = list[tuple[int, int, ClaimStatus]](), 0
+    for claim in claims:
+        at = text.find(claim.sentence, start) if claim.sentence else -1
+        if at >= 0:
+            start = at + len(claim.sentence)
+            spans.append((at, start, claim))
+    made, start = list[tuple[str, ClaimStatus | None]](), 0
+    for at, end, claim in spans:
+        made += [(text[start:at], None), (text[at:end], claim)]
+        start = end
+    made.append((text[start:], None))
+    found: list[list[Piece]] = [[]]
+    for stretch, claim in made:
+        first, *others = _BREAK.split(stretch)
+        found[-1].append(Piece(text=first, claim=claim))
+        found += [[Piece(text=one, claim=claim)] for one in others]
+    whole = [_trimmed([piece for piece in some if piece.text]) for some in found]
+    return [some for some in whole if some]
+
+
+def _trimmed(pieces: list[Piece]) -> list[Piece]:
+    """Without white space at either end; nothing where that is all there is."""
+    if not "".join(piece.text for piece in pieces).strip():
+        return []
+    while not pieces[0].text.strip():
+        pieces = pieces[1:]
+    while not pieces[-1].text.strip():
+        pieces = pieces[:-1]
+    first = Piece(text=pieces[0].text.lstrip(), claim=pieces[0].claim)
+    pieces = [first, *pieces[1:]]
+    return [*pieces[:-1], Piece(text=pieces[-1].text.rstrip(), claim=pieces[-1].claim)]
+
+
+def by_support(text: str, claims: Sequence[ClaimStatus]) -> list[Piece]:
+    """The same pieces without the blanks between them, supported ones first, else in the text's order."""
+    pieces = [Piece(text=one.text.strip(), claim=one.claim) for some in paragraphs(text, claims) for one in some]
+    return sorted((one for one in pieces if one.text), key=lambda one: ORDER.index(one.status))
+
+
+def claims_by_row(scores: Scores) -> dict[tuple[str, str], FeatureClaims]:
+    """Claims of each condition and feature."""
+    return {(condition, one.feature): one for condition, some in scores.claims.items() for one in some}
+
+
+def counted(claims: Iterable[FeatureClaims]) -> Counter[str]:
+    """How many sentences have each status."""
+    return Counter(one.status for each in claims for one in each.claims)
