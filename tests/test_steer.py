@@ -10,11 +10,13 @@ from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, Granite
 
 import tiny_checkpoints
 from dragoman.core import Refusal, Site
+from dragoman.measures.overlap import rank_auroc
 from dragoman.models.harvest import Reader
 from dragoman.models.load import decoder_blocks
 from dragoman.models.logits import hidden_rows, logits_of
 from dragoman.models.steer import NEUTRAL, first_tokens, steering_table
 
+PLAIN = ("water", "music", "doctor", "kitchen", "election", "bridge", "winter", "soldier")
 WORDS = ("people", "city", "vote", "vector", "careful", "concept")
 
 
@@ -161,3 +163,13 @@ def test_soft_caps_are_kept_and_an_unknown_last_step_is_refused(monkeypatch):
     other.register_forward_hook(lambda _m, _a, out: setattr(out, "logits", out.logits.cos()))
     with pytest.raises(Refusal, match="not known here"):
         logits_of(other)
+
+
+def test_the_packaged_target_steered_by_its_own_unembedding_writes_those_words():
+    reader = Reader.open(Site("tiny-gemma", 16))
+    rows = planted(reader, PLAIN)
+    typical = reader.typical(["The people of the city vote in an election.", "He laid another course of bricks."])
+    table = steering_table(reader, rows, [[w] for w in PLAIN], median_norm=typical)
+    assert rank_auroc(table).mean() > 0.95
+    dealt = steering_table(reader, np.roll(rows, 1, axis=0), [[w] for w in PLAIN], median_norm=typical)
+    assert rank_auroc(dealt).mean() < 0.6
