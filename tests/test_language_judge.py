@@ -15,7 +15,7 @@ import tiny_checkpoints
 from dragoman.core import Refusal, Site
 from dragoman.models import language as room
 from dragoman.models.harvest import Reader
-from dragoman.models.language import BEFORE, WITHOUT, Judge, detection_auroc, generation_table
+from dragoman.models.language import BEFORE, WITHOUT, Judge, detection_auroc, generation_table, most_surprised
 
 FAMILIES = ("llama", "gemma3", "qwen2")
 TEXTS = ("about the vote in a city", "the concept")
@@ -26,34 +26,35 @@ def judge_of(family: str) -> Judge:
     return Judge(model=tiny_checkpoints.model_of(family), tokenizer=tiny_checkpoints.tokenizer_of(family))
 
 
-def alone(judge: Judge, prompt: str, window: str) -> float:
-    """Mean log-probability of a window behind a prompt, in one pass and by the model's own logits."""
+def alone(judge: Judge, prompt: str, window: str) -> np.ndarray:
+    """Log-probabilities of a window's tokens behind a prompt, in one pass and by the model's own logits."""
     begun = judge.tokenizer(prompt)["input_ids"]
     whole = judge.tokenizer(f"{prompt} {window}")["input_ids"]
     assert whole[: len(begun)] == begun
     with torch.no_grad():
         told: Any = judge.model
         found = told(torch.tensor([whole])).logits[0].log_softmax(1)
-    return float(np.mean([float(found[k - 1, whole[k]]) for k in range(len(begun), len(whole))]))
+    return np.array([float(found[k - 1, whole[k]]) for k in range(len(begun), len(whole))])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_surprise_is_the_difference_of_two_log_probabilities(family, batch_size, monkeypatch):
+def test_surprise_is_the_difference_of_two_log_probabilities_of_each_token(family, batch_size, monkeypatch):
     monkeypatch.setattr(room, "_POSITIONS", 5)
     judge = judge_of(family)
     told: list[tuple[int, int]] = []
     found = judge.surprise(TEXTS, WINDOWS, batch_size=batch_size, progress=lambda *n: told.append(n))
     assert [len(some) for some in found] == [2, 3]
     for text, some, values in zip(TEXTS, WINDOWS, found, strict=True):
-        expected = [alone(judge, BEFORE.format(text), w) - alone(judge, WITHOUT, w) for w in some]
-        np.testing.assert_allclose(values, expected, atol=2e-5)
+        for window, value in zip(some, values, strict=True):
+            expected = alone(judge, BEFORE.format(text), window) - alone(judge, WITHOUT, window)
+            np.testing.assert_allclose(value, expected, atol=5e-5)
     assert told[-1] == (9, 9)  # five windows behind descriptions, four different ones alone
 
 
 def test_a_description_without_windows_has_no_numbers():
     found = judge_of("llama").surprise(TEXTS, [[], ["short"]])
-    assert found[0].shape == (0,) and found[1].shape == (1,)
+    assert found[0] == [] and len(found[1]) == 1
 
 
 def test_a_long_description_is_cut_and_the_prompt_behind_it_is_not():
@@ -181,6 +182,12 @@ def test_detection_is_the_area_under_the_curve_of_rises():
         detection_auroc(rises, [firing[0], firing[1], [True]])
 
 
+def test_the_most_surprised_tokens_of_a_window():
+    assert most_surprised(np.array([1.0, -5.0, 3.0, 2.0, 0.0])) == 2.0
+    assert most_surprised(np.array([4.0, 1.0])) == 2.5
+    assert most_surprised(np.zeros(0)) == 0.0
+
+
 BRICKS = [
     "He spread the mortar with a trowel and set another course along the wall.",
     "The mason checked that each joint was level before he laid the next one.",
@@ -196,6 +203,8 @@ INSULIN = [
 def test_the_packaged_source_finds_windows_of_a_subject_likelier_behind_that_subject():
     judge = Judge.open("tiny-smollm2")
     found = judge.surprise(["about bricklaying", "about diabetes treatment"], [BRICKS + INSULIN] * 2)
-    differences = found[0] - found[1]
-    assert (differences[:3] > 0).all() and (differences[3:] < 0).all()
-    np.testing.assert_array_equal(detection_auroc(found, [[True] * 3 + [False] * 3, [False] * 3 + [True] * 3]), 1.0)
+    means = np.array([[values.mean() for values in some] for some in found])
+    assert (means[0] - means[1])[:3].min() > 0 > (means[0] - means[1])[3:].max()
+    kinds = [[True] * 3 + [False] * 3, [False] * 3 + [True] * 3]
+    np.testing.assert_array_equal(detection_auroc([*means], kinds), 1.0)
+    np.testing.assert_array_equal(detection_auroc([[*map(most_surprised, some)] for some in found], kinds), 1.0)

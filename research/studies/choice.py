@@ -55,7 +55,8 @@ def choose(
     """Latents that fire in at least ten judging tokens; at most as many of each kind as are asked for."""
     counts = firing_counts(judge)
     able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
-    ones = {i: one_word(words.of(i)[0]) for i in able}
+    shares = dict(zip(words.ids, words.words, strict=True))
+    ones = {i: one_word(shares[i]) for i in able}
     single = {i: word for i, word in ones.items() if word is not None and WORD.fullmatch(word)}  # a mark is a form
     kept = at_most(single, one_words, seed=seed)
     return Chosen(

@@ -20,7 +20,7 @@ from dragoman.core import Directions, Floats, Talk
 from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
-from dragoman.models.language import Judge, generation_table
+from dragoman.models.language import Judge, generation_table, most_surprised
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
@@ -267,8 +267,9 @@ def written_and_weighed(
         weighed[name] = {
             "ids": ids,
             "kinds": [{k: len(some) for k, some in kind.items()} for kind in kinds],
-            "own": [one.tolist() for one in flat],
-            "dealt": [one.tolist() for one in others],
+            "own": [[most_surprised(one) for one in some] for some in flat],
+            "dealt": [[most_surprised(one) for one in some] for some in others],
+            "own_mean": [[float(one.mean()) for one in some] for some in flat],
         }
     return made, weighed
 

@@ -123,10 +123,12 @@ class Judge:
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
-    ) -> list[Floats]:
-        """Of each description and each of its windows: log p(window | description) - log p(window), nats a token.
+    ) -> list[list[Floats]]:
+        """Of each description and each of its windows: how much likelier each token of the window becomes by it.
 
-        Mean over the window's tokens, of which the first 256 are read, as of the description.
+        (tokens,) float32, log p(token | description, window so far) - log p(token | window so far), nats. Their mean
+        weighs the window as a whole, ``most_surprised`` the place that the description tells most of. The first 256
+        tokens are read, as of the description.
 
         Args:
             descriptions: n texts.
@@ -145,8 +147,7 @@ class Judge:
         alone = dict(zip(bare, values[len(jobs) - len(bare) :], strict=True))
         found, at = [], 0
         for some in windows:
-            told = values[at : at + len(some)]
-            found.append(np.array([v - alone[w] for v, w in zip(told, some, strict=True)], dtype=np.float32))
+            found.append([v - alone[w] for v, w in zip(values[at : at + len(some)], some, strict=True)])
             at += len(some)
         return found
 
@@ -166,11 +167,11 @@ class Judge:
         turn = [{"role": "user", "content": ASK.format(text)}]
         return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    def _weighed(self, jobs: Sequence[tuple[str, str]], batch_size: int, progress: Progress | None) -> list[float]:
-        """Mean log-probability of each window's tokens after its prompt."""
+    def _weighed(self, jobs: Sequence[tuple[str, str]], batch_size: int, progress: Progress | None) -> list[Floats]:
+        """Log-probabilities of each window's tokens after its prompt."""
         ids = self._ids(jobs)
         order = sorted(range(len(jobs)), key=lambda k: len(ids[k][0]) + len(ids[k][1]))
-        found = [0.0] * len(jobs)
+        found = [np.zeros(0, np.float32)] * len(jobs)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             for k, value in zip(chosen, self._batch([ids[k] for k in chosen]), strict=True):
@@ -195,23 +196,27 @@ class Judge:
             raise Refusal(f"window {empty!r}", "it has no token to be weighed", "leave it out")
         return [(begun[p], behind[w]) for p, w in jobs]
 
-    def _batch(self, ids: Sequence[tuple[Ids, Ids]]) -> list[float]:
-        """Mean log-probability of the second ids after the first, in nats a token."""
+    def _batch(self, ids: Sequence[tuple[Ids, Ids]]) -> list[Floats]:
+        """Log-probabilities of the second ids after the first, nats, and after those before them."""
         device = self.model.device
         padded, mask = _padded([a + b for a, b in ids], left=False)
         hidden = hidden_rows(self.model, padded.to(device), mask.to(device))
         where = [(row, len(a) + k - 1, b[k]) for row, (a, b) in enumerate(ids) for k in range(len(b))]
         row, position, token = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
-        totals = torch.zeros(len(ids), device=device)
+        parts = []
         for start in range(0, len(row), _POSITIONS):
             part = slice(start, start + _POSITIONS)
             logits = self._logits(hidden[row[part], position[part]])
-            own = logits.gather(1, token[part, None])[:, 0] - torch.logsumexp(logits, dim=1)
-            totals.index_add_(0, row[part], own)
-        means = totals / torch.tensor([len(b) for _, b in ids], device=device)
-        if not torch.isfinite(means).all():
+            parts.append(logits.gather(1, token[part, None])[:, 0] - torch.logsumexp(logits, dim=1))
+        flat = torch.cat(parts).cpu().numpy()
+        if not np.isfinite(flat).all():
             raise Refusal("windows", "their log-probabilities are not finite", "use bfloat16 or float32")
-        return means.tolist()
+        return np.split(flat, np.cumsum([len(b) for _, b in ids])[:-1])
+
+
+def most_surprised(rises: NDArray[Any], most: int = 3) -> float:
+    """Mean of the ``most`` largest rises of a window's tokens: a feature fires at one place, not all over a window."""
+    return float(np.sort(rises)[-most:].mean()) if len(rises) else 0.0
 
 
 def _padded(ids: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,11 +277,13 @@ def _dense(fired: Any) -> NDArray[Any]:
     return fired.toarray() if hasattr(fired, "toarray") else np.asarray(fired)
 
 
-def detection_auroc(rises: Sequence[NDArray[Any]], firing: Sequence[Sequence[bool]]) -> NDArray[np.float64]:
+def detection_auroc(
+    rises: Sequence[Sequence[float] | NDArray[Any]], firing: Sequence[Sequence[bool]]
+) -> NDArray[np.float64]:
     """(n,): how often a description's rise is larger at a window in which its latent fires than at one in which not.
 
     Args:
-        rises: of each description, one number a window, as ``Judge.surprise`` gives them.
+        rises: of each description, one number a window, such as the mean of what ``Judge.surprise`` gives.
         firing: of each description, whether the latent fires in each of the windows.
 
     Returns:
