@@ -1,20 +1,23 @@
 """The logit lens of directions: which words a row writes, read off a model's unembedding without building the model.
 
 In: a model's reference, rows (n, d_model) of its residual stream. Out: scores of words, and the words that score most.
-Refuses adapters, quantised weights, and models whose final norm is of a family not known here: a norm applied wrongly
-gives other words without a complaint.
+Refuses adapters, quantised weights, models whose final norm is of a family not known here (applied wrongly, a norm
+gives other words without a complaint), a final norm or unembedding that is not there or is there twice, weights and
+rows that are not finite, and vocabularies whose tokens do not say where a word begins.
 
 A direction is a difference of points, so what counts is how the logits change along it: W_U (g * d), with g the scale
 of the final norm (1 + w in the Gemma family), the row centred first where the norm is a LayerNorm. The norm's division
-by the stream's length is the same for all words. After nostalgebraist, "interpreting GPT: the logit lens" (2020).
+by the stream's length is the same for all words, and so are biases and what is done to all logits alike. After
+nostalgebraist, "interpreting GPT: the logit lens" (2020).
 
-Memory: the rows of the unembedding that begin a word, as float32; 100 MB for a vocabulary of 262,144 of width 640.
+Memory: the rows of the unembedding that begin a word, as float32: 35 MB for SmolLM2-135M, 200 MB for a Gemma of width
+640, 2 GB for one of width 5,376; and scores of 256 rows at a time.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,24 +25,43 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import decoders
+from transformers import AutoConfig
 
 from dragoman.core import Floats, Refusal
-from dragoman.models.bounds import quantised, read_config
-from dragoman.models.folder import TOKENIZER, check_folder, weight_files
-from dragoman.models.load import is_adapter, load_tokenizer
+from dragoman.models.bounds import quietly, read_config, refuse_counts
+from dragoman.models.folder import CONFIG, check_folder, shapes_in, weight_files
+from dragoman.models.load import check_device, is_adapter, load_tokenizer
 from dragoman.models.resolve import folder_of
 from dragoman.store import ArraysFile
+from dragoman.store.boundary import AGAIN, opening
+from dragoman.store.spans import listed, shown
 
 LETTERS = 3  # fewer are pieces of words
 FEWEST = 100  # words that two vocabularies have to share
-_MARKS = ("Ġ", "▁")  # how vocabularies write the space before a word
-_ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma")  # their norms scale by 1 + w
-_RMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "olmo2", "smollm3", "granite", "cohere2")
-_LAYER = ("gpt2", "gpt_neox", "opt", "phi", "gptj", "bloom")  # LayerNorm: the row is centred
-_NORMS = ("norm.weight", "final_layernorm.weight", "ln_f.weight", "final_layer_norm.weight")
-_HEADS = ("lm_head.weight", "embed_out.weight")
-_TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_ROWS = 256  # directions at a time
+BYTES, PLAIN = "Ġ", "▁"  # the space before a word, in vocabularies of bytes and of characters
+# How final norms scale, by the text model's type. The tests hold every one against transformers.
+_ONE_PLUS = ("gemma", "gemma2", "gemma3_text", "vaultgemma", "qwen3_next", "qwen3_5_text")
+_RMS = (
+    *("llama", "llama4_text", "mistral", "mixtral", "ministral", "ministral3", "qwen2", "qwen2_moe", "qwen3"),
+    *("qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "phi3", "olmo2", "olmo3", "olmoe", "smollm3"),
+    *("gemma4_text", "granite", "granitemoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm", "glm4"),
+    *("glm4_moe", "exaone4", "apertus", "arcee", "seed_oss", "hunyuan_v1_dense", "ernie4_5", "lfm2", "helium"),
+)
+_LAYER = (
+    *("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "stablelm", "starcoder2", "cohere"),
+    *("cohere2", "gpt_bigcode", "mpt"),
+)
+_KINDS = {**dict.fromkeys(_ONE_PLUS, "one plus"), **dict.fromkeys(_RMS, "rms"), **dict.fromkeys(_LAYER, "layer")}
+# Where families keep them, alone or inside a multimodal wrapper; a vision tower's have other paths.
+_WRAPPED = r"(?:(?:model|language_model|text_model|transformer|gpt_neox|decoder)\.)*"
+_NORM = re.compile(
+    rf"^{_WRAPPED}(?:norm|final_layernorm|final_layer_norm|ln_f|norm_f|final_norm|embedding_norm)\.weight$"
+)
+_HEAD = re.compile(rf"^{_WRAPPED}(?:lm_head|embed_out)\.weight$")
+_TABLE = re.compile(rf"^{_WRAPPED}(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+_PACKED = ("quantization_config", "compression_config", "quantization")
+_BLOCK, _ROWS = 4096, 256  # rows of the unembedding read together; directions scored together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,9 +69,9 @@ class Lens:
     """A model's way from its residual stream to words.
 
     ``ref``: the model. ``words``: W lower-cased words of at least three letters that one token with a space before it
-    writes. ``rows``: (V, d_model) float32 rows of the unembedding, scaled by the final norm, of the tokens that write
-    them, word after word; ``starts``: (W,) where each word's tokens begin. ``centred``: whether a row's mean is taken
-    off first.
+    writes, sorted. ``rows``: (V, d_model) float32 rows of the unembedding, scaled by the final norm, of the tokens that
+    write them, word after word (The, THE and the are one word); ``starts``: (W,) where each word's tokens begin.
+    ``centred``: whether a row's mean is taken off first.
     """
 
     ref: str
@@ -62,36 +84,49 @@ class Lens:
     def open(cls, ref: str | Path, *, device: str = "cpu") -> Lens:
         """Read the final norm, the unembedding and the vocabulary of a model.
 
+        Args:
+            ref: packaged name, folder or hub id of a whole model.
+            device: where the rows lie and scores are computed, in torch's words.
+
         Raises:
             Refusal: as the module says.
         """
-        folder = folder_of(ref)
-        check_folder(folder, f"the lens of {ref}")
+        check_device(device)
+        what, folder = f"the lens of {ref}", folder_of(ref)
+        check_folder(folder, what)
         if is_adapter(folder):
-            raise Refusal(f"the lens of {ref}", "it is an adapter", "name the model it was made from")
-        config = read_config(folder)
-        if quantised(config):
-            raise Refusal(f"the lens of {ref}", "its weights are quantised", "use its weights in bfloat16")
-        kind = _kind(config, f"{ref}")
-        files = [ArraysFile(path) for path in weight_files(folder, f"{ref}")]
-        where = {name: file for file in files for name in file.names}
-        norm = where[name].whole(name) if (name := _final(where, _NORMS)) else None
-        head = _final(where, _HEADS) or _final(where, _TABLES)
-        if norm is None or head is None:
-            raise Refusal(f"the lens of {ref}", "its final norm or unembedding was not found", "use another model")
-        ids, words, starts = _vocabulary(ref, folder, where[head].shapes[head][0])
-        rows = torch.from_numpy(where[head].array(head).rows(ids).astype(np.float32)).to(device)
-        scale = torch.from_numpy(norm.astype(np.float32)).to(device) + (1.0 if kind == "one plus" else 0.0)
-        return cls(ref=f"{ref}", words=words, rows=rows * scale, starts=starts, centred=kind == "layer")
+            raise Refusal(what, "it is an adapter, which has no unembedding", "name the model it was made from")
+        files = weight_files(folder, f"{ref}")
+        kind, tied = _settings(folder, files, what)
+        stored = {name: file for file in map(ArraysFile, files) for name in file.names}
+        scale = torch.from_numpy(_numbers(stored, _only_one(stored, _NORM, "final norm", what), None, what))
+        scale = (scale + 1 if kind == "one plus" else scale).to(device)
+        head = _unembedding(stored, tied, what)
+        size, width = stored[head].shapes[head]
+        if width != len(scale):
+            why = f"its unembedding is {width} wide and its final norm {len(scale)}: something stands between them"
+            raise Refusal(what, why, "do without")
+        ids, words, starts = _vocabulary(load_tokenizer(ref), size, what)
+        rows = torch.empty((len(ids), width), device=device)
+        for first in range(0, len(ids), _BLOCK):
+            part = _numbers(stored, head, ids[first : first + _BLOCK], what)
+            torch.mul(torch.from_numpy(part).to(device), scale, out=rows[first : first + _BLOCK])
+        return cls(ref=f"{ref}", words=words, rows=rows, starts=starts, centred=kind == "layer")
 
     def only(self, words: Collection[str]) -> Lens:
-        """The lens for some of its words alone: quicker, and what two models' lists are compared over."""
+        """The lens for some of its words alone: quicker, and what two models' lists are compared over.
+
+        Raises:
+            Refusal: it has none of them.
+        """
         wanted = set(words)
-        kept = [k for k, word in enumerate(self.words) if word in wanted]
-        counts = np.diff([*self.starts, len(self.rows)])
-        tokens = np.concatenate([np.arange(self.starts[k], self.starts[k] + counts[k]) for k in kept] or [[]])
-        starts = np.concatenate([[0], np.cumsum(counts[kept])[:-1]]).astype(np.int64) if kept else self.starts[:0]
-        rows = self.rows[torch.from_numpy(tokens.astype(np.int64)).to(self.rows.device)]
+        kept = np.array([k for k, word in enumerate(self.words) if word in wanted], dtype=np.int64)
+        if not len(kept):
+            raise Refusal(f"the lens of {self.ref}", f"it has none of the {len(wanted)} words", "name words it has")
+        counts = self._counts()
+        starts = np.cumsum(counts[kept]) - counts[kept]
+        tokens = np.repeat(self.starts[kept] - starts, counts[kept]) + np.arange(counts[kept].sum())
+        rows = self.rows[torch.from_numpy(tokens).to(self.rows.device)]
         return replace(self, words=tuple(self.words[k] for k in kept), rows=rows, starts=starts)
 
     @property
@@ -102,30 +137,56 @@ class Lens:
     def scores(self, rows: NDArray[Any]) -> Floats:
         """(n, W): how much each word's logit rises along each row (n, d_model); of a word's tokens the most.
 
+        In units of the row's length over the stream's root mean square (standard deviation, under a LayerNorm), up to
+        a factor that a model may put on all logits.
+
         Raises:
-            Refusal: rows of another width.
+            Refusal: rows of another width, or not finite.
         """
-        if rows.ndim != 2 or rows.shape[1] != self.d_model:
-            raise Refusal(
-                f"rows of shape {rows.shape}", f"the stream of {self.ref} is {self.d_model} wide", "carry them"
-            )
-        parts = []
-        for start in range(0, len(rows), _ROWS):
-            d = torch.from_numpy(np.array(rows[start : start + _ROWS], dtype=np.float32)).to(self.rows.device)
-            if self.centred:
-                d = d - d.mean(dim=1, keepdim=True)
-            parts.append(np.maximum.reduceat((d @ self.rows.T).cpu().numpy(), self.starts, axis=1))
-        return np.concatenate(parts)
+        parts = [part.cpu().numpy() for part in self._scored(rows)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.words)), np.float32)
 
     def top(self, rows: NDArray[Any], k: int = 20, *, among: Collection[str] | None = None) -> list[tuple[str, ...]]:
-        """The ``k`` words that each row writes most, most first; of ``among`` alone where that is given."""
+        """The ``k`` words that each row (n, d_model) writes most, most first; of ``among`` alone where that is given.
+
+        Raises:
+            Refusal: as ``scores`` and ``only``.
+        """
         lens = self if among is None else self.only(among)
         return [tuple(lens.words[j] for j in row) for row in lens._top(rows, k)]
 
     def _top(self, rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-        scores = self.scores(rows)
-        some = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        return np.take_along_axis(some, np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable"), 1)
+        """(n, k): numbers of words, never more than a batch's scores in memory."""
+        k = min(k, len(self.words))
+        found = [part.topk(k, dim=1).indices.cpu().numpy() for part in self._scored(rows)]
+        return np.concatenate(found) if found else np.zeros((0, k), np.int64)
+
+    def _scored(self, rows: NDArray[Any]) -> Iterator[torch.Tensor]:
+        """Scores (b, W) of some rows at a time, on the lens's device."""
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or rows.shape[1] != self.d_model:
+            raise Refusal(
+                f"rows of shape {rows.shape}", f"the stream of {self.ref} is {self.d_model} wide", "carry them"
+            )
+        starts, counts = torch.from_numpy(self.starts), torch.from_numpy(self._counts())
+        further = [(counts > more).nonzero()[:, 0] for more in range(1, int(counts.max()))]
+        for first in range(0, len(rows), _ROWS):
+            d = torch.from_numpy(np.array(rows[first : first + _ROWS], dtype=np.float32)).to(self.rows.device)
+            if not torch.isfinite(d).all():
+                raise Refusal("rows", "some are NaN or infinite", "leave them out")
+            if self.centred:
+                d = d - d.mean(dim=1, keepdim=True)
+            tokens = d @ self.rows.T
+            best = tokens[:, starts.to(d.device)]
+            for more, some in enumerate(further, start=1):
+                other = tokens[:, (starts[some] + more).to(d.device)]
+                some = some.to(d.device)
+                best[:, some] = torch.maximum(best[:, some], other)
+            yield best
+
+    def _counts(self) -> NDArray[np.int64]:
+        """(W,): tokens of each word."""
+        return np.diff([*self.starts, len(self.rows)]).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -166,49 +227,87 @@ class LensPair:
 
 
 def shared_words(a: Lens, b: Lens) -> tuple[str, ...]:
-    """Words that both vocabularies can write."""
+    """Words that both vocabularies can write, sorted."""
     theirs = set(b.words)
     return tuple(w for w in a.words if w in theirs)
 
 
-def _kind(config: dict[str, Any], what: str) -> str:
-    """How the final norm scales: "rms", "one plus" or "layer"."""
-    inner = config.get("text_config")
-    told = [inner.get("model_type") if isinstance(inner, dict) else None, config.get("model_type")]
-    for kind, families in (("one plus", _ONE_PLUS), ("rms", _RMS), ("layer", _LAYER)):
-        if any(str(name) in families for name in told if name):
-            return kind
-    known = ", ".join((*_ONE_PLUS, *_RMS, *_LAYER))
-    raise Refusal(
-        f"the lens of {what}", f"how its final norm scales is not known ({told[-1]}; known: {known})", "do without"
-    )
+def norm_kind(family: str) -> str | None:
+    """How the final norm of a text model of this type scales: "rms" w, "one plus" 1 + w, "layer" w after centring."""
+    return _KINDS.get(family)
 
 
-def _final(names: Collection[str], ends: Sequence[str]) -> str | None:
-    """The one array outside the blocks whose name ends so; of a vision tower's none."""
-    found = [
-        name
-        for name in names
-        if name.endswith(tuple(f".{end}" for end in ends) + tuple(ends))
-        and ".layers." not in name
-        and ".h." not in name
-        and "vision" not in name
-    ]
-    return min(found, key=len) if found else None
+def _settings(folder: Path, files: list[Path], what: str) -> tuple[str, bool]:
+    """How the final norm scales, and whether the unembedding is the table of embeddings, by the model's config.json."""
+    config = read_config(folder)
+    parts = (config, config.get("text_config"))
+    packed = any(part.get(name) for part in parts if isinstance(part, Mapping) for name in _PACKED)
+    if packed:
+        raise Refusal(what, "its weights are quantised", "use its weights in bfloat16")
+    refuse_counts(folder, config, shapes_in(files, quantised=False))
+    with quietly(), opening(folder / CONFIG, "transformers cannot read it"):
+        told: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        text = told.get_text_config()
+    kind = norm_kind(str(text.model_type))
+    if kind is None:
+        why = f"how the final norm of {shown(text.model_type)} models scales is not known here"
+        raise Refusal(what, f"{why} (known: {', '.join(_KINDS)})", "do without")
+    return kind, bool(getattr(told, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
 
 
-def _vocabulary(ref: str | Path, folder: Path, size: int) -> tuple[list[int], tuple[str, ...], NDArray[np.int64]]:
-    """Token ids that write a word, word after word, the words, and where each word's ids begin."""
-    if not (folder / TOKENIZER).is_file():
-        raise Refusal(f"the lens of {ref}", "it has no tokenizer.json", "save the fast tokenizer there")
-    tokens = json.loads(load_tokenizer(ref).backend_tokenizer.to_str())["model"]["vocab"]
-    pairs = tokens.items() if isinstance(tokens, dict) else ((piece, i) for i, (piece, _) in enumerate(tokens))
+def _only_one(names: Collection[str], pattern: re.Pattern[str], called: str, what: str) -> str:
+    """The one array of that name."""
+    found = sorted(name for name in names if pattern.match(name))
+    if len(found) != 1:
+        held = f"{len(found)} arrays could be it ({listed(found, 2)})" if found else "no array of a known name is it"
+        raise Refusal(what, f"its {called} was not found: {held}", "do without")
+    return found[0]
+
+
+def _unembedding(stored: Mapping[str, ArraysFile], tied: bool, what: str) -> str:
+    """The stored unembedding, or the table of embeddings where the model says that they are one."""
+    apart = any(_HEAD.match(name) for name in stored)
+    head = _only_one(stored, _HEAD, "unembedding", what) if apart else None
+    if head is None and not tied:
+        raise Refusal(what, "it stores no unembedding, and its config.json does not tie it to its embeddings", AGAIN)
+    if head is not None and not tied:
+        return head
+    table = _only_one(stored, _TABLE, "table of embeddings", what)
+    if head is not None and not _alike(stored, head, table):
+        raise Refusal(what, f"its config.json ties {head} to {table}, and they are stored with other numbers", AGAIN)
+    return table
+
+
+def _alike(stored: Mapping[str, ArraysFile], first: str, second: str) -> bool:
+    """Whether two matrices hold the same numbers, told by some of their rows."""
+    a, b = stored[first].shapes[first], stored[second].shapes[second]
+    some = np.unique(np.linspace(0, a[0] - 1, 64).astype(np.int64))
+    return a == b and np.array_equal(stored[first].array(first).rows(some), stored[second].array(second).rows(some))
+
+
+def _numbers(stored: Mapping[str, ArraysFile], name: str, rows: Sequence[int] | None, what: str) -> Floats:
+    """An array, or some of its rows, as float32; refuse what is not finite."""
+    array = stored[name].array(name)
+    found = np.asarray(array.whole() if rows is None else array.rows(rows), dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise Refusal(what, f"its {name} holds NaN or infinite numbers", "get the published files again")
+    return np.ascontiguousarray(found)
+
+
+def _vocabulary(tokenizer: Any, size: int, what: str) -> tuple[list[int], tuple[str, ...], NDArray[np.int64]]:
+    """Ids of tokens that write a word, word after word; the words; where each word's ids begin."""
     found: dict[str, list[int]] = {}
-    for piece, number in pairs:
-        bare = piece[1:].lower()
-        if piece.startswith(_MARKS) and len(bare) >= LETTERS and bare.isalpha() and number < size:
+    bytes_of = decoders.ByteLevel()
+    for piece, number in tokenizer.get_vocab().items():
+        if not piece.startswith((BYTES, PLAIN)) or number >= size:
+            continue
+        # Vocabularies of bytes write each byte as a letter: é is two of them, and half a character looks like a word.
+        bare = (bytes_of.decode([piece])[1:] if piece.startswith(BYTES) else piece[1:]).lower()
+        if len(bare) >= LETTERS and bare.isalpha():
             found.setdefault(bare, []).append(number)
+    if not found:
+        why = f"no token of its vocabulary is a word with a space before it ({BYTES} or {PLAIN})"
+        raise Refusal(what, why, "do without")
     words = tuple(sorted(found))
-    counts = [len(found[word]) for word in words]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    return [number for word in words for number in sorted(found[word])], words, starts
+    counts = np.array([len(found[word]) for word in words], dtype=np.int64)
+    return [number for word in words for number in sorted(found[word])], words, np.cumsum(counts) - counts
