@@ -76,11 +76,11 @@ def test_the_dictionary_route_holds_fixed_what_fires_along(dictionary: Direction
     assert own["dictionary"][0, 0] > 0.95 > own["direct"][0, 0]
 
 
-def test_the_map_is_ridge_on_all_pairs_at_the_penalty_of_the_direction_criterion(
+def test_the_map_is_ridge_on_all_pairs_at_the_penalty_by_which_images_co_fire(
     aligned: Aligned, crossing: Crossing, dictionary: Directions
 ) -> None:
     told = crossing.map.report["penalty"]
-    assert told["rule"] == "direction" and told["features"] >= 30
+    assert told["rule"] == "cofiring" and told["features"] >= 30
     moments = aligned.folded.total
     ridge = fit_ridge(moments, SOURCE, TARGET, relative_lambda(moments, told["lam_rel"]))
     assert_allclose(crossing.map.weight, ridge.weight, rtol=1e-10)

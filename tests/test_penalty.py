@@ -3,7 +3,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.stats import norm
 from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
 
 from dragoman.core import Refusal
 from dragoman.maps import LinearMap
@@ -31,29 +33,65 @@ def anisotropic():
     return world, folded(world.x, world.y, world.documents), direct
 
 
-def test_the_direction_criterion_equals_its_definition_and_comes_near_the_best_penalty(anisotropic):
+def drawn(direct, seed=0):
+    """Which features the criteria average over: at random among those that fire often enough in every fold."""
+    enough = np.flatnonzero(np.min([fold.n_eff for fold in direct], axis=0) >= 20)
+    return np.sort(np.random.default_rng(seed).permutation(enough)[:150])
+
+
+def test_cofiring_equals_its_formula_and_comes_near_the_best_penalty(anisotropic):
     world, moments, direct = anisotropic
     d = at_source(world.source)
     chosen = choose_penalty(moments, Calibration(directions=d, direct=direct))
-    assert chosen.rule == "direction"
-    curve, margins = [], []
+    able = drawn(direct)
+    assert chosen.rule == "cofiring" and chosen.overlap is None and chosen.features == len(able) >= 30
+    curve = []
     for lam_rel in chosen.grid[::9]:
-        each, apart = [], []
+        each = []
         for k, fold in enumerate(direct):
-            m, able = moments.without(k), fold.n_eff >= 20
-            image = d.unit @ fit_ridge(m, SOURCE, TARGET, relative_lambda(m, lam_rel)).weight
-            every = unit(image[able]) @ unit(fold.beta()[able]).T
-            each.append(np.mean(np.diag(every)))
-            apart.append(np.mean([row[i] - np.delete(row, i).max() for i, row in enumerate(every)]))
+            m = moments.without(k)
+            image = d.unit[able] @ fit_ridge(m, SOURCE, TARGET, relative_lambda(m, lam_rel)).weight
+            s = m.syy / (m.count - 1)
+            inverse = np.linalg.inv(s + 1e-3 * np.trace(s) / len(s) * np.eye(len(s)))
+            apart = np.einsum("ij,jk,ik->i", image, inverse, fold.beta()[able])
+            each.append(np.mean(norm.cdf(apart / np.sqrt(2 * np.einsum("ij,jk,ik->i", image, inverse, image)))))
         curve.append(np.mean(each))
-        margins.append(np.mean(apart))
-    assert_allclose(chosen.cosine[::9], curve, rtol=1e-8)
-    assert_allclose(chosen.margin[::9], margins, rtol=1e-8)
-    assert chosen.lam_rel == chosen.grid[int(np.argmax(chosen.margin))]
+    assert_allclose(chosen.cofiring[::9], curve, rtol=1e-7)
+    assert chosen.lam_rel == chosen.grid[int(np.argmax(chosen.cofiring))]
     path, one = RidgePath(moments.total), relative_lambda(moments.total, 1.0)
     truth = [cosines(path.images(world.source, lam * one), world.target).mean() for lam in chosen.grid]
-    assert truth[chosen.grid.index(chosen.lam_rel)] > max(truth) - 0.01
-    assert f"images of {chosen.features:.0f} features are told apart best" in chosen.reason
+    assert truth[chosen.grid.index(chosen.lam_rel)] > max(truth) - 0.05
+    assert f"images of {chosen.features:.0f} features drawn at random co-fire with them best" in chosen.reason
+
+
+def test_the_formula_is_the_auroc_of_two_normal_classes_that_differ_in_their_means():
+    """Planted: the stream is normal, and where the feature fires (rarely) its mean is another."""
+    rng = np.random.default_rng(3)
+    fires = rng.random(60_000) < 0.02
+    delta, root = rng.normal(size=6), rng.normal(size=(6, 6))
+    y = rng.normal(size=(60_000, 6)) @ root + np.outer(fires, delta)
+    inverse = np.linalg.inv(np.cov(y, rowvar=False))
+    beta = y[fires].mean(axis=0) - y.mean(axis=0)
+    for d in rng.normal(size=(5, 6)):
+        formula = norm.cdf(d @ inverse @ beta / np.sqrt(2 * d @ inverse @ d))
+        assert formula == pytest.approx(roc_auc_score(fires, (y - y.mean(axis=0)) @ inverse @ d), abs=0.02)
+
+
+def test_lens_words_decide_first_and_cofiring_among_those_that_keep_nearly_as_many(anisotropic):
+    world, moments, direct = anisotropic
+    d, able = at_source(world.source), drawn(direct)
+    told = []
+
+    def overlap(rows, images):
+        assert_allclose(rows, d.unit[able], rtol=1e-6)
+        told.append(len(told))
+        return np.full(len(images), 10.0 if told[-1] in (4, 5) else 9.9 if told[-1] == 6 else 1.0)
+
+    chosen = choose_penalty(moments, Calibration(directions=d, direct=direct, overlap=overlap))
+    near = [4, 5, 6]
+    assert chosen.rule == "lens" and chosen.overlap[4] == 10.0 and len(chosen.overlap) == len(chosen.grid)
+    assert chosen.lam_rel == chosen.grid[max(near, key=lambda k: chosen.cofiring[k])]
+    assert "among penalties at which they keep most of their rows' lens words" in chosen.reason
 
 
 def test_r2_of_left_out_documents_equals_scikit_learns_predictions(anisotropic):
@@ -72,7 +110,7 @@ def test_without_calibration_the_smallest_penalty_near_the_best_r2_is_taken(anis
     _, moments, direct = anisotropic
     chosen = choose_penalty(moments)
     r2 = np.array(chosen.r2)
-    assert chosen.rule == "fallback" and chosen.cosine is chosen.margin is None
+    assert chosen.rule == "fallback" and chosen.cofiring is chosen.overlap is None
     assert chosen.lam_rel == min(g for g, r in zip(chosen.grid, r2, strict=True) if r >= 0.97 * r2.max())
     assert chosen.lam_rel < chosen.grid[int(np.argmax(r2))]
     few = at_source(np.eye(64)[:20])

@@ -1,63 +1,96 @@
-"""Fake latents: random projections that fire as rarely as a dictionary's. What means nothing, and has an encoder.
+"""A dictionary that was not learnt: random directions that fire as often as learnt features do.
 
-In: a source's rows, firing rates. Out: directions at the source, and an encoder that says where they fire. Refuses
-rates that are none. Everything a latent goes through they go through as well, the direct route included, so a measure
-that cannot tell them from a dictionary's latents does not see features.
+In: source activations and firing rates. Out: ``Directions`` at the source and an encoder of the same shape as a
+dictionary's. Refuses rates that are none and rows that are too few for them. A score that does not tell learnt
+features from these does not measure what was learnt.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Refusal, Site, frozen
 
+BLOCK = 64  # latents whose projections are held at a time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FakeEncoder:
-    """Fires by ``max(x r - threshold, 0)``. ``rows``: (m, p) unit; ``thresholds``: (m,)."""
+    """``mean`` (p,) taken off rows, unit ``rows`` (m, p) projected on, ``threshold`` (m,) above which one fires."""
 
+    mean: Floats
     rows: Floats
-    thresholds: Floats
+    threshold: Floats
 
     @property
     def d_in(self) -> int:
-        """Width of the source."""
-        return int(self.rows.shape[1])
+        """Width of the stream."""
+        return self.rows.shape[1]
 
     @property
     def d_sae(self) -> int:
-        """How many there are."""
+        """Number of latents."""
         return len(self.rows)
 
     def encode(self, x: NDArray[Any]) -> Floats:
-        """Activations (n, m) of rows (n, p)."""
-        return np.maximum(np.asarray(x, dtype=np.float32) @ self.rows.T - self.thresholds, 0.0).astype(np.float32)
+        """Activations (n, m), float32: how far projections of rows x (n, p) are above the thresholds, else 0.
+
+        Raises:
+            Refusal: rows of another width.
+        """
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise Refusal(f"rows of shape {x.shape}", f"the encoder reads width {self.d_in}", "pass rows of its stream")
+        return np.maximum((x.astype(np.float32) - self.mean) @ self.rows.T - self.threshold, np.float32(0))
 
 
 def fake_dictionary(
-    x: NDArray[Any], rates: NDArray[Any], *, site: Site, seed: int = 0
+    x: NDArray[Any],
+    rates: NDArray[Any],
+    *,
+    site: Site,
+    seed: int,
+    draw: Literal["isotropic", "covariance"] = "isotropic",
 ) -> tuple[Directions, FakeEncoder]:
-    """One random direction for each rate, which fires at that share of the tokens ``x`` (T, p).
+    """Random latents, latent j firing at ``rates[j]`` of the rows x.
 
-    Directions are isotropic: nothing of the stream's own geometry is in them.
+    Args:
+        x: source activations (T, p).
+        rates: shares of rows (m,), above 0 and below 1; say, of an SAE's features.
+        site: where x was read.
+        seed: of the directions.
+        draw: "isotropic": normal rows, made unit; "covariance": normal rows with the covariance of x, made unit, which
+            lie where the stream varies most.
 
     Raises:
-        Refusal: a rate that is not between 0 and 1.
+        Refusal: rates outside (0, 1), a word that is no draw, rows that are not (T, p), or rates at which some latent
+            would fire at none or all of the rows.
     """
-    rates = np.asarray(rates, dtype=np.float64)
-    if not len(rates) or not ((rates > 0) & (rates < 1)).all():
-        raise Refusal("rates of fake latents", "each is between 0 and 1", "pass the dictionary's own")
-    rng = np.random.default_rng(seed)
-    drawn = rng.normal(size=(len(rates), x.shape[1]))
-    rows = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-    some = x if len(x) <= 100_000 else x[np.sort(rng.choice(len(x), 100_000, replace=False))]
-    values = np.asarray(some, dtype=np.float32) @ rows.T
-    thresholds = np.array([np.quantile(values[:, k], 1 - rate) for k, rate in enumerate(rates)], dtype=np.float32)
-    made = Directions.of(
-        site, rows, [f"fake-{k}" for k in range(len(rates))], kind="custom", origin="random projections"
-    )
-    return made, FakeEncoder(rows=frozen(rows), thresholds=frozen(thresholds))
+    x, rates = np.asarray(x, dtype=np.float32), np.asarray(rates, dtype=np.float64)
+    if draw not in ("isotropic", "covariance"):
+        raise Refusal(f"draw '{draw}'", "known are isotropic, covariance", "use one of these")
+    if x.ndim != 2 or rates.ndim != 1 or not len(rates) or not ((rates > 0) & (rates < 1)).all():
+        raise Refusal("a fake dictionary", "it needs rows (T, p) and rates between 0 and 1", "pass a rate a latent")
+    fires = np.rint(rates * len(x)).astype(np.int64)
+    if fires.min() < 1 or fires.max() >= len(x):
+        why = f"of {len(x)} rows a latent would fire at {fires.min() if fires.min() < 1 else fires.max()}"
+        raise Refusal("a fake dictionary", why, "pass more rows, or other rates")
+    rng, mean = np.random.default_rng(seed), x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = x - mean
+    rows = rng.normal(size=(len(rates), x.shape[1]))
+    if draw == "covariance":
+        values, vectors = np.linalg.eigh(np.cov(centred, rowvar=False, dtype=np.float64))
+        rows = (rows * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    directions = Directions.of(site, rows, range(len(rates)), kind="feature", origin=f"random latents, {draw}")
+    thresholds = np.empty(len(rates), dtype=np.float32)
+    for start in range(0, len(rates), BLOCK):
+        projected = centred @ directions.unit[start : start + BLOCK].T
+        for j, column in enumerate(projected.T, start):
+            at = len(x) - int(fires[j])
+            low, high = np.partition(column, (at - 1, at))[at - 1 : at + 1]
+            thresholds[j] = low + (high - low) / 2  # between the last that is silent and the first that fires
+    return directions, FakeEncoder(mean=frozen(mean), rows=directions.unit, threshold=frozen(thresholds))
