@@ -29,6 +29,8 @@ def themes(facts: Mapping[str, Any], texts: Mapping[str, str], embedder: Embedde
     }
     claims = {i: claims_of(texts[i]) for i in known if i in texts}
     first = {i: next((c.text for c in own if c.kind == "theme"), "") for i, own in claims.items()}
+    windows = [text for one in known.values() for text in (*one.firing, *one.silent)]
+    embedder.encode([*windows, *(text for text in first.values() if text)])  # all at once: small batches are slow
     found: dict[str, Any] = {}
     for kind in KINDS:
         hits: dict[str, list[bool]] = {}

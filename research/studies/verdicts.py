@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dragoman.core import Refusal
-from dragoman.measures.firing import FINAL, FORMS, WORD, final_token, named_table, names_word, quoted
+from dragoman.measures.firing import FINAL, FORMS, WORD, final_token, named_table, names_word, quoted, spoken_of
 from dragoman.measures.overlap import overlap_table, rank_auroc
 from dragoman.stats.planted import names_category
 from dragoman.store import RunFolder, read_arrays, read_json
@@ -85,7 +85,7 @@ def _measures(
     single = facts["chosen"]["one_word"]
     there = [i for i in ids if i in single and i in texts]
     if there:
-        table = named_table([_quoted(texts[i]) for i in there], [single[i] for i in there])
+        table = named_table([spoken_of(texts[i]) for i in there], [single[i] for i in there])
         yield (
             "firing_word",
             ({i: float(table[n, n]) for n, i in enumerate(there)}, _dealt(table, [single[i] for i in there])),
@@ -96,7 +96,7 @@ def _measures(
     many = [i for i in ids if i in drawn and i in texts and facts["words"][i]]
     if many and len(many) > len(kept) // 2:
         tops = [next(iter(facts["words"][i])) for i in many]
-        table = named_table([_quoted(texts[i]) for i in many], tops)
+        table = named_table([spoken_of(texts[i]) for i in many], tops)
         yield "top_word", ({i: float(table[n, n]) for n, i in enumerate(many)}, _dealt(table, tops))
         yield from _forms(facts, many, texts)
         named = [i for i in many if i in latents and latents[i].selectivity >= FAINT]
@@ -133,12 +133,6 @@ def _forms(facts: Any, ids: Sequence[str], texts: Mapping[str, str]) -> Iterator
     there = list(classes)
     hits = np.array([[float(_of_form(_last_quote(texts[i]), classes[j])) for j in there] for i in there])
     yield "form", ({i: hits[n, n] for n, i in enumerate(there)}, _dealt(hits, [classes[i] for i in there]))
-
-
-def _quoted(text: str) -> str:
-    """The single words that a text puts in quotation marks: what it says of words, not the words it is made of."""
-    single = [said for said in quoted(text) if len(said.split()) == 1]
-    return " ".join(f'"{said}"' for said in single)
 
 
 def _last_quote(text: str) -> str:
@@ -178,7 +172,7 @@ def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any
     said = texts.get("fires", {})
     near = [i for i in single if facts["nearest"][i] in said]
     found["text of the nearest row"] = _told(
-        {i: float(names_word(_quoted(said[facts["nearest"][i]]), single[i])) for i in near}, None
+        {i: float(names_word(spoken_of(said[facts["nearest"][i]]), single[i])) for i in near}, None
     )
     return found
 

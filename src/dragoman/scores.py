@@ -266,7 +266,9 @@ class Scores(Record):
     """What a run's texts are worth: ``scores.json``. Parts that could not be had are None or empty.
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, nulls then by name.
-    ``window_lift``: by condition, where there are no natives but windows in which features fire. ``plan_digest``: of
+    ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
+    condition, then ``firing_word``, ``final_token``, ``lens_overlap``: what texts and rows say of features, each with
+    what the same ones reach when dealt to other features as ``extra["dealt"]``. ``plan_digest``: of
     the run they are of, which the run's folder writes and compares.
     """
 
@@ -285,13 +287,14 @@ class Scores(Record):
     ceiling: Ceiling | None = None
     detection: Detection | None = None
     window_lift: Mapping[str, Estimate] = {}
+    measures: Mapping[str, Mapping[str, Estimate]] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
     claims: Mapping[str, tuple[FeatureClaims, ...]] = {}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Which conditions, and which parts there are: what a notebook shows."""
-        parts = ("native_lift", "window_lift", "category", "paired", "nulls", "embedders", "ceiling", "detection")
+        parts = ("measures", "native_lift", "window_lift", "category", "paired", "nulls", "embedders", "ceiling", "detection")
         parts = (*parts, "reconstruction", "confidence", "claims")
         conditions = [row.condition for row in self.table] or list(self.window_lift)
         return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]

@@ -29,6 +29,7 @@ __all__ = [
     "names_word",
     "one_word",
     "quoted",
+    "spoken_of",
     "variants",
     "word_at",
 ]
@@ -83,6 +84,14 @@ def variants(word: str) -> set[str]:
 def quoted(text: str) -> tuple[str, ...]:
     """What a text puts in quotation marks, as it stands there; apostrophes within words quote nothing."""
     return tuple(next(filter(None, found)).strip() for found in QUOTED.findall(text) if any(f.strip() for f in found))
+
+
+def spoken_of(text: str) -> str:
+    """The single words and marks that a text puts in quotation marks, each still in them.
+
+    What it speaks of, and not the words it is made of: *the* stands in every text. Quoted phrases are left out.
+    """
+    return " ".join(f'"{said}"' for said in quoted(text) if len(said.split()) == 1)
 
 
 def names_word(text: str, word: str) -> bool:

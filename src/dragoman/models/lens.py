@@ -153,9 +153,9 @@ class Lens:
             Refusal: as ``scores`` and ``only``.
         """
         lens = self if among is None else self.only(among)
-        return [tuple(lens.words[j] for j in row) for row in lens._top(rows, k)]
+        return [tuple(lens.words[j] for j in row) for row in lens.top_places(rows, k)]
 
-    def _top(self, rows: NDArray[Any], k: int) -> NDArray[np.int64]:
+    def top_places(self, rows: NDArray[Any], k: int) -> NDArray[np.int64]:
         """(n, k): numbers of words, never more than a batch's scores in memory."""
         k = min(k, len(self.words))
         found = [part.topk(k, dim=1).indices.cpu().numpy() for part in self._scored(rows)]
@@ -220,7 +220,7 @@ class LensPair:
 
     def shared(self, rows: NDArray[Any], images: NDArray[Any], k: int = 20) -> NDArray[np.float64]:
         """(n,): how many of a row's ``k`` words its image writes too."""
-        own, theirs = self.source._top(rows, k), self.target._top(images, k)
+        own, theirs = self.source.top_places(rows, k), self.target.top_places(images, k)
         words = [np.array(lens.words) for lens in (self.source, self.target)]
         pairs = zip(words[0][own], words[1][theirs], strict=True)
         return np.array([len(set(a) & set(b)) for a, b in pairs], dtype=np.float64)

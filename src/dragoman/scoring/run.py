@@ -28,6 +28,7 @@ from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.measures import measure_scores
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
@@ -67,6 +68,8 @@ def score_run(
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
+    if measures := measure_scores(run):
+        scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
         scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
     if confidences is not None:

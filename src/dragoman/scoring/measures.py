@@ -1,0 +1,72 @@
+"""What a run's texts say of features, and its rows write of them, without a label: each beside its dealt null.
+
+In: a run whose contexts tell on which words features fire, or which holds the lens words of rows. Out: estimates by
+condition. Refuses nothing: what fewer than three features have is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dragoman.core import Estimate
+from dragoman.measures.firing import WORD, final_token, named_table, one_word, spoken_of
+from dragoman.measures.overlap import estimate, overlap_table, own_and_dealt
+from dragoman.scoring.judged_run import FEWEST, JudgedRun
+
+WORDS = "other features' firing words (dealt)"
+ROWS = "other features' own words (dealt)"
+
+
+def measure_scores(run: JudgedRun) -> dict[str, dict[str, Estimate]]:
+    """Condition -> measure -> estimate over features.
+
+    ``firing_word``: share of texts that quote the one word that has at least 0.7 of the feature's activation, of the
+    features that have one; ``final_token``: share that call it the final token; ``lens_overlap``: of the twenty words
+    that a feature's row writes most, how many the carried row writes as well. Dealt: the same texts or rows against
+    other features with another word.
+    """
+    single = {
+        feature: word
+        for feature, entry in run.contexts.items()
+        if (word := one_word(entry.get("words") or {})) is not None and WORD.fullmatch(word)
+    }
+    lens = run.folder.lens or {}
+    found: dict[str, dict[str, Estimate]] = {}
+    for condition, texts in run.texts.items():
+        if condition not in run.entries:
+            continue
+        own = _of_texts({f: t for f, t in texts.items() if f in single}, single) | _of_rows(lens.get(condition, {}))
+        if own:
+            found[condition] = own
+    return found
+
+
+def _of_texts(texts: Mapping[str, str], single: Mapping[str, str]) -> dict[str, Estimate]:
+    words = [single[feature] for feature in texts]
+    if len(set(words)) < FEWEST:
+        return {}
+    named = named_table([spoken_of(text) for text in texts.values()], words)
+    said = [final_token(text) for text in texts.values()]
+    last = np.array([[token == word for word in words] for token in said])
+    return {
+        "firing_word": _told(named, words, "share of texts that quote the firing word"),
+        "final_token": _told(last, words, "share of texts that call the firing word the final token"),
+    }
+
+
+def _told(table: NDArray[np.generic], words: Sequence[str], statistic: str) -> Estimate:
+    """Own entries on the diagonal; dealt ones are those of features with another word."""
+    label, values = np.array(words), np.asarray(table, dtype=np.float64)
+    dealt = float(values[label[:, None] != label[None, :]].mean())
+    return estimate(np.diag(values), dealt, statistic=statistic, null=WORDS)
+
+
+def _of_rows(lens: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Estimate]:
+    if len(lens) < FEWEST:
+        return {}
+    table = overlap_table([one["carried"] for one in lens.values()], [one["source"] for one in lens.values()])
+    own, dealt = own_and_dealt(table)
+    return {"lens_overlap": estimate(own, dealt, statistic="lens words of its row that a carried row keeps", null=ROWS)}
