@@ -32,6 +32,7 @@ WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 KEPT = 64  # words of most activation that pruning leaves to a feature
 SHOWN = 16  # of these, those that are told in the end
 _ROOM = 1 << 22  # sums held before any is pruned: 16 bytes each
+_BATCH = 1 << 9  # sums held before those of the same feature and word become one
 _ITEM = re.compile(rf"{WORD.pattern}|[\s\S]")
 _QUOTES = "\"“”„«»‘’'`"
 _OPENERS = _QUOTES + "([{*_#>- \t"
@@ -45,7 +46,11 @@ _FILE = Contents(
 )
 
 
-@lru_cache(maxsize=512)
+def _short(numbers: NDArray[Any]) -> NDArray[np.int32]:
+    return numbers.astype(np.int32)
+
+
+@lru_cache(maxsize=2)  # rows of a document come one after another
 def _items(text: str) -> tuple[list[int], list[int]]:
     """Where the words of a text and its other characters, one by one, start and stop."""
     spans = [m.span() for m in _ITEM.finditer(text)]
@@ -221,11 +226,12 @@ class WordTally:
         self._ids = tuple(ids)
         self._room = max(_ROOM, 2 * KEPT * m)
         self._index: dict[str, int] = {}
-        self._surface: dict[str, tuple[int, NDArray[np.bool_]]] = {}
+        self._surface: dict[str, tuple[int, tuple[bool, ...]]] = {}
+        self._patterns: dict[tuple[bool, ...], tuple[bool, ...]] = {}
         self._seen = np.zeros(0)
         self._tokens = 0
-        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-        self._entries = 0
+        self._parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]] = []
+        self._entries, self._due = 0, _BATCH
         self._total = np.zeros(m)
         self._form_mass, self._form_seen = np.zeros((m, len(FORMS))), np.zeros(len(FORMS))
 
@@ -250,7 +256,7 @@ class WordTally:
         mass = csr_array(member @ f).tocoo()
         sums = np.asarray(mass.data, np.float64)
         some = sums > 0
-        self._parts.append((mass.coords[1][some].astype(np.int64), names[mass.coords[0][some]], sums[some]))
+        self._parts.append((_short(mass.coords[1][some]), _short(names[mass.coords[0][some]]), sums[some]))
         self._entries += int(some.sum())
         self._total += np.asarray(f.sum(axis=0))
         self._form_mass += f.T @ forms
@@ -258,7 +264,7 @@ class WordTally:
         self._seen = np.pad(self._seen, (0, len(self._index) - len(self._seen)))
         self._seen += np.bincount(word, minlength=len(self._index))
         self._tokens += len(word)
-        if self._entries > self._room:
+        if self._entries > self._due:
             self._merge()
 
     def _refuse_misfit(self, f: csr_array, texts: Sequence[str], ends: NDArray[Any]) -> None:
@@ -281,7 +287,9 @@ class WordTally:
             known = self._surface.get(item)
             if known is None:
                 number = self._index.setdefault(item.lower(), len(self._index))
-                known = self._surface[item] = number, np.array([rule(item) for rule in _BY_WORD.values()])
+                judged = tuple(rule(item) for rule in _BY_WORD.values())
+                # The same few patterns for all words: each is kept once.
+                known = self._surface[item] = number, self._patterns.setdefault(judged, judged)
             word[row], forms[row, :by_word] = known
             forms[row, by_word:] = [rule(text, start) for rule in _BY_PLACE.values()]
         return word, forms
@@ -296,7 +304,8 @@ class WordTally:
             merged = self._strongest(merged, most)
         rows, columns = merged.tocoo().coords
         sums = np.asarray(merged.data, np.float64)
-        self._parts, self._entries = [(rows.astype(np.int64), columns.astype(np.int64), sums)], merged.nnz
+        self._parts, self._entries = [(_short(rows), _short(columns), sums)], merged.nnz
+        self._due = min(_BATCH + 2 * merged.nnz, self._room)
         return merged
 
     def _strongest(self, mass: csr_array, most: int) -> csr_array:
