@@ -77,6 +77,11 @@ def test_an_index_and_features_beside_it_are_one_too_many(world: World, tmp_path
         directions_of(world.request(dictionary=f"file:{tmp_path}/probes.npz#truth[4]", features=("1",)))
 
 
+def written(run: RunFolder) -> list[dict[str, Any]]:
+    """Rows of the reading that every feature has: what its row writes."""
+    return [row for row in run.rows() if row["condition"] == "writes"]
+
+
 @pytest.mark.parametrize("layout", ["sparsify", "dictionary_learning"])
 def test_a_layout_of_another_project_is_explained(
     world: World, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +94,7 @@ def test_a_layout_of_another_project_is_explained(
         "dictionary_learning": lambda: folders.dictionary_learning(tmp_path),
     }[layout]()
     run = explain(world.request(dictionary=str(made)), tmp_path / "run")
-    assert len(run.rows()) == 4
+    assert [row["feature"] for row in written(run)] == ["0", "3", "7", "11"]
     np.testing.assert_allclose(source_rows(run), unit(planted["W_dec"][[0, 3, 7, 11]]), atol=1e-6)
 
 
@@ -98,7 +103,7 @@ def test_a_dictionary_of_the_hub_is_explained_without_being_fetched_whole(
 ) -> None:
     publish(hub, Path(world.sae), "res/l1")
     run = explain(world.request(dictionary="hf:org/dictionaries/res/l1#3,7", features=()), tmp_path / "run")
-    assert [r["feature"] for r in run.rows()] == ["3", "7"]
+    assert [r["feature"] for r in written(run)] == ["3", "7"]
     np.testing.assert_allclose(source_rows(run), world.rows[[3, 7]], atol=1e-6)
     commit = hub.commit("org/dictionaries", "main")
     assert run.manifest["dictionary"]["at"] == f"hf:org/dictionaries@{commit}/res/l1#3,7" and hub.ranges
@@ -148,7 +153,10 @@ def test_a_neuronpedia_feature_is_explained_with_its_labels_on_rows_and_page(
     publish(hub, Path(world.sae), "res/l1")
     asked = world.request(dictionary=f"np:{SOURCE_ID}/7", features=(), labels=str(export))
     run = explain(asked, tmp_path / "run")
-    assert [(r["feature"], r["label"]) for r in run.rows()] == [("7", "planted label 7")]
+    assert {(r["feature"], r["label"], r["condition"]) for r in run.rows()} == {
+        ("7", "planted label 7", "fires"),
+        ("7", "planted label 7", "writes"),
+    }
     np.testing.assert_allclose(source_rows(run), world.rows[[7]], atol=1e-6)
     assert run.manifest["dictionary"]["at"] == f"hf:org/dictionaries@{hub.commit('org/dictionaries', 'main')}/res/l1"
     assert "planted label 7" in write_page(run, run.page).read_text()
@@ -280,7 +288,7 @@ def test_a_norm_matched_checkpoint_is_explained_when_its_contract_is_named(world
     run = explain(world.request(by=step, contract="karvonen"), tmp_path / "out")
     told = run.manifest["verbalizers"]["by"]
     assert (told["contract"], told["hook_block"], told["site"]) == ("karvonen", 1, str(world.target))
-    assert len(run.rows()) == 4
+    assert len(written(run)) == 4
 
 
 def test_the_registry_gives_the_contract_and_what_it_leaves_open(

@@ -294,7 +294,17 @@ class Scores(Record):
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Which conditions, and which parts there are: what a notebook shows."""
-        parts = ("measures", "native_lift", "window_lift", "category", "paired", "nulls", "embedders", "ceiling", "detection")
+        parts = (
+            "measures",
+            "native_lift",
+            "window_lift",
+            "category",
+            "paired",
+            "nulls",
+            "embedders",
+            "ceiling",
+            "detection",
+        )
         parts = (*parts, "reconstruction", "confidence", "claims")
         conditions = [row.condition for row in self.table] or list(self.window_lift)
         return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]

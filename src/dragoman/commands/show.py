@@ -125,6 +125,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     if judged.nulls:
         show_nulls(judged.nulls)
     _show_embedders(judged)
+    _show_measures(judged.measures)
     if judged.window_lift:
         _show_window_lift(judged.window_lift)
     if judged.detection:
@@ -182,6 +183,22 @@ def _show_embedders(scores: Scores) -> None:
         failed = [f"{one.condition} by {one.embedder} ({one.adjusted:.2g})" for one in tests if not one.holds]
         holding = f"{len(tests) - len(failed)} of {len(tests)} lifts (conditions by embedders) hold"
         console().print(f"{holding} after Holm's adjustment" + (f"; not {', '.join(failed)}" if failed else ""))
+
+
+def _show_measures(measures: Mapping[str, Mapping[str, Estimate]]) -> None:
+    """What texts and rows of each condition tell of features, beside the same dealt to other features."""
+    from dragoman.report.words import MEASURES
+
+    if not measures:
+        return
+    rows = [
+        [name, MEASURES[measure][0], str(one.n), f"{one.value:.2f}", _cells(one)[1], f"{one.extra['dealt']:.2f}"]
+        for name, by in measures.items()
+        for measure, one in by.items()
+    ]
+    _print_table("what texts and rows tell of features", ("condition", "measure", "n", "value", "95 %", "dealt"), rows)
+    for measure in dict.fromkeys(measure for by in measures.values() for measure in by):
+        console().print(f"{MEASURES[measure][0]}: {MEASURES[measure][1]}.", style="dim")
 
 
 def _show_window_lift(lifts: Mapping[str, Estimate]) -> None:

@@ -218,6 +218,7 @@ def _environment() -> Environment:
     room.globals.update(
         glyph=figures.glyph,
         diagnostics=words.DIAGNOSTICS,
+        measures=words.MEASURES,
         known_statuses=words.STATUSES,
         guess=tables.GUESS,
         mark=tables.mark,

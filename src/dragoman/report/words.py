@@ -171,3 +171,17 @@ def too_rare(documents: float | None, least: float) -> str:
         return "was not watched, so nobody counted where it fires"
     written = f"{documents:.0f}" if round(documents) < least else f"{documents:.1f}"
     return f"fires in {written} effective document{'' if written == '1' else 's'}, {least:g} are needed"
+
+
+# Measures of features: what each is called, and what it is. ``dealt`` is the same with texts or rows of other features.
+MEASURES: dict[str, tuple[str, str]] = {
+    "firing_word": (
+        "firing word",
+        "share of texts that quote the one word that has 70 % of the feature's activation, of features that have one",
+    ),
+    "final_token": ("final token", "share of them that call it the final token"),
+    "lens_overlap": (
+        "lens words",
+        "of the 20 words that the feature's own row writes most, how many the row that arrived writes as well",
+    ),
+}

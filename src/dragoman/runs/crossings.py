@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -187,6 +187,31 @@ def lens_overlap(readings: Readings) -> Overlap | None:
     except Refusal as refusal:
         readings.talk.say(f"the penalty is chosen by co-firing alone: {refusal.what}, {refusal.why}")
         return None
+
+
+def lens_words(
+    directions: Directions, carried: Mapping[str, Directions], talk: Talk, *, device: str = "cpu"
+) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Condition -> feature -> the twenty words that its own row writes most, and those that the carried row does.
+
+    Nothing, and a sentence, where the lens of a model cannot be read.
+    """
+    if not carried:
+        return {}
+    target = next(iter(carried.values())).site
+    try:
+        lenses = LensPair.open(model_ref(directions.site), model_ref(target), device=device)
+    except Refusal as refusal:
+        talk.say(f"what rows write is not told: {refusal.what}, {refusal.why}")
+        return {}
+    own = dict(zip(directions.ids, lenses.source.top(directions.unit), strict=True))
+    return {
+        name: {
+            i: {"source": list(own[i]), "carried": list(words)}
+            for i, words in zip(rows.ids, lenses.target.top(rows.unit), strict=True)
+        }
+        for name, rows in carried.items()
+    }
 
 
 def aligned_left_out(aligned: Aligned) -> LeftOut:

@@ -24,7 +24,7 @@ from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.carried import conditions_of
-from dragoman.runs.crossings import prepare, tell_dead, windows_of
+from dragoman.runs.crossings import lens_words, prepare, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
@@ -248,6 +248,10 @@ def _written(
     windows = windows_of(crossing, directions.ids, seed=options.seed)
     if windows is not None:
         folder.write_contexts(windows)
+    if crossing.source != crossing.target:
+        rows = {one.name: one.directions for one in carried if one.route != "as-is"}
+        if words := lens_words(directions, rows, talk, device=str(settings["device"])):
+            folder.write_lens(words)
     return folder
 
 
