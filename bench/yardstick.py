@@ -16,8 +16,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "research"))  # the pair's grounds, readings and controls
 
 from dragoman.core import Talk  # noqa: E402
+from dragoman.models.embedder import SentenceEmbedder  # noqa: E402
 from dragoman.store import write_json  # noqa: E402
 from studies.ground import GROUNDS  # noqa: E402
+from studies.themes import themes_of  # noqa: E402
 from studies.verdicts import judged, table_of  # noqa: E402
 from studies.yard_run import SMALL, make  # noqa: E402
 
@@ -46,7 +48,11 @@ def main() -> None:
     if not args.judge:
         how = {"device": args.device, "dtype": args.dtype, "batch_size": args.batch_size, "seed": args.seed}
         make(names, args.work, talk, limit=args.limit, sizes=SMALL if args.small else None, **how)
-    found = {name: judged(args.work / name, seed=args.seed) for name in names if (args.work / name).exists()}
+    there = [name for name in names if (args.work / name / "facts.json").exists()]
+    found = {name: judged(args.work / name, seed=args.seed) for name in there}
+    embedder = SentenceEmbedder(device=args.device)
+    for name in there:
+        found[name]["themes"] = themes_of(args.work / name, embedder)
     write_json(args.out, found)
     for line in table_of(found):
         sys.stdout.write(line + "\n")

@@ -7,14 +7,25 @@ would hold: windows and firing words of the texts the product reads, none of the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dragoman.embed import Embedder
 from dragoman.measures.claims import Windows, check_claims, claims_of
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.stats.intervals import wilson_interval
+from dragoman.store import RunFolder, read_json
 
 KINDS = ("topicless", "topical")
+ROUTES = ("fires", "writes", "silent")
+
+
+def themes_of(folder: Path, embedder: Embedder) -> dict[str, Any]:
+    """Route -> ``themes`` of its texts, for the two readings and for rows made where the features are silent."""
+    facts, texts = read_json(folder / "facts.json"), dict[str, dict[str, str]]()
+    for row in RunFolder.open(folder / "run").rows():
+        texts.setdefault(row["condition"], {})[row["feature"]] = row["text"]
+    return {route: themes(facts, texts[route], embedder) for route in ROUTES if route in texts}
 
 
 def themes(facts: Mapping[str, Any], texts: Mapping[str, str], embedder: Embedder) -> dict[str, Any]:
