@@ -120,7 +120,9 @@ def _measures(
         yield "detection_mean", (_detection(weighed[name], "own_mean"), None)
 
 
-def _forms(facts: Any, ids: Sequence[str], texts: Mapping[str, str]) -> Iterator[tuple[str, tuple[PerLatent, float]]]:
+def _forms(
+    facts: Any, ids: Sequence[str], texts: Mapping[str, str]
+) -> Iterator[tuple[str, tuple[PerLatent, float | None]]]:
     """Whether the token that a text says comes last is of the class in which the latent fires."""
     base = facts["base_forms"]
     classes = {}

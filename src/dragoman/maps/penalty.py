@@ -145,7 +145,8 @@ def choose_penalty(
 def _precision(fitted: Moments) -> Doubles:
     """Inverse of the target's shrunk covariance (q, q)."""
     covariance = fitted.syy / max(fitted.count - 1, 1)
-    return np.linalg.inv(covariance + SHRINK * float(np.trace(covariance)) / fitted.q * np.eye(fitted.q))
+    shrunk = covariance + SHRINK * float(np.trace(covariance)) / fitted.q * np.eye(fitted.q)
+    return np.linalg.inv(shrunk).astype(np.float64, copy=False)
 
 
 def _overlap(
