@@ -16,7 +16,7 @@ import yaml
 
 from dragoman.core import Background, Directions, Refusal, Site, frozen
 from dragoman.maps import Crossing, DirectTable
-from dragoman.maps.artifact import inspect_crossing
+from dragoman.maps.artifact import inspect_crossing, lines_of
 from dragoman.maps.crossing import ROUTES
 from dragoman.maps.diagnostics import usable_means
 from dragoman.models.aligned import read_aligned
@@ -132,7 +132,9 @@ def test_inspect_says_what_its_verdict_means(
 ) -> None:
     aligned_crossing.save(tmp_path / "folder")
     said = command(monkeypatch, capsys, "inspect", str(tmp_path / "folder"))
-    verdict, meaning = said.out.splitlines()[6:8]
+    penalty = next(line for line in said.out.splitlines() if line.startswith("penalty"))
+    assert "which is lambda_rel" in penalty
+    verdict, meaning = said.out.splitlines()[7:9]
     assert said.code == 0 and verdict.startswith("good: it explains") and meaning == usable_means()
 
 
@@ -148,6 +150,15 @@ def test_the_readme_is_a_card_with_baselines_and_no_place_on_this_machine(crossi
     assert f"| {told['fve_unit']:.3f} | {told['constant_fve_unit']:.3f} |" in body
     assert f"| {told['top1']:.3f} |  | {told['shuffled_top1']:.3f} |" in body
     assert str(tmp_path) not in text and "# From my-model:4 to target-model:12" in body
+
+
+def test_the_penalty_is_stated_relative_to_the_source_and_with_its_reason(crossing: Crossing, tmp_path: Path) -> None:
+    crossing.save(tmp_path / "folder")
+    text, fitted = (tmp_path / "folder" / "README.md").read_text(), crossing.map
+    assert fitted is not None
+    stated = f"lambda {fitted.settings['lam']:.4g}, which is lambda_rel {fitted.settings['lam_rel']:.2g}"
+    assert any(stated in line for line in lines_of(inspect_crossing(tmp_path / "folder"))) and stated in text
+    assert ((fitted.report.get("penalty") or {}).get("reason") or "Penalty: ") in text
 
 
 def test_hub_models_are_named_in_the_front_matter(pooled_crossing: Crossing, tmp_path: Path) -> None:

@@ -295,6 +295,7 @@ def readme(crossing: Crossing, index: CrossingIndex) -> str:
         "A dragoman crossing: it carries directions of one model's residual stream into another's, so that a",
         f"verbalizer of the second can say what features of the first mean. The map is {index.method}, from width",
         f"{index.source_width} to {index.target_width}, fitted on {how}.",
+        *_penalty_lines(crossing),
         f"{on}Made by dragoman {index.dragoman}.",
         "",
         "## How good it is",
@@ -347,11 +348,28 @@ def lines_of(index: CrossingIndex) -> list[str]:
         f"from        {index.source}, width {index.source_width}",
         f"to          {index.target}, width {index.target_width}",
         f"map         {index.method}, over {how}",
+        *([f"penalty     {stated}"] if (stated := penalty_of(index.map_settings)) else []),
         f"dictionary  {fitted}",
         f"texts       {index.texts.n_source} activations of the source, {index.texts.n_target} of the target",
         f"made by     dragoman {index.dragoman}",
         f"{word}: {why}",
     ]
+
+
+def penalty_of(settings: Mapping[str, Any]) -> str:
+    """A ridge map's penalty, in its own units and relative to the source's mean variance; "" where there is none."""
+    lam, relative = settings.get("lam"), settings.get("lam_rel")
+    if not isinstance(lam, int | float) or not isinstance(relative, int | float):
+        return ""
+    return f"lambda {lam:.4g}, which is lambda_rel {relative:.2g} of the source's mean variance"
+
+
+def _penalty_lines(crossing: Crossing) -> list[str]:
+    """The penalty and, where it was chosen, why it is this one."""
+    if crossing.map is None or not (stated := penalty_of(crossing.map.settings)):
+        return []
+    reason = (crossing.map.report.get("penalty") or {}).get("reason")
+    return [f"Penalty: {stated}{f': {reason}' if reason else ''}.", ""]
 
 
 def _public(site: Site) -> str:
