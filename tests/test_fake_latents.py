@@ -23,6 +23,7 @@ def test_each_latent_fires_at_its_rate_and_by_its_projection(draw):
     for j in range(80):
         fires = f[:, j] > 0
         assert projected[fires, j].min() >= projected[~fires, j].max() - 1e-4
+    assert directions.ids[:2] == ("fake-0", "fake-1") and directions.kind == "custom"
     again, _ = fake_dictionary(x, rates, site=SITE, seed=1, draw=draw)
     other, _ = fake_dictionary(x, rates, site=SITE, seed=2, draw=draw)
     assert (again.unit == directions.unit).all() and not np.allclose(other.unit, directions.unit)

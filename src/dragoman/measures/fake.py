@@ -85,7 +85,8 @@ def fake_dictionary(
     if draw == "covariance":
         values, vectors = np.linalg.eigh(np.cov(centred, rowvar=False, dtype=np.float64))
         rows = (rows * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    directions = Directions.of(site, rows, range(len(rates)), kind="feature", origin=f"random latents, {draw}")
+    names = [f"fake-{k}" for k in range(len(rates))]  # never taken for a latent of a dictionary
+    directions = Directions.of(site, rows, names, kind="custom", origin=f"random latents, {draw}")
     thresholds = np.empty(len(rates), dtype=np.float32)
     for start in range(0, len(rates), BLOCK):
         projected = centred @ directions.unit[start : start + BLOCK].T
