@@ -73,7 +73,7 @@ def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:
     told = {word.strip() for head, _ in rows for word in head.split(",")}
     assert told >= {
         *("native", "plain", "washed", "washout", "on-shell", "direct", "crossing", "card", "lift", "null"),
-        *("planted category", "the post", "block", "contract", "AV", "AR"),
+        *("planted category", "the post", "block", "contract", "AV", "AR", "fires", "writes", "dealt", "steering"),
     }
     assert all(meaning.strip() for _, meaning in rows)
     commands: Any = typer.main.get_command(app)
