@@ -115,6 +115,9 @@ def score(
     ar: Ar = None,
     ar_layout: ArLayout = None,
     confidence: ConfidenceFile = None,
+    steer: Annotated[
+        bool, typer.Option("--steer", help="Also steer the target's model by the carried rows; opens that model.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
@@ -141,6 +144,7 @@ def score(
             layout=ar_layout,
             dtype=dtype,
             confidence=confidence,
+            steer=steer,
             say=talk.say,
         )
     if as_json:

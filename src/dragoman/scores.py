@@ -267,8 +267,8 @@ class Scores(Record):
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, nulls then by name.
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
-    condition, then ``firing_word``, ``final_token``, ``lens_overlap``: what texts and rows say of features, each with
-    what the same ones reach when dealt to other features as ``extra["dealt"]``. ``plan_digest``: of
+    condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``: what texts and rows say of
+    features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``. ``plan_digest``: of
     the run they are of, which the run's folder writes and compares.
     """
 

@@ -184,4 +184,9 @@ MEASURES: dict[str, tuple[str, str]] = {
         "lens words",
         "of the 20 words that the feature's own row writes most, how many the row that arrived writes as well",
     ),
+    "steering": (
+        "steering",
+        "added to the target's stream, how often the row raises the 20 words that its own feature's row writes above "
+        "another feature's 20",
+    ),
 }

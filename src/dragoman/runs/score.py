@@ -26,6 +26,7 @@ def score(
     ar: str | None = None,
     ar_layout: str | None = None,
     confidence: str | Path | None = None,
+    steer: bool = False,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -38,8 +39,9 @@ def score(
         ar: a reconstructor (text back to vector) of source or target.
         ar_layout: "kitft" or "easynla", where the registry does not say.
         confidence: a file of confidences; those beside the dictionary, if of this pair, when None.
+        steer: also steer the target's model by the rows that arrived: do they raise the words of their own feature?
         seed: of every resampling.
-        dtype: the reconstructor computes in.
+        dtype: the reconstructor and the steered model compute in.
         device: models run on.
         talk: where progress goes.
 
@@ -50,7 +52,7 @@ def score(
     check_seed(seed)
     say = talk_of(talk).say
     how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype}
-    return score_run(_folder(run), confidence=confidence, say=say, **how)
+    return score_run(_folder(run), confidence=confidence, steer=steer, say=say, **how)
 
 
 def fit_confidence(

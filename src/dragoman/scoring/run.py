@@ -20,7 +20,7 @@ from dragoman.confidence.checked import (
     recalibrate_checked,
 )
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Directions, Refusal
+from dragoman.core import Directions, Estimate, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.embed import LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
@@ -30,6 +30,7 @@ from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.measures import measure_scores
 from dragoman.scoring.reconstruction import sought_directions
+from dragoman.scoring.steering import steerable, steering_scores, with_steering
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES
@@ -47,12 +48,13 @@ def score_run(
     layout: str | None = None,
     dtype: str = "float32",
     confidence: str | Path | None = None,
+    steer: bool = False,
     say: Say = lambda _text: None,
 ) -> Scores:
     """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
 
     ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
-    they can judge is judged by them alone.
+    they can judge is judged by them alone. ``steer``: open the target's model too, and steer it by the carried rows.
 
     Raises:
         Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
@@ -62,13 +64,18 @@ def score_run(
     check_file(folder.path / SCORES, of_run=True)
     run = JudgedRun.of(folder)
     run.refuse_unfinished()
+    if steer:
+        steerable(run)  # refused before anything dear is done
     confidences = confidence_set(confidence, say, run)
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
-    if measures := measure_scores(run):
+    measures = measure_scores(run)
+    if steer:
+        measures = with_steering(measures, _steered(run, seed=seed, dtype=dtype, device=device, say=say))
+    if measures:
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
         scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
@@ -119,6 +126,14 @@ def _opened(
 
     opened = Reconstructor.open(ar, layout=layout, dtype=dtype, device=device)
     return opened, sought_directions(run, opened.site)
+
+
+def _steered(run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say) -> dict[str, Estimate]:
+    """What steering the target's model by the carried rows gives, by condition."""
+    from dragoman.models.harvest import Reader
+
+    say(f"steering {run.target} by the rows that arrived")
+    return steering_scores(run, Reader.open(run.target, dtype=dtype, device=device), seed=seed)
 
 
 def second_opinion(say: Say) -> LexicalEmbedder:

@@ -1,0 +1,96 @@
+"""``score --steer``: a tiny target steered by planted rows, from a run made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_checkpoints
+from dragoman.commands.show import show_scores
+from dragoman.core import Refusal, Site
+from dragoman.models.harvest import Reader
+from dragoman.models.steer import first_tokens
+from dragoman.report import write_page
+from dragoman.scores import FORMAT, Scores
+from dragoman.scoring import score_run
+from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.steering import steering_scores, with_steering
+from dragoman.store import RunFolder
+
+WORDS = ("people", "city", "vote", "vector", "careful", "concept")
+TARGET = Site("tiny-llama", 3)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader(
+        site=TARGET, model=tiny_checkpoints.model_of("llama"), tokenizer=tiny_checkpoints.tokenizer_of("llama")
+    )
+
+
+def planted(reader: Reader) -> np.ndarray:
+    """(n, d): unembedding rows of the words, less their mean."""
+    head = reader.model.get_output_embeddings().weight.detach().float()
+    rows = head[first_tokens(reader.tokenizer, WORDS)].numpy()
+    return rows - rows.mean(axis=0)
+
+
+def run_of(path: Path, rows: np.ndarray, *, lens: bool = True) -> RunFolder:
+    """A finished run of one condition whose rows arrived as given; feature k's own row writes word k."""
+    ids = [str(k) for k in range(len(rows))]
+    entry = {"name": "writes", "route": "map", "washout": "on-shell", "verbalizer": "av", "reading": "writes"}
+    told = {"source": "other:1", "target": str(TARGET), "conditions": [entry], "features": ids}
+    folder = RunFolder.create(path, {"plan_digest": "by hand", **told})
+    folder.append([
+        {
+            "feature": i, "label": "", "kind": "feature", "condition": "writes", "sample": 0, "raw": "",
+            "text": f"text {i}", "problems": [], "tokens": 9, "log_probability": None, "card": None,
+        }
+        for i in ids
+    ])  # fmt: skip
+    text = " ".join(tiny_checkpoints.CORPUS)[:200]
+    folder.write_contexts({i: {"firing": [text], "silent": [text]} for i in ids})
+    folder.write_vectors({"bare/writes": rows.astype(np.float32)})
+    if lens:
+        folder.write_lens({"writes": {i: {"source": [WORDS[int(i)]], "carried": []} for i in ids}})
+    return folder
+
+
+def test_rows_that_write_their_own_words_raise_them(reader: Reader, tmp_path: Path) -> None:
+    own = planted(reader)
+    right = steering_scores(JudgedRun.of(run_of(tmp_path / "right", own)), reader)["writes"]
+    wrong = steering_scores(JudgedRun.of(run_of(tmp_path / "wrong", -own)), reader)["writes"]
+    assert right.value > 0.9 and right.n == len(WORDS) and right.extra["dealt"] < 0.5
+    assert wrong.value < 0.1
+    assert right.unit == "features" and "dealt" in right.null
+
+
+def test_steering_stands_beside_the_other_measures(
+    reader: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path / "run", planted(reader))
+    found = steering_scores(JudgedRun.of(run), reader)
+    scores = Scores(format=FORMAT, measures=with_steering({}, found))
+    assert Scores.of(scores.to_json(), "scores").measures["writes"]["steering"] == found["writes"]
+    show_scores(scores, run.manifest)
+    told = capsys.readouterr().out
+    assert "steering: added to the target's stream" in " ".join(told.split())
+    assert max(map(len, told.splitlines())) <= 80
+    run.write_scores(scores.to_json())
+    assert 'data-is="measure">steering<' in write_page(run, tmp_path / "page.html").read_text()
+
+
+def test_a_run_without_lens_words_is_not_steered_by(reader: Reader, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", planted(reader), lens=False)
+    with pytest.raises(Refusal, match="it holds no lens words"):
+        score_run(run, steer=True)
+    assert run.scores is None
+
+
+def test_two_features_are_too_few_to_steer_by(reader: Reader, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", planted(reader)[:2])
+    with pytest.raises(Refusal, match="no condition has 3 features with lens words"):
+        score_run(run, steer=True)
+    assert run.scores is None
