@@ -120,7 +120,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     from dragoman.scores import Scores
 
     judged, run = _typed(Scores, scores), Manifest.of(manifest, "the manifest")
-    if judged.table:
+    if any(row.lift or row.category for row in judged.table):
         _show_conditions(judged, f"{run.source} in the words of {run.target}")
     if judged.nulls:
         show_nulls(judged.nulls)
