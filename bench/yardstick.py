@@ -1,9 +1,9 @@
 """What every measure of features sees of every route and control, both directions: ``python bench/yardstick.py``.
 
 Reads both models, carries latents by every route, has the rows verbalized, steers the target by them, has the source
-model write from the texts and weigh windows by them; then judges. Minutes on a GPU (``--device cuda``), hours on a CPU;
-``--limit 400 --small`` rehearses. Resumes where it stopped; ``--judge`` alone judges what lies in ``--work``. Writes
-``bench/results/yardstick.json`` and prints the table.
+model write from the texts and weigh windows by them; then judges. Some ten minutes a direction on one GPU beside 16
+cores (``--device cuda``); ``--limit 400 --small`` rehearses. Resumes where it stopped; ``--judge`` alone judges what
+lies in ``--work``. Writes ``bench/results/yardstick.json`` and prints the table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dragoman.store import write_json  # noqa: E402
 from studies.ground import GROUNDS  # noqa: E402
 from studies.themes import themes_of  # noqa: E402
 from studies.verdicts import judged, table_of  # noqa: E402
-from studies.yard_run import SMALL, make  # noqa: E402
+from studies.yardstick_run import SMALL, Sizes, make  # noqa: E402
 
 
 def say(text: str) -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     talk = Talk(say=say)
     if not args.judge:
         how = {"device": args.device, "dtype": args.dtype, "batch_size": args.batch_size, "seed": args.seed}
-        make(names, args.work, talk, limit=args.limit, sizes=SMALL if args.small else None, **how)
+        make(names, args.work, talk, limit=args.limit, sizes=SMALL if args.small else Sizes(), **how)
     there = [name for name in names if (args.work / name / "facts.json").exists()]
     found = {name: judged(args.work / name, seed=args.seed) for name in there}
     embedder = SentenceEmbedder(device=args.device)

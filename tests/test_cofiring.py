@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from dragoman.core import Refusal
-from dragoman.measures.cofiring import Whitening, area, cofiring, lateness, telling_tokens
+from dragoman.measures.cofiring import Whitening, cofiring, lateness, telling_tokens
 
 Rows = NDArray[Any]
 
@@ -31,12 +31,6 @@ def world(n: int = 24, q: int = 16, tokens: int = 6000, seed: int = 0) -> tuple[
 def scored(directions: Rows, y: Rows, fired: Any, documents: Rows, *, shrink: float = 1e-3, **more: Any) -> Rows:
     whitening = Whitening.of(y, shrink=shrink)
     return cofiring(directions, y, fired, documents, whitening=whitening, rng=np.random.default_rng(0), **more)
-
-
-def test_area_is_scikit_learns_with_ties() -> None:
-    rng = np.random.default_rng(3)
-    scores, right = rng.integers(0, 9, 200).astype(float), np.arange(200) < 60
-    assert area(scores, 60) == pytest.approx(roc_auc_score(right, scores), abs=1e-12)
 
 
 def test_the_score_is_the_whitened_projections_auroc_on_the_tokens_that_tell() -> None:

@@ -47,6 +47,7 @@ def judge(library: PlantedLibrary, ground: Ground) -> RowJudge:
     lens = PlantedLens(rows=library.world.target)
     return RowJudge(
         rows=own, y=tokens.y[TARGET.block], tokens=telling(own, ground.rows, tokens.fired, tokens.documents),
+        silent=telling(own, ground.rows, tokens.fired, tokens.documents, siblings=False),
         whitening=Whitening.of(library.split(ground, "direct").y[TARGET.block]),
         words=own_words(library.lens(SOURCE), own), lens=lens,  # type: ignore[arg-type]
     )  # fmt: skip

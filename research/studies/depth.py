@@ -51,7 +51,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     tokens = library.blocks(ground, "map", across, near)
     judge = library.blocks(ground, "judge", across, (), at_most=JUDGING)
     sizes = sizes_of(n, one_word=ONE_WORD * n // FEATURES)
-    chosen = choose(ground, judge, words_of(judge), drawn=n, one_words=sizes["one_word"], seed=seed)
+    chosen = choose(ground, judge, words_of(judge), drawn=n, one_words=sizes.one_word, seed=seed)
     cast = Cast.on(ground, library.crossing(ground), chosen.every)
     lines = Lines(cast=cast, judge=None, fakes=None, one_word=chosen.one_word)
     count = int(tokens.documents.max()) + 1
@@ -85,15 +85,16 @@ def inside(
     lens, own = library.lens(source), ground.rows.pick(drawn)
     every, fake_fired = ground.rows, encoded(encoder, judge.x[source.block])
     both = {
-        "": (own, telling(own, every, judge.fired, judge.documents, seed=seed)),
-        "fake latents, ": (fakes, telling(fakes, fakes, fake_fired, judge.documents, seed=seed)),
+        "": (own, *tokens_of(own, every, judge.fired, judge.documents, seed)),
+        "fake latents, ": (fakes, *tokens_of(fakes, fakes, fake_fired, judge.documents, seed)),
     }
     home = f"block {source.block}, as it is"
     for block in across:
         site = replace(source, block=block)
         whitening = Whitening.of(tokens.x[block])
         judges = {
-            kind: judge_at(rows, judge.x[block], told, whitening, lens, seed) for kind, (rows, told) in both.items()
+            kind: judge_at(rows, judge.x[block], hard, silent, whitening, lens, seed)
+            for kind, (rows, hard, silent) in both.items()
         }
         about: dict[str, Any] = {"block": block, "relative_depth": (block + 1) / deep}
         if block == source.block:
@@ -115,14 +116,29 @@ def inside(
                 lines.compare((name, f"fake latents, {name}"), (name, home))
 
 
+def tokens_of(
+    rows: Directions, every: Directions, fired: Any, documents: np.ndarray, seed: int
+) -> tuple[TellingTokens, TellingTokens]:
+    """Tokens that tell rows from their siblings and from silence, and from silence alone."""
+    hard = telling(rows, every, fired, documents, seed=seed)
+    return hard, telling(rows, every, fired, documents, siblings=False, seed=seed)
+
+
 def judge_at(
-    rows: Directions, y: Floats, tokens: TellingTokens, whitening: Whitening, lens: Lens, seed: int
+    rows: Directions,
+    y: Floats,
+    tokens: TellingTokens,
+    silent: TellingTokens,
+    whitening: Whitening,
+    lens: Lens,
+    seed: int,
 ) -> RowJudge:
     """The judge of rows at a block of the source's model, by the words that the same model's lens reads off them."""
     return RowJudge(
         rows=rows,
         y=y,
         tokens=tokens,
+        silent=silent,
         whitening=whitening,
         words=own_words(lens, rows),
         lens=lens,

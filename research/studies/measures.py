@@ -7,6 +7,7 @@ Holm's correction is over all differences of a direction within one measure.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from dragoman.measures.firing import final_token, named_table
+from dragoman.measures.firing import final_token, named_table, spoken_of
 from dragoman.stats.intervals import t_interval
 from dragoman.stats.nulls import holm
 from studies.ground import FAINT
@@ -25,8 +26,9 @@ from studies.row_judge import summary
 PerLatent = Mapping[str, float | None]
 TITLES = {
     "cofiring": "co-firing AUROC",
+    "cofiring_silent": "co-firing AUROC, silent tokens alone",
     "lens": "lens overlap of 20",
-    "word": "names the firing word",
+    "word": "quotes the firing word",
     "token": "quotes it as final token",
 }
 DOCUMENTS = "documents (control)"
@@ -66,7 +68,7 @@ def line_of(heard: Heard, name: str, told: Mapping[str, Any], words: Mapping[str
     """All measures that a line has."""
     found: dict[str, Measured] = {}
     if rows := told.get("rows"):
-        for measure in ("cofiring", "lens"):
+        for measure in ("cofiring", "cofiring_silent", "lens"):
             own = dict(zip(rows["ids"], rows[measure], strict=True))
             found[measure] = Measured(own=own, dealt=rows[f"{measure}_dealt"])
     if said := heard.said.get(name):
@@ -77,11 +79,11 @@ def line_of(heard: Heard, name: str, told: Mapping[str, Any], words: Mapping[str
 
 
 def text_measures(said: Said, words: Mapping[str, str]) -> dict[str, Measured]:
-    """Whether each text names the word its latent fires on, anywhere and as the final token; dealt to other words."""
+    """Whether each text quotes the word its latent fires on, at all and as the final token; dealt to other words."""
     mine = [words[i] for i in said.features]
     tokens = np.array([final_token(text) or "" for text in said.texts], dtype=object)
     tables = {
-        "word": np.asarray(named_table(said.texts, mine), dtype=np.float64),
+        "word": np.asarray(named_table([spoken_of(text) for text in said.texts], mine), dtype=np.float64),
         "token": (tokens[:, None] == np.array(mine, dtype=object)[None, :]).astype(np.float64),
     }
     return {measure: _of_table(table, said.features, mine) for measure, table in tables.items()}
@@ -142,14 +144,13 @@ def difference(first: PerLatent, second: PerLatent) -> dict[str, Any] | None:
 
 def welch(left: NDArray[np.float64], right: NDArray[np.float64]) -> dict[str, Any] | None:
     """Difference of two means with Welch's interval and p; None where neither side varies."""
-    parts = np.array([left.var(ddof=1) / len(left), right.var(ddof=1) / len(right)])
-    if parts.sum() <= 0:
+    if np.ptp(left) == np.ptp(right) == 0:
         return None
-    df = parts.sum() ** 2 / (parts**2 / [len(left) - 1, len(right) - 1]).sum()
-    gap, error = float(left.mean() - right.mean()), float(np.sqrt(parts.sum()))
-    half = float(stats.t.ppf(0.975, df)) * error
-    p = float(2 * stats.t.sf(abs(gap) / error, df))
-    told = {"value": gap, "low": gap - half, "high": gap + half, "p": p}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are nearly all alike on one side
+        test: Any = stats.ttest_ind(left, right, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    told = {"value": float(left.mean() - right.mean()), "low": float(low), "high": float(high), "p": float(test.pvalue)}
     return told | {"n": [len(left), len(right)], "paired": False}
 
 

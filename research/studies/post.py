@@ -16,7 +16,7 @@ from studies.cast import Cast
 from studies.ground import Ground
 from studies.library import Library
 from studies.tuning import POST_REL
-from studies.yardstick import Yard, sizes_of
+from studies.yardstick import PairReading, sizes_of
 
 QUESTION = "What does each route carry, and what does a text say of when a feature fires, against every control?"
 FEATURES, ONE_WORD = 600, 150
@@ -37,28 +37,28 @@ PAIRS = (
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """Every route and control; bare and washed on shell where the post spoke of it."""
-    yard = Yard.read(ground, library, sizes=sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
-    lines = yard.lines()
-    for name, rows in routes(yard):
+    pair = PairReading.read(ground, library, sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
+    lines = pair.lines()
+    for name, rows in routes(pair):
         texts = () if name in ROWS_ALONE else ("on-shell", "none") if name in BARE else ("on-shell",)
         lines.add(name, rows, kind="control" if name in CONTROLS else "route", texts=texts)
     lines.compare(*PAIRS)
-    crossing = yard.crossing
+    crossing = pair.crossing
     forward, _ = library.fitted(ground)
-    penalties = {name: value for name, value in yard.notes.items() if name.endswith("lam_rel")}
+    penalties = {name: value for name, value in pair.notes.items() if name.endswith("lam_rel")}
     lines.cast.measured["notes"] = {
         "relative penalties": penalties | {"map lam_rel": forward.settings["lam_rel"]},
         f"penalty {POST_REL:g}": "simulated: the post's 100 in units of its own rows, which were not measured",
-        "sent by auto": counted(crossing, ground.directions(yard.chosen.drawn)),
-        "chosen from": dict(yard.chosen.notes),
+        "sent by auto": counted(crossing, ground.directions(pair.chosen.drawn)),
+        "chosen from": dict(pair.chosen.notes),
     }
     return lines.cast
 
 
-def routes(yard: Yard) -> Iterator[tuple[str, Directions]]:
+def routes(pair: PairReading) -> Iterator[tuple[str, Directions]]:
     """Each line's name and rows, routes before controls."""
-    rows, found = yard.ground.directions(yard.chosen.every), yard.routes()
-    crossing = yard.crossing
+    rows, found = pair.ground.directions(pair.chosen.every), pair.routes()
+    crossing = pair.crossing
     told = {NAMES.get(name, name): one for name, one in found.items()}
     if crossing.partial is not None:
         told["dictionary"] = crossing.directions(crossing.partial.frequent(rows), "dictionary")

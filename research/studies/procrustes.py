@@ -22,7 +22,7 @@ from studies.ground import Ground
 from studies.library import Library
 from studies.maps import moments_of, pooled
 from studies.tuning import Tuner, fit_documents, settings_of
-from studies.yardstick import Yard, sizes_of
+from studies.yardstick import PairReading, sizes_of
 
 QUESTION = "Why does Procrustes fail: arbitrary completion, anisotropy, or centring?"
 FEATURES, ONE_WORD = 600, 100
@@ -33,9 +33,9 @@ WHITENERS = (0.01, 0.1, 1.0)  # relative penalties of both whiteners
 
 def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) -> Cast:
     """Every variant on every amount of data, washed out on shell."""
-    yard = Yard.read(ground, library, sizes=sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
-    lines, tokens = yard.lines(), yard.fit
-    directions = ground.directions(yard.chosen.every)
+    pair = PairReading.read(ground, library, sizes_of(n, one_word=ONE_WORD * n // FEATURES), seed=seed)
+    lines, tokens = pair.lines(), pair.fit
+    directions = ground.directions(pair.chosen.every)
     most = fit_documents(tokens)
     fitted, few, some = (tokens.of(slice(0, min(count, most))) for count in (most, FEW, POOLED))
     x, y = tokens.x[ground.source.block], tokens.y[ground.target.block]
@@ -46,11 +46,11 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
     }
     for amount, (a, b) in amounts.items():
         centred, raw = moments_of(a, b), moments_of(a, b, centred=False)
-        for variant, map_ in variants(ground, centred, raw, yard.tuner):
+        for variant, map_ in variants(ground, centred, raw, pair.tuner):
             told: dict[str, Any] = {"variant": variant, "amount": amount, "rows_fitted": len(a), **settings_of(map_)}
             lines.add(f"{variant}, {amount}", map_.carry(directions), **told)
             if variant == "ridge":
-                lines.add(f"fake latents by ridge, {amount}", map_.carry(yard.fakes), kind="control", texts=())
+                lines.add(f"fake latents by ridge, {amount}", map_.carry(pair.fakes), kind="control", texts=())
             else:
                 lines.compare((f"{variant}, {amount}", f"ridge, {amount}"))
     lines.cast.measured["notes"] = {
@@ -58,7 +58,7 @@ def prepare(ground: Ground, library: Library, n: int = FEATURES, seed: int = 0) 
             amount: {side: participation(rows) for side, rows in zip(("source", "target"), both, strict=True)}
             for amount, both in amounts.items()
         },
-        "chosen from": dict(yard.chosen.notes),
+        "chosen from": dict(pair.chosen.notes),
     }
     return lines.cast
 

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats
-from dragoman.measures.cofiring import TellingTokens, Whitening, area, telling_tokens
+from dragoman.measures.cofiring import TellingTokens, Whitening, telling_tokens
 from dragoman.measures.overlap import overlap_table
 from dragoman.models.lens import Lens
 from dragoman.stats.intervals import t_interval
+from dragoman.stats.roc import auroc
 from studies.controls import dealt
 
 Doubles = NDArray[np.float64]
@@ -37,41 +38,51 @@ class RowJudge:
     """Judges rows at one site that carry the names of ``rows``.
 
     ``rows``: n latents' own rows at the source. ``y``: (T, q) rows of the site at the judging tokens. ``tokens``: at
-    which of these each latent is told from others, see ``telling``. ``whitening``: of the site's rows at other texts.
-    ``words``: n latents' own lens words; ``lens``: of the site's model, over the words that both can write.
+    which of these each latent is told from others, see ``telling``; ``silent``: the same by tokens at which it is
+    silent alone, for comparing latents with others whose relatives are further away. ``whitening``: of the site's rows
+    at other texts. ``words``: n latents' own lens words; ``lens``: of the site's model, over the words that both can
+    write.
     """
 
     rows: Directions
     y: Floats
     tokens: TellingTokens
+    silent: TellingTokens
     whitening: Whitening
     words: Words
     lens: Lens
     seed: int = 0
 
     @cached_property
-    def _gathered(self) -> list[Floats]:
-        """Rows of the site at each latent's tokens, less the mean: every line reads them."""
+    def _gathered(self) -> tuple[list[Floats], list[Floats]]:
+        """Rows of the site at each latent's tokens of either kind, less the mean: every line reads them."""
         mean = self.whitening.mean.astype(np.float32)
-        return [self.y[rows] - mean for rows in self.tokens.rows]
+        hard, silent = ([self.y[rows] - mean for rows in tokens.rows] for tokens in (self.tokens, self.silent))
+        return hard, silent
 
     def cofiring(self, rows: Directions) -> Doubles:
         """(k,) AUROC of each row against where its latent fires; NaN where it fires too rarely."""
+        return self._areas(rows, self._gathered[0], self.tokens.firing)
+
+    def cofiring_silent(self, rows: Directions) -> Doubles:
+        """The same with silent tokens alone for negatives: a fake latent has no siblings to be told from."""
+        return self._areas(rows, self._gathered[1], self.silent.firing)
+
+    def _areas(self, rows: Directions, seen: Sequence[Floats], firing: Sequence[int]) -> Doubles:
         reads = (self.whitening.precision @ rows.unit.T.astype(np.float64)).astype(np.float32)
-        found = [
-            area((self._gathered[k] @ reads[:, j]).astype(np.float64), self.tokens.firing[k])
-            if self.tokens.firing[k]
-            else np.nan
-            for j, k in enumerate(self._places(rows).tolist())
-        ]
-        return np.array(found, dtype=np.float64)
+        found = np.full(len(rows), np.nan)
+        for j, k in enumerate(self._places(rows).tolist()):
+            if firing[k]:
+                scores = seen[k] @ reads[:, j]
+                found[j] = auroc(scores[: firing[k]], scores[firing[k] :])
+        return found
 
     def lens_words(self, rows: Directions) -> list[tuple[str, ...]]:
         """The twenty words that each row writes most."""
         return self.lens.top(rows.unit, TOP)
 
     def judged(self, rows: Directions) -> dict[str, Any]:
-        """Per latent, for JSON: ``ids``; ``cofiring`` and ``lens`` (of 20 words), and the same ``_dealt``.
+        """Per latent, for JSON: ``ids``; ``cofiring``, ``cofiring_silent``, ``lens`` (of 20 words), each ``_dealt``.
 
         A dealt AUROC is that of another latent's row of the same condition; a dealt overlap is the mean one with the
         other latents' own words.
@@ -80,10 +91,13 @@ class RowJudge:
         table = np.asarray(overlap_table(self.lens_words(rows), [self.words[k] for k in places]), dtype=np.float64)
         own = np.diag(table)
         others = (table.sum(axis=1) - own) / (len(rows) - 1) if several else np.full(len(rows), np.nan)
+        other, none = dealt(rows, self.seed) if several else rows, np.full(len(rows), np.nan)
         return {
             "ids": list(rows.ids),
             "cofiring": plain(self.cofiring(rows)),
-            "cofiring_dealt": plain(self.cofiring(dealt(rows, self.seed)) if several else np.full(len(rows), np.nan)),
+            "cofiring_dealt": plain(self.cofiring(other) if several else none),
+            "cofiring_silent": plain(self.cofiring_silent(rows)),
+            "cofiring_silent_dealt": plain(self.cofiring_silent(other) if several else none),
             "lens": plain(own),
             "lens_dealt": plain(others),
         }
@@ -97,7 +111,14 @@ class RowJudge:
 
 
 def telling(
-    rows: Directions, every: Directions, fired: Any, documents: NDArray[np.int64], *, most: int = FEW, seed: int = 0
+    rows: Directions,
+    every: Directions,
+    fired: Any,
+    documents: NDArray[np.int64],
+    *,
+    siblings: bool = True,
+    most: int = FEW,
+    seed: int = 0,
 ) -> TellingTokens:
     """Tokens at which each latent is told from silence and from its siblings in the whole dictionary.
 
@@ -106,6 +127,7 @@ def telling(
         every: the whole dictionary, in the order of the columns of ``fired``.
         fired: (T, M) sparse activations.
         documents: (T,) of each token.
+        siblings: whether half of the negatives are theirs; else all are tokens at which the latent is silent.
         most: tokens of a kind and latent.
         seed: of the draws.
     """
@@ -114,7 +136,7 @@ def telling(
         fired,
         documents,
         columns=np.array([where[i] for i in rows.ids]),
-        siblings=nearest_columns(rows, every),
+        siblings=nearest_columns(rows, every) if siblings else None,
         most=most,
         rng=np.random.default_rng(seed),
     )

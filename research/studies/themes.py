@@ -1,7 +1,8 @@
 """How many sentences about a theme are borne out, of latents that have a topic and of latents that have none.
 
-In: the facts and texts that ``yard_run`` kept, an embedder. Out: rates with their intervals. The evidence is what a run
-would hold: windows and firing words of the texts the product reads, none of them judging texts.
+In: the facts and texts that ``yardstick_run`` kept, an embedder. Out: rates with their intervals. The evidence is what
+a run would hold: windows and firing words of the texts the product reads, none of them judging texts. Texts of rows
+made where the features are silent stand beside: what they reach is not of the feature but of its documents.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Floats, Site
 from dragoman.maps import LinearMap, Moments, fit_pooled
 from dragoman.maps.linear import fit_ridge, relative_lambda
-from dragoman.measures.cofiring import Whitening, area, telling_tokens
+from dragoman.measures.cofiring import Whitening, telling_tokens
+from dragoman.stats.roc import auroc
 from studies.choice import at_most
 from studies.ground import Ground
 from studies.library import Library
@@ -73,13 +74,12 @@ class Tuner:
     def score(self, carried: Directions) -> float:
         """Mean co-firing AUROC of the rows' images; negatives at random."""
         reads = (self.precision @ carried.unit.T.astype(np.float64)).astype(np.float32)
-        scores = [area((y @ reads[:, k]).astype(np.float64), n) for k, (y, n) in enumerate(self.pairs) if n]
-        return float(np.mean(scores))
-
-    @property
-    def pairs(self) -> list[tuple[Floats, int]]:
-        """Each latent's rows of the site, and at how many of them it fires."""
-        return list(zip(self.seen, self.firing, strict=True))
+        areas = []
+        for k, (y, firing) in enumerate(zip(self.seen, self.firing, strict=True)):
+            if firing:
+                scores = y @ reads[:, k]
+                areas.append(auroc(scores[:firing], scores[firing:]))
+        return float(np.mean(areas))
 
     def best(self, make: Callable[[Any], LinearMap], settings: Sequence[Any]) -> LinearMap:
         """The map whose images score best; its report has ``tuned``: the setting, the curve, whether it is an edge."""

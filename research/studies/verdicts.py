@@ -1,8 +1,8 @@
-"""What the yardstick says: one line a route and control, the measures side by side, their dealt nulls, the differences.
+"""What the yardstick says: one line a route and control, measures side by side, their dealt nulls, the differences.
 
-In: a folder that ``yard_run`` filled. Out: plain values for JSON, and lines of a table. Refuses folders that are not
-whole. Intervals are over latents (Student's t); differences between two routes are paired over the latents both have,
-those between the dictionary's latents and random projections are Welch's.
+In: a folder that ``yardstick_run`` filled. Out: plain values for JSON, and lines of a table. Refuses folders that are
+not whole. Intervals are over latents (Student's t); differences between two routes are paired over the latents both
+have, those between the dictionary's latents and random projections are Welch's.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from dragoman.core import Refusal
 from dragoman.measures.firing import FINAL, FORMS, WORD, final_token, named_table, names_word, quoted, spoken_of
 from dragoman.measures.overlap import overlap_table, rank_auroc
 from dragoman.stats.planted import names_category
+from dragoman.stats.roc import auroc
 from dragoman.store import RunFolder, read_arrays, read_json
-from studies.ground import FAINT, GROUNDS
+from studies.ground import FAINT, GROUNDS, Latent
+from studies.measures import difference
+from studies.row_judge import summary
 
 Doubles = NDArray[np.float64]
 PerLatent = Mapping[str, float]
 FAKES = {"fires": "fake fires", "writes": "fake writes"}
+# Not alike for fake latents: their nearest relatives are nearly orthogonal, so they have no hard negatives; and they
+# have no category.
+UNLIKE = ("cofiring_auroc", "category")
 LINES = (
     "fires", "writes", "blend", "post", "post, its relative penalty", "post, tuned", "procrustes", "silent",
     "before the first firing", "dealt rows", "random directions", "shuffled map", "fake fires", "fake writes",
 )  # fmt: skip
-CONTROLS = {"silent": "silent", "random_projection": "fake fires", "random_projection_writes": "fake writes"}
 SPOKEN = (
     "digit", "capital", "capitals only", "plural", "possessive", "past tense", "-ing form", "hyphenated", "quote",
     "comma", "full stop", "question or exclamation mark", "colon or semicolon", "bracket",
@@ -50,18 +54,21 @@ def judged(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         for name in LINES
         if name in facts["routes"]
     }
-    lines = {name: {m: _told(own, dealt) for m, (own, dealt) in found.items()} for name, found in values.items()}
+    lines = {
+        name: {m: summary(own, [] if dealt is None else [dealt]) for m, (own, dealt) in found.items()}
+        for name, found in values.items()
+    }
     return {
         "notes": facts["notes"] | {"lam_rel of writes": facts["penalty"]},
         "n": {k: len(v) for k, v in facts["chosen"].items()},
         "routes": lines,
         "silent": lines.get("silent"),
         "random_projection": {"fires": lines.get("fake fires"), "writes": lines.get("fake writes")},
-        "probe": _probes(facts, texts),
-        "fires_minus_silent": _paired(values, "fires", "silent"),
-        "writes_minus_fires": _paired(values, "writes", "fires"),
+        "probe": _probes(facts, texts, ground.latents),
+        "fires_minus_silent": _less(values, "fires", "silent"),
+        "writes_minus_fires": _less(values, "writes", "fires"),
         "latents_minus_random_projections": {
-            name: _welch(values, name, fake) for name, fake in FAKES.items() if name in values and fake in values
+            name: _less(values, name, fake) for name, fake in FAKES.items() if name in values and fake in values
         },
     }
 
@@ -73,13 +80,10 @@ def _measures(
     told, drawn = facts["routes"][name], {*facts["chosen"]["drawn"], *facts["chosen"]["fakes"]}
     ids = told["ids"]
     kept = [k for k, i in enumerate(ids) if i in drawn]
-    yield (
-        "cofiring_auroc",
-        (
-            _some({i: told["cofiring"][k] for k, i in enumerate(ids) if k in set(kept)}),
-            _mean([told["cofiring_dealt"][k] for k in kept] if told["cofiring_dealt"] else []),
-        ),
-    )
+    for measure in ("cofiring", "cofiring_silent"):
+        if measure in told:
+            own = _some({ids[k]: told[measure][k] for k in kept})
+            yield f"{measure}_auroc", (own, _mean([told[f"{measure}_dealt"][k] for k in kept]))
     overlap = overlap_table([told["lens_words"][k] for k in kept], [facts["source_lens"][ids[k]] for k in kept])
     yield "lens_overlap", ({ids[k]: float(overlap[n, n]) for n, k in enumerate(kept)}, _off_diagonal(overlap))
     single = facts["chosen"]["one_word"]
@@ -117,7 +121,6 @@ def _measures(
     if (folder / "detection.json").exists() and name in (weighed := read_json(folder / "detection.json")):
         own, dealt = (_detection(weighed[name], which) for which in ("own", "dealt"))
         yield "detection", (own, _mean(list(dealt.values())))
-        yield "detection_mean", (_detection(weighed[name], "own_mean"), None)
 
 
 def _forms(
@@ -151,11 +154,11 @@ def _of_form(quote: str, form: str) -> bool:
     return any(FORMS[form](quote, end) for end in {len(quote), *words[-1:]} if end)
 
 
-def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]], latents: Mapping[str, Latent]) -> dict[str, Any]:
     """What is named without a verbalizer.
 
-    By a linear read-out of the row, by its lens words, by its firing contexts alone, or by the text of the latent whose
-    row is nearest.
+    The firing word by a linear read-out of the row, by its lens words, by its firing contexts alone, or by the text of
+    the latent whose row is nearest; the category of the documents by the packaged linear probe.
     """
     single, found = facts["chosen"]["one_word"], {}
     for name in ("fires", "writes", "silent"):
@@ -166,15 +169,18 @@ def _probes(facts: Any, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any
             "word means, nearest to the row": [float(told["probe_word"][where[i]] == single[i]) for i in there],
             "lens words of the bare row": [float(single[i] in told["lens_words"][where[i]]) for i in there],
         }
-        found[name] = {what: _told(dict(zip(there, some, strict=True)), None) for what, some in hits.items()}
+        found[name] = {what: summary(dict(zip(there, some, strict=True))) for what, some in hits.items()}
+        drawn = [i for i in facts["chosen"]["drawn"] if i in where and latents[i].selectivity >= FAINT]
+        right = {i: float(told["probe_category"][where[i]] == latents[i].category) for i in drawn}
+        found[name]["category by the linear probe"] = summary(right)
     there = [i for i in single if facts["fit_words"].get(i)]
-    found["no model: the word of other documents"] = _told(
-        {i: float(facts["fit_words"][i] == single[i]) for i in there}, None
+    found["no model: the word of other documents"] = summary(
+        {i: float(facts["fit_words"][i] == single[i]) for i in there}
     )
     said = texts.get("fires", {})
     near = [i for i in single if facts["nearest"][i] in said]
-    found["text of the nearest row"] = _told(
-        {i: float(names_word(spoken_of(said[facts["nearest"][i]]), single[i])) for i in near}, None
+    found["text of the nearest row"] = summary(
+        {i: float(names_word(spoken_of(said[facts["nearest"][i]]), single[i])) for i in near}
     )
     return found
 
@@ -186,8 +192,7 @@ def _detection(weighed: Any, which: str) -> dict[str, float]:
         n = kinds["firing"]
         fires, others = np.array(values[:n]), np.array(values[n:])
         if n and len(others):
-            above = (fires[:, None] > others).mean() + 0.5 * (fires[:, None] == others).mean()
-            found[name] = float(above)
+            found[name] = auroc(fires, others)
     return found
 
 
@@ -219,54 +224,21 @@ def _dealt(table: NDArray[Any], kinds: Sequence[str]) -> float | None:
     return float(table[other].mean()) if other.any() else None
 
 
-def _told(own: PerLatent, dealt: float | None) -> dict[str, Any]:
-    values = np.array(list(own.values()))
-    if len(values) < 2:
-        return {
-            "value": float(values.mean()) if len(values) else None,
-            "low": None,
-            "high": None,
-            "n": len(values),
-            "dealt": dealt,
-        }
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return {"value": mean, "low": mean - half, "high": mean + half, "n": len(values), "dealt": dealt}
-
-
-def _paired(values: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
-    """Mean of first less second over the latents that both have, by measure."""
+def _less(values: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
+    """Mean of first less second by measure: paired over latents, or Welch's against those of other names."""
     found = {}
     for measure, (own, _) in values.get(first, {}).items():
-        other = values.get(second, {}).get(measure, ({}, None))[0]
-        gaps = {i: own[i] - other[i] for i in own if i in other}
-        if len(gaps) > 1:
-            found[measure] = _told(gaps, None)
-    return found
-
-
-def _welch(values: Mapping[str, Any], name: str, fake: str) -> dict[str, Any]:
-    """Mean over the dictionary's latents less that over random projections, by measure."""
-    found = {}
-    for measure, (own, _) in values[name].items():
-        other = values[fake].get(measure, ({}, None))[0]
-        a, b = np.array(list(own.values())), np.array(list(other.values()))
-        if measure == "category" or min(len(a), len(b)) < 2:
-            continue
-        test = stats.ttest_ind(a, b, equal_var=False)
-        low, high = test.confidence_interval(0.95)
-        found[measure] = {
-            "value": float(a.mean() - b.mean()),
-            "low": float(low),
-            "high": float(high),
-            "n": [len(a), len(b)],
-        }
+        if measure in values.get(second, {}):
+            gap = difference(own, values[second][measure][0])
+            if gap is not None and not (second in FAKES.values() and measure in UNLIKE):
+                found[measure] = gap
     return found
 
 
 MEASURES = (
-    "firing_word", "final_token", "top_word", "form", "cofiring_auroc", "lens_overlap", "steering_auroc", "generation",
-    "detection", "detection_mean", "category",
+    "firing_word", "final_token", "top_word", "form", "cofiring_auroc",
+    "cofiring_silent_auroc", "lens_overlap", "steering_auroc", "generation",
+    "detection", "category",
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ are chosen by frequency alone, except where a measure needs a kind: those of one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,12 +32,21 @@ from studies.row_judge import FEW, RowJudge, nearest_columns, own_words, telling
 from studies.tokens import Tokens
 from studies.tuning import Tuner, fit_documents, post_maps
 
-DRAWN, FAKES, ONE_WORD, TOPICLESS, TOPICAL = 600, 300, 400, 320, 100
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How many latents of each kind at most: see ``Chosen``; ``fakes``: random projections."""
+
+    drawn: int = 600
+    fakes: int = 300
+    one_word: int = 400
+    topicless: int = 320
+    topical: int = 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Yard:
-    """One direction of the pair, read: all that rows are made from and judged by.
+class PairReading:
+    """One direction of the embedded pair, read: all that rows are made from and judged by.
 
     ``fit``: tokens of the openings that direct and control rows rest on; ``judge``: tokens of the judging texts.
     ``fakes``: random projections with thresholds, at the source, and ``fake_encoder`` that says where they fire.
@@ -56,31 +64,23 @@ class Yard:
     notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, ground: Ground, library: Library, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Yard:
+    def read(cls, ground: Ground, library: Library, sizes: Sizes, *, seed: int = 0) -> PairReading:
         """Read the texts and choose the latents."""
-        sizes = {
-            "drawn": DRAWN,
-            "fakes": FAKES,
-            "one_word": ONE_WORD,
-            "topicless": TOPICLESS,
-            "topical": TOPICAL,
-            **(sizes or {}),
-        }
         crossing = library.crossing(ground)
         fit, judge = library.split(ground, "direct"), library.split(ground, "judge")
         chosen = choose(
             ground,
             judge,
             library.words(ground),
-            drawn=sizes["drawn"],
-            one_words=sizes["one_word"],
-            topicless=sizes["topicless"],
-            topical=sizes["topical"],
+            drawn=sizes.drawn,
+            one_words=sizes.one_word,
+            topicless=sizes.topicless,
+            topical=sizes.topical,
             seed=seed,
         )
         counts = firing_counts(judge)
         able = [i for i, n in counts.items() if n >= LEAST_FIRING and i in ground.latents]
-        rates = np.array([counts[i] for i in at_most(able, sizes["fakes"], seed=seed + 1)]) / len(judge)
+        rates = np.array([counts[i] for i in at_most(able, sizes.fakes, seed=seed + 1)]) / len(judge)
         fakes, encoder = fake_dictionary(fit.x[ground.source.block], rates, site=ground.source, seed=seed)
         return cls(
             ground=ground,
@@ -168,17 +168,12 @@ class Yard:
             fake = ids[0] in set(self.fakes.ids)
             every = self.fakes if fake else self.ground.rows
             rows, lenses = every.pick(ids), self.library.lenses(self.ground)
+            fired = self.fake_fired if fake else self.judge.fired
             judges[key] = RowJudge(
                 rows=rows,
                 y=self.judge.y[self.ground.target.block],
-                tokens=telling(
-                    rows,
-                    every,
-                    self.fake_fired if fake else self.judge.fired,
-                    self.judge.documents,
-                    most=most,
-                    seed=self.seed,
-                ),
+                tokens=telling(rows, every, fired, self.judge.documents, most=most, seed=self.seed),
+                silent=telling(rows, every, fired, self.judge.documents, siblings=False, seed=self.seed),
                 whitening=self.whitening,
                 words=own_words(lenses.source, rows),
                 lens=lenses.target,
@@ -209,6 +204,6 @@ class Yard:
         return Lines(cast=cast, one_word=self.chosen.one_word, **judges)
 
 
-def sizes_of(n: int, *, one_word: int) -> dict[str, int]:
+def sizes_of(n: int, *, one_word: int) -> Sizes:
     """How many latents a study takes: ``n`` by frequency, a third as many fakes, those of one word for their texts."""
-    return {"drawn": n, "fakes": max(n // 3, 2), "one_word": max(one_word, 2), "topicless": 0, "topical": 0}
+    return Sizes(drawn=n, fakes=max(n // 3, 2), one_word=max(one_word, 2), topicless=0, topical=0)

@@ -17,9 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from dragoman.core import Refusal, frozen
+from dragoman.stats.roc import auroc
 
 Doubles = NDArray[np.float64]
 LEAST = 10  # firing tokens: fewer give no AUROC worth the name
@@ -107,7 +107,8 @@ def cofiring(
     found = np.full(len(directions), np.nan)
     for k, (rows, firing) in enumerate(zip(tokens.rows, tokens.firing, strict=True)):
         if firing:
-            found[k] = area(y[rows].astype(np.float64) @ reads[:, k] - shift[k], firing)
+            scores = y[rows].astype(np.float64) @ reads[:, k] - shift[k]
+            found[k] = auroc(scores[:firing], scores[firing:])
     return found
 
 
@@ -161,13 +162,6 @@ def lateness(documents: NDArray[Any]) -> NDArray[np.int64]:
     place = np.arange(len(documents)) - first[where]
     edges = np.quantile(place, np.linspace(0, 1, BINS + 1)[1:-1])
     return np.searchsorted(edges, place, side="right")
-
-
-def area(scores: Doubles, positives: int) -> float:
-    """AUROC of scores of which the first ``positives`` are the positives'; ties count half."""
-    negatives = len(scores) - positives
-    ranks = rankdata(scores)[:positives].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _rows(by_column: Any, column: int) -> NDArray[np.int64]:

@@ -22,13 +22,11 @@ from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
-from dragoman.maps.penalty import Overlap
-from dragoman.models.lens import LensPair
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
-from dragoman.runs.readings import Readings, model_ref, refuse_unusable_encoder
+from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -175,34 +173,20 @@ def by_tokens(
         talk.say(sentence)
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = readings.aligned_texts(dictionary)
-    overlap = lens_overlap(readings)
+    overlap = readings.lenses.shared if readings.lenses is not None else None
     made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, seed=seed, texts=texts)
     return replace(made, digests=digests, left_out=left_out)
 
 
-def lens_overlap(readings: Readings) -> Overlap | None:
-    """What counts the lens words that rows and images share; None, and a sentence, where a lens cannot be read."""
-    try:
-        return LensPair.open(model_ref(readings.source), model_ref(readings.target), device=readings.device).shared
-    except Refusal as refusal:
-        readings.talk.say(f"the penalty is chosen by co-firing alone: {refusal.what}, {refusal.why}")
-        return None
-
-
 def lens_words(
-    directions: Directions, carried: Mapping[str, Directions], talk: Talk, *, device: str = "cpu"
+    readings: Readings, directions: Directions, carried: Mapping[str, Directions]
 ) -> dict[str, dict[str, dict[str, list[str]]]]:
     """Condition -> feature -> the twenty words that its own row writes most, and those that the carried row does.
 
-    Nothing, and a sentence, where the lens of a model cannot be read.
+    Nothing where the lens of a model cannot be read.
     """
-    if not carried:
-        return {}
-    target = next(iter(carried.values())).site
-    try:
-        lenses = LensPair.open(model_ref(directions.site), model_ref(target), device=device)
-    except Refusal as refusal:
-        talk.say(f"what rows write is not told: {refusal.what}, {refusal.why}")
+    lenses = readings.lenses if carried else None
+    if lenses is None:
         return {}
     own = dict(zip(directions.ids, lenses.source.top(directions.unit), strict=True))
     return {

@@ -133,16 +133,16 @@ def explain(
         native = Verbalizer.open(native, dtype=dtype, device=device)
     talk.say("checking the verbalizers")
     quick([by] if native is None else [by, native])
+    readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
     if fitted is not None:
         crossing = fitted
     else:
         if directions.site == by.site or options.map != "aligned":
             tell_dead(directions, talk)
-        readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
         asked = () if directions is chosen.dictionary.rows() else directions.ids
         crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
     how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
-    folder = _written(chosen, crossing, by, native, options, out, talk, {**how, **chosen.dictionary.read_as})
+    folder = _written(chosen, crossing, readings, by, native, options, out, {**how, **chosen.dictionary.read_as})
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
@@ -208,15 +208,15 @@ def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
 def _written(
     chosen: Features,
     crossing: Crossing,
+    readings: Readings,
     by: AnyVerbalizer,
     native: AnyVerbalizer | None,
     options: Options,
     out: Path,
-    talk: Talk,
     settings: Mapping[str, Any],
 ) -> RunFolder:
     """Carry, wash, say and keep."""
-    directions = chosen.directions
+    directions, talk = chosen.directions, readings.talk
     carried, about = conditions_of(directions, crossing, options, talk.say)
     verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
     if native is not None:
@@ -250,7 +250,7 @@ def _written(
         folder.write_contexts(windows)
     if crossing.source != crossing.target:
         rows = {one.name: one.directions for one in carried if one.route != "as-is"}
-        if words := lens_words(directions, rows, talk, device=str(settings["device"])):
+        if words := lens_words(readings, directions, rows):
             folder.write_lens(words)
     return folder
 

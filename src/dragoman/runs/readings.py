@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from dragoman.maps.aligned import Aligned
 from dragoman.maps.dictionary import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.aligned import read_aligned
+from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
 from dragoman.runs.texts import Texts
@@ -46,6 +48,15 @@ class Readings:
     dtype: str = "float32"
     device: str = "cpu"
     talk: Talk = field(default_factory=Talk)
+
+    @cached_property
+    def lenses(self) -> LensPair | None:
+        """Both models' lenses, opened when first asked for; None, and a sentence, where one cannot be read."""
+        try:
+            return LensPair.open(model_ref(self.source), model_ref(self.target), device=self.device)
+        except Refusal as refusal:
+            self.talk.say(f"what rows write is neither told nor has a part in fitting: {refusal.what}, {refusal.why}")
+            return None
 
     def pooled(self) -> tuple[Harvest, str]:
         """The pooled rows of both models, one a text and model."""

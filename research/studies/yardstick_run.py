@@ -32,9 +32,9 @@ from studies.ground import GROUNDS, Ground
 from studies.library import Library
 from studies.row_judge import plain
 from studies.windows import windows
-from studies.yardstick import Yard
+from studies.yardstick import PairReading, Sizes
 
-SMALL = {"drawn": 24, "fakes": 9, "one_word": 12, "topicless": 9, "topical": 9}
+SMALL = Sizes(drawn=24, fakes=9, one_word=12, topicless=9, topical=9)
 WHOLE = ("fires", "writes", "silent", "before the first firing")  # verbalized for every chosen latent
 FAKE = ("fake fires", "fake writes")
 STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrustes", "random directions", *FAKE)
@@ -50,7 +50,7 @@ def make(
     talk: Talk,
     *,
     limit: int | None,
-    sizes: Mapping[str, int] | None,
+    sizes: Sizes,
     device: str,
     dtype: str,
     batch_size: int,
@@ -61,12 +61,12 @@ def make(
     for name in names:
         ground, folder = GROUNDS[name], work / name
         folder.mkdir(parents=True, exist_ok=True)
-        yard: Yard | None = None
+        pair: PairReading | None = None
         if not (folder / "facts.json").exists():
-            yard = Yard.read(ground, library, sizes=sizes, seed=seed)
-            routes = yard.routes()
-            keep_rows(folder / "rows.safetensors", routes, yard)
-            write_json(folder / "facts.json", facts_of(yard, routes))
+            pair = PairReading.read(ground, library, sizes, seed=seed)
+            routes = pair.routes()
+            keep_rows(folder / "rows.safetensors", routes, pair)
+            write_json(folder / "facts.json", facts_of(pair, routes))
         facts, routes = read_json(folder / "facts.json"), kept_rows(folder / "rows.safetensors", ground)
         run = verbalized(
             ground, library, facts, routes, folder, talk, device=device, dtype=dtype, batch_size=batch_size
@@ -76,18 +76,18 @@ def make(
             write_arrays(folder / "steering.safetensors", steered(ground, library, facts, routes, batch_size))
         if not (folder / "generation.safetensors").exists():
             talk.say(f"{name}: writing from texts, and weighing windows by them")
-            yard = yard or Yard.read(ground, library, sizes=sizes, seed=seed)
-            made, weighed = written_and_weighed(yard, facts, run, device, dtype, batch_size)
+            pair = pair or PairReading.read(ground, library, sizes, seed=seed)
+            made, weighed = written_and_weighed(pair, facts, run, device, dtype, batch_size)
             write_json(folder / "detection.json", weighed)
             write_arrays(folder / "generation.safetensors", made)
 
 
-def keep_rows(path: Path, routes: Mapping[str, Directions], yard: Yard) -> None:
+def keep_rows(path: Path, routes: Mapping[str, Directions], pair: PairReading) -> None:
     """Rows of every condition, the latents' own, and the background they are washed in."""
     arrays = {name: rows.unit for name, rows in routes.items()}
-    arrays |= {"source": yard.ground.rows.pick(yard.chosen.every).unit, "fake source": yard.fakes.unit}
+    arrays |= {"source": pair.ground.rows.pick(pair.chosen.every).unit, "fake source": pair.fakes.unit}
     ids = {name: list(rows.ids) for name, rows in routes.items()}
-    write_arrays(path, arrays, {"ids": ids | {"source": list(yard.chosen.every), "fake source": list(yard.fakes.ids)}})
+    write_arrays(path, arrays, {"ids": ids | {"source": list(pair.chosen.every), "fake source": list(pair.fakes.ids)}})
 
 
 def kept_rows(path: Path, ground: Ground) -> dict[str, Directions]:
@@ -97,67 +97,70 @@ def kept_rows(path: Path, ground: Ground) -> dict[str, Directions]:
     return {name: Directions.of(at.get(name, ground.target), rows, words["ids"][name]) for name, rows in arrays.items()}
 
 
-def facts_of(yard: Yard, routes: Mapping[str, Directions]) -> dict[str, Any]:
+def facts_of(pair: PairReading, routes: Mapping[str, Directions]) -> dict[str, Any]:
     """What needs the tokens: co-firing, lens words, probes, firing words and windows."""
-    ground, ids = yard.ground, yard.chosen.every
-    yard.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
-    judges = [yard.row_judge(names) for names in (ids, yard.fakes.ids)]
+    ground, ids = pair.ground, pair.chosen.every
+    pair.library.talk.say(f"{ground.name}: co-firing, lenses, probes")
+    judges = [pair.row_judge(names) for names in (ids, pair.fakes.ids)]
     own = {name: words for judge in judges for name, words in zip(judge.rows.ids, judge.words, strict=True)}
-    words, centroids = word_means(yard)
+    words, centroids = word_means(pair)
     weight, bias, classes = probe_of(ground)
     told: dict[str, Any] = {}
     for name, rows in routes.items():
-        judge, injected = yard.judge_of(rows), on_shell(rows, yard.crossing.background)
+        judge, injected = pair.judge_of(rows), on_shell(rows, pair.crossing.background)
+        others = dealt(rows, pair.seed)
         told[name] = {
             "ids": rows.ids,
             "cofiring": plain(judge.cofiring(rows)),
-            "cofiring_dealt": plain(judge.cofiring(dealt(rows, yard.seed))) if len(rows) > 1 else None,
+            "cofiring_dealt": plain(judge.cofiring(others)),
+            "cofiring_silent": plain(judge.cofiring_silent(rows)),
+            "cofiring_silent_dealt": plain(judge.cofiring_silent(others)),
             "lens_words": judge.lens_words(rows),
             "probe_word": [words[k] for k in nearest(rows.unit, centroids)],
-            "probe_category": [classes[k] for k in np.argmax(injected * scale_of(yard) @ weight.T + bias, axis=1)],
+            "probe_category": [classes[k] for k in np.argmax(injected * scale_of(pair) @ weight.T + bias, axis=1)],
         }
-    fake_words = words_of(yard.judge, yard.fake_fired, yard.fakes.ids)
-    every = {**{i: yard.words.of(i) for i in ids}, **{i: fake_words.of(i) for i in yard.fakes.ids}}
-    near = yard.relatives
+    fake_words = words_of(pair.judge, pair.fake_fired, pair.fakes.ids)
+    every = {**{i: pair.words.of(i) for i in ids}, **{i: fake_words.of(i) for i in pair.fakes.ids}}
+    near = pair.relatives
     return {
-        "notes": yard.notes,
+        "notes": pair.notes,
         "chosen": {
-            "drawn": yard.chosen.drawn,
-            "one_word": dict(yard.chosen.one_word),
-            "topicless": yard.chosen.topicless,
-            "topical": yard.chosen.topical,
-            "fakes": yard.fakes.ids,
+            "drawn": pair.chosen.drawn,
+            "one_word": dict(pair.chosen.one_word),
+            "topicless": pair.chosen.topicless,
+            "topical": pair.chosen.topical,
+            "fakes": pair.fakes.ids,
         },
-        "background": yard.crossing.background.mean.tolist(),
-        "penalty": yard.crossing.map.settings["lam_rel"] if yard.crossing.map else None,
+        "background": pair.crossing.background.mean.tolist(),
+        "penalty": pair.crossing.map.settings["lam_rel"] if pair.crossing.map else None,
         "source_lens": own,
         "words": {i: dict(found[0]) for i, found in every.items()},
         "forms": {i: dict(found[1]) for i, found in every.items()},
-        "base_forms": dict(yard.words.base_forms),
-        "fit_words": {i: next(iter(found), "") for i, found in fit_words(yard, ids).items()},
+        "base_forms": dict(pair.words.base_forms),
+        "fit_words": {i: next(iter(found), "") for i, found in fit_words(pair, ids).items()},
         "nearest": {i: near[i][0] for i in ids},
         "routes": told,
-        "evidence": evidence_of(yard),
-        "windows": windows_of(yard, near),
+        "evidence": evidence_of(pair),
+        "windows": windows_of(pair, near),
     }
 
 
-def evidence_of(yard: Yard) -> dict[str, Any]:
+def evidence_of(pair: PairReading) -> dict[str, Any]:
     """What a run would hold of latents with and without a topic: windows and words of the texts the product reads."""
-    ids, words = (*yard.chosen.topicless, *yard.chosen.topical), yard.crossing.words
-    found = yard.library.contexts(yard.ground, ids, seed=yard.seed)
+    ids, words = (*pair.chosen.topicless, *pair.chosen.topical), pair.crossing.words
+    found = pair.library.contexts(pair.ground, ids, seed=pair.seed)
     return {i: {**found[i], "words": dict(words.of(i)[0]) if words is not None else {}} for i in ids}
 
 
-def fit_words(yard: Yard, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
+def fit_words(pair: PairReading, ids: Sequence[str]) -> dict[str, Mapping[str, float]]:
     """Firing words read off the openings: what is known without any model of language, verbalizer or map."""
-    found = words_of(yard.fit)
+    found = words_of(pair.fit)
     return {i: found.of(i)[0] for i in ids}
 
 
-def word_means(yard: Yard) -> tuple[list[str], Doubles]:
+def word_means(pair: PairReading) -> tuple[list[str], Doubles]:
     """Words, and the target's mean where a token ends each of them, less the overall mean: a probe for words."""
-    tokens, y = yard.fit, yard.fit.y[yard.ground.target.block]
+    tokens, y = pair.fit, pair.fit.y[pair.ground.target.block]
     spoken = [word_at(tokens.texts[int(d)], int(e)) for d, e in zip(tokens.documents, tokens.ends, strict=True)]
     words, where, counts = np.unique(spoken, return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts >= COMMON)
@@ -179,20 +182,20 @@ def probe_of(ground: Ground) -> tuple[Doubles, Doubles, list[str]]:
     return arrays[f"{side}_weight"].astype(np.float64), arrays[f"{side}_bias"].astype(np.float64), classes
 
 
-def scale_of(yard: Yard) -> float:
+def scale_of(pair: PairReading) -> float:
     """The length real activations have at the target, at which the probe was trained."""
-    return float(np.median(np.linalg.norm(yard.fit.y[yard.ground.target.block], axis=1)))
+    return float(np.median(np.linalg.norm(pair.fit.y[pair.ground.target.block], axis=1)))
 
 
-def windows_of(yard: Yard, near: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+def windows_of(pair: PairReading, near: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
     """Judging windows of the latents drawn by frequency, and of the fakes."""
-    drawn = yard.chosen.drawn
+    drawn = pair.chosen.drawn
     siblings = {i: [int(k) for k in near[i]] for i in drawn}
-    found = windows(yard.judge, yard.judge.fired, drawn, [int(i) for i in drawn], siblings, seed=yard.seed)
-    fakes = yard.fakes.ids
+    found = windows(pair.judge, pair.judge.fired, drawn, [int(i) for i in drawn], siblings, seed=pair.seed)
+    fakes = pair.fakes.ids
     where = {name: k for k, name in enumerate(fakes)}
     theirs = {i: [where[k] for k in near[i]] for i in fakes}
-    return found | windows(yard.judge, yard.fake_fired, fakes, list(range(len(fakes))), theirs, seed=yard.seed)
+    return found | windows(pair.judge, pair.fake_fired, fakes, list(range(len(fakes))), theirs, seed=pair.seed)
 
 
 def verbalized(
@@ -239,10 +242,10 @@ def steered(
 
 
 def written_and_weighed(
-    yard: Yard, facts: Mapping[str, Any], run: RunFolder, device: str, dtype: str, batch_size: int
+    pair: PairReading, facts: Mapping[str, Any], run: RunFolder, device: str, dtype: str, batch_size: int
 ) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Passages written from each text, read back for every latent; and what each text adds to each window."""
-    ground, library = yard.ground, yard.library
+    ground, library = pair.ground, pair.library
     judge = Judge.open(ground.source.model, dtype=dtype, device=device)
     reader = library.reader(ground.source)
     drawn, fakes = set(facts["chosen"]["drawn"]), set(facts["chosen"]["fakes"])
@@ -251,29 +254,23 @@ def written_and_weighed(
     for name in WRITTEN:
         rows = [r for r in run.rows() if r["condition"] == name and r["feature"] in drawn | fakes]
         ids, texts = [r["feature"] for r in rows], [r["text"] or "(empty)" for r in rows]
-        passages = judge.write_from(texts, n=PASSAGES, tokens=PASSAGE, seed=yard.seed, batch_size=batch_size)
-        encoder: Any = yard.fake_encoder if name in FAKE else ground.encoder
-        where = {i: k for k, i in enumerate(yard.fakes.ids)}
+        passages = judge.write_from(texts, n=PASSAGES, tokens=PASSAGE, seed=pair.seed, batch_size=batch_size)
+        encoder: Any = pair.fake_encoder if name in FAKE else ground.encoder
+        where = {i: k for k, i in enumerate(pair.fakes.ids)}
         columns = [where[i] if name in FAKE else int(i) for i in ids]
         made[name] = generation_table(passages, reader, encoder, columns, batch_size=batch_size)
-        kinds = [yard_windows(facts, i) for i in ids]
-        flat = judge.surprise(
-            texts, [[w for some in kind.values() for w in some] for kind in kinds], batch_size=batch_size
-        )
-        dealt_to = texts[1:] + texts[:1]
-        others = judge.surprise(
-            dealt_to, [[w for some in kind.values() for w in some] for kind in kinds], batch_size=batch_size
-        )
+        kinds = [kept_windows(facts, i) for i in ids]
+        every = [[w for some in kind.values() for w in some] for kind in kinds]
+        own, others = (judge.surprise(of, every, batch_size=batch_size) for of in (texts, texts[1:] + texts[:1]))
         weighed[name] = {
             "ids": ids,
             "kinds": [{k: len(some) for k, some in kind.items()} for kind in kinds],
-            "own": [[most_surprised(one) for one in some] for some in flat],
+            "own": [[most_surprised(one) for one in some] for some in own],
             "dealt": [[most_surprised(one) for one in some] for some in others],
-            "own_mean": [[float(one.mean()) for one in some] for some in flat],
         }
     return made, weighed
 
 
-def yard_windows(facts: Mapping[str, Any], name: str) -> dict[str, list[str]]:
+def kept_windows(facts: Mapping[str, Any], name: str) -> dict[str, list[str]]:
     """Firing, silent and hard windows of one latent."""
     return facts["windows"].get(name, {"firing": [], "silent": [], "hard": []})
