@@ -104,6 +104,7 @@ def test_both_readings_stand_side_by_side_each_with_its_own_evidence(page: Page)
 
 
 def test_a_sentence_without_support_is_marked_where_it_stands(page: Page) -> None:
+    assert "not yet of the feature" in page.text
     greyed = page.having("span", **{"class": "unsupported"})
     assert [a["title"] for a in greyed] == ["not supported by where it fires: AUROC 0.51, dealt 0.7"]
     assert "The final word is “rain”. It is written by a farmer. not supported" in page.text

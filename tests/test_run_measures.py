@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dragoman.commands.show import show_scores
+from dragoman.core import Directions, Refusal, Site, Talk
 from dragoman.measures.firing import spoken_of
 from dragoman.report import write_page
+from dragoman.runs.crossings import lens_words
+from dragoman.runs.readings import Readings
+from dragoman.runs.texts import Texts
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.measures import measure_scores
@@ -71,6 +78,47 @@ def test_lens_words_that_arrive_are_counted_beside_other_features(run: RunFolder
 
 def test_a_word_is_spoken_of_where_it_is_quoted_alone() -> None:
     assert spoken_of('The owl "boat" by "the owl" and "sea,".') == '"boat" "sea,"'
+
+
+def test_rows_words_are_read_by_lenses_that_are_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, ...]] = []
+
+    def pair_of(*refs: str, **_: Any) -> Any:
+        opened.append(refs)
+        return SimpleNamespace(source=_Lens("source"), target=_Lens("target"))
+
+    monkeypatch.setattr("dragoman.runs.readings.LensPair.open", pair_of)
+    readings = Readings(source=Site("m", 1), target=Site("n", 2), texts=Texts.of(["a text"]))
+    rows = Directions.of(readings.source, np.eye(2), ["7", "9"])
+    carried = Directions.of(readings.target, np.eye(3)[:2], ["7", "9"])
+    for _ in range(2):
+        found = lens_words(readings, rows, {"writes": carried, "fires": carried.pick(["9"])})
+    assert opened == [("m", "n")]
+    assert found["fires"] == {"9": {"source": ["source 1"], "carried": ["target 1"]}}
+    assert list(found["writes"]) == ["7", "9"] and lens_words(readings, rows, {}) == {}
+
+
+def test_where_a_lens_cannot_be_read_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str, **__: Any) -> Any:
+        raise Refusal("the lens of m", "its weights are quantised", "use others")
+
+    monkeypatch.setattr("dragoman.runs.readings.LensPair.open", refuse)
+    sentences: list[str] = []
+    talk = Talk(say=sentences.append)
+    readings = Readings(source=Site("m", 1), target=Site("n", 2), texts=Texts.of(["a text"]), talk=talk)
+    rows = Directions.of(readings.source, np.eye(2), ["7", "9"])
+    assert lens_words(readings, rows, {"writes": rows}) == {} and readings.lenses is None
+    assert len(sentences) == 1 and "the lens of m, its weights are quantised" in sentences[0]
+
+
+class _Lens:
+    """Names the dimension that a row points along."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def top(self, rows: Any) -> list[tuple[str, ...]]:
+        return [(f"{self.name} {int(np.argmax(row))}",) for row in rows]
 
 
 def test_too_few_features_and_marks_have_no_measure(run: RunFolder) -> None:

@@ -274,12 +274,16 @@ def test_differences_are_paired_where_latents_are_shared_and_welchs_where_not() 
     assert difference({"1": 0.5}, {"1": 0.4}) is None and difference({"1": 0.5}, {"2": 0.4}) is None
 
 
+def page_of(room: Any, name: str, direction: str, library: PlantedLibrary, ground: Ground, folder: Path) -> str:
+    """A study's page, its texts said by a double."""
+    said(room.prepare(ground, library, 30), library, folder / "work" / name / direction)
+    return written(name, folder / "work", folder / "out").read_text()
+
+
 def test_an_answer_has_a_table_a_direction_and_is_made_without_models(
     library: PlantedLibrary, ground: Ground, tmp_path: Path
 ) -> None:
-    cast = strength.prepare(ground, library, 30)
-    said(cast, library, tmp_path / "work" / "washout" / "smollm2-to-gemma")
-    page = written("washout", tmp_path / "work", tmp_path / "out").read_text()
+    page = page_of(strength, "washout", "smollm2-to-gemma", library, ground, tmp_path)
     assert "### SmolLM2 → Gemma: every line by every measure" in page and "on one half of the latents" in page
     assert TITLES["word"] in page and TITLES["cofiring"] not in page and "documents (control)" in page
     told = json.loads((tmp_path / "out" / "washout.json").read_text())
@@ -290,9 +294,7 @@ def test_an_answer_has_a_table_a_direction_and_is_made_without_models(
 def test_controls_stand_below_the_routes_and_rows_have_their_column(
     library: PlantedLibrary, ground: Ground, tmp_path: Path
 ) -> None:
-    cast = post.prepare(ground, library, 30)
-    said(cast, library, tmp_path / "work" / "post" / "gemma-to-smollm2")
-    page = written("post", tmp_path / "work", tmp_path / "out").read_text()
+    page = page_of(post, "post", "gemma-to-smollm2", library, ground, tmp_path)
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     at = {line.split(" | ")[0].removeprefix("| "): k for k, line in enumerate(rows)}
     assert at["map"] < at["silent (control)"] < at["fake writes (control)"] and "co-firing AUROC (dealt)" in page

@@ -111,7 +111,7 @@ def choose_penalty(
         raise Refusal("this grid of penalties", "penalties increase from above 0, two at least", "use the default")
     wanted = _wanted(moments, calibration)
     errors, spreads = np.zeros(len(grid)), 0.0
-    told: list[Doubles] = []
+    areas: list[Doubles] = []
     for k, fold in enumerate(moments.folds):
         fitted = moments.without(k)
         if scale is not None:
@@ -121,7 +121,7 @@ def choose_penalty(
         spreads += float(np.trace(fold.syy) + fold.count * np.sum((fold.mean_y - fitted.mean_y) ** 2))
         if wanted is not None:
             rows, betas = wanted[k]
-            told.append(_cofiring(path, lams, rows if scale is None else rows / scale, betas, _precision(fitted)))
+            areas.append(_cofiring(path, lams, rows if scale is None else rows / scale, betas, _precision(fitted)))
     r2 = 1.0 - errors / spreads
     if wanted is None or calibration is None:
         best = float(r2.max())
@@ -131,7 +131,7 @@ def choose_penalty(
         )
         reason = f"{lead}; smallest penalty within {WITHIN:g} of the best R2 of left-out documents ({best:.3f})"
         return _chosen(grid, r2, None, None, int(near[0]), "fallback", reason, 0.0)
-    cofiring = np.mean(told, axis=0)
+    cofiring = np.mean(areas, axis=0)
     features = float(np.mean([len(rows) for rows, _ in wanted]))
     overlap = None if calibration.overlap is None else _overlap(moments.total, grid, scale, wanted, calibration.overlap)
     near = np.arange(len(grid)) if overlap is None else np.flatnonzero(overlap >= NEAR * overlap.max())

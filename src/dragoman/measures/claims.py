@@ -10,6 +10,10 @@ the sentence by more than it does for sentences made for other features; "unsupp
 sentence may suffer too; "unchecked" that there is too little evidence. What a sentence about the final token foretells
 of what comes next is not checked. Windows are those in which the feature fires most, so a theme of its weaker firings
 does not count.
+
+A theme is one of documents: made where the feature is silent in the same documents, it is supported as often (62 % of
+100 latents with a topic, against 61 %; ``bench/yardstick.py``). A final token is not (9 % against 33 %, and 5 % against
+53 % of latents without a topic).
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from dragoman.core import Estimate
 from dragoman.measures.firing import WORD, final_token, named_table, one_word, spoken_of
-from dragoman.measures.overlap import estimate, overlap_table, own_and_dealt
+from dragoman.measures.overlap import estimate, overlap_estimate, overlap_table
 from dragoman.scoring.judged_run import FEWEST, JudgedRun
 
 WORDS = "other features' firing words (dealt)"
-ROWS = "other features' own words (dealt)"
 
 
 def measure_scores(run: JudgedRun) -> dict[str, dict[str, Estimate]]:
@@ -49,15 +48,15 @@ def _of_texts(texts: Mapping[str, str], single: Mapping[str, str]) -> dict[str, 
     if len(set(words)) < FEWEST:
         return {}
     named = named_table([spoken_of(text) for text in texts.values()], words)
-    said = [final_token(text) for text in texts.values()]
-    last = np.array([[token == word for word in words] for token in said])
+    tokens = [final_token(text) for text in texts.values()]
+    last = np.array([[token == word for word in words] for token in tokens])
     return {
-        "firing_word": _told(named, words, "share of texts that quote the firing word"),
-        "final_token": _told(last, words, "share of texts that call the firing word the final token"),
+        "firing_word": _naming(named, words, "share of texts that quote the firing word"),
+        "final_token": _naming(last, words, "share of texts that call the firing word the final token"),
     }
 
 
-def _told(table: NDArray[np.generic], words: Sequence[str], statistic: str) -> Estimate:
+def _naming(table: NDArray[np.generic], words: Sequence[str], statistic: str) -> Estimate:
     """Own entries on the diagonal; dealt ones are those of features with another word."""
     label, values = np.array(words), np.asarray(table, dtype=np.float64)
     dealt = float(values[label[:, None] != label[None, :]].mean())
@@ -68,5 +67,4 @@ def _of_rows(lens: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Estim
     if len(lens) < FEWEST:
         return {}
     table = overlap_table([one["carried"] for one in lens.values()], [one["source"] for one in lens.values()])
-    own, dealt = own_and_dealt(table)
-    return {"lens_overlap": estimate(own, dealt, statistic="lens words of its row that a carried row keeps", null=ROWS)}
+    return {"lens_overlap": overlap_estimate(table)}
