@@ -64,12 +64,22 @@ def judged(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         "routes": lines,
         "silent": lines.get("silent"),
         "random_projection": {"fires": lines.get("fake fires"), "writes": lines.get("fake writes")},
+        "ceiling": _ceiling(facts),
         "probe": _probes(facts, texts, ground.latents),
         "fires_minus_silent": _less(values, "fires", "silent"),
         "writes_minus_fires": _less(values, "writes", "fires"),
         "latents_minus_random_projections": {
             name: _less(values, name, fake) for name, fake in FAKES.items() if name in values and fake in values
         },
+    }
+
+
+def _ceiling(facts: Any) -> dict[str, Any]:
+    """Co-firing of the dictionary's encoder in its own model, over the latents drawn."""
+    told, drawn = facts["ceiling"], {*facts["chosen"]["drawn"]}
+    return {
+        f"{measure}_auroc": summary({i: v for i, v in zip(told["ids"], told[measure], strict=True) if i in drawn})
+        for measure in ("cofiring", "cofiring_silent")
     }
 
 
@@ -254,6 +264,8 @@ def table_of(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what:26}" + "".join(f"{_span(one[what].get(m)):>16}" for m in MEASURES)
         for route, line in one["latents_minus_random_projections"].items():
             yield f"{route + ' - fake':26}" + "".join(f"{_span(line.get(m)):>16}" for m in MEASURES)
+        ceiling = " ".join(f"{m} {_cell(told)}" for m, told in one["ceiling"].items())
+        yield f"the dictionary's encoder in its own model: {ceiling}"
         yield f"without a verbalizer: {one['probe']}"
 
 

@@ -160,7 +160,7 @@ class Encoder:
         Raises:
             Refusal: when the width differs.
         """
-        before = self._before(self._normalised(self._rows(x))[0])
+        before = self.pre_activations(x)
         fired = np.maximum(before, 0)
         if self.architecture == "jumprelu" and self.threshold is not None:
             return np.where(before > self.threshold, fired, np.float32(0))
@@ -171,6 +171,14 @@ class Encoder:
             groups = fired.reshape(len(fired), self.k, -1)
             return _only(fired, groups.argmax(axis=2) + np.arange(self.k) * groups.shape[2])
         return fired
+
+    def pre_activations(self, x: NDArray[Any]) -> Floats:
+        """What ``encode`` chooses among: p ``(n, d_sae)``, float32, of residual-stream rows ``x: (n, d_in)``.
+
+        Raises:
+            Refusal: when the width differs.
+        """
+        return self._before(self._normalised(self._rows(x))[0])
 
     def reconstruct(self, x: NDArray[Any]) -> Floats:
         """What the dictionary makes of rows ``x: (n, d_in)``: decoded features, normalisation undone.
