@@ -318,7 +318,7 @@ def test_rows_of_stored_members_are_read_in_place(tmp_path: Path) -> None:
         "found = open_dictionary(sys.argv[1], site=Site('m', 3)).features(range(0, 20000, 500)).directions\n"
         "print(peak() - start, found.norms[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     grown, norm = done.stdout.split()
     assert int(grown) < 12 << 10  # kilobytes

@@ -89,7 +89,7 @@ def test_a_range_that_never_ends_is_refused(talk: Any) -> None:
     late = r"it cannot be fetched \(it sent \d+ bytes in \d+ s, too slow"
     with odd_server(talk) as odd, pytest.raises(Refusal, match=late) as error:
         assert RemoteFile(f"{odd.url}/f?k=SIG", bounds=SOON).size
-    assert time.monotonic() - begun < 10 and "SIG" not in str(error.value)
+    assert time.monotonic() - begun < 60 and "SIG" not in str(error.value)
     assert len(odd.asked) <= 1  # who is too slow is not asked again; a busy server may not have heard yet
 
 
@@ -98,7 +98,7 @@ def test_an_export_that_never_ends_is_refused(talk: Any) -> None:
     begun = time.monotonic()
     with odd_server(talk) as odd, pytest.raises(Refusal, match=r"it cannot be read \(it sent \d+ bytes in \d+ s"):
         Export.open(odd.url, REF, limits=Limits(bounds=SOON)).labels()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
 
 
 def test_silence_is_refused() -> None:
@@ -112,12 +112,12 @@ def test_a_slow_answer_whose_bytes_explain_it_is_read() -> None:
     def talk(send: Any, request: str, over: threading.Event) -> None:
         send(head(Content_Length=str(40 * 4096)))
         for _ in range(40):
-            time.sleep(0.03)
+            time.sleep(0.1)
             send(b"x" * 4096)
 
-    http = Http(Bounds(grace=0.3, pace=64 << 10))
+    http = Http(Bounds(grace=3, pace=20 << 10))  # a busy machine may begin seconds late
     with odd_server(talk) as odd, http.get(odd.url) as answer:
-        assert len(answer.body(1 << 20)) == 40 * 4096  # 1.2 s, of which its bytes explain 2.5
+        assert len(answer.body(1 << 20)) == 40 * 4096  # 4 s, of which its bytes explain 8
     http.close()
 
 

@@ -52,7 +52,7 @@ def once(work: str) -> tuple[float, list[str]]:
     """Seconds of processor time in a fresh interpreter, and the heavy modules that were loaded."""
     code = MEASURE.format(work=work, heavy=HEAVY)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     seconds, heavy = json.loads(done.stdout.splitlines()[-1])
     return float(seconds), list(heavy)

@@ -372,7 +372,7 @@ def test_the_registry_is_read_only_when_asked_for() -> None:
         "assert not {'torch', 'transformers', 'scipy', 'httpx', 'rich'} & set(sys.modules)\n"
         "r.find('kitft/x'); assert r.checkpoints.cache_info().currsize == 1"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -382,7 +382,7 @@ def test_the_command_loads_no_large_library() -> None:
         "checkpoints(source='Qwen/Qwen3-8B', width=None, every=False, as_json=True)\n"
         "assert not {'torch', 'transformers', 'scipy', 'httpx', 'peft'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["rank"] == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerFast
 
 import tiny_checkpoints
@@ -14,7 +14,7 @@ from dragoman.measures.overlap import rank_auroc
 from dragoman.models.harvest import Reader
 from dragoman.models.load import decoder_blocks
 from dragoman.models.logits import hidden_rows, logits_of
-from dragoman.models.steer import NEUTRAL, first_tokens, steering_table
+from dragoman.models.steer import NEUTRAL, _words, first_tokens, steering_table
 
 PLAIN = ("water", "music", "doctor", "kitchen", "election", "bridge", "winter", "soldier")
 WORDS = ("people", "city", "vote", "vector", "careful", "concept")
@@ -129,8 +129,24 @@ def test_words_are_read_as_they_stand_in_a_text():
     assert first_tokens(wrapped, ["paris"]) == [pieces.index("▁Paris")]  # whole when capitalised, "▁p" and more if not
     split = Tokenizer(models.WordLevel({"The": 0, " ": 1, "city": 2, "<unk>": 3}, "<unk>"))
     split.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
-    with pytest.raises(Refusal, match="token of its own"):
-        first_tokens(PreTrainedTokenizerFast(tokenizer_object=split), ["city"])
+    assert first_tokens(PreTrainedTokenizerFast(tokenizer_object=split), ["city"]) == [None]
+
+
+def test_a_word_that_no_token_begins_is_left_out_and_a_list_of_such_words_is_refused() -> None:
+    vocabulary = {"The": 0, " city": 1, " ": 2, "igg": 3, "Igg": 4, "IGG": 5, "<unk>": 6}
+    split = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    split.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(" (?=[iI])"), "isolated"),
+            pre_tokenizers.Split(Regex(" [cC][a-zA-Z]+"), "isolated"),
+        ]
+    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=split)
+    assert first_tokens(wrapped, ["igg", "city"]) == [None, 1]
+    ids, member = _words(wrapped, [("igg", "city"), ("city",)])
+    assert ids.tolist() == [1] and member.tolist() == [[1.0], [1.0]]
+    with pytest.raises(Refusal, match="begins none of igg with a token of its own"):
+        _words(wrapped, [("city",), ("igg",)])
 
 
 def small(kind: str) -> torch.nn.Module:

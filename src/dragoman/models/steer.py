@@ -126,35 +126,35 @@ def _words(tokenizer: Any, lists: Sequence[Sequence[str]]) -> tuple[torch.Tensor
     if not lists or not all(lists):
         raise Refusal("steering", "a list holds no word", "leave that feature out")
     words = sorted({word for some in lists for word in some})
-    first = dict(zip(words, first_tokens(tokenizer, words), strict=True))
+    first = {word: n for word, n in zip(words, first_tokens(tokenizer, words), strict=True) if n is not None}
     ids = sorted(set(first.values()))
     place = {number: k for k, number in enumerate(ids)}
     member = torch.zeros((len(lists), len(ids)))
     for row, some in enumerate(lists):
-        for word in some:
-            member[row, place[first[word]]] += 1 / len(some)
+        able = [word for word in some if word in first]
+        if not able:
+            why = f"the tokenizer begins none of {', '.join(some)} with a token of its own"
+            raise Refusal("steering", why, "leave that feature out")
+        for word in able:
+            member[row, place[first[word]]] += 1 / len(able)
     return torch.tensor(ids), member
 
 
-def first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
+def first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int | None]:
     """The token that begins each word where it is written after another word.
 
     Of a word as it is given, capitalised and in capitals, the first form of fewest tokens: a vocabulary that has Paris
     whole begins "paris" with a piece of other words. Read off a text, not off the word with a space before it: some
-    tokenizers put a space before every text themselves.
-
-    Raises:
-        Refusal: a word that begins with a token of nothing but the space, which tells it from no other.
+    tokenizers put a space before every text themselves. None where every form begins with a token of nothing but the
+    space, which tells the word from no other.
     """
     before = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
     forms = [tuple(dict.fromkeys((word, word.capitalize(), word.upper()))) for word in words]
     flat = [f"{_BEFORE} {form}" for some in forms for form in some]
     whole = iter(tokenizer(flat, add_special_tokens=False)["input_ids"])
-    found = []
-    for word, some in zip(words, forms, strict=True):
-        ids = min((next(whole) for _ in some), key=len)
-        if ids[: len(before)] != before or len(ids) == len(before) or not tokenizer.decode(ids[len(before)]).strip():
-            why = "the tokenizer does not begin it with a token of its own"
-            raise Refusal(f"steering by the word '{word}'", why, "leave that word out")
-        found.append(int(ids[len(before)]))
+    found: list[int | None] = []
+    for some in forms:
+        able = [ids[len(before) :] for ids in (next(whole) for _ in some) if ids[: len(before)] == before]
+        able = [ids for ids in able if ids and tokenizer.decode(ids[0]).strip()]
+        found.append(int(min(able, key=len)[0]) if able else None)
     return found
