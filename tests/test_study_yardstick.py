@@ -101,7 +101,7 @@ def folder(tmp_path: Path) -> Path:
         "notes": {}, "penalty": 0.1, "source_lens": own, "base_forms": {}, "forms": {i: {} for i in (*ids, *fakes)},
         "chosen": {"drawn": ids, "one_word": WORDS, "fakes": fakes, "topicless": (), "topical": ()},
         "words": {i: {w: 0.8} for i, w in WORDS.items()} | {i: {"the": 0.2} for i in fakes},
-        "ceiling": {"ids": ids, "cofiring": [0.99, None, 0.97], "cofiring_silent": [1.0, None, 1.0]},
+        "ceilings": {"encoder": {"ids": ids, "cofiring": [0.99, None, 0.97], "cofiring_silent": [1.0, None, 1.0]}},
         "fit_words": WORDS, "nearest": {"5081": "1505", "1505": "4497", "4497": "5081"},
         "routes": {
             "fires": route(ids, 0.9, kept), "silent": route(ids, 0.7, lost), "writes": route(ids, 0.8, kept),
@@ -134,7 +134,7 @@ def test_routes_are_told_from_silent_rows_and_fakes_by_every_measure_that_is_ali
     assert gaps["cofiring_auroc"]["value"] == pytest.approx(0.2) and gaps["cofiring_auroc"]["paired"]
     fake = found["latents_minus_random_projections"]["fires"]
     assert fake["lens_overlap"]["value"] == pytest.approx(8 / 3) and not fake["lens_overlap"]["paired"]
-    assert found["ceiling"]["cofiring_auroc"]["value"] == pytest.approx(0.98)
+    assert found["ceilings"]["encoder"]["cofiring_auroc"]["value"] == pytest.approx(0.98)
     assert not {"cofiring_auroc", "category"} & set(fake)  # fakes have neither siblings nor a category
 
 

@@ -30,7 +30,7 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "dragoman",  # ids in the file are otherwise drawn at random
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # a fifth of the size of letters drawn as paths
 }
 
 

@@ -64,7 +64,7 @@ def judged(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         "routes": lines,
         "silent": lines.get("silent"),
         "random_projection": {"fires": lines.get("fake fires"), "writes": lines.get("fake writes")},
-        "ceiling": _ceiling(facts),
+        "ceilings": _ceilings(facts),
         "probe": _probes(facts, texts, ground.latents),
         "fires_minus_silent": _less(values, "fires", "silent"),
         "writes_minus_fires": _less(values, "writes", "fires"),
@@ -74,12 +74,15 @@ def judged(folder: Path, *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _ceiling(facts: Any) -> dict[str, Any]:
-    """Co-firing of the dictionary's encoder in its own model, over the latents drawn."""
-    told, drawn = facts["ceiling"], {*facts["chosen"]["drawn"]}
+def _ceilings(facts: Any) -> dict[str, Any]:
+    """Co-firing of read-outs that no carried row can pass, over the latents drawn."""
+    drawn = {*facts["chosen"]["drawn"]}
     return {
-        f"{measure}_auroc": summary({i: v for i, v in zip(told["ids"], told[measure], strict=True) if i in drawn})
-        for measure in ("cofiring", "cofiring_silent")
+        name: {
+            f"{measure}_auroc": summary({i: v for i, v in zip(told["ids"], told[measure], strict=True) if i in drawn})
+            for measure in ("cofiring", "cofiring_silent")
+        }
+        for name, told in facts["ceilings"].items()
     }
 
 
@@ -264,8 +267,8 @@ def table_of(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what:26}" + "".join(f"{_span(one[what].get(m)):>16}" for m in MEASURES)
         for route, line in one["latents_minus_random_projections"].items():
             yield f"{route + ' - fake':26}" + "".join(f"{_span(line.get(m)):>16}" for m in MEASURES)
-        ceiling = " ".join(f"{m} {_cell(told)}" for m, told in one["ceiling"].items())
-        yield f"the dictionary's encoder in its own model: {ceiling}"
+        for what, line in one["ceilings"].items():
+            yield f"{'ceiling: ' + what:26}" + "".join(f"{_cell(line.get(m)):>16}" for m in MEASURES)
         yield f"without a verbalizer: {one['probe']}"
 
 

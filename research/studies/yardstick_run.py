@@ -24,9 +24,9 @@ from dragoman.models.language import Judge, generation_table, most_surprised
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
-from dragoman.stats.roc import auroc
 from dragoman.store import RunFolder, read_arrays, read_json, write_arrays, write_json
 from dragoman.washout import on_shell
+from studies.ceiling import ceilings
 from studies.choice import words_of
 from studies.controls import dealt
 from studies.ground import GROUNDS, Ground
@@ -42,7 +42,6 @@ STEERED = ("fires", "writes", "blend", "silent", "post", "post, tuned", "procrus
 WRITTEN = ("fires", "writes", "silent", *FAKE)  # generation and detection
 COMMON = 20  # tokens a word has to have for a mean of its own
 PASSAGES, PASSAGE = 5, 40
-PART = 4096  # rows encoded at a time
 NEW_TOKENS = 110
 
 
@@ -142,31 +141,10 @@ def facts_of(pair: PairReading, routes: Mapping[str, Directions]) -> dict[str, A
         "fit_words": {i: next(iter(found), "") for i, found in fit_words(pair, ids).items()},
         "nearest": {i: near[i][0] for i in ids},
         "routes": told,
-        "ceiling": ceiling_of(pair),
+        "ceilings": ceilings(pair, pair.library.device),
         "evidence": evidence_of(pair),
         "windows": windows_of(pair, near),
     }
-
-
-def ceiling_of(pair: PairReading) -> dict[str, Any]:
-    """The co-firing of the dictionary's own encoder in its own model, before latents compete: no carried row can pass.
-
-    Latents that a TopK dictionary leaves out at a token have their say here, so it is below 1.
-    """
-    ids = pair.chosen.every
-    judge, x = pair.row_judge(ids), pair.judge.x[pair.ground.source.block]
-    columns = np.array([int(i) for i in ids])
-    encoder: Any = pair.ground.encoder
-    parts = (encoder.pre_activations(x[start : start + PART])[:, columns] for start in range(0, len(x), PART))
-    scores = np.concatenate(list(parts))
-    found: dict[str, Any] = {"ids": ids}
-    for name, tokens in (("cofiring", judge.tokens), ("cofiring_silent", judge.silent)):
-        areas = [
-            auroc(scores[rows[:n], k], scores[rows[n:], k]) if n else np.nan
-            for k, (rows, n) in enumerate(zip(tokens.rows, tokens.firing, strict=True))
-        ]
-        found[name] = plain(np.array(areas))
-    return found
 
 
 def evidence_of(pair: PairReading) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from studies.figure import COLOURS, across, panels
@@ -136,7 +137,8 @@ def _draw(path: Path, data: Mapping[str, Any]) -> None:
         for line_of_axes, (ground, found) in zip(grid, data.items(), strict=True):
             for k, (axis, measure) in enumerate(zip(line_of_axes, measures, strict=True)):
                 _panel(axis, found, measure, names=k == 0)
-                axis.set_title(f"{NAMES[ground]}\n{TITLES[measure]}" if k == 0 else TITLES[measure])
+                title = fill(TITLES[measure], 24)
+                axis.set_title(f"{NAMES[ground]}\n{title}" if k == 0 else title)
 
 
 def _panel(axis: Any, found: Mapping[str, Any], measure: str, *, names: bool) -> None:
