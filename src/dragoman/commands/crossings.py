@@ -49,7 +49,7 @@ def fit(
         typer.Option(
             metavar="IDS",
             rich_help_panel=EXPLAINED,
-            help="Ids that will be asked for. Of more than 8192 features only these, the 50 nearest of each and 2000 "
+            help="Ids that will be asked for, as in explain. Of more than 8192 features only these, the 50 nearest of each and 2000 "
             "drawn at random are watched where they fire; without it the 2000 alone. What is not watched crosses by "
             "the map.",
         ),
@@ -114,8 +114,8 @@ def fit(
     kind = "aligned" if map_kind is None else map_kind
     check_method(kind, method, lam)
     check_device(device)
-    ids, fed = features_from(features), settings_from(setting or [])
-    check_asked(kind, ids)
+    asked, fed = features_from(features), settings_from(setting or [])
+    check_asked(kind, asked)
     stated = Site.parse(source) if source is not None else None
     there = Site.parse(target) if target is not None else None
     refuse_there(out)
@@ -128,7 +128,7 @@ def fit(
             map=kind,  # type: ignore[arg-type]
             method=method,  # type: ignore[arg-type]
             lam=lam,
-            features=ids,
+            features=asked,
             texts=texts,
             seed=seed,
             dtype=dtype,
