@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dragoman.commands.printing import put, put_json, talking
+from dragoman.commands.printing import put, put_record, talking
 from dragoman.commands.show import show_rows, with_scores
+from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
     CROSSES,
     EXPLAINED,
@@ -221,7 +222,8 @@ def explain(
     rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
     if as_json:
         for row in rows:
-            put_json(row)
+            put_record("row", row)
     else:
         show_rows(rows, run.manifest)
         put(f"page: {page}")
+        show_believed(rows, run.manifest, run.path)

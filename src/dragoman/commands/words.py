@@ -18,7 +18,7 @@ import typer
 from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 
 if TYPE_CHECKING:
     from dragoman.dictionaries import Asked
@@ -66,7 +66,9 @@ def out_file(value: str | Path) -> Path:
 def known_dtype(value: str) -> str:
     """A dtype by its word."""
     if value not in DTYPES:
-        raise Refusal(f"dtype '{value[:40]}'", f"known are {', '.join(DTYPES)}", "use one of these")
+        raise Refusal(
+            f"dtype '{value[:40]}'", f"known are {', '.join(DTYPES)}", meant(value, DTYPES, "use one of these")
+        )
     return value
 
 

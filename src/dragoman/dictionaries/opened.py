@@ -164,6 +164,8 @@ class Dictionary:
         if asked.every:
             return self.rows()
 
+        own = self.weights.names
+
         def living(numbers: Sequence[int]) -> list[int]:
             some = list(numbers)
             lengths = np.linalg.norm(self.weights.rows(some).astype(np.float64), axis=1) if some else np.zeros(0)
@@ -172,13 +174,13 @@ class Dictionary:
         rows = Rows(
             name=self.name,
             count=self.d_sae,
-            number_of=lambda word: wanted([word], self.d_sae, self.name)[0],
-            id_of=str,
+            number_of=lambda word: wanted([word], self.d_sae, self.name, own)[0],
+            id_of=lambda number: own[number] if own else str(number),
             living=living,
         )
         with self._reading():
             numbers, dead = asked.numbers(rows, seed=seed, firings=firings)
-        found = self._read(numbers)
+        found = self._read([rows.id_of(k) for k in numbers])
         return replace(found, dead=tuple(map(rows.id_of, dead))) if dead else found
 
     def rows(self) -> Directions:
@@ -193,8 +195,9 @@ class Dictionary:
         """Rows as directions with labels."""
         site, label = self.site, self.folder.focus or self.folder.label
         with self._reading():
-            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.d_sae, self.name)
-            names, dead = [str(i) for i in numbers], ()
+            own = self.weights.names
+            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.d_sae, self.name, own)
+            names, dead = [own[i] if own else str(i) for i in numbers], ()
             rows = self.weights.rows(numbers)
             if ids is None:
                 rows, names, dead = living(rows, names, label)

@@ -52,6 +52,7 @@ class RunBuilder:
         null: NullName | None = None,
         reading: Reading | None = None,
         keep_bare: bool = False,
+        flags: Sequence[str] = (),
         **about: Any,
     ) -> None:
         """One condition.
@@ -67,10 +68,11 @@ class RunBuilder:
             null: which null this is, if it is one.
             reading: which of a feature's two readings this is, if it is one.
             keep_bare: whether a reconstructor of the target is asked for these directions.
+            flags: on every text of it.
             about: what else the manifest tells of it.
         """
         injected = wash(directions, self.backgrounds[by], washout) if vectors is None else vectors
-        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards))
+        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards, flags=flags))
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
         told = {"null": null, "reading": reading}
         self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)

@@ -31,7 +31,7 @@ from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Method = Literal["ridge", "procrustes"]
@@ -227,7 +227,9 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
 def check_method(map: str, method: str, lam: float = LAM) -> None:
     """Refuse words that are no map and no method, a penalty that is none, and the method or penalty of another map."""
     if map not in MAPS:
-        raise Refusal(f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(
+            f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", meant(str(map), MAPS, "use one of these")
+        )
     if method not in ("ridge", "procrustes"):
         raise Refusal(f"method '{shown(method, 40)}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":

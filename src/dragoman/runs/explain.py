@@ -22,8 +22,9 @@ from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.records import UNUSABLE_MAP
 from dragoman.runs.build import RunBuilder
-from dragoman.runs.carried import conditions_of
+from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.options import AskedReading, MapKind, Options
@@ -247,6 +248,7 @@ def _written(
         builder.add("native", directions, route="identity", washout=options.washout, by="native")
     for one in carried:
         how = {"route": one.route, "washout": options.washout, "cards": one.cards, "reading": one.reading}
+        how["flags"] = [UNUSABLE_MAP] if unusable(crossing, one.route) else []
         builder.add(one.name, one.directions, keep_bare=True, map=options.map, **how)
     truth = chosen.dictionary.truth
     folder = builder.write(

@@ -40,7 +40,7 @@ class Condition:
 
     ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
     ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
-    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
+    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused. ``flags``: on every text.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Condition:
     kind: str = "feature"
     cards: tuple[Card, ...] = ()
     site: Site | None = None
+    flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check once that everything is one per row, and that ids are not repeated."""
@@ -90,6 +91,7 @@ class Condition:
         *,
         vectors: NDArray[Any] | None = None,
         cards: Sequence[Card] = (),
+        flags: Sequence[str] = (),
     ) -> Condition:
         """Directions under a name; ``vectors`` (n, d), for example washed ones, are injected in place of the rows."""
         return cls(
@@ -101,6 +103,7 @@ class Condition:
             kind=directions.kind,
             cards=tuple(cards),
             site=directions.site,
+            flags=tuple(flags),
         )
 
     def written(self, at: int) -> dict[str, object]:
@@ -117,7 +120,7 @@ class Condition:
             "sample": sample,
             "text": explanation.text,
             "raw": explanation.raw,
-            "problems": list(explanation.problems),
+            "problems": [*explanation.problems, *self.flags],
             "tokens": explanation.tokens,
             # To a digit that rounding in other batches, or on another device, does not reach.
             "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
@@ -223,6 +226,7 @@ class Plan:
                 c.labels,
                 [c.written(at) for at in range(len(c.cards))],
                 verbalizers[c.verbalizer].identity,
+                *c.flags,
             ]
             parts += [_stable(told), c.vectors]
         return digest(*parts, *more)
