@@ -62,7 +62,10 @@ def experiment(
     from_scratch: bool = False,
 ) -> RunFolder:
     """All conditions over the features; resumable."""
+    from dragoman.models.embedder import packaged_folder
+
     check_run(out)
+    packaged_folder()  # the embedder that scores; what is not installed is told first
     talk.step(READ)
     dictionary = open_dictionary("tiny-sae")
     directions = dictionary.features(features).directions

@@ -185,7 +185,8 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=shown, transient=quiet) as progress:
+    unseen = quiet and not shown.is_terminal  # bars that are taken away would leave an empty line there
+    with Progress(*columns, console=shown, transient=quiet, disable=unseen) as progress:
         tasks: dict[str, TaskID] = {}
         told = Steps(steps or {})
 

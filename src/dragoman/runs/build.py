@@ -16,6 +16,7 @@ from typing import Any
 
 from dragoman.core import Background, Directions, Floats, Talk
 from dragoman.records import SOURCE_ROWS, Card, NullName, Reading
+from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.store import RunFolder
@@ -86,10 +87,13 @@ class RunBuilder:
         options: Options,
         talk: Talk,
         more: Mapping[str, Any],
+        *,
+        grows: bool = False,
     ) -> RunFolder:
         """Write the manifest, have everything said that is not yet, keep the vectors with the rows.
 
-        ``verbalizers``: by key. ``more``: what the manifest tells besides.
+        ``verbalizers``: by key. ``more``: what the manifest tells besides. ``grows``: whether a run that is there may
+        get these features besides its own.
         """
         plan = Plan(
             conditions=tuple(self.conditions),
@@ -113,12 +117,14 @@ class RunBuilder:
             "plan_digest": plan.digest(verbalizers),
             **more,
         }
-        run = RunFolder.create(out, manifest)
-        done = execute(plan, run, verbalizers, talk.bar)
+        run, after = begun(out, manifest, grows=grows)
+        done = execute(plan, run, verbalizers, talk.bar, after=after)
         if done.reused:
             talk.say(f"kept {done.reused} rows that were there, made {done.made}")
         vectors = {c.name: c.vectors for c in self.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
-        run.write_vectors(vectors | {SOURCE_ROWS: self.directions.unit})
+        vectors = with_vectors_before(run, vectors | {SOURCE_ROWS: self.directions.unit})
+        if vectors is not None:
+            run.write_vectors(vectors)
         return run
 
 

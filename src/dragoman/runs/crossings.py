@@ -27,6 +27,7 @@ from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
 from dragoman.maps.direct import WHOLE
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.models.sizes import check_place
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -86,6 +87,8 @@ def fit_crossing(
             "that is one stream, so there is nothing to fit",
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
+    check_place(opened.site, opened.d_model)
+    check_place(target, what="the target")
     read.refuse_few(opened.site, target, map=map)
     ids: tuple[str, ...] = ()
     if asked:

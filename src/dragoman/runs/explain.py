@@ -22,11 +22,13 @@ from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.grow import keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -66,7 +68,8 @@ def explain(
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
 
-    Interrupted or killed, the same call goes on where it stopped.
+    Interrupted or killed, the same call goes on where it stopped. Asked again with other features into the same folder,
+    it says those that the run there lacks.
 
     Args:
         what: features of an open dictionary, a dictionary, or its reference.
@@ -117,7 +120,7 @@ def explain(
     check_device(device)
     read = Texts.of(texts)
     if confidence is not None:
-        confidence_set(confidence)
+        _refuse_unread(confidence)
     chosen, later = _chosen(what, features, options, fitted)
     directions = chosen.directions
     if fitted is not None:
@@ -129,6 +132,10 @@ def explain(
     if later is not None:
         refuse_uncounted(later, chosen.dictionary, target, options)
     _refuse_early(chosen, target, options, fitted, read, native=native is not None)
+    asked = {"source": str(directions.site), "target": str(target), "settings": _told(options)}
+    refuse_another(out, asked)
+    if later is None:
+        chosen = left_of(out, chosen)
     tell_labels(chosen.dictionary, talk)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
@@ -140,7 +147,7 @@ def explain(
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
     crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
     if later is not None:
-        chosen = chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing))
+        chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
     if fitted is not None or chosen.directions is not chosen.dictionary.rows():
         tell_dead(chosen.directions, talk)
     how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
@@ -148,6 +155,14 @@ def explain(
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
+
+
+def _refuse_unread(confidence: str | Path) -> None:
+    """Refuse a file of confidences that is none, and one without the embedder that it reads with."""
+    from dragoman.models.embedder import packaged_folder
+
+    confidence_set(confidence)
+    packaged_folder()
 
 
 def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
@@ -201,6 +216,8 @@ def _refuse_early(
             beside the dictionary (planted truth, confidence) is no file of that kind.
     """
     source, dictionary = chosen.directions.site, chosen.dictionary
+    check_place(source, chosen.directions.d_model)
+    check_place(target, what="what the verbalizer reads")
     if fitted is None:
         texts.refuse_few(source, target, map=options.map, route=options.serving, native=native)
     _ = dictionary.truth  # read when it is asked for
@@ -258,22 +275,28 @@ def _written(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
+            "settings": _told(options) | settings,
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
             "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {}) | about,
             **(truth.of(directions.ids) if truth is not None else {}),
         },
+        grows=True,
     )
     windows = windows_of(crossing, directions.ids, seed=options.seed)
     if windows is not None:
-        folder.write_contexts(windows)
+        keep_windows(folder, windows)
     if crossing.source != crossing.target:
         rows = {one.name: one.directions for one in carried if one.route != "as-is"}
         if words := lens_words(readings, directions, rows):
-            folder.write_lens(words)
+            keep_words(folder, words)
     return folder
+
+
+def _told(options: Options) -> dict[str, Any]:
+    """The options as a manifest tells them."""
+    return {**asdict(options), "temperature": options.drawn_at}
 
 
 def _own(crossing: Crossing) -> Background:

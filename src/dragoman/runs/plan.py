@@ -245,10 +245,13 @@ def execute(
     folder: RunFolder,
     verbalizers: Mapping[str, AnyVerbalizer],
     progress: Progress | None = None,
+    *,
+    after: int = 0,
 ) -> Done:
     """Verbalize every condition into the folder, going on from wherever an earlier process stopped.
 
     Finished batches are never said again; a batch that was cut short is said again whole.
+    ``after``: rows of earlier parts of the run, which stand before its own.
     ``progress(condition, done, total)`` is called per condition with the rows there already, then after each batch.
 
     Raises:
@@ -261,7 +264,7 @@ def execute(
     made = reused = 0
     try:
         with folder.writing() as rows:
-            finished = _finished(rows, batches)
+            finished = _finished(rows, batches, after)
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
             for batch in batches[finished:]:
@@ -270,7 +273,7 @@ def execute(
                 tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            f"interrupted: {len(folder.rows())} of {total} rows are kept in {folder.path}; "
+            f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "
             "run the same command again to go on."
         ) from stop
     return Done(reused, made)
@@ -320,21 +323,21 @@ def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) ->
             )
 
 
-def _finished(rows: Rows, batches: Sequence[Batch]) -> int:
-    """How many batches are on disk whole; rows of a batch cut short are cut off."""
-    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()]
+def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> int:
+    """How many batches are on disk whole, behind the first rows; rows of a batch cut short are cut off."""
+    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()[after:]]
     finished = at = 0
     for batch in batches:
         keys = batch.keys
         found = there[at : at + len(keys)]
         if found != keys[: len(found)]:
-            _refuse_rows(rows, at)
+            _refuse_rows(rows, after + at)
         if len(found) < len(keys):
             break
         finished, at = finished + 1, at + len(keys)
     if finished == len(batches) and at < len(there):
-        _refuse_rows(rows, at)
-    rows.keep(at)
+        _refuse_rows(rows, after + at)
+    rows.keep(after + at)
     return finished
 
 
