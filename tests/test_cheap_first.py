@@ -16,6 +16,7 @@ from ar_checkpoints import WIDTH
 from dragoman.core import Refusal, Site
 from dragoman.models import sizes
 from dragoman.models.sizes import Sizes, check_place, sizes_of
+from report_fixture import build_run
 from small_world import Said, World, command
 from test_commands import explaining
 
@@ -116,4 +117,4 @@ def test_an_embedder_that_is_not_installed_is_told_first(
     with pytest.raises(Refusal, match="the package is not installed"):
         dragoman.explain(world.sae, by=world.av, out=tmp_path / "run", confidence="some.json")
     with pytest.raises(Refusal, match="the package is not installed"):
-        dragoman.score(tmp_path)
+        dragoman.score(build_run(tmp_path / "finished").path)

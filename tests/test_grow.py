@@ -29,6 +29,13 @@ def crossing(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows alone: verbalizers are not examined and texts are not judged, which takes long and is not asked about."""
+    for name in ("add_claims", "add_confidence", "quick"):
+        monkeypatch.setattr(f"dragoman.runs.explain.{name}", lambda *_a, **_k: None)
+
+
+@pytest.fixture
 def ask(world: World, crossing: Path) -> Ask:
     sae = dragoman.open_dictionary(world.sae, site=world.source)
 
@@ -69,7 +76,7 @@ def test_what_was_there_stays_and_what_is_new_is_what_it_alone_would_be(ask: Ask
     assert grown.write_page().is_file() and len(grown.explanations("writes")) == 12
 
 
-def test_asking_again_for_what_is_there_changes_nothing(ask: Ask, tmp_path: Path) -> None:
+def test_asking_again_for_what_is_there_changes_nothing(ask: Ask, bare: None, tmp_path: Path) -> None:
     ask("0,3", tmp_path / "run")
     for features in ("0,3", "3", "3,0"):
         ask(features, tmp_path / "run")
@@ -86,7 +93,7 @@ def test_asking_again_for_what_is_there_changes_nothing(ask: Ask, tmp_path: Path
     assert Run.open(tmp_path / "run").manifest["features"] == ["0", "3", "7", "11"]
 
 
-def test_growing_that_was_cut_short_goes_on_to_the_same_bytes(ask: Ask, tmp_path: Path) -> None:
+def test_growing_that_was_cut_short_goes_on_to_the_same_bytes(ask: Ask, bare: None, tmp_path: Path) -> None:
     ask("0,3", tmp_path / "run")
     whole = ask("0,3,7,11", tmp_path / "run")
     want = lines(tmp_path / "run")
@@ -109,7 +116,7 @@ def test_growing_that_was_cut_short_goes_on_to_the_same_bytes(ask: Ask, tmp_path
     ],
 )
 def test_a_run_that_was_asked_for_otherwise_is_refused_by_what_differs_before_any_model(
-    ask: Ask, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], sentence: str
+    ask: Ask, bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], sentence: str
 ) -> None:
     ask("0,3", tmp_path / "run")
     before = lines(tmp_path / "run")
@@ -120,7 +127,7 @@ def test_a_run_that_was_asked_for_otherwise_is_refused_by_what_differs_before_an
     assert lines(tmp_path / "run") == before
 
 
-def test_another_crossing_is_another_run(ask: Ask, world: World, tmp_path: Path) -> None:
+def test_another_crossing_is_another_run(ask: Ask, bare: None, world: World, tmp_path: Path) -> None:
     ask("0,3", tmp_path / "run")
     sae = dragoman.open_dictionary(world.sae, site=world.source)
     fit_crossing(sae, world.target, texts=world.root / "texts.txt", seed=5).save(tmp_path / "other")
@@ -128,7 +135,7 @@ def test_another_crossing_is_another_run(ask: Ask, world: World, tmp_path: Path)
         ask("7", tmp_path / "run", through=tmp_path / "other")
 
 
-def test_a_manifest_whose_parts_are_odd_is_refused(ask: Ask, tmp_path: Path) -> None:
+def test_a_manifest_whose_parts_are_odd_is_refused(ask: Ask, bare: None, tmp_path: Path) -> None:
     ask("0,3", tmp_path / "run")
     ask("7", tmp_path / "run")
     path = tmp_path / "run" / "manifest.json"

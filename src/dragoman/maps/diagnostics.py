@@ -284,8 +284,8 @@ def usable_means() -> str:
     """What the three words of ``usable`` mean, in a line."""
     return (
         f"good: explains {_GOOD:g} of the unit rows' variance and finds {_FOUND:.0%} of its rows, or more; "
-        f"usable: explains {_USABLE:g} or more; unusable: less, or rows dealt at random are explained too, or a constant "
-        "comes as near"
+        f"usable: explains {_USABLE:g} or more; unusable: less, or rows dealt at random are explained too, or a "
+        "constant comes as near"
     )
 
 

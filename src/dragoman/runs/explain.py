@@ -275,7 +275,7 @@ def _written(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": _told(options) | settings,
+            "settings": {**_told(options), **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
