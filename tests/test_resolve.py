@@ -77,7 +77,7 @@ def test_nearly_a_known_name_is_answered_with_it() -> None:
         folder_of("tiny-gema-av")
     with pytest.raises(Refusal, match=r"'tiny-sea': .*no packaged dictionary; did you mean 'tiny-sae'\.$"):
         located("tiny-sea")
-    with pytest.raises(Refusal, match=r"'nofile.safetensors': there is no such file or folder here; check the path"):
+    with pytest.raises(Refusal, match=r"'nofile.safetensors': there is no such folder or file here; check the path"):
         located("nofile.safetensors")
     with pytest.raises(Refusal, match=r"did you mean 'kitft/nla-qwen2.5-7b-L20-av', a known one\? If not, "):
         folder_of("kitft/nla-qwen2.5-7b-L20-a")
@@ -112,7 +112,7 @@ def test_a_dictionary_may_be_a_file_here_with_key_and_index(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert str(located("probes.npz#truth[3]")) == "file:probes.npz#truth[3]"
     assert located("tiny-sae") == tiny.data("tiny-sae")
-    with pytest.raises(Refusal, match="there is no such file or folder here; check the path"):
+    with pytest.raises(Refusal, match="there is no such folder or file here; check the path"):
         located("prober.npz#truth[3]")
-    with pytest.raises(Refusal, match="there is no such file or folder here, .* or one of tiny-sae, tiny-gemma-sae"):
+    with pytest.raises(Refusal, match="there is no such folder or file here, .* or one of tiny-sae, tiny-gemma-sae"):
         located("probers")

@@ -10,6 +10,7 @@ MOST_USED = "Most used"
 FIRST = {
     "explain": ("features", "by", "out", "source", "reading", "through", "texts", "native", "samples", "device"),
 }
+_WITH_WORDS = ("explain", "fit")
 _EXAMPLES = {
     "demo": ("dragoman demo", "dragoman demo --features 2 -o runs/more"),
     "explain": (
@@ -35,4 +36,5 @@ _EXAMPLES = {
 
 def examples(name: str) -> str:
     """The foot of a command's help: a line each, none broken where the screen is 80 columns wide."""
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name])])
+    words = ["Words: see README, section Words"] if name in _WITH_WORDS else []
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name]), *words])

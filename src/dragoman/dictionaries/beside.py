@@ -123,7 +123,7 @@ def located(ref: str | Path | DictionaryRef) -> Path | DictionaryRef:
     if ref in tiny.DATA:
         return tiny.data(ref)
     if not set(ref) & set("/:") and not Path(ref.partition("#")[0]).exists():
-        what, why = f"'{public_address(ref)}'", "there is no such file or folder here"
+        what, why = f"'{public_address(ref)}'", "there is no such folder or file here"
         if PurePath(ref.partition("#")[0]).suffix in _OF_FILES:
             raise Refusal(what, why, "check the path")
         names = [name for name in tiny.DATA if name.endswith("-sae")]
