@@ -18,7 +18,7 @@ from dragoman.commands.boundary import quiet_libraries
 from dragoman.commands.printing import Steps
 from dragoman.commands.show import show_scores, with_scores
 from dragoman.commands.tables import show_table, widths_for
-from dragoman.commands.verdict import believed, beside, show_three, three
+from dragoman.commands.verdict import believed, beside, next_after, show_three, three
 from dragoman.demo import STEPS
 from dragoman.report.opened import Manifest
 from dragoman.scores import Scores
@@ -237,6 +237,14 @@ def test_a_thousand_features_are_counted_and_the_first_named() -> None:
         "; and 992 features more."
     )
     assert len(told) < 250
+
+
+def test_what_comes_next_is_a_score_that_can_be_made() -> None:
+    bare, run = {"conditions": [{"name": "washed"}]}, Path("run")
+    assert next_after([row("7", "washed")], bare, run) == "dragoman score run --ar AR"
+    assert next_after([row("7", "washed", claims=[])], bare, run) == "dragoman score run"
+    assert next_after([], bare | {"feature_info": {"7": {"category": "c"}}}, run) == "dragoman score run"
+    assert next_after([], {"conditions": [{"name": "native"}]}, run) == "dragoman score run"
 
 
 def test_explain_ends_by_saying_which_texts_to_believe_and_what_to_type_next(

@@ -126,7 +126,16 @@ def show_believed(rows: Sequence[Json], manifest: Json, run: Path) -> None:
         from dragoman.report.tables import GUESS
 
         out.print(styled(f"A confidence is as good as what it was fitted on; {GUESS}.", "dim"))
-    out.print(styled(f"next: dragoman score {run}"), soft_wrap=True)
+    out.print(styled(f"next: {next_after(rows, manifest, run)}"), soft_wrap=True)
+
+
+def next_after(rows: Sequence[Json], manifest: Json, run: Path) -> str:
+    """The command to type next: a score, by a reconstructor where a run holds nothing to be judged by."""
+    from dragoman.report.opened import entries_of
+
+    native = any(entry.role == "native" for entry in entries_of(manifest, "the manifest"))
+    judged = native or manifest.get("feature_info") or any("claims" in row for row in rows)
+    return f"dragoman score {run}" + ("" if judged else " --ar AR")
 
 
 # --- the demo's end ---------------------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     if len(matrix.shape) == 1 and matrix.shape[0]:
         vectors = tuple(arrays.array(one) for one in chosen)
         matrix = _Vectors(vectors=vectors, shape=(len(vectors), *matrix.shape))
-        names = chosen if all(chosen) and suffix != ".npy" else ()  # an array saved alone has no name
+        alone = suffix == ".npy" or (suffix in TORCH and chosen == ("tensor",))
+        names = () if alone else chosen  # an array saved alone has no name
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
     refuse_whole(what, matrix.rows([0]))
