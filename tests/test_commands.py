@@ -70,7 +70,14 @@ def test_every_command_explains_itself_in_100_columns(dragoman: Dragoman, name: 
     [
         (
             "explain",
-            ["What is explained", "How it crosses", "The verbalizer", "What it says", "Output and machine"],
+            [
+                "Most used",
+                "What is explained",
+                "How it crosses",
+                "The verbalizer",
+                "What it says",
+                "Output and machine",
+            ],
         ),
         ("fit", ["What is explained", "How it crosses", "The verbalizer", "Output and machine"]),
     ],
@@ -155,7 +162,11 @@ def test_a_neuronpedia_model_nobody_knows_is_refused(dragoman: Dragoman) -> None
 def test_what_cannot_be_explained_is_one_sentence_and_1(
     dragoman: Dragoman, world: World, tmp_path: Path, more: tuple[str, ...], sentence: str
 ) -> None:
-    said = dragoman(*explaining(world, tmp_path / "run", *more))
+    words = explaining(world, tmp_path / "run", *more)
+    if more[0] in words[: -len(more)]:  # an option that is said twice is another refusal
+        at = words.index(more[0])
+        del words[at : at + 2]
+    said = dragoman(*words)
     talk = said.err.rpartition("dragoman: ")
     assert said.code == 1 and not said.out and sentence in talk[2] and talk[2].count("\n") == 1
     assert not (tmp_path / "run").exists()

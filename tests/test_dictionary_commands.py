@@ -127,7 +127,7 @@ def test_an_empty_id_is_refused_and_never_means_all(
 
 
 @pytest.mark.parametrize(
-    ("words", "why"), [("0,3,0", "0 is there twice"), ("0,00", "asked for twice"), ("x", "30 features")]
+    ("words", "why"), [("0,3,0", "0 is there twice"), ("0,00", "named twice, by 0 and by 00"), ("x", "30 features")]
 )
 def test_ids_given_twice_or_unknown_are_refused(
     dragoman: Dragoman, world: World, tmp_path: Path, words: str, why: str

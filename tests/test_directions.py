@@ -143,9 +143,11 @@ def test_unknown_layouts_are_refused_with_the_known_ones(tmp_path: Path) -> None
     (tmp_path / "ae" / "config.json").write_text("{}")
     (tmp_path / "v.csv").write_text("1,2")
     known = r"SAELens.*\.safetensors, \.npy, \.npz or \.pt file"
-    for ref in (tmp_path / "ae", tmp_path / "v.csv", tmp_path / "gone"):
+    for ref in (tmp_path / "ae", tmp_path / "v.csv"):
         with pytest.raises(Refusal, match=known):
             read_directions(ref, site=SITE)
+    with pytest.raises(Refusal, match=r"gone: there is no such file or folder here; check the path\.$"):
+        read_directions(tmp_path / "gone", site=SITE)
     with pytest.raises(Refusal, match=r"unknown dictionary layout \(it holds config.json\)"):
         read_encoder(tmp_path / "ae")
     with pytest.raises(Refusal, match=r"no 2-D W_dec among decoder\); name a SAELens folder"):
@@ -222,7 +224,7 @@ def test_one_vector_may_stand_alone(tmp_path: Path, suffix: str) -> None:
     else:
         np.savez(path, probe=probe)
     found = read_directions(path, site=SITE)
-    assert found.ids == ("0",)
+    assert found.ids == ("0" if suffix == "npy" else "probe",)
     np.testing.assert_allclose(found.unit[0], probe / np.linalg.norm(probe), rtol=1e-6)
 
 

@@ -333,12 +333,16 @@ def test_any_name_is_ranked_without_error(name: str) -> None:
     assert len(found) == len({r.checkpoint.id for r in found}) > 20
 
 
-def test_the_command_prints_a_table_no_wider_than_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_command_prints_a_table_no_wider_than_its_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     command.checkpoints(source=None, width=None, every=False, as_json=False)
     said = capsys.readouterr()
     assert not said.err
     assert all(c.id in said.out for c in checkpoints())
-    assert max(len(line) for line in said.out.splitlines()) <= command.WIDTH
+    assert max(len(line) for line in said.out.splitlines()) <= columns
 
 
 def test_the_command_recommends_and_keeps_references_whole(capsys: pytest.CaptureFixture[str]) -> None:

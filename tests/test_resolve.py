@@ -66,8 +66,21 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     "ref", ["no-such-model", "./no/such", "/no/such/folder", "org/name@", "org/../name", "org/name/../other", "a/b c"]
 )
 def test_what_is_no_name_no_folder_and_no_hub_id_is_refused(ref: str) -> None:
-    with pytest.raises(Refusal, match=r"there is no such folder here, and it is no hub id; .*tiny-smollm2, tiny-gemma"):
+    path = ref.startswith((".", "/"))
+    told = r"check the path\.$" if path else r"and it is no hub id; .*tiny-smollm2, tiny-gemma"
+    with pytest.raises(Refusal, match=f"there is no such folder here[,;] {told}"):
         folder_of(ref)
+
+
+def test_nearly_a_known_name_is_answered_with_it() -> None:
+    with pytest.raises(Refusal, match=r"'tiny-gema-av': .*; did you mean 'tiny-gemma-av'\.$"):
+        folder_of("tiny-gema-av")
+    with pytest.raises(Refusal, match=r"'tiny-sea': .*no packaged dictionary; did you mean 'tiny-sae'\.$"):
+        located("tiny-sea")
+    with pytest.raises(Refusal, match=r"'nofile.safetensors': there is no such folder or file here; check the path"):
+        located("nofile.safetensors")
+    with pytest.raises(Refusal, match=r"did you mean 'kitft/nla-qwen2.5-7b-L20-av', a known one\? If not, "):
+        folder_of("kitft/nla-qwen2.5-7b-L20-a")
 
 
 @pytest.mark.parametrize(
@@ -99,5 +112,7 @@ def test_a_dictionary_may_be_a_file_here_with_key_and_index(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert str(located("probes.npz#truth[3]")) == "file:probes.npz#truth[3]"
     assert located("tiny-sae") == tiny.data("tiny-sae")
-    with pytest.raises(Refusal, match="there is no such folder or file here, .* or one of tiny-sae, tiny-gemma-sae"):
+    with pytest.raises(Refusal, match="there is no such folder or file here; check the path"):
         located("prober.npz#truth[3]")
+    with pytest.raises(Refusal, match="there is no such folder or file here, .* or one of tiny-sae, tiny-gemma-sae"):
+        located("probers")

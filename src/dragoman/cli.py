@@ -11,15 +11,16 @@ from typing import Annotated
 
 import typer
 
-from dragoman.commands.boundary import Command, Commands, Debug
+from dragoman.commands.boundary import Command, Commands, Debug, Verbose
 from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.confidence import confidence as confidence_commands
 from dragoman.commands.crossings import fit, inspect
 from dragoman.commands.doctor import doctor
+from dragoman.commands.examples import examples
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
-from dragoman.commands.printing import put, put_json, talking
+from dragoman.commands.printing import put, put_record, talking
 from dragoman.commands.show import show_scores
 from dragoman.commands.words import (
     MACHINE,
@@ -41,7 +42,8 @@ app = typer.Typer(
     "demo[/] tries it offline, [bold]dragoman checkpoints --for MODEL:BLOCK[/] names verbalizers for a model, "
     "[bold]dragoman explain[/] runs one.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -65,15 +67,18 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="DRAGOMAN_DEBUG", help="Show where in the code a command ended.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Let through what libraries say, and every sentence of the demo.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version, and end.")
+        bool, typer.Option("--version", "-V", callback=_tell_version, is_eager=True, help="Tell the version, and end.")
     ] = False,
 ) -> None:
     """Options of every command."""
-    Debug.wanted = debug
+    Debug.wanted, Verbose.wanted = debug, verbose
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=examples("demo"))
 def demo(
     out: Out = Path("runs/demo"),
     features: Annotated[
@@ -86,30 +91,43 @@ def demo(
     dtype: Dtype = "bfloat16",
     device: Device = "cpu",
     seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="Scores on stdout as JSON.")] = False,
 ) -> None:
     """Try it on two small models that ship: SmolLM2's features in Gemma's words, scored, with a page. No network."""
-    from dragoman.demo import demo_options, experiment, listed
+    from dragoman.commands.show import show_conditions
+    from dragoman.commands.verdict import show_demo_verdict, show_three
+    from dragoman.demo import READINGS, SCORE, SHOW, STEPS, demo_options, experiment, listed
     from dragoman.models.load import check_device
     from dragoman.report import write_page
+    from dragoman.report.opened import Manifest
     from dragoman.scoring import score_run
 
     check_device(device)
-    with talking() as talk:
+    with talking(STEPS, quiet=not Verbose.wanted) as talk:
         asked, how = listed(ranks=features), demo_options(seed=seed)
         run = experiment(asked, how, out, talk, dtype=dtype, device=device, from_scratch=from_scratch)
-        talk.say("scoring")
+        talk.step(SCORE)
         scores = score_run(run, seed=seed, device=device, say=talk.say)
+        talk.step(SHOW)
         page = write_page(run, run.page)
-    show_scores(scores.to_json(), run.manifest)
+    if as_json:
+        put_record("scores", scores.to_json())
+        return
+    show_three(run.rows(), scores, Manifest.of(run.manifest, "the manifest"), READINGS)
+    show_demo_verdict(scores, READINGS)
+    put("")
+    show_conditions(scores, f"{run.manifest['source']} in the words of {run.manifest['target']}", notes=False)
+    put("")
+    put("what the columns mean, nulls, maps and every text: the page")
     put(f"page: {page}")
+    put("next: dragoman explain tiny-sae --features 4497,1505 --by tiny-gemma-av")
 
 
-for command in (explain, fit):
-    app.command(cls=Command, epilog="Words: see README, section Words")(command)
-app.command(cls=Command)(inspect)
+for command in (explain, fit, inspect):
+    app.command(cls=Command, epilog=examples(command.__name__))(command)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=examples("score"))
 def score(
     run: Run,
     ar: Ar = None,
@@ -148,12 +166,12 @@ def score(
             say=talk.say,
         )
     if as_json:
-        put_json(scores.to_json())
+        put_record("scores", scores.to_json())
     else:
         show_scores(scores.to_json(), folder.manifest)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=examples("report"))
 def report(
     run: Run,
     out: Annotated[
@@ -162,17 +180,22 @@ def report(
             "-o", "--out", parser=out_file, metavar="FILE", help="Page to write; default: page.html in the run."
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Where the page is, as JSON.")] = False,
 ) -> None:
     """Write the run's page: static HTML, nothing loaded from anywhere."""
     from dragoman.report import write_page
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
-    put(f"page: {write_page(folder, out or folder.page)}")
+    page = write_page(folder, out or folder.page)
+    if as_json:
+        put_record("page", {"page": str(page)})
+    else:
+        put(f"page: {page}")
 
 
 for command in (checkpoints, doctor, export):
-    app.command(cls=Command)(command)
+    app.command(cls=Command, epilog=examples(command.__name__))(command)
 app.add_typer(confidence_commands, name="confidence")
 
 if __name__ == "__main__":

@@ -67,10 +67,11 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Talk:
-    """Where progress goes: ``say(sentence)``, or ``bar(what, done, total)``; nowhere unless told."""
+    """Where progress goes: ``say(sentence)``, ``bar(what, done, total)``, ``step(what)``; nowhere unless told."""
 
     say: Callable[[str], None] = lambda _text: None
     bar: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+    step: Callable[[str], None] = lambda _name: None
 
     def towards(self, what: str) -> Callable[[int, int], None]:
         """A bar's callback for one piece of work."""

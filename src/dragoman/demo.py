@@ -26,6 +26,16 @@ from dragoman.runs.texts import Texts
 from dragoman.store import RunFolder
 from dragoman.store.outputs import check_run
 
+# Steps and their usual seconds on 2 cores, once the base weights are converted.
+READ, OPEN, SAY, SCORE, SHOW = (
+    "reading texts with both models",
+    "opening both verbalizers",
+    "putting the features into words",
+    "scoring the words",
+    "writing the page",
+)
+STEPS = {READ: 25.0, OPEN: 20.0, SAY: 60.0, SCORE: 25.0, SHOW: 2.0}
+READINGS = {"fires on": "direct", "writes": "washed"}  # the two conditions that a feature's readings are here
 LONGEST = 120  # tokens; the embedded verbalizers were trained on shorter texts, and their confidence was fitted at this
 
 
@@ -52,7 +62,11 @@ def experiment(
     from_scratch: bool = False,
 ) -> RunFolder:
     """All conditions over the features; resumable."""
+    from dragoman.models.embedder import packaged_folder
+
     check_run(out)
+    packaged_folder()  # the embedder that scores; what is not installed is told first
+    talk.step(READ)
     dictionary = open_dictionary("tiny-sae")
     directions = dictionary.features(features).directions
     readings = Readings(source=tiny.SOURCE, target=tiny.TARGET, texts=Texts(), dtype=dtype, device=device, talk=talk)
@@ -60,12 +74,13 @@ def experiment(
     turned, _ = fit_pooled(rows.x, rows.y, tiny.SOURCE, tiny.TARGET, seed=options.seed, method="procrustes")
     if crossing.map is None or crossing.source_background is None:
         raise RuntimeError("a crossing over texts has a map and both backgrounds")
-    talk.say("opening the verbalizers of both models, and checking them")
+    talk.step(OPEN)
     verbalizers = {
         "by": Verbalizer.open("tiny-gemma-av", dtype=dtype, device=device),
         "native": Verbalizer.open("tiny-smollm2-av", dtype=dtype, device=device),
     }
     quick(verbalizers.values())
+    talk.step(SAY)
     backgrounds = {"by": crossing.background, "native": crossing.source_background}
     builder = RunBuilder(directions=directions, backgrounds=backgrounds)
     add_conditions(builder, crossing, turned, options)

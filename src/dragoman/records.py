@@ -108,6 +108,9 @@ class Card(Record):
     route_why: str | None = None
 
 
+UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing
+
+
 class Row(Record):
     """One explanation as it is written in ``rows.jsonl``.
 

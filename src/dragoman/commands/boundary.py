@@ -7,19 +7,23 @@ dragoman, said in one sentence, with the traceback where --debug (or DRAGOMAN_DE
 
 from __future__ import annotations
 
+import os
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
+from dragoman.commands.examples import FIRST, MOST_USED
 from dragoman.commands.printing import guarded, one_line, tell, tell_lines
 from dragoman.core import Refusal
 from dragoman.store import refusing
+from dragoman.store.spans import meant
 
 _LONGEST = 400  # characters of somebody else's sentence
 
@@ -32,6 +36,41 @@ class Debug:
     """Whether tracebacks are shown."""
 
     wanted = False
+
+
+class Verbose:
+    """Whether what libraries say is let through, and every sentence of a long command."""
+
+    wanted = False
+
+
+_LIBRARIES = "transformers|torch|peft|accelerate|sentence_transformers|huggingface_hub|tokenizers|gguf"
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def quiet_libraries(wanted: bool = True) -> Iterator[None]:
+    """Inside, libraries show no progress bars and tell no warnings of their own; refusals and faults are as ever.
+
+    What somebody has set in the environment stays as it is.
+    """
+    if not wanted:
+        yield
+        return
+    mine = [name for name in _QUIET if name not in os.environ]
+    os.environ.update({name: _QUIET[name] for name in mine})
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=rf"({_LIBRARIES})\b")
+            yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -57,9 +96,24 @@ class Commands(TyperGroup):
 class Command(TyperCommand):
     """One command, in the same way; its usage names arguments as its help does, and help is listed last."""
 
+    def __init__(self, name: str | None, *, params: list[Any] | None = None, **how: Any) -> None:
+        """As the library's; where a command has many options, those most people need come first."""
+        first = FIRST.get(name or "", ())
+        for param in params or []:
+            if param.name in first:
+                param.rich_help_panel = MOST_USED
+        ordered = sorted(params or [], key=lambda one: _place(one, first))
+        super().__init__(name, params=ordered, **how)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As the library's; an option that takes one value is refused a second time, where the last one would win."""
+        if not ctx.resilient_parsing:
+            _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
-        with _kept():
+        with _kept(), quiet_libraries(not Verbose.wanted):
             return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -74,9 +128,31 @@ class Command(TyperCommand):
         return found
 
 
+def _place(param: Any, first: Sequence[str]) -> int:
+    if param.name in first:
+        return first.index(param.name)
+    return -1 if isinstance(param, TyperArgument) else len(first)
+
+
+def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
+    """Refuse an option given twice that takes one value; wrong words are left to the library."""
+    try:
+        _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    except TyperException:
+        return
+    seen: set[str] = set()
+    for param in order:
+        if not isinstance(param, TyperOption) or param.multiple or param.is_flag or param.count:
+            continue
+        if param.name in seen:
+            said = max(param.opts, key=len)
+            ctx.fail(f"Option {said} is given twice, and takes one value; give it once")
+        seen.add(str(param.name))
+
+
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run an application and end the process with its exit code."""
-    Debug.wanted = False
+    Debug.wanted = Verbose.wanted = False
     with guarded():
         code = _run(app, name)
     raise SystemExit(code)
@@ -123,8 +199,17 @@ def _usage(wrong: Any, name: str) -> int:
         if ctx is not None:
             tell_lines(ctx.get_usage())
         asked = f" ('{ctx.command_path} --help' lists what can be said)" if ctx is not None else ""
-        tell(f"{name}: {_short(wrong.format_message()).rstrip('.')}{asked}.")
+        tell(f"{name}: {_short(_worded(wrong)).rstrip('.')}{asked}.")
     return int(wrong.exit_code)
+
+
+def _worded(wrong: Any) -> str:
+    """What is wrong; of an option that is none, the one that was likely meant."""
+    if getattr(wrong, "possibilities", None) and hasattr(wrong, "option_name"):
+        return f"{wrong.message}. {meant(wrong.option_name, wrong.possibilities, '').replace('did', 'Did')}".rstrip(
+            ". "
+        )
+    return str(wrong.format_message())
 
 
 def _short(error: object) -> str:

@@ -6,6 +6,7 @@ asked for. Refuses Neuronpedia ids of models it does not know.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -13,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.printing import console, put_json, styled
+from dragoman.commands.printing import console, put_json, styled, tell, with_schema
+from dragoman.commands.tables import show_table
 from dragoman.commands.words import named
+from dragoman.core import Refusal
+from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dragoman.verbalizers.registry import Checkpoint, Recommendation
 
-WIDTH = 100
 FOOT = (
     "role: av puts vectors into words, ar turns words back into vectors, a pair holds both, a map carries vectors. "
     "block: whose output it reads, counted from 0. contract: how its vector is fed. quality: the first figure at first "
@@ -54,18 +55,23 @@ def checkpoints(
     """List published verbalizers and reconstructors, or recommend a verbalizer for a model's features."""
     from dragoman.models.contracts import contract_names
     from dragoman.verbalizers import registry
+    from dragoman.verbalizers.known import is_known
 
     if source is None:
         listed = registry.checkpoints()
         if as_json:
-            put_json([told(c) for c in listed], indent=2)
+            put_json([with_schema("checkpoint", told(c)) for c in listed], indent=2)
         else:
-            show_table(listed)
+            show_checkpoints(listed)
         return
-    ranked = registry.recommend(place(source), width, built=contract_names())
+    asked = place(source)
+    if not is_known(asked):
+        tell_unknown(asked)
+    ranked = registry.recommend(asked, width, built=contract_names())
     found = ranked if every else ranked[:SHOWN]
     if as_json:
-        put_json([{"rank": n, **recommended(r)} for n, r in enumerate(found, 1)], indent=2)
+        told_of = [{"rank": n, **recommended(r)} for n, r in enumerate(found, 1)]
+        put_json([with_schema("recommendation", one) for one in told_of], indent=2)
     else:
         show_recommended(source, found, len(ranked))
 
@@ -75,6 +81,21 @@ def place(source: str) -> str:
     from dragoman.neuronpedia.ids import is_reference, parse
 
     return str(parse(source).site) if is_reference(source) else source
+
+
+def tell_unknown(source: str) -> None:
+    """Say that nothing was made for a model; refuse what is no model's name at all.
+
+    Raises:
+        Refusal: neither ORG/NAME nor a name that any checkpoint or family has.
+    """
+    from dragoman.verbalizers.known import models
+
+    likely = meant(re.sub(r":\d+$", "", source), models(), "")
+    if "/" not in source:
+        raise Refusal(f"model '{source[:80]}'", "no checkpoint knows it", likely or "write its hub id, ORG/NAME")
+    also = f" ({likely}?)" if likely else ""
+    tell(f"no checkpoint was made for {source} or its family{also}; these read other models, reached by a map")
 
 
 def told(c: Checkpoint) -> dict[str, object]:
@@ -88,37 +109,18 @@ def recommended(r: Recommendation) -> dict[str, object]:
     return {"relation": r.relation, "reason": r.reason, "usable": r.usable, "checkpoint": told(r.checkpoint)}
 
 
-def screen() -> Console:
-    """Stdout; 100 columns where nobody says how wide it is."""
-    out = console()
-    return out if out.is_terminal else console(width=WIDTH)
-
-
-def show_table(listed: Iterable[Checkpoint]) -> None:
+def show_checkpoints(listed: Iterable[Checkpoint]) -> None:
     """One table a base model, in the registry's order."""
-    from rich.table import Table
     from rich.text import Text
 
-    out = screen()
+    out = console()
     for base, group in groupby(sorted_by_base(listed), key=lambda c: c.base):
         members = list(group)
         facts = [f"{n} blocks" for n in {c.n_blocks for c in members} if n]
         facts += [f"width {d}" for d in {c.d_model for c in members} if d]
-        table = Table(title=Text(f"{base}" + (f"  ({', '.join(facts)})" if facts else ""), style="bold"), box=None)
-        table.title_justify, table.pad_edge, table.expand = "left", False, False
-        for name, size in (
-            ("checkpoint", 42),
-            ("role", 4),
-            ("block", 10),
-            ("contract", 9),
-            ("quality", 14),
-            ("layout", 11),
-        ):
-            table.add_column(name, width=size, overflow="fold", header_style="dim")
-        for c in members:
-            cells = (c.id, c.role, c.where.partition("/")[0], c.contract, figure(c), c.mark)
-            table.add_row(*(Text(cell) for cell in cells))
-        out.print(table)
+        rows = [(c.id, c.role, c.where.partition("/")[0], c.contract, figure(c), c.mark) for c in members]
+        title = base + (f"  ({', '.join(facts)})" if facts else "")
+        show_table(title, ("checkpoint", "role", "block", "contract", "quality", "layout"), rows, words=6, out=out)
         out.print()
     out.print(Text(textwrap.fill(FOOT, out.width), style="dim"))
 
@@ -143,7 +145,7 @@ def show_recommended(source: str, found: Sequence[Recommendation], known: int) -
     """A numbered list: checkpoint, why, its reconstructor; the model's dictionaries near those blocks; what next."""
     from rich.text import Text
 
-    out = screen()
+    out = console()
     out.print(styled(f"verbalizers for {source}, best first", style="bold"))
     for n, r in enumerate(found, 1):
         c = r.checkpoint
@@ -151,7 +153,8 @@ def show_recommended(source: str, found: Sequence[Recommendation], known: int) -
         head.append(c.ref, style="bold" if r.usable else "dim")
         head.append(f"  {c.contract}")
         out.print(head)
-        said = [r.reason, c.note, f"reconstructor: {c.reader_ref}" if c.reader_ref and r.usable else ""]
+        several = "stands for several checkpoints: name one of them" if "*" in c.ref else ""
+        said = [several, r.reason, c.note, f"reconstructor: {c.reader_ref}" if c.reader_ref and r.usable else ""]
         for text in filter(None, said):
             out.print(Text(indented(text, out.width)), soft_wrap=True)
     saes = {s.refs[0]: s for r in found if r.relation in ("native", "other tuning") for s in r.checkpoint.saes}

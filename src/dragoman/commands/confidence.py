@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.commands.boundary import Command, Commands
-from dragoman.commands.printing import put, talking
+from dragoman.commands.examples import examples
+from dragoman.commands.printing import put, put_record, talking
 from dragoman.commands.words import (
+    MACHINE,
     SAYS,
     Ar,
     ArLayout,
@@ -48,9 +50,12 @@ Checked = Annotated[
         help="What you checked: a CSV, with commas, or JSON lines; feature, condition, right.",
     ),
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", rich_help_panel=MACHINE, help="How reliable they are, on stdout as JSON.")
+]
 
 
-@confidence.command(cls=Command)
+@confidence.command(cls=Command, epilog=examples("fit confidence"))
 def fit(
     run: Run,
     checked: Checked,
@@ -60,6 +65,7 @@ def fit(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Fit confidences on a run's evidence, from 40 checked explanations or more, 8 right and 8 wrong at least."""
     from dragoman.models.load import check_device
@@ -71,10 +77,10 @@ def fit(
     folder = RunFolder.open(run)
     with talking() as talk:
         made = fit_from(folder, checked, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say)
-    _keep(*made, out)
+    _keep(*made, out, as_json=as_json)
 
 
-@confidence.command(cls=Command)
+@confidence.command(cls=Command, epilog=examples("recalibrate"))
 def recalibrate(
     run: Run,
     checked: Checked,
@@ -85,6 +91,7 @@ def recalibrate(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Keep the order of confidences that exist, and fit how sure to be anew, from 30 checked explanations or more."""
     from dragoman.models.load import check_device
@@ -98,7 +105,7 @@ def recalibrate(
         made = recalibrate_from(
             folder, checked, confidence, ar=ar, layout=ar_layout, dtype=dtype, device=device, seed=seed, say=talk.say
         )
-    _keep(*made, out)
+    _keep(*made, out, as_json=as_json)
 
 
 def _refuse_same(checked: Path, out: Path) -> None:
@@ -107,11 +114,17 @@ def _refuse_same(checked: Path, out: Path) -> None:
         raise Refusal(f"{out}", "it is the file of checked explanations", "name another file with -o")
 
 
-def _keep(made: ConfidenceSet, reliability: Reliability, out: Path) -> None:
+def _keep(made: ConfidenceSet, reliability: Reliability, out: Path, *, as_json: bool) -> None:
     """Write the set, and show what it is worth."""
+    from dataclasses import asdict
+
     from dragoman.confidence.checked import reliability_lines
+    from dragoman.store import plain
 
     made.save(out)
+    if as_json:
+        put_record("reliability", {"confidences": str(out), **plain(asdict(reliability))})
+        return
     for line in reliability_lines(reliability):
         put(line)
     put(f"confidences: {out}")

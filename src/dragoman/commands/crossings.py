@@ -12,10 +12,12 @@ from typing import Annotated
 
 import typer
 
-from dragoman.commands.printing import console, put, put_json, talking
+from dragoman.commands.printing import put, put_record, talking
+from dragoman.commands.tables import show_table
 from dragoman.commands.words import (
     CROSSES,
     EXPLAINED,
+    MACHINE,
     VERBALIZER,
     ArrayKey,
     Base,
@@ -49,9 +51,9 @@ def fit(
         typer.Option(
             metavar="IDS",
             rich_help_panel=EXPLAINED,
-            help="Ids that will be asked for. Of more than 8192 features only these, the 50 nearest of each and 2000 "
-            "drawn at random are watched where they fire; without it the 2000 alone. What is not watched crosses by "
-            "the map.",
+            help="Ids that will be asked for, as in explain. Of more than 8192 features only these, the 50 nearest "
+            "of each and 2000 drawn at random are watched where they fire; without it the 2000 alone. What is not "
+            "watched crosses by the map.",
         ),
     ] = None,
     source: Source = None,
@@ -98,12 +100,16 @@ def fit(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=MACHINE, help="Its index on stdout as JSON, as inspect gives it.")
+    ] = False,
 ) -> None:
     """Fit what carries a dictionary's features to a verbalizer's model, once; explain --through uses it.
 
     Reads both models over the same texts and writes a folder that can be shared.
     """
     from dragoman.dictionaries import open_dictionary
+    from dragoman.maps.artifact import inspect_crossing
     from dragoman.maps.diagnostics import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
@@ -114,8 +120,8 @@ def fit(
     kind = "aligned" if map_kind is None else map_kind
     check_method(kind, method, lam)
     check_device(device)
-    ids, fed = features_from(features), settings_from(setting or [])
-    check_asked(kind, ids)
+    asked, fed = features_from(features), settings_from(setting or [])
+    check_asked(kind, asked)
     stated = Site.parse(source) if source is not None else None
     there = Site.parse(target) if target is not None else None
     refuse_there(out)
@@ -128,7 +134,7 @@ def fit(
             map=kind,  # type: ignore[arg-type]
             method=method,  # type: ignore[arg-type]
             lam=lam,
-            features=ids,
+            features=asked,
             texts=texts,
             seed=seed,
             dtype=dtype,
@@ -136,11 +142,15 @@ def fit(
             talk=talk,
         )
         crossing.save(out)
+    if as_json:
+        put_record("crossing", inspect_crossing(out).to_json(), indent=1)
+        return
     if crossing.map is not None:
         word, why = usable(crossing.map.report["held_out"])
         put(f"{word}: {why}")
         show_held_out(crossing.map.report["held_out"])
     put(f"crossing: {out}")
+    put(f"next: dragoman explain {sae} --through {out} --by {by or 'AV'} --features IDS")
 
 
 def inspect(
@@ -153,7 +163,7 @@ def inspect(
 
     index = inspect_crossing(crossing)
     if as_json:
-        put_json(index.to_json(), indent=1)
+        put_record("crossing", index.to_json(), indent=1)
         return
     for line in lines_of(index):
         put(line)
@@ -163,13 +173,11 @@ def inspect(
 
 def show_held_out(held_out: Mapping[str, float]) -> None:
     """How good a map is on texts it was not fitted on; every number beside what means nothing would reach."""
-    from rich.table import Table
-
     from dragoman.maps.diagnostics import beside_baselines
 
-    table = Table(title=f"on {held_out['n']:.0f} rows of texts it was not fitted on", title_justify="left")
-    for name in ("measure", "this map", "the mean alone", "rows dealt"):
-        table.add_column(name, justify="left" if name == "measure" else "right")
-    for measure, *numbers in beside_baselines(held_out):
-        table.add_row(measure, *("" if one is None else f"{one:.3f}" for one in numbers))
-    console().print(table)
+    rows = [
+        [measure, *("" if one is None else f"{one:.3f}" for one in numbers)]
+        for measure, *numbers in beside_baselines(held_out)
+    ]
+    title = f"on {held_out['n']:.0f} rows of texts it was not fitted on"
+    show_table(title, ("measure", "this map", "the mean alone", "rows dealt"), rows)

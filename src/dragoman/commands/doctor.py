@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.printing import console, put_json
+from dragoman.commands.printing import console, put_record
 from dragoman.commands.words import (
     EXPLAINED,
     MACHINE,
@@ -144,7 +144,7 @@ def _tell(found: list[Finding], seconds: float, *, as_json: bool) -> None:
     from dragoman.doctor.finding import faults, sheet
 
     if as_json:
-        put_json(jsoned(found, seconds), indent=1)
+        put_record("findings", jsoned(found, seconds), indent=1)
     else:
         console().print(sheet(found, seconds))
     if faults(found):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dragoman.commands.printing import put, put_json, talking
+from dragoman.commands.printing import put, put_record, talking
 from dragoman.commands.show import show_rows, with_scores
+from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
     CROSSES,
     EXPLAINED,
@@ -53,7 +54,8 @@ def explain(
         typer.Option(
             metavar="IDS",
             rich_help_panel=EXPLAINED,
-            help="For example 982,1748; default: those the dictionary's name gives, or all.",
+            help="982,1748, 0-99, all, @FILE (one id a line), top:100 (those that fire most often), random:100, or "
+            "several of these; default: those the dictionary's name gives, or all.",
         ),
     ] = None,
     source: Source = None,
@@ -180,7 +182,7 @@ def explain(
     }
     kind: Any = map_kind  # a word that is none is refused by Options
     # Words are refused before the dictionary is opened, which may be far away.
-    ids, stated = features_from(features), Site.parse(source) if source is not None else None
+    asked, stated = features_from(features), Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
     Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
@@ -199,7 +201,8 @@ def explain(
             k=k,
         )
         run = run_explain(
-            opened.features(ids or None),
+            opened,
+            features=asked,
             by=by,
             contract=contract,
             settings=fed,
@@ -219,7 +222,8 @@ def explain(
     rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
     if as_json:
         for row in rows:
-            put_json(row)
+            put_record("row", row)
     else:
         show_rows(rows, run.manifest)
         put(f"page: {page}")
+        show_believed(rows, run.manifest, run.path)

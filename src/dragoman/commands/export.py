@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.printing import put, put_json, tell, tell_lines
+from dragoman.commands.printing import put, put_record, tell, tell_lines
 from dragoman.commands.words import Run, out_folder
 from dragoman.core import public_address
+from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
     from dragoman.neuronpedia import Explained
@@ -88,7 +89,9 @@ def export(
     from dragoman.store import RunFolder
 
     if format_ not in FORMATS:
-        raise Refusal(f"format '{format_}'", f"known are {', '.join(FORMATS)}", "use one of these")
+        raise Refusal(
+            f"format '{format_}'", f"known are {', '.join(FORMATS)}", meant(format_, FORMATS, "use one of these")
+        )
     shown = ShownRun.of(RunFolder.open(run))
     source = NeuronpediaRef(model=model_id, source=source_id)
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
@@ -126,7 +129,7 @@ def export(
         summary: dict[str, object] = {"source": str(source), "condition": ", ".join(names)}
         summary |= {"explanations": len(explained), "empty": empty}
         summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
-        put_json(summary | {"files": [str(p) for p in paths]})
+        put_record("export", summary | {"files": [str(p) for p in paths]})
     else:
         for path in paths:
             put(path)
@@ -176,7 +179,10 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
     if not rows or any(row.kind != "feature" for row in rows):
         there = ", ".join(_conditions_of_features(run.rows)) or "none"
         why = "it is of random directions, which nobody has an index for" if rows else "the run has no such condition"
-        raise Refusal(f"condition '{name}' of {path}", why, f"its conditions of features are: {there}")
+        instead = f"its conditions of features are: {there}"
+        if not rows:
+            instead = meant(name, _conditions_of_features(run.rows), instead)
+        raise Refusal(f"condition '{name}' of {path}", why, instead)
     by_feature: dict[str, list[Row]] = {}
     for row in rows:
         by_feature.setdefault(row.feature, []).append(row)

@@ -12,9 +12,11 @@ What is said on stderr tells addresses without passwords, signatures and tokens;
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
 # C0 but newline and tab, DEL, C1, line and paragraph separator, bidirectional embeddings, overrides and isolates, and
 # halves of characters, which no stream can write.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What is printed as JSON, and the version of its keys.
+_VERSIONS = {
+    "row": 1,
+    "scores": 1,
+    "crossing": 1,
+    "checkpoint": 1,
+    "recommendation": 1,
+    "findings": 1,
+    "export": 1,
+    "page": 1,
+    "reliability": 1,
+}
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 
 
@@ -54,6 +68,16 @@ def put_json(value: Any, *, indent: int | None = None) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     told = _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     _unfiltered(sys.stdout).write(f"{told}\n")
+
+
+def put_record(kind: str, value: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """An object as JSON on stdout, its ``schema`` first: what it is, and in which version."""
+    put_json(with_schema(kind, value), indent=indent)
+
+
+def with_schema(kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with its ``schema``, ``dragoman.KIND/VERSION``; the version goes up when a key changes its meaning."""
+    return {"schema": f"dragoman.{kind}/{_VERSIONS[kind]}", **value}
 
 
 def spoken(text: object) -> str:
@@ -116,7 +140,7 @@ class _Guarded:
         text = without_secrets(text) if self._talk else text
         start = "\r" if text.startswith("\r") else ""  # how a progress bar goes back to the line's beginning
         parts = _COLOUR.split(text[len(start) :])
-        colours = self.unfiltered.isatty()
+        colours = self.unfiltered.isatty() or bool(os.environ.get("FORCE_COLOR"))  # as rich has it
         shown = [part if n % 2 and colours else visible(part) for n, part in enumerate(parts)]
         self.unfiltered.write(start + "".join(shown))
         return written
@@ -145,8 +169,13 @@ def guarded() -> Iterator[None]:
 
 
 @contextmanager
-def talking() -> Iterator[Talk]:
-    """Progress bars and sentences on stderr."""
+def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) -> Iterator[Talk]:
+    """Progress bars and sentences on stderr.
+
+    Args:
+        steps: what will be done and how many seconds each usually takes; each is announced with the time left.
+        quiet: whether sentences are left out, and bars taken away when they are done: the steps alone are told.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     shown = console(stderr=True)
@@ -156,12 +185,48 @@ def talking() -> Iterator[Talk]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=shown) as progress:
+    unseen = quiet and not shown.is_terminal  # bars that are taken away would leave an empty line there
+    with Progress(*columns, console=shown, transient=quiet, disable=unseen) as progress:
         tasks: dict[str, TaskID] = {}
+        told = Steps(steps or {})
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(spoken(what), total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        yield Talk(say=lambda text: shown.print(spoken(text)), bar=bar)
+        def say(text: str) -> None:
+            if not quiet:
+                shown.print(spoken(text))
+
+        def step(name: str) -> None:
+            for task in tasks.values() if quiet else ():
+                progress.update(task, visible=False)
+            shown.print(spoken(told.begun(name)))
+
+        yield Talk(say=say, bar=bar, step=step)
+
+
+class Steps:
+    """Steps that follow one another: which one begins, and about how long the rest takes.
+
+    Usual seconds are of one machine; how fast this one is shows in the steps that are done.
+    """
+
+    def __init__(self, usual: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        """``usual``: seconds by step, in order; ``clock``: seconds from some start."""
+        self._usual, self._clock, self._start = dict(usual), clock, clock()
+
+    def begun(self, name: str) -> str:
+        """The line that says so: ``step 2 of 5: ... (about 2 min left)``."""
+        names = list(self._usual)
+        if name not in names:
+            return name
+        at = names.index(name)
+        before, rest = sum(list(self._usual.values())[:at]), sum(list(self._usual.values())[at:])
+        pace = (self._clock() - self._start) / before if before else 1.0
+        return f"step {at + 1} of {len(names)}: {name} (about {_minutes(rest * pace)} left)"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"

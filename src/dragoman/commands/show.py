@@ -6,10 +6,11 @@ In: rows, reports and scores, as JSON or as records. Out: tables on stdout. Refu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from dragoman.commands.printing import console, styled
+from dragoman.commands.tables import show_table
 
 if TYPE_CHECKING:
     from dragoman.core import Estimate
@@ -101,6 +102,8 @@ def _show_row(row: Row, more: Json) -> None:
         one = FeatureConfidence.of({**confidence, "feature": row.feature}, "a confidence")
         head.append(styled(confidence_words(one), "green" if one.answered else "yellow"))
     out.print(*head)
+    if row.problems:
+        out.print(styled(f"flagged: {', '.join(row.problems)}", "yellow"))
     if not isinstance(claims, Sequence) or isinstance(claims, str):
         out.print(styled(f"{row.text}\n"))
         return
@@ -121,7 +124,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
 
     judged, run = _typed(Scores, scores), Manifest.of(manifest, "the manifest")
     if any(row.lift or row.category for row in judged.table):
-        _show_conditions(judged, f"{run.source} in the words of {run.target}")
+        show_conditions(judged, f"{run.source} in the words of {run.target}")
     if judged.nulls:
         show_nulls(judged.nulls)
     _show_embedders(judged)
@@ -147,16 +150,18 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
         )
 
 
-def _show_conditions(scores: Scores, title: str) -> None:
-    """Lift and planted category of each condition, with what the numbers mean."""
+def show_conditions(scores: Scores, title: str, *, notes: bool = True) -> None:
+    """Lift and planted category of each condition; ``notes``: with what the numbers mean."""
     rows = []
     for row in scores.table:
         category = row.category
         random = "" if category is None or category.random is None else f"{category.random:.0%}"
         lift = _cells(row.lift) if row.lift else ["", "", ""]
         rows.append([row.condition, *lift, f"{category.value:.0%}" if category else "", random])
-    _print_table(title, ("condition", "lift", "95 % interval", "p", "category", "random"), rows)
+    show_table(title, ("condition", "lift", "95 % interval", "p", "category", "random"), rows)
     out = console()
+    if not notes:
+        return
     if scores.rule:
         out.print(f"category: {scores.rule} random: the same of random directions.", style="dim")
     for first in list(scores.native_lift.values())[:1]:
@@ -171,7 +176,7 @@ def show_nulls(nulls: Mapping[str, Mapping[str, AgainstNull]]) -> None:
         for place, (null, one) in enumerate(by.items())
     ]
     heads = ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance")
-    _print_table("against each null", heads, rows, words=2)
+    show_table("against each null", heads, rows, words=2)
 
 
 def _show_embedders(scores: Scores) -> None:
@@ -196,7 +201,7 @@ def _show_measures(measures: Mapping[str, Mapping[str, Estimate]]) -> None:
         for name, by in measures.items()
         for measure, one in by.items()
     ]
-    _print_table("what texts and rows tell of features", ("condition", "measure", "n", "value", "95 %", "dealt"), rows)
+    show_table("what texts and rows tell of features", ("condition", "measure", "n", "value", "95 %", "dealt"), rows)
     for measure in dict.fromkeys(measure for by in measures.values() for measure in by):
         console().print(f"{MEASURES[measure][0]}: {MEASURES[measure][1]}.", style="dim")
 
@@ -205,7 +210,7 @@ def _show_window_lift(lifts: Mapping[str, Estimate]) -> None:
     """Each condition's lift where no native speaks: over windows of text in which other features fire."""
     rows = [[name, str(lift.n), *_cells(lift), f"{lift.extra['dealt']:+.3f}"] for name, lift in lifts.items()]
     heads = ("condition", "features", "lift", "95 % interval", "p", "texts dealt")
-    _print_table("lift over windows of other features", heads, rows)
+    show_table("lift over windows of other features", heads, rows)
     for first in list(lifts.values())[:1]:
         console().print(f"lift: {first.statistic}; null: {first.null}; {first.method}", style="dim")
 
@@ -217,7 +222,7 @@ def _show_detection(detection: Detection) -> None:
         interval, others = f"[{row.low:.3f}, {row.high:.3f}]", f"{row.extra['others']:.3f}"
         rows.append([row.condition, str(row.features), f"{row.value:.3f}", interval, others, f"{row.p:.2g}"])
     heads = ("condition", "features", "AUROC", "95 % interval", "others' texts", "p")
-    _print_table("telling windows where the feature fires from others", heads, rows)
+    show_table("telling windows where the feature fires from others", heads, rows)
 
 
 def show_reconstruction(reconstruction: Reconstruction | Json) -> None:
@@ -231,7 +236,7 @@ def show_reconstruction(reconstruction: Reconstruction | Json) -> None:
         ranks = [f"{row.top1.value:.0%}", f"{1 / row.n:.1%}", f"{row.mrr.value:.3f}"]
         rows.append([row.condition, str(row.n), *near, *ranks])
     heads = ("condition", "texts", "centred cosine", "FVE", "shuffled FVE", "top-1", "chance", "MRR")
-    _print_table(f"read back by {read.reconstructor} at {read.site}", heads, rows, break_heads=True)
+    show_table(f"read back by {read.reconstructor} at {read.site}", heads, rows)
 
 
 def _show_differences(scores: Scores) -> None:
@@ -270,30 +275,8 @@ def _show_map(report: Mapping[str, HeldOut]) -> None:
     for method, held in report.items():
         numbers = (held.fve_unit, held.centred_cosine, held.top1, held.raw_cosine, held.constant_cosine)
         rows.append([method, str(held.n), *(f"{number:.3f}" if finite(number) else "" for number in numbers)])
-    heads = ("map", "texts", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos")
-    _print_table("the map on texts it was not fitted on", heads, rows, break_heads=True)
-
-
-def _print_table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1, break_heads: bool = False
-) -> None:
-    """A table of ``words`` columns of words, then numbers.
-
-    Where the terminal is narrow, words give way and numbers do not; ``break_heads``: so do the headings over them.
-    """
-    from rich.table import Table
-
-    rows = list(rows)
-    table = Table(title=title, title_justify="left")
-    for place, head in enumerate(heads):
-        if place < words:
-            table.add_column(head, overflow="fold")
-        else:
-            width = max((len(row[place]) for row in rows), default=0)
-            table.add_column(head, justify="right", no_wrap=not break_heads, min_width=width)
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+    heads = ("map", "rows", "FVE", "centred cos", "top-1", "raw cos", "constant's raw cos")
+    show_table("the map on texts it was not fitted on", heads, rows)
 
 
 def _cells(estimate: Estimate) -> list[str]:

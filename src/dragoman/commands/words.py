@@ -11,17 +11,19 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
+
+if TYPE_CHECKING:
+    from dragoman.dictionaries import Asked
 
 DTYPES = ("float32", "bfloat16", "float16")  # as models.load knows them, which would load torch
-LONGEST_ID = 200
 # Headings of the help, in the order in which a person decides.
 EXPLAINED, CROSSES, VERBALIZER = "What is explained", "How it crosses", "The verbalizer"
 SAYS, MACHINE = "What it says", "Output and machine"
@@ -64,7 +66,9 @@ def out_file(value: str | Path) -> Path:
 def known_dtype(value: str) -> str:
     """A dtype by its word."""
     if value not in DTYPES:
-        raise Refusal(f"dtype '{value[:40]}'", f"known are {', '.join(DTYPES)}", "use one of these")
+        raise Refusal(
+            f"dtype '{value[:40]}'", f"known are {', '.join(DTYPES)}", meant(value, DTYPES, "use one of these")
+        )
     return value
 
 
@@ -289,28 +293,15 @@ TopK = Annotated[
 ]
 
 
-def features_from(words: str | None) -> tuple[str, ...]:
-    """Ids between commas; none where nothing was said.
+def features_from(words: str | None) -> Asked | None:
+    """What is asked for, as ``dragoman.dictionaries.asked`` has it; None where nothing was said.
 
     Raises:
-        Refusal: an id is empty, longer than any, or stands there twice.
+        Refusal: as there, as far as words alone tell it.
     """
-    if words is None:
-        return ()
-    ids = [word.strip() for word in words.split(",")]
-    if "" in ids:
-        raise Refusal(
-            f"features '{shown(words)}'",
-            "an id is empty",
-            "write ids with a comma between them, such as --features 982,1748, or leave --features out for all",
-        )
-    long = next((name for name in ids if len(name) > LONGEST_ID), None)
-    if long is not None:
-        raise Refusal(f"feature '{shown(long)}'", f"no id has {len(long)} characters", "name ids as in the dictionary")
-    twice = next((name for place, name in enumerate(ids) if name in ids[:place]), None)
-    if twice is not None:
-        raise Refusal(f"features '{shown(words)}'", f"{shown(twice)} is there twice", "name every feature once")
-    return tuple(ids)
+    from dragoman.dictionaries import Asked
+
+    return None if words is None else Asked.parse(words)
 
 
 def settings_from(words: list[str]) -> dict[str, object]:

@@ -5,9 +5,10 @@ In: packaged names, paths, hub repositories, SAELens releases, Neuronpedia ids. 
 pickles, ids that are not there, transposed decoders, and encoders whose activation it does not know.
 """
 
+from dragoman.dictionaries.asked import Asked
 from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.opened import Dictionary, Features, open_dictionary
 from dragoman.dictionaries.rows import random_directions
 
-__all__ = ["Dictionary", "DictionaryRef", "Encoder", "Features", "open_dictionary", "random_directions"]
+__all__ = ["Asked", "Dictionary", "DictionaryRef", "Encoder", "Features", "open_dictionary", "random_directions"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from dragoman import tiny
@@ -22,7 +22,7 @@ from dragoman.core import Refusal, Site, public_address
 from dragoman.dictionaries.folder import Folder
 from dragoman.store import ArraysFile, read_json, refusing
 from dragoman.store.hub import REPOSITORY, REVISION
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 
 LABELS = "labels.json"
 TRUTH = "truth.json"
@@ -31,6 +31,7 @@ TABLE, BACKGROUND = "direct.safetensors", "background.safetensors"
 CONFIDENCE = "confidence.json"
 
 Kind = Literal["sae", "hf", "file"]
+_OF_FILES = {".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".gguf", ".csv", ".parquet"}
 FORMS = "sae:RELEASE/SAE_ID, hf:ORG/REPO@REVISION/PATH, ORG/REPO/PATH, file:PATH#KEY[INDEX] or a path"
 _INDICES = r"(?P<indices>\d{1,12}(?:,\d{1,12})*)"
 _SAE = re.compile(rf"(?P<place>[^/#@\s]+)(?:@(?P<revision>{REVISION}))?/(?P<inside>[^#\s]+?)(?:#{_INDICES})?$")
@@ -122,12 +123,12 @@ def located(ref: str | Path | DictionaryRef) -> Path | DictionaryRef:
     if ref in tiny.DATA:
         return tiny.data(ref)
     if not set(ref) & set("/:") and not Path(ref.partition("#")[0]).exists():
-        names = ", ".join(name for name in tiny.DATA if name.endswith("-sae"))
-        raise Refusal(
-            f"'{public_address(ref)}'",
-            "there is no such folder or file here, and it is no packaged dictionary",
-            f"give a path, sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or one of {names}",
-        )
+        what, why = f"'{public_address(ref)}'", "there is no such folder or file here"
+        if PurePath(ref.partition("#")[0]).suffix in _OF_FILES:
+            raise Refusal(what, why, "check the path")
+        names = [name for name in tiny.DATA if name.endswith("-sae")]
+        forms = f"give a path, sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or one of {', '.join(names)}"
+        raise Refusal(what, f"{why}, and it is no packaged dictionary", meant(ref, names, forms))
     return DictionaryRef.parse(ref)
 
 

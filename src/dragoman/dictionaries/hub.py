@@ -18,7 +18,7 @@ from typing import Any
 from dragoman.core import Refusal
 from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.folder import TORCH, Folder, LocalFolder
-from dragoman.dictionaries.layouts import KNOWN, layout_of
+from dragoman.dictionaries.layouts import layout_of
 from dragoman.dictionaries.vectors import SUFFIXES
 from dragoman.store import hub, refusing
 from dragoman.store.remote import RemoteFile
@@ -85,7 +85,7 @@ def _here(path: Path) -> LocalFolder:
     with refusing("reading", path):
         is_folder, is_file = path.is_dir(), path.is_file()
     if not is_folder and not is_file:
-        raise Refusal(f"dictionary {path}", "there is no such file or folder", f"name {KNOWN}")
+        raise Refusal(f"dictionary {path}", "there is no such file or folder here", "check the path")
     return LocalFolder(path) if is_folder else LocalFolder(path.parent, path.name)
 
 

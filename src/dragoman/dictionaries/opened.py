@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.core import Directions, Refusal, Site, public_address
+from dragoman.core import NO_LENGTH, Directions, Refusal, Site, public_address
+from dragoman.dictionaries.asked import Asked, Rows
 from dragoman.dictionaries.beside import (
     CONFIDENCE,
     LABELS,
@@ -130,21 +131,57 @@ class Dictionary:
             raise Refusal(f"{name} at {asked}", why, f"use it at MODEL@{shown(own.revision)}:BLOCK")
         return asked
 
-    def features(self, ids: Sequence[int | str] | int | str | None = None) -> Features:
+    def features(
+        self,
+        ids: Sequence[int | str] | int | str | Asked | None = None,
+        *,
+        seed: int = 0,
+        firings: Mapping[str, float] | None = None,
+    ) -> Features:
         """Some of its features, in the order asked for; only their rows are read.
 
         Args:
-            ids: row numbers, or one; those that the reference names, or all, when None.
+            ids: row numbers, one, or a line of words such as "982,0-99" (see ``asked``); those that the reference
+                names, or all, when None.
+            seed: of a draw ("random:100").
+            firings: in how many documents each feature fires, by id, where the words ask for the most ("top:100").
 
         Raises:
             Refusal: what is no list of ids; an id that is not there or named twice, or of a feature without a
-                direction. Of all features, those are left out and named in ``directions.dead``.
+                direction. Of all features and of ranges those are left out and named in ``directions.dead``.
         """
         if ids is not None and self.indices:
             instead = "drop --features, or the index" if is_reference(self.ref) else "name them once"
             raise Refusal(f"'{self.ref}'", "its features are named twice", instead)
-        chosen = self.indices or None if ids is None else ids_of(ids)
+        asked = Asked.parse(ids) if isinstance(ids, str) else ids
+        if isinstance(asked, Asked):
+            return Features(directions=self._asked(asked, seed, firings), dictionary=self)
+        chosen = self.indices or None if asked is None else ids_of(asked)
         return Features(directions=self.rows() if chosen is None else self._read(chosen), dictionary=self)
+
+    def _asked(self, asked: Asked, seed: int, firings: Mapping[str, float] | None) -> Directions:
+        """Directions of what was asked for in words; rows set aside are named as ``dead``."""
+        if asked.every:
+            return self.rows()
+
+        own = self.weights.names
+
+        def living(numbers: Sequence[int]) -> list[int]:
+            some = list(numbers)
+            lengths = np.linalg.norm(self.weights.rows(some).astype(np.float64), axis=1) if some else np.zeros(0)
+            return [k for k, length in zip(some, lengths, strict=True) if not length < NO_LENGTH]
+
+        rows = Rows(
+            name=self.name,
+            count=self.d_sae,
+            number_of=lambda word: wanted([word], self.d_sae, self.name, own)[0],
+            id_of=lambda number: own[number] if own else str(number),
+            living=living,
+        )
+        with self._reading():
+            numbers, dead = asked.numbers(rows, seed=seed, firings=firings)
+        found = self._read([rows.id_of(k) for k in numbers])
+        return replace(found, dead=tuple(map(rows.id_of, dead))) if dead else found
 
     def rows(self) -> Directions:
         """All its rows that have a direction, read once."""
@@ -158,8 +195,9 @@ class Dictionary:
         """Rows as directions with labels."""
         site, label = self.site, self.folder.focus or self.folder.label
         with self._reading():
-            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.d_sae, self.name)
-            names, dead = [str(i) for i in numbers], ()
+            own = self.weights.names
+            numbers = list(range(self.d_sae)) if ids is None else wanted(ids, self.d_sae, self.name, own)
+            names, dead = [own[i] if own else str(i) for i in numbers], ()
             rows = self.weights.rows(numbers)
             if ids is None:
                 rows, names, dead = living(rows, names, label)

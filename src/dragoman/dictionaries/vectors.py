@@ -1,8 +1,9 @@
 """Plain files of vectors: probes, mean differences, steering vectors, decoders saved alone.
 
-In: a ``.safetensors``, ``.npy``, ``.npz`` or ``.pt`` file of a `Folder`, holding (n, d_model) rows or one (d_model,)
-vector. Out: a `Weights` without a site or an encoder. Refuses bare pickles, files of several arrays without a key,
-arrays that are no rows of real numbers, and rows that seem to lie across.
+In: a ``.safetensors``, ``.npy``, ``.npz`` or ``.pt`` file of a `Folder`, holding (n, d_model) rows, one (d_model,)
+vector, or several vectors of one width, each under its name. Out: a `Weights` without a site or an encoder; single
+vectors keep their names as their ids. Refuses bare pickles, files of several other arrays without a key, arrays that
+are no rows of real numbers, and rows that seem to lie across.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
@@ -20,20 +22,20 @@ from dragoman.dictionaries.folder import PICKLES, TORCH, Folder
 from dragoman.dictionaries.layout import VECTORS, Orientation, Stated, Stored, Weights, refuse_whole
 from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.rows import looks_across
-from dragoman.store.spans import Arrays, Matrix, Whole, listed, shown
+from dragoman.store.spans import Arrays, Matrix, Whole, listed, meant, shown
 
 SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH}
 _LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide, so they are features
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OneVector(Whole):
-    """A single vector as one row."""
+class _Vectors(Whole):
+    """Single vectors as rows."""
 
-    vector: Matrix
+    vectors: tuple[Matrix, ...]
 
     def whole(self) -> NDArray[Any]:
-        return self.vector.whole()[None, :]
+        return np.stack([vector.whole() for vector in self.vectors])
 
 
 def weights_of(
@@ -74,9 +76,13 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
     if suffix not in SUFFIXES:
         raise Refusal(what, f"unknown dictionary layout ('{suffix}' file)", f"name {KNOWN}")
     arrays = folder.arrays(name)
-    matrix = arrays.array(_key(what, arrays, key))
+    chosen = _chosen(what, arrays, key)
+    matrix, names = arrays.array(chosen[0]), ()
     if len(matrix.shape) == 1 and matrix.shape[0]:
-        matrix = _OneVector(vector=matrix, shape=(1, *matrix.shape))
+        vectors = tuple(arrays.array(one) for one in chosen)
+        matrix = _Vectors(vectors=vectors, shape=(len(vectors), *matrix.shape))
+        alone = suffix == ".npy" or (suffix in TORCH and chosen == ("tensor",))
+        names = () if alone else chosen  # an array saved alone has no name
     if len(matrix.shape) != 2 or 0 in matrix.shape:
         raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
     refuse_whole(what, matrix.rows([0]))
@@ -86,7 +92,9 @@ def open_vectors(folder: Folder, key: str | None, d_model: int | None, orientati
         raise Refusal(what, "a file of vectors has no encoder", "name the dictionary's folder")
 
     stored = Stored(what=what, arrays=arrays, across=across)
-    return Weights(label=name, layout=VECTORS, decoder=matrix, stored=stored, stated=Stated(), make=no_encoder)
+    return Weights(
+        label=name, layout=VECTORS, decoder=matrix, stored=stored, stated=Stated(), make=no_encoder, names=names
+    )
 
 
 def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:
@@ -104,12 +112,20 @@ def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:
     return False
 
 
-def _key(what: str, arrays: Arrays, key: str | None) -> str:
-    """Which array of a file is meant."""
+def _chosen(what: str, arrays: Arrays, key: str | None) -> tuple[str, ...]:
+    """Which arrays of a file are meant: the one that is named or alone, else all, if all are vectors of one width."""
     names = arrays.names
     if key is None and len(names) == 1:
-        return names[0]
+        return names
+    if key is None and len({arrays.array(one).shape for one in names}) == 1:
+        shape = arrays.array(names[0]).shape
+        if len(shape) == 1 and shape[0]:
+            return names
     if key is None or key not in names:
         why = "it holds several arrays" if key is None and names else f"it has no array '{shown(key or '')}'"
-        raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them: FILE#KEY, or --key KEY")
-    return key
+        raise Refusal(
+            what,
+            f"{why} ({listed(names) or 'none'})",
+            meant(key or "", names, "name one of them: FILE#KEY, or --key KEY"),
+        )
+    return (key,)

@@ -261,14 +261,18 @@ def held_out(
 
 
 def usable(report: Mapping[str, float]) -> tuple[str, str]:
-    """``good``, ``usable`` or ``unusable`` by what ``held_out`` found, and the reason; a raw cosine has no part in it.
+    """``good``, ``usable`` or ``unusable`` by what ``held_out`` found, and the reason.
 
     Gates of Gemma-like targets, provisional: unit-row FVE of 0.15 to be used and 0.25 to be good, top-1 of 0.3 among a
-    thousand, and a shuffled map that explains nothing.
+    thousand, and a shuffled map that explains nothing. A high raw cosine speaks for no map, but one that is not above
+    what a constant reaches speaks against it.
     """
     fve, top1, shuffled = report["fve_unit"], report["top1"], report["shuffled_fve"]
     if shuffled > 0:
         return "unusable", f"predictions dealt to other rows explain {shuffled:.2f} too, so rows are not told apart"
+    raw, constant = report.get("raw_cosine"), report.get("constant_cosine")
+    if raw is not None and constant is not None and raw <= constant:
+        return "unusable", f"its cosine with held-out rows ({raw:.4f}) is not above that of a constant ({constant:.4f})"
     if fve < _USABLE:
         return "unusable", f"it explains {fve:.2f} of the unit rows' variance, {_USABLE:g} are needed"
     if fve < _GOOD or top1 < _FOUND:
@@ -280,7 +284,8 @@ def usable_means() -> str:
     """What the three words of ``usable`` mean, in a line."""
     return (
         f"good: explains {_GOOD:g} of the unit rows' variance and finds {_FOUND:.0%} of its rows, or more; "
-        f"usable: explains {_USABLE:g} or more; unusable: less, or rows dealt at random are explained too"
+        f"usable: explains {_USABLE:g} or more; unusable: less, or rows dealt at random are explained too, or a "
+        "constant comes as near"
     )
 
 

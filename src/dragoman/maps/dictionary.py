@@ -100,6 +100,8 @@ def to_watch(dictionary: Directions, asked: Iterable[str | int], *, seed: int = 
         Refusal: a feature the dictionary does not have.
     """
     own = dictionary.pick(asked)
+    if len(own) == len(dictionary):
+        return dictionary.ids
     chosen = set(own.ids)
     count = min(NEAR + 1, len(dictionary))
     for row in own.unit:

@@ -47,9 +47,11 @@ from dragoman.models.paired import (
     refuse_other_width,
 )
 from dragoman.store import digest, refuse_alike
+from dragoman.store.spool import Spool
 
 SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
+_PAIRS = ("x", "y", "documents", "ends")
 _CELLS = 2**24  # activations encoded at a time: 64 MB
 
 
@@ -78,11 +80,13 @@ def read_aligned(
     *,
     options: ReadingOptions | None = None,
     progress: Progress | None = None,
+    spool: Spool | None = None,
 ) -> Aligned:
     """Read every text once with both models and keep the sums; refused as the module says.
 
-    Nothing is written; interrupted, nothing is left behind. Longest texts come first, so that memory is at its most at
-    the start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
+    Nothing is written but into ``spool``, where batches are kept until all is read: with it, a reading that was cut
+    short goes on where it stopped, to the same sums. Longest texts come first, so that memory is at its most at the
+    start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
     ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
     ``progress``: called with documents read and their number.
     """
@@ -93,7 +97,7 @@ def read_aligned(
     refuse_alike(texts, 2 * options.folds, f"{options.folds} folds of documents are judged on one another")
     columns = _columns(source, target, encoder, options)
     pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
-    reading = _Reading(source, target, encoder, columns, documents, pilot, options)
+    reading = _Reading(source, target, encoder, columns, documents, pilot, options, spool)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
     for start in range(0, len(order), options.batch_size):
         reading.take(order[start : start + options.batch_size])
@@ -179,7 +183,9 @@ class _Reading:
         documents: Sequence[Document],
         pilot: _Pilot,
         options: ReadingOptions,
+        spool: Spool | None = None,
     ) -> None:
+        self.spool = spool
         self.source, self.target, self.encoder, self.columns = source, target, encoder, columns
         self.pilot, self.options = pilot, options
         p, q = source.width, target.width
@@ -203,7 +209,7 @@ class _Reading:
 
     def take(self, documents: Sequence[Document]) -> None:
         """Read a batch of documents and add its pairs to every sum."""
-        pairs = self._pairs(documents)
+        pairs = self._spooled(documents)
         if not len(pairs.documents):
             return
         self.stream.add(pairs.x, pairs.y, pairs.documents)
@@ -221,6 +227,27 @@ class _Reading:
         if self.calibration is not None:
             few = fired.tocsc()[:, self.chosen]
             add_by_fold(self.calibration, few, pairs.y, pairs.documents)
+
+    def _spooled(self, documents: Sequence[Document]) -> _Pairs:
+        """The pairs of a batch and what was counted of it, as they were kept before, or read now."""
+        if self.spool is None:
+            return self._pairs(documents)
+        name = " ".join(str(d.name) for d in documents)
+        if (found := self.spool.get(name)) is not None:
+            arrays, counted = found
+            self.counts.update(counted["counts"])
+            for side in SIDES:
+                self.tokens[side].update(counted[side])
+            return _Pairs(**{key: arrays[key] for key in _PAIRS})
+        before = {"counts": self.counts.copy()} | {side: self.tokens[side].copy() for side in SIDES}
+        pairs = self._pairs(documents)
+        after = {"counts": self.counts} | self.tokens
+        self.spool.keep(
+            name,
+            {key: getattr(pairs, key) for key in _PAIRS},
+            {key: dict(after[key] - before[key]) for key in before},
+        )
+        return pairs
 
     def _pairs(self, documents: Sequence[Document]) -> _Pairs:
         """The pairs of a batch that are kept; the rest are counted by why they are not."""

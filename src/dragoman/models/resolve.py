@@ -31,6 +31,7 @@ from dragoman.models.folder import NEVER_READ
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
+from dragoman.store.spans import meant
 from dragoman.tiny import PackagedModel, model_parts
 from dragoman.verbalizers import registry
 from dragoman.verbalizers.sidecar import NAME
@@ -94,10 +95,18 @@ def folder_of(ref: str | Path) -> Path:
         return path
     place = hub_place(text)
     if place is None:
-        names = ", ".join([*tiny.MODELS, *tiny.DATA])
-        why = "there is no such folder here, and it is no hub id"
-        raise Refusal(f"'{public_address(text)}'", why, f"give a path, org/name, org/name/folder, or one of {names}")
+        raise _nowhere(text)
     return _fetched(place, text)
+
+
+def _nowhere(text: str) -> Refusal:
+    """Of what is no folder, no hub id and no packaged name: the name that was likely meant, or what can be given."""
+    what, why = f"'{public_address(text)}'", "there is no such folder here"
+    if text.startswith((".", "/", "~")):
+        return Refusal(what, why, "check the path")
+    packaged = [*tiny.MODELS, *(name for name in tiny.DATA if name.endswith(("-av", "-ar")))]
+    forms = f"give a path, org/name, org/name/folder, or one of {', '.join(packaged)}"
+    return Refusal(what, f"{why}, and it is no hub id", meant(text, packaged, forms))
 
 
 def cached(ref: str) -> Path | None:
@@ -142,7 +151,12 @@ def _fetched(place: HubPlace, ref: str) -> Path:
         by_hand = f"on a machine with access run: {place.command}, and pass FOLDER"
         fetch = by_hand + (f"/{place.inside}" if place.inside else "")
         here = "there is no such folder here, and "
-        raise hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here) from error
+        refusal = hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here)
+        known = [c.id for c in registry.checkpoints() if "*" not in c.id]
+        likely = "" if registry.find(ref) else meant(f"{place.repo}", known, "")
+        if likely:
+            refusal = Refusal(refusal.what, refusal.why, f"{likely}, a known one? If not, {refusal.instead}")
+        raise refusal from error
     if not (root / place.inside).is_dir():
         why = f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)"
         raise Refusal(f"'{ref}'", why, f"check the folder's name, or run: {place.command}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from dragoman.core import Background, Directions, Floats, Talk
 from dragoman.records import SOURCE_ROWS, Card, NullName, Reading
+from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.store import RunFolder
@@ -52,6 +53,7 @@ class RunBuilder:
         null: NullName | None = None,
         reading: Reading | None = None,
         keep_bare: bool = False,
+        flags: Sequence[str] = (),
         **about: Any,
     ) -> None:
         """One condition.
@@ -67,10 +69,11 @@ class RunBuilder:
             null: which null this is, if it is one.
             reading: which of a feature's two readings this is, if it is one.
             keep_bare: whether a reconstructor of the target is asked for these directions.
+            flags: on every text of it.
             about: what else the manifest tells of it.
         """
         injected = wash(directions, self.backgrounds[by], washout) if vectors is None else vectors
-        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards))
+        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards, flags=flags))
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
         told = {"null": null, "reading": reading}
         self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)
@@ -84,10 +87,13 @@ class RunBuilder:
         options: Options,
         talk: Talk,
         more: Mapping[str, Any],
+        *,
+        grows: bool = False,
     ) -> RunFolder:
         """Write the manifest, have everything said that is not yet, keep the vectors with the rows.
 
-        ``verbalizers``: by key. ``more``: what the manifest tells besides.
+        ``verbalizers``: by key. ``more``: what the manifest tells besides. ``grows``: whether a run that is there may
+        get these features besides its own.
         """
         plan = Plan(
             conditions=tuple(self.conditions),
@@ -111,12 +117,14 @@ class RunBuilder:
             "plan_digest": plan.digest(verbalizers),
             **more,
         }
-        run = RunFolder.create(out, manifest)
-        done = execute(plan, run, verbalizers, talk.bar)
+        run, after = begun(out, manifest, grows=grows)
+        done = execute(plan, run, verbalizers, talk.bar, after=after)
         if done.reused:
             talk.say(f"kept {done.reused} rows that were there, made {done.made}")
         vectors = {c.name: c.vectors for c in self.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
-        run.write_vectors(vectors | {SOURCE_ROWS: self.directions.unit})
+        vectors = with_vectors_before(run, vectors | {SOURCE_ROWS: self.directions.unit})
+        if vectors is not None:
+            run.write_vectors(vectors)
         return run
 
 

@@ -18,17 +18,21 @@ from typing import Any, Literal
 import numpy as np
 
 from dragoman.core import Directions, Refusal, Site, Talk
-from dragoman.dictionaries import Dictionary
+from dragoman.dictionaries import Asked, Dictionary
+from dragoman.dictionaries.layout import VECTORS
 from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
+from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
+from dragoman.maps.direct import WHOLE
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.models.sizes import check_place
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 Method = Literal["ridge", "procrustes"]
@@ -45,7 +49,7 @@ def fit_crossing(
     map: MapKind = "aligned",
     method: Method = "ridge",
     lam: float = LAM,
-    features: Sequence[str | int] = (),
+    features: Sequence[str | int] | str | Asked | None = (),
     texts: Texts | Sequence[str] | str | Path | None = None,
     seed: int = 0,
     dtype: str = "float32",
@@ -60,7 +64,7 @@ def fit_crossing(
         map: "aligned": over tokens that end together, with every route; "post": over pooled texts, the map alone.
         method: of the post's map; the aligned one is a ridge regression.
         lam: penalty of the post's ridge map; the aligned one's is chosen on left-out documents.
-        features: of a dictionary too large to count whole, those that will be asked for.
+        features: of a dictionary too large to count whole, those that will be asked for: ids, or words ("0-99").
         texts: that both models read: a file, texts, or None for those that come with the embedded pair.
         seed: of all randomness.
         dtype: both models compute in.
@@ -83,14 +87,17 @@ def fit_crossing(
             "that is one stream, so there is nothing to fit",
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
+    check_place(opened.site, opened.d_model)
+    check_place(target, what="the target")
     read.refuse_few(opened.site, target, map=map)
+    ids: tuple[str, ...] = ()
     if asked:
-        opened.features(asked)  # those that are not there are refused before any model is opened
+        ids = opened.features(asked, seed=seed).directions.ids  # what is not there is refused before models are opened
     readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
     if map == "post":
         return by_texts(readings, lam=lam, seed=seed, method=method)[0]
     refuse_unusable_encoder(opened, required=False)
-    return by_tokens(opened, readings, asked, seed=seed)
+    return by_tokens(opened, readings, ids, seed=seed)
 
 
 def prepare(
@@ -223,7 +230,9 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
 def check_method(map: str, method: str, lam: float = LAM) -> None:
     """Refuse words that are no map and no method, a penalty that is none, and the method or penalty of another map."""
     if map not in MAPS:
-        raise Refusal(f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(
+            f"map '{shown(map, 40)}'", f"known are {', '.join(MAPS)}", meant(str(map), MAPS, "use one of these")
+        )
     if method not in ("ridge", "procrustes"):
         raise Refusal(f"method '{shown(method, 40)}'", "known are ridge, procrustes", "use one of these")
     if map == "aligned" and method != "ridge":
@@ -235,12 +244,45 @@ def check_method(map: str, method: str, lam: float = LAM) -> None:
         raise Refusal(f"penalty {lam}", which, "leave --lam out, or say --map post --method ridge")
 
 
-def check_asked(map: str, features: Sequence[str | int] | None) -> list[str | int]:
-    """The features that a fit should count, if any; refuse them of a map that counts none."""
-    asked = [] if features is None else ids_of(features)
-    if asked and map == "post":
+def check_asked(map: str, features: Sequence[str | int] | str | Asked | None) -> list[str | int] | Asked | None:
+    """The features that a fit should count, None where nobody says; refuse them of a map that counts none.
+
+    Raises:
+        Refusal: as said, and words that only the counts of a fit could tell.
+    """
+    words = Asked.parse(features) if isinstance(features, str) else features
+    asked = words if words is None or isinstance(words, Asked) else ids_of(words) or None
+    if asked is not None and map == "post":
         raise Refusal("features", "the post's map counts no feature", "leave --features out, or say --map aligned")
+    if isinstance(asked, Asked) and asked.needs_firings:
+        why = "which features fire most often is known once it is fitted"
+        raise Refusal(f"features '{shown(asked.text)}' of a fit", why, "say it to explain --through, or name ids here")
     return asked
+
+
+def firings_of(crossing: Crossing) -> dict[str, float] | None:
+    """In how many (effective) documents each counted feature fires; None where nobody counted."""
+    table = crossing.direct
+    return None if table is None else dict(zip(table.ids, table.n_eff.tolist(), strict=True))
+
+
+def refuse_uncounted(asked: Asked, dictionary: Dictionary, target: Site, options: Options) -> None:
+    """Refuse, before any model is opened, to choose by firings that this run will not count.
+
+    Raises:
+        Refusal: the verbalizer reads the dictionary's own stream, vectors have no encoder, the map counts nothing, or
+            the dictionary has more features than are counted unasked.
+    """
+    what, instead = f"features '{shown(asked.text)}' of {dictionary.name}", "name ids"
+    if dictionary.site == target or options.serving == "as-is":
+        raise Refusal(what, "how often they fire is counted on the way to another stream, and there is none", instead)
+    if dictionary.layout == VECTORS:
+        raise Refusal(what, "vectors have no encoder that could fire", instead)
+    if not options.asks_firings:
+        raise Refusal(what, "the post's map counts no firings", "leave --map post out, or name ids")
+    if options.map == "aligned" and dictionary.d_sae > WHOLE and dictionary.direct_folder(target) is None:
+        why = f"of its {dictionary.d_sae} features only those asked for and {OTHERS_WATCHED} others would be counted"
+        raise Refusal(what, why, "fit a crossing with --features all and pass it with --through, or name ids")
 
 
 def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:

@@ -15,17 +15,20 @@ from typing import Any
 
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
-from dragoman.dictionaries import Dictionary, Features
+from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.sizes import check_place
+from dragoman.records import UNUSABLE_MAP
 from dragoman.runs.build import RunBuilder
-from dragoman.runs.carried import conditions_of
-from dragoman.runs.crossings import lens_words, prepare, tell_dead, windows_of
+from dragoman.runs.carried import conditions_of, unusable
+from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.grow import keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -42,7 +45,7 @@ def explain(
     *,
     by: AnyVerbalizer | str | Path,
     out: str | Path,
-    features: Sequence[str | int] | None = None,
+    features: Sequence[str | int] | str | Asked | None = None,
     through: Crossing | str | Path | None = None,
     native: AnyVerbalizer | str | Path | None = None,
     contract: str | None = None,
@@ -65,13 +68,15 @@ def explain(
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
 
-    Interrupted or killed, the same call goes on where it stopped.
+    Interrupted or killed, the same call goes on where it stopped. Asked again with other features into the same folder,
+    it says those that the run there lacks.
 
     Args:
         what: features of an open dictionary, a dictionary, or its reference.
         by: the verbalizer, or its reference.
         out: the run's folder, a new one or the same run's.
-        features: ids, where ``what`` does not say which; all when None.
+        features: ids, where ``what`` does not say which, or words such as "982,0-99" or "top:100" (see
+            ``dragoman.dictionaries.asked``); all when None.
         through: a crossing that was fitted before, or its folder; fitted (and cached) when None.
         native: a verbalizer of the source model to compare with, or its reference.
         contract: how ``by`` is fed, where it is a reference whose files and the registry do not say.
@@ -115,8 +120,8 @@ def explain(
     check_device(device)
     read = Texts.of(texts)
     if confidence is not None:
-        confidence_set(confidence)
-    chosen = _chosen(what, features)
+        _refuse_unread(confidence)
+    chosen, later = _chosen(what, features, options, fitted)
     directions = chosen.directions
     if fitted is not None:
         fitted.refuse_others(directions, None)
@@ -124,7 +129,13 @@ def explain(
     if not isinstance(by, str) and any(fed.values()):
         raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
+    if later is not None:
+        refuse_uncounted(later, chosen.dictionary, target, options)
     _refuse_early(chosen, target, options, fitted, read, native=native is not None)
+    asked = {"source": str(directions.site), "target": str(target), "settings": _told(options)}
+    refuse_another(out, asked)
+    if later is None:
+        chosen = left_of(out, chosen)
     tell_labels(chosen.dictionary, talk)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
@@ -134,18 +145,24 @@ def explain(
     talk.say("checking the verbalizers")
     quick([by] if native is None else [by, native])
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-    if fitted is not None:
-        crossing = fitted
-    else:
-        if directions.site == by.site or options.map != "aligned":
-            tell_dead(directions, talk)
-        asked = () if directions is chosen.dictionary.rows() else directions.ids
-        crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
+    crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
+    if later is not None:
+        chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
+    if fitted is not None or chosen.directions is not chosen.dictionary.rows():
+        tell_dead(chosen.directions, talk)
     how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
     folder = _written(chosen, crossing, readings, by, native, options, out, {**how, **chosen.dictionary.read_as})
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
+
+
+def _refuse_unread(confidence: str | Path) -> None:
+    """Refuse a file of confidences that is none, and one without the embedder that it reads with."""
+    from dragoman.models.embedder import packaged_folder
+
+    confidence_set(confidence)
+    packaged_folder()
 
 
 def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
@@ -160,15 +177,33 @@ def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: 
     return crossing
 
 
-def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] | None) -> Features:
-    """The features that are asked for."""
+def _chosen(
+    what: Features | Dictionary | str | Path,
+    features: Sequence[str | int] | str | Asked | None,
+    options: Options,
+    fitted: Crossing | None,
+) -> tuple[Features, Asked | None]:
+    """The features that are asked for; where only firings yet to be counted tell them, all, and the words."""
+    asked = Asked.parse(features) if isinstance(features, str) else features
     if isinstance(what, Features):
-        if ids is not None:
+        if asked is not None:
             raise Refusal(
                 "features", "they are named twice", "pass features of a dictionary, or the dictionary and ids"
             )
-        return what
-    return dictionary_of(what).features(ids)
+        return what, None
+    dictionary = dictionary_of(what)
+    if isinstance(asked, Asked) and asked.needs_firings and fitted is None:
+        return dictionary.features(None), asked
+    firings = None if fitted is None else firings_of(fitted)
+    return dictionary.features(asked, seed=options.seed, firings=firings), None
+
+
+def _prepared(chosen: Features, readings: Readings, options: Options, *, native: bool) -> Crossing:
+    """A crossing made for these features; rows without a direction are told of where making it does not."""
+    whole = chosen.directions is chosen.dictionary.rows()
+    if whole and (readings.source == readings.target or options.map != "aligned"):
+        tell_dead(chosen.directions, readings.talk)
+    return prepare(chosen.dictionary, () if whole else chosen.directions.ids, readings, options, native=native)
 
 
 def _refuse_early(
@@ -181,6 +216,8 @@ def _refuse_early(
             beside the dictionary (planted truth, confidence) is no file of that kind.
     """
     source, dictionary = chosen.directions.site, chosen.dictionary
+    check_place(source, chosen.directions.d_model)
+    check_place(target, what="what the verbalizer reads")
     if fitted is None:
         texts.refuse_few(source, target, map=options.map, route=options.serving, native=native)
     _ = dictionary.truth  # read when it is asked for
@@ -228,6 +265,7 @@ def _written(
         builder.add("native", directions, route="identity", washout=options.washout, by="native")
     for one in carried:
         how = {"route": one.route, "washout": options.washout, "cards": one.cards, "reading": one.reading}
+        how["flags"] = [UNUSABLE_MAP] if unusable(crossing, one.route) else []
         builder.add(one.name, one.directions, keep_bare=True, map=options.map, **how)
     truth = chosen.dictionary.truth
     folder = builder.write(
@@ -237,22 +275,28 @@ def _written(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
+            "settings": {**_told(options), **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
             "about": ({"left_out": plain(crossing.left_out)} if crossing.left_out else {}) | about,
             **(truth.of(directions.ids) if truth is not None else {}),
         },
+        grows=True,
     )
     windows = windows_of(crossing, directions.ids, seed=options.seed)
     if windows is not None:
-        folder.write_contexts(windows)
+        keep_windows(folder, windows)
     if crossing.source != crossing.target:
         rows = {one.name: one.directions for one in carried if one.route != "as-is"}
         if words := lens_words(readings, directions, rows):
-            folder.write_lens(words)
+            keep_words(folder, words)
     return folder
+
+
+def _told(options: Options) -> dict[str, Any]:
+    """The options as a manifest tells them."""
+    return {**asdict(options), "temperature": options.drawn_at}
 
 
 def _own(crossing: Crossing) -> Background:

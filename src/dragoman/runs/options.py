@@ -15,7 +15,7 @@ from dragoman.core import MOST_SAMPLES, MOST_SEED, MOST_TOGETHER, MOST_TOKENS, R
 from dragoman.maps.crossing import ROUTES, Route
 from dragoman.records import Reading
 from dragoman.runs.plan import MAX_NEW_TOKENS, check_samples
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 from dragoman.washout import understood
 
 MapKind = Literal["aligned", "post"]
@@ -103,7 +103,11 @@ def check_reading(reading: str | None, route: str | None) -> None:
     if reading is None:
         return
     if reading not in ASKED_READINGS:
-        raise Refusal(f"reading '{shown(reading, 40)}'", f"known are {', '.join(ASKED_READINGS)}", "use one of these")
+        raise Refusal(
+            f"reading '{shown(reading, 40)}'",
+            f"known are {', '.join(ASKED_READINGS)}",
+            meant(str(reading), ASKED_READINGS, "use one of these"),
+        )
     if route is not None and READING_OF.get(route) != reading:
         given = f"the reading '{READING_OF[route]}' alone" if route in READING_OF else "neither reading"
         raise Refusal(f"reading '{reading}' by route '{route}'", f"that route gives {given}", "say one of the two")
@@ -112,9 +116,17 @@ def check_reading(reading: str | None, route: str | None) -> None:
 def check_route(route: str | None, washout: str, kind: str = "aligned") -> None:
     """Refuse words that are no route, no map and no washout, and routes that the map does not have."""
     if route is not None and route not in ROUTES:
-        raise Refusal(f"route '{shown(route, 40)}'", f"known are {', '.join(ROUTES)}", "use one of these")
+        raise Refusal(
+            f"route '{shown(route, 40)}'",
+            f"known are {', '.join(ROUTES)}",
+            meant(str(route), ROUTES, "use one of these"),
+        )
     if kind not in MAPS:
-        raise Refusal(f"map '{shown(kind, 40)}'", f"known are {', '.join(MAPS)}", "use one of these")
+        raise Refusal(
+            f"map '{shown(kind, 40)}'",
+            f"known are {', '.join(MAPS)}",
+            meant(str(kind), MAPS, "use one of these"),
+        )
     if kind == "post" and route in ("dictionary", "auto"):
         raise Refusal(f"route '{route}'", "it is counted on aligned tokens", "say --map aligned, or --route map")
     if not isinstance(washout, str):

@@ -40,7 +40,7 @@ class Condition:
 
     ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
     ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
-    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
+    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused. ``flags``: on every text.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Condition:
     kind: str = "feature"
     cards: tuple[Card, ...] = ()
     site: Site | None = None
+    flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check once that everything is one per row, and that ids are not repeated."""
@@ -90,6 +91,7 @@ class Condition:
         *,
         vectors: NDArray[Any] | None = None,
         cards: Sequence[Card] = (),
+        flags: Sequence[str] = (),
     ) -> Condition:
         """Directions under a name; ``vectors`` (n, d), for example washed ones, are injected in place of the rows."""
         return cls(
@@ -101,6 +103,7 @@ class Condition:
             kind=directions.kind,
             cards=tuple(cards),
             site=directions.site,
+            flags=tuple(flags),
         )
 
     def written(self, at: int) -> dict[str, object]:
@@ -117,7 +120,7 @@ class Condition:
             "sample": sample,
             "text": explanation.text,
             "raw": explanation.raw,
-            "problems": list(explanation.problems),
+            "problems": [*explanation.problems, *self.flags],
             "tokens": explanation.tokens,
             # To a digit that rounding in other batches, or on another device, does not reach.
             "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
@@ -223,6 +226,7 @@ class Plan:
                 c.labels,
                 [c.written(at) for at in range(len(c.cards))],
                 verbalizers[c.verbalizer].identity,
+                *c.flags,
             ]
             parts += [_stable(told), c.vectors]
         return digest(*parts, *more)
@@ -241,10 +245,13 @@ def execute(
     folder: RunFolder,
     verbalizers: Mapping[str, AnyVerbalizer],
     progress: Progress | None = None,
+    *,
+    after: int = 0,
 ) -> Done:
     """Verbalize every condition into the folder, going on from wherever an earlier process stopped.
 
     Finished batches are never said again; a batch that was cut short is said again whole.
+    ``after``: rows of earlier parts of the run, which stand before its own.
     ``progress(condition, done, total)`` is called per condition with the rows there already, then after each batch.
 
     Raises:
@@ -257,7 +264,7 @@ def execute(
     made = reused = 0
     try:
         with folder.writing() as rows:
-            finished = _finished(rows, batches)
+            finished = _finished(rows, batches, after)
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
             for batch in batches[finished:]:
@@ -266,7 +273,7 @@ def execute(
                 tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            f"interrupted: {len(folder.rows())} of {total} rows are kept in {folder.path}; "
+            f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "
             "run the same command again to go on."
         ) from stop
     return Done(reused, made)
@@ -316,21 +323,21 @@ def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) ->
             )
 
 
-def _finished(rows: Rows, batches: Sequence[Batch]) -> int:
-    """How many batches are on disk whole; rows of a batch cut short are cut off."""
-    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()]
+def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> int:
+    """How many batches are on disk whole, behind the first rows; rows of a batch cut short are cut off."""
+    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()[after:]]
     finished = at = 0
     for batch in batches:
         keys = batch.keys
         found = there[at : at + len(keys)]
         if found != keys[: len(found)]:
-            _refuse_rows(rows, at)
+            _refuse_rows(rows, after + at)
         if len(found) < len(keys):
             break
         finished, at = finished + 1, at + len(keys)
     if finished == len(batches) and at < len(there):
-        _refuse_rows(rows, at)
-    rows.keep(at)
+        _refuse_rows(rows, after + at)
+    rows.keep(after + at)
     return finished
 
 

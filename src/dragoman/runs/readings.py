@@ -33,6 +33,7 @@ from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_stati
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
+from dragoman.store.spool import Spool
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
 _LEFT_OUT = "left_out.json"
@@ -117,11 +118,19 @@ class Readings:
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
+            # Which pairs there are does not depend on the features: a reading for others goes on with them.
+            manner = repr(replace(options, watched=None, calibration=None))
+            spool = Spool(cache.path("reading", self.key("pairs-1", texts, manner)))
+            if spool.there:
+                talk.say(f"going on after {spool.there} batches of texts that were read before")
             encoder = self._encoder(dictionary)  # first: it may be refused, and models take long to open
             progress = talk.towards("aligned tokens")
-            read_aligned(*self._readers(), texts, encoder, options=options, progress=progress).save(path)
+            how = {"options": options, "progress": progress, "spool": spool}
+            read_aligned(*self._readers(), texts, encoder, **how).save(path)
+            spool.remove()
 
-        path, reused = Cache(say=talk.say).get_or_make("aligned", key, make)
+        cache = Cache(say=talk.say)
+        path, reused = cache.get_or_make("aligned", key, make)
         if reused:
             talk.say(f"reused aligned tokens {key[:8]} ({len(texts)} texts)")
         return Aligned.load(path), key

@@ -18,6 +18,7 @@ from dragoman.runs.given import path_of
 from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder
 from dragoman.store.manifests import check_whole
+from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
     import pandas
@@ -165,7 +166,11 @@ class Run:
         """
         names = [str(entry["name"]) for entry in self.manifest["conditions"]]
         if condition is not None and condition not in names:
-            raise Refusal(f"condition '{condition[:40]}'", f"the run has {', '.join(names)}", "name one of these")
+            raise Refusal(
+                f"condition '{condition[:40]}'",
+                f"the run has {', '.join(names)}",
+                meant(condition, names, "name one of these"),
+            )
         rows = [Row.of(row, f"{self.path}, row {k}") for k, row in enumerate(self.folder.rows(), 1)]
         entries = [ConditionEntry.of_manifest(one, f"{self.path}") for one in self.manifest["conditions"]]
         reading: dict[str, Reading | None] = {entry.name: entry.reading for entry in entries}

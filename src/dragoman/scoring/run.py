@@ -59,8 +59,9 @@ def score_run(
     Raises:
         Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
     """
-    from dragoman.models.embedder import SentenceEmbedder
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
 
+    packaged_folder()  # what is not installed is told before anything is opened
     check_file(folder.path / SCORES, of_run=True)
     run = JudgedRun.of(folder)
     run.refuse_unfinished()

@@ -74,6 +74,20 @@ def _object(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
 
+def _parts(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(one, dict)
+            and _texts(one.get("features"))
+            and _count(one.get("rows"))
+            and isinstance(one.get("plan"), str)
+            for one in value
+        )
+    )
+
+
 def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -95,6 +109,7 @@ _PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "features": (_texts, "are no list of ids"),
     "feature_info": (_truth, "is no object of features with categories"),
     "category_words": (_words, "is no object of lists of words"),
+    "parts": (_parts, "are no list of features with rows and a plan"),
     "rows": (_count, "is no count of them"),
     "source": (lambda value: isinstance(value, str), "is no site"),
     "target": (lambda value: isinstance(value, str), "is no site"),

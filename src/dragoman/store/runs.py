@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Refusal, public_address
+from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
+from dragoman.store.forms import is_lens, is_windows, public
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS = "plan_digest", "scores.json", "lens.json"
+ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
 FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, ".lock")
 _CHUNK = 1 << 20
@@ -174,46 +176,6 @@ def _digest(body: bytes, plan: str, number: int) -> str:
     return hashlib.blake2b(f"{plan}\n{number}\n".encode() + body, digest_size=_DIGEST).hexdigest()
 
 
-def _public(manifest: Mapping[str, Any]) -> dict[str, object]:
-    """A manifest whose references (dictionary, settings, conditions) tell no password and no signature."""
-
-    def shown_as(value: Any) -> Any:
-        return public_address(value) if isinstance(value, str) else value
-
-    def entry(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: shown_as(one) for key, one in value.items()}
-        return [entry(one) for one in value] if isinstance(value, list | tuple) else shown_as(value)
-
-    known = ("dictionary", "settings", "conditions")
-    return {key: entry(value) if key in known else value for key, value in manifest.items()}
-
-
-def _is_windows(value: object) -> bool:
-    """Whether this is one feature's windows, with the shares of its activation by word and form where they are kept."""
-    if not isinstance(value, dict) or not {"firing", "silent"} <= set(value) <= {"firing", "silent", "words", "forms"}:
-        return False
-    windows, shares = ([value[k] for k in kind if k in value] for kind in (("firing", "silent"), ("words", "forms")))
-    if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in windows):
-        return False
-    return all(isinstance(one, dict) and all(map(_is_share, one.values())) for one in shares)
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _is_lens(value: object) -> bool:
-    """Whether this is words by condition and feature, each of the source's row and of what was carried."""
-
-    def words(one: Any) -> bool:
-        known = isinstance(one, dict) and set(one) <= {"source", "carried"}
-        return known and all(isinstance(some, list) and all(isinstance(w, str) for w in some) for some in one.values())
-
-    by = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(one, dict) and all(map(words, one.values())) for one in by)
-
-
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
@@ -243,7 +205,7 @@ class RunFolder:
         with cls._locked(path):
             if written:
                 return cls._same(path, manifest)
-            write_json(path / "manifest.json", {"format": FORMAT} | _public(manifest) | {"format": FORMAT})
+            write_json(path / "manifest.json", {"format": FORMAT} | public(manifest) | {"format": FORMAT})
         return cls.open(path)
 
     @staticmethod
@@ -282,7 +244,11 @@ class RunFolder:
             why = f"its format is {shown(found)}, this dragoman reads {FORMAT}"
             raise Refusal(f"{path}", why, "make the run again in another folder, or use the version that wrote it")
         check_manifest(path / "manifest.json", manifest)
-        return cls(path, _public(manifest))
+        return cls(path, public(manifest))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Be the run's only writer for a while. Refused while another process is."""
+        return self._locked(self.path)
 
     @staticmethod
     def _locked(path: Path) -> AbstractContextManager[None]:
@@ -292,6 +258,11 @@ class RunFolder:
     def plan(self) -> str:
         """Digest of the plan that makes its rows."""
         return str(self.manifest.get(PLAN))
+
+    @property
+    def rows_plan(self) -> str:
+        """Digest of the plan of its first rows, which the digests of all its rows count."""
+        return str(self.manifest.get(ROWS_PLAN) or self.plan)
 
     @property
     def page(self) -> Path:
@@ -306,7 +277,7 @@ class RunFolder:
             Refusal: when another process is writing this run.
         """
         with self._locked(self.path):
-            rows = Rows(self.path / "rows.jsonl", self.plan)
+            rows = Rows(self.path / "rows.jsonl", self.rows_plan)
             self._rows = rows
             try:
                 yield rows
@@ -320,7 +291,7 @@ class RunFolder:
         Raises:
             Refusal: naming the line, a row that is not the one this run wrote there.
         """
-        return read_whole_rows(self.path / "rows.jsonl", self.plan)
+        return read_whole_rows(self.path / "rows.jsonl", self.rows_plan)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows durably, taking the lock when `writing` does not hold it already."""
@@ -361,7 +332,7 @@ class RunFolder:
             Refusal: the file holds something else.
         """
         path, windows = self.path / "contexts.json", self._json("contexts.json")
-        if windows is not None and not (isinstance(windows, dict) and all(map(_is_windows, windows.values()))):
+        if windows is not None and not (isinstance(windows, dict) and all(map(is_windows, windows.values()))):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
         return windows
 
@@ -377,7 +348,7 @@ class RunFolder:
             Refusal: the file holds something else.
         """
         words = self._json(LENS)
-        if words is not None and not _is_lens(words):
+        if words is not None and not is_lens(words):
             why = "it does not hold words by condition and feature"
             raise Refusal(f"{self.path / LENS}", why, "remove it, or make it again")
         return words

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,6 +51,13 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     """The first few names, for a sentence."""
     every = list(names)
     return ", ".join([shown(name, 40) for name in every[:most]] + (["..."] if len(every) > most else []))
+
+
+def meant(word: str, known: Iterable[str], otherwise: str) -> str:
+    """``did you mean 'direct'`` where one of the known words is nearly the one that was said, else ``otherwise``."""
+    names = {name.casefold(): name for name in known}
+    found = get_close_matches(word[:200].casefold(), names, n=1)
+    return f"did you mean '{names[found[0]]}'" if found else otherwise
 
 
 class Bytes(Protocol):

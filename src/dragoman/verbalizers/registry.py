@@ -329,7 +329,13 @@ def recommend(
         relation, usable = _relation(c, source, d_model), c.usable and c.contract in runs
         reason = _reason(c, relation, block, usable=usable)
         found.append(Recommendation(checkpoint=c, relation=relation, reason=reason, usable=usable))
-    return sorted(found, key=lambda r: _rank(r, block))
+    return _first_to_take(sorted(found, key=lambda r: _rank(r, block)))
+
+
+def _first_to_take(ranked: list[Recommendation]) -> list[Recommendation]:
+    """The same, with the best that can be named as it stands in front of patterns, which stand for several."""
+    at = next((k for k, one in enumerate(ranked) if one.usable and "*" not in one.checkpoint.id), 0)
+    return [ranked[at], *ranked[:at], *ranked[at + 1 :]] if ranked else []
 
 
 def _relation(c: Checkpoint, source: str, d_model: int | None) -> Relation:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Refusal
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 from dragoman.verbalizers.sidecar import refuse_reader
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def contract_class(name: str) -> type[Contract]:
     A contract's file holds exactly one class of its own that derives from ``Contract``.
     """
     if name not in contract_names():
-        raise Refusal(f"contract '{shown(name)}'", f"known are {', '.join(contract_names())}", "pass one of these")
+        known = contract_names()
+        raise Refusal(
+            f"contract '{shown(name)}'", f"known are {', '.join(known)}", meant(str(name), known, "pass one of these")
+        )
     from dragoman.models.contracts.base import Contract
 
     module = importlib.import_module(f"{__name__}.{name}")

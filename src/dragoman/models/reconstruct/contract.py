@@ -37,7 +37,7 @@ from dragoman.models.adapters import (
 )
 from dragoman.store import read_arrays, read_json
 from dragoman.store.plainyaml import read_yaml
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 from dragoman.verbalizers.sidecar import (
     NAME,
     Described,
@@ -101,7 +101,8 @@ def read_contract(folder: Path, layout: str, *, name: str | None = None) -> Cont
     """
     what = f"reconstructor {folder}"
     if layout not in LAYOUTS:
-        raise Refusal(f"layout '{layout}'", f"known are {', '.join(LAYOUTS)}", "name the one it was trained in")
+        instead = meant(str(layout), LAYOUTS, "name the one it was trained in")
+        raise Refusal(f"layout '{layout}'", f"known are {', '.join(LAYOUTS)}", instead)
     form = form_of(folder, layout, what)
     meta = read_meta(folder)
     _refuse_doubtful_norm(form, meta, what)

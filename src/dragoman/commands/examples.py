@@ -1,0 +1,40 @@
+"""What a command's help shows beside its options: lines to type, and which options most people need first.
+
+In: a command's name. Out: text for the foot of its help; names of options. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+MOST_USED = "Most used"
+# Options that stand first in the help of a command with many, under a heading of their own.
+FIRST = {
+    "explain": ("features", "by", "out", "source", "reading", "through", "texts", "native", "samples", "device"),
+}
+_WITH_WORDS = ("explain", "fit")
+_EXAMPLES = {
+    "demo": ("dragoman demo", "dragoman demo --features 2 -o runs/more"),
+    "explain": (
+        "dragoman explain tiny-sae --features 1505,4497 --by tiny-gemma-av",
+        "dragoman explain SAE --features top:100 --through CROSSING --by AV -o runs/top",
+        "dragoman explain probes.npz --source MODEL:20 --by AV",
+        "dragoman explain SAE --features 982 --route as-is --by AV",
+    ),
+    "fit": ("dragoman fit tiny-sae --by tiny-gemma-av -o pair", "dragoman fit SAE --target MODEL:41 --texts mine.txt"),
+    "inspect": ("dragoman inspect pair",),
+    "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
+    "report": ("dragoman report runs/explain -o page.html",),
+    "checkpoints": (
+        "dragoman checkpoints",
+        "dragoman checkpoints --for Qwen/Qwen2.5-7B-Instruct:20",
+    ),
+    "doctor": ("dragoman doctor", "dragoman doctor --sae SAE --by AV"),
+    "export": ("dragoman export runs/explain --model-id ID --source-id ID --author-id ID -o out",),
+    "fit confidence": ("dragoman confidence fit runs/explain --checked checked.csv",),
+    "recalibrate": ("dragoman confidence recalibrate runs/explain --checked checked.csv",),
+}
+
+
+def examples(name: str) -> str:
+    """The foot of a command's help: a line each, none broken where the screen is 80 columns wide."""
+    words = ["Words: see README, section Words"] if name in _WITH_WORDS else []
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name]), *words])
