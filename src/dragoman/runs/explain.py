@@ -22,6 +22,8 @@ from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.prompts import Activations
+from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.carried import conditions_of
 from dragoman.runs.crossings import lens_words, prepare, tell_dead, windows_of
@@ -38,7 +40,7 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 
 
 def explain(
-    what: Features | Dictionary | str | Path,
+    what: Features | Dictionary | Activations | str | Path,
     *,
     by: AnyVerbalizer | str | Path,
     out: str | Path,
@@ -68,7 +70,8 @@ def explain(
     Interrupted or killed, the same call goes on where it stopped.
 
     Args:
-        what: features of an open dictionary, a dictionary, or its reference.
+        what: features of an open dictionary, a dictionary, or its reference; or activations at tokens of prompts, see
+            ``dragoman.activations``: they cross by the map alone, and no washout, confidence or reading is theirs.
         by: the verbalizer, or its reference.
         out: the run's folder, a new one or the same run's.
         features: ids, where ``what`` does not say which; all when None.
@@ -116,33 +119,27 @@ def explain(
     read = Texts.of(texts)
     if confidence is not None:
         confidence_set(confidence)
-    chosen = _chosen(what, features)
+    if isinstance(what, Activations):
+        prompted.refuse_of_features(options, features=features, confidence=confidence)
+    chosen = what if isinstance(what, Activations) else _chosen(what, features, fitted)
     directions = chosen.directions
-    if fitted is not None:
-        fitted.refuse_others(directions, None)
     fed = {"contract": contract, "settings": settings, "base": base}
     if not isinstance(by, str) and any(fed.values()):
         raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
-    _refuse_early(chosen, target, options, fitted, read, native=native is not None)
-    tell_labels(chosen.dictionary, talk)
-    if isinstance(by, str):
-        talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
-    if isinstance(native, str):
-        native = Verbalizer.open(native, dtype=dtype, device=device)
-    talk.say("checking the verbalizers")
-    quick([by] if native is None else [by, native])
-    readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-    if fitted is not None:
-        crossing = fitted
+    if isinstance(chosen, Activations):
+        prompted.refuse_early(directions.site, target, options, fitted, read)
     else:
-        if directions.site == by.site or options.map != "aligned":
-            tell_dead(directions, talk)
-        asked = () if directions is chosen.dictionary.rows() else directions.ids
-        crossing = prepare(chosen.dictionary, asked, readings, options, native=native is not None)
-    how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
-    folder = _written(chosen, crossing, readings, by, native, options, out, {**how, **chosen.dictionary.read_as})
+        _refuse_early(chosen, target, options, fitted, read, native=native is not None)
+        tell_labels(chosen.dictionary, talk)
+    by, native = _speakers(by, native, fed, talk, dtype=dtype, device=device)
+    readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "texts": read.path}
+    if isinstance(chosen, Activations):
+        return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
+    crossing = fitted or _prepared(chosen, readings, options, native=native is not None)
+    how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
+    folder = _written(chosen, crossing, readings, by, native, options, out, how)
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
@@ -160,15 +157,49 @@ def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: 
     return crossing
 
 
-def _chosen(what: Features | Dictionary | str | Path, ids: Sequence[str | int] | None) -> Features:
-    """The features that are asked for."""
+def _speakers(
+    by: AnyVerbalizer | str,
+    native: AnyVerbalizer | str | None,
+    fed: Mapping[str, Any],
+    talk: Talk,
+    *,
+    dtype: str,
+    device: str,
+) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
+    """The verbalizers, opened if they are references, and looked at by the doctor."""
+    if isinstance(by, str):
+        talk.say(f"opening verbalizer {public_address(by)}")
+        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
+    if isinstance(native, str):
+        native = Verbalizer.open(native, dtype=dtype, device=device)
+    talk.say("checking the verbalizers")
+    quick([by] if native is None else [by, native])
+    return by, native
+
+
+def _prepared(chosen: Features, readings: Readings, options: Options, *, native: bool) -> Crossing:
+    """A crossing fitted for these features."""
+    directions = chosen.directions
+    if directions.site == readings.target or options.map != "aligned":
+        tell_dead(directions, readings.talk)
+    asked = () if directions is chosen.dictionary.rows() else directions.ids
+    return prepare(chosen.dictionary, asked, readings, options, native=native)
+
+
+def _chosen(
+    what: Features | Dictionary | str | Path, ids: Sequence[str | int] | None, fitted: Crossing | None
+) -> Features:
+    """The features that are asked for; refused where the crossing is of others."""
     if isinstance(what, Features):
         if ids is not None:
             raise Refusal(
                 "features", "they are named twice", "pass features of a dictionary, or the dictionary and ids"
             )
-        return what
-    return dictionary_of(what).features(ids)
+    else:
+        what = dictionary_of(what).features(ids)
+    if fitted is not None:
+        fitted.refuse_others(what.directions, None)
+    return what
 
 
 def _refuse_early(

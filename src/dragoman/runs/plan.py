@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
-from dragoman.records import Card
+from dragoman.records import Card, PromptToken
 from dragoman.store import Rows, RunFolder, digest, plain
 from dragoman.verbalizers.protocol import check_temperature
 
@@ -40,7 +40,8 @@ class Condition:
 
     ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
     ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
-    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused.
+    or none at all. ``site``: where the vectors live; a verbalizer of another site is refused. ``tokens``: of
+    activations, the n tokens they were read at.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Condition:
     kind: str = "feature"
     cards: tuple[Card, ...] = ()
     site: Site | None = None
+    tokens: tuple[PromptToken, ...] = ()
 
     def __post_init__(self) -> None:
         """Check once that everything is one per row, and that ids are not repeated."""
@@ -62,12 +64,10 @@ class Condition:
                 f"vectors of shape {self.vectors.shape} do not go with {n} ids and {len(self.labels)} labels",
                 "pass one row, one id and one label each, and at least one",
             )
-        if self.cards and len(self.cards) != n:
-            raise Refusal(
-                f"condition '{self.name}'",
-                f"{len(self.cards)} cards for {n} vectors",
-                "pass one each or none",
-            )
+        for what, some in (("cards", self.cards), ("tokens", self.tokens)):
+            if some and len(some) != n:
+                why = f"{len(some)} {what} for {n} vectors"
+                raise Refusal(f"condition '{self.name}'", why, "pass one each or none")
         if len(set(self.ids)) != n:
             raise Refusal(
                 f"condition '{self.name}'",
@@ -90,6 +90,7 @@ class Condition:
         *,
         vectors: NDArray[Any] | None = None,
         cards: Sequence[Card] = (),
+        tokens: Sequence[PromptToken] = (),
     ) -> Condition:
         """Directions under a name; ``vectors`` (n, d), for example washed ones, are injected in place of the rows."""
         return cls(
@@ -101,6 +102,7 @@ class Condition:
             kind=directions.kind,
             cards=tuple(cards),
             site=directions.site,
+            tokens=tuple(tokens),
         )
 
     def written(self, at: int) -> dict[str, object]:
@@ -122,6 +124,7 @@ class Condition:
             # To a digit that rounding in other batches, or on another device, does not reach.
             "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
             "card": self.written(at) if self.cards else None,
+            **({"token": self.tokens[at].to_json()} if self.tokens else {}),
         }
 
 
@@ -223,6 +226,7 @@ class Plan:
                 c.labels,
                 [c.written(at) for at in range(len(c.cards))],
                 verbalizers[c.verbalizer].identity,
+                *([[token.to_json() for token in c.tokens]] if c.tokens else []),
             ]
             parts += [_stable(told), c.vectors]
         return digest(*parts, *more)
