@@ -117,9 +117,9 @@ def test_a_token_that_is_not_there_or_not_one_is_refused(at, message):
 def test_the_first_position_is_refused_by_name_where_no_mark_stands_before_it():
     reader = reader_of("qwen2")  # it has no BOS: the first word stands in the sink
     with pytest.raises(Refusal, match="position 0 of prompt 0: the first position and the model's own marks"):
-        read_prompts(reader, [Prompt(text="the city", at="the")])
+        read_prompts(reader, [Prompt(text="a city", at="a")])
     with pytest.raises(Refusal, match="it has no token behind the first position"):
-        read_prompts(reader, [Prompt(text="the")])
+        read_prompts(reader, [Prompt(text="a")])
 
 
 def test_a_sink_behind_the_first_position_is_refused_or_left_out(monkeypatch):

@@ -114,13 +114,13 @@ def explain(
         batch_size=batch_size,
         seed=seed,
     )
+    if isinstance(what, Activations):
+        prompted.refuse_of_features(options, features=features, confidence=confidence)
     check_run(out)
     check_device(device)
     read = Texts.of(texts)
     if confidence is not None:
         confidence_set(confidence)
-    if isinstance(what, Activations):
-        prompted.refuse_of_features(options, features=features, confidence=confidence)
     chosen = what if isinstance(what, Activations) else _chosen(what, features, fitted)
     directions = chosen.directions
     fed = {"contract": contract, "settings": settings, "base": base}
