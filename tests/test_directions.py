@@ -141,9 +141,9 @@ def test_a_transposed_decoder_is_detected_where_the_config_tells(tmp_path: Path)
 def test_unknown_layouts_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "ae").mkdir()
     (tmp_path / "ae" / "config.json").write_text("{}")
-    (tmp_path / "v.csv").write_text("1,2")
-    known = r"SAELens.*\.safetensors, \.npy, \.npz or \.pt file"
-    for ref in (tmp_path / "ae", tmp_path / "v.csv", tmp_path / "gone"):
+    (tmp_path / "v.xyz").write_text("1,2")
+    known = r"SAELens.*\.safetensors, \.npy, \.npz, \.pt, \.csv, \.jsonl, \.parquet or \.gguf file"
+    for ref in (tmp_path / "ae", tmp_path / "v.xyz", tmp_path / "gone"):
         with pytest.raises(Refusal, match=known):
             read_directions(ref, site=SITE)
     with pytest.raises(Refusal, match=r"unknown dictionary layout \(it holds config.json\)"):
@@ -222,12 +222,12 @@ def test_one_vector_may_stand_alone(tmp_path: Path, suffix: str) -> None:
     else:
         np.savez(path, probe=probe)
     found = read_directions(path, site=SITE)
-    assert found.ids == ("0",)
+    assert found.ids == ("0" if suffix == "npy" else "probe",)
     np.testing.assert_allclose(found.unit[0], probe / np.linalg.norm(probe), rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-def test_several_arrays_need_a_key(tmp_path: Path, suffix: str) -> None:
+def test_several_arrays_are_read_together_or_by_a_key(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v.{suffix}"
     arrays = {"a": np.eye(3), "b": 2 * np.eye(3)}
     if suffix == "safetensors":
@@ -235,8 +235,8 @@ def test_several_arrays_need_a_key(tmp_path: Path, suffix: str) -> None:
     else:
         np.savez(path, **arrays)  # type: ignore[arg-type]
     assert read_directions(path, site=SITE, key="b").norms[0] == 2
-    with pytest.raises(Refusal, match=r"several arrays \(a, b\)"):
-        read_directions(path, site=SITE)
+    together = read_directions(path, site=SITE)
+    assert together.ids == ("a[0]", "a[1]", "a[2]", "b[0]", "b[1]", "b[2]") and together.norms.tolist() == [1] * 3 + [2] * 3
     with pytest.raises(Refusal, match=r"no array 'c' \(a, b\)"):
         read_directions(path, site=SITE, key="c")
 

@@ -142,8 +142,8 @@ class Row(Record):
 
     ``kind``: "feature", "random", "shuffled", "custom" or "activation", which has the ``token`` it was read at.
     ``sample``: 0 for the first. ``raw``: what the verbalizer wrote, ``text``: what stands between its tags.
-    ``problems``: flags on the text. ``log_probability``: mean per token at temperature 1. ``digest``: of this row and of
-    the plan it belongs to.
+    ``problems``: flags on the text. ``log_probability``: mean per token at temperature 1. ``digest``: of this row and
+    of the plan it belongs to.
     """
 
     feature: str

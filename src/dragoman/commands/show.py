@@ -74,7 +74,9 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
         if (token := some[0][0].token) is not None:
             before, written, after = token.around(_AROUND)
             where = styled(f"prompt {token.number}, position {token.position}:", "dim")
-            console().print(where, styled(before) + styled(written or repr(token.token), "bold reverse") + styled(after))
+            console().print(
+                where, styled(before) + styled(written or repr(token.token), "bold reverse") + styled(after)
+            )
         for row, more in some:
             _show_row(row, more)
         if (why := told.too_rare(feature)) is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import NO_LENGTH, Directions, Refusal, Site
-from dragoman.store.spans import Matrix, shown
+from dragoman.store.spans import Matrix, listed, shown
 
 _SAMPLE = 64  # rows and columns looked at
 _EVEN = 2e-3  # relative spread of lengths that were made equal; those of random rows spread by 1/sqrt(2 width)
@@ -139,16 +139,23 @@ def ids_of(given: object) -> list[int | str]:
     return list(given)
 
 
-def wanted(features: Sequence[int | str], d_sae: int, name: str) -> list[int]:
-    """Feature ids as row numbers that are there, of a dictionary called ``name``."""
-    ids = f"name ids from 0 to {d_sae - 1}"
+def wanted(features: Sequence[int | str], d_sae: int, name: str, names: Sequence[str] = ()) -> list[int]:
+    """Feature ids as row numbers that are there, of a dictionary called ``name``.
+
+    ``names``: of its rows, where they have some; a whole number (no text) is then still a row's.
+    """
+    ids = f"name ids from 0 to {d_sae - 1}" if not names else f"name some of {listed(names)}"
+    numbered = {one: row for row, one in enumerate(names)}
     if not features:
         raise Refusal(f"no features of {name}", "there is nothing to read", ids)
     rows: dict[int, None] = {}
     for feature in features:
         row = int(feature) if str(feature).isdecimal() and len(str(feature)) < 19 else -1
+        if names and isinstance(feature, str):
+            row = numbered.get(feature, -1)
         if not 0 <= row < d_sae:
-            raise Refusal(f"feature {shown(feature)} of {name}", f"it has {d_sae} features (d_sae {d_sae})", ids)
+            why = f"it has {d_sae} features (d_sae {d_sae})" if not names else f"it has {d_sae} vectors, named"
+            raise Refusal(f"feature {shown(feature)} of {name}", why, ids)
         if row in rows:
             raise Refusal(f"feature {feature} of {name}", "it is asked for twice", "name every feature once")
         rows[row] = None
