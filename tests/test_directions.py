@@ -227,7 +227,7 @@ def test_one_vector_may_stand_alone(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-def test_several_arrays_are_read_together_or_by_a_key(tmp_path: Path, suffix: str) -> None:
+def test_several_arrays_need_a_key(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v.{suffix}"
     arrays = {"a": np.eye(3), "b": 2 * np.eye(3)}
     if suffix == "safetensors":
@@ -235,8 +235,8 @@ def test_several_arrays_are_read_together_or_by_a_key(tmp_path: Path, suffix: st
     else:
         np.savez(path, **arrays)  # type: ignore[arg-type]
     assert read_directions(path, site=SITE, key="b").norms[0] == 2
-    together = read_directions(path, site=SITE)
-    assert together.ids == ("a[0]", "a[1]", "a[2]", "b[0]", "b[1]", "b[2]") and together.norms.tolist() == [1] * 3 + [2] * 3
+    with pytest.raises(Refusal, match=r"several arrays \(a, b\)"):
+        read_directions(path, site=SITE)
     with pytest.raises(Refusal, match=r"no array 'c' \(a, b\)"):
         read_directions(path, site=SITE, key="c")
 

@@ -150,7 +150,12 @@ def test_the_command_line_explains_prompts_and_shows_the_token(
     assert done.code == 0, done.err
     assert "prompt 0, position " in done.out and f"{TEXT}" in done.out and "p0t" in done.out
     page = (tmp_path / "a" / "page.html").read_text()
-    assert "<h1>Activations of" in page and f"{TEXT[:-4]}" in page and "<mark>" in page and "2 activations" in html.unescape(page)
+    assert (
+        "<h1>Activations of" in page
+        and f"{TEXT[:-4]}" in page
+        and "<mark>" in page
+        and "2 activations" in html.unescape(page)
+    )
     assert "<script>alert" not in page and "The dictionary" not in page
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps({"text": TEXT, "at": "vote"}) + "\n" + json.dumps({"text": "a city walk"}))

@@ -294,7 +294,7 @@ ArrayKey = Annotated[
         "--key",
         metavar="NAME",
         rich_help_panel=EXPLAINED,
-        help="Which array of a file of vectors that holds several; default: all of them, under their names.",
+        help="Which array of a file of vectors that holds several; default: all, if they are single vectors.",
     ),
 ]
 Lying = Annotated[

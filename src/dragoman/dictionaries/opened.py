@@ -297,7 +297,7 @@ def open_dictionary(
             when None. Only block and revision are compared with what it says, because models go by several names.
         labels: folder or address of a Neuronpedia export with its labels.
         resid_pre: that export's source counts the block it enters.
-        key: which array of a file that holds several; all when None.
+        key: which array of a file that holds several; of single vectors all when None.
         orientation: "rows" or "columns", where the decoder itself does not show which are the features.
         d_model: width of the stream, where known.
         k: of a TopK, where its files do not say it.

@@ -140,21 +140,17 @@ def ids_of(given: object) -> list[int | str]:
 
 
 def wanted(features: Sequence[int | str], d_sae: int, name: str, names: Sequence[str] = ()) -> list[int]:
-    """Feature ids as row numbers that are there, of a dictionary called ``name``.
-
-    ``names``: of its rows, where they have some; a whole number (no text) is then still a row's.
-    """
-    ids = f"name ids from 0 to {d_sae - 1}" if not names else f"name some of {listed(names)}"
-    numbered = {one: row for row, one in enumerate(names)}
+    """Feature ids as row numbers that are there, of a dictionary called ``name``; ``names``: of its rows, if any."""
+    ids = f"name one of {listed(names)}" if names else f"name ids from 0 to {d_sae - 1}"
+    number = {one: k for k, one in enumerate(names)}
     if not features:
         raise Refusal(f"no features of {name}", "there is nothing to read", ids)
     rows: dict[int, None] = {}
     for feature in features:
-        row = int(feature) if str(feature).isdecimal() and len(str(feature)) < 19 else -1
-        if names and isinstance(feature, str):
-            row = numbered.get(feature, -1)
+        known = str(feature).isdecimal() and len(str(feature)) < 19 and not names
+        row = int(feature) if known else number.get(str(feature), -1)
         if not 0 <= row < d_sae:
-            why = f"it has {d_sae} features (d_sae {d_sae})" if not names else f"it has {d_sae} vectors, named"
+            why = f"it holds {d_sae} named vectors" if names else f"it has {d_sae} features (d_sae {d_sae})"
             raise Refusal(f"feature {shown(feature)} of {name}", why, ids)
         if row in rows:
             raise Refusal(f"feature {feature} of {name}", "it is asked for twice", "name every feature once")

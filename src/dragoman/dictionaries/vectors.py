@@ -2,18 +2,16 @@
 
 In: a ``.safetensors``, ``.npy``, ``.npz``, ``.pt``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` or ``.gguf`` file of a
 `Folder`, holding (n, d_model) rows or (d_model,) vectors. Out: a `Weights` without an encoder. Refuses bare pickles,
-arrays that are no rows of real numbers, several of different widths, rows that seem to lie across, and control vectors
-of several blocks where nothing says which.
+arrays that are no rows of real numbers, files of several other arrays without a key, rows that seem to lie across, and
+control vectors of several blocks where nothing says which.
 
-Names are kept. A vector that stands alone bears its array's name, rows of a table those of their column of names; of
-several arrays all are read, ``probe`` as it is called and the rows of a matrix as ``probes[0]``, ``probes[1]``. The
-rows of one matrix alone are numbered. A control vector is of one block, so of a file of them the one at the site is
-read.
+Names are kept: single vectors, of which all are read, bear their arrays' names, rows of a table those of their column
+of names. The rows of a matrix are numbered. A control vector is of one block, so of a file of them the one at the site
+is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -39,44 +37,13 @@ _LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OneVector(Whole):
-    """A single vector as one row."""
+class _Vectors(Whole):
+    """Single vectors as rows."""
 
-    vector: Matrix
-
-    def whole(self) -> NDArray[Any]:
-        return self.vector.whole()[None, :]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stack:
-    """Rows of several matrices of one width, one after the other."""
-
-    parts: tuple[Matrix, ...]
-    shape: tuple[int, int]
-
-    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen rows; of each matrix only those asked for are read."""
-        wanted, starts = np.asarray(rows, dtype=np.int64), np.cumsum([0, *(_length(p) for p in self.parts)])
-        out = np.zeros((len(wanted), self.shape[1]), np.float64)
-        for part, start, end in zip(self.parts, starts[:-1], starts[1:], strict=True):
-            here = np.flatnonzero((wanted >= start) & (wanted < end))
-            if len(here):
-                out[here] = part.rows((wanted[here] - start).tolist())
-        return out
-
-    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Chosen columns of all rows."""
-        return self.whole()[:, list(columns)]
+    vectors: tuple[Matrix, ...]
 
     def whole(self) -> NDArray[Any]:
-        """All rows."""
-        return np.concatenate([part.whole() for part in self.parts])
-
-
-def _length(matrix: Matrix) -> int:
-    """How many rows."""
-    return matrix.shape[0]
+        return np.stack([vector.whole() for vector in self.vectors])
 
 
 def weights_of(
@@ -111,7 +78,7 @@ def open_vectors(
 
     Args:
         folder: where the file lies.
-        key: which array, where there are several; all when None.
+        key: which array, where there are several; of single vectors all when None.
         d_model: width of the stream, where known: rows are then told from columns by it.
         orientation: which way the caller says they lie.
         block: whose output the caller says they live in: which of several control vectors.
@@ -131,27 +98,20 @@ def open_vectors(
     if isinstance(arrays, ControlVectors):
         key = _of_block(what, arrays, key, block)
         stated = Stated(block=arrays.blocks[key], by=f"its name {key}")
-    keys = _keys(what, arrays, key)
-    if len(keys) > 1 and orientation is not None:
-        why = f"it holds several arrays ({listed(keys)}), and --orientation is of one"
-        raise Refusal(what, why, "name it: FILE#KEY, or --key KEY")
-    parts = {one: _matrix(what, one, arrays.array(one), several=len(keys) > 1) for one in keys}
-    turned = [orientation == "columns" if orientation else _across(what, one, d_model) for one, _ in parts.values()]
-    names = tuple(name for _, some in parts.values() for name in some)
-    matrix, across = next(iter(parts.values()))[0], turned[0]
-    if len(parts) > 1:
-        widths = {one: part.shape[1] for one, (part, _) in parts.items()}
-        if len(set(widths.values())) > 1:
-            told = ", ".join(f"{shown(one, 40)} {width}" for one, width in list(widths.items())[:6])
-            why = f"its arrays are of different widths ({told}), so they are not vectors of one stream"
-            raise Refusal(what, why, "name one of them: FILE#KEY, or --key KEY")
-        whole = tuple(part for part, _ in parts.values())
-        matrix = _Stack(parts=whole, shape=(sum(map(_length, whole)), whole[0].shape[1]))
-    row_names = getattr(arrays, "row_names", ())
-    names = row_names or names
-    if len(set(names)) != len(names):
-        raise Refusal(what, "two of its vectors have the same name", "name one array of it: FILE#KEY, or --key KEY")
-    if row_names and across:
+    chosen = _chosen(what, arrays, key)
+    matrix, names = arrays.array(chosen[0]), tuple[str, ...]()
+    if len(matrix.shape) == 1 and matrix.shape[0]:
+        vectors = tuple(arrays.array(one) for one in chosen)
+        matrix = _Vectors(vectors=vectors, shape=(len(vectors), *matrix.shape))
+        names = () if chosen[0] in _NO_NAMES and len(chosen) == 1 else chosen
+        for one, vector in zip(chosen, vectors, strict=True):
+            refuse_whole(f"array {shown(one, 40)} of {what}", vector.rows([0]))
+    if len(matrix.shape) != 2 or 0 in matrix.shape:
+        raise Refusal(what, f"an array of shape {matrix.shape} is not rows of vectors", "save it as (n, d_model)")
+    refuse_whole(what, matrix.rows([0]))
+    names = getattr(arrays, "row_names", ()) or names
+    across = orientation == "columns" if orientation else _across(what, matrix, d_model)
+    if names and across:
         raise Refusal(what, "its rows have names, so they are the vectors", "leave --orientation out")
 
     def no_encoder(_stored: Stored) -> Encoder:
@@ -178,36 +138,28 @@ def _across(what: str, matrix: Matrix, d_model: int | None) -> bool:
     return False
 
 
-def _keys(what: str, arrays: Arrays, key: str | None) -> list[str]:
-    """Which arrays of a file are meant."""
-    names = arrays.names
-    if key is None and names:
-        return list(names)
+def _chosen(what: str, arrays: Arrays, key: str | None) -> tuple[str, ...]:
+    """Which arrays of a file are meant: the one that is named or alone, else all, if all are vectors of one width.
+
+    Several matrices may be an encoder beside its decoder, so of these one has to be named.
+    """
+    names = tuple(arrays.names)
+    if key is None and len(names) == 1:
+        return names
+    if key is None and len({arrays.array(one).shape for one in names}) == 1:
+        shape = arrays.array(names[0]).shape
+        if len(shape) == 1 and shape[0]:
+            return names
     if key is None or key not in names:
-        why = f"it has no array '{shown(key or '')}'" if names else "there is no array in it"
+        why = "it holds several arrays" if key is None and names else f"it has no array '{shown(key or '')}'"
         raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them: FILE#KEY, or --key KEY")
-    return [key]
-
-
-def _matrix(what: str, key: str, found: Matrix, *, several: bool) -> tuple[Matrix, list[str]]:
-    """An array as rows, and their names; none of the rows of one matrix alone, and of what no name was given."""
-    called = f"array {shown(key, 40)} of {what}" if several else what
-    matrix, alone = found, len(found.shape) == 1 and bool(found.shape[0])
-    if alone:
-        matrix = _OneVector(vector=found, shape=(1, *found.shape))
-    if len(matrix.shape) != 2 or 0 in matrix.shape:
-        instead = "name one that is: FILE#KEY, or --key KEY" if several else "save it as (n, d_model)"
-        raise Refusal(called, f"an array of shape {matrix.shape} is not rows of vectors", instead)
-    refuse_whole(called, matrix.rows([0]))
-    if alone:
-        return matrix, [] if key in _NO_NAMES and not several else [key]
-    return matrix, [f"{key}[{row}]" for row in range(matrix.shape[0])] if several else []
+    return (key,)
 
 
 def _of_block(what: str, arrays: ControlVectors, key: str | None, block: int | None) -> str:
     """The control vector that is meant: the one named, else the one at the block, else the only one."""
     if key is not None:
-        return _keys(what, arrays, key)[0]
+        return _chosen(what, arrays, key)[0]
     at = [name for name, one in arrays.blocks.items() if block in (None, one)]
     if len(at) == 1:
         return at[0]
