@@ -77,7 +77,7 @@ def pieces_of(path: Path, *names: str) -> dict[str, Any]:
         "aiofiles": aiofiles,
         "NamedTuple": NamedTuple,
     }
-    scope |= {name: object for name in ("LatentRecord", "ActivatingExample", "NonActivatingExample")}
+    scope |= dict.fromkeys(("LatentRecord", "ActivatingExample", "NonActivatingExample"), object)
     exec(compile(ast.Module(body=list(chosen), type_ignores=[]), str(path), "exec"), scope)
     return scope
 

@@ -314,3 +314,28 @@ def test_a_torn_or_hostile_gguf_is_one_sentence(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(Refusal, match="too many for control vectors"):
         read_directions(tmp_path / "x.gguf", site=Site("m", 1))
+
+
+# Cross-layer transcoders
+
+
+def test_a_cross_layer_transcoder_s_row_is_what_it_has_written_by_a_block(tmp_path: Path) -> None:
+    rows = RNG.standard_normal((6, 4, 8)).astype(np.float32)  # of layer 2: it writes behind blocks 2 to 5
+    save_file({"W_dec_2": rows}, tmp_path / "W_dec_2.safetensors")
+    path = tmp_path / "W_dec_2.safetensors"
+    for block in (2, 4, 5):
+        found = read_directions(path, site=Site("m", block), features=[3, 0])
+        assert found.ids == ("3", "0") and found.site == Site("m", block)
+        want = rows[[3, 0], : block - 1].sum(axis=1)
+        np.testing.assert_allclose(rows_of(found), want, rtol=1e-4, atol=1e-5)
+    assert len(open_dictionary(path, site=Site("m", 3)).rows()) == 6
+    with pytest.raises(Refusal, match="its features write behind blocks 2 to 5; say at which they are read"):
+        open_dictionary(path)
+    for block in (1, 6):
+        with pytest.raises(Refusal, match=f"its features write behind blocks 2 to 5, not by block {block}"):
+            open_dictionary(path, site=Site("m", block))
+    (tmp_path / "config.yaml").write_text("feature_output_hook: hook_mlp_out\n")
+    assert len(open_dictionary(path, site=Site("m", 3)).rows()) == 6
+    (tmp_path / "config.yaml").write_text("feature_output_hook: hook_attn_out\n")
+    with pytest.raises(Refusal, match="says that it writes hook_attn_out, and not what the MLP adds"):
+        open_dictionary(path, site=Site("m", 3))

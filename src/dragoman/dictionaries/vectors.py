@@ -7,11 +7,14 @@ control vectors of several blocks where nothing says which.
 
 Names are kept: single vectors, of which all are read, bear their arrays' names, rows of a table those of their column
 of names. The rows of a matrix are numbered. A control vector is of one block, so of a file of them the one at the site
-is read.
+is read. Of a cross-layer transcoder's decoder (``W_dec_I``), which writes behind several blocks, a feature's row is the
+sum of what it has written by the block that is asked for: what of it stands in the stream there.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,10 +31,14 @@ from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.rows import looks_across
 from dragoman.store import numpyfile
 from dragoman.store.controlvectors import GGUF, ControlVectors
-from dragoman.store.spans import Arrays, Matrix, Whole, listed, shown
+from dragoman.store.plainyaml import parse_yaml
+from dragoman.store.spans import Arrays, Matrix, Whole, listed, read_bytes, shown
 from dragoman.store.tables import TABLES
 
 SUFFIXES = {".safetensors", ".npy", ".npz", *TORCH, *TABLES, GGUF}
+# circuit-tracer's files of a cross-layer transcoder (transcoder/cross_layer_transcoder.py): W_dec_I, one for each layer
+# I, holds (features, layers from I on, d_model), and is added to what the MLP of each of these layers puts out.
+_CLT, _CLT_CONFIG, _CONFIG_LIMIT = re.compile(r"W_dec_(?P<layer>\d{1,4})"), "config.yaml", 64 << 10
 _NO_NAMES = (numpyfile.ALONE, "tensor")  # what readers call an array that its file gives no name
 _LOOKED_AT = 8192  # rows: a file with more has more rows than any model is wide, so they are features
 
@@ -44,6 +51,34 @@ class _Vectors(Whole):
 
     def whole(self) -> NDArray[Any]:
         return np.stack([vector.whole() for vector in self.vectors])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What each feature of a cross-layer transcoder has written by a block: the sum of its rows up to there.
+
+    ``rows_by_layer``: (features, layers, d_model); ``layers``: how many of them are summed.
+    """
+
+    rows_by_layer: Matrix
+    layers: int
+    shape: tuple[int, int]
+
+    def rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen rows; only they are read."""
+        return self._summed(self.rows_by_layer.rows(rows))
+
+    def columns(self, columns: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Chosen columns of all rows."""
+        return self.whole()[:, list(columns)]
+
+    def whole(self) -> NDArray[Any]:
+        """All rows."""
+        return self._summed(self.rows_by_layer.whole())
+
+    def _summed(self, found: NDArray[Any]) -> NDArray[Any]:
+        refuse_whole("a cross-layer transcoder", found)
+        return found[:, : self.layers].astype(np.float64).sum(axis=1).astype(np.float32)
 
 
 def weights_of(
@@ -100,6 +135,9 @@ def open_vectors(
         stated = Stated(block=arrays.blocks[key], by=f"its name {key}")
     chosen = _chosen(what, arrays, key)
     matrix, names = arrays.array(chosen[0]), tuple[str, ...]()
+    if (layer := _CLT.fullmatch(chosen[0])) is not None and len(matrix.shape) == 3 and 0 not in matrix.shape:
+        matrix = _written(what, folder, matrix, int(layer["layer"]), block)
+        stated, orientation = Stated(block=block, by="what was asked for"), "rows"
     if len(matrix.shape) == 1 and matrix.shape[0]:
         vectors = tuple(arrays.array(one) for one in chosen)
         matrix = _Vectors(vectors=vectors, shape=(len(vectors), *matrix.shape))
@@ -154,6 +192,27 @@ def _chosen(what: str, arrays: Arrays, key: str | None) -> tuple[str, ...]:
         why = "it holds several arrays" if key is None and names else f"it has no array '{shown(key or '')}'"
         raise Refusal(what, f"{why} ({listed(names) or 'none'})", "name one of them: FILE#KEY, or --key KEY")
     return (key,)
+
+
+def _written(what: str, folder: Folder, matrix: Matrix, layer: int, block: int | None) -> Matrix:
+    """The decoder of a cross-layer transcoder at a block: what its features have added to the stream by then."""
+    features, layers, width = matrix.shape
+    what = f"cross-layer transcoder {what}"
+    if block is None:
+        why = f"its features write behind blocks {layer} to {layer + layers - 1}"
+        raise Refusal(what, why, "say at which they are read with --source MODEL:BLOCK")
+    if not layer <= block < layer + layers:
+        why = f"its features write behind blocks {layer} to {layer + layers - 1}, not by block {block}"
+        raise Refusal(what, why, "name one of these with --source")
+    if _CLT_CONFIG in folder.names:
+        source = folder.bytes_of(_CLT_CONFIG)
+        text = read_bytes(source, 0, min(source.size, _CONFIG_LIMIT)).decode("utf-8", "replace")
+        told = parse_yaml(text, source.name)
+        hook = told.get("feature_output_hook") if isinstance(told, dict) else None
+        if hook not in (None, "hook_mlp_out", "mlp.hook_out"):
+            why = f"its {_CLT_CONFIG} says that it writes {shown(hook)}, and not what the MLP adds to the stream"
+            raise Refusal(what, why, "use one that writes hook_mlp_out")
+    return _Written(rows_by_layer=matrix, layers=block - layer + 1, shape=(features, width))
 
 
 def _of_block(what: str, arrays: ControlVectors, key: str | None, block: int | None) -> str:
