@@ -15,7 +15,8 @@ import yaml
 
 from dragoman.commands.export import export
 from dragoman.core import Refusal
-from dragoman.exports import cantor, entries_of_run, labelled_graph
+from dragoman.exports.circuit import cantor, labelled_graph
+from dragoman.exports.entries import entries_of_run
 from dragoman.exports.tables import COLUMNS
 from dragoman.report.opened import ShownRun
 from dragoman.scores import FORMAT

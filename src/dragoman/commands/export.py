@@ -189,25 +189,29 @@ def _written(
     licence: str | None,
 ) -> list[Path]:
     """Write another format than Neuronpedia's."""
-    from dragoman import exports
     from dragoman.core import Site
+    from dragoman.exports.circuit import write_circuit
+    from dragoman.exports.delphi import write_delphi
+    from dragoman.exports.entries import entries_of_run
+    from dragoman.exports.hub import write_dataset
+    from dragoman.exports.tables import write_csv, write_parquet
     from dragoman.store.outputs import refuse_there
 
     asked = [condition] if condition else []
     if format_ in ("csv", "parquet", "hub"):
-        entries = exports.entries_of_run(shown, asked)
+        entries = entries_of_run(shown, asked)
         if format_ == "hub":
-            return exports.write_dataset(out, entries, shown, licence=licence)
+            return write_dataset(out, entries, shown, licence=licence)
         path = out / f"explanations.{format_}"
         refuse_there(path)
-        return [(exports.write_csv if format_ == "csv" else exports.write_parquet)(path, entries)]
+        return [(write_csv if format_ == "csv" else write_parquet)(path, entries)]
     (name,) = asked or default_conditions(shown, run)[:1]
-    entries = exports.entries_of_run(shown, [name], samples=False)
+    entries = entries_of_run(shown, [name], samples=False)
     block = Site.parse(shown.manifest.source).block
     if format_ == "delphi":
-        return exports.write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
+        return write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
     how = {"contexts": shown.contexts, "lens": shown.lens.get(name, {}), "graph": graph}
-    return exports.write_circuit(out, entries, block, **how)
+    return write_circuit(out, entries, block, **how)
 
 
 def method_of(entry: ConditionEntry | None) -> str:

@@ -20,6 +20,7 @@ import yaml
 
 from dragoman.core import Refusal
 from dragoman.exports.entries import Entry
+from dragoman.exports.names import without_folders
 from dragoman.exports.tables import COLUMNS, plain_rows
 from dragoman.report.opened import ShownRun
 from dragoman.store.outputs import new_folder
@@ -119,8 +120,6 @@ Plan `{manifest.plan_digest[:16]}`.
 
 def _shown(text: str) -> str:
     """A reference without the folders it lies in here."""
-    from dragoman.exports.names import without_folders
-
     return " ".join(without_folders(text).split()).replace("`", "'")
 
 
