@@ -141,9 +141,9 @@ def test_a_transposed_decoder_is_detected_where_the_config_tells(tmp_path: Path)
 def test_unknown_layouts_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "ae").mkdir()
     (tmp_path / "ae" / "config.json").write_text("{}")
-    (tmp_path / "v.csv").write_text("1,2")
-    known = r"SAELens.*\.safetensors, \.npy, \.npz or \.pt file"
-    for ref in (tmp_path / "ae", tmp_path / "v.csv"):
+    (tmp_path / "v.xyz").write_text("1,2")
+    known = r"SAELens.*\.safetensors, \.npy, \.npz, \.pt, \.csv, \.jsonl, \.parquet or \.gguf file"
+    for ref in (tmp_path / "ae", tmp_path / "v.xyz"):
         with pytest.raises(Refusal, match=known):
             read_directions(ref, site=SITE)
     with pytest.raises(Refusal, match=r"gone: there is no such file or folder here; check the path\.$"):

@@ -121,7 +121,7 @@ def test_a_second_export_changes_nothing(run: RunFolder, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_": "delphi"}, "format 'delphi': known are neuronpedia"),
+        ({"format_": "parket"}, "format 'parket': known are neuronpedia"),
         ({"condition": "direct"}, "no such condition; its conditions of features are: native, washed"),
         ({"condition": "random_washed"}, "random directions, which nobody has an index for"),
         ({"source_id": "21-matryoshka-65k"}, "rows live at block 21, the run's at block 20"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dragoman.maps import Crossing
     from dragoman.models.decode import Verbalizer
     from dragoman.models.embedder import SentenceEmbedder
+    from dragoman.models.prompts import Activations, activations
     from dragoman.models.reconstruct import Reconstructor
     from dragoman.records import Card
     from dragoman.runs.crossings import fit_crossing
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Activations": "models.prompts",
     "AnyVerbalizer": "verbalizers.protocol",
     "Background": "core",
     "Card": "records",
@@ -51,6 +53,7 @@ _HOMES = {
     "Site": "core",
     "Talk": "core",
     "Verbalizer": "models.decode",
+    "activations": "models.prompts",
     "examine": "doctor",
     "explain": "runs.explain",
     "fit_confidence": "runs.score",
@@ -60,6 +63,7 @@ _HOMES = {
     "score": "runs.score",
 }
 __all__ = [
+    "Activations",
     "AnyVerbalizer",
     "Background",
     "Card",
@@ -83,6 +87,7 @@ __all__ = [
     "Talk",
     "Verbalizer",
     "__version__",
+    "activations",
     "examine",
     "explain",
     "fit_confidence",

@@ -19,7 +19,7 @@ NO_LENGTH = 1e-12  # a row shorter than this has no direction
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES, MOST_TOGETHER = 1_000, 65_536  # explanations of one feature; directions decoded in one batch
 MOST_SEED = 2**63 - 1
-Kind = Literal["feature", "random", "shuffled", "custom"]
+Kind = Literal["feature", "random", "shuffled", "custom", "activation"]
 Place = Literal["output", "input", "written", "inside"]
 
 _BLOCKS = 10_000  # no model has so many

@@ -111,12 +111,42 @@ class Card(Record):
 UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing
 
 
+class PromptToken(Record):
+    """The token whose activation was read.
+
+    ``prompt``: all of it, the ``number``-th from 0. ``token``: as it is written, blanks before it included; ``begin``
+    and ``end``: its characters in the prompt. ``position``: which token it is, 0 the first, a model's own mark of the
+    beginning counted.
+    """
+
+    prompt: str
+    number: int
+    token: str
+    position: int
+    begin: int
+    end: int
+
+    def around(self, width: int) -> tuple[str, str, str]:
+        """What stands before the token, the token without blanks around it, and what follows.
+
+        ``width``: characters on either side, after which three dots stand for the rest.
+        """
+        token = self.token.strip()
+        begin = self.begin + len(self.token) - len(self.token.lstrip()) if token else self.begin
+        end = begin + len(token) if token else self.end
+        before, after = self.prompt[:begin], self.prompt[end:]
+        before = f"…{before[-width:]}" if len(before) > width else before
+        after = f"{after[:width]}…" if len(after) > width else after
+        return before, self.prompt[begin:end], after
+
+
 class Row(Record):
     """One explanation as it is written in ``rows.jsonl``.
 
-    ``kind``: "feature", "random", "shuffled" or "custom". ``sample``: 0 for the first. ``raw``: what the verbalizer
-    wrote, ``text``: what stands between its tags. ``problems``: flags on the text. ``log_probability``: mean per token
-    at temperature 1. ``digest``: of this row and of the plan it belongs to.
+    ``kind``: "feature", "random", "shuffled", "custom" or "activation", which has the ``token`` it was read at.
+    ``sample``: 0 for the first. ``raw``: what the verbalizer wrote, ``text``: what stands between its tags.
+    ``problems``: flags on the text. ``log_probability``: mean per token at temperature 1. ``digest``: of this row and
+    of the plan it belongs to.
     """
 
     feature: str
@@ -131,6 +161,7 @@ class Row(Record):
     log_probability: float | None
     card: Card | None
     digest: str = ""
+    token: PromptToken | None = None
 
 
 def _null_name(value: object) -> object:

@@ -20,6 +20,7 @@ from dragoman.commands.words import (
     SAYS,
     VERBALIZER,
     ArrayKey,
+    AtToken,
     Base,
     ConfidenceFile,
     ContractName,
@@ -29,9 +30,11 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     Out,
+    PromptFile,
+    PromptTexts,
     ReadingOf,
     ResidPre,
-    Sae,
+    SaeUnlessPrompt,
     Seed,
     Settings,
     Source,
@@ -44,11 +47,12 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Site
+from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Refusal, Site
+from dragoman.store.spans import shown
 
 
 def explain(
-    sae: Sae,
+    sae: SaeUnlessPrompt = None,
     features: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +63,9 @@ def explain(
         ),
     ] = None,
     source: Source = None,
+    prompt: PromptTexts = None,
+    prompts: PromptFile = None,
+    at: AtToken = None,
     key: ArrayKey = None,
     orientation: Lying = None,
     d_model: Width = None,
@@ -158,15 +165,19 @@ def explain(
         bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows on stdout as JSON lines.")
     ] = False,
 ) -> None:
-    """Put a dictionary's features into the words of a verbalizer, of another model or of their own.
+    """Put a dictionary's features, or activations at tokens of prompts, into the words of a verbalizer.
+
+    The verbalizer may be of another model or of their own.
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
     from dragoman.models.load import check_device
+    from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.options import Options
+    from dragoman.runs.prompted import refuse_of_features
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.scoring import confidence_set
 
@@ -184,25 +195,27 @@ def explain(
     # Words are refused before the dictionary is opened, which may be far away.
     asked, stated = features_from(features), Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
-    Options(map="aligned" if kind is None else kind, **how)
+    options = Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
     if confidence is not None:
         confidence_set(confidence)
+    prompted = _prompts(prompt, prompts, at)
+    if prompted is not None:
+        named = {"--features": asked, "--labels": labels, "--resid-pre": resid_pre, "--confidence": confidence}
+        refuse_of_features(options, **named)
+    _refuse_nothing(sae, prompted, stated)
     crossing = None if through is None else Crossing.load(through)
     with talking() as talk:
-        opened = open_dictionary(
-            sae,
-            site=stated,
-            labels=labels,
-            resid_pre=resid_pre,
-            key=key,
-            orientation=orientation,
-            d_model=d_model,
-            k=k,
-        )
+        read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+        read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
+        opened = None if sae is None else open_dictionary(sae, **read_as)
+        what: Any = opened
+        if prompted is not None:
+            where: Any = stated if opened is None else opened.site
+            what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
         run = run_explain(
-            opened,
-            features=asked,
+            what,
+            features=None if prompted is not None else asked,
             by=by,
             contract=contract,
             settings=fed,
@@ -227,3 +240,20 @@ def explain(
         show_rows(rows, run.manifest)
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
+
+
+def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> None:
+    """Refuse a command that names nothing to explain, or prompts that no model is named for."""
+    if sae is None and prompted is None:
+        raise typer.BadParameter("Name an SAE, or a text with --prompt.", param_hint="'SAE'")
+    if sae is None and stated is None:
+        raise Refusal("prompts", "nothing says which model reads them, and where", "say --source MODEL:BLOCK")
+
+
+def _prompts(texts: list[str] | None, file: Path | None, at: str | None) -> list[str] | Path | None:
+    """The prompts that are asked for, if any; refuse them said twice, and a token of none."""
+    if texts and file is not None:
+        raise Refusal("--prompts beside --prompt", "they are two ways to say the same", "use one of the two")
+    if at is not None and not texts and file is None:
+        raise Refusal(f"--at {shown(at)}", "there is no prompt", "pass it with --prompt TEXT, or leave it out")
+    return file if file is not None else texts or None

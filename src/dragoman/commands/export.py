@@ -1,14 +1,13 @@
 """``dragoman export``: a run's explanations as files that somebody else's tool reads.
 
 In: a run folder, a condition of it, what the features and the author are called elsewhere. Out: Neuronpedia's
-explanation batches and what its importer needs beside them; a copy of the run gives the same bytes. Refuses conditions
-the run does not have, random directions, an author that is none, and a source that is not the run's own place in the
-model.
+explanation batches and what its importer needs beside them, or what ``dragoman.exports`` writes; a copy of the run
+gives the same bytes. Refuses conditions the run does not have, random directions, an author that is none, a source that
+is not the run's own place in the model, and options of another format.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.commands.printing import put, put_record, tell, tell_lines
-from dragoman.commands.words import Run, out_folder
-from dragoman.core import public_address
+from dragoman.commands.words import Run, file_path, out_folder
+from dragoman.exports.names import without_folders
 from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
@@ -26,20 +25,19 @@ if TYPE_CHECKING:
     from dragoman.records import ConditionEntry, Row
     from dragoman.report.opened import ShownRun
 
-FORMATS = ("neuronpedia",)
+FORMATS = ("neuronpedia", "delphi", "circuit-tracer", "csv", "parquet", "hub")
 _OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations"
 PREFERRED = "washed"
-_LOCAL = re.compile(r"(?P<kind>file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  # a path, by its beginning
 
 
 def export(
     run: Run,
     model_id: Annotated[
-        str, typer.Option(metavar="ID", help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")
-    ],
+        str | None, typer.Option(metavar="ID", help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")
+    ] = None,
     source_id: Annotated[
-        str, typer.Option(metavar="ID", help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")
-    ],
+        str | None, typer.Option(metavar="ID", help="Neuronpedia's id of the source, for example 20-matryoshka-65k.")
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -47,10 +45,18 @@ def export(
             "--out",
             parser=out_folder,
             metavar="FOLDER",
-            help="Folder to write v1/MODEL/SOURCE/explanations into.",
+            help="Folder to write; of neuronpedia the one to write v1/MODEL/SOURCE/explanations into.",
         ),
     ] = Path("export"),
-    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="So far: neuronpedia.")] = "neuronpedia",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="neuronpedia; delphi (explanation files for its scorers); circuit-tracer (labels of graphs, pages of "
+            "features); csv; parquet; hub (a data set with its card).",
+        ),
+    ] = "neuronpedia",
     condition: Annotated[
         str | None,
         typer.Option(
@@ -80,9 +86,22 @@ def export(
     resid_pre: Annotated[
         bool, typer.Option("--resid-pre", help="The source counts the block it enters, one above the run's.")
     ] = False,
+    hookpoint: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="delphi's name of the place; default: layers.BLOCK of the run's source."),
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_path, metavar="FILE", help="A graph of circuit-tracer, to be written again with these labels."
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Licence on the data set's card, such as cc-by-4.0.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was written, as one JSON object.")] = False,
 ) -> None:
-    """Write a run's explanations as files that Neuronpedia can import (nothing is uploaded)."""
+    """Write a run's explanations as files that other tools read (nothing is uploaded)."""
     from dragoman.core import Refusal, Site
     from dragoman.neuronpedia import NeuronpediaRef, must_exist, refuse_elsewhere, write_explanations
     from dragoman.report.opened import ShownRun
@@ -92,7 +111,16 @@ def export(
         raise Refusal(
             f"format '{format_}'", f"known are {', '.join(FORMATS)}", meant(format_, FORMATS, "use one of these")
         )
+    of_formats = {"hookpoint": hookpoint, "graph": graph, "licence": licence, "model-id": model_id}
+    _refuse_other_formats(format_, of_formats | {"source-id": source_id, "author-id": author_id or None})
     shown = ShownRun.of(RunFolder.open(run))
+    if format_ != "neuronpedia":
+        paths = _written(format_, shown, run, out, condition, hookpoint=hookpoint, graph=graph, licence=licence)
+        _tell_paths(paths, {"format": format_} if as_json else None)
+        return
+    if model_id is None or source_id is None:
+        missing = "--model-id" if model_id is None else "--source-id"
+        raise Refusal("an export for Neuronpedia", "it files explanations by model and source", f"pass {missing} ID")
     source = NeuronpediaRef(model=model_id, source=source_id)
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
     own = Site.parse(shown.manifest.source)
@@ -125,14 +153,68 @@ def export(
     needed = "".join(f"\n  {table}: {row}" for table, row in there)
     tell_lines(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
     tell(_OTHER_WAY)
-    if as_json:
-        summary: dict[str, object] = {"source": str(source), "condition": ", ".join(names)}
-        summary |= {"explanations": len(explained), "empty": empty}
-        summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
-        put_record("export", summary | {"files": [str(p) for p in paths]})
-    else:
-        for path in paths:
-            put(path)
+    summary: dict[str, object] = {"source": str(source), "condition": ", ".join(names)}
+    summary |= {"explanations": len(explained), "empty": empty}
+    summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
+    _tell_paths(paths, summary if as_json else None)
+
+
+def _tell_paths(paths: Sequence[Path], summary: Mapping[str, object] | None) -> None:
+    """What was written, a path a line, or as one JSON object."""
+    if summary is not None:
+        put_record("export", {**summary, "files": [str(p) for p in paths]})
+        return
+    for path in paths:
+        put(path)
+
+
+def _refuse_other_formats(format_: str, given: Mapping[str, object]) -> None:
+    """Refuse options that the format does not read, for they would be dropped silently."""
+    from dragoman.core import Refusal
+
+    read = {"neuronpedia": ("model-id", "source-id", "author-id"), "delphi": ("hookpoint",), "hub": ("licence",)}
+    read["circuit-tracer"] = ("graph",)
+    odd = next((name for name, value in given.items() if value is not None and name not in read.get(format_, ())), None)
+    if odd is not None:
+        whose = next(name for name, options in read.items() if odd in options)
+        raise Refusal(f"--{odd} beside --format {format_}", f"it is of --format {whose}", "leave it out")
+
+
+def _written(
+    format_: str,
+    shown: ShownRun,
+    run: Path,
+    out: Path,
+    condition: str | None,
+    *,
+    hookpoint: str | None,
+    graph: Path | None,
+    licence: str | None,
+) -> list[Path]:
+    """Write another format than Neuronpedia's."""
+    from dragoman.core import Site
+    from dragoman.exports.circuit import write_circuit
+    from dragoman.exports.delphi import write_delphi
+    from dragoman.exports.entries import entries_of_run
+    from dragoman.exports.hub import write_dataset
+    from dragoman.exports.tables import write_csv, write_parquet
+    from dragoman.store.outputs import refuse_there
+
+    asked = [condition] if condition else []
+    if format_ in ("csv", "parquet", "hub"):
+        entries = entries_of_run(shown, asked)
+        if format_ == "hub":
+            return write_dataset(out, entries, shown, licence=licence)
+        path = out / f"explanations.{format_}"
+        refuse_there(path)
+        return [(write_csv if format_ == "csv" else write_parquet)(path, entries)]
+    (name,) = asked or default_conditions(shown, run)[:1]
+    entries = entries_of_run(shown, [name], samples=False)
+    block = Site.parse(shown.manifest.source).block
+    if format_ == "delphi":
+        return write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
+    how = {"contexts": shown.contexts, "lens": shown.lens.get(name, {}), "graph": graph}
+    return write_circuit(out, entries, block, **how)
 
 
 def method_of(entry: ConditionEntry | None) -> str:
@@ -162,7 +244,7 @@ def default_conditions(shown: ShownRun, run: Path) -> list[str]:
 
 
 def _conditions_of_features(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.condition for row in rows if row.kind == "feature"))
+    return list(dict.fromkeys(row.condition for row in rows if row.kind in ("feature", "activation")))
 
 
 def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -> tuple[list[Explained], int]:
@@ -178,7 +260,8 @@ def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -
     rows = [row for row in run.rows if row.condition == name]
     if not rows or any(row.kind != "feature" for row in rows):
         there = ", ".join(_conditions_of_features(run.rows)) or "none"
-        why = "it is of random directions, which nobody has an index for" if rows else "the run has no such condition"
+        kinds = "activations at prompts" if rows and rows[0].token is not None else "random directions"
+        why = f"it is of {kinds}, which nobody has an index for" if rows else "the run has no such condition"
         instead = f"its conditions of features are: {there}"
         if not rows:
             instead = meant(name, _conditions_of_features(run.rows), instead)
@@ -220,17 +303,6 @@ def _provenance(run: ShownRun, name: str, entry: ConditionEntry | None) -> dict[
         "condition": name,
         **{key: value for key, value in how.items() if value},
     }
-
-
-def without_folders(text: str) -> str:
-    """A reference as others may read it: of a path here the last name alone, of an address no password and no query.
-
-    By the text alone, so that a copy of the run says the same where the path leads nowhere.
-    """
-    found = _LOCAL.match(text)
-    if not found:
-        return public_address(text)
-    return (found["kind"] or "") + re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def _named(entries: Mapping[str, object]) -> dict[str, object]:

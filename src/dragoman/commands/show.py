@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     R = TypeVar("R", bound=Record)
 
 
+_AROUND = 100  # characters of a prompt shown before and after its token
 _MORE = ("reading", "confidence", "short", "claims")  # what `with_scores` adds to a row
 
 
@@ -71,6 +72,12 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
         typed.setdefault(row.feature, []).append((row, more))
     told = Manifest.of(manifest, "the manifest") if manifest else Manifest()
     for feature, some in typed.items():
+        if (token := some[0][0].token) is not None:
+            before, written, after = token.around(_AROUND)
+            where = styled(f"prompt {token.number}, position {token.position}:", "dim")
+            console().print(
+                where, styled(before) + styled(written or repr(token.token), "bold reverse") + styled(after)
+            )
         for row, more in some:
             _show_row(row, more)
         if (why := told.too_rare(feature)) is not None:

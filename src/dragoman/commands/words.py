@@ -156,6 +156,44 @@ Sae = Annotated[
         "or a Neuronpedia id or address (then with --labels).",
     ),
 ]
+SaeUnlessPrompt = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SAE",
+        callback=named,
+        help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
+        "or a Neuronpedia id or address (then with --labels). With --prompt it only tells where activations are read.",
+    ),
+]
+PromptTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        rich_help_panel=EXPLAINED,
+        help="Explain activations at tokens of this text, in place of features; may be repeated.",
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        parser=file_path,
+        metavar="FILE",
+        rich_help_panel=EXPLAINED,
+        help='The same of a file: a prompt a line (.txt), or JSON lines with "text" and perhaps "at" (.jsonl).',
+    ),
+]
+AtToken = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TOKEN",
+        rich_help_panel=EXPLAINED,
+        help="Which token of a prompt: last (the default), all, what is written there (mango; mango#2 for the second), "
+        "or its position (#7).",
+    ),
+]
 Source = Annotated[
     str | None,
     typer.Option(
@@ -260,7 +298,7 @@ ArrayKey = Annotated[
         "--key",
         metavar="NAME",
         rich_help_panel=EXPLAINED,
-        help="Which array of a file of vectors that holds several.",
+        help="Which array of a file of vectors that holds several; default: all, if they are single vectors.",
     ),
 ]
 Lying = Annotated[

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.store import ArraysFile, refusing
+from dragoman.store.controlvectors import GGUF, ControlVectors
 from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import Arrays, Bytes, LocalBytes, Matrix, Whole, read_bytes
+from dragoman.store.tables import TABLES, TableFile
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
 PICKLES = {".pkl", ".pickle"}
@@ -53,7 +55,7 @@ class Folder:
         """A file of arrays, opened: headers only. Refused when its kind is not read here."""
         suffix = PurePath(name).suffix.lower()
         readers: dict[str, Callable[[Bytes], Arrays]] = {
-            ".safetensors": ArraysFile, ".npz": NumpyFile, ".npy": NumpyFile
+            ".safetensors": ArraysFile, ".npz": NumpyFile, ".npy": NumpyFile, **dict.fromkeys(TABLES, TableFile)
         }  # fmt: skip
         source = self.bytes_of(name)
         if suffix not in readers:
@@ -91,7 +93,9 @@ class LocalFolder(Folder):
         return LocalBytes(path)
 
     def arrays(self, name: str) -> Arrays:
-        """A file of arrays, torch's too."""
+        """A file of arrays, torch's and llama.cpp's too."""
+        if PurePath(name).suffix.lower() == GGUF:
+            return ControlVectors(self.bytes_of(name).path)
         if PurePath(name).suffix.lower() in TORCH:
             from dragoman.store.torchfile import TorchFile
 

@@ -128,7 +128,7 @@ class Weights:
 
     ``decoder``: (d_sae, d_in), or (d_in, d_sae) where it lies across. ``stored``: the file it lies in. ``make``: the
     encoder of such a file. ``unwhitened``: rows as they are in the stream, where the decoder is of white ones.
-    ``names``: of the rows, where each has one; their ids.
+    ``names``: of its rows, where they have some; else they are numbered from 0.
     """
 
     label: str

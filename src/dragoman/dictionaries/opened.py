@@ -328,13 +328,13 @@ def open_dictionary(
     """Open a dictionary; of its numbers next to nothing is read yet.
 
     Args:
-        ref: a packaged name, a folder, a file (of vectors: 2-D (n, d_model), or 1-D (d_model,) for one), any other
-            form of `DictionaryRef`, or a Neuronpedia id.
+        ref: a packaged name, a folder, a file (of vectors: 2-D (n, d_model), or 1-D (d_model,) for one, several by
+            name; see ``dragoman.dictionaries.vectors``), any other form of `DictionaryRef`, or a Neuronpedia id.
         site: the stream its rows live in, or its text, MODEL:BLOCK; it says so itself, or its Neuronpedia record does,
             when None. Only block and revision are compared with what it says, because models go by several names.
         labels: folder or address of a Neuronpedia export with its labels.
         resid_pre: that export's source counts the block it enters.
-        key: which array of a file that holds several.
+        key: which array of a file that holds several; of single vectors all when None.
         orientation: "rows" or "columns", where the decoder itself does not show which are the features.
         d_model: width of the stream, where known.
         k: of a TopK, where its files do not say it.
@@ -354,7 +354,9 @@ def open_dictionary(
     folder = folder_at(where)
     with _odd_numbers():
         try:
-            weights = weights_of(folder, where, key, d_model, orientation, k)
+            weights = weights_of(
+                folder, where, key, d_model, orientation, k, block=None if site is None else site.block
+            )
         finally:
             folder.close()
     opened = Dictionary(

@@ -127,7 +127,7 @@ class Crossing:
         # Only a check: too few rows for the target's width make it a weak one, not a wrong one.
         back = fit_map(folds_back, target, source, allow_underdetermined=True)
         del turned, folds_back
-        forward = _judged(aligned, forward)
+        forward = judged(aligned, forward)
         moments = aligned.folded.total
         if direct is None and aligned.sums is not None:
             direct = aligned.sums.table()
@@ -375,7 +375,7 @@ def neighbouring(directions: Directions, target: Site) -> Directions:
     return replace(directions, site=target, origin=origin)
 
 
-def _judged(aligned: Aligned, forward: LinearMap) -> LinearMap:
+def judged(aligned: Aligned, forward: LinearMap) -> LinearMap:
     """The map with ``held_out`` on its report: of the map that the other folds give at the same penalty."""
     pairs = aligned.held_out
     rest = tuple(m for k, m in enumerate(aligned.folded.folds) if k != pairs.fold)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dragoman.neuronpedia import short_label
-from dragoman.records import Card, Reading, Row
+from dragoman.records import Card, PromptToken, Reading, Row
 from dragoman.report import figures
 from dragoman.report.claims import Piece, claims_by_row, paragraphs
 from dragoman.report.evidence import Evidence, evidence_of, windows_of
@@ -100,6 +100,7 @@ class FeatureCard:
     """Everything the page says of one direction; ``anchor`` is its place, ``head`` the text that speaks for it.
 
     ``windows``: of the texts that were read, where it fires most, strongest first; of a run without readings.
+    ``token``: of an activation, where it was read.
     """
 
     id: str
@@ -117,6 +118,7 @@ class FeatureCard:
     status: str
     control: bool
     flagged: bool
+    token: PromptToken | None = None
 
     @property
     def marks(self) -> str:
@@ -203,13 +205,14 @@ def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], looku
     speaker = spokesman((one.condition for one in shown if one.rows), run.controls)
     head = next((one for one in shown if one.condition == speaker), shown[0])
     info, crossed = run.manifest.feature_info.get(feature, _UNKNOWN), [] if control else _crossed(everything, lookup)
-    label = next(iter(by_condition.values()))[0].label
+    first = next(iter(by_condition.values()))[0]
+    label = first.label
     statuses = [head.status, *(one.card.status for one in crossed)]
     return FeatureCard(
         id=feature,
         anchor=f"feature-{feature}" if re.fullmatch(r"[\w-]{1,64}", feature, re.ASCII) else f"nth-{where}",
         name=info.topic or label or (feature if control else f"Feature {feature}"),
-        label=label if label not in (info.topic, f"{info.category}: {info.topic}") else "",
+        label="" if first.token or label in (info.topic, f"{info.category}: {info.topic}") else label,
         category=info.category,
         tokens=info.top_tokens,
         windows=[] if any(one.evidence.windows for one in everything) else windows_of(run, feature),
@@ -221,6 +224,7 @@ def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], looku
         status=next(filter(None, statuses), ""),
         control=control,
         flagged=any(one.rows[0].problems for one in shown if one.rows),
+        token=first.token,
     )
 
 

@@ -17,18 +17,25 @@ from dragoman.scores import Scores
 
 
 def headline(
-    scores: Scores, features: int, texts: int, controls: Controls, *, readings: Sequence[str] = (), rare: int = 0
+    scores: Scores,
+    features: int,
+    texts: int,
+    controls: Controls,
+    *,
+    readings: Sequence[str] = (),
+    rare: int = 0,
+    noun: str = "features",
 ) -> str:
     """What the scores say: lift and category of the condition that speaks for the run, then what was read back.
 
     A run of both readings is spoken for by both. ``readings``: those of the run; ``rare``: features that fire too
-    rarely to have the first.
+    rarely to have the first; ``noun``: what they are.
     """
     about = _readings(readings, rare)
     said = _scored(scores, controls)
     back = _read_back(scores, controls)
     if not said:
-        counts = f"{figures.number(texts)} explanations of {figures.number(features)} features"
+        counts = f"{figures.number(texts)} explanations of {figures.number(features)} {noun}"
         answered, windows = _answered(scores, controls), _windows(scores, controls)
         if answered or windows or back:
             said = " ".join(filter(None, [f"{counts}{answered}.", windows, back]))

@@ -114,7 +114,13 @@ def _contents(run: ShownRun) -> Contents:
         source=_site(run.manifest.source),
         target=_site(run.manifest.target),
         headline=headline(
-            scores, len(features), texts, controls, readings=readings, rare=len(run.manifest.all_too_rare)
+            scores,
+            len(features),
+            texts,
+            controls,
+            readings=readings,
+            rare=len(run.manifest.all_too_rare),
+            noun="activations" if any(card.token for card in features) else "features",
         ),
         texts=texts,
         figure=figure,

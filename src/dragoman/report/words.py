@@ -45,11 +45,13 @@ CONDITIONS = {
     "blend": "halfway between the carried direction and the direct one",
     "auto": "each direction by the route its diagnostics speak for, map or direct",
     "procrustes": "carried by a rotation (Procrustes) instead of a ridge regression",
+    "activation": "an activation of the source at a token of a prompt, carried by the whole affine map, then read",
     "random": "a control, a direction drawn at random and treated the same way; it should score nothing",
     "shuffled": "a control, another feature’s direction under this feature’s name",
 }
 AT_HOME = {
     "plain": "the direction is read in the model it was found in, as it is",
+    "activation": "an activation at a token of a prompt, read in the model it was found in, as it is",
     "washed": "turned towards the model’s average activation so that it resembles one, then read in the same model",
 }
 

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Background, Directions, Floats, Talk
-from dragoman.records import SOURCE_ROWS, Card, NullName, Reading
+from dragoman.core import Background, Directions, Floats, Site, Talk
+from dragoman.records import SOURCE_ROWS, Card, NullName, PromptToken, Reading
 from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
@@ -31,7 +31,8 @@ class RunBuilder:
     """Gathers the conditions of one run.
 
     ``directions``: what is explained, at the source. ``backgrounds``: by key of a verbalizer ("by" is that of the
-    target, "native" that of the source), what its stream has in common.
+    target, "native" that of the source), what its stream has in common. ``tokens``: of activations, one each.
+    ``target``: where no background was read.
     """
 
     directions: Directions
@@ -39,6 +40,8 @@ class RunBuilder:
     conditions: list[Condition] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     bare: dict[str, Directions] = field(default_factory=dict)
+    tokens: Sequence[PromptToken] = ()
+    target: Site | None = None
 
     def add(
         self,
@@ -72,8 +75,9 @@ class RunBuilder:
             flags: on every text of it.
             about: what else the manifest tells of it.
         """
-        injected = wash(directions, self.backgrounds[by], washout) if vectors is None else vectors
-        self.conditions.append(Condition.of(name, directions, by, vectors=injected, cards=cards, flags=flags))
+        injected = wash(directions, self.backgrounds.get(by), washout) if vectors is None else vectors
+        how = {"cards": cards, "flags": flags, "tokens": self.tokens}
+        self.conditions.append(Condition.of(name, directions, by, vectors=injected, **how))
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
         told = {"null": null, "reading": reading}
         self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)
@@ -103,14 +107,15 @@ class RunBuilder:
             temperature=options.drawn_at,
             max_new_tokens=options.max_new_tokens,
         )
+        around = self.backgrounds.get("by")
         manifest = {
             "dragoman": version("dragoman"),
             "source": str(self.directions.site),
-            "target": str(self.backgrounds["by"].site),
+            "target": str(around.site if around is not None else self.target),
             "conditions": [entry | {"verbalizer": verbalizers[entry["verbalizer"]].name} for entry in self.entries],
             "features": list(self.directions.ids),
             "rows": options.samples * sum(len(c.ids) for c in self.conditions),
-            "background": background_report(self.backgrounds["by"]),
+            **({"background": background_report(around)} if around is not None else {}),
             "verbalizers": {key: one.identity for key, one in verbalizers.items()},
             "versions": versions(),
             "seeds": {"seed": options.seed},

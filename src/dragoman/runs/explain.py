@@ -22,8 +22,10 @@ from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.prompts import Activations
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
+from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
@@ -41,7 +43,7 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 
 
 def explain(
-    what: Features | Dictionary | str | Path,
+    what: Features | Dictionary | Activations | str | Path,
     *,
     by: AnyVerbalizer | str | Path,
     out: str | Path,
@@ -72,7 +74,8 @@ def explain(
     it says those that the run there lacks.
 
     Args:
-        what: features of an open dictionary, a dictionary, or its reference.
+        what: features of an open dictionary, a dictionary, or its reference; or activations at tokens of prompts, see
+            ``dragoman.activations``: they cross by the map alone, and no washout, confidence or reading is theirs.
         by: the verbalizer, or its reference.
         out: the run's folder, a new one or the same run's.
         features: ids, where ``what`` does not say which, or words such as "982,0-99" or "top:100" (see
@@ -116,42 +119,38 @@ def explain(
         batch_size=batch_size,
         seed=seed,
     )
+    if isinstance(what, Activations):
+        prompted.refuse_of_features(options, features=features, confidence=confidence)
     check_run(out)
     check_device(device)
     read = Texts.of(texts)
     if confidence is not None:
         _refuse_unread(confidence)
-    chosen, later = _chosen(what, features, options, fitted)
+    chosen, later = (what, None) if isinstance(what, Activations) else _chosen(what, features, options, fitted)
     directions = chosen.directions
-    if fitted is not None:
-        fitted.refuse_others(directions, None)
     fed = {"contract": contract, "settings": settings, "base": base}
     if not isinstance(by, str) and any(fed.values()):
         raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
-    if later is not None:
-        refuse_uncounted(later, chosen.dictionary, target, options)
-    _refuse_early(chosen, target, options, fitted, read, native=native is not None)
-    asked = {"source": str(directions.site), "target": str(target), "settings": _told(options)}
-    refuse_another(out, asked)
-    if later is None:
-        chosen = left_of(out, chosen)
-    tell_labels(chosen.dictionary, talk)
-    if isinstance(by, str):
-        talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
-    if isinstance(native, str):
-        native = Verbalizer.open(native, dtype=dtype, device=device)
-    talk.say("checking the verbalizers")
-    quick([by] if native is None else [by, native])
+    if isinstance(chosen, Activations):
+        prompted.refuse_early(directions.site, target, options, fitted, read)
+    else:
+        _refuse_early(chosen, later, target, options, fitted, read, out, native=native is not None)
+        if later is None:
+            chosen = left_of(out, chosen)
+        tell_labels(chosen.dictionary, talk)
+    by, native = _speakers(by, native, fed, talk, dtype=dtype, device=device)
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "texts": read.path}
+    if isinstance(chosen, Activations):
+        return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
     crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
     if later is not None:
         chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
     if fitted is not None or chosen.directions is not chosen.dictionary.rows():
         tell_dead(chosen.directions, talk)
-    how = {"dtype": dtype, "device": device, "texts": read.path, "labels": chosen.dictionary.labels_ref}
-    folder = _written(chosen, crossing, readings, by, native, options, out, {**how, **chosen.dictionary.read_as})
+    how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
+    folder = _written(chosen, crossing, readings, by, native, options, out, how)
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
@@ -175,6 +174,26 @@ def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: 
     if map is not None and map != crossing.recipe:
         raise Refusal(f"map '{map}' with {crossing.name}", f"it was fitted as {crossing.recipe}", "leave --map out")
     return crossing
+
+
+def _speakers(
+    by: AnyVerbalizer | str,
+    native: AnyVerbalizer | str | None,
+    fed: Mapping[str, Any],
+    talk: Talk,
+    *,
+    dtype: str,
+    device: str,
+) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
+    """The verbalizers, opened if they are references, and looked at by the doctor."""
+    if isinstance(by, str):
+        talk.say(f"opening verbalizer {public_address(by)}")
+        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
+    if isinstance(native, str):
+        native = Verbalizer.open(native, dtype=dtype, device=device)
+    talk.say("checking the verbalizers")
+    quick([by] if native is None else [by, native])
+    return by, native
 
 
 def _chosen(
@@ -207,15 +226,27 @@ def _prepared(chosen: Features, readings: Readings, options: Options, *, native:
 
 
 def _refuse_early(
-    chosen: Features, target: Site, options: Options, fitted: Crossing | None, texts: Texts, *, native: bool = False
+    chosen: Features,
+    later: Asked | None,
+    target: Site,
+    options: Options,
+    fitted: Crossing | None,
+    texts: Texts,
+    out: Path,
+    *,
+    native: bool,
 ) -> None:
-    """Refuse, before models are opened, what could not be carried, read or told later.
+    """Refuse, before models are opened, what could not be carried, counted, read, kept or told later.
 
     Raises:
-        Refusal: the crossing or the dictionary's encoder cannot be used, the texts are too few or alike, or what lies
-            beside the dictionary (planted truth, confidence) is no file of that kind.
+        Refusal: the crossing or the dictionary's encoder cannot be used, the texts are too few or alike, another run
+            lies in the folder, or what lies beside the dictionary (planted truth, confidence) is no file of that kind.
     """
     source, dictionary = chosen.directions.site, chosen.dictionary
+    if fitted is not None:
+        fitted.refuse_others(chosen.directions, None)
+    if later is not None:
+        refuse_uncounted(later, dictionary, target, options)
     check_place(source, chosen.directions.d_model)
     check_place(target, what="what the verbalizer reads")
     if fitted is None:
@@ -233,6 +264,7 @@ def _refuse_early(
         fitted.refuse_others(None, target)
     elif source != target and options.asks_firings:
         refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
+    refuse_another(out, {"source": str(source), "target": str(target), "settings": _told(options)})
 
 
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:

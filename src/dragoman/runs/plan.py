@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
-from dragoman.records import Card
+from dragoman.records import Card, PromptToken
 from dragoman.store import Rows, RunFolder, digest, plain
 from dragoman.verbalizers.protocol import check_temperature
 
@@ -41,6 +41,7 @@ class Condition:
     ``vectors``: (n, d) float32 as they are injected (a verbalizer rescales them). ``ids``, ``labels``: n strings.
     ``verbalizer``: key of the verbalizer that says them. ``kind``: "feature" or "random". ``cards``: n diagnostics,
     or none at all. ``site``: where the vectors live; a verbalizer of another site is refused. ``flags``: on every text.
+    ``tokens``: of activations, the n tokens they were read at.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Condition:
     cards: tuple[Card, ...] = ()
     site: Site | None = None
     flags: tuple[str, ...] = ()
+    tokens: tuple[PromptToken, ...] = ()
 
     def __post_init__(self) -> None:
         """Check once that everything is one per row, and that ids are not repeated."""
@@ -63,12 +65,10 @@ class Condition:
                 f"vectors of shape {self.vectors.shape} do not go with {n} ids and {len(self.labels)} labels",
                 "pass one row, one id and one label each, and at least one",
             )
-        if self.cards and len(self.cards) != n:
-            raise Refusal(
-                f"condition '{self.name}'",
-                f"{len(self.cards)} cards for {n} vectors",
-                "pass one each or none",
-            )
+        for what, some in (("cards", self.cards), ("tokens", self.tokens)):
+            if some and len(some) != n:
+                why = f"{len(some)} {what} for {n} vectors"
+                raise Refusal(f"condition '{self.name}'", why, "pass one each or none")
         if len(set(self.ids)) != n:
             raise Refusal(
                 f"condition '{self.name}'",
@@ -92,6 +92,7 @@ class Condition:
         vectors: NDArray[Any] | None = None,
         cards: Sequence[Card] = (),
         flags: Sequence[str] = (),
+        tokens: Sequence[PromptToken] = (),
     ) -> Condition:
         """Directions under a name; ``vectors`` (n, d), for example washed ones, are injected in place of the rows."""
         return cls(
@@ -104,6 +105,7 @@ class Condition:
             cards=tuple(cards),
             site=directions.site,
             flags=tuple(flags),
+            tokens=tuple(tokens),
         )
 
     def written(self, at: int) -> dict[str, object]:
@@ -125,6 +127,7 @@ class Condition:
             # To a digit that rounding in other batches, or on another device, does not reach.
             "log_probability": None if explanation.log_probability is None else round(explanation.log_probability, 4),
             "card": self.written(at) if self.cards else None,
+            **({"token": self.tokens[at].to_json()} if self.tokens else {}),
         }
 
 
@@ -227,6 +230,7 @@ class Plan:
                 [c.written(at) for at in range(len(c.cards))],
                 verbalizers[c.verbalizer].identity,
                 *c.flags,
+                *([[token.to_json() for token in c.tokens]] if c.tokens else []),
             ]
             parts += [_stable(told), c.vectors]
         return digest(*parts, *more)

@@ -102,19 +102,23 @@ class Readings:
             talk.say(sentence)
         return DirectTable.load(path / TABLE), load_background(path / BACKGROUND), key
 
-    def aligned_texts(self, dictionary: Dictionary) -> list[str]:
-        """What is read token by token: all texts, or the sentences alone where a direct table lies beside."""
-        return self.texts.all if dictionary.direct_folder(self.target) is None else self.texts.sentences
+    def aligned_texts(self, dictionary: Dictionary | None) -> list[str]:
+        """What is read token by token: all texts; the sentences alone for a map alone, or where a direct table lies."""
+        alone = dictionary is None or dictionary.direct_folder(self.target) is not None
+        return self.texts.sentences if alone else self.texts.all
 
     def aligned(
-        self, dictionary: Dictionary, features: Sequence[str | int] = (), *, seed: int = 0
+        self, dictionary: Dictionary | None, features: Sequence[str | int] = (), *, seed: int = 0
     ) -> tuple[Aligned, str]:
-        """Sums over aligned tokens; of a large dictionary ``features``, their rivals and some others are counted."""
-        rows, texts, talk = dictionary.rows(), self.aligned_texts(dictionary), self.talk
-        asked = features or dictionary.indices
-        watched = to_watch(rows, asked, seed=seed) if len(rows) > WHOLE else None
+        """Sums over aligned tokens; of a large dictionary ``features``, their rivals and some others are counted.
+
+        Without a dictionary nothing is watched: what a map alone needs.
+        """
+        texts, talk, watched = self.aligned_texts(dictionary), self.talk, None
+        if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
+            watched = to_watch(rows, features or dictionary.indices, seed=seed)
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-7", texts, dictionary.fingerprint(), repr(options))
+        key = self.key("aligned-7", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
@@ -123,7 +127,8 @@ class Readings:
             spool = Spool(cache.path("reading", self.key("pairs-1", texts, manner)))
             if spool.there:
                 talk.say(f"going on after {spool.there} batches of texts that were read before")
-            encoder = self._encoder(dictionary)  # first: it may be refused, and models take long to open
+            # First: it may be refused, and models take long to open.
+            encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
             how = {"options": options, "progress": progress, "spool": spool}
             read_aligned(*self._readers(), texts, encoder, **how).save(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from dragoman.core import Refusal
-from dragoman.records import Card, ConditionEntry, Reading, Row
+from dragoman.records import Card, ConditionEntry, PromptToken, Reading, Row
 from dragoman.report.claims import claims_by_row
 from dragoman.runs.given import path_of
 from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
@@ -23,6 +23,7 @@ from dragoman.store.spans import meant
 if TYPE_CHECKING:
     import pandas
 
+_OF_TOKEN = ("prompt", "token", "position")
 _SHOWN = ("feature", "condition", "short", "text", "status", "confidence")
 
 
@@ -35,7 +36,7 @@ class FeatureExplanation:
     this pair; ``answered``: whether that is enough to answer for it. ``sample``: 0 for the first, which scores read.
     ``reading``: "fires", what the feature fires on, "writes", what its row writes, None of what is neither. ``label``:
     the dictionary's. ``short``: a label made of the text's supported sentences, "" where none is. ``claims``: what the
-    evidence says of each sentence, where a score checked them.
+    evidence says of each sentence, where a score checked them. ``token``: of an activation, where it was read.
     """
 
     feature: str
@@ -51,6 +52,7 @@ class FeatureExplanation:
     reading: Reading | None = None
     short: str = ""
     claims: tuple[ClaimStatus, ...] = ()
+    token: PromptToken | None = None
 
 
 class Explanations(Sequence[FeatureExplanation]):
@@ -99,15 +101,16 @@ class Explanations(Sequence[FeatureExplanation]):
             import pandas
         except ImportError as error:
             raise Refusal("a table of explanations", "pandas is not installed", "run: pip install pandas") from error
-        names = [name for name in FeatureExplanation.__slots__ if name not in ("card", "claims")]
+        names = [name for name in FeatureExplanation.__slots__ if name not in ("card", "claims", "token")]
         cards = [f"card_{name}" for name in Card.model_fields]
         rows = [
             {name: getattr(row, name) for name in names}
             | {"claims": [claim.to_json() for claim in row.claims]}
+            | ({name: getattr(row.token, name) for name in _OF_TOKEN} if row.token else {})
             | ({f"card_{k}": v for k, v in row.card.model_dump().items()} if row.card else {})
             for row in self
         ]
-        return pandas.DataFrame(rows, columns=[*names, "claims", *cards])
+        return pandas.DataFrame(rows, columns=[*names, "claims", *_OF_TOKEN, *cards])
 
     def _repr_html_(self) -> str:
         """A table, every word of it escaped."""
@@ -118,7 +121,8 @@ class Explanations(Sequence[FeatureExplanation]):
 
 def _cells(row: FeatureExplanation) -> tuple[str, ...]:
     sure = "" if row.confidence is None else f"{row.confidence:.2f}{'' if row.answered else ' (abstains)'}"
-    return row.feature, row.condition, row.short, row.text, row.card.status if row.card else "", sure
+    name = f"{row.feature} {row.label}" if row.token else row.feature
+    return name, row.condition, row.short, row.text, row.card.status if row.card else "", sure
 
 
 class Run:
@@ -226,4 +230,5 @@ def _explained(
         reading=reading,
         short=claims.label if claims else "",
         claims=claims.claims if claims else (),
+        token=row.token,
     )

@@ -35,7 +35,7 @@ LAYOUTS: tuple[Layout, ...] = (
 KNOWN = (
     "a folder of "
     + ", ".join(layout.name + (f" ({layout.files[0]})" if layout.files else "") for layout in LAYOUTS)
-    + ", or a .safetensors, .npy, .npz or .pt file of vectors (n, d_model)"
+    + ", or a .safetensors, .npy, .npz, .pt, .csv, .jsonl, .parquet or .gguf file of vectors (n, d_model)"
 )
 
 

@@ -1,0 +1,166 @@
+"""Labels for attribution graphs of circuit-tracer, and its local feature files.
+
+In: entries of one condition, the layer, what the graph calls its features' source; perhaps a graph. Out: a new folder:
+labels under both ids that a graph has for a feature, a page of each feature, a copy of the graph with its labels.
+Refuses features without a number, and graphs that are no such JSON.
+
+A graph (circuit-tracer 0.5.0, ``frontend/graph_models.py``) names a feature F of layer L in two ways: ``node_id``
+begins with "L_F_", and ``feature`` is Cantor's number of the pair, (L + F)(L + F + 1) / 2 + F; in graphs of schema
+version 0 it is F itself. Its page reads labels from ``qParams.clerps``, pairs of ``feature`` as text and the label, and
+keeps those that a reader writes in the browser under ``local-clerp-SCAN``, pairs of "🤖L_F" and the label
+(``util-cg.js``). It reads a feature's page from ``SCAN/N.json``, N being Cantor's number, where SCAN begins with "./"
+(``init-feature-examples.js``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dragoman.core import Refusal
+from dragoman.exports.entries import Entry, numbered
+from dragoman.store.files import opened
+from dragoman.store.outputs import new_folder
+from dragoman.store.spans import shown
+
+_NODE = re.compile(r"(?P<layer>\d{1,4})_(?P<feature>\d{1,12})_\d{1,6}")
+_KIND = "cross layer transcoder"  # what the graph calls every feature's node
+_LIMIT = 1 << 30  # bytes of a graph
+
+
+def cantor(layer: int, feature: int) -> int:
+    """Cantor's number of a pair: what a graph's ``feature`` holds."""
+    return (layer + feature) * (layer + feature + 1) // 2 + feature
+
+
+def write_circuit(
+    folder: Path,
+    entries: Sequence[Entry],
+    layer: int,
+    *,
+    contexts: Mapping[str, Mapping[str, Any]] | None = None,
+    lens: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    graph: Path | None = None,
+) -> list[Path]:
+    """Write labels, feature pages and, where one is given, the graph with its labels.
+
+    Args:
+        folder: to be made.
+        entries: of one condition.
+        layer: of the features.
+        contexts: the run's windows by feature.
+        lens: by feature, "source": the words that its row writes most.
+        graph: a graph's JSON file.
+    """
+    found = {n: one for n, one in numbered(entries, "circuit-tracer").items() if one.brief}
+    labels = {number: one.brief for number, one in found.items()}
+    drawn = None if graph is None else labelled_graph(_graph(graph), labels, layer)
+    pages = {
+        f"features/{cantor(layer, n)}.json": _page(n, layer, one, contexts or {}, lens or {})
+        for n, one in found.items()
+    }
+    files: dict[str, Any] = {
+        "labels.json": {f"{layer}_{n}": label for n, label in labels.items()},
+        "clerps.json": [[str(cantor(layer, n)), label] for n, label in labels.items()],
+        "local-clerps.json": [[f"\N{ROBOT FACE}{layer}_{n}", label] for n, label in labels.items()],
+        **({} if drawn is None else {"graph.json": drawn}),
+        **pages,
+    }
+    with new_folder(folder) as made:
+        (made / "features").mkdir()
+        for name, value in files.items():
+            (made / name).write_bytes(json.dumps(value, allow_nan=False).encode("ascii"))
+        (made / "README.md").write_text(_readme(layer, len(labels), drawn is not None), encoding="utf-8")
+    return [folder / name for name in files if not name.startswith("features/")] + [folder / "features"]
+
+
+def labelled_graph(graph: Mapping[str, Any], labels: Mapping[int, str], layer: int) -> dict[str, Any]:
+    """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
+
+    Raises:
+        Refusal: it has no nodes, a node's two ids contradict each other, or no node is of these features.
+    """
+    nodes, query = graph.get("nodes"), graph.get("qParams") or {}
+    if not isinstance(nodes, list) or not all(isinstance(n, dict) for n in nodes) or not isinstance(query, dict):
+        raise Refusal("the graph", "it has no list of nodes", "name a file that circuit-tracer wrote")
+    made, pairs = list[dict[str, Any]](), dict[str, str]()
+    for node in nodes:
+        found = _NODE.fullmatch(str(node.get("node_id"))) if node.get("feature_type") == _KIND else None
+        label = labels.get(int(found["feature"])) if found and int(found["layer"]) == layer else None
+        if found is not None and label is not None:
+            number, told = int(found["feature"]), node.get("feature")
+            if told not in (number, cantor(layer, number)):
+                why = f"its feature is {shown(told)}, and its id means {number} or {cantor(layer, number)}"
+                raise Refusal(f"node {shown(node['node_id'])}", why, "name the graph as circuit-tracer wrote it")
+            pairs[str(told)] = label
+            node = {**node, "clerp": label}
+        made.append(node)
+    if not pairs:
+        raise Refusal(
+            "the graph", f"none of its features of layer {layer} is explained here", "name another graph or run"
+        )
+    kept = query.get("clerps")
+    kept = json.loads(kept) if isinstance(kept, str) and kept else kept or []
+    others = [pair for pair in kept if isinstance(pair, list) and pair and str(pair[0]) not in pairs]
+    clerps = json.dumps([*others, *map(list, pairs.items())])  # the page parses it: it is text there
+    return {**graph, "qParams": {**query, "clerps": clerps}, "nodes": made}
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    with opened(path) as file:
+        content = file.read(_LIMIT + 1)
+    try:
+        told = json.loads(content) if len(content) <= _LIMIT else None
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{path}", "it is not JSON", "name a graph that circuit-tracer wrote") from error
+    if not isinstance(told, dict):
+        raise Refusal(f"{path}", "it is no graph", "name a file that circuit-tracer wrote")
+    return told
+
+
+def _page(
+    number: int,
+    layer: int,
+    one: Entry,
+    contexts: Mapping[str, Mapping[str, Any]],
+    lens: Mapping[str, Mapping[str, Sequence[str]]],
+) -> dict[str, Any]:
+    """What the page shows of a feature: where it fires, without strengths, which the run does not keep by token."""
+    windows = [str(window) for window in contexts.get(one.feature, {}).get("firing", [])]
+    examples = [
+        {"tokens": [text], "tokens_acts_list": [0.0], "train_token_ind": 0, "is_repeated_datapoint": False}
+        for text in windows
+    ]
+    words = [str(word) for word in lens.get(one.feature, {}).get("source", [])]
+    return {
+        "layer": layer,
+        "index": number,
+        "explanation": one.text,
+        "label": one.brief,
+        "act_min": 0.0,
+        "act_max": 1.0,
+        "top_logits": words[:10],
+        "bottom_logits": [],
+        "examples_quantiles": [{"quantile_name": "Where it fires most", "examples": examples}],
+    }
+
+
+def _readme(layer: int, count: int, graph: bool) -> str:
+    """What is in the folder and how it is used."""
+    drawn = "`graph.json`: the graph with these labels in its nodes and in `qParams.clerps`.\n\n" if graph else ""
+    return f"""\
+# Labels of {count} features of layer {layer}, for circuit-tracer
+
+Written by dragoman. A label that begins with "unsure: " is one that dragoman does not answer for.
+
+`labels.json`: label by "layer_feature", as node ids begin. `clerps.json`: pairs of Cantor's number and label, the value
+of a graph's `qParams.clerps` and of the page's `?clerps=`. `local-clerps.json`: the same as a browser keeps it, under
+`local-clerp-SCAN` of its local storage.
+
+{drawn}`features/N.json`: a page a feature, N being Cantor's number of layer and feature. Put the folder where the page
+is served from, and set the graph's `metadata.scan` to `./features`. The windows bear no strengths: a run does not keep
+them by token.
+"""
