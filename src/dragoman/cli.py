@@ -21,6 +21,7 @@ from dragoman.commands.explain import explain
 from dragoman.commands.export import export
 from dragoman.commands.printing import put, put_json, talking
 from dragoman.commands.show import show_scores
+from dragoman.commands.view import view
 from dragoman.commands.words import (
     MACHINE,
     Ar,
@@ -171,7 +172,7 @@ def report(
     put(f"page: {write_page(folder, out or folder.page)}")
 
 
-for command in (checkpoints, doctor, export):
+for command in (view, checkpoints, doctor, export):
     app.command(cls=Command)(command)
 app.add_typer(confidence_commands, name="confidence")
 

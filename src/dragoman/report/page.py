@@ -51,11 +51,15 @@ def write_page(run: RunFolder, out: Path) -> Path:
         Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that `check_file` refuses.
     """
     check_file(out)
-    page = _environment().get_template("page.html.j2").render(vars(_contents(ShownRun.of(run))))
-    # Lone surrogates cannot be written; other control characters have no place in HTML.
-    clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
-    write_text(out, clean.encode("utf-8", "replace").decode())
+    page = environment().get_template("page.html.j2").render(vars(_contents(ShownRun.of(run))))
+    write_text(out, clean(page))
     return out
+
+
+def clean(page: str) -> str:
+    """HTML that can be written: lone surrogates cannot, and other control characters have no place in it."""
+    shown = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
+    return shown.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,8 @@ def _contents(run: ShownRun) -> Contents:
     readings = [entry.name for entry in run.conditions if entry.reading == entry.name]
     return Contents(
         run=run,
-        source=_site(run.manifest.source),
-        target=_site(run.manifest.target),
+        source=site_words(run.manifest.source),
+        target=site_words(run.manifest.target),
         headline=headline(
             scores, len(features), texts, controls, readings=readings, rare=len(run.manifest.all_too_rare)
         ),
@@ -196,14 +200,14 @@ def _figure(
 
 
 @cache
-def _environment() -> Environment:
-    """Jinja with autoescape, strict about names, and the filters the template uses."""
+def environment(*folders: Path) -> Environment:
+    """Jinja with autoescape, strict about names, and the filters the templates use; looks in ``folders`` first."""
     # Here, not above: ``dragoman --help`` must stay quick.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     room = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -247,7 +251,7 @@ def _pretty(manifest: object) -> str:
     return json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
 
 
-def _site(text: str) -> str:
+def site_words(text: str) -> str:
     """A site in words; text that is no site stays as it is."""
     try:
         site = Site.parse(text)
