@@ -11,7 +11,6 @@ import errno
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dragoman.core import Refusal
 from dragoman.view import pages, tables
-from dragoman.view.find import Found, Selection, every, found, lines_of
-from dragoman.view.index import connect
+from dragoman.view.find import Found, Selection, chosen, found, lines_of
 from dragoman.view.meaning import MOST, best, by_meaning
 from dragoman.view.opened import NEAREST, FeaturePage, Viewed
 from dragoman.view.pages import Elsewhere, Served
@@ -131,7 +129,7 @@ class _Pages:
         view = self.view(request)
         selection, links = Selection.of(request.query_params, view.index), Served(view.name)
         only_results = "hx-request" in request.headers and "hx-history-restore-request" not in request.headers
-        with closing(connect(view.index.path)) as database:
+        with view.index.reading() as database:
             some = _found(view, database, selection)
         page = pages.features(
             view, links, selection, some, only_results=only_results, several=self.several, changed=view.changed
@@ -143,7 +141,7 @@ class _Pages:
         """A feature."""
         view = self.view(request)
         query = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index).query()
-        with closing(connect(view.index.path)) as database:
+        with view.index.reading() as database:
             page = view.feature(database, view.number(database, request.query_params.get("id", "")))
         return HTMLResponse(
             pages.feature(
@@ -164,13 +162,13 @@ class _Pages:
             if other is view:
                 continue
             near = list[tuple[int, float | None]]()
-            with closing(connect(other.index.path)) as database:
+            with other.index.reading() as database:
                 same = database.execute("SELECT n FROM features WHERE id = ?", (page.card.id,)).fetchone()
                 if same and other.manifest.source == view.manifest.source and not page.card.control:
                     near.append((int(same[0]), None))
                 cosines = other.meaning.near(row) if row is not None else None
                 if cosines is not None:
-                    near += best(cosines, _of_features(database), NEAREST // 2)
+                    near += best(cosines, other.features_only, NEAREST // 2)
                 told = dict(near[::-1])
                 for line in lines_of(database, [n for n, _ in near]):
                     made.append(
@@ -182,53 +180,50 @@ class _Pages:
         """A selection as a file."""
         view, kind = self.view(request), request.path_params["kind"]
         selection = Selection.of(request.query_params, view.index)
-        with closing(connect(view.index.path)) as database:
+        with view.index.reading() as database:
             numbers = _every(view, database, selection)
         name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{kind}"
         headers = {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
         if kind == "parquet":
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "table.parquet"
-                with closing(connect(view.index.path)) as database:
+                with view.index.reading() as database:
                     tables.write_parquet(tables.rows(view, database, numbers, selection.condition), path)
                 return Response(path.read_bytes(), media_type=tables.KINDS[kind], headers=headers)
         as_kind = tables.as_csv if kind == "csv" else tables.as_jsonl
 
         def told() -> Iterator[bytes]:
-            with closing(connect(view.index.path)) as database:
+            with view.index.reading() as database:
                 yield from as_kind(tables.rows(view, database, numbers, selection.condition))
 
         return StreamingResponse(told(), media_type=tables.KINDS[kind], headers=headers)
 
 
-def _of_features(database: Any) -> list[int]:
-    return [n for (n,) in database.execute("SELECT feature FROM texts WHERE condition = -1 AND control = 0")]
-
-
-def _nearest(view: Viewed, database: Any, selection: Selection) -> tuple[Any, list[int]] | None:
+def _nearest(view: Viewed, selection: Selection) -> tuple[Any, Any] | None:
     """Cosines with what was asked and the features that filters leave; None where meaning cannot be had (yet)."""
     if selection.by != "meaning" or not selection.q:
         return None
     cosines = view.meaning.near_text(selection.q)
     if cosines is None:
         return None
-    return cosines, every(database, replace(selection, q="", by="", sort="run"), view.index)
+    columns = view.columns(selection)
+    return cosines, columns.feature[columns.chosen(selection, view.index)]
 
 
 def _found(view: Viewed, database: Any, selection: Selection) -> Found:
-    near = _nearest(view, database, selection)
+    near = _nearest(view, selection)
     if near is not None:
         return by_meaning(database, selection, view.index, *near)
-    some = found(database, replace(selection, by=""), view.index)
+    some = found(database, selection, view.index, view.columns(selection))
     wanted = selection.by == "meaning" and selection.q
     return replace(some, note=view.meaning.told or some.note) if wanted else some
 
 
 def _every(view: Viewed, database: Any, selection: Selection) -> list[int]:
-    near = _nearest(view, database, selection)
+    near = _nearest(view, selection)
     if near is not None:
         return [n for n, _ in best(*near, MOST)]
-    return every(database, replace(selection, by=""), view.index)
+    return chosen(database, selection, view.index, view.columns(selection))[0].tolist()
 
 
 def _static(request: Request) -> Response:

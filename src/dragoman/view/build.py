@@ -21,19 +21,21 @@ from pydantic import ConfigDict
 
 from dragoman.confidence.evidence import evidence_words
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record, Row
+from dragoman.records import ConditionEntry, Record
 from dragoman.neuronpedia import short_label
 from dragoman.report.cards import GIST, ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.opened import Manifest, ShownRun, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder, held, refusing
+from dragoman.store.files import uncollected
 from dragoman.store.streams import RowFile, each_row, json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
 from dragoman.view.scored import KINDS, nothing_scored, of_features, read_scores, record_of
 
 _BATCH = 256  # features held at a time
+_HELD = 48 << 20  # bytes of words held before they are written
 _MANY = 4096  # records written at a time
 MOST_CONDITIONS = 62  # their numbers are bits of a word
 CONTEXTS, LENS = "contexts", "lens"
@@ -89,7 +91,8 @@ def _made(run: RunFolder, path: Path, state: str, bar: Bar) -> Index:
         partial.unlink(missing_ok=True)
         try:
             with closing(sqlite3.connect(partial, isolation_level=None)) as database:
-                about = _Builder(run, database, bar).build()
+                with uncollected():
+                    about = _Builder(run, database, bar).build()
                 _keep_meta(database, "about", json.dumps(about))
                 _keep_meta(database, "state", state)
             os.replace(partial, path)
@@ -179,6 +182,7 @@ class _Builder:
         path, count = self.run.path / "rows.jsonl", 0
         size = path.stat().st_size if path.exists() else 0
         self.database.execute(words_table(len(self.names)))
+        self.database.execute("INSERT INTO words (words, rank) VALUES ('hashsize', ?)", (_HELD,))
 
         def places() -> Iterator[tuple[int, int, int, int, int, int]]:
             nonlocal count
@@ -220,7 +224,7 @@ class _Builder:
         def read() -> None:
             with json_stream(path) as stream:
                 for feature in stream.members():
-                    self._part(feature, CONTEXTS, "", Windows.of(stream.value(), f"{path}").to_json())
+                    self._part(feature, CONTEXTS, "", stream.value())
 
         self._perhaps(path, read)
 
@@ -231,7 +235,7 @@ class _Builder:
             with json_stream(path) as stream:
                 for condition in stream.members():
                     for feature in stream.members():
-                        self._part(feature, LENS, condition, LensWords.of(stream.value(), f"{path}").to_json())
+                        self._part(feature, LENS, condition, stream.value())
 
         self._perhaps(path, read)
 
@@ -259,7 +263,7 @@ class _Builder:
         heads = ", ".join(["rowid", "names", *(f"c{k}" for k in range(len(self.names)))])
         try:
             for first in range(0, len(self.ids), _BATCH):
-                shown = shown_run(self, scores, file, first, first + _BATCH)
+                shown = shown_run(self, scores, file, first, first + _BATCH, whole=False)
                 cards = feature_cards(shown, {})
                 self._keep(cards)
                 self.database.executemany(
@@ -322,7 +326,7 @@ class _Builder:
             known.agreement if known else None,
             known.n_eff if known else None,
             first.log_probability,
-            _whole(card.gist if condition == HEAD else gist_of(one)),
+            _whole(card.gist if one is card.head else gist_of(one)),
         )
 
     def _count(self, card: FeatureCard, there: Sequence[ConditionTexts]) -> None:
@@ -377,8 +381,12 @@ class Source:
     controls: Controls
 
 
-def shown_run(source: Source | _Builder, scores: Scores, file: RowFile, first: int, end: int) -> ShownRun:
+def shown_run(
+    source: Source | _Builder, scores: Scores, file: RowFile, first: int, end: int, *, whole: bool = True
+) -> ShownRun:
     """The run with the features numbered ``first`` to ``end - 1`` alone, as the page's own cards read it.
+
+    ``whole``: with the windows in which they fire, and lens words; rows are then checked once more.
 
     Raises:
         Refusal: a row is not as this version writes it, or not the run's own.
@@ -387,7 +395,7 @@ def shown_run(source: Source | _Builder, scores: Scores, file: RowFile, first: i
     found = database.execute(
         "SELECT n, start, size FROM rows WHERE feature >= ? AND feature < ? ORDER BY n", (first, end)
     ).fetchall()
-    rows = [Row.of(file.row(*place), f"{file.path}, line {place[0]}") for place in found]
+    rows = [file.row(*place, check=whole) for place in found]
     contexts: dict[str, Any] = {}
     lens: dict[str, dict[str, Any]] = {}
     records: list[tuple[str, str, Record]] = []
@@ -399,11 +407,11 @@ def shown_run(source: Source | _Builder, scores: Scores, file: RowFile, first: i
     )
     for n, part, condition, told in parts:
         if part in KINDS:
-            records.append((part, condition, record_of(part, json.loads(told), f"{run.path}/scores.json")))
-        elif part == CONTEXTS:
-            contexts[named[n]] = json.loads(told)
-        elif part == LENS:
-            lens.setdefault(condition, {})[named[n]] = json.loads(told)
+            records.append((part, condition, record_of(part, told, f"{run.path}/scores.json")))
+        elif part == CONTEXTS and whole:
+            contexts[named[n]] = Windows.read(told, f"{run.path}/contexts.json").to_json()
+        elif part == LENS and whole:
+            lens.setdefault(condition, {})[named[n]] = LensWords.read(told, f"{run.path}/lens.json").to_json()
     return ShownRun(
         manifest=source.manifest,
         in_full=run.manifest,

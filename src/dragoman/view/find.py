@@ -3,7 +3,7 @@
 In: what stands behind the question mark of an address; an index. Out: ``Selection``, and the features it finds. Refuses
 conditions, routes and other names that the run does not have, and an order nobody knows.
 
-Bare words also find words that begin with them; what stands in quotation marks is found as it stands. Each word must
+Bare words of three letters and more also find words that begin with them; what stands in quotation marks is found as it stands. Each word must
 stand in one of a feature's texts, its label or its id.
 """
 
@@ -16,6 +16,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dragoman.core import Refusal
 from dragoman.report.words import STATUSES, in_order
 from dragoman.store.spans import shown
@@ -24,21 +27,24 @@ from dragoman.view.index import HEAD, Index
 PAGE = 50  # features on a page
 _LONGEST = 300  # characters of a query that are read
 _MOST_WORDS = 24
-_RANKED = 20_000  # hits; more of them are not put in order of their match
+_RANKED = 3000  # hits; more of them are not put in order of their match
+_BITS, _CODES = ("control", "flagged", "routes", "verbalizers"), ("status", "category")
+_NUMBERS = ("answered", "confidence", "lift", "coverage", "agreement", "n_eff", "likely")
+_SHORT = 3  # letters; shorter words do not stand for those that begin with them
 _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
-# order: (what it is called, the column, whether large ones come first)
+# order: (what it is called, the column, "" for none, whether large ones come first)
 ORDERS: Mapping[str, tuple[str, str, bool]] = {
-    "run": ("as in the run", "t.feature", False),
+    "run": ("as in the run", "", False),
     "match": ("best match", "", True),
-    "sure": ("most confident", "t.confidence", True),
-    "unsure": ("least confident", "t.confidence", False),
-    "lift": ("largest lift", "t.lift", True),
-    "agreement": ("routes agree most", "t.agreement", True),
-    "coverage": ("most coverage", "t.coverage", True),
-    "documents": ("fires most often", "t.n_eff", True),
-    "rare": ("fires most rarely", "t.n_eff", False),
-    "likely": ("said most readily", "t.likely", True),
+    "sure": ("most confident", "confidence", True),
+    "unsure": ("least confident", "confidence", False),
+    "lift": ("largest lift", "lift", True),
+    "agreement": ("routes agree most", "agreement", True),
+    "coverage": ("most coverage", "coverage", True),
+    "documents": ("fires most often", "n_eff", True),
+    "rare": ("fires most rarely", "n_eff", False),
+    "likely": ("said most readily", "likely", True),
 }
 TRUSTS = {"answered": "answered for", "abstained": "abstained from", "none": "without a confidence"}
 
@@ -161,50 +167,81 @@ def expression(text: str, columns: Sequence[str] = ()) -> str:
         exact, bare = found[1], found[2]
         said = (exact if exact is not None else bare).replace('"', " ").strip()
         if re.search(r"[^\W_]", said):
-            parts.append(f'"{said}"' if exact is not None else f'"{said}"*')
+            begins = exact is None and len(said) >= _SHORT
+            parts.append(f'"{said}"*' if begins else f'"{said}"')
     whole = " AND ".join(parts)
     return f"{{{' '.join(columns)}}} : ({whole})" if whole and columns else whole
 
 
-class Where:
-    """The condition of a selection, for SQL; ``words``: as FTS5 reads them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the texts of one condition, or those that speak for features, are chosen and ordered by: an entry for each.
 
-    def __init__(self, selection: Selection, index: Index) -> None:
-        """Of a selection of this run."""
-        names = index.conditions
-        at = names.index(selection.condition) if selection.condition else HEAD
-        self.clauses, self.values = ["t.condition = ?"], [at]
+    ``feature``: its number, rising. Words are numbers in ``words``; a number that is not known is NaN.
+    """
+
+    feature: NDArray[np.int64]
+    numbers: Mapping[str, NDArray[np.float64]]
+    bits: Mapping[str, NDArray[np.int64]]
+    codes: Mapping[str, NDArray[np.int32]]
+    words: Mapping[str, int]
+
+    @classmethod
+    def read(cls, database: sqlite3.Connection, condition: int) -> Self:
+        """Read them from an index."""
+        names = ["feature", *_BITS, *_CODES, *_NUMBERS]
+        sql = f"SELECT {', '.join(names)} FROM texts WHERE condition = ? ORDER BY feature"  # noqa: S608 - own names
+        rows = database.execute(sql, (condition,)).fetchall()
+        told = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: () for name in names}
+        words = {word: k for k, word in enumerate(dict.fromkeys(one for name in _CODES for one in told[name]))}
+        return cls(
+            feature=np.array(told["feature"], np.int64),
+            numbers={name: np.array(told[name], np.float64) for name in _NUMBERS},
+            bits={name: np.array(told[name], np.int64) for name in _BITS},
+            codes={name: np.array([words[one] for one in told[name]], np.int32) for name in _CODES},
+            words=words,
+        )
+
+    def chosen(self, selection: Selection, index: Index) -> NDArray[np.bool_]:
+        """Which of them a selection's filters leave."""
+        left = np.ones(len(self.feature), bool)
         if not selection.condition:
-            self._add("t.control = ?", int(selection.kind == "controls"))
-        for name in ("status", "category"):
+            left &= self.bits["control"] == int(selection.kind == "controls")
+        for name in _CODES:
             if value := getattr(selection, name):
-                self._add(f"t.{name} = ?", value)
-        for name, column in (("route", "routes"), ("verbalizer", "verbalizers")):
-            if value := getattr(selection, name):
-                self._add(f"t.{column} & ?", 1 << list(index.about[column]).index(value))
-        if selection.trust:
-            self._add("t.answered IS ?", {"answered": 1, "abstained": 0, "none": None}[selection.trust])
+                left &= self.codes[name] == self.words.get(value, -1)
+        for name in ("routes", "verbalizers"):
+            if value := getattr(selection, name.removesuffix("s")):
+                left &= self.bits[name] & (1 << list(index.about[name]).index(value)) != 0
+        if selection.trust == "none":
+            left &= np.isnan(self.numbers["answered"])
+        elif selection.trust:
+            left &= self.numbers["answered"] == float(selection.trust == "answered")
         if selection.least:
-            self._add("t.confidence >= ?", float(selection.least))
+            left &= self.numbers["confidence"] >= float(selection.least)
         if selection.flagged:
-            self.clauses.append("t.flagged")
-        columns = ["names", f"c{at}"] if selection.condition else []
-        self.words = expression(selection.q, columns) if selection.q and not selection.by else ""
+            left &= self.bits["flagged"] != 0
+        return left
 
-    def _add(self, clause: str, value: Any) -> None:
-        self.clauses.append(clause)
-        self.values.append(value)
+    def ordered(self, left: NDArray[np.bool_], order: str) -> NDArray[np.int64]:
+        """Numbers of the features that are left, in an order; those that lack what it goes by are last."""
+        _, column, largest = ORDERS[order]
+        if not column:
+            return self.feature[left]
+        values = self.numbers[column][left]
+        at = np.argsort(-values if largest else values, kind="stable")  # NaN comes last either way
+        return self.feature[left][at]
 
-    @property
-    def sql(self) -> str:
-        """After WHERE."""
-        hits = ["t.feature IN (SELECT rowid FROM words WHERE words MATCH ?)"] if self.words else []
-        return " AND ".join([*self.clauses, *hits])
 
-    @property
-    def given(self) -> list[Any]:
-        """The values that stand for its question marks."""
-        return [*self.values, *([self.words] if self.words else [])]
+def condition_of(selection: Selection, index: Index) -> int:
+    """The number of the condition whose texts are shown."""
+    return index.conditions.index(selection.condition) if selection.condition else HEAD
+
+
+def words_of(selection: Selection, index: Index) -> str:
+    """What a selection looks for, as FTS5 reads it."""
+    columns = ["names", f"c{condition_of(selection, index)}"] if selection.condition else []
+    return expression(selection.q, columns)
 
 
 _LINE = (
@@ -213,37 +250,34 @@ _LINE = (
 )
 
 
-def found(database: sqlite3.Connection, selection: Selection, index: Index) -> Found:
+def chosen(
+    database: sqlite3.Connection, selection: Selection, index: Index, columns: Columns
+) -> tuple[NDArray[np.int64], str]:
+    """The numbers of all features of a selection by words and filters, in its order; and what should be known of it."""
+    left, order = columns.chosen(selection, index), selection.order
+    if not selection.q:
+        return columns.ordered(left, "run" if order == "match" else order), ""
+    words = words_of(selection, index)
+    if not words:
+        return np.zeros(0, np.int64), "there is no word to look for in this"
+    hits = np.fromiter((n for (n,) in database.execute("SELECT rowid FROM words WHERE words MATCH ?", (words,))), np.int64)
+    left &= np.isin(columns.feature, hits, assume_unique=True)
+    if order != "match":
+        return columns.ordered(left, order), ""
+    if len(hits) > _RANKED:
+        return columns.ordered(left, "run"), f"too many to order by match; shown {ORDERS['run'][0]}"
+    sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, 8.0), rowid"
+    ranked = np.fromiter((n for (n,) in database.execute(sql, (words,))), np.int64)
+    return ranked[np.isin(ranked, columns.feature[left])], ""
+
+
+def found(database: sqlite3.Connection, selection: Selection, index: Index, columns: Columns) -> Found:
     """A page of a selection by words and filters (`meaning.by_meaning` finds by meaning)."""
-    where = Where(selection, index)
-    if selection.q and not where.words:
-        return Found(lines=(), count=0, note="there is no word to look for in this")
-    count, note = int(database.execute(f"SELECT count(*) FROM texts t WHERE {where.sql}", where.given).fetchone()[0]), ""
-    order = selection.order
-    if order == "match" and not where.words:
-        order = "run"
-    if order == "match" and count > _RANKED:
-        order, note = "run", f"too many to order by match; shown {ORDERS['run'][0]}"
-    page = (PAGE, PAGE * (selection.page - 1))
-    if order == "match":
-        clauses = " AND ".join(where.clauses)
-        sql = (
-            f"{_LINE} JOIN (SELECT rowid AS hit, bm25(words, 8.0) AS worse FROM words WHERE words MATCH ?) "
-            f"ON hit = t.feature WHERE {clauses} ORDER BY worse, t.feature LIMIT ? OFFSET ?"
-        )
-        rows = database.execute(sql, [where.words, *where.values, *page])
-    else:
-        sql = f"SELECT t.feature FROM texts t WHERE {where.sql} ORDER BY {_ordered(order)} LIMIT ? OFFSET ?"
-        some = [n for (n,) in database.execute(sql, [*where.given, *page])]
-        return Found(lines=lines_of(database, some, where.values[0]), count=count, note=note)
-    return Found(lines=[_line(row) for row in rows], count=count, note=note)
-
-
-def _ordered(order: str) -> str:
-    _, column, largest = ORDERS[order]
-    if order == "run":
-        return column
-    return f"{column} IS NULL, {column}{' DESC' if largest else ''}, t.feature"
+    numbers, note = chosen(database, selection, index, columns)
+    first = PAGE * (selection.page - 1)
+    some = numbers[first : first + PAGE].tolist()
+    lines = lines_of(database, some, condition_of(selection, index))
+    return Found(lines=lines, count=len(numbers), note=note)
 
 
 def _line(row: Sequence[Any], score: float | None = None) -> Line:
@@ -274,16 +308,6 @@ def lines_of(
     by = {row[0]: row for row in rows}
     told = scores or [None] * len(features)
     return [_line(by[n], score) for n, score in zip(features, told, strict=True) if n in by]
-
-
-def every(database: sqlite3.Connection, selection: Selection, index: Index) -> list[int]:
-    """The numbers of all features of a selection by words and filters, in its order but for the match's."""
-    where = Where(selection, index)
-    if selection.q and not selection.by and not where.words:
-        return []
-    order = "run" if selection.order == "match" else selection.order
-    sql = f"SELECT t.feature FROM texts t WHERE {where.sql} ORDER BY {_ordered(order)}"
-    return [n for (n,) in database.execute(sql, where.given)]
 
 
 def statuses(index: Index) -> list[str]:

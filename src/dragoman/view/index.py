@@ -12,9 +12,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dragoman.store import RunFolder, cache_root, refusing
@@ -41,7 +42,7 @@ def words_table(conditions: int) -> str:
     """The table of words: names and labels, then a column for the texts of each condition. It holds no text itself."""
     columns = ", ".join(["names", *(f"c{k}" for k in range(conditions))])
     return (
-        f"CREATE VIRTUAL TABLE words USING fts5({columns}, content='', prefix='2 3', "
+        f"CREATE VIRTUAL TABLE words USING fts5({columns}, content='', "
         "tokenize=\"unicode61 remove_diacritics 2\");"
     )
 
@@ -88,6 +89,7 @@ class Index:
     path: Path
     state: str
     about: Mapping[str, Any]
+    idle: SimpleQueue[sqlite3.Connection] = field(default_factory=SimpleQueue, repr=False)
 
     @classmethod
     def there(cls, path: Path, state: str) -> Index | None:
@@ -105,9 +107,23 @@ class Index:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for a while."""
-        with closing(connect(self.path)) as database:
+        """A connection for a while; those that are given back are used again."""
+        try:
+            database = self.idle.get_nowait()
+        except Empty:
+            database = connect(self.path)
+        try:
             yield database
+        except BaseException:
+            database.close()
+            raise
+        self.idle.put(database)
+
+    def close(self) -> None:
+        """Close the connections that were given back."""
+        with suppress(Empty):
+            while True:
+                self.idle.get_nowait().close()
 
     @property
     def conditions(self) -> list[str]:

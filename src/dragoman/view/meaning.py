@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.store import read_json, write_json
-from dragoman.view.find import Found, Line, PAGE, Selection, Where, lines_of
+from dragoman.view.find import PAGE, Found, Selection, condition_of, lines_of
 from dragoman.view.index import HEAD, Index
 
 MOST = 1000  # features that a search by meaning lists
@@ -154,7 +154,7 @@ class Meaning:
         return [n for n, _ in said], [text for _, text in said]
 
 
-def best(cosines: NDArray[np.float32], among: Sequence[int], most: int) -> list[tuple[int, float]]:
+def best(cosines: NDArray[np.float32], among: Sequence[int] | NDArray[np.int64], most: int) -> list[tuple[int, float]]:
     """The features with the largest cosines of those ``among`` which is chosen, largest first."""
     chosen = np.asarray(among, np.int64)
     if not len(chosen):
@@ -165,13 +165,16 @@ def best(cosines: NDArray[np.float32], among: Sequence[int], most: int) -> list[
 
 
 def by_meaning(
-    database: sqlite3.Connection, selection: Selection, index: Index, cosines: NDArray[np.float32], among: Sequence[int]
+    database: sqlite3.Connection,
+    selection: Selection,
+    index: Index,
+    cosines: NDArray[np.float32],
+    among: NDArray[np.int64],
 ) -> Found:
     """A page of what lies nearest to a sentence, of the features that the filters leave."""
     near = best(cosines, among, MOST)
     first = PAGE * (selection.page - 1)
     some = near[first : first + PAGE]
-    condition = int(Where(selection, index).values[0])
-    lines: list[Line] = lines_of(database, [n for n, _ in some], condition, [one for _, one in some])
+    lines = lines_of(database, [n for n, _ in some], condition_of(selection, index), [one for _, one in some])
     note = f"the {MOST} nearest of {len(among)}" if len(among) > MOST else ""
     return Found(lines=lines, count=len(near), note=note)

@@ -12,7 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
@@ -28,7 +32,7 @@ from dragoman.store.spans import shown
 from dragoman.store.streams import RowFile
 from dragoman.view.build import Bar, Source, index_of, nothing, shown_run
 from dragoman.view.directions import Directions
-from dragoman.view.find import Line, lines_of
+from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of
 from dragoman.view.index import state_of
 from dragoman.view.marked import Lit, Stretch, compared, lit, others_of
 from dragoman.view.meaning import Meaning, best
@@ -92,12 +96,29 @@ class Viewed:
         self.scores = Scores.of(self.index.about["scores"], f"{run.path}/scores.json")
         self.meaning = Meaning(self.index, opened)
         self._file = RowFile(run.path / "rows.jsonl", run.plan)
+        self._columns: dict[int, Columns] = {}
+        self._lock = Lock()
 
     @cached_property
     def directions(self) -> Directions:
         """The sketch of the run's directions, read when somebody first asks."""
         with self.index.reading() as database:
             return Directions(self.run, database)
+
+    def columns(self, selection: Selection) -> Columns:
+        """What a selection's texts are chosen by, read when somebody first asks."""
+        condition = condition_of(selection, self.index)
+        with self._lock:
+            if condition not in self._columns:
+                with self.index.reading() as database:
+                    self._columns[condition] = Columns.read(database, condition)
+            return self._columns[condition]
+
+    @property
+    def features_only(self) -> NDArray[np.int64]:
+        """Numbers of the features that are no controls."""
+        columns = self.columns(Selection())
+        return columns.feature[columns.bits["control"] == 0]
 
     @property
     def changed(self) -> bool:
@@ -169,8 +190,8 @@ class Viewed:
         cosines = self.meaning.near_feature(n)
         if cosines is None:
             return []
-        among = [k for (k,) in database.execute("SELECT feature FROM texts WHERE condition = -1 AND control = 0")]
-        return self._lines(database, best(cosines, [k for k in among if k != n], NEAREST))
+        among = self.features_only
+        return self._lines(database, best(cosines, among[among != n], NEAREST))
 
     @staticmethod
     def _lines(database: sqlite3.Connection, near: Sequence[tuple[int, float]]) -> list[tuple[Line, float]]:
@@ -204,6 +225,7 @@ class Viewed:
         """Let go of its files."""
         self.meaning.close()
         self._file.close()
+        self.index.close()
 
 
 def _lens(by: Mapping[str, Any]) -> list[Lens]:

@@ -6,6 +6,8 @@ shown; nothing on a page is loaded from elsewhere.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from dragoman.report import words
 from dragoman.report.figures import number
-from dragoman.report.headline import headline
+from dragoman.report.headline import Counted, headline
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
+# Embeddings, overrides and isolates show other words than are there; they are written out, as on the terminal.
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _REASONS = 3  # told of those that an abstention had
 
 
@@ -133,7 +137,11 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
             "target": site_words(view.manifest.target),
             "selection": Selection(),
         }
-    return clean(_pages().get_template(template).render(base | told))
+    return _BIDI.sub(_shown, clean(_pages().get_template(template).render(base | told)))
+
+
+def _shown(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def overview(view: Viewed, links: Links, **told: Any) -> str:
@@ -163,22 +171,19 @@ def _headline(view: Viewed) -> str:
     """The run in a sentence or two; what is said of single features is counted in the index."""
     about, tallies = view.index.about, view.index.about["tallies"]
     readings = [entry.name for entry in view.entries if entry.reading == entry.name]
-    said = headline(
+    told = Counted(
+        answered={condition: (answered, n) for condition, n, answered in _answers(view)},
+        claims={condition: Counter(found) for condition, found in tallies["claims"].items()},
+    )
+    return headline(
         view.scores,
         about["features"],
         tallies["texts"],
         view.controls,
         readings=readings,
         rare=len(view.manifest.all_too_rare),
+        told=told,
     )
-    parts = list[str]()
-    for condition, found in tallies["claims"].items():
-        total = sum(found.values())
-        if total and condition not in view.controls:
-            unchecked = found.get("unchecked", 0)
-            more = f", {number(unchecked)} could not be checked" if unchecked else ""
-            parts.append(f"{number(found.get('supported', 0))} of {number(total)} sentences of “{words.title(condition)}”{more}")
-    return f"{said} Where the features fire supports {'; '.join(parts)}." if parts else said
 
 
 def _answers(view: Viewed) -> list[tuple[str, int, int]]:

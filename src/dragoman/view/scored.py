@@ -78,9 +78,9 @@ def of_features(scores: Scores, records: Iterable[tuple[str, str, Record]]) -> S
     return scores.model_copy(update=update)
 
 
-def record_of(part: str, told: Any, where: str) -> Record:
-    """A record of a part, typed; refused where it is of another form."""
-    return KINDS[part].of(told, where)
+def record_of(part: str, told: str, where: str) -> Record:
+    """A record of a part from its JSON; refused where it is of another form."""
+    return KINDS[part].read(told, where)
 
 
 def nothing_scored() -> Scores:
