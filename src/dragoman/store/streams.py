@@ -1,7 +1,8 @@
 """Files of a run that are larger than memory should hold: rows and JSON, read one part after another.
 
-In: ``rows.jsonl`` and its plan; a file of JSON. Out: rows with their places in the file, each checked by its digest; the
-members of an object and the items of a list, one at a time. Refuses what `runs` refuses of rows, and what is not JSON.
+In: ``rows.jsonl`` and its plan; a file of JSON. Out: rows with their places in the file, each checked by its digest;
+the members of an object and the items of a list, one at a time. Refuses what `runs` refuses of rows, and what is not
+JSON.
 """
 
 from __future__ import annotations

@@ -18,7 +18,14 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,7 +67,9 @@ class OnlyHere:
         """Before an application at a port."""
         self._app = app
         names = (HOST, "localhost")
-        self._hosts = {f"{name}:{port}".encode() for name in names} | ({n.encode() for n in names} if port == 80 else set())
+        self._hosts = {f"{name}:{port}".encode() for name in names} | (
+            {n.encode() for n in names} if port == 80 else set()
+        )
         self._origins = {b"http://" + host for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,9 +180,7 @@ class _Pages:
                     near += best(cosines, other.features_only, NEAREST // 2)
                 told = dict(near[::-1])
                 for line in lines_of(database, [n for n, _ in near]):
-                    made.append(
-                        Elsewhere(run=name, href=Served(name).feature(line.id), line=line, cosine=told[line.n])
-                    )
+                    made.append(Elsewhere(run=name, href=Served(name).feature(line.id), line=line, cosine=told[line.n]))
         return made
 
     def table(self, request: Request) -> Response:

@@ -8,7 +8,6 @@ and the index says so.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict
-
 from dragoman.confidence.evidence import evidence_words
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record
 from dragoman.neuronpedia import short_label
 from dragoman.report.cards import GIST, ConditionTexts, FeatureCard, feature_cards
-from dragoman.report.opened import Manifest, ShownRun, entries_of
+from dragoman.report.opened import Manifest, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder, held, refusing
@@ -32,33 +28,15 @@ from dragoman.store.files import uncollected
 from dragoman.store.streams import RowFile, each_row, json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
-from dragoman.view.scored import KINDS, nothing_scored, of_features, read_scores, record_of
+from dragoman.view.part import CONTEXTS, LENS, Source, shown_run
+from dragoman.view.scored import nothing_scored, read_scores
 
 _BATCH = 256  # features held at a time
 _HELD = 48 << 20  # bytes of words held before they are written
 _MANY = 4096  # records written at a time
 MOST_CONDITIONS = 62  # their numbers are bits of a word
-CONTEXTS, LENS = "contexts", "lens"
 Bar = Callable[[str, int, int], None]
 T = TypeVar("T")
-
-
-class Windows(Record):
-    """Where a feature fires and is silent, and the shares of its activation by word and form."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    firing: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
-    words: Mapping[str, float] = {}
-    forms: Mapping[str, float] = {}
-
-
-class LensWords(Record):
-    """The words that the source's row and what was carried of it write most."""
-
-    source: tuple[str, ...] = ()
-    carried: tuple[str, ...] = ()
 
 
 def nothing(_what: str, _done: int, _total: int) -> None:
@@ -95,7 +73,7 @@ def _made(run: RunFolder, path: Path, state: str, bar: Bar) -> Index:
                     about = _Builder(run, database, bar).build()
                 _keep_meta(database, "about", json.dumps(about))
                 _keep_meta(database, "state", state)
-            os.replace(partial, path)
+            partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -144,9 +122,13 @@ class _Builder:
         self.names = {entry.name: k for k, entry in enumerate(self.entries)}
         self.routes: dict[str, int] = {}
         self.verbalizers: dict[str, int] = {}
-        self.ids: dict[str, int] = {}
+        # In the order asked for; those that were not asked for (controls) as they come.
+        self.ids = {str(name): k for k, name in enumerate(dict.fromkeys(run.manifest.get("features") or []))}
         self.missing: list[str] = []
         self.counts = _Counts()
+        self.source = Source(
+            database=database, run=run, manifest=self.manifest, entries=self.entries, controls=self.controls
+        )
 
     def build(self) -> dict[str, Any]:
         """Write everything; what the index tells of the run."""
@@ -171,6 +153,7 @@ class _Builder:
             "verbalizers": list(self.verbalizers),
             "features": self.counts.features,
             "controls": self.counts.controls,
+            "numbers": len(self.ids),
             "rows": rows,
             "tallies": self.counts.told(),
             "missing": self.missing,
@@ -263,11 +246,11 @@ class _Builder:
         heads = ", ".join(["rowid", "names", *(f"c{k}" for k in range(len(self.names)))])
         try:
             for first in range(0, len(self.ids), _BATCH):
-                shown = shown_run(self, scores, file, first, first + _BATCH, whole=False)
+                shown = shown_run(self.source, scores, file, first, first + _BATCH, whole=False)
                 cards = feature_cards(shown, {})
                 self._keep(cards)
                 self.database.executemany(
-                    f"INSERT INTO words ({heads}) VALUES ({columns})",  # noqa: S608 - only numbers of columns
+                    f"INSERT INTO words ({heads}) VALUES ({columns})",
                     [self._words(card) for card in cards],
                 )
                 self.bar("reading texts", min(first + _BATCH, len(self.ids)), len(self.ids))
@@ -368,57 +351,3 @@ def _whole(text: str) -> str:
     """Text that SQLite can keep: halves of characters and NULs as a mark that something stood there."""
     mended = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return mended.encode("utf-8", "replace").decode() if not mended.isascii() else mended
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What `shown_run` reads from: an index's database and the run's manifest, conditions and path."""
-
-    database: sqlite3.Connection
-    run: RunFolder
-    manifest: Manifest
-    entries: Sequence[ConditionEntry]
-    controls: Controls
-
-
-def shown_run(
-    source: Source | _Builder, scores: Scores, file: RowFile, first: int, end: int, *, whole: bool = True
-) -> ShownRun:
-    """The run with the features numbered ``first`` to ``end - 1`` alone, as the page's own cards read it.
-
-    ``whole``: with the windows in which they fire, and lens words; rows are then checked once more.
-
-    Raises:
-        Refusal: a row is not as this version writes it, or not the run's own.
-    """
-    database, run = source.database, source.run
-    found = database.execute(
-        "SELECT n, start, size FROM rows WHERE feature >= ? AND feature < ? ORDER BY n", (first, end)
-    ).fetchall()
-    rows = [file.row(*place, check=whole) for place in found]
-    contexts: dict[str, Any] = {}
-    lens: dict[str, dict[str, Any]] = {}
-    records: list[tuple[str, str, Record]] = []
-    # Features are numbered as they come first in the rows, so in part of them too.
-    named = dict(enumerate(dict.fromkeys(row.feature for row in rows), first))
-    parts = database.execute(
-        "SELECT feature, part, condition, told FROM parts WHERE feature >= ? AND feature < ? ORDER BY rowid",
-        (first, end),
-    )
-    for n, part, condition, told in parts:
-        if part in KINDS:
-            records.append((part, condition, record_of(part, told, f"{run.path}/scores.json")))
-        elif part == CONTEXTS and whole:
-            contexts[named[n]] = Windows.read(told, f"{run.path}/contexts.json").to_json()
-        elif part == LENS and whole:
-            lens.setdefault(condition, {})[named[n]] = LensWords.read(told, f"{run.path}/lens.json").to_json()
-    return ShownRun(
-        manifest=source.manifest,
-        in_full=run.manifest,
-        conditions=source.entries,
-        controls=source.controls,
-        rows=rows,
-        scores=of_features(scores, records),
-        contexts=contexts,
-        lens=lens,
-    )

@@ -69,8 +69,6 @@ class Filed:
 class _Folder:
     """Addresses of one of several runs, from the page of all."""
 
-    served = False
-
     def __init__(self, name: str) -> None:
         self._name = name
 

@@ -3,8 +3,8 @@
 In: what stands behind the question mark of an address; an index. Out: ``Selection``, and the features it finds. Refuses
 conditions, routes and other names that the run does not have, and an order nobody knows.
 
-Bare words of three letters and more also find words that begin with them; what stands in quotation marks is found as it stands. Each word must
-stand in one of a feature's texts, its label or its id.
+Bare words of three letters and more also find words that begin with them; what stands in quotation marks is found as it
+stands. Each word must stand in one of a feature's texts, its label or its id.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ class Columns:
     def read(cls, database: sqlite3.Connection, condition: int) -> Self:
         """Read them from an index."""
         names = ["feature", *_BITS, *_CODES, *_NUMBERS]
-        sql = f"SELECT {', '.join(names)} FROM texts WHERE condition = ? ORDER BY feature"  # noqa: S608 - own names
+        sql = f"SELECT {', '.join(names)} FROM texts WHERE condition = ? ORDER BY feature"
         rows = database.execute(sql, (condition,)).fetchall()
-        told = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: () for name in names}
+        told = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
         words = {word: k for k, word in enumerate(dict.fromkeys(one for name in _CODES for one in told[name]))}
         return cls(
             feature=np.array(told["feature"], np.int64),
@@ -260,7 +260,9 @@ def chosen(
     words = words_of(selection, index)
     if not words:
         return np.zeros(0, np.int64), "there is no word to look for in this"
-    hits = np.fromiter((n for (n,) in database.execute("SELECT rowid FROM words WHERE words MATCH ?", (words,))), np.int64)
+    hits = np.fromiter(
+        (n for (n,) in database.execute("SELECT rowid FROM words WHERE words MATCH ?", (words,))), np.int64
+    )
     left &= np.isin(columns.feature, hits, assume_unique=True)
     if order != "match":
         return columns.ordered(left, order), ""
@@ -312,4 +314,6 @@ def lines_of(
 
 def statuses(index: Index) -> list[str]:
     """The run's, in the order of the page's."""
-    return in_order(index.about["tallies"]["statuses"], [one for one in STATUSES if one in index.about["tallies"]["statuses"]])
+    return in_order(
+        index.about["tallies"]["statuses"], [one for one in STATUSES if one in index.about["tallies"]["statuses"]]
+    )

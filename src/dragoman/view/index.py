@@ -28,7 +28,9 @@ READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.jso
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value);
 CREATE TABLE features (n INTEGER PRIMARY KEY, id TEXT, name TEXT, label TEXT, category TEXT);
-CREATE TABLE rows (n INTEGER PRIMARY KEY, feature INTEGER, condition INTEGER, sample INTEGER, start INTEGER, size INTEGER);
+CREATE TABLE rows (
+  n INTEGER PRIMARY KEY, feature INTEGER, condition INTEGER, sample INTEGER, start INTEGER, size INTEGER
+);
 CREATE TABLE parts (feature INTEGER, part TEXT, condition TEXT, told TEXT);
 CREATE TABLE texts (
   condition INTEGER, feature INTEGER, spoken INTEGER, control INTEGER, flagged INTEGER, routes INTEGER,
@@ -41,10 +43,7 @@ CREATE TABLE texts (
 def words_table(conditions: int) -> str:
     """The table of words: names and labels, then a column for the texts of each condition. It holds no text itself."""
     columns = ", ".join(["names", *(f"c{k}" for k in range(conditions))])
-    return (
-        f"CREATE VIRTUAL TABLE words USING fts5({columns}, content='', "
-        "tokenize=\"unicode61 remove_diacritics 2\");"
-    )
+    return f"CREATE VIRTUAL TABLE words USING fts5({columns}, content='', tokenize=\"unicode61 remove_diacritics 2\");"
 
 
 def state_of(run: RunFolder) -> str:
@@ -82,8 +81,9 @@ class Index:
     """An index that is made: ``path`` of its file, ``state`` of the run it is of, ``about``: what it tells of the run.
 
     ``about`` holds ``conditions``, ``routes`` and ``verbalizers`` (names by their numbers), ``features`` and
-    ``controls`` (counts), ``tallies`` (counts of statuses, problems, categories, answers, reasons, claims), ``missing``
-    (sentences on what could not be read) and ``scores`` (without what is said of single features).
+    ``controls`` (counts), ``numbers`` (all of features are below it), ``tallies`` (counts of statuses, problems,
+    categories, answers, reasons, claims), ``missing`` (sentences on what could not be read) and ``scores`` (without
+    what is said of single features).
     """
 
     path: Path

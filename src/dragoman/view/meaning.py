@@ -9,7 +9,6 @@ an interruption is kept.
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import threading
@@ -46,7 +45,7 @@ class Meaning:
         self._embedder: Embedder | None = None
         self.state: State = "not asked for"
         self.why = ""
-        self.done, self.total = 0, int(index.about["features"]) + int(index.about["controls"])
+        self.done, self.total = 0, int(index.about["numbers"])
 
     @property
     def told(self) -> str:

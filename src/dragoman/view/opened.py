@@ -30,12 +30,13 @@ from dragoman.scores import Scores
 from dragoman.store import RunFolder
 from dragoman.store.spans import shown
 from dragoman.store.streams import RowFile
-from dragoman.view.build import Bar, Source, index_of, nothing, shown_run
+from dragoman.view.build import Bar, index_of, nothing
 from dragoman.view.directions import Directions
 from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of
 from dragoman.view.index import state_of
 from dragoman.view.marked import Lit, Stretch, compared, lit, others_of
 from dragoman.view.meaning import Meaning, best
+from dragoman.view.part import Source, shown_run
 
 NEAREST = 8  # neighbours on a page
 WINDOWS = 10  # of text in which a feature fires
@@ -169,14 +170,16 @@ class Viewed:
             neuronpedia=self._link(card),
             near=self._lines(database, self.directions.nearest(n, NEAREST)),
             like=self._like(database, n),
-            before=self._id(database, n - 1),
-            after=self._id(database, n + 1),
+            before=self._id(database, "n < ? ORDER BY n DESC", n),
+            after=self._id(database, "n > ? ORDER BY n", n),
         )
 
     def _said(self, card: FeatureCard) -> tuple[list[Said], list[Said]]:
         """What stands side by side, compared, and what is folded."""
         there = [one for one in card.shown if one.rows]
-        others = dict(zip([one.condition for one in there], others_of([one.rows[0].text for one in there]), strict=True))
+        others = dict(
+            zip([one.condition for one in there], others_of([one.rows[0].text for one in there]), strict=True)
+        )
         made = [
             Said(
                 one=one,
@@ -199,8 +202,8 @@ class Viewed:
         return [(line, cosines[line.n]) for line in lines_of(database, [n for n, _ in near])]
 
     @staticmethod
-    def _id(database: sqlite3.Connection, n: int) -> str | None:
-        row = database.execute("SELECT id FROM features WHERE n = ?", (n,)).fetchone()
+    def _id(database: sqlite3.Connection, where: str, n: int) -> str | None:
+        row = database.execute(f"SELECT id FROM features WHERE {where} LIMIT 1", (n,)).fetchone()
         return None if row is None else str(row[0])
 
     def _link(self, card: FeatureCard) -> str:
@@ -214,7 +217,11 @@ class Viewed:
     def _elsewhere(self) -> NeuronpediaRef | None:
         manifest = self.manifest
         dictionary = manifest.dictionary if isinstance(manifest.dictionary, Mapping) else {}
-        told = [manifest.export.source if manifest.export else "", manifest.labels or "", str(dictionary.get("ref", ""))]
+        told = [
+            manifest.export.source if manifest.export else "",
+            manifest.labels or "",
+            str(dictionary.get("ref", "")),
+        ]
         for text in told:
             if text.startswith("np:") or "neuronpedia.org" in text or re.fullmatch(r"[^/\s]+/\d+-[^/\s]+", text):
                 with suppress(Refusal):

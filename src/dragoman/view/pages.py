@@ -32,17 +32,21 @@ _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _REASONS = 3  # told of those that an abstention had
 
 
-class Links(Protocol):
+class Front(Protocol):
+    """The address of a run's first page."""
+
+    def overview(self) -> str:
+        """The run."""
+        ...
+
+
+class Links(Front, Protocol):
     """Addresses of a run's pages. ``served``: whether a server answers, which can search and make tables."""
 
     served: bool
 
     def home(self) -> str:
         """All runs."""
-        ...
-
-    def overview(self) -> str:
-        """The run."""
         ...
 
     def features(self, query: str = "") -> str:
@@ -234,12 +238,10 @@ def feature(
     view: Viewed, links: Links, page: FeaturePage, *, query: str = "", elsewhere: Sequence[Elsewhere] = (), **told: Any
 ) -> str:
     """One feature."""
-    return _render(
-        "feature.html.j2", view, links, page=page, card=page.card, query=query, elsewhere=elsewhere, **told
-    )
+    return _render("feature.html.j2", view, links, page=page, card=page.card, query=query, elsewhere=elsewhere, **told)
 
 
-def home(views: Sequence[tuple[Viewed, Links]], **told: Any) -> str:
+def home(views: Sequence[tuple[Viewed, Front]], **told: Any) -> str:
     """Several runs."""
     return _render("home.html.j2", None, None, views=views, **told)
 

@@ -36,7 +36,9 @@ _RUN = ("=", "+", "-", "@", "\t", "\r")
 _GROUP = 2048  # rows held for Parquet
 
 
-def rows(view: Viewed, database: sqlite3.Connection, features: Sequence[int], condition: str) -> Iterator[dict[str, Any]]:
+def rows(
+    view: Viewed, database: sqlite3.Connection, features: Sequence[int], condition: str
+) -> Iterator[dict[str, Any]]:
     """Explanations of these features, of one condition or, with "", of all, as they were made."""
     for n in features:
         card, _, _ = view.card(database, n)
@@ -97,7 +99,9 @@ def _taken(held: io.StringIO) -> bytes:
 def as_jsonl(told: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     """An object a line."""
     for row in told:
-        yield json.dumps({name: row.get(name) for name in COLUMNS}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        yield (
+            json.dumps({name: row.get(name) for name in COLUMNS}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        )
 
 
 def write_parquet(told: Iterator[dict[str, Any]], path: Path) -> None:
