@@ -2,7 +2,8 @@
 
 A run is made by the store's own writers: two readings of every feature, cards, confidences, windows, lens words and
 directions. The index is made by ``dragoman view`` in a process of its own, then a client asks the running server over
-loopback, one request after the other. Times are the 95th percentile of the whole request, in milliseconds.
+loopback, one request after the other. Times are the 95th percentile of the whole request, in milliseconds; processor
+times and the load of the machine stand beside, as a busy machine makes everything wait.
 
     python bench/viewer.py [--features 65536] [--requests 200]
 """
@@ -135,6 +136,15 @@ def timed(client: httpx.Client, addresses: list[str], **headers: str) -> list[fl
     return took
 
 
+def processor_seconds(process: int) -> float:
+    """Processor time of a process so far, all of its threads; 0 where the system does not tell."""
+    told = Path(f"/proc/{process}/stat")
+    if not told.exists():
+        return 0.0
+    fields = told.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Make, index, ask, tell."""
     words = argparse.ArgumentParser()
@@ -157,7 +167,9 @@ def main() -> None:
             found = re.search(r"http://\S+/", told)
             if found is None:
                 raise SystemExit(f"the viewer said {told!r}")
+            index_cpu = processor_seconds(server.pid)
             measured = measure(found[0], path.name, asks.features, asks.requests)
+            answered = processor_seconds(server.pid) - index_cpu
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(20)
@@ -165,8 +177,11 @@ def main() -> None:
     result = {
         "features": asks.features,
         "index_seconds": round(index_seconds, 1),
+        "index_cpu_seconds": round(index_cpu, 1),
         **measured,
         "requests": asks.requests,
+        "cpu_ms_a_request": round(1000 * answered / (2 * asks.requests + 2), 1),
+        "load_average": round(os.getloadavg()[0], 1),
         "index_megabytes": round(size / 1e6),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
         "cores": os.cpu_count(),

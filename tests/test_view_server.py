@@ -128,6 +128,5 @@ def test_it_listens_on_this_machine_alone() -> None:
 
     with bound(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
-        listening.listen()
         with pytest.raises(Refusal, match="another program uses it; name another with --port"):
             bound(listening.getsockname()[1])

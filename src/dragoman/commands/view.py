@@ -7,7 +7,7 @@ port that is taken, and a server where the libraries for it are not installed.
 from __future__ import annotations
 
 import importlib.util
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,9 +68,12 @@ def view(
         from dragoman.view.app import HOST, bound, serve
 
         listening = stack.enter_context(bound(port))
+        for each in views:
+            each.warm()
         put(f"http://{HOST}:{listening.getsockname()[1]}/")
         tell("read it in a browser on this machine; Ctrl-C ends")
-        serve(views, listening)
+        with suppress(KeyboardInterrupt):
+            serve(views, listening)
 
 
 def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
@@ -83,8 +86,10 @@ def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
     with talking() as talk:
         for folder in folders:
             name = own = folder.path.resolve().name or "run"
+            more = 1
             while name in names:
-                name = f"{own}-{len(names) + 1}"
+                more += 1
+                name = f"{own}-{more}"
             names.add(name)
             views.append(Viewed(folder, name, _embedder, talk.bar))
             stack.callback(views[-1].close)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _CHUNK = 1 << 20  # characters
 _LONGEST = 1 << 26  # characters of one value
 _DECODER = json.JSONDecoder()
 _SPACES = " \t\r\n"
+_DIGITS = re.compile(r"[-+.0-9eE]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,12 @@ def json_stream(path: Path) -> Iterator[JsonStream]:
             raise Refusal(f"{path}", "it is not UTF-8", "mend the file or make it again") from error
 
 
+def _goes_on(found: object, held: str, end: int) -> bool:
+    """Whether more of what was found may follow what is held: only numbers do not say where they end."""
+    tail = _DIGITS.match(held, end)
+    return isinstance(found, int | float) and tail is not None and tail.end() == len(held)
+
+
 class JsonStream:
     """A place in JSON text. Everything that `members` and `items` tell of must be read, or passed, in its turn."""
 
@@ -110,8 +118,7 @@ class JsonStream:
                 if isinstance(error, RecursionError) or not self._more(double=True):
                     raise self._refusal() from error
                 continue
-            # A number goes on as long as there are digits.
-            if end == len(self._held) and self._more(double=True):
+            if _goes_on(found, self._held, end) and self._more(double=True):
                 continue
             self._at = end
             return found

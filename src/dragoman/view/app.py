@@ -279,6 +279,7 @@ def bound(port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port))
+        made.listen()  # whoever is told the address may ask at once
     except OSError as error:
         made.close()
         why = "another program uses it" if error.errno == errno.EADDRINUSE else f"{error.strerror}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from dragoman.store.streams import RowFile, each_row, json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
 from dragoman.view.part import CONTEXTS, LENS, Source, shown_run
-from dragoman.view.scored import nothing_scored, read_scores
+from dragoman.view.scored import KINDS, nothing_scored, read_scores
 
 _BATCH = 256  # features held at a time
 _HELD = 48 << 20  # bytes of words held before they are written
@@ -199,7 +199,7 @@ class _Builder:
             if isinstance(told, Mapping) and isinstance(told.get("feature"), str):
                 self._part(told["feature"], part, condition, told)
 
-        return self._perhaps(path, lambda: read_scores(path, self.run.plan, keep)) or nothing_scored()
+        return self._perhaps(path, KINDS, lambda: read_scores(path, self.run.plan, keep)) or nothing_scored()
 
     def _windows(self) -> None:
         path = self.run.path / "contexts.json"
@@ -209,7 +209,7 @@ class _Builder:
                 for feature in stream.members():
                     self._part(feature, CONTEXTS, "", stream.value())
 
-        self._perhaps(path, read)
+        self._perhaps(path, [CONTEXTS], read)
 
     def _lens(self) -> None:
         path = self.run.path / "lens.json"
@@ -220,22 +220,21 @@ class _Builder:
                     for feature in stream.members():
                         self._part(feature, LENS, condition, stream.value())
 
-        self._perhaps(path, read)
+        self._perhaps(path, [LENS], read)
 
-    def _perhaps(self, path: Path, read: Callable[[], T]) -> T | None:
-        """What a file holds; where it cannot be read, a sentence on it is kept instead."""
+    def _perhaps(self, path: Path, parts: Collection[str], read: Callable[[], T]) -> T | None:
+        """What a file holds; where it cannot be read, a sentence on it is kept instead of its parts."""
         if not path.exists():
             return None
         self.bar("reading scores", 0, 1)
-        self.database.execute("SAVEPOINT file")
         try:
             found = read()
         except Refusal as refusal:
-            self.database.execute("ROLLBACK TO file")
+            marks = ", ".join("?" for _ in parts)
+            self.database.execute(f"DELETE FROM parts WHERE part IN ({marks})", [*parts])
             self.missing.append(f"{path.name} is left out: {refusal.why}")
             return None
         finally:
-            self.database.execute("RELEASE file")
             self.bar("reading scores", 1, 1)
         return found
 

@@ -100,6 +100,11 @@ class Viewed:
         self._columns: dict[int, Columns] = {}
         self._lock = Lock()
 
+    def warm(self) -> None:
+        """Read now what the first page would wait for."""
+        self.columns(Selection())
+        self.directions.nearest(0, 1)
+
     @cached_property
     def directions(self) -> Directions:
         """The sketch of the run's directions, read when somebody first asks."""
