@@ -125,6 +125,7 @@ class _Builder:
         # In the order asked for; those that were not asked for (controls) as they come.
         self.ids = {str(name): k for k, name in enumerate(dict.fromkeys(run.manifest.get("features") or []))}
         self.missing: list[str] = []
+        self.parts: list[tuple[int, str, str, str]] = []
         self.counts = _Counts()
         self.source = Source(
             database=database, run=run, manifest=self.manifest, entries=self.entries, controls=self.controls
@@ -189,8 +190,13 @@ class _Builder:
 
     def _part(self, feature: str, part: str, condition: str, told: Any) -> None:
         if (n := self.ids.get(feature)) is not None:
-            values = (n, part, condition, json.dumps(told, separators=(",", ":")))
-            self.database.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", values)
+            self.parts.append((n, part, condition, json.dumps(told, separators=(",", ":"))))
+            if len(self.parts) == _MANY:
+                self._keep_parts()
+
+    def _keep_parts(self) -> None:
+        self.database.executemany("INSERT INTO parts VALUES (?, ?, ?, ?)", self.parts)
+        self.parts.clear()
 
     def _scores(self) -> Scores:
         path = self.run.path / "scores.json"
@@ -230,12 +236,14 @@ class _Builder:
         try:
             found = read()
         except Refusal as refusal:
+            self.parts.clear()
             marks = ", ".join("?" for _ in parts)
             self.database.execute(f"DELETE FROM parts WHERE part IN ({marks})", [*parts])
             self.missing.append(f"{path.name} is left out: {refusal.why}")
             return None
         finally:
             self.bar("reading scores", 1, 1)
+        self._keep_parts()
         return found
 
     def _texts(self, rows: int, scores: Scores) -> None:
