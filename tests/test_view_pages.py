@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.view.marked import lit
 from report_fixture import HOSTILE, Page, build_run
 from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, RARE_ID, TOPIC, client_of, make_run, viewed
 
@@ -170,6 +171,20 @@ def test_a_feature_page_says_what_is_known(client: Any) -> None:
         "https://www.neuronpedia.org/gemma-2-2b/20-gemmascope-res-16k/3"
     )
     assert [a["href"] for a in page.having("a", rel="next")] == ["/run/feature?id=4&status=differs"] * 2
+
+
+def test_a_feature_of_the_dictionary_that_was_not_run_is_named_and_not_linked(client: Any) -> None:
+    html = client.get("/run/feature?id=3").text
+    assert 'href="/run/feature?id=4">feature 4</a>' in html
+    assert "feature 40404" in html
+    assert "id=40404" not in html
+
+
+def test_words_are_lit_by_their_share_of_the_activation_and_not_by_their_rank() -> None:
+    told = {
+        one.text: one.level for one in lit("The kiln, and the rye.", {"the": 0.09, "kiln": 0.3, ",": 0.03, "rye": 0.01})
+    }
+    assert told == {"The": 1, " ": 0, "kiln": 3, ",": 1, " and ": 0, "the": 1, " rye.": 0}
 
 
 def test_words_that_only_one_text_has_are_marked(client: Any) -> None:

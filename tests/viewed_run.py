@@ -64,6 +64,7 @@ def card_of(k: int, condition: str, ids: list[str]) -> dict[str, Any]:
     status = STATUSES[k % 4]
     return {
         "coverage": 0.3 + 0.01 * k, "n_eff": 85.4, "agreement": 0.4, "margin": 0.2, "nearest": ids[(k + 1) % len(ids)],
+        "home_nearest": "40404",
         "status": status, "why": WHY[status], "route": "direct" if condition == "fires" else "map",
     }  # fmt: skip
 

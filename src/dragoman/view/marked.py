@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from dragoman.maps.words import WORD
 from dragoman.report.claims import Piece
 
-LEVELS = 4  # of light
-_LEAST = 0.02  # of the activation, for a word to be lit
+LEVELS = (0.02, 0.1, 0.25, 0.5)  # least shares of the activation, for a word to be lit little, some, much, most
 _LONGEST = 20_000  # characters of a text whose words are compared
 
 
@@ -27,7 +26,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lit:
-    """Part of a window; ``level``: 0 for none, up to ``LEVELS`` by the share of activation."""
+    """Part of a window; ``level``: 0 for none, else how many of ``LEVELS`` its share reaches."""
 
     text: str
     level: int
@@ -76,15 +75,11 @@ def others_of(texts: Sequence[str]) -> list[frozenset[str] | None]:
 
 
 def lit(window: str, shares: Mapping[str, float]) -> list[Lit]:
-    """A window whose words are lit by their share of the feature's activation, the largest share most."""
-    most = max(shares.values(), default=0.0)
-    if most < _LEAST:
-        return [Lit(text=window, level=0)]
+    """A window whose words are lit by their share of the feature's activation, over all texts that were read."""
     made, at = list[Lit](), 0
     for start, end in _places(window, shares):
         share = shares.get(window[start:end].lower(), 0.0)
-        if share >= _LEAST:
-            level = max(1, min(LEVELS, round(LEVELS * share / most)))
+        if level := sum(share >= least for least in LEVELS):
             made += [Lit(text=window[at:start], level=0), Lit(text=window[start:end], level=level)]
             at = end
     return [one for one in [*made, Lit(text=window[at:], level=0)] if one.text]

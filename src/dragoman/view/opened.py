@@ -66,7 +66,8 @@ class Lens:
 class FeaturePage:
     """What a feature's page says of it besides the run's own words.
 
-    ``near``: by direction, ``like``: by text, with cosines. ``before``, ``after``: ids of its neighbours in the run.
+    ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has; others
+    are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
     """
 
     n: int
@@ -79,6 +80,7 @@ class FeaturePage:
     neuronpedia: str
     near: Sequence[tuple[Line, float]]
     like: Sequence[tuple[Line, float]]
+    there: frozenset[str]
     before: str | None
     after: str | None
 
@@ -175,6 +177,7 @@ class Viewed:
             neuronpedia=self._link(card),
             near=self._lines(database, self.directions.nearest(n, NEAREST)),
             like=self._like(database, n),
+            there=self._there(database, card),
             before=self._id(database, "n < ? ORDER BY n DESC", n),
             after=self._id(database, "n > ? ORDER BY n", n),
         )
@@ -200,6 +203,16 @@ class Viewed:
             return []
         among = self.features_only
         return self._lines(database, best(cosines, among[among != n], NEAREST))
+
+    @staticmethod
+    def _there(database: sqlite3.Connection, card: FeatureCard) -> frozenset[str]:
+        named = [name for one in card.crossed for name in (one.card.nearest, one.card.home_nearest)]
+        named += [one.read_back.nearest if one.read_back else None for one in [*card.shown, *card.folded]]
+        wanted = sorted(set(filter(None, named)))
+        marks = ", ".join("?" for _ in wanted)
+        return frozenset(
+            str(one) for (one,) in database.execute(f"SELECT id FROM features WHERE id IN ({marks})", wanted)
+        )
 
     @staticmethod
     def _lines(database: sqlite3.Connection, near: Sequence[tuple[int, float]]) -> list[tuple[Line, float]]:

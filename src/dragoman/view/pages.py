@@ -21,6 +21,7 @@ from dragoman.report.headline import Counted, headline
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
+from dragoman.view.marked import LEVELS
 from dragoman.view.opened import FeaturePage, Viewed
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _pages() -> Environment:
         orders=ORDERS,
         trusts=TRUSTS,
         titled=words.title,
-        titles=words.TITLES,
+        light=LEVELS,
     )
     room.filters.update(plural=_plural)
     return room
