@@ -66,8 +66,8 @@ class Lens:
 class FeaturePage:
     """What a feature's page says of it besides the run's own words.
 
-    ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has; others
-    are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
+    ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has;
+    others are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
     """
 
     n: int
