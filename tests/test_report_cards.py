@@ -235,3 +235,15 @@ def test_hostile_diagnoses_stay_text(tmp_path: Path) -> None:
     assert page.text.count(bad) > 12
     assert page.having("article")[0]["data-status"] == "differs"
     assert page.having("span", **{"class": "v-differs"})
+
+
+def test_a_run_of_many_features_has_an_overview_that_names_the_viewer(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "a run", count=501)
+    with (run.path / "contexts.json").open("wb") as file:
+        file.truncate(200 << 20)  # larger than any JSON that is read whole
+    page = page_of(run, tmp_path / "page.html")
+    assert "501 features are more than a page can show." in page.text
+    assert f"dragoman view '{run.path}'" in page.text
+    assert "How far to trust the words" in page.text
+    assert not page.having("article")
+    assert (tmp_path / "page.html").stat().st_size < 100_000

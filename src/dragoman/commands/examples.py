@@ -22,6 +22,7 @@ _EXAMPLES = {
     "fit": ("dragoman fit tiny-sae --by tiny-gemma-av -o pair", "dragoman fit SAE --target MODEL:41 --texts mine.txt"),
     "inspect": ("dragoman inspect pair",),
     "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
+    "view": ("dragoman view runs/explain", "dragoman view runs/a runs/b", "dragoman view runs/explain --bundle shared"),
     "report": ("dragoman report runs/explain -o page.html",),
     "checkpoints": (
         "dragoman checkpoints",

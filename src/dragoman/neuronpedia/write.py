@@ -203,11 +203,14 @@ def _importable(value: Any) -> Any:
 
 def _printable(text: str) -> str:
     """Without control characters and halves of characters, which databases refuse."""
+    spaced = text.replace("\n", " ")
+    if spaced.isprintable():  # as nearly all texts are; the look at each character takes a hundred times as long
+        return spaced
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def _units(text: str) -> int:
-    return len(text) + sum(ord(c) > 0xFFFF for c in text)
+    return len(text) if text.isascii() else len(text) + sum(ord(c) > 0xFFFF for c in text)
 
 
 def _prefix(text: str, most: int) -> str:

@@ -82,17 +82,24 @@ class ConditionTexts:
 class Crossed:
     """How a direction came to the target, once for the ``conditions`` that share the ``card``.
 
-    ``numbers``: each diagnostic's key and value as written; ``unknown``: keys of those that could not be had;
     ``unmapped``: the conditions among them that read another vector than the map's image, which a status is of;
     ``readings``: whether they are a feature's readings, which share all of this.
     """
 
     conditions: Sequence[str]
     card: Card
-    numbers: Sequence[tuple[str, str]]
-    unknown: Sequence[str]
     unmapped: Sequence[str]
     readings: bool
+
+    @property
+    def numbers(self) -> list[tuple[str, str]]:
+        """Each diagnostic's key and value as written."""
+        return [(key, _written(key, value)) for key in DIAGNOSTICS if (value := getattr(self.card, key)) is not None]
+
+    @property
+    def unknown(self) -> list[str]:
+        """Keys of the diagnostics that could not be had."""
+        return [key for key in DIAGNOSTICS if getattr(self.card, key) is None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,8 +247,6 @@ def _crossed(texts: Sequence[ConditionTexts], lookup: _Lookup) -> list[Crossed]:
         Crossed(
             conditions=conditions,
             card=card,
-            numbers=[(key, _written(key, value)) for key in DIAGNOSTICS if (value := getattr(card, key)) is not None],
-            unknown=[key for key in DIAGNOSTICS if getattr(card, key) is None],
             unmapped=[name for name in conditions if name in lookup.routes and lookup.unmapped(name, card)],
             readings=all(one.reading for one in texts if one.title in conditions),
         )

@@ -6,7 +6,10 @@ says what was not scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from dragoman.core import Estimate
 from dragoman.report import figures
@@ -14,6 +17,26 @@ from dragoman.report.claims import counted
 from dragoman.report.figures import finite, share, signed
 from dragoman.report.words import TITLES, Controls, spokesman, title
 from dragoman.scores import Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What is counted of single features, by condition: how many texts are ``answered`` for, of how many.
+
+    ``claims``: how many sentences have each status.
+    """
+
+    answered: Mapping[str, tuple[int, int]]
+    claims: Mapping[str, Counter[str]]
+
+    @classmethod
+    def of(cls, scores: Scores) -> Self:
+        """Counted in scores that hold single features."""
+        per_feature = scores.confidence.per_feature if scores.confidence else {}
+        return cls(
+            answered={name: (sum(one.answered for one in some), len(some)) for name, some in per_feature.items()},
+            claims={name: counted(some) for name, some in scores.claims.items()},
+        )
 
 
 def headline(
@@ -25,26 +48,28 @@ def headline(
     readings: Sequence[str] = (),
     rare: int = 0,
     noun: str = "features",
+    told: Counted | None = None,
 ) -> str:
     """What the scores say: lift and category of the condition that speaks for the run, then what was read back.
 
     A run of both readings is spoken for by both. ``readings``: those of the run; ``rare``: features that fire too
-    rarely to have the first; ``noun``: what they are.
+    rarely to have the first; ``noun``: what they are; ``told``: what was counted of single features, where these
+    scores do not hold them.
     """
-    about = _readings(readings, rare)
+    about, told = _readings(readings, rare), told or Counted.of(scores)
     said = _scored(scores, controls)
     back = _read_back(scores, controls)
     if not said:
         counts = f"{figures.number(texts)} explanations of {figures.number(features)} {noun}"
-        answered, windows = _answered(scores, controls), _windows(scores, controls)
+        answered, windows = _answered(told, controls), _windows(scores, controls)
         if answered or windows or back:
             said = " ".join(filter(None, [f"{counts}{answered}.", windows, back]))
         else:
             said = f"{counts}, none of them scored: nothing on this page says how far to trust them."
-            said = said if not scores.claims else f"{counts}."
+            said = said if not told.claims else f"{counts}."
     else:
         said = f"{said} {back}".rstrip()
-    return " ".join(filter(None, [about, said, _claims(scores, controls)]))
+    return " ".join(filter(None, [about, said, _claims(told, controls)]))
 
 
 def _readings(readings: Sequence[str], rare: int) -> str:
@@ -90,27 +115,26 @@ def _scored(scores: Scores, controls: Controls) -> str:
     return " ".join(sentences)
 
 
-def _claims(scores: Scores, controls: Controls) -> str:
+def _claims(told: Counted, controls: Controls) -> str:
     """How many sentences the evidence supports and does not, by condition that speaks; nothing where none was."""
     parts = list[str]()
-    for name in _speakers(scores.claims, controls):
-        found = counted(scores.claims[name])
+    for name in _speakers(told.claims, controls):
+        found = told.claims[name]
         supported, n = figures.number(found["supported"]), figures.number(found.total())
         unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
         parts.append(f"{supported} of {n} sentences of “{title(name)}”{unchecked}")
     return f"Where the features fire supports {'; '.join(parts)}." if parts else ""
 
 
-def _answered(scores: Scores, controls: Controls) -> str:
+def _answered(told: Counted, controls: Controls) -> str:
     """How many features dragoman answers for, in each condition that speaks; nothing without confidences."""
-    per_feature = scores.confidence.per_feature if scores.confidence else {}
-    speakers = _speakers(per_feature, controls)
-    counts = {name: (sum(one.answered for one in per_feature[name]), len(per_feature[name])) for name in speakers}
+    speakers = _speakers(told.answered, controls)
+    counts = {name: told.answered[name] for name in speakers}
     if len(speakers) == 1 and speakers[0] not in TITLES:
         answered, n = counts[speakers[0]]
         return f"; dragoman answers for {answered} of them and abstains from {n - answered}"
-    told = [f"{answered} of {n} texts of “{title(name)}”" for name, (answered, n) in counts.items()]
-    return f"; dragoman answers for {' and '.join(told)}" if told else ""
+    each = [f"{answered} of {n} texts of “{title(name)}”" for name, (answered, n) in counts.items()]
+    return f"; dragoman answers for {' and '.join(each)}" if each else ""
 
 
 def _read_back(scores: Scores, controls: Controls) -> str:

@@ -155,8 +155,8 @@ class ShownRun:
     lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 
     @classmethod
-    def of(cls, run: RunFolder) -> ShownRun:
-        """Read a run.
+    def of(cls, run: RunFolder, *, windows: bool = True) -> ShownRun:
+        """Read a run; ``windows``: with those of text in which features fire, and lens words.
 
         Raises:
             Refusal: its manifest names no conditions, it holds no row, or a record is not as this version writes it.
@@ -176,6 +176,6 @@ class ShownRun:
             controls=Controls.of(conditions),
             rows=rows,
             scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
-            contexts=run.contexts or {},
-            lens=run.lens or {},
+            contexts=(run.contexts if windows else None) or {},
+            lens=(run.lens if windows else None) or {},
         )

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,21 +42,28 @@ _BETWEEN = re.compile(
     r"(?<=>)\s*\n\s*(?=</?(?:article|d[dlt]|details|div|h[1-6]|li|option|p|section|summary|t[dhr]|tbody|thead|ul)\b)"
 )
 _CONTROLS = 100  # random directions whose texts are shown; they are there for a look, not for reading
+_EACH = ("features", "feature_info")  # of a manifest, an entry for each feature
+LISTED = 500  # a run of more features than this has an overview, which names the viewer
 _UNFOLDED = 12  # a run of more features than this opens as a list
 
 
 def write_page(run: RunFolder, out: Path) -> Path:
-    """Write the run's page to ``out`` and return it.
+    """Write the run's page to ``out`` and return it; without the features' texts where they are more than `LISTED`.
 
     Raises:
         Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that `check_file` refuses.
     """
     check_file(out)
-    page = _environment().get_template("page.html.j2").render(vars(_contents(ShownRun.of(run))))
-    # Lone surrogates cannot be written; other control characters have no place in HTML.
-    clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
-    write_text(out, clean.encode("utf-8", "replace").decode())
+    shown = ShownRun.of(run, windows=len(run.manifest.get("features") or ()) <= LISTED)
+    page = environment().get_template("page.html.j2").render(vars(_contents(shown, run.path)))
+    write_text(out, clean(page))
     return out
+
+
+def clean(page: str) -> str:
+    """HTML that can be written: lone surrogates cannot, and other control characters have no place in it."""
+    shown = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
+    return shown.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +71,13 @@ class Contents:
     """What the template reads besides the records of ``run``: its places in words, its cards and what they are called.
 
     ``texts``: how many explanations are no control's. ``columns``: of the list of features. ``speaker``: the condition
-    that speaks for the run. ``called``, ``anchors``: names and places on the page by feature.
+    that speaks for the run. ``called``, ``anchors``: names and places on the page by feature. ``listed``: whether the
+    features stand on the page; where they do not, the ``command`` shows them.
     """
 
     run: ShownRun
+    listed: bool
+    command: str
     source: str
     target: str
     headline: str
@@ -96,13 +107,14 @@ class Figure:
     order: Sequence[str]
 
 
-def _contents(run: ShownRun) -> Contents:
+def _contents(run: ShownRun, path: Path) -> Contents:
     scores, controls = run.scores, run.controls
     lifts = _lifts(scores)
     slots = _slots(lifts, controls)
     cards = feature_cards(run, slots)
     features = [card for card in cards if not card.control]
-    figure = _figure(features, lifts, slots, controls)
+    listed = len(features) <= LISTED
+    figure = _figure(features, lifts, slots, controls) if listed else None
     place = {feature: k for k, feature in enumerate(figure.order)} if figure else {}
     features.sort(key=lambda card: place.get(card.id, len(place)))
     texts = sum(row.condition not in controls for row in run.rows)
@@ -111,8 +123,10 @@ def _contents(run: ShownRun) -> Contents:
     readings = [entry.name for entry in run.conditions if entry.reading == entry.name]
     return Contents(
         run=run,
-        source=_site(run.manifest.source),
-        target=_site(run.manifest.target),
+        listed=listed,
+        command=f"dragoman view {shlex.quote(f'{path}')}",
+        source=site_words(run.manifest.source),
+        target=site_words(run.manifest.target),
         headline=headline(
             scores,
             len(features),
@@ -202,14 +216,14 @@ def _figure(
 
 
 @cache
-def _environment() -> Environment:
-    """Jinja with autoescape, strict about names, and the filters the template uses."""
+def environment(*folders: Path) -> Environment:
+    """Jinja with autoescape, strict about names, and the filters the templates use; looks in ``folders`` first."""
     # Here, not above: ``dragoman --help`` must stay quick.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     room = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -250,10 +264,14 @@ def _brief(value: object) -> str:
 
 
 def _pretty(manifest: object) -> str:
+    """A manifest as it is written, but for what it tells of each of many features."""
+    if isinstance(manifest, Mapping):
+        long = {k: v for k, v in manifest.items() if k in _EACH and isinstance(v, Mapping | list) and len(v) > LISTED}
+        manifest = {**manifest, **{name: f"({len(value)} entries)" for name, value in long.items()}}
     return json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
 
 
-def _site(text: str) -> str:
+def site_words(text: str) -> str:
     """A site in words; text that is no site stays as it is."""
     try:
         site = Site.parse(text)

@@ -125,11 +125,11 @@ def read_whole_rows(path: Path, plan: str = "") -> list[dict[str, Any]]:
             raise Refusal(f"{path}", f"it takes {size} bytes, too many for rows", "name the right run folder")
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                rows.append(_row(line[:-1], plan, f"{path}, line {number}", number))
+                rows.append(checked_row(line[:-1], plan, f"{path}, line {number}", number))
     return rows
 
 
-def _row(line: bytes, plan: str, what: str, number: int) -> dict[str, Any]:
+def checked_row(line: bytes, plan: str, what: str, number: int) -> dict[str, Any]:
     """One line's row, without its digest, which is checked."""
     try:
         row = json.loads(line)

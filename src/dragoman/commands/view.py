@@ -1,0 +1,103 @@
+"""``dragoman view``: runs in a browser, on this machine alone, or as files to share.
+
+In: run folders. Out: a server on 127.0.0.1 until it is interrupted, or a folder of pages. Refuses what is no run, a
+port that is taken, and a server where the libraries for it are not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dragoman.commands.printing import put, talking, tell
+from dragoman.commands.words import folder_path, out_folder
+
+if TYPE_CHECKING:
+    from dragoman.embed import Embedder
+    from dragoman.view.opened import Viewed
+
+_SERVER = ("starlette", "uvicorn")
+INSTALL = "pip install 'dragoman[view]'"
+
+
+def view(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", parser=folder_path, help="Run folders that dragoman wrote.")
+    ],
+    port: Annotated[
+        int, typer.Option(metavar="N", help="Port on this machine; 0 takes any that is free.", min=0, max=65535)
+    ] = 8765,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            parser=out_folder,
+            metavar="FOLDER",
+            help="Write the pages as files that open anywhere instead; for runs of up to 5000 features.",
+        ),
+    ] = None,
+) -> None:
+    """Read runs in a browser: search, filters, a page for each feature. On this machine alone, nothing is written to.
+
+    The first look at a run makes an index beside it (index.sqlite), which takes a minute for 65,536 features.
+
+    Examples: dragoman view runs/demo, dragoman view runs/a runs/b --port 0, dragoman view runs/demo --bundle to-share
+    """
+    from dragoman.core import Refusal
+    from dragoman.store.outputs import refuse_there
+
+    if bundle is not None:
+        refuse_there(bundle)
+    else:
+        absent = [name for name in _SERVER if importlib.util.find_spec(name) is None]
+        if absent:
+            why = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
+            raise Refusal("the viewer's server", why, f"run: {INSTALL} (or write files, with --bundle)")
+    with ExitStack() as stack:
+        views = _opened(runs, stack)
+        if bundle is not None:
+            from dragoman.view.bundle import write_bundle
+
+            with talking() as talk:
+                put(f"page: {write_bundle(views, bundle, talk.bar)}")
+            return
+        from dragoman.view.app import HOST, bound, serve
+
+        listening = stack.enter_context(bound(port))
+        for each in views:
+            each.warm()
+        put(f"http://{HOST}:{listening.getsockname()[1]}/")
+        tell("read it in a browser on this machine; Ctrl-C ends")
+        with suppress(KeyboardInterrupt):
+            serve(views, listening)
+
+
+def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
+    """The runs, each under a name of its own."""
+    from dragoman.store import RunFolder
+    from dragoman.view.opened import Viewed
+
+    views, names = list[Viewed](), {"static"}
+    folders = [RunFolder.open(path) for path in runs]
+    with talking() as talk:
+        for folder in folders:
+            name = own = folder.path.resolve().name or "run"
+            more = 1
+            while name in names:
+                more += 1
+                name = f"{own}-{more}"
+            names.add(name)
+            views.append(Viewed(folder, name, _embedder, talk.bar))
+            stack.callback(views[-1].close)
+    return views
+
+
+def _embedder() -> Embedder:
+    """The sentence model, opened when somebody first searches by meaning."""
+    from dragoman.models.embedder import SentenceEmbedder
+
+    return SentenceEmbedder()

@@ -1,0 +1,299 @@
+"""The viewer's server: a run's pages on 127.0.0.1, read only, for the browser of this machine alone.
+
+In: ``Viewed`` runs, a port. Out: an ASGI application; `serve` runs it until it is interrupted. Refuses requests under
+another name than this machine's own (a foreign page may make its name lead here), from pages of another origin, and
+every method but GET and HEAD; a port that is taken. No path is ever looked up on the disk: files have fixed names.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dragoman.core import Refusal
+from dragoman.view import pages, tables
+from dragoman.view.find import Found, Selection, chosen, found, lines_of
+from dragoman.view.meaning import MOST, best, by_meaning
+from dragoman.view.opened import NEAREST, FeaturePage, Viewed
+from dragoman.view.pages import Elsewhere, Served
+
+HOST = "127.0.0.1"
+PORT = 8765
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+_STATIC = {
+    "page.css": (pages.HERE.parent / "report" / "templates" / "style.css", "text/css; charset=utf-8"),
+    "view.css": (pages.HERE / "static" / "view.css", "text/css; charset=utf-8"),
+    "view.js": (pages.HERE / "static" / "view.js", "text/javascript; charset=utf-8"),
+    "htmx.min.js": (pages.HERE / "static" / "htmx.min.js", "text/javascript; charset=utf-8"),
+    "htmx.LICENSE": (pages.HERE / "static" / "htmx.LICENSE", "text/plain; charset=utf-8"),
+}
+
+
+class OnlyHere:
+    """Lets through what the browser of this machine asks of this server, and says how its answers may be used."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        """Before an application at a port."""
+        self._app = app
+        names = (HOST, "localhost")
+        self._hosts = {f"{name}:{port}".encode() for name in names} | (
+            {n.encode() for n in names} if port == 80 else set()
+        )
+        self._origins = {b"http://" + host for host in self._hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in _HEADERS if one[0] not in own)]
+            await send(message)
+
+        why = self._why_not(scope)
+        if why is None:
+            await self._app(scope, receive, answer)
+        else:
+            status, sentence = why
+            await PlainTextResponse(sentence, status)(scope, receive, answer)
+
+    def _why_not(self, scope: Scope) -> tuple[int, str] | None:
+        hosts = [value.lower() for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 or hosts[0] not in self._hosts:
+            return 421, "This server answers under 127.0.0.1 and localhost alone."
+        origins = [value.lower() for name, value in scope["headers"] if name == b"origin"]
+        if any(origin not in self._origins for origin in origins):
+            return 403, "Pages of another origin may not read from here."
+        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
+        modes = [value for name, value in scope["headers"] if name == b"sec-fetch-mode"]
+        # A link from elsewhere may lead here; another site's script, image or frame may not read here.
+        if any(site in (b"cross-site", b"same-site") for site in sites) and modes != [b"navigate"]:
+            return 403, "Pages of another site may not read from here."
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, "Nothing can be written here."
+        return None
+
+
+class _Pages:
+    """What each address answers."""
+
+    def __init__(self, views: Sequence[Viewed]) -> None:
+        self.views = {view.name: view for view in views}
+        self.several = len(self.views) > 1
+
+    def view(self, request: Request) -> Viewed:
+        """The run that is asked for."""
+        name = request.path_params["run"]
+        if name not in self.views:
+            raise Refusal(f"run '{name[:60]}'", f"served are {', '.join(self.views)}", "follow a link")
+        return self.views[name]
+
+    def home(self, _request: Request) -> Response:
+        """The run, or all of them."""
+        if not self.several:
+            return RedirectResponse(Served(next(iter(self.views))).overview())
+        return HTMLResponse(pages.home([(view, Served(name)) for name, view in self.views.items()]))
+
+    def overview(self, request: Request) -> Response:
+        """A run."""
+        view = self.view(request)
+        return HTMLResponse(pages.overview(view, Served(view.name), several=self.several, changed=view.changed))
+
+    def features(self, request: Request) -> Response:
+        """A run's list; only its results where htmx asks for them."""
+        view = self.view(request)
+        selection, links = Selection.of(request.query_params, view.index), Served(view.name)
+        only_results = "hx-request" in request.headers and "hx-history-restore-request" not in request.headers
+        with view.index.reading() as database:
+            some = _found(view, database, selection)
+        page = pages.features(
+            view, links, selection, some, only_results=only_results, several=self.several, changed=view.changed
+        )
+        address = links.features(selection.query())
+        return HTMLResponse(page, headers={"HX-Push-Url": address, "Vary": "HX-Request"} if only_results else None)
+
+    def feature(self, request: Request) -> Response:
+        """A feature."""
+        view = self.view(request)
+        query = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index).query()
+        with view.index.reading() as database:
+            page = view.feature(database, view.number(database, request.query_params.get("id", "")))
+        return HTMLResponse(
+            pages.feature(
+                view,
+                Served(view.name),
+                page,
+                query=query,
+                elsewhere=self._elsewhere(view, page),
+                several=self.several,
+                changed=view.changed,
+            )
+        )
+
+    def _elsewhere(self, view: Viewed, page: FeaturePage) -> list[Elsewhere]:
+        """The same feature of other runs of this dictionary, and features of other runs with like texts."""
+        made, row = list[Elsewhere](), view.meaning.row(page.n)
+        for name, other in self.views.items():
+            if other is view:
+                continue
+            near = list[tuple[int, float | None]]()
+            with other.index.reading() as database:
+                same = database.execute("SELECT n FROM features WHERE id = ?", (page.card.id,)).fetchone()
+                if same and other.manifest.source == view.manifest.source and not page.card.control:
+                    near.append((int(same[0]), None))
+                cosines = other.meaning.near(row) if row is not None else None
+                if cosines is not None:
+                    near += best(cosines, other.features_only, NEAREST // 2)
+                told = dict(near[::-1])
+                for line in lines_of(database, [n for n, _ in near]):
+                    made.append(Elsewhere(run=name, href=Served(name).feature(line.id), line=line, cosine=told[line.n]))
+        return made
+
+    def table(self, request: Request) -> Response:
+        """A selection as a file."""
+        view, kind = self.view(request), request.path_params["kind"]
+        selection = Selection.of(request.query_params, view.index)
+        with view.index.reading() as database:
+            numbers = _every(view, database, selection)
+        name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{kind}"
+        headers = {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
+        if kind == "parquet":
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "table.parquet"
+                with view.index.reading() as database:
+                    tables.write_parquet(tables.rows(view, database, numbers, selection.condition), path)
+                return Response(path.read_bytes(), media_type=tables.KINDS[kind], headers=headers)
+        as_kind = tables.as_csv if kind == "csv" else tables.as_jsonl
+
+        def told() -> Iterator[bytes]:
+            with view.index.reading() as database:
+                yield from as_kind(tables.rows(view, database, numbers, selection.condition))
+
+        return StreamingResponse(told(), media_type=tables.KINDS[kind], headers=headers)
+
+
+def _nearest(view: Viewed, selection: Selection) -> tuple[Any, Any] | None:
+    """Cosines with what was asked and the features that filters leave; None where meaning cannot be had (yet)."""
+    if selection.by != "meaning" or not selection.q:
+        return None
+    cosines = view.meaning.near_text(selection.q)
+    if cosines is None:
+        return None
+    columns = view.columns(selection)
+    return cosines, columns.feature[columns.chosen(selection, view.index)]
+
+
+def _found(view: Viewed, database: Any, selection: Selection) -> Found:
+    near = _nearest(view, selection)
+    if near is not None:
+        return by_meaning(database, selection, view.index, *near)
+    some = found(database, selection, view.index, view.columns(selection))
+    wanted = selection.by == "meaning" and selection.q
+    return replace(some, note=view.meaning.told or some.note) if wanted else some
+
+
+def _every(view: Viewed, database: Any, selection: Selection) -> list[int]:
+    near = _nearest(view, selection)
+    if near is not None:
+        return [n for n, _ in best(*near, MOST)]
+    return chosen(database, selection, view.index, view.columns(selection))[0].tolist()
+
+
+def _static(request: Request) -> Response:
+    known = _STATIC.get(request.path_params["name"])
+    if known is None:
+        return PlainTextResponse("There is no such file.", 404)
+    return FileResponse(known[0], media_type=known[1], headers={"Cache-Control": "max-age=300"})
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    sentence = str(error) if isinstance(error, Refusal) else "There is nothing at this address."
+    return HTMLResponse(pages.refused(sentence), 404)
+
+
+def app_of(views: Sequence[Viewed], port: int) -> ASGIApp:
+    """The application of these runs at this port."""
+    room = _Pages(views)
+    kinds = "|".join(tables.KINDS)
+    routes = [
+        Route("/", room.home),
+        Route("/static/{name}", _static),
+        Route("/{run}/", room.overview),
+        Route("/{run}/features", room.features),
+        Route("/{run}/feature", room.feature),
+        *(Route(f"/{{run}}/table.{kind}", _of_kind(room.table, kind)) for kind in kinds.split("|")),
+    ]
+    handlers: Any = {Refusal: _refused, 404: _refused}
+    return OnlyHere(Starlette(routes=routes, exception_handlers=handlers), port)
+
+
+def _of_kind(table: Callable[[Request], Response], kind: str) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        request.path_params["kind"] = kind
+        return table(request)
+
+    return answer
+
+
+def bound(port: int) -> socket.socket:
+    """A socket on this machine alone; port 0 takes any that is free.
+
+    Raises:
+        Refusal: the port is taken, or may not be used.
+    """
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((HOST, port))
+        made.listen()  # whoever is told the address may ask at once
+    except OSError as error:
+        made.close()
+        why = "another program uses it" if error.errno == errno.EADDRINUSE else f"{error.strerror}"
+        raise Refusal(f"port {port}", why, "name another with --port, or 0 for any that is free") from error
+    return made
+
+
+def serve(views: Sequence[Viewed], listening: socket.socket) -> None:
+    """Answer until interrupted."""
+    port = int(listening.getsockname()[1])
+    settings = uvicorn.Config(
+        app_of(views, port), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+    )
+    uvicorn.Server(settings).run(sockets=[listening])
+
+
+__all__ = ["HOST", "PORT", "app_of", "bound", "serve"]

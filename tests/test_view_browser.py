@@ -1,0 +1,205 @@
+"""The viewer in a browser: keys, search, filters, and nothing on the console; the files of a bundle as well."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragoman.view.build import nothing
+from dragoman.view.bundle import write_bundle
+from viewed_run import HOSTILE_ID, LONG_ID, make_run, viewed
+
+CHROMIUM = Path("/usr/bin/chromium")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="run: pip install 'dragoman[view]'")
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browsed")
+
+
+@pytest.fixture(scope="module")
+def address(place: Path) -> Iterator[str]:
+    from dragoman.view.app import app_of, bound
+
+    view = viewed(make_run(place / "run"))
+    listening = bound(0)
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app_of([view], port), log_level="error", lifespan="off"))
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+    view.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as engine:
+        opened = engine.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page; whatever the browser complains of, and whatever it asks of another machine, fails the test."""
+    complaints = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(20_000)
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    opened.on(
+        "request",
+        lambda asked: (
+            None if asked.url.startswith(("http://127.0.0.1:", "file:", "data:")) else complaints.append(asked.url)
+        ),
+    )
+    yield opened
+    context.close()
+    assert not complaints
+
+
+def ids(page: Any) -> list[str]:
+    return page.locator(".lines li:visible .id").all_inner_texts()
+
+
+def test_every_page_opens_without_a_complaint_at_every_width(page: Any, address: str) -> None:
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for path in ("/", "/run/features", *(f"/run/feature?id={k}" for k in ("0", "7", HOSTILE_ID, LONG_ID))):
+            page.goto(address + path)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+            assert page.locator("h1").count() == 1
+    page.goto(f"{address}/run/feature?id={HOSTILE_ID}")
+    assert page.locator("main img").count() == 0
+    assert '<script>alert("x")</script>' in page.locator("h1").inner_text()
+
+
+def test_typing_searches_and_the_address_is_the_view(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/features")
+    page.keyboard.press("/")
+    page.keyboard.type("beekeeping", delay=5)
+    page.wait_for_url("**/run/features?q=beekeeping")
+    page.wait_for_function("document.querySelectorAll('.lines li').length < 10")
+    assert "0" in ids(page)
+    page.select_option("select[name=status]", "weak")
+    page.wait_for_url("**/run/features?q=beekeeping&status=weak")
+    page.wait_for_function("!document.querySelector('.lines').innerText.includes('ok')")
+    found = ids(page)
+    page.goto(page.url)
+    assert ids(page) == found
+    assert page.input_value("input[name=q]") == "beekeeping"
+    page.go_back()
+
+
+def test_keys_walk_the_list_open_a_feature_and_lead_back(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/features?status=ok")
+    for _ in range(3):
+        page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert page.evaluate("document.activeElement.closest('li').querySelector('.id').innerText") == "4"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/feature?id=4&status=ok")
+    page.keyboard.press("j")
+    page.wait_for_url("**/feature?id=5&status=ok")
+    page.keyboard.press("k")
+    page.wait_for_url("**/feature?id=4&status=ok")
+    page.keyboard.press("l")
+    page.wait_for_url("**/features?status=ok")
+    page.goto(f"{address}/run/features")
+    page.keyboard.press("n")
+    page.wait_for_url("**/features?page=2")
+    page.keyboard.press("p")
+    page.wait_for_url("**/features")
+    page.keyboard.press("o")
+    page.wait_for_url("**/run/")
+
+
+def test_keys_are_told_and_typing_is_not_taken_for_them(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/features")
+    page.keyboard.press("?")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("jump on")
+    assert page.input_value("input[name=q]") == "jump on"
+    page.wait_for_url("**q=jump+on**")
+
+
+def test_differing_words_are_marked_until_somebody_does_not_want_it(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/feature?id=0")
+    line = "getComputedStyle(document.querySelector('.own')).textDecorationLine"
+    assert page.evaluate(line) == "underline"
+    page.keyboard.press("d")
+    assert page.evaluate(line) == "none"
+    page.click(".differ")
+    assert page.evaluate(line) == "underline"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(browser: Any, address: str, scheme: str) -> None:
+    context = browser.new_context(color_scheme=scheme)
+    opened = context.new_page()
+    for path in ("/run/", "/run/features", "/run/feature?id=3"):
+        opened.goto(address + path)
+        worst = opened.evaluate(CONTRAST)
+        assert worst[0] >= 4.5, worst
+    context.close()
+
+
+CONTRAST = """() => {
+  const channels = text => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const over = ([r, g, b, a = 1], under) => [r, g, b].map((c, k) => a * c + (1 - a) * under[k]);
+  const light = rgb => rgb.map(c => c / 255).map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, k) => sum + c * [.2126, .7152, .0722][k], 0);
+  const behind = element => {
+    const chain = [];
+    for (let one = element; one; one = one.parentElement)
+      chain.unshift(channels(getComputedStyle(one).backgroundColor));
+    return chain.reduce((under, colour) => colour[3] === 0 ? under : over(colour, under), [255, 255, 255]);
+  };
+  let worst = [99, ""];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own || !element.checkVisibility()) continue;
+    const under = behind(element), colour = over(channels(getComputedStyle(element).color), under);
+    const [high, low] = [light(colour), light(under)].sort((a, b) => b - a);
+    const ratio = (high + .05) / (low + .05);
+    if (ratio < worst[0]) worst = [ratio, element.outerHTML.slice(0, 120)];
+  }
+  return worst;
+}"""
+
+
+def test_a_bundle_opens_from_its_files_and_is_searched_there(page: Any, place: Path) -> None:
+    view = viewed(make_run(place / "small", 20))
+    first = write_bundle([view], place / "bundle", nothing)
+    view.close()
+    page.goto(first.as_uri())
+    assert page.evaluate("getComputedStyle(document.querySelector('.kicker')).fontSize") != "16px", "styled"
+    page.click("text=all 20 features")
+    page.keyboard.press("/")
+    page.keyboard.type("beekeeping")
+    assert "0" in ids(page)
+    assert len(ids(page)) < 20
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/feature-0.html")
+    page.keyboard.press("j")
+    page.wait_for_url("**/feature-1.html")

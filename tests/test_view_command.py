@@ -1,0 +1,67 @@
+"""``dragoman view``: an address, files to share, and refusals before anything is made."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dragoman.cli import app
+from dragoman.commands import view as command
+from dragoman.core import Refusal
+from viewed_run import make_run
+
+RUNNER = CliRunner()
+
+
+def refused(*words: str) -> str:
+    done = RUNNER.invoke(app, ["view", *words])
+    assert isinstance(done.exception, Refusal), done.output
+    return str(done.exception)
+
+
+def test_without_its_libraries_it_names_the_line_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_SERVER", ("no_such_library", "uvicorn_of_nobody"))
+    said = refused(str(make_run(tmp_path / "run", 8).path))
+    assert "no_such_library and uvicorn_of_nobody are not installed; run: pip install 'dragoman[view]'" in said
+    assert not (tmp_path / "run" / "index.sqlite").exists()
+
+
+def test_files_need_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_SERVER", ("no_such_library",))
+    run = make_run(tmp_path / "run", 8)
+    done = RUNNER.invoke(app, ["view", str(run.path), "--bundle", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "feature-3.html").is_file()
+
+
+def test_what_is_no_run_and_a_folder_that_is_there_are_refused(tmp_path: Path) -> None:
+    assert "it is not a run folder" in refused(str(tmp_path), "--bundle", str(tmp_path / "out"))
+    (tmp_path / "there").mkdir()
+    run = make_run(tmp_path / "run", 8)
+    assert "it is there already" in refused(str(run.path), "--bundle", str(tmp_path / "there"))
+
+
+def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="run: pip install 'dragoman[view]'")
+    runs = [str(make_run(tmp_path / place / "run", 8).path) for place in ("a", "b")]
+    words = [sys.executable, "-m", "dragoman", "view", *runs, "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+            assert found
+            with urllib.request.urlopen(found[0], timeout=20) as answer:
+                html = answer.read().decode()
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+    assert 'href="/run/"' in html
+    assert 'href="/run-2/"' in html
