@@ -62,6 +62,7 @@ def _chosen_plainly(logits: torch.Tensor, slot: torch.Tensor, board: Board, *, d
         ids = drawn(logits, board.uniform[slot, at.clamp_max(board.uniform.shape[1] - 1)], board.temperature)
     going = state[DONE] == 0
     says = going & (state[COUNT] >= 0)
+    ids = ids.clamp_max(logits.shape[1] - 1)  # of logits that are no numbers any token is chosen, and refused later
     ends = board.ends[ids]
     board.said[slot[says], at[says]] = ids[says].int()
     board.sure[slot[says], at[says]] = log_probability(logits, ids)[says]

@@ -79,13 +79,14 @@ def _plainly(query: torch.Tensor, tables: Tables, rows: Rows, scale: float, wind
     asked = (query[:, :, 0].float() * scale).view(count, kv_heads, group, d)
     by_head = asked.transpose(0, 1).reshape(kv_heads, count * group, d)
     scores = (by_head @ tables[0].float().transpose(1, 2)).view(kv_heads, count, group, shared).transpose(0, 1)
-    own = [(table[:count] if rows.whole else table[rows.slot])[:, :, :length].float() for table in tables[2:]]
+    near = [table[:, :, :length] for table in tables[2:]]
+    own = [(table[:count] if rows.whole else table[rows.slot]).float() for table in near]
     scores = torch.cat([scores, asked @ own[0].transpose(2, 3)], dim=3)
     at = torch.arange(shared + length, device=query.device)
     seen = (at <= rows.position[:, None]) & (at > rows.position[:, None] - window)
     weight = scores.masked_fill_(~seen[:, None, None], float("-inf")).softmax(dim=3)
-    near = weight[..., :shared].transpose(0, 1).reshape(kv_heads, count * group, shared) @ tables[1].float()
-    found = near.view(kv_heads, count, group, d).transpose(0, 1) + weight[..., shared:] @ own[1]
+    once = weight[..., :shared].transpose(0, 1).reshape(kv_heads, count * group, shared) @ tables[1].float()
+    found = once.view(kv_heads, count, group, d).transpose(0, 1) + weight[..., shared:] @ own[1]
     return found.reshape(count, 1, heads, d).to(query.dtype)
 
 
