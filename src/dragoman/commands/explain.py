@@ -20,10 +20,12 @@ from dragoman.commands.words import (
     VERBALIZER,
     ArrayKey,
     Base,
+    Compile,
     ConfidenceFile,
     ContractName,
     Device,
     Dtype,
+    Engine,
     Labels,
     Lying,
     MapKind,
@@ -144,13 +146,19 @@ def explain(
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
     batch_size: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=1, max=MOST_TOGETHER, rich_help_panel=MACHINE, help="Directions decoded together."
+            metavar="N",
+            min=1,
+            max=MOST_TOGETHER,
+            rich_help_panel=MACHINE,
+            help="Directions handed over together. Default: what suits the engine.",
         ),
-    ] = 64,
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    compiled: Compile = False,
     seed: Seed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows on stdout as JSON lines.")
@@ -162,6 +170,7 @@ def explain(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
+    from dragoman.models.engines import check_engine
     from dragoman.models.load import check_device
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.options import Options
@@ -184,6 +193,7 @@ def explain(
     fed, read = settings_from(setting or []), BothTexts.of(texts)
     Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
+    check_engine(engine)
     if confidence is not None:
         confidence_set(confidence)
     crossing = None if through is None else Crossing.load(through)
@@ -212,6 +222,8 @@ def explain(
             confidence=confidence,
             dtype=dtype,
             device=device,
+            engine=engine,
+            compiled=compiled,
             talk=talk,
             **how,
         )

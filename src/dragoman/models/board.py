@@ -28,7 +28,7 @@ class Board:
 
     def __init__(self, device: torch.device, slots: int, most: int, vocabulary: int, ending: Ending) -> None:
         """All slots are done."""
-        how = {"device": device}
+        how: dict[str, Any] = {"device": device}
         self.state = torch.zeros(FACTS, slots + 1, dtype=torch.int32, **how)
         self.said = torch.zeros(slots + 1, most, dtype=torch.int32, **how)
         self.sure = torch.zeros(slots + 1, most, dtype=torch.float32, **how)

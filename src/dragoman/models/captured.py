@@ -215,7 +215,11 @@ class Captured:
     @contextmanager
     def _compiling(self) -> Iterator[None]:
         """Inside, blocks run compiled, where that was asked for."""
-        blocks: Any = decoder_blocks(self.net) if self._compiled else ()
+        if not self._compiled:
+            yield
+            return
+        blocks: Any = decoder_blocks(self.net)
+        # One graph a size and kind of block; past the limit blocks would run as they are, without a word.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for block, compiled in zip(blocks, self._compiled, strict=True):
             block._compiled_call_impl = compiled
@@ -230,12 +234,12 @@ class Captured:
         parts = (self.board.state, self.board.said, self.board.sure)
         if not self.graphs:
             return Look(turn, *parts, None)
-        copies = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in parts]
-        for copy, part in zip(copies, parts, strict=True):
-            copy.copy_(part, non_blocking=True)
+        state, said, sure = (
+            torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True) for part in parts
+        )
         arrived = torch.cuda.Event()
         arrived.record()
-        return Look(turn, *copies, arrived)
+        return Look(turn, state, said, sure, arrived)
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor on the device, without waiting for it."""

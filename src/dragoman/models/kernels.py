@@ -21,9 +21,10 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 CHUNK = 4096  # logits one program reads
 KEYS = 16  # keys a step of the loop takes; with one warp and three stages the fastest that was measured on an H200
 _WARPS, _STAGES, _PICKING_WARPS = 1, 3, 8
+jit: Any = triton.jit  # which turns functions into kernels that are launched by [grid](...)
 
 
-@triton.jit
+@jit
 def _block(at, ok, rows, d, D: tl.constexpr, DP: tl.constexpr):
     """Rows (BN, D) of a table, as (BN, DP); zeros where a row is not wanted and past D."""
     where = at + rows[:, None] * D + d[None, :]
@@ -32,7 +33,7 @@ def _block(at, ok, rows, d, D: tl.constexpr, DP: tl.constexpr):
     return tl.load(where, mask=ok[:, None] & (d < D)[None, :], other=0.0)
 
 
-@triton.jit
+@jit
 def _over(
     q, top, weight, mean, keys, values, low, high, scale, d,
     D: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr, EXACT: tl.constexpr,
@@ -54,7 +55,7 @@ def _over(
     return top, weight, mean
 
 
-@triton.jit
+@jit
 def _attend(
     q, k_new, v_new, k_shared, v_shared, k_own, v_own, out, slot, position,
     q_row, q_head, k_row, k_head, v_row, v_head, SHARED, OWN, scale, window,
@@ -126,7 +127,7 @@ def attend(
     return out
 
 
-@triton.jit
+@jit
 def _scan(
     logits, tops, where, weights, heats, inverse, vocabulary, stride, chunks,
     CHUNK: tl.constexpr, DRAWN: tl.constexpr,
@@ -146,7 +147,7 @@ def _scan(
         tl.store(heats + to, tl.sum(tl.exp((x - base) * tl.load(inverse)), 0))
 
 
-@triton.jit
+@jit
 def _choose(
     logits, tops, where, weights, heats, inverse, slot, state, said, sure, uniform, ends, vocabulary, stride, chunks,
     slots, MOST, CP: tl.constexpr, CHUNK: tl.constexpr, DRAWN: tl.constexpr,

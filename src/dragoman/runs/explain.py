@@ -21,8 +21,9 @@ from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
+from dragoman.models.engines import check_engine
 from dragoman.models.load import check_device
-from dragoman.runs.build import RunBuilder
+from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.carried import conditions_of
 from dragoman.runs.crossings import lens_words, prepare, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
@@ -56,11 +57,13 @@ def explain(
     samples: int = 1,
     temperature: float | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     confidence: str | Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    engine: str = "auto",
+    compiled: bool = False,
     talk: Talk | None = None,
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
@@ -86,11 +89,13 @@ def explain(
         samples: explanations per feature, of several the first greedy.
         temperature: what the others are drawn at; see ``Options``.
         max_new_tokens: of one explanation.
-        batch_size: vectors decoded together.
+        batch_size: vectors handed over together; what suits the verbalizers' engine when None.
         seed: of all randomness.
         confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
+        engine: what says the words of verbalizers opened here: auto, loop or captured, see ``models.engines``.
+        compiled: whether the captured engine's step goes through ``torch.compile``.
         talk: where progress goes.
 
     Raises:
@@ -113,6 +118,7 @@ def explain(
     )
     check_run(out)
     check_device(device)
+    check_engine(engine)
     read = Texts.of(texts)
     if confidence is not None:
         confidence_set(confidence)
@@ -128,9 +134,10 @@ def explain(
     tell_labels(chosen.dictionary, talk)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
+        by = Verbalizer.open(by, **fed, dtype=dtype, device=device, engine=engine, compiled=compiled)
+        talk.say(by.engine)
     if isinstance(native, str):
-        native = Verbalizer.open(native, dtype=dtype, device=device)
+        native = Verbalizer.open(native, dtype=dtype, device=device, engine=engine, compiled=compiled)
     talk.say("checking the verbalizers")
     quick([by] if native is None else [by, native])
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
@@ -230,6 +237,7 @@ def _written(
         how = {"route": one.route, "washout": options.washout, "cards": one.cards, "reading": one.reading}
         builder.add(one.name, one.directions, keep_bare=True, map=options.map, **how)
     truth = chosen.dictionary.truth
+    decided = {"temperature": options.drawn_at, "batch_size": together(options, verbalizers)}
     folder = builder.write(
         out,
         verbalizers,
@@ -237,7 +245,7 @@ def _written(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**asdict(options), "temperature": options.drawn_at, **settings},
+            "settings": {**asdict(options), **decided, **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
