@@ -45,6 +45,7 @@ class Captured:
     which pays after some thousands of rows. ``every``: steps between two looks at what was said.
     """
 
+    @torch.inference_mode(mode=False)  # what is kept is kept alike, whoever asks
     def __init__(
         self,
         net: Any,
@@ -109,6 +110,8 @@ class Captured:
         run = _Run(self, feed_of, list(limits), uniform)
         self.board.state.zero_()
         self.board.state[DONE] = 1
+        # Steps of padded sizes write there too: at the first of a slot's own positions, never before it.
+        self.board.state[POSITION] = self.shared
         self.board.temperature = temperature or 1.0
         self.board.inverse.fill_(1 / self.board.temperature)
         self._held.clear()

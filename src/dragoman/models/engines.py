@@ -48,15 +48,25 @@ class SlotEngine:
         """Nothing is made yet."""
         self._net, self._ending, self.compiled = net, ending, compiled
         self._made: Captured | None = None
-        self._rows = 0  # what it was made for
+        self._rows, self._most = 0, MOST_SLOTS  # rows it was made for, and slots there was room for
 
     def say(
         self, feed_of: FeedOf, count: int, most: int, *, temperature: float = 0.0, uniform: torch.Tensor | None = None
     ) -> list[Said]:
         """Ids and log-probabilities of ``count`` rows of at most ``most`` tokens each; see ``Captured.run``."""
         first = feed_of(range(1))
-        engine = self._fitting(first.shared, first.embeddings.shape[1] - first.shared, most, count)
-        return engine.run(feed_of, [most] * count, temperature=temperature, uniform=uniform)
+        shared, tail = first.shared, first.embeddings.shape[1] - first.shared
+        while True:
+            try:
+                engine = self._fitting(shared, tail, most, count)
+                return engine.run(feed_of, [most] * count, temperature=temperature, uniform=uniform)
+            except torch.OutOfMemoryError as full:
+                # What was counted as free was not: other programs take some too.
+                self._most //= 2
+                self.close()
+                torch.cuda.empty_cache()
+                if self._most < STRIDE:
+                    raise Refusal("decoding", "no GPU memory is left for its cache", "free some of it") from full
 
     def close(self) -> None:
         """Give its memory back; it is made again when rows are said."""
@@ -72,19 +82,11 @@ class SlotEngine:
         if made is not None and fits and (rows <= self._rows or made.slots < self._rows):
             return made
         self.close()
-        slots = slots_for(self._net, shared=shared, tail=tail, most=most, rows=rows)
+        slots = min(self._most, slots_for(self._net, shared=shared, tail=tail, most=most, rows=rows))
         self._rows = rows
         how: dict[str, Any] = {"shared": shared, "tail": tail, "most": most, "compiled": self.compiled}
-        while True:
-            try:
-                self._made = Captured(self._net, self._ending, slots=slots, **how)
-                return self._made
-            except torch.OutOfMemoryError as full:
-                # What was counted as free was not: other programs take some too.
-                torch.cuda.empty_cache()
-                if slots <= STRIDE:
-                    raise Refusal("decoding", "no GPU memory is left for its cache", "free some of it") from full
-                slots = max(STRIDE, slots // 2 // STRIDE * STRIDE)
+        self._made = Captured(self._net, self._ending, slots=slots, **how)
+        return self._made
 
 
 def slots_for(net: Any, *, shared: int, tail: int, most: int, rows: int) -> int:

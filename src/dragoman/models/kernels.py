@@ -12,6 +12,7 @@ in Dao et al. 2022 (arXiv 2205.14135); a draw inverts the cumulative distributio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,16 +22,20 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 CHUNK = 4096  # logits one program reads
 KEYS = 16  # keys a step of the loop takes; with one warp and three stages the fastest that was measured on an H200
 _WARPS, _STAGES, _PICKING_WARPS = 1, 3, 8
-jit: Any = triton.jit  # which turns functions into kernels that are launched by [grid](...)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """A kernel, launched by ``kernel[grid](...)``."""
+    return triton.jit(function)
 
 
 @jit
 def _block(at, ok, rows, d, D: tl.constexpr, DP: tl.constexpr):
     """Rows (BN, D) of a table, as (BN, DP); zeros where a row is not wanted and past D."""
-    where = at + rows[:, None] * D + d[None, :]
-    if D == DP:
-        return tl.load(where, mask=ok[:, None], other=0.0)
-    return tl.load(where, mask=ok[:, None] & (d < D)[None, :], other=0.0)
+    known = ok[:, None]
+    if D != DP:
+        known = known & (d < D)[None, :]
+    return tl.load(at + rows[:, None] * D + d[None, :], mask=known, other=0.0)
 
 
 @jit
@@ -212,5 +217,5 @@ def choose(logits: torch.Tensor, slot: torch.Tensor, board: Any, *, draws: bool)
     _choose[(rows,)](
         logits, tops, where, weights, heats, board.inverse, slot, board.state, board.said, board.sure, board.uniform,
         board.ends, vocabulary, logits.stride(0), chunks, board.state.shape[1], board.said.shape[1],
-        CP=triton.next_power_of_2(chunks), CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
+        CP=max(16, triton.next_power_of_2(chunks)), CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
     )  # fmt: skip

@@ -153,12 +153,19 @@ class SlotCache:
         self.stack: Any = text_stack(net)
         self._config: Any = self.stack.config
         self._modules = attention_of(net)
+        try:
+            self._take(net)
+        except torch.OutOfMemoryError:
+            self.close()
+            raise
+
+    def _take(self, net: Any) -> None:
         for module, (kv_heads, d) in self._modules:
             weight = module.k_proj.weight
             # Half precision would have to be widened at every step on a CPU, and rounds scores that need not be.
             how = {"device": weight.device, "dtype": torch.float32 if weight.device.type == "cpu" else net.dtype}
-            once = [torch.zeros(kv_heads, shared, d, **how) for _ in range(2)]
-            each = [torch.zeros(slots + 1, kv_heads, own, d, **how) for _ in range(2)]
+            once = [torch.zeros(kv_heads, self.shared, d, **how) for _ in range(2)]
+            each = [torch.zeros(self.slots + 1, kv_heads, self.own, d, **how) for _ in range(2)]
             module.slot_tables = (*once, *each)
 
     def close(self) -> None:
