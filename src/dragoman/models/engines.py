@@ -89,6 +89,11 @@ class SlotEngine:
         return self._made
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether a device is one whose memory torch can tell of."""
+    return device.type == "cuda"
+
+
 def slots_for(net: Any, *, shared: int, tail: int, most: int, rows: int) -> int:
     """How many slots are worth while for so many rows, and fit into the memory that is free now.
 
@@ -103,7 +108,7 @@ def slots_for(net: Any, *, shared: int, tail: int, most: int, rows: int) -> int:
         Refusal: there is no room for a single row.
     """
     device = net.get_input_embeddings().weight.device
-    if device.type != "cuda":
+    if not on_gpu(device):
         return min(rows, MOST_SLOTS_CPU)
     wanted = min(MOST_SLOTS, math.ceil(rows / STRIDE) * STRIDE)
     told, size = net.config.get_text_config(), net.dtype.itemsize
