@@ -44,7 +44,7 @@ class Asked:
     samples: int = 1
     temperature: float | None = None
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int | None = 64
     max_new_tokens: int = 120
     confidence: str | None = None
     dtype: str = "float32"

@@ -111,3 +111,14 @@ def test_a_tokenizer_or_template_that_tears_the_placeholders_is_refused(adapter:
     with pytest.raises(Refusal, match="it does not stand 2 times in a row in the encoded prompt"):
         Verbalizer(adapter, contract="oracle", settings=settings(positions=2))
     template.write_text(CHAT["qwen3"])
+
+
+def test_the_captured_engine_adds_at_every_placeholder_too(adapter: Path) -> None:
+    ours = Verbalizer(adapter, contract="oracle", settings=settings(positions=3), engine="captured")
+    vectors = np.random.default_rng(2).normal(size=(5, WIDTH["qwen3"])).astype(np.float32)
+    said = ours.verbalize(vectors, max_new_tokens=10)
+    with ours.looped():
+        loop = ours.verbalize(vectors, max_new_tokens=10)
+    assert [e.raw for e in said] == [e.raw for e in loop]
+    assert [e.log_probability for e in said] == pytest.approx([e.log_probability for e in loop], abs=1e-4)
+    assert len({e.log_probability for e in said}) > 1

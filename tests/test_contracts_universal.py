@@ -130,6 +130,13 @@ def test_a_batch_says_what_its_rows_say_alone_whatever_their_length(bundle: Path
     assert len({e.raw for e in said}) > 1
 
 
+def test_the_captured_engine_says_the_same(bundle: Path) -> None:
+    ours, vectors = Verbalizer(bundle, settings=SETTINGS, engine="captured"), vectors_for("large-9b")
+    said = ours.verbalize(vectors, max_new_tokens=8)
+    with ours.looped():
+        assert [e.raw for e in said] == [e.raw for e in ours.verbalize(vectors, max_new_tokens=8)]
+
+
 def test_an_encoder_that_lies_elsewhere_is_named_by_file_and_key(tmp_path: Path, base: Path, bundle: Path) -> None:
     moved = write_bundle(tmp_path / "moved", base)
     tensors = load_file(moved / "adapters" / "adapters.safetensors")

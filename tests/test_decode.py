@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dragoman.core import Refusal, Site
-from dragoman.models.decode import Verbalizer, _Sampler
+from dragoman.models.choose import Sampler
+from dragoman.models.decode import Verbalizer
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from tiny_checkpoints import BLOCK, FAMILIES, WIDTH, model_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 from verbalizer_doubles import prompt_embeddings
@@ -244,7 +245,7 @@ def test_a_cooler_sample_comes_close_to_greedy(case: Case) -> None:
 def test_samples_follow_the_softmax_at_the_temperature() -> None:
     logits = torch.tensor([1.0, -2.0, 0.5, -30.0, 2.0])
     rows = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
-    sampler = _Sampler(rows, 0.7, 0, 50)
+    sampler = Sampler(rows, 0.7, 0, 50)
     alive = list(range(400))
     drawn = torch.stack([sampler(logits.expand(400, -1), alive, step) for step in range(50)])
     share = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
@@ -255,7 +256,7 @@ def test_samples_follow_the_softmax_at_the_temperature() -> None:
 
 def test_a_token_without_weight_is_never_drawn() -> None:
     rows = np.random.default_rng(1).normal(size=(500, 3)).astype(np.float32)
-    sampler = _Sampler(rows, 1.0, 0, 4)
+    sampler = Sampler(rows, 1.0, 0, 4)
     sampler._uniform[:, 0], sampler._uniform[:, 1] = 0.0, 1.0 - 1e-12
     logits = torch.tensor([-1e9, 0.0, 0.0, -1e9]).expand(500, -1)
     drawn = {int(t) for step in range(4) for t in sampler(logits, list(range(500)), step)}

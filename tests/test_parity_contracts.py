@@ -90,8 +90,8 @@ def test_greedy_in_a_batch_is_greedy_alone_is_the_plain_reading(case: Case) -> N
     assert [case.ours.verbalize(v[None], max_new_tokens=TOKENS)[0] for v in case.vectors] == batched
     for vector, explanation in zip(case.vectors[:2], batched, strict=False):
         said: tuple[int, ...] = ()
-        while len(said) < TOKENS and (not said or said[-1] not in case.ours._stops):
+        while len(said) < TOKENS and (not said or said[-1] not in case.ours.ending.stops):
             said = (*said, int(case.logits(vector, said).argmax()))
-        kept = said[:-1] if said[-1] in case.ours._stops else said
+        kept = said[:-1] if said[-1] in case.ours.ending.stops else said
         assert explanation.raw == case.ours.tokenizer.decode(kept, clean_up_tokenization_spaces=False)
         assert explanation.tokens == len(said)

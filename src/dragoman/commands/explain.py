@@ -22,10 +22,12 @@ from dragoman.commands.words import (
     ArrayKey,
     AtToken,
     Base,
+    Compile,
     ConfidenceFile,
     ContractName,
     Device,
     Dtype,
+    Engine,
     Labels,
     Lying,
     MapKind,
@@ -153,13 +155,19 @@ def explain(
     confidence: ConfidenceFile = None,
     out: Out = Path("runs/explain"),
     batch_size: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=1, max=MOST_TOGETHER, rich_help_panel=MACHINE, help="Directions decoded together."
+            metavar="N",
+            min=1,
+            max=MOST_TOGETHER,
+            rich_help_panel=MACHINE,
+            help="Directions handed over together. Default: what suits the engine.",
         ),
-    ] = 64,
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    compiled: Compile = False,
     seed: Seed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows on stdout as JSON lines.")
@@ -173,6 +181,7 @@ def explain(
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.maps import Crossing
+    from dragoman.models.engines import check_engine
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
@@ -197,6 +206,7 @@ def explain(
     fed, read = settings_from(setting or []), BothTexts.of(texts)
     options = Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
+    check_engine(engine)
     if confidence is not None:
         confidence_set(confidence)
     prompted = _prompts(prompt, prompts, at)
@@ -228,6 +238,8 @@ def explain(
             confidence=confidence,
             dtype=dtype,
             device=device,
+            engine=engine,
+            compiled=compiled,
             talk=talk,
             **how,
         )

@@ -277,6 +277,23 @@ Device = Annotated[
     str,
     typer.Option(callback=device_word, metavar="NAME", rich_help_panel=MACHINE, help="cpu, cuda, mps, cuda:1, ..."),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+        help="What says the words: auto, loop (all rows together, step by step) or captured (many rows in slots, a "
+        "captured step on CUDA).",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        rich_help_panel=MACHINE,
+        help="Compile the captured engine's step; pays after some thousands of explanations.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

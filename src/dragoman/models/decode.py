@@ -6,13 +6,14 @@ checkpoints without weights, bases of another width, float16 where a norm would 
 vectors without a direction.
 
 All prompts of a checkpoint are equally long, so batches need no padding, and keys and values of the positions that
-rows share are computed once. Rows leave the batch when they close the tag or end the text.
+rows share are computed once. Rows leave the batch when they close the tag or end the text. ``_decode`` is the plain
+loop; ``engines`` says when another engine decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,25 +26,22 @@ from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
+from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, uniform_numbers
 from dragoman.models.contracts import contract_for
-from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook
+from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
+from dragoman.models.engines import TOGETHER, SlotEngine, check_engine, engine_for
 from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
-from dragoman.models.load import base_of, decoder_blocks, hidden_of, load_model, load_tokenizer, stacked, torch_dtype
+from dragoman.models.hooked import hooked
+from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype
 from dragoman.models.merge import Agreement, merge_adapter
 from dragoman.models.resolve import folder_of, how_fed
 from dragoman.store import digest, file_sha256
-from dragoman.store.boundary import AGAIN, opening
-from dragoman.store.spans import shown
+from dragoman.store.boundary import opening
 from dragoman.verbalizers.prompt import Prompt
-from dragoman.verbalizers.protocol import CLOSE, check_temperature, checked_vectors, parse
+from dragoman.verbalizers.protocol import check_temperature, checked_vectors, parse
 from dragoman.verbalizers.sidecar import Sidecar, sidecar_file, width_in
 
 FLOAT16_LIMIT = 60_000.0  # the largest float16 is 65,504, and the row is only the start of the stream
-# The tag in any tokenisation, and what may follow it inside the token that ends it.
-_TAIL = len(CLOSE) + 2
-_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
-
-Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 
 
 class Verbalizer:
@@ -66,13 +64,15 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
+        engine: str = "auto",
+        compiled: bool = False,
     ) -> Verbalizer:
         """Load a checkpoint, fed as is said here, and else as dragoman's registry knows of a published one.
 
         Refuses what contradicts the registry, what nobody says, and whatever ``__init__`` refuses.
         """
         fed = how_fed(str(ref), contract, settings or {}, base)
-        return cls(ref, **fed, dtype=dtype, device=device)
+        return cls(ref, **fed, dtype=dtype, device=device, engine=engine, compiled=compiled)
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class Verbalizer:
         base: str | None = None,
         dtype: str = "float32",
         device: str = "cpu",
+        engine: str = "auto",
+        compiled: bool = False,
     ) -> None:
         """Load and check a checkpoint, by its own files alone.
 
@@ -93,10 +95,14 @@ class Verbalizer:
             base: model an adapter sits on, when the sidecar names another one or none.
             dtype: float32, bfloat16 or float16.
             device: where to run, in torch's words.
+            engine: what says the words, see ``engines``: auto, loop or captured.
+            compiled: whether the captured engine's blocks go through ``torch.compile``; it pays after some thousands of
+                rows.
 
         Raises:
             Refusal: the checkpoint, its sidecar, its contract, its tokenizer and its base do not fit each other.
         """
+        check_engine(engine)
         self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
         self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
         self.contract = _contract(self.name, self._folder, contract, settings)
@@ -116,9 +122,8 @@ class Verbalizer:
             ids = torch.tensor(self.prompt.ids, device=device)
             self._rows: torch.Tensor = self.model.get_input_embeddings()(ids)
         _flatten_head(self.model)
-        self._stops = _stops(self.model, self.tokenizer, self._what)
-        # Only a token with a ">" in it can end the tag; the rest is never decoded to look.
-        self._closers = {i for word, i in self.tokenizer.get_vocab().items() if ">" in word}
+        self.ending = Ending(self.model, self.tokenizer, self._what)
+        self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, compiled=compiled)
 
     def __repr__(self) -> str:
         """Its name, what it reads and how it is fed."""
@@ -192,8 +197,35 @@ class Verbalizer:
         rows = checked_vectors(vectors, self.width, self._what)
         if not len(rows):
             return []
-        choose = _Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else _likeliest
-        return [self._explanation(*found) for found in self._decode(self.feed(rows), choose, max_new_tokens)]
+        if self._engine is not None:
+            said = self._over_slots(self._engine, rows, temperature, seed, max_new_tokens)
+        else:
+            choose = Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else likeliest
+            said = self._decode(self.feed(rows), choose, max_new_tokens)
+        return [self._explanation(*found) for found in said]
+
+    @property
+    def together(self) -> int:
+        """How many rows a call had best be given, where there are so many."""
+        return TOGETHER["loop" if self._engine is None else "captured"]
+
+    @contextmanager
+    def looped(self) -> Iterator[None]:
+        """Inside, the plain loop says the words: it alone calls the model's modules at every token, hooks and all."""
+        engine, self._engine = self._engine, None
+        try:
+            yield
+        finally:
+            self._engine = engine
+
+    def _over_slots(
+        self, engine: SlotEngine, rows: Floats, temperature: float, seed: int, limit: int
+    ) -> list[tuple[list[int], float]]:
+        """As ``_decode``, by the captured engine."""
+        uniform = uniform_numbers(rows, seed, limit) if temperature > 0 else None
+        feed_of = lambda part: self.feed(rows[part.start : part.stop])  # noqa: E731
+        found = engine.say(feed_of, len(rows), limit, temperature=temperature, uniform=uniform)
+        return [(ids, sum(sure) / len(sure)) for ids, sure in found]
 
     def _decode(self, feed: Feed, choose: Choose, limit: int) -> list[tuple[list[int], float]]:
         """Token ids said by each row of a feed, end-of-text token included, and their mean log-probability."""
@@ -204,10 +236,10 @@ class Verbalizer:
         alive = list(range(count))
         for step in range(limit):
             chosen = choose(logits, alive, step)
-            for row, token, one in zip(alive, chosen.tolist(), _log_probability(logits, chosen).tolist(), strict=True):
+            for row, token, one in zip(alive, chosen.tolist(), log_probability(logits, chosen).tolist(), strict=True):
                 said[row].append(token)
                 total[row] += one
-            going = [k for k, row in enumerate(alive) if not self._done(said[row])]
+            going = [k for k, row in enumerate(alive) if not self.ending.over(said[row])]
             if not going or step + 1 == limit:
                 break
             if len(going) < len(alive):
@@ -223,9 +255,7 @@ class Verbalizer:
         if shared:
             self._logits(cache, inputs_embeds=feed.embeddings[:1, :shared])
             cache.batch_repeat_interleave(len(feed.embeddings))
-        with ExitStack() as hooks:
-            for hook in feed.hooks:
-                hooks.enter_context(_changed(decoder_blocks(self.model)[hook.block], hook, shared))
+        with hooked(self.model, feed.hooks, shared):
             return self._logits(cache, inputs_embeds=feed.embeddings[:, shared:])
 
     def _logits(self, cache: DynamicCache, **inputs: torch.Tensor) -> torch.Tensor:
@@ -233,16 +263,8 @@ class Verbalizer:
         # Positions and masks follow from the cache's length: all rows are equally long, so none is padded.
         return self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
-    def _done(self, ids: list[int]) -> bool:
-        if ids[-1] in self._stops:
-            return True
-        return ids[-1] in self._closers and CLOSE in self._text(ids[-_TAIL:])
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
     def _explanation(self, ids: list[int], sure: float) -> Explanation:
-        text = self._text(ids[:-1] if ids[-1] in self._stops else ids)
+        text = self.ending.text(ids[:-1] if ids[-1] in self.ending.stops else ids)
         found = parse(text, tokens=len(ids), opened=self.prompt.opened, tagged=self.contract.tagged)
         return replace(found, log_probability=sure)
 
@@ -273,67 +295,6 @@ class Verbalizer:
         return net, tokenizer
 
 
-@contextmanager
-def _changed(module: torch.nn.Module, hook: Hook, shared: int) -> Iterator[None]:
-    """Inside, a block's output is changed as a hook says, its positions counted from behind the shared ones."""
-    places = [position - shared for position in hook.positions]
-
-    def change(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = hidden_of(output).clone()
-        hidden[:, places] = hook.change(hidden[:, places])
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handle = module.register_forward_hook(change)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-class _Sampler:
-    """Draws by inverting the cumulative distribution at one uniform number per row and step.
-
-    Each row's numbers come from its own generator, seeded by ``seed`` and the row's bytes, so neither its neighbours
-    nor the rows that left matter; and they are drawn on the CPU, so the device does not either.
-    """
-
-    def __init__(self, rows: Floats, temperature: float, seed: int, steps: int) -> None:
-        self._temperature = temperature
-        draws = []
-        for row in rows:
-            generator = torch.Generator().manual_seed(int(digest(str(seed), row)[:15], 16))
-            draws.append(torch.rand(steps, generator=generator, dtype=torch.float64))
-        self._uniform = torch.stack(draws)
-
-    def __call__(self, logits: torch.Tensor, alive: list[int], step: int) -> torch.Tensor:
-        """Ids (rows,) drawn from logits (rows, vocabulary)."""
-        _refuse_undefined(logits.amax(dim=-1))
-        cumulative = torch.softmax(logits.float() / self._temperature, dim=-1).cumsum(dim=-1)
-        uniform = self._uniform[alive, step].to(logits.device)
-        # The first token whose cumulative weight reaches a level above zero has weight itself.
-        level = (uniform * cumulative[:, -1].double()).float().clamp_min(1e-30)
-        return torch.searchsorted(cumulative, level[:, None])[:, 0]
-
-
-def _likeliest(logits: torch.Tensor, _alive: list[int], _step: int) -> torch.Tensor:
-    top, ids = logits.max(dim=-1)
-    _refuse_undefined(top)
-    return ids
-
-
-def _log_probability(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Natural-log probability (rows,), at temperature 1, of the chosen ids; float32, half precision is too coarse."""
-    # A row of a large vocabulary fits a CPU's cache, all rows do not: one by one they take a quarter of the time.
-    parts = logits.split(1 if logits.device.type == "cpu" else len(logits))
-    whole = torch.cat([part.float().logsumexp(dim=-1) for part in parts])
-    return logits.gather(-1, chosen[:, None])[:, 0].float() - whole
-
-
-def _refuse_undefined(top: torch.Tensor) -> None:
-    if not torch.isfinite(top).all():
-        raise Refusal("decoding", "the model's logits are not finite numbers", "use bfloat16 or float32")
-
-
 def _flatten_head(net: Any) -> None:
     """Let the output layer multiply rows (n, d) instead of (n, 1, d).
 
@@ -343,26 +304,6 @@ def _flatten_head(net: Any) -> None:
     head = net.get_output_embeddings()
     forward = head.forward
     head.forward = lambda x: forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
-
-
-def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
-    """Every id that ends a text or a turn, by generation settings, configuration, tokenizer and the families' words."""
-    config = getattr(net.config, "text_config", None) or net.config
-    stated = {
-        "generation_config.json": getattr(net.generation_config, "eos_token_id", None),
-        "config.json": getattr(net.config, "eos_token_id", None),
-        "text_config": getattr(config, "eos_token_id", None) if config is not net.config else None,
-        "tokenizer": getattr(tokenizer, "eos_token_id", None),
-    }
-    found: set[int] = set()
-    for where, said in stated.items():
-        for one in said if isinstance(said, list | tuple) else [] if said is None else [said]:
-            if isinstance(one, bool) or not isinstance(one, int) or one < 0:
-                raise Refusal(what, f"its eos_token_id in {where} is {shown(repr(said))}, not a token's number", AGAIN)
-            found.add(one)
-    # Base models name only the end of a document, yet a verbalizer made from one ends its turn.
-    words = tokenizer.get_vocab()
-    return found | {words[word] for word in _TURN_ENDS if word in words}
 
 
 def _width_of(ref: str) -> int | None:

@@ -208,7 +208,7 @@ def fed(verbalizer: Verbalizer, vectors: Floats) -> Fed:
     handles += [block.register_forward_hook(leave) for block in blocks]
     handles.append(verbalizer.model.register_forward_hook(end))
     refusal = None
-    with _hooked(handles):
+    with _hooked(handles), verbalizer.looped():
         try:
             verbalizer.verbalize(vectors, max_new_tokens=1)
         except Refusal as stopped:

@@ -23,6 +23,7 @@ from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
+TOGETHER = 64  # vectors for a verbalizer that does not say how many suit it
 _PACKAGES = ("dragoman", "dragoman-tiny", "numpy", "torch", "transformers", "tokenizers", "peft")
 
 
@@ -101,7 +102,7 @@ class RunBuilder:
         """
         plan = Plan(
             conditions=tuple(self.conditions),
-            batch_size=options.batch_size,
+            batch_size=together(options, verbalizers),
             samples=options.samples,
             seed=options.seed,
             temperature=options.drawn_at,
@@ -131,6 +132,11 @@ class RunBuilder:
         if vectors is not None:
             run.write_vectors(vectors)
         return run
+
+
+def together(options: Options, verbalizers: Mapping[str, AnyVerbalizer]) -> int:
+    """Vectors handed over together: as said, or as the verbalizer's engine likes it that likes the fewest."""
+    return options.batch_size or min(getattr(one, "together", TOGETHER) for one in verbalizers.values())
 
 
 def background_report(background: Background) -> dict[str, object]:

@@ -21,12 +21,13 @@ from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
+from dragoman.models.engines import check_engine
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
-from dragoman.runs.build import RunBuilder
+from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
@@ -61,11 +62,13 @@ def explain(
     samples: int = 1,
     temperature: float | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     confidence: str | Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    engine: str = "auto",
+    compiled: bool = False,
     talk: Talk | None = None,
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
@@ -94,11 +97,13 @@ def explain(
         samples: explanations per feature, of several the first greedy.
         temperature: what the others are drawn at; see ``Options``.
         max_new_tokens: of one explanation.
-        batch_size: vectors decoded together.
+        batch_size: vectors handed over together; what suits the verbalizers' engine when None.
         seed: of all randomness.
         confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
+        engine: what says the words of verbalizers opened here: auto, loop or captured, see ``models.engines``.
+        compiled: whether the captured engine's step goes through ``torch.compile``.
         talk: where progress goes.
 
     Raises:
@@ -123,6 +128,7 @@ def explain(
         prompted.refuse_of_features(options, features=features, confidence=confidence)
     check_run(out)
     check_device(device)
+    check_engine(engine)
     read = Texts.of(texts)
     if confidence is not None:
         _refuse_unread(confidence)
@@ -139,9 +145,10 @@ def explain(
         if later is None:
             chosen = left_of(out, chosen)
         tell_labels(chosen.dictionary, talk)
-    by, native = _speakers(by, native, fed, talk, dtype=dtype, device=device)
+    how: dict[str, Any] = {"dtype": dtype, "device": device}
+    by, native = _speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-    how: dict[str, Any] = {"dtype": dtype, "device": device, "texts": read.path}
+    how["texts"] = read.path
     if isinstance(chosen, Activations):
         return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
     crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
@@ -181,16 +188,15 @@ def _speakers(
     native: AnyVerbalizer | str | None,
     fed: Mapping[str, Any],
     talk: Talk,
-    *,
-    dtype: str,
-    device: str,
+    how: Mapping[str, Any],
 ) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
-    """The verbalizers, opened if they are references, and looked at by the doctor."""
+    """The verbalizers, opened if they are references (``how``: computing in what, where), and looked at by the doctor."""
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, **fed, dtype=dtype, device=device)
+        by = Verbalizer.open(by, **fed, **how)
+        talk.say(by.engine)
     if isinstance(native, str):
-        native = Verbalizer.open(native, dtype=dtype, device=device)
+        native = Verbalizer.open(native, **how)
     talk.say("checking the verbalizers")
     quick([by] if native is None else [by, native])
     return by, native
@@ -307,7 +313,7 @@ def _written(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**_told(options), **settings},
+            "settings": {**_told(options), "batch_size": together(options, verbalizers), **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
@@ -327,8 +333,9 @@ def _written(
 
 
 def _told(options: Options) -> dict[str, Any]:
-    """The options as a manifest tells them."""
-    return {**asdict(options), "temperature": options.drawn_at}
+    """The options as a manifest tells them; how many vectors are handed over together only where that was said."""
+    told = {**asdict(options), "temperature": options.drawn_at}
+    return told if options.batch_size else {name: one for name, one in told.items() if name != "batch_size"}
 
 
 def _own(crossing: Crossing) -> Background:

@@ -37,7 +37,8 @@ class Options:
     see ``Crossing.carry``. ``map``: fitted on aligned tokens, or on pooled texts as in the post; routes
     dictionary and auto need the former. ``washout``: see ``dragoman.washout.wash``. ``samples``: texts per feature, of
     several the first greedy, the others drawn at ``temperature``; None is 0 (greedy) for one sample and 1, the
-    verbalizer's own distribution, for several. ``batch_size``: vectors decoded together.
+    verbalizer's own distribution, for several. ``batch_size``: vectors handed over together; None is what suits the
+    verbalizers.
 
     Raises:
         Refusal: the first of them that is out of range.
@@ -50,7 +51,7 @@ class Options:
     samples: int = 1
     temperature: float | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
-    batch_size: int = 64
+    batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,7 +60,8 @@ class Options:
         check_reading(self.reading, self.route)
         check_seed(self.seed)
         for name, most in _MOST.items():
-            _refuse_no_whole(name, getattr(self, name), 1, most)
+            if name != "batch_size" or self.batch_size is not None:
+                _refuse_no_whole(name, getattr(self, name), 1, most)
         if isinstance(self.temperature, bool) or not isinstance(self.temperature, Real | None):
             raise Refusal(f"temperature {shown(repr(self.temperature))}", "it is no number", "pass a float")
         check_samples(self.samples, self.drawn_at)

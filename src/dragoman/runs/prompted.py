@@ -22,7 +22,7 @@ from dragoman.maps.diagnostics import usable
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.points import carry_points, fit_points
 from dragoman.models.prompts import Activations
-from dragoman.runs.build import RunBuilder
+from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.crossings import by_texts
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
@@ -128,9 +128,10 @@ def written(
     kind: dict[str, Any] = {"map": options.map} if one.map is not None else {}
     builder.add(CARRIED, one.directions, route=one.route, washout="none", keep_bare=True, **kind)
     prompts = {token.number: token.prompt for token in what.tokens}
+    decided = {"temperature": options.drawn_at, "batch_size": together(options, verbalizers)}
     more = {
         "prompts": {"n": len(prompts), "digest": digest(*(prompts[number] for number in sorted(prompts)))},
-        "settings": {**asdict(options), "washout": "none", "temperature": options.drawn_at, **settings},
+        "settings": {**asdict(options), "washout": "none", **decided, **settings},
         "digests": dict(one.digests),
         "map_report": {one.map.method: one.map.report["held_out"]} if one.map is not None else {},
         **({"about": about} if about else {}),

@@ -1,0 +1,110 @@
+"""The Triton kernels in Triton's interpreter, against plain torch; run by ``test_kernels`` with TRITON_INTERPRET=1.
+
+In: nothing. Out: one line of JSON, the largest differences; exit code 1 on an exception.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from typing import Any
+
+import torch
+
+from dragoman.models import kernels
+from dragoman.models.board import COUNT, DONE, LIMIT, Board, _chosen_plainly
+from dragoman.models.slots import FAR, Rows, Tables, attended
+
+SHARED, OWN, SLOTS = 37, 32, 3
+
+
+class Ends:
+    """Two tokens that end a row, and one that may."""
+
+    stops, closers = frozenset({5, 7}), frozenset({11})
+
+
+def tables(heads: int, d: int, generator: torch.Generator) -> Tables:
+    """Shared keys and values, and those of slots."""
+    shapes = ((heads, SHARED, d), (heads, SHARED, d), (SLOTS, heads, OWN, d), (SLOTS, heads, OWN, d))
+    a, b, c, e = (torch.randn(shape, generator=generator) for shape in shapes)
+    return a, b, c, e
+
+
+def attention(group: int, d: int, window: int, kind: str) -> float:
+    """The largest difference of an attention and of what it wrote."""
+    generator = torch.Generator().manual_seed(d + group)
+    heads = 2
+    mine = tables(heads, d, generator)
+    theirs: Any = tuple(table.clone() for table in mine)
+    if kind == "shared":
+        position = torch.arange(SHARED)
+        slot = torch.zeros(SHARED, dtype=torch.int64)
+    elif kind == "prompt":
+        slot = torch.tensor([2, 2, 2, 0, 0, 0])
+        position = SHARED + torch.tensor([0, 1, 2, 0, 1, 2])
+    else:
+        slot, position = torch.tensor([1, 0, 2]), SHARED + torch.tensor([OWN - 1, 0, 9])
+    rows = Rows(slot, position, kind, 3 if kind == "prompt" else OWN)
+    # As a model hands them over: views, heads and positions turned.
+    q = torch.randn(len(slot), 1, heads * group, d, generator=generator).transpose(1, 2)
+    k, v = (torch.randn(len(slot), 1, heads, d, generator=generator).transpose(1, 2) for _ in range(2))
+    want = attended(q, k, v, theirs, rows, d**-0.5, window)
+    if kind != "step":
+        mine = theirs
+    got = kernels.attend(q, k, v, mine, slot, position, scale=d**-0.5, window=window, write=kind == "step")
+    wrote = max(float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True))
+    return max(float((got - want).abs().max()), wrote)
+
+
+def choice(vocabulary: int, *, draws: bool, odd: str = "") -> list[float]:
+    """How many facts of the board are others, and by how much the log-probabilities differ."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    boards = [Board(torch.device("cpu"), 6, 4, vocabulary, Ends()) for _ in range(2)]  # type: ignore[arg-type]
+    start = boards[0].state.clone()
+    start[COUNT] = torch.tensor([0, 3, 1, -2, 0, 2, 0])
+    start[LIMIT] = 4
+    start[DONE, 4] = 1
+    uniform = torch.rand(7, 4, generator=generator, dtype=torch.float64)
+    slot = torch.tensor([3, 0, 5, 1, 4, 2])
+    logits = torch.randn(6, vocabulary, generator=generator) * 3
+    logits[1, 7], logits[2, 11] = (40.0, 40.0) if not draws else (logits[1, 7], logits[2, 11])
+    logits[0, 3] = logits[0, vocabulary - 1] = 50.0 if not draws else 0.0  # of equal ones the first
+    if odd == "nan":
+        logits[3, vocabulary // 2] = float("nan")
+    if odd == "masked":
+        logits[:, 20:] = float("-inf")
+    for board in boards:
+        board.state.copy_(start)
+        board.uniform.copy_(uniform)
+        board.temperature = 0.7
+        board.inverse.fill_(1 / 0.7)
+    kernels.choose(logits, slot, boards[0], draws=draws)
+    _chosen_plainly(logits, slot, boards[1], draws=draws)
+    if odd == "nan":  # the token of such a row is nothing's
+        return [float(not torch.equal(boards[0].state[6], boards[1].state[6])), float(boards[1].state[6].sum() - 1)]
+    facts = sum(int((a != b).sum()) for a, b in zip(vars_of(boards[0]), vars_of(boards[1]), strict=True))
+    return [float(facts), float((boards[0].sure - boards[1].sure).abs().max())]
+
+
+def vars_of(board: Board) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is compared exactly."""
+    return board.state, board.said
+
+
+def main() -> int:
+    """Every combination once."""
+    kinds = ("shared", "prompt", "step")
+    worst = max(attention(*one) for one in itertools.product((1, 3), (16, 12), (FAR, 5, 40), kinds))
+    found: dict[str, Any] = {"attention": worst, "wide": attention(2, 64, FAR, "step")}
+    for draws in (False, True):
+        for vocabulary in (300, kernels.CHUNK + 77):
+            for odd in ("", "masked", "nan"):
+                found[f"choice {draws} {vocabulary} {odd}".strip()] = choice(vocabulary, draws=draws, odd=odd)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
