@@ -190,7 +190,7 @@ def _speakers(
     talk: Talk,
     how: Mapping[str, Any],
 ) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
-    """The verbalizers, opened if they are references (``how``: computing in what, where), and looked at by the doctor."""
+    """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor."""
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
         by = Verbalizer.open(by, **fed, **how)
