@@ -88,7 +88,10 @@ def test_options_stand_under_headings_at_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     said = dragoman(name, "--help").out
     assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", *panels]
-    assert f"Usage: dragoman {name} [OPTIONS] SAE" in said and max(map(len, said.splitlines())) <= 80
+    assert (
+        f"Usage: dragoman {name} [OPTIONS] {'[SAE]' if name == 'explain' else 'SAE'}" in said
+        and max(map(len, said.splitlines())) <= 80
+    )
     assert "{" not in said and "9223372036854775807" not in said and "…" not in said
 
 
@@ -99,7 +102,7 @@ def test_help_of_fit_says_what_is_watched_of_a_large_dictionary(dragoman: Dragom
 
 @pytest.mark.parametrize(
     "words",
-    [("explain",), ("explain", "tiny-sae", "--samples", "0"), ("export", "run"), ("translate",), ("--nothing",)],
+    [("explain",), ("explain", "tiny-sae", "--samples", "0"), ("export",), ("translate",), ("--nothing",)],
 )
 def test_wrong_usage_ends_with_2_and_runs_nothing(dragoman: Dragoman, words: tuple[str, ...]) -> None:
     said = dragoman(*words)
@@ -225,7 +228,7 @@ def test_a_run_is_exported_for_neuronpedia(dragoman: Dragoman, tmp_path: Path) -
         (("--source-id", "20-tiny-res", "--condition", "boiled"), "the run has no such condition"),
         (("--source-id", "tiny"), "is no source id"),
         (("--source-id", "20-tiny-res"), "pass --author-id with the id of a row of its table"),
-        (("--source-id", "20-tiny-res", "--format", "csv"), "format 'csv': known are neuronpedia"),
+        (("--source-id", "20-tiny-res", "--format", "cvs"), "format 'cvs': known are neuronpedia"),
     ],
 )
 def test_an_export_to_the_wrong_place_is_refused(

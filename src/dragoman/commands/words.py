@@ -282,8 +282,8 @@ Engine = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MACHINE,
-        help="What says the words: auto, loop (all rows together, step by step) or captured (many rows in slots, a "
-        "captured step on CUDA).",
+        help="What says the words: auto (the loop, for now), loop (all rows together, step by step) or captured (many "
+        "rows in slots, a captured step on CUDA; not safe there yet, see docs/decisions.md).",
     ),
 ]
 Compile = Annotated[

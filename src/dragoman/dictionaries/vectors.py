@@ -31,7 +31,6 @@ from dragoman.dictionaries.layouts import KNOWN, layout_of, open_weights
 from dragoman.dictionaries.rows import looks_across
 from dragoman.store import numpyfile
 from dragoman.store.controlvectors import GGUF, ControlVectors
-from dragoman.store.plainyaml import parse_yaml
 from dragoman.store.spans import Arrays, Matrix, Whole, listed, meant, read_bytes, shown
 from dragoman.store.tables import TABLES
 
@@ -207,6 +206,8 @@ def _written(what: str, folder: Folder, matrix: Matrix, layer: int, block: int |
         raise Refusal(what, why, "name one of these with --source")
     if _CLT_CONFIG in folder.names:
         source = folder.bytes_of(_CLT_CONFIG)
+        from dragoman.store.plainyaml import parse_yaml  # loads yaml, which nothing else here needs
+
         text = read_bytes(source, 0, min(source.size, _CONFIG_LIMIT)).decode("utf-8", "replace")
         told = parse_yaml(text, source.name)
         hook = told.get("feature_output_hook") if isinstance(told, dict) else None

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.compiler import config as limits
 
 from dragoman.core import Refusal
 from dragoman.models import slots as over
@@ -74,7 +75,7 @@ class Captured:
         self._held: dict[int, list[int]] = {}
         self._captures: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        self._compiled = [torch.compile(b._call_impl, dynamic=False) for b in decoder_blocks(net)] if compiled else []
+        self._compiled = [torch.compile(b.forward, dynamic=False) for b in decoder_blocks(net)] if compiled else []
         self.steps = 0  # made since the last run began
 
     def close(self) -> None:
@@ -223,14 +224,14 @@ class Captured:
             return
         blocks: Any = decoder_blocks(self.net)
         # One graph a size and kind of block; past the limit blocks would run as they are, without a word.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        limits.recompile_limit = max(limits.recompile_limit, 64)
         for block, compiled in zip(blocks, self._compiled, strict=True):
-            block._compiled_call_impl = compiled
+            block.forward = compiled
         try:
             yield
         finally:
             for block in blocks:
-                block._compiled_call_impl = None
+                del block.forward  # the class has its own
 
     def _look(self, turn: int) -> Look:
         """Copy what the board says; on a GPU behind the steps that are queued, without waiting for them."""

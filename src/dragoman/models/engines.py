@@ -5,7 +5,9 @@ kept for the next ones, or nothing where the plain loop is used, with a line tha
 words; a captured engine that was asked for by name and cannot be had; and rows that no memory is left for.
 
 ``loop``: all rows together, one eager step after another; it runs whatever transformers runs. ``captured``: see
-``captured``. ``auto`` takes the latter on a CUDA device where the model's own logits come out of it, else the former.
+``captured``. ``auto`` takes the former: the latter is three to four times as fast on an H200 at the shapes of
+Qwen2.5-7B and Gemma-3-27B, but there its own tests, of tiny models in float32, end in an illegal memory access that is
+not yet explained.
 """
 
 from __future__ import annotations
@@ -143,14 +145,9 @@ def engine_for(
     device = prompt.device.type
     if word == "loop":
         return None, "engine: loop, as asked for"
-    if word == "auto" and device != "cuda":
-        return None, f"engine: loop, as auto takes the captured one on CUDA alone, and this is {device}"
-    try:
-        _tried(net, ending, prompt)
-    except Refusal as refusal:
-        if word == "captured":
-            raise
-        return None, f"engine: loop, as the captured one cannot be used: {refusal.what}: {refusal.why}"
+    if word == "auto":
+        return None, "engine: loop, as auto takes the captured one nowhere yet"
+    _tried(net, ending, prompt)
     return SlotEngine(net, ending, compiled=compiled), f"engine: captured, on {device}"
 
 

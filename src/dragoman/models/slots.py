@@ -25,6 +25,7 @@ from dragoman.models.load import decoder_blocks, text_stack
 NAME = "dragoman_slots"
 FAR = 1 << 30  # a window that shuts nothing out
 LOOP = "use --engine loop"
+_SETTING = "_attn_implementation"  # transformers tells which attention is set under no other name
 _TABLES = ("shared_keys", "shared_values", "own_keys", "own_values")
 
 Tables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -184,12 +185,12 @@ class SlotCache:
     @contextmanager
     def attending(self) -> Iterator[None]:
         """Inside, the model's attention is over slots; an ordinary prompt would meet no mask there."""
-        before = self._config._attn_implementation
-        self._config._attn_implementation = NAME
+        before = getattr(self._config, _SETTING)
+        setattr(self._config, _SETTING, NAME)
         try:
             yield
         finally:
-            self._config._attn_implementation = before
+            setattr(self._config, _SETTING, before)
 
 
 def attention_of(net: Any) -> list[tuple[Any, tuple[int, int]]]:

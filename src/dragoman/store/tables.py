@@ -30,6 +30,7 @@ from dragoman.store.spans import FAR_LIMIT, Bytes, LocalBytes, Matrix, Whole, li
 NAMES = ("id", "name", "feature", "index", "label")  # headings of a column of names, in this order
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LIMIT = 1 << 30  # bytes of a file, and of a Parquet's columns unpacked
+_CELL = 10_000  # characters
 _VECTOR = "vector"
 _AGAIN = "write the file again"
 
@@ -123,6 +124,9 @@ def _of_cells(path: str, text: str) -> Iterator[tuple[str, str | None, list[floa
         raise Refusal(path, f"it is no CSV ({words_of(error)})", _AGAIN) from error
     if not lines:
         return
+    longest, where = max((max(map(len, line)), n) for n, line in enumerate(lines, 1))
+    if longest > _CELL:
+        raise Refusal(f"{path}, line {where}", f"a cell of it holds {longest} characters", _AGAIN)
     heading = _is_heading(lines[0])
     body = lines[1:] if heading else lines
     in_words = any(line and _number(line[0]) is None for line in body)

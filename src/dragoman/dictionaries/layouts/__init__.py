@@ -53,7 +53,7 @@ def open_weights(folder: Folder, orientation: Orientation | None = None, k: int 
     layout = layout_of(folder)
     if layout is None:
         inside = sorted(getattr(folder, "entries", folder.names))
-        why = f"unknown dictionary layout (it holds {listed(inside, 4) or 'nothing'})"
+        why = f"unknown dictionary layout (it holds {listed(inside, 3) or 'nothing'})"
         raise Refusal(f"folder {folder.where}", why, f"name {KNOWN}")
     opened = layout.weights(folder, orientation, k)
     overrides = folder.extra.get("config_overrides", {})
