@@ -194,7 +194,8 @@ def _speakers(
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
         by = Verbalizer.open(by, **fed, **how)
-        talk.say(by.engine)
+        if how["engine"] != "auto":
+            talk.say(by.engine)
     if isinstance(native, str):
         native = Verbalizer.open(native, **how)
     talk.say("checking the verbalizers")
