@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,14 @@ def planted(n: int = 200, seed: int = 0, bias: float = 0.0, noise: int = 1) -> C
     return Checked(features=tuple(map(str, range(n))), evidence=tuple(rows), right=right)
 
 
+@pytest.fixture(params=[131_072, sys.maxsize])
+def csv_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The csv module's limit, which is the whole process's: as it comes, and as scipy.io leaves it."""
+    before = csv.field_size_limit(request.param)
+    yield
+    csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -81,6 +92,7 @@ def test_checked_rows_are_read_from_csv_and_json_lines(tmp_path: Path, text: str
         ('{"feature": 7,', "line 1: it is not JSON"),
     ],
 )
+@pytest.mark.usefixtures("csv_limit")
 def test_files_that_hold_anything_else_are_refused_by_line(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "checked.csv").write_text(text)
     with pytest.raises(Refusal, match=f"checked.csv.*{why}"):

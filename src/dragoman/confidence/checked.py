@@ -31,6 +31,7 @@ FEWEST_TO_FIT, FEWEST_EACH_TO_FIT = 40, 8  # so that four fifths of them are eno
 FEWEST_TO_RECALIBRATE, FEWEST_EACH_TO_RECALIBRATE = 30, 5
 FOLDS = 5
 MEMBER = "checked"
+_LINE = 100_000  # characters
 COLUMNS = ("feature", "condition", "right")
 _NATIVE = "native"  # as runs name it
 _RIGHT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -231,6 +232,11 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
 
 
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    # The csv module has a limit of its own, but one for the whole process, and scipy lifts it where it is loaded.
+    long = next((n for n, line in enumerate(text.split("\n"), 1) if len(line) > _LINE), None)
+    if long is not None:
+        why = f"it is not CSV (more than {_LINE} characters)"
+        raise Refusal(f"{path}, line {long}", why, "save it as CSV again")
     read = csv.DictReader(io.StringIO(text, newline=""))  # a cell may hold line ends of any kind
     try:
         read.fieldnames = _heads(read.fieldnames or [], path)
