@@ -29,7 +29,7 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 	$(BIN)/python tests/fences.py
 
 fuzz: install ## mutated files at every reader, for a minute

@@ -94,3 +94,18 @@ def test_two_features_are_too_few_to_steer_by(reader: Reader, tmp_path: Path) ->
     with pytest.raises(Refusal, match="no condition has 3 features with lens words"):
         score_run(run, steer=True)
     assert run.scores is None
+
+
+def test_a_feature_whose_words_no_token_begins_is_left_out(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = JudgedRun.of(run_of(tmp_path / "run", planted(reader)))
+    real, odd = first_tokens, WORDS[0]
+    monkeypatch.setattr(
+        "dragoman.models.steer.first_tokens",
+        lambda tokenizer, words: [None if w == odd else t for w, t in zip(words, real(tokenizer, words), strict=True)],
+    )
+    assert steering_scores(run, reader)["writes"].n == len(WORDS) - 1
+    monkeypatch.setattr("dragoman.models.steer.first_tokens", lambda _tokenizer, words: [None] * len(words))
+    with pytest.raises(Refusal, match="no condition has 3 features with words that the tokenizer of"):
+        steering_scores(run, reader)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
-from viewed_run import HOSTILE_ID, LONG_ID, make_run, viewed
+from viewed_run import HOSTILE_ID, LONG_ID, make_run, serving, viewed
 
 CHROMIUM = Path("/usr/bin/chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -27,21 +25,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(place: Path) -> Iterator[str]:
-    from dragoman.view.app import app_of, bound
-
-    view = viewed(make_run(place / "run"))
-    listening = bound(0)
-    port = listening.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app_of([view], port), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    listening.close()
-    view.close()
+    with serving(viewed(make_run(place / "run"))) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

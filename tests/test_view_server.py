@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dragoman.core import Refusal
-from viewed_run import HERE, PORT, client_of, make_run, viewed
+from viewed_run import HERE, PORT, client_of, make_run, serving, viewed
 
 pytest.importorskip("starlette", reason="run: pip install 'dragoman[view]'")
 
@@ -81,23 +79,8 @@ def test_no_path_leads_to_a_file(client: Any, path: str) -> None:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A real server, for requests that no client library would send."""
-    import uvicorn
-
-    from dragoman.view.app import app_of, bound
-
-    view = viewed(make_run(tmp_path_factory.mktemp("raw") / "run", 8))
-    listening = bound(0)
-    port = listening.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app_of([view], port), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join()
-    listening.close()
-    view.close()
+    with serving(viewed(make_run(tmp_path_factory.mktemp("raw") / "run", 8))) as port:
+        yield port
 
 
 def raw(port: int, request: str) -> str:

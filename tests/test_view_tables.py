@@ -83,6 +83,6 @@ def test_parquet_without_its_library_is_refused_with_the_line_to_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(Refusal, match=r"pyarrow is not installed; run: pip install 'dragoman\[view\]'"):
+    with pytest.raises(Refusal, match=r"pyarrow, which is not installed; run: pip install 'dragoman\[parquet\]'"):
         tables.write_parquet(iter(()), tmp_path / "table.parquet")
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +167,24 @@ def client_of(*views: Viewed) -> Any:
     from dragoman.view.app import app_of
 
     return TestClient(app_of(views, PORT), base_url=HERE)
+
+
+@contextmanager
+def serving(view: Viewed) -> Iterator[int]:
+    """A real server of a run on this machine; its port."""
+    import uvicorn
+
+    from dragoman.view.app import app_of, bound
+
+    listening = bound(0)
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app_of([view], port), log_level="error", lifespan="off"))
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield port
+    server.should_exit = True
+    thread.join()
+    listening.close()
+    view.close()

@@ -44,8 +44,6 @@ def view(
     """Read runs in a browser: search, filters, a page for each feature. On this machine alone, nothing is written to.
 
     The first look at a run makes an index beside it (index.sqlite), which takes a minute for 65,536 features.
-
-    Examples: dragoman view runs/demo, dragoman view runs/a runs/b --port 0, dragoman view runs/demo --bundle to-share
     """
     from dragoman.core import Refusal
     from dragoman.store.outputs import refuse_there

@@ -147,24 +147,13 @@ OutJson = Annotated[
     Path,
     typer.Option("-o", "--out", parser=out_file, metavar="FILE", rich_help_panel=MACHINE, help="File to write (JSON)."),
 ]
-Sae = Annotated[
-    str,
-    typer.Argument(
-        metavar="SAE",
-        callback=named,
-        help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
-        "or a Neuronpedia id or address (then with --labels).",
-    ),
-]
-SaeUnlessPrompt = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="SAE",
-        callback=named,
-        help="SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, "
-        "or a Neuronpedia id or address (then with --labels). With --prompt it only tells where activations are read.",
-    ),
-]
+_SAE = (
+    "SAE or vectors: tiny-sae, a folder, a file (probes.npz#KEY), sae:RELEASE/SAE_ID, hf:ORG/REPO/PATH, or a "
+    "Neuronpedia id or address (then with --labels)."
+)
+_WHERE = "With --prompt it only tells where activations are read."
+Sae = Annotated[str, typer.Argument(metavar="SAE", callback=named, help=_SAE)]
+SaeUnlessPrompt = Annotated[str | None, typer.Argument(metavar="SAE", callback=named, help=f"{_SAE} {_WHERE}")]
 PromptTexts = Annotated[
     list[str] | None,
     typer.Option(
@@ -283,7 +272,7 @@ Engine = Annotated[
         metavar="NAME",
         rich_help_panel=MACHINE,
         help="What says the words: auto (the loop, for now), loop (all rows together, step by step) or captured (many "
-        "rows in slots, a captured step on CUDA; not safe there yet, see docs/decisions.md).",
+        "rows in slots; on a CPU alone, see docs/decisions.md).",
     ),
 ]
 Compile = Annotated[

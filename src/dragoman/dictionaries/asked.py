@@ -61,8 +61,8 @@ _Part = str | _Span | _Some
 class Rows:
     """What a dictionary tells of its rows.
 
-    ``name``: of the dictionary. ``count``: how many. ``number_of``: an id's row number, or a refusal. ``living``: of
-    row numbers, those whose row has a direction.
+    ``name``: of the dictionary. ``count``: how many. ``number_of``: an id's row number, or a refusal; ``id_of``:
+    the other way. ``living``: of row numbers, those whose row has a direction.
     """
 
     name: str

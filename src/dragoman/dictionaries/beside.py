@@ -21,6 +21,7 @@ from dragoman import tiny
 from dragoman.core import Refusal, Site, public_address
 from dragoman.dictionaries.folder import Folder
 from dragoman.store import ArraysFile, read_json, refusing
+from dragoman.store.cells import whole
 from dragoman.store.hub import REPOSITORY, REVISION
 from dragoman.store.spans import meant, shown
 
@@ -180,7 +181,7 @@ def read_labels(folder: Folder) -> dict[str, str]:
     if odd is not None:
         raise Refusal(what, f"the label of '{shown(odd)}' is not text", "write labels as {id: label}")
     # Halves of characters can stand in JSON, and nowhere else.
-    return {i: label.encode("utf-8", "replace").decode() for i, label in labels.items()}
+    return {i: str(whole(label)) for i, label in labels.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

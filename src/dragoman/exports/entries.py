@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dragoman.core import Refusal
 from dragoman.neuronpedia import short_label
-from dragoman.report.claims import claims_by_row
+from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.report.opened import ShownRun
 from dragoman.store.spans import shown
 
@@ -73,9 +73,7 @@ def entries_of_run(run: ShownRun, conditions: Sequence[str] = (), *, samples: bo
                 f"condition '{shown(name)}'", f"the run has {', '.join(there) or 'none'}", "name one of these"
             )
     chosen, known = list(conditions) or there, {one.name: one for one in run.conditions}
-    sure = run.scores.confidence.per_feature if run.scores.confidence else {}
-    confidences = {(c, one.feature): one for c, some in sure.items() for one in some}
-    claims, entries = claims_by_row(run.scores), list[Entry]()
+    confidences, claims, entries = confidences_by_row(run.scores), claims_by_row(run.scores), list[Entry]()
     for row in run.rows:
         if row.condition not in chosen or (row.sample and not samples):
             continue

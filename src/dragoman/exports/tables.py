@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal
 from dragoman.exports.entries import Entry
 from dragoman.store import write_bytes, write_text
+from dragoman.store.cells import arrow, csv_cell, whole
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _INTEGERS, _NUMBERS, _FLAGS = ("sample", "position"), ("confidence", "log_probability"), ("checked", "answered")
 
 
 def plain_rows(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Entries as rows whose texts are valid Unicode: halves of characters, which JSON can hold, become marks."""
-    return [{key: _whole(value) for key, value in asdict(one).items()} for one in entries]
+    return [{key: whole(value) for key, value in asdict(one).items()} for one in entries]
 
 
 def write_csv(path: Path, entries: Sequence[Entry]) -> Path:
@@ -38,7 +35,7 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> Path:
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\r\n")
     writer.writeheader()
     for row in plain_rows(entries):
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: csv_cell(value) for key, value in row.items()})
     write_text(path, out.getvalue())
     return path
 
@@ -49,33 +46,12 @@ def write_parquet(path: Path, entries: Sequence[Entry]) -> Path:
     Raises:
         Refusal: pyarrow is not installed.
     """
-    try:
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        why = "Parquet needs pyarrow, which is not installed"
-        raise Refusal(f"{path}", why, "run: pip install 'dragoman[parquet]', or say --format csv") from error
-    kinds = {name: arrow.string() for name in COLUMNS} | {"problems": arrow.list_(arrow.string())}
-    kinds |= {name: arrow.int64() for name in _INTEGERS} | {name: arrow.float64() for name in _NUMBERS}
-    kinds |= {name: arrow.bool_() for name in _FLAGS}
-    schema = arrow.schema([(name, kinds[name]) for name in COLUMNS])
-    held = arrow.BufferOutputStream()
-    parquet.write_table(arrow.Table.from_pylist(plain_rows(entries), schema=schema), held)
+    library, parquet = arrow(f"{path}", "pyarrow"), arrow(f"{path}", "pyarrow.parquet")
+    kinds = {name: library.string() for name in COLUMNS} | {"problems": library.list_(library.string())}
+    kinds |= {name: library.int64() for name in _INTEGERS} | {name: library.float64() for name in _NUMBERS}
+    kinds |= {name: library.bool_() for name in _FLAGS}
+    schema = library.schema([(name, kinds[name]) for name in COLUMNS])
+    held = library.BufferOutputStream()
+    parquet.write_table(library.Table.from_pylist(plain_rows(entries), schema=schema), held)
     write_bytes(path, held.getvalue().to_pybytes())
     return path
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    return [_whole(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False) if value else ""
-    text = str(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text

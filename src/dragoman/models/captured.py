@@ -35,7 +35,7 @@ AT_ONCE = 256  # rows whose prompts are made together
 EVERY = 4  # steps between two looks
 
 FeedOf = Callable[[range], Feed]
-Said = tuple[list[int], list[float]]
+RowTokens = tuple[list[int], list[float]]
 
 
 class Captured:
@@ -91,7 +91,7 @@ class Captured:
         *,
         temperature: float = 0.0,
         uniform: torch.Tensor | None = None,
-    ) -> list[Said]:
+    ) -> list[RowTokens]:
         """Say rows 0, 1, 2 ... of which ``limits`` gives the most tokens each.
 
         Args:
@@ -261,7 +261,7 @@ class _Run:
         self._closers: dict[int, int] = {}  # slot -> tokens met that may end the tag
         self._begun = 0
         self._waiting: deque[tuple[range, Feed]] = deque()
-        self._said: list[Said | None] = [None] * len(limits)
+        self._said: list[RowTokens | None] = [None] * len(limits)
         self._first = True
         self._fed = True
 
@@ -273,7 +273,7 @@ class _Run:
     def slots(self) -> list[int]:
         return sorted(self._owner)
 
-    def found(self) -> list[Said]:
+    def found(self) -> list[RowTokens]:
         return [said for said in self._said if said is not None]
 
     def begin_rows(self, turn: int) -> None:

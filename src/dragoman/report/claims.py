@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dragoman.scores import ClaimStatus, FeatureClaims, Scores
+from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
 
 ORDER = ("supported", "unchecked", "unsupported")  # as they are read on a terminal
 UNSUPPORTED = "not supported by where it fires"
@@ -77,6 +77,12 @@ def by_support(text: str, claims: Sequence[ClaimStatus]) -> list[Piece]:
     """The same pieces without the blanks between them, supported ones first, else in the text's order."""
     pieces = [Piece(text=one.text.strip(), claim=one.claim) for some in paragraphs(text, claims) for one in some]
     return sorted((one for one in pieces if one.text), key=lambda one: ORDER.index(one.status))
+
+
+def confidences_by_row(scores: Scores) -> dict[tuple[str, str], FeatureConfidence]:
+    """(condition, feature) -> the confidence in its first text."""
+    found = scores.confidence.per_feature if scores.confidence else {}
+    return {(condition, one.feature): one for condition, some in found.items() for one in some}
 
 
 def claims_by_row(scores: Scores) -> dict[tuple[str, str], FeatureClaims]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from dragoman.core import Refusal
 from dragoman.records import Card, ConditionEntry, PromptToken, Reading, Row
-from dragoman.report.claims import claims_by_row
+from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.runs.given import path_of
 from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder
@@ -179,7 +179,7 @@ class Run:
         entries = [ConditionEntry.of_manifest(one, f"{self.path}") for one in self.manifest["conditions"]]
         reading: dict[str, Reading | None] = {entry.name: entry.reading for entry in entries}
         scores = self.scores
-        sure, claims = _confidences(scores), claims_by_row(scores) if scores else {}
+        sure, claims = (confidences_by_row(scores), claims_by_row(scores)) if scores else ({}, {})
         chosen = [row for row in rows if condition in (None, row.condition)]
         return Explanations(
             [
@@ -202,13 +202,6 @@ class Run:
     def _repr_html_(self) -> str:
         """Its explanations as a table."""
         return self.explanations()._repr_html_()
-
-
-def _confidences(scores: Scores | None) -> dict[tuple[str, str], FeatureConfidence]:
-    if scores is None or scores.confidence is None:
-        return {}
-    by_condition = scores.confidence.per_feature.items()
-    return {(condition, one.feature): one for condition, rows in by_condition for one in rows}
 
 
 def _explained(

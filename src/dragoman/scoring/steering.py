@@ -6,7 +6,7 @@ without either, or of which no condition has three features with words, and what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,14 +61,27 @@ def steering_scores(run: JudgedRun, reader: Reader, *, seed: int = 0) -> dict[st
     from dragoman.models.steer import steering_table
 
     asked, typical = steerable(run), reader.typical(_usual_texts(run))
-    return {
-        condition: rank_estimate(
-            steering_table(reader, rows.unit, words, median_norm=typical),
-            statistic=STATISTIC,
-            rng=np.random.default_rng(seed),
-        )
-        for condition, (rows, words) in asked.items()
-    }
+    found = dict[str, Estimate]()
+    for condition, (rows, lists) in asked.items():
+        there = _begun(reader, lists)  # a list of words that no token begins raises nothing
+        if len(there) >= FEWEST:
+            own, words = rows.pick(rows.ids[k] for k in there), [lists[k] for k in there]
+            table = steering_table(reader, own.unit, words, median_norm=typical)
+            found[condition] = rank_estimate(table, statistic=STATISTIC, rng=np.random.default_rng(seed))
+    if not found:
+        why = f"no condition has {FEWEST} features with words that the tokenizer of {run.target.model} begins"
+        raise Refusal(f"steering by {run.folder.path}", why, "leave --steer out")
+    return found
+
+
+def _begun(reader: Reader, lists: Sequence[Sequence[str]]) -> list[int]:
+    """Which lists hold a word that the tokenizer begins with a token of its own."""
+    from dragoman.models.steer import first_tokens
+
+    words = sorted({word for some in lists for word in some})
+    tokens = first_tokens(reader.tokenizer, words)
+    known = {word for word, token in zip(words, tokens, strict=True) if token is not None}
+    return [k for k, some in enumerate(lists) if known.intersection(some)]
 
 
 def with_steering(

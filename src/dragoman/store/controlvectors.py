@@ -49,7 +49,7 @@ class ControlVectors:
         if size > _LIMIT:
             raise Refusal(f"{self.path}", f"it takes {size} bytes, too many for control vectors", "name the right file")
         found = _read(self.path)
-        order = sorted(found, key=lambda name: _layer(name))
+        order = sorted(found, key=_layer)
         self.names: tuple[str, ...] = tuple(order)
         self.blocks: dict[str, int] = {name: _layer(name) for name in order}
         self._held = found

@@ -16,7 +16,6 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
+from dragoman.store.cells import arrow
 from dragoman.store.numpyfile import ALONE
 from dragoman.store.spans import FAR_LIMIT, Bytes, LocalBytes, Matrix, Whole, listed, read_bytes, shown, words_of
 
@@ -191,9 +191,9 @@ def _of_lines(path: str, text: str) -> Iterator[tuple[str, str | None, list[floa
 
 def _parquet(path: str, content: bytes) -> Any:
     """The open file; only what tells of it was read."""
-    arrow, parquet = _arrow(path, "pyarrow"), _arrow(path, "pyarrow.parquet")
+    library, parquet = arrow(path, "pyarrow"), arrow(path, "pyarrow.parquet")
     try:
-        file = parquet.ParquetFile(arrow.BufferReader(content))
+        file = parquet.ParquetFile(library.BufferReader(content))
         unpacked = sum(file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
         if unpacked > _LIMIT or not file.metadata.num_rows:
             why = "there is no vector in it" if not file.metadata.num_rows else f"it unpacks to {unpacked} bytes"
@@ -206,18 +206,9 @@ def _parquet(path: str, content: bytes) -> Any:
         raise Refusal(path, f"it is not a whole Parquet file ({words_of(error)})", _AGAIN) from error
 
 
-def _arrow(path: str, module: str) -> Any:
-    """A module of pyarrow, which is installed where tables of its kind are read or written."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        why = "Parquet needs pyarrow, which is not installed"
-        raise Refusal(path, why, "run: pip install 'dragoman[parquet]'") from error
-
-
 def _vectors_in(path: str, file: Any) -> tuple[str, ...]:
     """Columns that hold lists of floats; else one array of all columns of floats."""
-    kinds = _arrow(path, "pyarrow.types")
+    kinds = arrow(path, "pyarrow.types")
     schema = file.schema_arrow
     lists = [f.name for f in schema if _is_list(f.type) and kinds.is_floating(f.type.value_type)]
     if lists:
@@ -229,13 +220,13 @@ def _vectors_in(path: str, file: Any) -> tuple[str, ...]:
 
 
 def _is_list(kind: Any) -> bool:
-    kinds = _arrow("a table", "pyarrow.types")
+    kinds = arrow("a table", "pyarrow.types")
     return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
 
 
 def _columns(path: str, file: Any, name: str) -> Floats:
     """The vectors of a column of lists, or of all columns of floats (n, width)."""
-    kinds = _arrow(path, "pyarrow.types")
+    kinds = arrow(path, "pyarrow.types")
     schema = file.schema_arrow
     floats = [f.name for f in schema if kinds.is_floating(f.type)]
     try:
@@ -261,7 +252,7 @@ def _columns(path: str, file: Any, name: str) -> Floats:
 
 def _names_of_table(path: str, file: Any) -> tuple[str, ...]:
     """The rows' names, of the first column that is called so; none where there is no such column."""
-    kinds = _arrow(path, "pyarrow.types")
+    kinds = arrow(path, "pyarrow.types")
     fields = {f.name: f.type for f in file.schema_arrow}
     called = next(
         (n for n in NAMES if n in fields and not _is_list(fields[n]) and not kinds.is_floating(fields[n])), None

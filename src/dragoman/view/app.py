@@ -37,7 +37,6 @@ from dragoman.view.opened import NEAREST, FeaturePage, Viewed
 from dragoman.view.pages import Elsewhere, Served
 
 HOST = "127.0.0.1"
-PORT = 8765
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -296,4 +295,4 @@ def serve(views: Sequence[Viewed], listening: socket.socket) -> None:
     uvicorn.Server(settings).run(sockets=[listening])
 
 
-__all__ = ["HOST", "PORT", "app_of", "bound", "serve"]
+__all__ = ["HOST", "app_of", "bound", "serve"]

@@ -24,6 +24,7 @@ from dragoman.report.opened import Manifest, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder, held, refusing
+from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
 from dragoman.store.streams import RowFile, each_row, json_stream
 from dragoman.view.directions import write_sketch
@@ -357,4 +358,4 @@ def gist_of(one: ConditionTexts) -> str:
 def _whole(text: str) -> str:
     """Text that SQLite can keep: halves of characters and NULs as a mark that something stood there."""
     mended = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return mended.encode("utf-8", "replace").decode() if not mended.isascii() else mended
+    return mended if mended.isascii() else str(whole(mended))

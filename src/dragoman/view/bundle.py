@@ -19,6 +19,7 @@ from dragoman.store import write_bytes, write_text
 from dragoman.store.outputs import new_folder
 from dragoman.view import pages
 from dragoman.view.find import Found, Selection, lines_of
+from dragoman.view.index import HEAD
 from dragoman.view.opened import Viewed
 
 MOST = 5000  # features of a run
@@ -112,8 +113,9 @@ def _write_run(view: Viewed, folder: Path, root: str, bar: Bar) -> None:
     told = {"several": bool(root), "assets": root, "policy": _POLICY}
     with view.index.reading() as database:
         ids = database.execute(
-            "SELECT f.n, f.id FROM features f JOIN texts t ON t.feature = f.n AND t.condition = -1 "
-            "WHERE t.control = 0 ORDER BY f.n"
+            "SELECT f.n, f.id FROM features f JOIN texts t ON t.feature = f.n AND t.condition = ? "
+            "WHERE t.control = 0 ORDER BY f.n",
+            (HEAD,),
         ).fetchall()
         files = {name: _file(n, name) for n, name in ids}
         links = Filed(files, root)

@@ -7,7 +7,6 @@ again when any has changed. Refuses nothing of its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -18,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from dragoman.store import RunFolder, cache_root, refusing
+from dragoman.store import RunFolder, cache_root, digest, refusing
 
 FORMAT = 1
 NAME = "index.sqlite"
@@ -54,7 +53,7 @@ def state_of(run: RunFolder) -> str:
         with refusing("reading", path):
             found = path.stat() if path.exists() else None
         parts.append(f"{name} {found.st_size} {found.st_mtime_ns}" if found else name)
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return digest(*parts)
 
 
 def folder_for(run: RunFolder) -> Path:
@@ -63,7 +62,7 @@ def folder_for(run: RunFolder) -> Path:
         return run.path
     with refusing("reading", run.path):
         real = os.fsencode(run.path.resolve())
-    return cache_root() / "view" / hashlib.blake2b(real, digest_size=16).hexdigest()
+    return cache_root() / "view" / digest(real)[:32]
 
 
 def connect(path: Path) -> sqlite3.Connection:

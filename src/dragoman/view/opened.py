@@ -45,7 +45,7 @@ Paragraphs = Sequence[Sequence[tuple[Piece, Sequence[Stretch]]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Samples:
     """A condition's texts: ``samples``, the first of them in the card, each in paragraphs with its words compared."""
 
     one: ConditionTexts
@@ -72,8 +72,8 @@ class FeaturePage:
 
     n: int
     card: FeatureCard
-    beside: Sequence[Said]
-    folded: Sequence[Said]
+    beside: Sequence[Samples]
+    folded: Sequence[Samples]
     windows: Sequence[Sequence[Lit]]
     lit: bool
     lens: Sequence[Lens]
@@ -136,13 +136,8 @@ class Viewed:
         except Refusal:
             return True
 
-    @property
-    def file(self) -> RowFile:
-        """Its rows."""
-        return self._file
-
     def source(self, database: sqlite3.Connection) -> Source:
-        """What `build.shown_run` reads from."""
+        """What `part.shown_run` reads from."""
         return Source(
             database=database, run=self.run, manifest=self.manifest, entries=self.entries, controls=self.controls
         )
@@ -164,7 +159,7 @@ class Viewed:
         """Everything its page says."""
         card, contexts, lens = self.card(database, n)
         firing, shares = list(contexts.get("firing", []))[:WINDOWS], dict(contexts.get("words", {}))
-        beside, folded = self._said(card)
+        beside, folded = self._samples(card)
         windows = [lit(window, shares) for window in firing]
         return FeaturePage(
             n=n,
@@ -182,14 +177,14 @@ class Viewed:
             after=self._id(database, "n > ? ORDER BY n", n),
         )
 
-    def _said(self, card: FeatureCard) -> tuple[list[Said], list[Said]]:
+    def _samples(self, card: FeatureCard) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""
         there = [one for one in card.shown if one.rows]
         others = dict(
             zip([one.condition for one in there], others_of([one.rows[0].text for one in there]), strict=True)
         )
         made = [
-            Said(
+            Samples(
                 one=one,
                 samples=[compared(one.pieces(row), others.get(one.condition)) for row in one.rows],
             )

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal
 from dragoman.records import Card
 from dragoman.report.cards import ConditionTexts, FeatureCard
+from dragoman.store.cells import arrow, csv_cell, whole
 from dragoman.view.opened import Viewed
 
 KINDS = {
@@ -32,7 +32,6 @@ _NUMBERS = {"sample", "tokens"}
 _TEXTS = ("feature", "label", "condition", "reading", "short", "text", "problems", "status")
 _REALS = ("confidence", "lift", "log_probability")
 COLUMNS = (*_TEXTS[:4], "sample", *_TEXTS[4:], "confidence", "answered", "lift", "log_probability", "tokens", *_CARD)
-_RUN = ("=", "+", "-", "@", "\t", "\r")
 _GROUP = 2048  # rows held for Parquet
 
 
@@ -77,16 +76,10 @@ def as_csv(told: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     out = csv.DictWriter(held, COLUMNS, restval="", lineterminator="\r\n")
     out.writeheader()
     for row in told:
-        out.writerow({name: _cell(value) for name, value in row.items()})
+        out.writerow({name: csv_cell(value) for name, value in row.items()})
         if held.tell() > 1 << 16:
             yield _taken(held)
     yield _taken(held)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_RUN):
-        return f"'{value}"
-    return "" if value is None else value
 
 
 def _taken(held: io.StringIO) -> bytes:
@@ -110,11 +103,7 @@ def write_parquet(told: Iterator[dict[str, Any]], path: Path) -> None:
     Raises:
         Refusal: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise Refusal("a Parquet file", "pyarrow is not installed", "run: pip install 'dragoman[view]'") from error
+    pa, pq = arrow("a Parquet file", "pyarrow"), arrow("a Parquet file", "pyarrow.parquet")
 
     def kind(name: str) -> Any:
         bare = name.removeprefix("card_")
@@ -129,12 +118,8 @@ def write_parquet(told: Iterator[dict[str, Any]], path: Path) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as out:
         held: list[dict[str, Any]] = []
         for row in told:
-            held.append({name: _text(row.get(name)) for name in COLUMNS})
+            held.append({name: whole(row.get(name)) for name in COLUMNS})
             if len(held) == _GROUP:
                 out.write_table(pa.Table.from_pylist(held, schema))
                 held = []
         out.write_table(pa.Table.from_pylist(held, schema))
-
-
-def _text(value: Any) -> Any:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
