@@ -8,7 +8,8 @@ all at the same or each at 30 to 100 % of it. Log-probability, text and the chec
 
 Prints each figure as it comes, and writes it at once into ``bench/results/decode.json`` (``--out``): a shape that was
 measured before keeps what is not measured again. Needs no network. ``--engines`` picks some: about a minute each for
-``qwen``, two for ``gemma``; ``vllm`` also writes the checkpoint into ``--scratch`` (15 and 54 GB), so give it memory.
+``qwen``, two for ``gemma``; ``words`` weighs what loop and captured engine say by a whole forward pass; ``vllm`` also
+writes the checkpoint into ``--scratch`` (15 and 54 GB), so give it memory.
 """
 
 from __future__ import annotations
@@ -34,18 +35,16 @@ import transformers
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from dragoman.models import engines
 from dragoman.models.captured import Captured
-from dragoman.models.choose import Ending
+from dragoman.models.choose import Ending, likeliest
 from dragoman.models.contracts.base import Feed, at_norm, replaced
 from dragoman.models.decode import Verbalizer
 from dragoman.models.engines import SlotEngine, slots_for
 from dragoman.store import read_arrays, read_json, write_arrays, write_json
 
-engines.PROVEN_ON = ("cpu", "cuda")  # speed is measured where words are not to be trusted yet, too
 HERE = Path(__file__).parent
 SHARED, PROMPT = 104, 110
-ENGINES = ("loop", "captured", "compiled", "vllm")
+ENGINES = ("loop", "captured", "compiled", "words", "vllm")
 LOOP_STEPS = 16  # of the loop: its steps cost the same whatever stands before them
 CLOSERS = 300  # tokens of a vocabulary with a ">" in them, as many as published ones have
 
@@ -240,6 +239,8 @@ def measured(name: str, args: argparse.Namespace, machine: str) -> None:
         elif kind in args.engines:
             how = {"slots": slots, "every": args.every, "compiled": kind == "compiled"}
             record.tried(kind, lambda kind=kind, how=how: by_slots(bare, vectors, shape, device, record, kind, **how))
+    if "words" in args.engines:
+        record.tried("words", lambda: words(bare, vectors[: min(64, slots)], shape.new, record))
     if "vllm" in args.engines:
         record.tried("vllm", lambda: by_vllm(bare, vectors[: 2 * slots], shape, args, record))
 
@@ -285,6 +286,70 @@ def by_slots(
             })  # fmt: skip
     finally:
         engine.close()
+
+
+def said_by(verbalizer: Verbalizer, vectors: np.ndarray, new: int) -> dict[str, list[tuple[list[int], float]]]:
+    """Ids and mean log-probability of each row, by the loop and by the captured engine."""
+    with torch.inference_mode():
+        loop = [
+            row
+            for at in range(0, len(vectors), 64)
+            for row in verbalizer._decode(verbalizer.feed(vectors[at : at + 64]), likeliest, new)
+        ]
+    engine = SlotEngine(verbalizer.model, verbalizer.ending)
+    try:
+        return {"loop": loop, "captured": verbalizer._over_slots(engine, vectors, 0.0, 0, new)}
+    finally:
+        engine.close()
+
+
+@torch.inference_mode()
+def weighed(net: Any, feed: Feed, ids: list[int]) -> float:
+    """Mean log-probability of a row's ids by one whole forward pass behind its prompt: no cache, no slots."""
+    told = torch.tensor(ids, device=feed.embeddings.device)
+    whole = torch.cat([feed.embeddings, net.get_input_embeddings()(told)[None]], dim=1)
+    logits = net(inputs_embeds=whole, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
+    return float(logits.log_softmax(dim=-1)[torch.arange(len(ids)), told].mean())
+
+
+def words(
+    verbalizer: Verbalizer, vectors: np.ndarray, new: int, record: Record, judge: Verbalizer | None = None
+) -> None:
+    """What both engines say, weighed again by a whole forward pass: of the same model, or of ``judge``.
+
+    An engine that reads a wrong key says words that the model itself finds unlikely, and reports another
+    log-probability than the model gives; rounding alone does neither.
+    """
+    judge = judge or verbalizer
+    said = said_by(verbalizer, vectors, new)
+    own = {kind: np.array([sure for _, sure in rows]) for kind, rows in said.items()}
+    feeds = [judge.feed(vectors[row : row + 1]) for row in range(len(vectors))]
+    found = {
+        kind: np.array([weighed(judge.model, feed, ids) for feed, (ids, _) in zip(feeds, rows, strict=True)])
+        for kind, rows in said.items()
+    }
+    # A control that must fail: the words of the row before.
+    dealt = [
+        weighed(judge.model, feed, ids)
+        for feed, (ids, _) in zip(feeds, (said["captured"][-1:] + said["captured"])[: len(feeds)], strict=True)
+    ]
+    same = sum(a == b for (a, _), (b, _) in zip(said["loop"], said["captured"], strict=True))
+    apart = found["captured"] - found["loop"]
+    half = 1.96 * float(apart.std(ddof=1)) / len(apart) ** 0.5
+    figures = {
+        "rows": len(vectors), "same_words": same,
+        "weighed_loop": float(found["loop"].mean()), "weighed_captured": float(found["captured"].mean()),
+        "weighed_dealt": float(np.mean(dealt)),
+        "weighed_difference": [float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half],
+        "misreported_loop": float(np.abs(own["loop"] - found["loop"]).mean()),
+        "misreported_captured": float(np.abs(own["captured"] - found["captured"]).mean()),
+    }  # fmt: skip
+    record.put(
+        f"words: same {same} of {len(vectors)}; log-probability by a whole pass: loop {figures['weighed_loop']:.4f},"
+        f" captured {figures['weighed_captured']:.4f}, dealt {figures['weighed_dealt']:.4f}; told otherwise by"
+        f" {figures['misreported_loop']:.4f} and {figures['misreported_captured']:.4f}",
+        words=figures,
+    )
 
 
 def by_vllm(bare: Bare, vectors: np.ndarray, shape: Shape, args: argparse.Namespace, record: Record) -> None:
@@ -377,6 +442,8 @@ def pair(args: argparse.Namespace, machine: str) -> None:
     same = sum(a == b for a, b in zip(said["loop"], said["captured"], strict=True))
     told = {"rows": len(vectors), "same_texts": same, "dtype": dtype, "threads": torch.get_num_threads()}
     record.put(f"same texts: {same} of {len(vectors)}; over the loop {record.of['over_loop']:.2f}", **told)
+    judge = Verbalizer.open("tiny-gemma-av", dtype="float32", device=args.device, engine="loop")
+    record.tried("words", lambda: words(verbalizer, vectors, args.new, record, judge))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""The Triton kernels in Triton's interpreter, against plain torch; run by ``test_kernels`` with TRITON_INTERPRET=1.
+"""The Triton kernels against plain torch; run by ``test_kernels``, in Triton's interpreter or on a device.
 
-In: nothing. Out: one line of JSON, the largest differences; exit code 1 on an exception.
+In: nothing with TRITON_INTERPRET=1, or ``cuda``. Out: one line of JSON, the largest differences; exit code 1 on an
+exception.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dragoman.models.board import COUNT, DONE, LIMIT, Board, _chosen_plainly
 from dragoman.models.slots import FAR, Rows, Tables, attended
 
 SHARED, OWN, SLOTS = 37, 32, 3
+DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
 
 
 class Ends:
@@ -44,25 +46,31 @@ def attention(group: int, d: int, window: int, kind: str) -> float:
     elif kind == "prompt":
         slot = torch.tensor([2, 2, 2, 0, 0, 0])
         position = SHARED + torch.tensor([0, 1, 2, 0, 1, 2])
+    elif kind == "one prompt":  # expanded: its slots step by nothing in memory, and so do its positions' rows
+        slot, position = torch.tensor([2]).expand(3), SHARED + torch.tensor([[0, 1], [1, 1], [2, 1]])[:, 0]
     else:
         slot, position = torch.tensor([1, 0, 2]), SHARED + torch.tensor([OWN - 1, 0, 9])
-    rows = Rows(slot, position, kind, 3 if kind == "prompt" else OWN)
+    rows = Rows(slot, position, kind.split()[-1], 3 if "prompt" in kind else OWN)
     # As a model hands them over: views, heads and positions turned.
     q = torch.randn(len(slot), 1, heads * group, d, generator=generator).transpose(1, 2)
     k, v = (torch.randn(len(slot), 1, heads, d, generator=generator).transpose(1, 2) for _ in range(2))
     want = attended(q, k, v, theirs, rows, d**-0.5, window)
     if kind != "step":
         mine = theirs
-    got = kernels.attend(q, k, v, mine, slot, position, scale=d**-0.5, window=window, write=kind == "step")
-    wrote = max(float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True))
-    return max(float((got - want).abs().max()), wrote)
+    there: Any = tuple(table.to(DEVICE) for table in mine)
+    rest = {"scale": d**-0.5, "window": window, "write": kind == "step"}
+    q, k, v, position = (tensor.to(DEVICE) for tensor in (q, k, v, position))
+    slot = slot[:1].to(DEVICE).expand(3) if kind == "one prompt" else slot.to(DEVICE)
+    got = kernels.attend(q, k, v, there, slot, position, **rest)
+    wrote = max(float((a.cpu() - b).abs().max()) for a, b in zip(there, theirs, strict=True))
+    return max(float((got.cpu() - want).abs().max()), wrote)
 
 
 def choice(vocabulary: int, *, draws: bool, odd: str = "") -> list[float]:
     """How many facts of the board are others, and by how much the log-probabilities differ."""
     generator = torch.Generator().manual_seed(vocabulary)
-    boards = [Board(torch.device("cpu"), 6, 4, vocabulary, Ends()) for _ in range(2)]  # type: ignore[arg-type]
-    start = boards[0].state.clone()
+    boards = [Board(device, 6, 4, vocabulary, Ends()) for device in (DEVICE, torch.device("cpu"))]  # type: ignore[arg-type]
+    start = boards[1].state.clone()
     start[COUNT] = torch.tensor([0, 3, 1, -2, 0, 2, 0])
     start[LIMIT] = 4
     start[DONE, 4] = 1
@@ -80,12 +88,15 @@ def choice(vocabulary: int, *, draws: bool, odd: str = "") -> list[float]:
         board.uniform.copy_(uniform)
         board.temperature = 0.7
         board.inverse.fill_(1 / 0.7)
-    kernels.choose(logits, slot, boards[0], draws=draws)
+    kernels.choose(logits.to(DEVICE), slot.to(DEVICE), boards[0], draws=draws)
     _chosen_plainly(logits, slot, boards[1], draws=draws)
     if odd == "nan":  # the token of such a row is nothing's
-        return [float(not torch.equal(boards[0].state[6], boards[1].state[6])), float(boards[1].state[6].sum() - 1)]
-    facts = sum(int((a != b).sum()) for a, b in zip(vars_of(boards[0]), vars_of(boards[1]), strict=True))
-    return [float(facts), float((boards[0].sure - boards[1].sure).abs().max())]
+        return [
+            float(not torch.equal(boards[0].state[6].cpu(), boards[1].state[6])),
+            float(boards[1].state[6].sum() - 1),
+        ]
+    facts = sum(int((a.cpu() != b).sum()) for a, b in zip(vars_of(boards[0]), vars_of(boards[1]), strict=True))
+    return [float(facts), float((boards[0].sure.cpu() - boards[1].sure).abs().max())]
 
 
 def vars_of(board: Board) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,11 +106,11 @@ def vars_of(board: Board) -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> int:
     """Every combination once."""
-    kinds = ("shared", "prompt", "step")
+    kinds = ("shared", "prompt", "one prompt", "step")
     worst = max(attention(*one) for one in itertools.product((1, 3), (16, 12), (FAR, 5, 40), kinds))
     found: dict[str, Any] = {"attention": worst, "wide": attention(2, 64, FAR, "step")}
     for draws in (False, True):
-        for vocabulary in (300, kernels.CHUNK + 77):
+        for vocabulary in (300, kernels.CHUNK + 77) if DEVICE.type == "cpu" else (300, 152_064, 262_208):
             for odd in ("", "masked", "nan"):
                 found[f"choice {draws} {vocabulary} {odd}".strip()] = choice(vocabulary, draws=draws, odd=odd)
     sys.stdout.write(json.dumps(found) + "\n")

@@ -1,4 +1,4 @@
-"""The captured engine's kernels: in Triton's interpreter here, and captured on a GPU where there is one."""
+"""The captured engine's kernels: in Triton's interpreter, and captured on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from dragoman.models import captured, engines
 from dragoman.models.decode import Verbalizer
 from dragoman.models.slots import FAR, Rows, attended
-from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, save_checkpoint
+from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, model_of, save_checkpoint, sidecar_of
 
 HERE = Path(__file__).parent
 triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -25,22 +26,29 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device 
 TOKENS = 24
 
 
-@pytest.fixture(autouse=True)
-def on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the captured engine run where these tests are to prove it."""
-    monkeypatch.setattr(engines, "PROVEN_ON", ("cpu", "cuda"))
+def compared(*where: str, **environment: str) -> dict[str, Any]:
+    """What ``interpreted_kernels`` says of one place."""
+    paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    how: Any = {"capture_output": True, "text": True, "env": {**os.environ, **paths, **environment}, "timeout": 900}
+    done = subprocess.run([sys.executable, str(HERE / "interpreted_kernels.py"), *where], **how)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @triton
 def test_kernels_say_what_plain_torch_says() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    how: Any = {"capture_output": True, "text": True, "env": environment, "timeout": 900}
-    done = subprocess.run([sys.executable, str(HERE / "interpreted_kernels.py")], **how)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = compared(TRITON_INTERPRET="1")
     assert found.pop("attention") < 1e-5 and found.pop("wide") < 1e-5
     assert len(found) == 12
     assert all(facts == 0 and difference < 1e-5 for facts, difference in found.values())
+
+
+@cuda
+def test_kernels_say_so_on_the_device_too() -> None:
+    found = compared("cuda")
+    assert found.pop("attention") < 1e-5 and found.pop("wide") < 1e-5
+    assert len(found) == 18
+    assert all(facts == 0 and difference < 1e-4 for facts, difference in found.values())
 
 
 def test_plain_attention_is_that_of_a_softmax_row_by_row() -> None:
@@ -101,6 +109,7 @@ def test_samples_on_the_device_do_not_depend_on_the_batch(tmp_path: Path) -> Non
 
 
 @cuda
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it loads its compiler
 def test_compiled_blocks_say_the_same(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "av", "gemma3")
     plain = Verbalizer(folder, device="cuda", engine="captured")
@@ -111,6 +120,47 @@ def test_compiled_blocks_say_the_same(tmp_path: Path) -> None:
 
 
 @cuda
-def test_auto_takes_the_loop_while_the_tests_above_fail(tmp_path: Path) -> None:
+def test_auto_takes_the_captured_engine_on_the_device(tmp_path: Path) -> None:
     ours = Verbalizer(save_checkpoint(tmp_path / "av", "qwen2"), device="cuda")
-    assert ours.engine.startswith("engine: loop"), ours.engine
+    assert ours.engine == "engine: captured, on cuda"
+
+
+@cuda
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_real_widths_say_the_loops_words(tmp_path: Path, family: str) -> None:
+    # Heads, groups and widths of Qwen2.5-7B and Gemma-3-27B, two blocks of them in float32.
+    wide: dict[str, Any] = {"qwen2": (3584, 28, 4), "gemma3": (5376, 32, 16)}
+    d_model, heads, kv_heads = wide[family]
+    config = model_of(family).config
+    shape = {"hidden_size": d_model, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    for key, value in (shape | {"num_hidden_layers": 2, "initializer_range": 0.02, "head_dim": 128}).items():
+        setattr(config, key, value)
+    config.layer_types = config.layer_types[:2]
+    torch.manual_seed(6)
+    net = AutoModelForCausalLM.from_config(config)
+    sidecar = sidecar_of(family) | {"d_model": d_model}
+    folder = save_checkpoint(tmp_path / "av", family, model=net, sidecar=sidecar)
+    ours = Verbalizer(folder, device="cuda", engine="captured")
+    vectors = np.random.default_rng(4).normal(size=(24, d_model)).astype(np.float32)
+    with ours.looped():
+        loop = ours.verbalize(vectors, max_new_tokens=TOKENS)
+    for fed in (1, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(captured, "FED", fed)
+            assert ours._engine is not None
+            ours._engine.close()
+            said = ours.verbalize(vectors, max_new_tokens=TOKENS)
+        assert [e.raw for e in said] == [e.raw for e in loop]
+        assert [e.log_probability for e in said] == pytest.approx([e.log_probability for e in loop], abs=1e-3)
+
+
+@cuda
+def test_one_prompt_read_alone_is_read_into_its_own_slot(tmp_path: Path) -> None:
+    # A single prompt's slots once reached the kernel as a view that steps by nothing, and it read past them.
+    ours = Verbalizer(save_checkpoint(tmp_path / "av", "llama"), device="cuda", engine="captured")
+    vectors = np.random.default_rng(5).normal(size=(1, WIDTH["llama"])).astype(np.float32)
+    with ours.looped():
+        loop = ours.verbalize(vectors, max_new_tokens=TOKENS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured, "FED", 1)
+        assert ours.verbalize(vectors, max_new_tokens=TOKENS)[0].raw == loop[0].raw

@@ -138,8 +138,8 @@ class Captured:
         """Read prompts behind the shared positions, all but their last one; hidden rows (n, tail - 1, d_model)."""
         behind = feed.embeddings[:, self.shared : -1]
         count, length = behind.shape[:2]
-        at = (self.shared + torch.arange(length, device=self.device)).expand(count, length)
-        rows = over.Rows(slot[:, None].expand(count, length).reshape(-1), at.reshape(-1), "prompt", length)
+        at = (self.shared + torch.arange(length, device=self.device)).repeat(count)
+        rows = over.Rows(slot.repeat_interleave(length), at, "prompt", length)
         with hooked(self.net, feed.hooks, self.shared, (count, length)):
             return self.cache.hidden(behind.reshape(count * length, -1), rows).view(count, length, -1)
 

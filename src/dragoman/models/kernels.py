@@ -117,9 +117,10 @@ def attend(
 ) -> torch.Tensor:
     """As ``slots.attended``; ``tables``: shared keys and values, then the slots' own."""
     rows, heads, _, d = query.shape
-    k_shared, v_shared, k_own, v_own = tables
+    k_shared, v_shared, k_own, v_own = _laid_out(*tables)
     kv_heads, group = key.shape[1], heads // key.shape[1]
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+    slot, position = slot.contiguous(), position.contiguous()  # an expanded view steps by nothing
     out = query.new_empty(rows, 1, heads, d)
     strides = [x.stride(at) for x in (query, key, value) for at in (0, 1)]
     _attend[(rows, kv_heads)](
@@ -130,6 +131,13 @@ def attend(
         EXACT="ieee" if query.dtype == torch.float32 else "tf32", num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return out
+
+
+def _laid_out(*written: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tensors that a kernel writes into by counting elements; a copy would take what was written with it."""
+    if not all(tensor.is_contiguous() for tensor in written):
+        raise ValueError("a kernel writes into tensors that are laid out row by row")
+    return written
 
 
 @jit
@@ -207,6 +215,8 @@ def _choose(
 def choose(logits: torch.Tensor, slot: torch.Tensor, board: Any, *, draws: bool) -> None:
     """As ``board.chosen``."""
     rows, vocabulary = logits.shape
+    logits, slot = logits if logits.stride(-1) == 1 else logits.contiguous(), slot.contiguous()
+    _laid_out(board.state, board.said, board.sure, board.uniform, board.ends)
     chunks = -(-vocabulary // CHUNK)
     tops, weights, heats = (torch.empty(rows, chunks, device=logits.device) for _ in range(3))
     where = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
