@@ -14,14 +14,15 @@ Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) 
 fold 2.9 GB while reading (``maps.moments``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
 bytes a pair, at most 0.2 GB; calibration 5 x 512 x 8 q = 0.11 GB; one batch of rows 32 x 256 x 4 (p + 2 q) = 0.47 GB,
 its 2048 kept pairs as float64 0.15 GB; pairs held out 4096 x 4 (p + q) = 0.15 GB; where each feature fires,
-a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number of texts.
+a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number of texts. In the end the documents in
+which features fire most are read once more, by the source alone (``firing_tokens``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from dragoman.maps.aligned import Aligned, FiringsTally, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.moments import MomentStream
 from dragoman.maps.words import WordTally
+from dragoman.models.firing_tokens import read_firing_tokens
 from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
 from dragoman.models.paired import (
     SIDES,
@@ -80,6 +82,7 @@ def read_aligned(
     *,
     options: ReadingOptions | None = None,
     progress: Progress | None = None,
+    again: Progress | None = None,
     spool: Spool | None = None,
 ) -> Aligned:
     """Read every text once with both models and keep the sums; refused as the module says.
@@ -88,7 +91,8 @@ def read_aligned(
     short goes on where it stopped, to the same sums. Longest texts come first, so that memory is at its most at the
     start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
     ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
-    ``progress``: called with documents read and their number.
+    ``progress``: called with documents read and their number; ``again``: with those read once more, for activations
+    at every token around the strongest.
     """
     options = options or ReadingOptions()
     if encoder is not None:
@@ -103,7 +107,20 @@ def read_aligned(
         reading.take(order[start : start + options.batch_size])
         if progress:
             progress(min(start + options.batch_size, len(order)), len(order))
-    return reading.finish(len(texts), left, digest("\n".join(texts)))
+    made = reading.finish(len(texts), left, digest("\n".join(texts)))
+    if made.firings is None or encoder is None:
+        return made
+    tokens = read_firing_tokens(
+        source,
+        lambda x: encoded(encoder, x, columns),
+        made.firings,
+        {d.name: d.text for d in documents},
+        typical=pilot.typical["source"],
+        batch_size=options.batch_size,
+        max_tokens=options.max_tokens,
+        progress=again,
+    )
+    return replace(made, tokens=tokens)
 
 
 def _columns(

@@ -118,7 +118,7 @@ class Readings:
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-7", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
+        key = self.key("aligned-8", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
@@ -130,7 +130,8 @@ class Readings:
             # First: it may be refused, and models take long to open.
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
-            how = {"options": options, "progress": progress, "spool": spool}
+            again = talk.towards("tokens of windows")
+            how = {"options": options, "progress": progress, "again": again, "spool": spool}
             read_aligned(*self._readers(), texts, encoder, **how).save(path)
             spool.remove()
 

@@ -27,10 +27,10 @@ from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
-PLAN, SCORES, LENS = "plan_digest", "scores.json", "lens.json"
+PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
-FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, ".lock")
+FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, ".lock")
 _CHUNK = 1 << 20
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes
@@ -179,8 +179,9 @@ def _digest(body: bytes, plan: str, number: int) -> str:
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
-    Where it is known where features fire also ``contexts.json``, where words of rows were read ``lens.json``. Made by
-    `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
+    Where it is known where features fire also ``contexts.json``, and ``tokens.jsonl`` (see `firing`), where words of
+    rows were read ``lens.json``. Made by `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as
+    read back from the disk.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:

@@ -22,19 +22,22 @@ from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.neuronpedia import NeuronpediaRef
 from dragoman.neuronpedia.ids import parse
+from dragoman.records import TokenWindow
 from dragoman.report.cards import ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.claims import Piece
 from dragoman.report.opened import Manifest, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import Scores
 from dragoman.store import RunFolder
+from dragoman.store.firing import windows_at
+from dragoman.store.runs import TOKENS
 from dragoman.store.spans import shown
 from dragoman.store.streams import RowFile
 from dragoman.view.build import Bar, index_of, nothing
 from dragoman.view.directions import Directions
 from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of
 from dragoman.view.index import state_of
-from dragoman.view.marked import Lit, Stretch, compared, lit, others_of
+from dragoman.view.marked import Lit, Stretch, compared, lit, lit_tokens, others_of
 from dragoman.view.meaning import Meaning, best
 from dragoman.view.part import Source, shown_run
 
@@ -66,8 +69,10 @@ class Lens:
 class FeaturePage:
     """What a feature's page says of it besides the run's own words.
 
-    ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has;
-    others are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
+    ``by_token``: whether windows are lit by activations at tokens, not by shares of words; ``unlit``: why they are not,
+    "" where there is nothing to say. ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of
+    features it names that the run has; others are of the dictionary alone. ``before``, ``after``: ids of its neighbours
+    in the run.
     """
 
     n: int
@@ -76,6 +81,8 @@ class FeaturePage:
     folded: Sequence[Samples]
     windows: Sequence[Sequence[Lit]]
     lit: bool
+    by_token: bool
+    unlit: str
     lens: Sequence[Lens]
     neuronpedia: str
     near: Sequence[tuple[Line, float]]
@@ -98,7 +105,7 @@ class Viewed:
         self.controls = Controls.of(self.entries)
         self.scores = Scores.of(self.index.about["scores"], f"{run.path}/scores.json")
         self.meaning = Meaning(self.index, opened)
-        self._file = RowFile(run.path / "rows.jsonl", run.plan)
+        self._file = RowFile(run.path / "rows.jsonl", run.rows_plan)
         self._columns: dict[int, Columns] = {}
         self._lock = Lock()
 
@@ -160,7 +167,8 @@ class Viewed:
         card, contexts, lens = self.card(database, n)
         firing, shares = list(contexts.get("firing", []))[:WINDOWS], dict(contexts.get("words", {}))
         beside, folded = self._samples(card)
-        windows = [lit(window, shares) for window in firing]
+        tokens, unlit = self._tokens(database, n, card.id, firing) if firing else ((), "")
+        windows = lit_tokens(tokens) if tokens else [lit(window, shares) for window in firing]
         return FeaturePage(
             n=n,
             card=card,
@@ -168,6 +176,8 @@ class Viewed:
             folded=folded,
             windows=windows,
             lit=any(one.level for window in windows for one in window),
+            by_token=bool(tokens),
+            unlit=unlit,
             lens=_lens(lens),
             neuronpedia=self._link(card),
             near=self._lines(database, self.directions.nearest(n, NEAREST)),
@@ -176,6 +186,29 @@ class Viewed:
             before=self._id(database, "n < ? ORDER BY n DESC", n),
             after=self._id(database, "n > ? ORDER BY n", n),
         )
+
+    def tokens(self, database: sqlite3.Connection, n: int, feature: str) -> Sequence[TokenWindow]:
+        """The tokens of a feature's windows; empty where the run keeps none.
+
+        Raises:
+            Refusal: the line is not as this version writes it.
+        """
+        place = database.execute("SELECT start, size FROM tokens WHERE feature = ?", (n,)).fetchone()
+        return windows_at(self.run.path / TOKENS, *place, feature) if place else ()
+
+    def _tokens(
+        self, database: sqlite3.Connection, n: int, feature: str, firing: Sequence[str]
+    ) -> tuple[Sequence[tuple[str, TokenWindow]], str]:
+        """Windows with their tokens; or none, and why."""
+        try:
+            found = self.tokens(database, n, feature)
+        except Refusal as refusal:
+            return (), f"{TOKENS} is left out: {refusal.why}"
+        if not found:
+            return (), "this run keeps no activations of single tokens"
+        if len(found) < len(firing) or any(one.ends[-1:] > (len(text),) for text, one in zip(firing, found)):  # noqa: B905
+            return (), f"{TOKENS} is left out: its tokens are not those of these windows"
+        return list(zip(firing, found)), ""  # noqa: B905
 
     def _samples(self, card: FeatureCard) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""

@@ -21,7 +21,7 @@ from dragoman.report.headline import Counted, headline
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
-from dragoman.view.marked import LEVELS
+from dragoman.view.marked import LEVELS, OF_LARGEST
 from dragoman.view.opened import FeaturePage, Viewed
 
 if TYPE_CHECKING:
@@ -112,13 +112,18 @@ def _pages() -> Environment:
         trusts=TRUSTS,
         titled=words.title,
         light=LEVELS,
+        of_largest=OF_LARGEST,
     )
-    room.filters.update(plural=_plural)
+    room.filters.update(plural=_plural, figure=_figure)
     return room
 
 
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or f'{one}s'}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _render(template: str, view: Viewed | None, links: Links | None, **told: Any) -> str:
