@@ -42,6 +42,7 @@ from dragoman.view.meaning import Meaning, best
 from dragoman.view.part import Source, shown_run
 
 NEAREST = 8  # neighbours on a page
+_WARM = 8  # conditions whose columns are read at once
 WINDOWS = 10  # of text in which a feature fires
 _SITE = "https://www.neuronpedia.org"
 Paragraphs = Sequence[Sequence[tuple[Piece, Sequence[Stretch]]]]
@@ -111,7 +112,8 @@ class Viewed:
 
     def warm(self) -> None:
         """Read now what the first page would wait for."""
-        self.columns(Selection())
+        for condition in ["", *self.index.conditions[:_WARM]]:
+            self.columns(Selection(condition=condition))
         self.directions.nearest(0, 1)
 
     @cached_property
