@@ -142,7 +142,7 @@ def _file(n: int, name: str) -> str:
 
 def _texts(view: Viewed, database: sqlite3.Connection, n: int) -> str:
     """What the browser searches of a feature, in small letters."""
-    card, _, _ = view.card(database, n)
+    card = view.told(database, n).card
     said = [row.text[:_LONGEST] for one in [*card.shown, *card.folded] for row in one.rows]
     return "\n".join([card.id, card.name, card.label, card.category, *said]).lower()
 

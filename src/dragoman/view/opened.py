@@ -27,7 +27,7 @@ from dragoman.report.cards import ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.claims import Piece
 from dragoman.report.opened import Manifest, entries_of
 from dragoman.report.words import Controls
-from dragoman.scores import Scores
+from dragoman.scores import Passage, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import windows_at
 from dragoman.store.runs import TOKENS
@@ -50,10 +50,29 @@ Paragraphs = Sequence[Sequence[tuple[Piece, Sequence[Stretch]]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """A condition's texts: ``samples``, the first of them in the card, each in paragraphs with its words compared."""
+    """A condition's texts: ``samples``, the first of them in the card, each in paragraphs with its words compared.
+
+    ``passages``: what the source's model wrote from the first.
+    """
 
     one: ConditionTexts
     samples: Sequence[Paragraphs]
+    passages: Sequence[Passage]
+
+    @property
+    def fired(self) -> int:
+        """How many of the passages its feature fires on."""
+        return sum(one.peak > 0 for one in self.passages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A feature's card, its windows with their words' shares, its lens words and passages by condition."""
+
+    card: FeatureCard
+    contexts: Mapping[str, Any]
+    lens: Mapping[str, Any]
+    passages: Mapping[str, Sequence[Passage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,17 +177,23 @@ class Viewed:
             raise Refusal(f"feature '{shown(feature)}'", "this run has no such feature", "look for it in the list")
         return int(row[0])
 
-    def card(self, database: sqlite3.Connection, n: int) -> tuple[FeatureCard, Mapping[str, Any], Mapping[str, Any]]:
-        """A feature's card, its windows with their words' shares, and its lens words by condition."""
+    def told(self, database: sqlite3.Connection, n: int) -> Told:
+        """What its own rows and parts say of a feature."""
         run = shown_run(self.source(database), self.scores, self._file, n, n + 1)
         card = feature_cards(run, {})[0]
-        return card, run.contexts.get(card.id, {}), {c: by[card.id] for c, by in run.lens.items() if card.id in by}
+        return Told(
+            card=card,
+            contexts=run.contexts.get(card.id, {}),
+            lens={c: by[card.id] for c, by in run.lens.items() if card.id in by},
+            passages={c: one.passages for c, some in run.scores.generated.items() for one in some},
+        )
 
     def feature(self, database: sqlite3.Connection, n: int) -> FeaturePage:
         """Everything its page says."""
-        card, contexts, lens = self.card(database, n)
-        firing, shares = list(contexts.get("firing", []))[:WINDOWS], dict(contexts.get("words", {}))
-        beside, folded = self._samples(card)
+        told = self.told(database, n)
+        card = told.card
+        firing, shares = list(told.contexts.get("firing", []))[:WINDOWS], dict(told.contexts.get("words", {}))
+        beside, folded = self._samples(told)
         tokens, unlit = self._tokens(database, n, card.id, firing) if firing else ((), "")
         windows = lit_tokens(tokens) if tokens else [lit(window, shares) for window in firing]
         return FeaturePage(
@@ -180,7 +205,7 @@ class Viewed:
             lit=any(one.level for window in windows for one in window),
             by_token=bool(tokens),
             unlit=unlit,
-            lens=_lens(lens),
+            lens=_lens(told.lens),
             neuronpedia=self._link(card),
             near=self._lines(database, self.directions.nearest(n, NEAREST)),
             like=self._like(database, n),
@@ -212,8 +237,9 @@ class Viewed:
             return (), f"{TOKENS} is left out: its tokens are not those of these windows"
         return list(zip(firing, found)), ""  # noqa: B905
 
-    def _samples(self, card: FeatureCard) -> tuple[list[Samples], list[Samples]]:
+    def _samples(self, told: Told) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""
+        card = told.card
         there = [one for one in card.shown if one.rows]
         others = dict(
             zip([one.condition for one in there], others_of([one.rows[0].text for one in there]), strict=True)
@@ -222,6 +248,7 @@ class Viewed:
             Samples(
                 one=one,
                 samples=[compared(one.pieces(row), others.get(one.condition)) for row in one.rows],
+                passages=told.passages.get(one.condition, ()),
             )
             for one in [*card.shown, *card.folded]
         ]

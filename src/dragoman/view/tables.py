@@ -40,7 +40,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Explanations of these features, of one condition or, with "", of all, as they were made."""
     for n in features:
-        card, _, _ = view.card(database, n)
+        card = view.told(database, n).card
         for one in [*card.shown, *card.folded]:
             if condition in ("", one.condition):
                 yield from _rows(card, one)
