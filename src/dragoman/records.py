@@ -161,6 +161,10 @@ class TokenWindow(Record):
             raise ValueError("its tokens and activations do not go together")
         return self
 
+    def fits(self, text: str) -> bool:
+        """Whether these can be tokens of a window."""
+        return not self.ends or self.ends[-1] <= len(text)
+
     def tokens(self, text: str) -> list[tuple[str, float | None]]:
         """The window ``text`` in tokens, each with its activation; None where nobody knows it."""
         fires = dict(zip(self.at, self.fires, strict=True)) | dict.fromkeys(self.unread)

@@ -6,11 +6,13 @@ that the run does not have, and those of controls, which explain nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.neuronpedia import short_label
+from dragoman.records import TokenWindow
 from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.report.opened import ShownRun
 from dragoman.store.spans import shown
@@ -126,3 +128,21 @@ def numbered(entries: Sequence[Entry], reader: str) -> dict[int, Entry]:
     if not found:
         raise Refusal("explanations", "there are none to write", "choose a condition that has some")
     return dict(sorted(found.items()))
+
+
+def windows_in_tokens(
+    feature: str, contexts: Mapping[str, Mapping[str, Any]], tokens: Mapping[str, Sequence[TokenWindow]]
+) -> list[list[tuple[str, float | None]]]:
+    """The windows of a feature in tokens with their activations; none where the run keeps none of it.
+
+    Raises:
+        Refusal: the tokens are not those of the windows.
+    """
+    texts, windows = contexts.get(feature, {}).get("firing", ()), tokens.get(feature, ())
+    if not windows:
+        return []
+    pairs = list(zip(texts, windows, strict=False))
+    if len(pairs) < len(texts) or not all(window.fits(text) for text, window in pairs):
+        why = "its tokens are not those of its windows"
+        raise Refusal(f"activations of feature {shown(feature)}", why, "make the run again")
+    return [window.tokens(text) for text, window in pairs]

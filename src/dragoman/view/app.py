@@ -30,10 +30,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dragoman.core import Refusal
+from dragoman.exports.neuronpedia import Asked
 from dragoman.view import pages, tables
 from dragoman.view.find import Found, Selection, chosen, found, lines_of
 from dragoman.view.meaning import MOST, best, by_meaning
 from dragoman.view.opened import NEAREST, FeaturePage, Viewed
+from dragoman.view.packed import packed
 from dragoman.view.pages import Elsewhere, Served
 
 HOST = "127.0.0.1"
@@ -188,8 +190,7 @@ class _Pages:
         selection = Selection.of(request.query_params, view.index)
         with view.index.reading() as database:
             numbers = _every(view, database, selection)
-        name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{kind}"
-        headers = {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
+        headers = _attached(view, kind)
         if kind == "parquet":
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "table.parquet"
@@ -203,6 +204,30 @@ class _Pages:
                 yield from as_kind(tables.rows(view, database, numbers, selection.condition))
 
         return StreamingResponse(told(), media_type=tables.KINDS[kind], headers=headers)
+
+    def neuronpedia(self, request: Request) -> Response:
+        """A selection in Neuronpedia's layout."""
+        view, told = self.view(request), request.query_params
+        try:
+            selection = Selection.of(told, view.index)
+            asked = Asked(
+                model_id=told.get("model_id", "").strip(),
+                source_id=told.get("source_id", "").strip(),
+                author_id=told.get("author_id", "").strip(),
+                condition=selection.condition or None,
+                resid_pre=told.get("resid_pre") == "yes",
+            )
+            with view.index.reading() as database:
+                content = packed(view, database, _every(view, database, selection), asked)
+        except Refusal as refusal:
+            return HTMLResponse(pages.refused(str(refusal), title="Nothing was written"), 422)
+        return Response(content, media_type="application/zip", headers=_attached(view, "neuronpedia.zip"))
+
+
+def _attached(view: Viewed, ending: str) -> dict[str, str]:
+    """What makes a browser keep an answer as a file."""
+    name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{ending}"
+    return {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
 
 
 def _nearest(view: Viewed, selection: Selection) -> tuple[Any, Any] | None:
@@ -254,6 +279,7 @@ def app_of(views: Sequence[Viewed], port: int) -> ASGIApp:
         Route("/{run}/", room.overview),
         Route("/{run}/features", room.features),
         Route("/{run}/feature", room.feature),
+        Route("/{run}/neuronpedia.zip", room.neuronpedia),
         *(Route(f"/{{run}}/table.{kind}", _of_kind(room.table, kind)) for kind in kinds.split("|")),
     ]
     handlers: Any = {Refusal: _refused, 404: _refused}

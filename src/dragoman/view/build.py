@@ -271,7 +271,7 @@ class _Builder:
         heads = ", ".join(["rowid", "names", *(f"c{k}" for k in range(len(self.names)))])
         try:
             for first in range(0, len(self.ids), _BATCH):
-                shown = shown_run(self.source, scores, file, first, first + _BATCH, whole=False)
+                shown = shown_run(self.source, scores, file, range(first, first + _BATCH), whole=False)
                 cards = feature_cards(shown, {})
                 self._keep(cards)
                 self.database.executemany(

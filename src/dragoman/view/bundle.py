@@ -66,6 +66,10 @@ class Filed:
         """A file makes no tables."""
         return "features.html"
 
+    def neuronpedia(self) -> str:
+        """Nor any other export."""
+        return "features.html"
+
 
 class _Folder:
     """Addresses of one of several runs, from the page of all."""

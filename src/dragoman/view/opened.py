@@ -25,7 +25,7 @@ from dragoman.neuronpedia.ids import parse
 from dragoman.records import TokenWindow
 from dragoman.report.cards import ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.claims import Piece
-from dragoman.report.opened import Manifest, entries_of
+from dragoman.report.opened import Manifest, ShownRun, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import Passage, Scores
 from dragoman.store import RunFolder
@@ -177,9 +177,13 @@ class Viewed:
             raise Refusal(f"feature '{shown(feature)}'", "this run has no such feature", "look for it in the list")
         return int(row[0])
 
+    def shown(self, database: sqlite3.Connection, features: range | Sequence[int]) -> ShownRun:
+        """The run with these features alone."""
+        return shown_run(self.source(database), self.scores, self._file, features)
+
     def told(self, database: sqlite3.Connection, n: int) -> Told:
         """What its own rows and parts say of a feature."""
-        run = shown_run(self.source(database), self.scores, self._file, n, n + 1)
+        run = self.shown(database, range(n, n + 1))
         card = feature_cards(run, {})[0]
         return Told(
             card=card,
@@ -233,9 +237,10 @@ class Viewed:
             return (), f"{TOKENS} is left out: {refusal.why}"
         if not found:
             return (), "this run keeps no activations of single tokens"
-        if len(found) < len(firing) or any(one.ends[-1:] > (len(text),) for text, one in zip(firing, found)):  # noqa: B905
+        pairs = list(zip(firing, found, strict=False))
+        if len(pairs) < len(firing) or not all(window.fits(text) for text, window in pairs):
             return (), f"{TOKENS} is left out: its tokens are not those of these windows"
-        return list(zip(firing, found)), ""  # noqa: B905
+        return pairs, ""
 
     def _samples(self, told: Told) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""
@@ -285,11 +290,12 @@ class Viewed:
         """The feature's page on Neuronpedia, where the run tells what its source is called there; "" elsewhere."""
         if card.control or not re.fullmatch(r"\d{1,9}", card.id):
             return ""
-        found = self._elsewhere
+        found = self.elsewhere
         return f"{_SITE}/{found.at(card.id).path}" if found else ""
 
     @cached_property
-    def _elsewhere(self) -> NeuronpediaRef | None:
+    def elsewhere(self) -> NeuronpediaRef | None:
+        """What the run's source is called on Neuronpedia, where the run tells it."""
         manifest = self.manifest
         dictionary = manifest.dictionary if isinstance(manifest.dictionary, Mapping) else {}
         told = [

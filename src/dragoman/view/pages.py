@@ -62,6 +62,10 @@ class Links(Front, Protocol):
         """A selection as a file."""
         ...
 
+    def neuronpedia(self) -> str:
+        """A selection in Neuronpedia's layout; which one, and what it is called there, is asked behind it."""
+        ...
+
 
 class Served:
     """Addresses on the server, of the run that is called so."""
@@ -92,6 +96,10 @@ class Served:
     def table(self, kind: str, query: str = "") -> str:
         """A selection as a file."""
         return f"{self._root}/table.{kind}{'?' if query else ''}{query}"
+
+    def neuronpedia(self) -> str:
+        """A selection in Neuronpedia's layout."""
+        return f"{self._root}/neuronpedia.zip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +145,7 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
         "here": "",
         "changed": False,
         "held": "",
+        "title": "",
     }
     if view is not None:
         base |= {
@@ -235,6 +244,7 @@ def features(view: Viewed, links: Links, selection: Selection, found: Found, *, 
         here="features",
         selection=selection,
         found=found,
+        fields=selection.fields(),
         choices=[one for one in choices if len(one[2]) > (one[0] in few)],
         **told,
     )
