@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -31,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dragoman.core import Refusal
 from dragoman.exports.neuronpedia import Asked
+from dragoman.exports.tables import as_csv, as_jsonl, as_parquet
 from dragoman.view import pages, tables
 from dragoman.view.find import Found, Selection, chosen, found, lines_of
 from dragoman.view.meaning import MOST, best, by_meaning
@@ -192,16 +191,14 @@ class _Pages:
             numbers = _every(view, database, selection)
         headers = _attached(view, kind)
         if kind == "parquet":
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "table.parquet"
-                with view.index.reading() as database:
-                    tables.write_parquet(tables.rows(view, database, numbers, selection.condition), path)
-                return Response(path.read_bytes(), media_type=tables.KINDS[kind], headers=headers)
-        as_kind = tables.as_csv if kind == "csv" else tables.as_jsonl
+            with view.index.reading() as database:
+                content = as_parquet(tables.entries(view, database, numbers, selection.condition), "a Parquet file")
+            return Response(content, media_type=tables.KINDS[kind], headers=headers)
+        as_kind = as_csv if kind == "csv" else as_jsonl
 
         def told() -> Iterator[bytes]:
             with view.index.reading() as database:
-                yield from as_kind(tables.rows(view, database, numbers, selection.condition))
+                yield from as_kind(tables.entries(view, database, numbers, selection.condition))
 
         return StreamingResponse(told(), media_type=tables.KINDS[kind], headers=headers)
 
