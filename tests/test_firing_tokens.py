@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from asking import explain
 from dragoman.core import Refusal
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, by_name, contexts
-from dragoman.maps.firing_tokens import FiringTokens, token_windows
+from dragoman.maps.firing_tokens import FiringTokens, TokenTally, token_windows
 from dragoman.models.aligned import read_aligned
 from dragoman.records import TokenWindow
 from dragoman.runs.crossings import by_tokens, tokens_of, windows_of
@@ -71,6 +72,30 @@ def test_they_survive_the_disk_and_are_the_same_bytes(pair: PlantedPair, aligned
     turned = read_aligned(pair.source, pair.target, pair.texts[::-1], pair.encoder, options=FIRST)
     turned.save(tmp_path / "two")
     assert (tmp_path / "one/tokens.safetensors").read_bytes() == (tmp_path / "two/tokens.safetensors").read_bytes()
+
+
+def test_what_others_displaced_is_forgotten_and_nothing_else(
+    pair: PlantedPair, aligned: Aligned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[int]()
+
+    def forgetful(tally: TokenTally, features: int) -> None:
+        plain(tally, features)
+        tally._most = 0
+
+    def noting(tally: TokenTally, *told: Any) -> None:
+        add(tally, *told)
+        held.append(len(tally._cells))
+
+    plain, add = TokenTally.__init__, TokenTally.add
+    monkeypatch.setattr(TokenTally, "__init__", forgetful)
+    monkeypatch.setattr(TokenTally, "add", noting)
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=replace(FIRST, batch_size=7))
+    assert again.tokens and aligned.tokens
+    for name in ("documents", "starts", "ends", "read", "windows", "which"):
+        assert (getattr(again.tokens, name) == getattr(aligned.tokens, name)).all(), name
+    np.testing.assert_allclose(again.tokens.strength, aligned.tokens.strength, rtol=1e-4)
+    assert max(held) <= 40 * 10 and held[-1] == len(np.flatnonzero(again.firings.documents[:, :10] >= 0))  # type: ignore[union-attr]
 
 
 def test_a_reading_kept_before_has_none_and_still_opens(aligned: Aligned, tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ class FiringsTally:
             both = np.hstack([kept[rows], np.where(gains, found, -1)])
             kept[rows] = np.take_along_axis(both, order, axis=1)
 
+    def strongest_of(self, names: Sequence[int], most: int) -> dict[int, list[tuple[int, int]]]:
+        """Of these documents those among the ``most`` strongest of a feature: (feature's row, end of its token)."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for row, k in zip(*np.nonzero(np.isin(self._documents[:, :most], names)), strict=True):
+            found.setdefault(int(self._documents[row, k]), []).append((int(row), int(self._ends[row, k])))
+        return found
+
     def finish(self) -> Firings:
         """What was kept, in order."""
         order = np.argsort(self._priority, axis=1)

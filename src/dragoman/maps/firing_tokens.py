@@ -1,7 +1,8 @@
 """How much each feature fires at every token of the windows in which it fires most.
 
-In: ``Firings``, the tokens of their documents with activations. Out: ``FiringTokens``, in memory or in a file, and from
-it the tokens of a window. Refuses documents that were not read, and files that hold another thing.
+In: while two models are read, the source's activations at all tokens of a batch of documents, and what firings are
+kept. Out: ``FiringTokens``, in memory or in a file, and from it the tokens of a window. Refuses documents that were not
+read, and files that hold another thing.
 
 A token is the text from the end of the token before it to its own end, in the source's tokenizer. Kept are the ends of
 all tokens of a document once, and of a feature only where it fires: a window of 260 characters has at most as many
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array, vstack
 
 from dragoman.core import Floats, Refusal, frozen
 from dragoman.maps.windows import AFTER, BEFORE, MANY, span_around
@@ -24,7 +26,7 @@ from dragoman.records import TokenWindow
 from dragoman.store import Contents, write_arrays
 
 if TYPE_CHECKING:
-    from dragoman.maps.aligned import Firings
+    from dragoman.maps.aligned import Firings, FiringsTally
 
 _ARRAYS = {
     "documents": np.int64,
@@ -50,6 +52,18 @@ _FILE = Contents(
     words={"ids": list},
 )
 _DIGITS = 5  # of an activation, as it is told
+
+
+_Cell = tuple[NDArray[np.int32], Floats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fired:
+    """Activations (n, M) >= 0, scipy sparse, with the documents and character ends (n,) of their rows."""
+
+    fired: Any
+    documents: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,30 +150,86 @@ def token_windows(firings: Firings, tokens: FiringTokens, texts: Mapping[int, st
     return made
 
 
-def gathered(
-    firings: Firings,
-    documents: Sequence[tuple[int, Sequence[int], Sequence[bool]]],
-    cells: Mapping[tuple[int, int], tuple[NDArray[np.int32], Floats]],
-) -> FiringTokens:
-    """What was read, put together.
+class TokenTally:
+    """Tokens of the windows that are among the strongest so far.
 
-    Args:
-        firings: whose windows these are.
-        documents: (name, ends of its tokens, whether each was read), by rising name.
-        cells: (feature's row, window) -> tokens by number, and activations there.
+    A document that is not among a feature's ten strongest when it is read never will be. Windows that others displaced
+    are forgotten now and then, so that as many as twice those that stay are held, and the tokens of their documents.
     """
-    counts = np.zeros(MANY * len(firings.ids) + 1, np.int64)
-    order = sorted(cells)
-    for row, k in order:
-        counts[MANY * row + k + 1] = len(cells[row, k][0])
-    none = [np.zeros(0, np.int32)]
-    arrays = {
-        "documents": np.array([name for name, _, _ in documents], np.int64),
-        "starts": np.cumsum([0, *(len(ends) for _, ends, _ in documents)]),
-        "ends": np.concatenate([*none, *(np.asarray(ends, np.int32) for _, ends, _ in documents)]),
-        "read": np.concatenate([*none, *(np.asarray(read, np.uint8) for _, _, read in documents)]),
-        "windows": np.cumsum(counts),
-        "which": np.concatenate([*none, *(cells[at][0] for at in order)]),
-        "strength": np.concatenate([*none, *(cells[at][1] for at in order)]),
-    }
-    return FiringTokens(ids=firings.ids, **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
+
+    def __init__(self, features: int) -> None:
+        """Nothing read yet of so many features."""
+        self._cells: dict[tuple[int, int], _Cell] = {}
+        self._documents: dict[int, tuple[NDArray[np.int32], NDArray[np.bool_]]] = {}
+        self._most = 2 * MANY * features + 1000
+
+    def add(
+        self, kept: FiringsTally, names: Sequence[int], parts: Sequence[Fired], ends: Sequence[NDArray[Any]]
+    ) -> None:
+        """Take the tokens of a batch of documents.
+
+        Args:
+            kept: firings, which have taken these documents already.
+            names: the documents'.
+            parts: activations at their tokens, in any number of pieces.
+            ends: of each document, the characters at which its tokens end, rising; also of those in no piece.
+        """
+        wanted = kept.strongest_of(names, MANY)
+        for name, own in zip(names, ends, strict=True):
+            if name not in wanted:
+                continue
+            fired, number = _of_document(parts, name, own)
+            read = np.zeros(len(own), bool)
+            read[number] = True
+            self._documents[name] = (own.astype(np.int32), read)
+            for row, end in wanted[name]:
+                self._cells[row, name] = _cell(fired, number, own, row, end)
+        if len(self._cells) > self._most:
+            self._forget(kept.strongest_of(list(self._documents), MANY))
+
+    def _forget(self, wanted: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        stay = {(row, name) for name, some in wanted.items() for row, _ in some}
+        self._cells = {at: cell for at, cell in self._cells.items() if at in stay}
+        self._documents = {name: own for name, own in self._documents.items() if name in wanted}
+
+    def finish(self, firings: Firings) -> FiringTokens:
+        """What was kept, of the firings that are kept in the end."""
+        counts, cells = np.zeros(MANY * len(firings.ids) + 1, np.int64), list[_Cell]()
+        for row, k in zip(*np.nonzero(firings.documents[:, :MANY] >= 0), strict=True):
+            cells.append(self._cells[int(row), int(firings.documents[row, k])])
+            counts[MANY * row + k + 1] = len(cells[-1][0])
+        there = firings.documents[:, :MANY]
+        names = np.unique(there[there >= 0])
+        documents = [self._documents[int(name)] for name in names]
+        arrays = {
+            "documents": names,
+            "starts": np.cumsum([0, *(len(ends) for ends, _ in documents)]),
+            "ends": _joined(np.int32, [ends for ends, _ in documents]),
+            "read": _joined(np.uint8, [read for _, read in documents]),
+            "windows": np.cumsum(counts),
+            "which": _joined(np.int32, [which for which, _ in cells]),
+            "strength": _joined(np.float32, [strength for _, strength in cells]),
+        }
+        return FiringTokens(ids=firings.ids, **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
+
+
+def _joined(kind: type, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, kind), *(part.astype(kind) for part in parts)])
+
+
+def _of_document(parts: Sequence[Fired], name: int, ends: NDArray[Any]) -> tuple[csc_array, NDArray[np.int64]]:
+    """A document's activations (n, M), and which of its tokens each row is; of pieces that share an end the last."""
+    own = [(part, np.flatnonzero(part.documents == name)) for part in parts]
+    fired = csr_array(vstack([part.fired[rows] for part, rows in own]))
+    at = np.concatenate([part.ends[rows] for part, rows in own])
+    values, last = np.unique(at[::-1], return_index=True)
+    return csc_array(fired[len(at) - 1 - last]), np.searchsorted(ends, values)
+
+
+def _cell(fired: csc_array, number: NDArray[np.int64], ends: NDArray[Any], row: int, end: int) -> _Cell:
+    """The tokens around an end at which a feature fires, and how much."""
+    column = slice(fired.indptr[row], fired.indptr[row + 1])
+    which, strength = number[fired.indices[column]], fired.data[column]
+    here = (strength > 0) & (ends[which] > end - BEFORE) & (ends[which] <= end + AFTER)
+    order = np.argsort(which[here])
+    return which[here][order].astype(np.int32), strength[here][order].astype(np.float32)

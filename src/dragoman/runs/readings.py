@@ -124,14 +124,13 @@ class Readings:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
             # Which pairs there are does not depend on the features: a reading for others goes on with them.
             manner = repr(replace(options, watched=None, calibration=None))
-            spool = Spool(cache.path("reading", self.key("pairs-1", texts, manner)))
+            spool = Spool(cache.path("reading", self.key("pairs-2", texts, manner)))
             if spool.there:
                 talk.say(f"going on after {spool.there} batches of texts that were read before")
             # First: it may be refused, and models take long to open.
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
-            again = talk.towards("tokens of windows")
-            how = {"options": options, "progress": progress, "again": again, "spool": spool}
+            how = {"options": options, "progress": progress, "spool": spool}
             read_aligned(*self._readers(), texts, encoder, **how).save(path)
             spool.remove()
 
