@@ -38,7 +38,7 @@ def text_of(page: str) -> str:
 def test_tokens_are_lit_by_their_own_activation_and_told_in_numbers(tmp_path: Path) -> None:
     page = fires(make_run(tmp_path / "run", 12), "3")
     assert re.findall(r'<span class="lit l(\d)" title="activation ([^"]+)">([^<]*)</span>', page) == [
-        ("1", "1.25", " day,"), ("4", "7.5", " valley."),
+        ("1", "1.25", "day,"), ("4", "7.5", "valley."),
     ]  # fmt: skip
     assert '<small class="act">7.5</small>' in page and '<small class="act">1.25</small>' not in page
     rows = re.findall(r"<tr><td>(\d+)</td><td><code[^>]*>(.*?)</code></td><td>([^<]*)</td></tr>", page)
@@ -89,3 +89,8 @@ def test_levels_go_by_the_largest_of_all_windows() -> None:
     ]  # fmt: skip
     assert [(a.text, a.level, a.activation) for a in second] == [("x", 0, None), ("y", 2, 4.0), ("z", 0, None)]
     assert lit_tokens([("silent", TokenWindow())])[0][0].level == 0
+
+
+def test_blanks_before_a_word_are_not_lit_and_those_that_are_the_token_are() -> None:
+    told = lit_tokens([("a\n\n b \n", TokenWindow(ends=(1, 5, 7), at=(1, 2), fires=(1.0, 2.0)))])[0]
+    assert [(one.blanks, one.word) for one in told] == [("", "a"), ("\n\n ", "b"), ("", " \n")]

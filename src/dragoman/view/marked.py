@@ -38,6 +38,16 @@ class Lit:
     activation: float | None = None
     strongest: bool = False
 
+    @property
+    def blanks(self) -> str:
+        """The blanks before its word, which are not lit where there is one."""
+        return self.text[: len(self.text) - len(self.text.lstrip())] if self.text.strip() else ""
+
+    @property
+    def word(self) -> str:
+        """What stands behind them."""
+        return self.text[len(self.blanks) :]
+
 
 def words_in(text: str) -> frozenset[str]:
     """A text's words, in small letters."""
