@@ -225,7 +225,7 @@ class Viewed:
             Refusal: the line is not as this version writes it.
         """
         place = database.execute("SELECT start, size FROM tokens WHERE feature = ?", (n,)).fetchone()
-        return windows_at(self.run.path / TOKENS, *place, feature) if place else ()
+        return windows_at(self.run.path / TOKENS, int(place[0]), int(place[1]), feature) if place else ()
 
     def _tokens(
         self, database: sqlite3.Connection, n: int, feature: str, firing: Sequence[str]
