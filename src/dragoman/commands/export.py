@@ -117,9 +117,6 @@ def export(
         paths = _written(format_, folder, shown, out, condition, hookpoint=hookpoint, graph=graph, licence=licence)
         _tell_paths(paths, {"format": format_} if as_json else None)
         return
-    if model_id is None or source_id is None:
-        missing = "--model-id" if model_id is None else "--source-id"
-        raise Refusal("an export for Neuronpedia", "it files explanations by model and source", f"pass {missing} ID")
     made = write_neuronpedia(
         shown,
         out,

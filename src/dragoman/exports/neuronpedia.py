@@ -64,10 +64,9 @@ def write_neuronpedia(
     Raises:
         Refusal: as the module says, or a model or source is not named.
     """
-    if not asked.model_id or not asked.source_id:
-        missing = "model" if not asked.model_id else "source"
-        why = "it files explanations by model and source"
-        raise Refusal("an export for Neuronpedia", why, f"pass --{missing}-id ID, its id of the {missing}")
+    if asked.model_id is None or asked.source_id is None:
+        missing = "--model-id" if asked.model_id is None else "--source-id"
+        raise Refusal("an export for Neuronpedia", "it files explanations by model and source", f"pass {missing} ID")
     source = NeuronpediaRef(model=asked.model_id, source=asked.source_id)
     instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
     own = Site.parse(shown.manifest.source)
