@@ -107,6 +107,7 @@ def test_a_raw_request_without_or_with_two_hosts_is_refused(served: int) -> None
 
 
 def test_it_listens_on_this_machine_alone() -> None:
+    from dragoman.view.app import bound
 
     with bound(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
