@@ -146,7 +146,9 @@ def test_a_crossing_keeps_them_and_one_without_gives_none(world: World, tmp_path
     kept = tokens_of(crossing, windows)
     crossing.save(tmp_path / "kept")
     assert tokens_of(Crossing.load(tmp_path / "kept"), windows) == kept and set(kept) == set(windows)
-    assert tokens_of(replace(crossing, tokens=None), windows) == {}
+    replace(crossing, tokens=None).save(tmp_path / "before")
+    before = Crossing.load(tmp_path / "before")
+    assert before.tokens is None and tokens_of(before, windows) == {} and windows_of(before, ["3"], seed=0) == windows
 
 
 def run_at(path: Path, plan: str = "a" * 16) -> RunFolder:

@@ -54,7 +54,7 @@ _FILE = Contents(
 _DIGITS = 5  # of an activation, as it is told
 
 
-_Cell = tuple[NDArray[np.int32], Floats]
+_Cell = Floats  # (2, n): tokens by number, and activations there; numbers this small are exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,14 +154,14 @@ class TokenTally:
     """Tokens of the windows that are among the strongest so far.
 
     A document that is not among a feature's ten strongest when it is read never will be. Windows that others displaced
-    are forgotten now and then, so that as many as twice those that stay are held, and the tokens of their documents.
+    are forgotten now and then, so that a quarter more than stay are held, and the tokens of their documents.
     """
 
     def __init__(self, features: int) -> None:
         """Nothing read yet of so many features."""
         self._cells: dict[tuple[int, int], _Cell] = {}
-        self._documents: dict[int, tuple[NDArray[np.int32], NDArray[np.bool_]]] = {}
-        self._most = 2 * MANY * features + 1000
+        self._documents: dict[int, NDArray[np.int32]] = {}  # ends of tokens; less than none where one was not read
+        self._most = 5 * MANY * features // 4
 
     def add(
         self, kept: FiringsTally, names: Sequence[int], parts: Sequence[Fired], ends: Sequence[NDArray[Any]]
@@ -179,9 +179,9 @@ class TokenTally:
             if name not in wanted:
                 continue
             fired, number = _of_document(parts, name, own)
-            read = np.zeros(len(own), bool)
-            read[number] = True
-            self._documents[name] = (own.astype(np.int32), read)
+            marked = -own.astype(np.int32)
+            marked[number] *= -1
+            self._documents[name] = marked
             for row, end in wanted[name]:
                 self._cells[row, name] = _cell(fired, number, own, row, end)
         if len(self._cells) > self._most:
@@ -197,24 +197,22 @@ class TokenTally:
         counts, cells = np.zeros(MANY * len(firings.ids) + 1, np.int64), list[_Cell]()
         for row, k in zip(*np.nonzero(firings.documents[:, :MANY] >= 0), strict=True):
             cells.append(self._cells[int(row), int(firings.documents[row, k])])
-            counts[MANY * row + k + 1] = len(cells[-1][0])
+            counts[MANY * row + k + 1] = cells[-1].shape[1]
         there = firings.documents[:, :MANY]
         names = np.unique(there[there >= 0])
-        documents = [self._documents[int(name)] for name in names]
+        marked = [self._documents[int(name)] for name in names]
+        every = np.concatenate([np.zeros(0, np.int32), *marked])
+        which, strength = np.concatenate([np.zeros((2, 0), np.float32), *cells], axis=1)
         arrays = {
             "documents": names,
-            "starts": np.cumsum([0, *(len(ends) for ends, _ in documents)]),
-            "ends": _joined(np.int32, [ends for ends, _ in documents]),
-            "read": _joined(np.uint8, [read for _, read in documents]),
+            "starts": np.cumsum([0, *map(len, marked)]),
+            "ends": np.abs(every),
+            "read": every > 0,
             "windows": np.cumsum(counts),
-            "which": _joined(np.int32, [which for which, _ in cells]),
-            "strength": _joined(np.float32, [strength for _, strength in cells]),
+            "which": which,
+            "strength": strength,
         }
         return FiringTokens(ids=firings.ids, **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
-
-
-def _joined(kind: type, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *(part.astype(kind) for part in parts)])
 
 
 def _of_document(parts: Sequence[Fired], name: int, ends: NDArray[Any]) -> tuple[csc_array, NDArray[np.int64]]:
@@ -232,4 +230,4 @@ def _cell(fired: csc_array, number: NDArray[np.int64], ends: NDArray[Any], row: 
     which, strength = number[fired.indices[column]], fired.data[column]
     here = (strength > 0) & (ends[which] > end - BEFORE) & (ends[which] <= end + AFTER)
     order = np.argsort(which[here])
-    return which[here][order].astype(np.int32), strength[here][order].astype(np.float32)
+    return np.stack([which[here][order], strength[here][order]]).astype(np.float32)
