@@ -101,7 +101,7 @@ def test_keys_walk_the_list_open_a_feature_and_lead_back(page: Any, address: str
     page.keyboard.press("Enter")
     page.wait_for_url("**/feature?id=4&status=ok")
     page.keyboard.press("j")
-    page.wait_for_url("**/feature?id=5&status=ok")
+    page.wait_for_url("**/feature?id=8&status=ok")
     page.keyboard.press("k")
     page.wait_for_url("**/feature?id=4&status=ok")
     page.keyboard.press("l")

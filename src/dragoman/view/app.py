@@ -149,9 +149,12 @@ class _Pages:
     def feature(self, request: Request) -> Response:
         """A feature."""
         view = self.view(request)
-        query = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index).query()
+        selection = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index)
+        query = selection.query()
         with view.index.reading() as database:
             page = view.feature(database, view.number(database, request.query_params.get("id", "")))
+            if query:
+                page = view.beside(database, page, _every(view, database, selection))
         return HTMLResponse(
             pages.feature(
                 view,

@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -241,6 +241,15 @@ class Viewed:
         if len(pairs) < len(firing) or not all(window.fits(text) for text, window in pairs):
             return (), f"{TOKENS} is left out: its tokens are not those of these windows"
         return pairs, ""
+
+    def beside(self, database: sqlite3.Connection, page: FeaturePage, selected: Sequence[int]) -> FeaturePage:
+        """The page with its neighbours in a selection, where it is of it."""
+        if page.n not in selected:
+            return page
+        at = selected.index(page.n)
+        before, after = selected[at - 1 : at] if at else (), selected[at + 1 : at + 2]
+        found = {n: self._id(database, "n = ?", n) for n in (*before, *after)}
+        return replace(page, before=found[before[0]] if before else None, after=found[after[0]] if after else None)
 
     def _samples(self, told: Told) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""
