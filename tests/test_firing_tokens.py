@@ -15,6 +15,7 @@ from dragoman.core import Refusal
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, by_name, contexts
 from dragoman.maps.firing_tokens import FiringTokens, TokenTally, token_windows
+from dragoman.maps.windows import sentences_around
 from dragoman.models.aligned import read_aligned
 from dragoman.records import TokenWindow
 from dragoman.runs.crossings import by_tokens, tokens_of, windows_of
@@ -128,12 +129,14 @@ def test_damaged_ones_are_refused(aligned: Aligned, pair: PlantedPair, tmp_path:
 def test_a_run_keeps_them_beside_its_windows(world: World, tmp_path: Path) -> None:
     run = explain(world.request(features=("0", "3")), tmp_path / "run")
     found = read_tokens(run)
+    read = [" ".join(text.split()) for text in (world.root / "texts.txt").read_text().splitlines()]
     assert run.contexts and list(found) == list(run.contexts)
     for name, windows in found.items():
         texts = run.contexts[name]["firing"]
         assert len(texts) == len(windows)
         for text, one in zip(texts, windows, strict=True):
             assert one.fires and "".join(token for token, _ in one.tokens(text)) == text
+            assert any(f"{one.before}{text}{one.after}" in line for line in read)
     again = explain(world.request(features=("0", "3")), tmp_path / "again")
     assert (again.path / TOKENS).read_bytes() == (run.path / TOKENS).read_bytes()
 
@@ -189,3 +192,30 @@ def test_a_window_in_tokens_is_the_window() -> None:
     one = TokenWindow(ends=(3, 9), at=(1,), fires=(2.5,), unread=(0,))
     assert one.tokens("The zebra runs") == [("The", None), (" zebra", 2.5), (" runs", None)]
     assert TokenWindow().tokens("whole") == [("whole", None)] and TokenWindow().tokens("") == []
+
+
+TALE = "One day. He said no. Then the zebra ran off home. It was late.\nNext line here"
+
+
+@pytest.mark.parametrize(
+    ("window", "before", "after"),
+    [
+        ("the zebra ran", "Then ", " off home."),
+        ("He said", "", " no."),
+        ("He said no.", "", ""),
+        ("One", "", " day."),
+        ("late.", "It was ", ""),
+        ("no. Then", "He said ", " the zebra ran off home."),
+        ("Next line", "", " here"),
+        ("here", "Next line ", ""),
+    ],
+)
+def test_sentences_are_told_whole(window: str, before: str, after: str) -> None:
+    start = TALE.index(window)
+    assert sentences_around(TALE, start, start + len(window)) == (before, after)
+
+
+def test_very_long_sentences_are_cut_at_words_and_scripts_without_spaces_are_not_told() -> None:
+    before, after = sentences_around("word " * 200, 500, 519)
+    assert set(before.split()) == set(after.split()) == {"word"} and 200 < min(len(before), len(after)) <= 240
+    assert sentences_around("漢字" * 400, 500, 520) == ("", "")

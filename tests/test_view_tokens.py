@@ -45,6 +45,7 @@ def test_tokens_are_lit_by_their_own_activation_and_told_in_numbers(tmp_path: Pa
     assert [(number, text_of(token), value) for number, token, value in rows] == [
         ("1", "·day,", "1.25"), ("1", "·valley.", "7.5"),
     ]  # fmt: skip
+    assert re.findall(r'<span class="past">([^<]*)</span>', page) == ["&lt;i&gt;Once. ", " &amp; so on."]
     assert "as a share of the largest here" in page and "No token is lit" not in page
 
 

@@ -135,7 +135,9 @@ def window_of(text: str) -> TokenWindow:
     ends = [match.end() for match in re.finditer(r"\S+", text)]
     at = [k for k, end in enumerate(ends) if text[:end].endswith((" day,", "valley."))] or [len(ends) - 1]
     fires = [1.25, 7.5][-len(at) :]
-    return TokenWindow(ends=tuple(ends), at=tuple(at), fires=tuple(fires), unread=(0,))
+    return TokenWindow(
+        ends=tuple(ends), at=tuple(at), fires=tuple(fires), unread=(0,), before="<i>Once. ", after=" & so on."
+    )
 
 
 def make_run(

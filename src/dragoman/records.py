@@ -145,13 +145,16 @@ class TokenWindow(Record):
 
     ``ends``: the characters at which tokens end, rising; a token is the text from the end before it to its own, and
     what follows the last one is a token cut short. ``at``: tokens at which the feature fires, by number, and ``fires``,
-    how much, above 0. ``unread``: tokens of which nobody knows; at all others it is silent.
+    how much, above 0. ``unread``: tokens of which nobody knows; at all others it is silent. ``before`` and ``after``:
+    what of its first and last sentence stands outside of the window.
     """
 
     ends: tuple[int, ...] = ()
     at: tuple[int, ...] = ()
     fires: tuple[float, ...] = ()
     unread: tuple[int, ...] = ()
+    before: str = ""
+    after: str = ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

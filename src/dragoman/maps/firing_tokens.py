@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, vstack
 
 from dragoman.core import Floats, Refusal, frozen
-from dragoman.maps.windows import AFTER, BEFORE, MANY, span_around
+from dragoman.maps.windows import AFTER, BEFORE, MANY, sentences_around, span_around
 from dragoman.records import TokenWindow
 from dragoman.store import Contents, write_arrays
 
@@ -145,8 +145,11 @@ def token_windows(firings: Firings, tokens: FiringTokens, texts: Mapping[int, st
     row, made = firings.at(feature), list[TokenWindow]()
     for k, (name, end) in enumerate(zip(firings.documents[row, :MANY], firings.ends[row, :MANY], strict=True)):
         if name >= 0:
-            start, stop = span_around(texts[int(name)], int(end), before=BEFORE, after=AFTER)
-            made.append(tokens.window(row, k, int(name), start, stop))
+            text = texts[int(name)]
+            start, stop = span_around(text, int(end), before=BEFORE, after=AFTER)
+            before, after = sentences_around(text, start, stop)
+            window = tokens.window(row, k, int(name), start, stop)
+            made.append(window.model_copy(update={"before": before, "after": after}))
     return made
 
 

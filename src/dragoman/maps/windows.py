@@ -10,7 +10,9 @@ import re
 import numpy as np
 
 MANY, BEFORE, AFTER = 10, 200, 60  # windows of a feature; characters of one before the end of its token, and after it
+SENTENCE = 240  # characters of a sentence that are told on either side of a window
 _WORD = re.compile(r"\S+")
+_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]|[\r\n]+\s*")
 
 
 def around(text: str, end: int, *, before: int, after: int) -> str:
@@ -34,6 +36,21 @@ def span_around(text: str, end: int, *, before: int, after: int) -> tuple[int, i
     found = text[start:stop]
     start += len(found) - len(found.lstrip())
     return start, start + len(found.strip())
+
+
+def sentences_around(text: str, start: int, stop: int) -> tuple[str, str]:
+    """What of the first and the last sentence of ``text[start:stop]`` stands before and after it, cut at words."""
+    low, high = max(start - SENTENCE, 0), min(stop + SENTENCE, len(text))
+    ends = [m.end() for m in _END.finditer(text[low:start])]
+    begin = low + ends[-1] if ends else low
+    if not ends and low:
+        first, space, _ = text[low:start].partition(" ")
+        begin = low + len(first) + 1 if space else start
+    found = next((m for m in _END.finditer(text[stop - 1 : high] + " ")), None)
+    end = min(stop - 1 + found.end(), high) if found else high
+    if not found and high < len(text):
+        end = stop + len(text[stop:high].rpartition(" ")[0])
+    return text[min(begin, start) : start], text[stop : max(end, stop)].rstrip()
 
 
 def somewhere(text: str, length: int, rng: np.random.Generator) -> str:

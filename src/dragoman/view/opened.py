@@ -89,10 +89,10 @@ class Lens:
 class FeaturePage:
     """What a feature's page says of it besides the run's own words.
 
-    ``by_token``: whether windows are lit by activations at tokens, not by shares of words; ``unlit``: why they are not,
-    "" where there is nothing to say. ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of
-    features it names that the run has; others are of the dictionary alone. ``before``, ``after``: ids of its neighbours
-    in the run.
+    ``by_token``: whether windows are lit by activations at tokens, not by shares of words; ``around``: what of their
+    sentences stands before and after them; ``unlit``: why they are not lit so, "" where there is nothing to say.
+    ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has;
+    others are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
     """
 
     n: int
@@ -102,6 +102,7 @@ class FeaturePage:
     windows: Sequence[Sequence[Lit]]
     lit: bool
     by_token: bool
+    around: Sequence[tuple[str, str]]
     unlit: str
     lens: Sequence[Lens]
     neuronpedia: str
@@ -208,6 +209,7 @@ class Viewed:
             windows=windows,
             lit=any(one.level for window in windows for one in window),
             by_token=bool(tokens),
+            around=[(window.before, window.after) for _, window in tokens] or [("", "")] * len(windows),
             unlit=unlit,
             lens=_lens(told.lens),
             neuronpedia=self._link(card),
