@@ -216,3 +216,15 @@ def test_activations_are_told_in_numbers_and_not_by_colour_alone(page: Any, addr
     page.locator(".acts summary").focus()
     page.keyboard.press("Enter")
     assert page.locator(".acts td").all_inner_texts() == ["1", "·day,", "1.25", "1", "·valley.", "7.5"]
+
+
+def test_paper_opens_what_is_folded_and_leaves_tables_and_forms_out(page: Any, address: str) -> None:
+    for path, out in (("/run/feature?id=3", ".acts"), ("/run/features", ".send")):
+        page.goto(address + path)
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert not page.locator(out).is_visible()
+    page.goto(f"{address}/run/feature?id=3")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".said details").first.get_attribute("open") is not None
+    page.emulate_media(media="screen")
