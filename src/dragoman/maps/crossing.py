@@ -50,9 +50,9 @@ class Crossing:
     ``recipe``: fitted on aligned tokens, or on pooled texts as in the post. ``background``, ``source_background``: mean
     unit activation at either site. ``map``: with ``held_out`` on its report; ``moments``: that it was fitted on.
     ``direct``: the direct route's table. Of aligned tokens besides: ``back``, the map from target to source; ``folds``,
-    ``baselines`` and ``fired``, for cards; ``firings`` and ``tokens``, for windows of text; ``words``, on which features
-    fire; ``sums``, for dictionary ridge, or ``solved``, its table, once saved. ``dictionary``: which one it was fitted
-    on. ``texts``: what was read. What was not prepared is None; nothing is needed where both sites are one.
+    ``baselines`` and ``fired``, for cards; ``firings`` and ``tokens``, for windows of text; ``words``, on which
+    features fire; ``sums``, for dictionary ridge, or ``solved``, its table, once saved. ``dictionary``: which one it
+    was fitted on. ``texts``: what was read. What was not prepared is None; nothing is needed where both sites are one.
 
     Not saved: ``digests`` of what it was made from; ``left_out``: what became of either model's rows when read;
     ``name``: how refusals call it.
