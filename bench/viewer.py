@@ -1,9 +1,10 @@
 """The viewer under load: how long a first index takes, and how long searches and pages of 65,536 features.
 
-A run is made by the store's own writers: two readings of every feature, cards, confidences, windows, lens words and
-directions. The index is made by ``dragoman view`` in a process of its own, then a client asks the running server over
-loopback, one request after the other. Times are the 95th percentile of the whole request, in milliseconds; processor
-times and the load of the machine stand beside, as a busy machine makes everything wait.
+A run is made by the store's own writers: two readings of every feature, cards, confidences, windows with the
+activations of their tokens, lens words and directions. The index is made by ``dragoman view`` in a process of its own,
+then a client asks the running server over loopback, one request after the other. Times are the 95th percentile of the
+whole request, in milliseconds; processor times and the load of the machine stand beside, as a busy machine makes
+everything wait.
 
     python bench/viewer.py [--features 65536] [--requests 200]
 """
@@ -26,7 +27,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from dragoman.records import TokenWindow
 from dragoman.store import RunFolder, digest
+from dragoman.store.firing import write_tokens
 
 RESULTS = Path(__file__).parent / "results" / "viewer.json"
 WIDTH = 576  # of the source's stream
@@ -55,6 +58,14 @@ def card(k: int, reading: str, status: str, draws: np.ndarray) -> dict:
     }  # fmt: skip
 
 
+def token_window(text: str, rng: np.random.Generator) -> TokenWindow:
+    """A window whose words are its tokens, at five of which the feature fires."""
+    ends = np.cumsum([len(word) + 1 for word in text.split(" ")]) - 1
+    at = np.sort(rng.choice(len(ends), 5, replace=False))
+    fires = tuple(round(float(one), 3) for one in rng.uniform(0.1, 9, 5))
+    return TokenWindow(ends=tuple(ends.tolist()), at=tuple(at.tolist()), fires=fires)
+
+
 def make_run(path: Path, features: int, seed: int = 0) -> RunFolder:
     """A run of this many features, by the store's own writers."""
     rng = np.random.default_rng(seed)
@@ -69,7 +80,7 @@ def make_run(path: Path, features: int, seed: int = 0) -> RunFolder:
         "plan_digest": digest("bench", str(features), str(seed)), "dictionary": {"ref": "bench"},
     })  # fmt: skip
     confidence: dict[str, list] = {"fires": [], "writes": []}
-    contexts, lens = {}, {}
+    contexts, lens, tokens = {}, {}, {}
     with run.writing() as file:
         for first in range(0, features, BATCH):
             some = ids[first : first + BATCH]
@@ -96,11 +107,13 @@ def make_run(path: Path, features: int, seed: int = 0) -> RunFolder:
                     })  # fmt: skip
             for k, feature in enumerate(some):
                 firing = [" ".join(drawn[k, 0, at : at + 30]) for at in range(0, 100, 20)]
+                tokens[feature] = [token_window(text, rng) for text in firing]
                 shares = {str(drawn[k, 0, 3]): 0.6, str(drawn[k, 0, 7]): 0.2}
                 contexts[feature] = {"firing": firing, "silent": firing[:2], "words": shares, "forms": {}}
                 lens[feature] = {"source": list(drawn[k, 0, :20]), "carried": list(drawn[k, 1, :20])}
             file.append(rows)
     run.write_contexts(contexts)
+    write_tokens(run, tokens)
     run.write_lens({"writes": lens})
     member = {"needs": ["n_eff"], "reads": ["coverage"], "threshold": 0.6}
     run.write_scores({

@@ -5,6 +5,7 @@ And readers with a tiny random one, texts of several scripts, and what it means 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from dragoman.core import Site
 from dragoman.dictionaries import Encoder
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
-from dragoman.models.harvest import PILOT, Reader, TokenRows, pilot_texts
+from dragoman.models.harvest import OUTLIER, PILOT, Reader, TokenRows, pilot_texts
 from dragoman.models.paired import ReadingOptions
 from planted_worlds import SOURCE, TARGET, SparseWorld, sparse_world
 from tiny_checkpoints import CORPUS, model_of, tokenizer_of
@@ -56,6 +57,14 @@ class PlantedReader:
     def pilot(self, texts: Sequence[str]) -> TokenRows:
         return self.rows(sorted(texts[i] for i in pilot_texts(texts, PILOT)), np.inf)
 
+    def ends(self, texts: Sequence[str], **_how: Any) -> list[np.ndarray]:
+        return [
+            np.array(sorted(
+                match.end() - back for match in re.finditer(r"\S+", text) for back in range(self.pieces)
+            ))
+            for text in texts
+        ]  # fmt: skip
+
     def rows(self, texts: Sequence[str], typical: float | None = None, **how: Any) -> TokenRows:
         found = []
         for document, text in enumerate(texts):
@@ -70,6 +79,8 @@ class PlantedReader:
         found = [f for f in found if f[3] > 0]
         x, document, end, position = (np.array(column) for column in zip(*found, strict=True))
         finite = np.isfinite(x).all(axis=1)
+        if typical is not None:
+            finite &= ~(np.linalg.norm(x, axis=1) > OUTLIER * typical)
         return TokenRows(
             x=x[finite].astype(np.float32),
             document=document[finite],

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.commands.export import without_folders
 from dragoman.core import Refusal, public_address, without_secrets
 from dragoman.dictionaries import DictionaryRef
+from dragoman.exports.names import without_folders
 from dragoman.models.resolve import folder_of
 from dragoman.neuronpedia import Export, parse
 

@@ -18,9 +18,11 @@ from dragoman.core import Refusal
 from dragoman.exports.circuit import cantor, labelled_graph
 from dragoman.exports.entries import entries_of_run
 from dragoman.exports.tables import COLUMNS
+from dragoman.records import TokenWindow
 from dragoman.report.opened import ShownRun
 from dragoman.scores import FORMAT
 from dragoman.store import RunFolder
+from dragoman.store.firing import write_tokens
 from report_fixture import HOSTILE
 from test_neuronpedia_export import VERBALIZER, row
 
@@ -304,3 +306,20 @@ def test_entries_of_several_conditions_are_not_one_label(run: RunFolder) -> None
 
     with pytest.raises(Refusal, match="feature 982: it has an explanation of fires and one of writes"):
         numbered(entries_of_run(ShownRun.of(run)), "circuit-tracer")
+
+
+def test_a_circuit_page_bears_the_strength_of_each_token(run: RunFolder, tmp_path: Path) -> None:
+    out = written(run, tmp_path / "none", "circuit-tracer", condition="fires")
+    page = json.loads((out / f"features/{cantor(20, 982)}.json").read_text())
+    assert page["examples_quantiles"][0]["examples"][0]["tokens_acts_list"] == [0.0] and page["act_max"] == 1.0
+    window = TokenWindow(ends=(1, 7, 15), at=(1, 2), fires=(1.5, 4.0), unread=(0,))
+    write_tokens(run, {"982": [window]})
+    out = written(run, tmp_path / "some", "circuit-tracer", condition="fires")
+    page = json.loads((out / f"features/{cantor(20, 982)}.json").read_text())
+    (example,) = page["examples_quantiles"][0]["examples"]
+    assert example["tokens"] == ["a", " thorn", " pricked", " <b>me</b>"] and page["act_max"] == 4.0
+    assert example["tokens_acts_list"] == [0.0, 1.5, 4.0, 0.0] and example["train_token_ind"] == 2
+    write_tokens(run, {"982": [TokenWindow(ends=(400,), at=(0,), fires=(1.0,))]})
+    with pytest.raises(Refusal, match="activations of feature 982: its tokens are not those of its windows"):
+        written(run, tmp_path / "wrong", "circuit-tracer", condition="fires")
+    assert not (tmp_path / "wrong").exists()

@@ -6,8 +6,10 @@ import html
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from asking import explain
+from dragoman.core import Refusal
 from dragoman.runs.crossings import by_tokens, windows_of
 from dragoman.store import RunFolder, read_json
 from reading import read_encoder
@@ -73,3 +75,23 @@ def test_the_page_shows_five_windows_folded_and_escaped(tmp_path: Path) -> None:
 def test_a_run_without_contexts_shows_none(tmp_path: Path) -> None:
     run: RunFolder = build_run(tmp_path / "run", count=3)
     assert "where it fires" not in page_of(run, tmp_path / "page.html").text
+
+
+def test_windows_and_words_of_very_many_features_are_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    first, second = run.manifest["features"][:2]
+    run.write_contexts({first: {"firing": [HOSTILE], "silent": []}, second: {"firing": [], "silent": ["quiet"]}})
+    run.write_lens({"plain": {first: {"source": ["a"], "carried": []}, second: {"source": [], "carried": ["b"]}}})
+    contexts, lens = run.contexts, run.lens
+    assert contexts and lens
+    monkeypatch.setattr("dragoman.store.runs._WHOLE", 10)
+    monkeypatch.setattr("dragoman.store.runs.read_json", lambda _path: pytest.fail("it was read whole"))
+    assert run.contexts == contexts and run.lens == lens
+    (run.path / "contexts.json").write_text("[1, 2, 3, 4, 5, 6]")
+    with pytest.raises(Refusal, match="it does not hold windows of text by feature"):
+        _ = run.contexts
+    (run.path / "contexts.json").write_text('{"0": {"firing": [], "silent": []}, "1')
+    with pytest.raises(Refusal, match="it is not the JSON that was expected"):
+        _ = run.contexts

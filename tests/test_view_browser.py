@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_keys_walk_the_list_open_a_feature_and_lead_back(page: Any, address: str
     page.keyboard.press("Enter")
     page.wait_for_url("**/feature?id=4&status=ok")
     page.keyboard.press("j")
-    page.wait_for_url("**/feature?id=5&status=ok")
+    page.wait_for_url("**/feature?id=8&status=ok")
     page.keyboard.press("k")
     page.wait_for_url("**/feature?id=4&status=ok")
     page.keyboard.press("l")
@@ -189,3 +190,41 @@ def test_a_bundle_opens_from_its_files_and_is_searched_there(page: Any, place: P
     page.wait_for_url("**/feature-0.html")
     page.keyboard.press("j")
     page.wait_for_url("**/feature-1.html")
+
+
+def test_a_selection_goes_out_for_neuronpedia_by_keys_alone(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/features?status=weak")
+    page.locator(".send summary").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".send form").is_visible()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "author_id"
+    page.keyboard.type("someone")
+    with page.expect_download() as told:
+        page.keyboard.press("Enter")
+    assert told.value.suggested_filename == "run.neuronpedia.zip"
+    assert page.url.endswith("/run/features?status=weak"), "the list stays"
+    with zipfile.ZipFile(told.value.path()) as archive:
+        assert "v1/gemma-2-2b/20-gemmascope-res-16k/README.md" in archive.namelist()
+
+
+def test_activations_are_told_in_numbers_and_not_by_colour_alone(page: Any, address: str) -> None:
+    page.goto(f"{address}/run/feature?id=3")
+    assert page.locator(".fired .act").all_inner_texts() == ["7.5"]
+    assert page.locator(".fired .lit").first.get_attribute("title") == "activation 1.25"
+    page.locator(".acts summary").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".acts td").all_inner_texts() == ["1", "·day,", "1.25", "1", "·valley.", "7.5"]
+
+
+def test_paper_opens_what_is_folded_and_leaves_tables_and_forms_out(page: Any, address: str) -> None:
+    for path, out in (("/run/feature?id=3", ".acts"), ("/run/features", ".send")):
+        page.goto(address + path)
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert not page.locator(out).is_visible()
+    page.goto(f"{address}/run/feature?id=3")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".said details").first.get_attribute("open") is not None
+    page.emulate_media(media="screen")

@@ -12,13 +12,14 @@ import pytest
 from dragoman.core import Refusal
 from dragoman.report.cards import feature_cards
 from dragoman.report.opened import ShownRun
-from dragoman.store import RunFolder
+from dragoman.store import RunFolder, read_json, write_json
+from dragoman.store.runs import PLAN, ROWS_PLAN
 from dragoman.view import build, index
 from dragoman.view.build import index_of
 from dragoman.view.find import Columns, Selection, expression, found
 from dragoman.view.index import NAME, folder_for
 from report_fixture import build_run
-from viewed_run import make_run, viewed
+from viewed_run import make_run, scores_of, viewed
 
 
 def head_lines(made: index.Index) -> list[tuple[Any, ...]]:
@@ -48,7 +49,7 @@ def test_what_a_feature_page_reads_is_the_card_of_the_whole_run(tmp_path: Path) 
     view = viewed(run)
     with view.index.reading() as database:
         for name in ("0", "7", "59", "random-2"):
-            card, _, _ = view.card(database, view.number(database, name))
+            card = view.told(database, view.number(database, name)).card
             same = {part: getattr(card, part) for part in ("id", "gist", "status", "control", "flagged")}
             assert same == {part: getattr(whole[name], part) for part in same}
             for one, other in zip(card.shown, whole[name].shown, strict=True):
@@ -181,3 +182,17 @@ def test_an_index_is_only_read(tmp_path: Path) -> None:
 )
 def test_words_are_quoted(typed: str, wanted: str) -> None:
     assert expression(typed) == wanted
+
+
+def test_a_run_that_has_grown_is_read_by_the_plan_of_its_first_rows(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 12)
+    manifest, (arrays, meta) = read_json(run.path / "manifest.json"), run.vectors()
+    write_json(run.path / "manifest.json", manifest | {PLAN: "grown", ROWS_PLAN: run.plan})
+    grown = RunFolder.open(run.path)
+    grown.write_scores(scores_of([str(k) for k in range(12)]))
+    grown.write_vectors(arrays, meta)
+    view = viewed(grown)
+    with view.index.reading() as database:
+        page = view.feature(database, 3)
+    assert page.by_token and page.near and page.card.head.claims and not view.index.about["missing"]
+    view.close()

@@ -170,7 +170,7 @@ def test_a_feature_page_says_what_is_known(client: Any) -> None:
     assert page.having("a", rel="noreferrer")[0]["href"] == (
         "https://www.neuronpedia.org/gemma-2-2b/20-gemmascope-res-16k/3"
     )
-    assert [a["href"] for a in page.having("a", rel="next")] == ["/run/feature?id=4&status=differs"] * 2
+    assert [a["href"] for a in page.having("a", rel="next")] == ["/run/feature?id=7&status=differs"] * 2
 
 
 def test_a_feature_of_the_dictionary_that_was_not_run_is_named_and_not_linked(client: Any) -> None:
@@ -248,3 +248,18 @@ def test_of_two_runs_of_a_dictionary_the_same_feature_is_linked(tmp_path: Path) 
     assert "/b/feature?id=3" in [a.get("href") for a in read(client, "/a/feature?id=3").having("a")]
     for view in views:
         view.close()
+
+
+def test_neighbours_are_those_of_the_selection_it_was_opened_from(client: Any) -> None:
+    def around(query: str) -> tuple[list[str], list[str]]:
+        page = read(client, f"/run/feature?{query}")
+        return tuple([a["href"] for a in page.having("a", rel=rel)][:1] for rel in ("prev", "next"))  # type: ignore[return-value]
+
+    assert around("id=4") == (["/run/feature?id=3"], ["/run/feature?id=5"])
+    assert around("id=4&status=ok") == (["/run/feature?id=0&status=ok"], ["/run/feature?id=8&status=ok"])
+    assert around("id=0&status=ok") == ([], ["/run/feature?id=4&status=ok"])
+    assert around("id=3&status=ok") == (["/run/feature?id=2&status=ok"], ["/run/feature?id=4&status=ok"]), "not of it"
+    order = listed(client, "sort=sure")
+    assert around(f"id={order[3]}&sort=sure") == (
+        [f"/run/feature?id={order[2]}&sort=sure"], [f"/run/feature?id={order[4]}&sort=sure"],
+    )  # fmt: skip

@@ -113,3 +113,12 @@ def test_it_listens_on_this_machine_alone() -> None:
         assert listening.getsockname()[0] == "127.0.0.1"
         with pytest.raises(Refusal, match="another program uses it; name another with --port"):
             bound(listening.getsockname()[1])
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Of sockets that do not say they are TCP, asyncio waits for the other side to confirm: 40 ms an answer."""
+    from dragoman.view.app import bound
+
+    listening = bound(0)
+    assert listening.proto == socket.IPPROTO_TCP
+    listening.close()

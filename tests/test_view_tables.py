@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.view import tables
+from dragoman.exports import tables
 from viewed_run import HOSTILE_ID, client_of, make_run, viewed
 
 pytest.importorskip("starlette", reason="run: pip install 'dragoman[view]'")
@@ -84,5 +84,5 @@ def test_parquet_without_its_library_is_refused_with_the_line_to_type(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(Refusal, match=r"pyarrow, which is not installed; run: pip install 'dragoman\[parquet\]'"):
-        tables.write_parquet(iter(()), tmp_path / "table.parquet")
+        tables.write_parquet(tmp_path / "table.parquet", ())
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from dragoman.embed import Embedder, LexicalEmbedder
+from dragoman.records import TokenWindow
 from dragoman.store import RunFolder, digest
+from dragoman.store.firing import write_tokens
 from dragoman.view.opened import Viewed
 from report_fixture import HOSTILE, TOPICS
 
@@ -127,8 +130,20 @@ def scores_of(ids: list[str]) -> dict[str, Any]:
     }
 
 
-def make_run(path: Path, count: int = 60, *, scored: bool = True, odd: bool = False, **more: Any) -> RunFolder:
-    """A run of ``count`` features; ``odd``: the last has an id that no path could hold."""
+def window_of(text: str) -> TokenWindow:
+    """Words as tokens: the first was not read, the last fires most, "day" less than a quarter of that."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    at = [k for k, end in enumerate(ends) if text[:end].endswith((" day,", "valley."))] or [len(ends) - 1]
+    fires = [1.25, 7.5][-len(at) :]
+    return TokenWindow(
+        ends=tuple(ends), at=tuple(at), fires=tuple(fires), unread=(0,), before="<i>Once. ", after=" & so on."
+    )
+
+
+def make_run(
+    path: Path, count: int = 60, *, scored: bool = True, odd: bool = False, tokens: bool = True, **more: Any
+) -> RunFolder:
+    """A run of ``count`` features; ``odd``: the last has an id that no path could hold; ``tokens``: lit by them."""
     ids = [str(k) for k in range(count - odd)] + ([ODD_ID] if odd else [])
     run = RunFolder.create(path, manifest_of(ids, **more))
     run.append(rows_of(ids))
@@ -144,6 +159,8 @@ def make_run(path: Path, count: int = 60, *, scored: bool = True, odd: bool = Fa
         for k, feature in enumerate(ids)
     }
     run.write_contexts(firing)
+    if tokens:
+        write_tokens(run, {feature: [window_of(text) for text in own["firing"]] for feature, own in firing.items()})
     words = {f: {"source": [" wheat", "<b>", "\n"], "carried": [" wheat", " rye"]} for f in ids}
     run.write_lens({"writes": words})
     vectors = np.random.default_rng(0).standard_normal((count, 300)).astype(np.float32)

@@ -137,6 +137,12 @@ def score(
     steer: Annotated[
         bool, typer.Option("--steer", help="Also steer the target's model by the carried rows; opens that model.")
     ] = False,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate", help="Also let the source's model write from the texts: do features fire on that? Opens it."
+        ),
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     seed: Seed = 0,
@@ -164,7 +170,9 @@ def score(
             dtype=dtype,
             confidence=confidence,
             steer=steer,
+            generate=generate,
             say=talk.say,
+            progress=talk.towards("writing passages"),
         )
     if as_json:
         put_record("scores", scores.to_json())

@@ -140,6 +140,44 @@ class PromptToken(Record):
         return before, self.prompt[begin:end], after
 
 
+class TokenWindow(Record):
+    """The tokens of a window of text in which a feature fires.
+
+    ``ends``: the characters at which tokens end, rising; a token is the text from the end before it to its own, and
+    what follows the last one is a token cut short. ``at``: tokens at which the feature fires, by number, and ``fires``,
+    how much, above 0. ``unread``: tokens of which nobody knows; at all others it is silent. ``before`` and ``after``:
+    what of its first and last sentence stands outside of the window.
+    """
+
+    ends: tuple[int, ...] = ()
+    at: tuple[int, ...] = ()
+    fires: tuple[float, ...] = ()
+    unread: tuple[int, ...] = ()
+    before: str = ""
+    after: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        rising = all(a < b for a, b in zip((0, *self.ends), self.ends, strict=False))
+        known = all(0 <= n < len(self.ends) for n in (*self.at, *self.unread))
+        if not rising or not known or len(self.at) != len(self.fires) or not all(f > 0 for f in self.fires):
+            raise ValueError("its tokens and activations do not go together")
+        return self
+
+    def fits(self, text: str) -> bool:
+        """Whether these can be tokens of a window."""
+        return not self.ends or self.ends[-1] <= len(text)
+
+    def tokens(self, text: str) -> list[tuple[str, float | None]]:
+        """The window ``text`` in tokens, each with its activation; None where nobody knows it."""
+        fires = dict(zip(self.at, self.fires, strict=True)) | dict.fromkeys(self.unread)
+        made, start = list[tuple[str, float | None]](), 0
+        for n, end in enumerate(self.ends):
+            made.append((text[start:end], fires.get(n, 0.0)))
+            start = end
+        return [*made, (text[start:], None)] if start < len(text) else made
+
+
 class Row(Record):
     """One explanation as it is written in ``rows.jsonl``.
 

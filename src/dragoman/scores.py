@@ -247,6 +247,20 @@ class FeatureClaims(Record):
     claims: tuple[ClaimStatus, ...]
 
 
+class Passage(Record):
+    """What the source's model wrote from a text, its beginning, and the feature's largest activation on all of it."""
+
+    text: str
+    peak: float
+
+
+class FeatureGenerated(Record):
+    """What was written from one feature's first text."""
+
+    feature: str
+    passages: tuple[Passage, ...]
+
+
 class Lifts(dict[str, Estimate]):
     """Lift by condition, whose names are told where another is asked for."""
 
@@ -267,9 +281,10 @@ class Scores(Record):
 
     ``rule``: when a text names a category. ``per_feature``, ``nulls``, ``claims``: by condition, nulls then by name.
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
-    condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``: what texts and rows say of
-    features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``. ``plan_digest``: of
-    the run they are of, which the run's folder writes and compares.
+    condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``, ``generation``: what texts and
+    rows say of features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``.
+    ``generated``: by condition, what the source's model wrote from the texts. ``plan_digest``: of the run they are of,
+    which the run's folder writes and compares.
     """
 
     format: Literal[2]
@@ -291,6 +306,7 @@ class Scores(Record):
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
     claims: Mapping[str, tuple[FeatureClaims, ...]] = {}
+    generated: Mapping[str, tuple[FeatureGenerated, ...]] = {}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Which conditions, and which parts there are: what a notebook shows."""
@@ -305,7 +321,7 @@ class Scores(Record):
             "ceiling",
             "detection",
         )
-        parts = (*parts, "reconstruction", "confidence", "claims")
+        parts = (*parts, "reconstruction", "confidence", "claims", "generated")
         conditions = [row.condition for row in self.table] or list(self.window_lift)
         return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]
 

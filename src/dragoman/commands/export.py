@@ -9,7 +9,6 @@ is not the run's own place in the model, and options of another format.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +16,14 @@ import typer
 
 from dragoman.commands.printing import put, put_record, tell, tell_lines
 from dragoman.commands.words import Run, file_path, out_folder
-from dragoman.exports.names import without_folders
 from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
-    from dragoman.neuronpedia import Explained
-    from dragoman.records import ConditionEntry, Row
     from dragoman.report.opened import ShownRun
+    from dragoman.store import RunFolder
 
 FORMATS = ("neuronpedia", "delphi", "circuit-tracer", "csv", "parquet", "hub")
 _OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes features with their explanations"
-PREFERRED = "washed"
 
 
 def export(
@@ -102,10 +98,12 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="What was written, as one JSON object.")] = False,
 ) -> None:
     """Write a run's explanations as files that other tools read (nothing is uploaded)."""
-    from dragoman.core import Refusal, Site
-    from dragoman.neuronpedia import NeuronpediaRef, must_exist, refuse_elsewhere, write_explanations
+    from dragoman.core import Refusal
+    from dragoman.exports.neuronpedia import Asked, write_neuronpedia
+    from dragoman.neuronpedia import must_exist
     from dragoman.report.opened import ShownRun
     from dragoman.store import RunFolder
+    from dragoman.store.firing import read_tokens
 
     if format_ not in FORMATS:
         raise Refusal(
@@ -113,38 +111,29 @@ def export(
         )
     of_formats = {"hookpoint": hookpoint, "graph": graph, "licence": licence, "model-id": model_id}
     _refuse_other_formats(format_, of_formats | {"source-id": source_id, "author-id": author_id or None})
-    shown = ShownRun.of(RunFolder.open(run))
+    folder = RunFolder.open(run)
+    shown = ShownRun.of(folder)
     if format_ != "neuronpedia":
-        paths = _written(format_, shown, run, out, condition, hookpoint=hookpoint, graph=graph, licence=licence)
+        paths = _written(format_, folder, shown, out, condition, hookpoint=hookpoint, graph=graph, licence=licence)
         _tell_paths(paths, {"format": format_} if as_json else None)
         return
-    if model_id is None or source_id is None:
-        missing = "--model-id" if model_id is None else "--source-id"
-        raise Refusal("an export for Neuronpedia", "it files explanations by model and source", f"pass {missing} ID")
-    source = NeuronpediaRef(model=model_id, source=source_id)
-    instead = "name the source of the run's own dictionary (--resid-pre for one that counts the block it enters)"
-    own = Site.parse(shown.manifest.source)
-    refuse_elsewhere(source, own, resid_pre=resid_pre, whose="the run's", instead=instead)
-    names = [condition] if condition else default_conditions(shown, run)
-    entries = [next((one for one in shown.conditions if one.name == name), None) for name in names]
-    explained: list[Explained] = []
-    empty = 0
-    for name, one in zip(names, entries, strict=True):
-        some, without = chosen(shown, run, name, one)
-        method = f"{type_name or method_of(one)}{f'_{name}' if _is_reading(one) else ''}"
-        explained += [replace(each, type_name=method) for each in some]
-        empty += without
-    entry = entries[0]
-    verbalizer = entry.verbalizer if entry else ""
-    paths = write_explanations(
+    made = write_neuronpedia(
+        shown,
         out,
-        source,
-        explained,
-        type_name=type_name or method_of(entry),
-        model_name=explanation_model or without_folders(verbalizer or shown.manifest.target),
-        author=author_id,
-        batch_size=batch_size,
+        f"{run}",
+        Asked(
+            model_id=model_id,
+            source_id=source_id,
+            author_id=author_id,
+            condition=condition,
+            type_name=type_name,
+            explanation_model=explanation_model,
+            batch_size=batch_size,
+            resid_pre=resid_pre,
+        ),
+        read_tokens(folder),
     )
+    names, empty, source, paths = made.conditions, made.empty, made.source, made.paths
     if empty:
         tell(
             f"left out {empty} {'features whose explanation is' if len(names) == 1 else 'explanations that are'} empty"
@@ -154,7 +143,7 @@ def export(
     tell_lines(f"the receiving database must hold, before this goes in (see README.md beside):{needed}")
     tell(_OTHER_WAY)
     summary: dict[str, object] = {"source": str(source), "condition": ", ".join(names)}
-    summary |= {"explanations": len(explained), "empty": empty}
+    summary |= {"explanations": made.explanations, "empty": empty}
     summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
     _tell_paths(paths, summary if as_json else None)
 
@@ -182,8 +171,8 @@ def _refuse_other_formats(format_: str, given: Mapping[str, object]) -> None:
 
 def _written(
     format_: str,
+    folder: RunFolder,
     shown: ShownRun,
-    run: Path,
     out: Path,
     condition: str | None,
     *,
@@ -197,7 +186,9 @@ def _written(
     from dragoman.exports.delphi import write_delphi
     from dragoman.exports.entries import entries_of_run
     from dragoman.exports.hub import write_dataset
+    from dragoman.exports.neuronpedia import default_conditions
     from dragoman.exports.tables import write_csv, write_parquet
+    from dragoman.store.firing import read_tokens
     from dragoman.store.outputs import refuse_there
 
     asked = [condition] if condition else []
@@ -208,104 +199,10 @@ def _written(
         path = out / f"explanations.{format_}"
         refuse_there(path)
         return [(write_csv if format_ == "csv" else write_parquet)(path, entries)]
-    (name,) = asked or default_conditions(shown, run)[:1]
+    (name,) = asked or default_conditions(shown, f"{folder.path}")[:1]
     entries = entries_of_run(shown, [name], samples=False)
     block = Site.parse(shown.manifest.source).block
     if format_ == "delphi":
         return write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
-    how = {"contexts": shown.contexts, "lens": shown.lens.get(name, {}), "graph": graph}
+    how = {"contexts": shown.contexts, "tokens": read_tokens(folder), "lens": shown.lens.get(name, {}), "graph": graph}
     return write_circuit(out, entries, block, **how)
-
-
-def method_of(entry: ConditionEntry | None) -> str:
-    """What a condition's texts are made by, for those who read them elsewhere."""
-    return f"dragoman_{'native' if entry and entry.route == 'identity' else 'foreign'}-av"
-
-
-def _is_reading(entry: ConditionEntry | None) -> bool:
-    return entry is not None and entry.reading == entry.name
-
-
-def default_conditions(shown: ShownRun, run: Path) -> list[str]:
-    """A feature's readings, washed if the run has it, else its only condition (a native one does not count)."""
-    from dragoman.core import Refusal
-
-    names = _conditions_of_features(shown.rows)
-    if readings := [one.name for one in shown.conditions if _is_reading(one) and one.name in names]:
-        return readings
-    if PREFERRED in names:
-        return [PREFERRED]
-    foreign = [name for name in names if not name.startswith("native")] or names
-    if len(foreign) != 1:
-        raise Refusal(
-            f"{run}", f"it has the conditions {', '.join(names) or 'none'}", "name one of features with --condition"
-        )
-    return foreign[:1]
-
-
-def _conditions_of_features(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.condition for row in rows if row.kind in ("feature", "activation")))
-
-
-def chosen(run: ShownRun, path: Path, name: str, entry: ConditionEntry | None) -> tuple[list[Explained], int]:
-    """The explanations of a condition, first samples with the others in their notes; and how many were empty.
-
-    Raises:
-        Refusal: the run has no such condition, or it is one of random directions.
-    """
-    from dragoman.core import Refusal
-    from dragoman.neuronpedia import Explained, short_label
-    from dragoman.report.claims import claims_by_row
-
-    rows = [row for row in run.rows if row.condition == name]
-    if not rows or any(row.kind != "feature" for row in rows):
-        there = ", ".join(_conditions_of_features(run.rows)) or "none"
-        kinds = "activations at prompts" if rows and rows[0].token is not None else "random directions"
-        why = f"it is of {kinds}, which nobody has an index for" if rows else "the run has no such condition"
-        instead = f"its conditions of features are: {there}"
-        if not rows:
-            instead = meant(name, _conditions_of_features(run.rows), instead)
-        raise Refusal(f"condition '{name}' of {path}", why, instead)
-    by_feature: dict[str, list[Row]] = {}
-    for row in rows:
-        by_feature.setdefault(row.feature, []).append(row)
-    common = _named(_provenance(run, name, entry))
-    confidences = run.scores.confidence.per_feature.get(name, ()) if run.scores.confidence else ()
-    by_id, by_row = {one.feature: one for one in confidences}, claims_by_row(run.scores)
-    explained = []
-    for feature, samples in by_feature.items():
-        first, *others = sorted(samples, key=lambda row: row.sample)
-        if short_label(first.text):
-            card = first.card.model_dump(mode="json", exclude_unset=True) if first.card else None
-            own = {"problems": list(first.problems), "card": card, "samples": [row.text for row in others]}
-            notes = common | {key: value for key, value in own.items() if value}
-            confidence = by_id.get(feature)
-            if confidence is not None:
-                notes["answered"] = confidence.answered
-            if (claims := by_row.get((name, feature))) is not None:
-                notes |= {"short": claims.label, "claims": [claim.to_json() for claim in claims.claims]}
-            probability = confidence.probability if confidence else None
-            explained.append(Explained(index=feature, text=first.text, confidence=probability, notes=notes))
-    return explained, len(by_feature) - len(explained)
-
-
-def _provenance(run: ShownRun, name: str, entry: ConditionEntry | None) -> dict[str, object]:
-    """What every explanation's notes tell of the run and the condition."""
-    manifest = run.manifest
-    kept = ("reading", "route", "washout", "verbalizer")
-    how: dict[str, object] = {} if entry is None else {key: getattr(entry, key) for key in kept}
-    return {
-        "dragoman": manifest.dragoman or None,
-        "run": manifest.plan_digest[:16],
-        "source": manifest.source,
-        "target": manifest.target or None,
-        "dictionary": manifest.dictionary,
-        "condition": name,
-        **{key: value for key, value in how.items() if value},
-    }
-
-
-def _named(entries: Mapping[str, object]) -> dict[str, object]:
-    """A manifest's entries, their references without folders."""
-    named = {key: _named(one) if isinstance(one, Mapping) else one for key, one in entries.items()}
-    return {key: without_folders(one) if isinstance(one, str) else one for key, one in named.items()}

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.exports.entries import Entry, numbered
+from dragoman.exports.entries import Entry, numbered, windows_in_tokens
+from dragoman.records import TokenWindow
 from dragoman.store.files import opened
 from dragoman.store.outputs import new_folder
 from dragoman.store.spans import shown
@@ -42,6 +43,7 @@ def write_circuit(
     layer: int,
     *,
     contexts: Mapping[str, Mapping[str, Any]] | None = None,
+    tokens: Mapping[str, Sequence[TokenWindow]] | None = None,
     lens: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     graph: Path | None = None,
 ) -> list[Path]:
@@ -52,6 +54,7 @@ def write_circuit(
         entries: of one condition.
         layer: of the features.
         contexts: the run's windows by feature.
+        tokens: of each of these windows, its tokens and activations, where the run keeps them.
         lens: by feature, "source": the words that its row writes most.
         graph: a graph's JSON file.
     """
@@ -59,7 +62,7 @@ def write_circuit(
     labels = {number: one.brief for number, one in found.items()}
     drawn = None if graph is None else labelled_graph(_graph(graph), labels, layer)
     pages = {
-        f"features/{cantor(layer, n)}.json": _page(n, layer, one, contexts or {}, lens or {})
+        f"features/{cantor(layer, n)}.json": _page(n, layer, one, contexts or {}, tokens or {}, lens or {})
         for n, one in found.items()
     }
     files: dict[str, Any] = {
@@ -126,14 +129,15 @@ def _page(
     layer: int,
     one: Entry,
     contexts: Mapping[str, Mapping[str, Any]],
+    tokens: Mapping[str, Sequence[TokenWindow]],
     lens: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, Any]:
-    """What the page shows of a feature: where it fires, without strengths, which the run does not keep by token."""
-    windows = [str(window) for window in contexts.get(one.feature, {}).get("firing", [])]
-    examples = [
-        {"tokens": [text], "tokens_acts_list": [0.0], "train_token_ind": 0, "is_repeated_datapoint": False}
-        for text in windows
-    ]
+    """What the page shows of a feature: where it fires, with strengths where the run keeps them by token."""
+    windows = windows_in_tokens(one.feature, contexts, tokens)
+    if not windows:
+        windows = [[(str(text), None)] for text in contexts.get(one.feature, {}).get("firing", [])]
+    examples = [_example(found) for found in windows]
+    largest = max((max(example["tokens_acts_list"]) for example in examples), default=0.0)
     words = [str(word) for word in lens.get(one.feature, {}).get("source", [])]
     return {
         "layer": layer,
@@ -141,10 +145,21 @@ def _page(
         "explanation": one.text,
         "label": one.brief,
         "act_min": 0.0,
-        "act_max": 1.0,
+        "act_max": largest or 1.0,
         "top_logits": words[:10],
         "bottom_logits": [],
         "examples_quantiles": [{"quantile_name": "Where it fires most", "examples": examples}],
+    }
+
+
+def _example(found: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+    """A window; its page knows no unknown strength, so that of a token that was not read is 0."""
+    acts = [strength or 0.0 for _, strength in found]
+    return {
+        "tokens": [token for token, _ in found],
+        "tokens_acts_list": acts,
+        "train_token_ind": max(range(len(acts)), key=acts.__getitem__),
+        "is_repeated_datapoint": False,
     }
 
 
@@ -161,6 +176,6 @@ of a graph's `qParams.clerps` and of the page's `?clerps=`. `local-clerps.json`:
 `local-clerp-SCAN` of its local storage.
 
 {drawn}`features/N.json`: a page a feature, N being Cantor's number of layer and feature. Put the folder where the page
-is served from, and set the graph's `metadata.scan` to `./features`. The windows bear no strengths: a run does not keep
-them by token.
+is served from, and set the graph's `metadata.scan` to `./features`. Windows bear the strength of each token where the
+run keeps it; tokens that were not read (the first of a text, sinks) stand at 0, as all do of a run that keeps none.
 """

@@ -6,11 +6,13 @@ that the run does not have, and those of controls, which explain nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.neuronpedia import short_label
+from dragoman.records import Card, TokenWindow
 from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.report.opened import ShownRun
 from dragoman.store.spans import shown
@@ -24,8 +26,8 @@ class Entry:
 
     ``short``: a label made of the sentences that the evidence supports, "" where none is or nothing was checked;
     ``checked``: whether anything was. ``confidence``: the probability that it is right, and ``answered`` whether that
-    is enough, None where none is calibrated. ``status``, ``why`` and ``route``: of its crossing. ``prompt``, ``token``
-    and ``position``: of an activation.
+    is enough, None where none is calibrated. ``status``, ``why`` and ``route``: of its crossing, ``card``: all of it.
+    ``tokens``: how many it has. ``lift``: of a first sample. ``prompt``, ``token`` and ``position``: of an activation.
     """
 
     feature: str
@@ -43,7 +45,10 @@ class Entry:
     why: str | None
     route: str | None
     problems: tuple[str, ...]
+    tokens: int
     log_probability: float | None
+    lift: float | None
+    card: Card | None
     prompt: str | None
     token: str | None
     position: int | None
@@ -55,24 +60,28 @@ class Entry:
         return f"unsure: {said}" if said and self.answered is False else said
 
 
-def entries_of_run(run: ShownRun, conditions: Sequence[str] = (), *, samples: bool = True) -> list[Entry]:
+def entries_of_run(
+    run: ShownRun, conditions: Sequence[str] = (), *, samples: bool = True, controls: bool = False
+) -> list[Entry]:
     """A run's explanations.
 
     Args:
         run: the run.
         conditions: which; all but the controls when empty.
         samples: every sample, or the first alone.
+        controls: also conditions that are there only to be compared with.
 
     Raises:
         Refusal: a condition that the run does not have, or a control.
     """
-    there = [one.name for one in run.conditions if one.name not in run.controls]
+    there = [one.name for one in run.conditions if controls or one.name not in run.controls]
     for name in conditions:
         if name not in there:
             raise Refusal(
                 f"condition '{shown(name)}'", f"the run has {', '.join(there) or 'none'}", "name one of these"
             )
     chosen, known = list(conditions) or there, {one.name: one for one in run.conditions}
+    lifts = {(c, one.feature): one.lift for c, some in run.scores.per_feature.items() for one in some}
     confidences, claims, entries = confidences_by_row(run.scores), claims_by_row(run.scores), list[Entry]()
     for row in run.rows:
         if row.condition not in chosen or (row.sample and not samples):
@@ -97,7 +106,10 @@ def entries_of_run(run: ShownRun, conditions: Sequence[str] = (), *, samples: bo
                 why=card.why if card else None,
                 route=(card.route if card else None) or entry.route or None,
                 problems=row.problems,
+                tokens=row.tokens,
                 log_probability=row.log_probability,
+                lift=lifts.get(at) if row.sample == 0 else None,
+                card=card,
                 prompt=token.prompt if token else None,
                 token=token.token if token else None,
                 position=token.position if token else None,
@@ -126,3 +138,21 @@ def numbered(entries: Sequence[Entry], reader: str) -> dict[int, Entry]:
     if not found:
         raise Refusal("explanations", "there are none to write", "choose a condition that has some")
     return dict(sorted(found.items()))
+
+
+def windows_in_tokens(
+    feature: str, contexts: Mapping[str, Mapping[str, Any]], tokens: Mapping[str, Sequence[TokenWindow]]
+) -> list[list[tuple[str, float | None]]]:
+    """The windows of a feature in tokens with their activations; none where the run keeps none of it.
+
+    Raises:
+        Refusal: the tokens are not those of the windows.
+    """
+    texts, windows = contexts.get(feature, {}).get("firing", ()), tokens.get(feature, ())
+    if not windows:
+        return []
+    pairs = list(zip(texts, windows, strict=False))
+    if len(pairs) < len(texts) or not all(window.fits(text) for text, window in pairs):
+        why = "its tokens are not those of its windows"
+        raise Refusal(f"activations of feature {shown(feature)}", why, "make the run again")
+    return [window.tokens(text) for text, window in pairs]

@@ -10,7 +10,6 @@ say.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,9 @@ import yaml
 from dragoman.core import Refusal
 from dragoman.exports.entries import Entry
 from dragoman.exports.names import without_folders
-from dragoman.exports.tables import COLUMNS, plain_rows
+from dragoman.exports.tables import COLUMNS, as_jsonl
 from dragoman.report.opened import ShownRun
+from dragoman.report.words import DIAGNOSTICS
 from dragoman.store.outputs import new_folder
 
 FILE = "data/explanations.jsonl"
@@ -43,10 +43,14 @@ _MEANING = {
     "why": "the reason of the status",
     "route": "how the direction reached the verbalizer's model",
     "problems": "flags on the text",
+    "tokens": "how many tokens the verbalizer said",
+    "lift": "how much nearer it is to its own feature's reference than to others', where that was judged",
     "log_probability": "mean over the tokens said, natural logarithm",
     "prompt": "of an activation: the prompt it was read in",
     "token": "of an activation: the token it was read at",
     "position": "of an activation: which token that is",
+    **{f"card_{name}": f"of the crossing: {meaning}" for name, (_, meaning) in DIAGNOSTICS.items()},
+    "card_route_why": "why it came by that route",
 }
 
 
@@ -54,11 +58,9 @@ def write_dataset(folder: Path, entries: Sequence[Entry], run: ShownRun, *, lice
     """Write the folder; ``licence``: the Hub's word for one, such as ``cc-by-4.0``."""
     if not entries:
         raise Refusal("explanations", "there are none to write", "choose a condition that has some")
-    rows = plain_rows(entries)
     with new_folder(folder) as made:
         (made / "data").mkdir()
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        (made / FILE).write_text(lines, encoding="utf-8")
+        (made / FILE).write_bytes(b"".join(as_jsonl(entries)))
         (made / "README.md").write_text(card(entries, run, licence), encoding="utf-8")
     return [folder / "README.md", folder / FILE]
 

@@ -14,7 +14,6 @@ many, nobody looked at.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,9 @@ from numpy.typing import NDArray
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.maps.direct import FiringSums
+from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.moments import FoldedMoments, scrambled
+from dragoman.maps.windows import AFTER, BEFORE, MANY, around, somewhere
 from dragoman.maps.words import FiringWords
 from dragoman.store import Contents, document_name, write_arrays, write_json
 from dragoman.store.outputs import new_folder
@@ -41,8 +42,8 @@ _FILE = Contents(
     words={"ids": list},
 )
 Names = NDArray[np.int64]
-_WORD = re.compile(r"\S+")
 _INDEX = "aligned.json"
+_PARTS = ("sums", "fired", "firings", "words", "tokens")
 _FOLDER = Contents(
     called="aligned pairs",
     holds="aligned pairs",
@@ -156,6 +157,13 @@ class FiringsTally:
             both = np.hstack([kept[rows], np.where(gains, found, -1)])
             kept[rows] = np.take_along_axis(both, order, axis=1)
 
+    def strongest_of(self, names: Sequence[int], most: int) -> dict[int, list[tuple[int, int]]]:
+        """Of these documents those among the ``most`` strongest of a feature: (feature's row, end of its token)."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for row, k in zip(*np.nonzero(np.isin(self._documents[:, :most], names)), strict=True):
+            found.setdefault(int(self._documents[row, k]), []).append((int(row), int(self._ends[row, k])))
+        return found
+
     def finish(self) -> Firings:
         """What was kept, in order."""
         order = np.argsort(self._priority, axis=1)
@@ -196,9 +204,9 @@ def contexts(
     feature: str | int,
     *,
     rng: np.random.Generator,
-    before: int = 200,
-    after: int = 60,
-    many: int = 10,
+    before: int = BEFORE,
+    after: int = AFTER,
+    many: int = MANY,
 ) -> tuple[list[str], list[str]]:
     """What a feature fires on most, strongest first, and as many windows of documents in which it is silent.
 
@@ -243,34 +251,6 @@ def _taken(read: list[str], length: int, rng: np.random.Generator) -> str:
     return read.pop(chosen)
 
 
-def around(text: str, end: int, *, before: int, after: int) -> str:
-    """The words of ``text`` between ``before`` characters ahead of ``end`` and ``after`` behind it.
-
-    The word that ends at ``end``, or goes on there, is whole, unless it is itself longer than that (scripts without
-    spaces are cut anywhere).
-    """
-    low, high = max(end - before, 0), min(end + after, len(text))
-    words = [m.span() for m in _WORD.finditer(text)]
-    own = next(((a, b) for a, b in words if a < end <= b), (max(end - 1, 0), end))
-    start = min((a for a, _ in words if a >= low), default=low)
-    stop = max((b for _, b in words if b <= high), default=high)
-    start, stop = min(start, max(own[0], low)), max(stop, min(own[1], high))
-    return text[start:stop].strip()
-
-
-def somewhere(text: str, length: int, rng: np.random.Generator) -> str:
-    """Words of ``text`` that are about ``length`` characters together, from a random place; all of a shorter text."""
-    spans = [m.span() for m in _WORD.finditer(text)]
-    if len(text) <= length or not spans:
-        return text.strip()
-    place = int(rng.integers(len(text) - length + 1))
-    start = min((a for a, _ in spans), key=lambda a: abs(a - place))
-    stop = min((b for _, b in spans if b > start), key=lambda b: abs(b - start - length))
-    if stop - start > 2 * length:  # a script without spaces
-        return text[place : place + length].strip()
-    return text[start:stop]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldOutPairs:
     """A few pairs of one ``fold`` kept whole, to judge a map fitted on the other folds: sums cannot tell its top-1.
@@ -290,9 +270,10 @@ class Aligned:
 
     ``folded``: for maps. ``sums``: where each watched feature fires, at the target, with which features fire together
     unless too many were watched; ``fired``: at the source, for purity; ``calibration``: at the target by fold, for a
-    few frequent features; ``firings``: documents and tokens in which each fires most; ``words``: on which words. These
-    five are None where there was no SAE. The backgrounds: mean unit activation over the pairs, at either site.
-    ``held_out``: whole pairs to judge a map by. ``report``: what was read and left out, with reasons.
+    few frequent features; ``firings``: documents and tokens in which each fires most; ``words``: on which words;
+    ``tokens``: how much at every token around the strongest. These six are None where there was no SAE. The
+    backgrounds: mean unit activation over the pairs, at either site. ``held_out``: whole pairs to judge a map by.
+    ``report``: what was read and left out, with reasons.
     """
 
     source: Site
@@ -307,6 +288,7 @@ class Aligned:
     report: Mapping[str, Any]
     firings: Firings | None = None
     words: FiringWords | None = None
+    tokens: FiringTokens | None = None
 
     def save(self, folder: Path) -> None:
         """Write a new folder: whole, or (interrupted, refused) not there.
@@ -316,7 +298,7 @@ class Aligned:
         """
         with new_folder(folder) as made:
             self.folded.save(made / "folds")
-            for name in ("sums", "fired", "firings", "words"):
+            for name in _PARTS:
                 if (part := getattr(self, name)) is not None:
                     part.save(made / f"{name}.safetensors")
             calibration = self.calibration or ()
@@ -328,9 +310,7 @@ class Aligned:
             write_arrays(made / "held_out.safetensors", rows, {"fold": self.held_out.fold})
             words = {"holds": "aligned pairs", "source": str(self.source), "target": str(self.target)}
             counts = {"n": self.background.n, "texts": self.background.texts, "calibration": len(calibration)}
-            there = {
-                "parts": [name for name in ("sums", "fired", "firings", "words") if getattr(self, name) is not None]
-            }
+            there = {"parts": [name for name in _PARTS if getattr(self, name) is not None]}
             write_json(made / _INDEX, words | counts | there | {"report": dict(self.report)})
 
     @classmethod
@@ -363,4 +343,5 @@ class Aligned:
             report=index["report"],
             firings=Firings.load(folder / "firings.safetensors") if "firings" in index["parts"] else None,
             words=FiringWords.load(folder / "words.safetensors") if "words" in index["parts"] else None,
+            tokens=FiringTokens.load(folder / "tokens.safetensors") if "tokens" in index["parts"] else None,
         )

@@ -25,6 +25,7 @@ from dragoman.maps.aligned import Firings
 from dragoman.maps.diagnostics import Baselines, beside_baselines, usable
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums
+from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.maps.words import FiringWords
@@ -153,12 +154,13 @@ def save_crossing(crossing: Crossing, folder: Path) -> None:
 
 
 def _write_parts(crossing: Crossing, made: Path) -> None:
-    parts: dict[str, LinearMap | FiringSums | Firings | FiringWords | DictionaryKey | Moments | None] = {
+    parts: dict[str, LinearMap | FiringSums | Firings | FiringWords | FiringTokens | DictionaryKey | Moments | None] = {
         "map": crossing.map,
         "back": crossing.back,
         "fired": crossing.fired,
         "firings": crossing.firings,
         "words": crossing.words,
+        "tokens": crossing.tokens,
         "dictionary": crossing.dictionary,
         "moments": crossing.moments if crossing.folds is None else None,  # else they are those of all folds
     }
@@ -214,6 +216,7 @@ def parts_of(folder: Path) -> Mapping[str, Any]:
         "fired": FiringSums.load(path) if (path := there("fired")) else None,
         "firings": Firings.load(path) if (path := there("firings")) else None,
         "words": FiringWords.load(path) if (path := there("words")) else None,
+        "tokens": FiringTokens.load(path) if (path := there("tokens")) else None,
         "solved": DirectTable.load(path, exact=True) if (path := there("partial")) else None,
         "dictionary": _checked_key(index, folder),
         "texts": _texts(index, folder),

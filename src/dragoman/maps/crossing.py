@@ -27,6 +27,7 @@ from dragoman.maps.cards import by_route, cards_as_is, carry_by_choice, make_car
 from dragoman.maps.diagnostics import Baselines, held_out, usable
 from dragoman.maps.dictionary import DictionaryKey
 from dragoman.maps.direct import DirectTable, FiringSums, blend
+from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.maps.penalty import Calibration, Overlap, fit_map, fit_pooled
@@ -48,14 +49,13 @@ class Crossing:
 
     ``recipe``: fitted on aligned tokens, or on pooled texts as in the post. ``background``, ``source_background``: mean
     unit activation at either site. ``map``: with ``held_out`` on its report; ``moments``: that it was fitted on.
-    ``direct``: the direct route's table. Of aligned tokens besides: ``back``, the map from target to source, and
-    ``folds``, ``baselines`` and ``fired``, for cards; ``firings``, for windows of text; ``words``, on which features
-    fire; ``sums``, for dictionary ridge, or ``solved``, its table, where that was saved. ``dictionary``: which one it
-    was fitted on. ``texts``: what was read. What was not prepared is None; nothing is needed where source and target
-    are one site.
+    ``direct``: the direct route's table. Of aligned tokens besides: ``back``, the map from target to source; ``folds``,
+    ``baselines`` and ``fired``, for cards; ``firings`` and ``tokens``, for windows of text; ``words``, on which
+    features fire; ``sums``, for dictionary ridge, or ``solved``, its table, once saved. ``dictionary``: which one it
+    was fitted on. ``texts``: what was read. What was not prepared is None; nothing is needed where both sites are one.
 
-    Not saved: ``digests`` of what it was made from; ``left_out``: what became of either model's rows while they were
-    read; ``name``: how refusals call it.
+    Not saved: ``digests`` of what it was made from; ``left_out``: what became of either model's rows when read;
+    ``name``: how refusals call it.
     """
 
     recipe: Recipe
@@ -72,6 +72,7 @@ class Crossing:
     fired: FiringSums | None = None
     firings: Firings | None = None
     words: FiringWords | None = None
+    tokens: FiringTokens | None = None
     sums: FiringSums | None = None
     solved: DirectTable | None = None
     dictionary: DictionaryKey | None = None
@@ -146,6 +147,7 @@ class Crossing:
             fired=aligned.fired,
             firings=aligned.firings,
             words=aligned.words,
+            tokens=aligned.tokens,
             sums=aligned.sums,
             dictionary=DictionaryKey.of(dictionary),
             texts=tuple(texts),

@@ -33,6 +33,7 @@ from dragoman.dictionaries import Encoder
 from dragoman.maps import FiringSums
 from dragoman.maps.aligned import Aligned, FiringsTally, HeldOutPairs
 from dragoman.maps.direct import WHOLE, add_by_fold
+from dragoman.maps.firing_tokens import Fired, TokenTally
 from dragoman.maps.moments import MomentStream
 from dragoman.maps.words import WordTally
 from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
@@ -51,7 +52,7 @@ from dragoman.store.spool import Spool
 
 SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
-_PAIRS = ("x", "y", "documents", "ends")
+_PAIRS = ("x", "y", "documents", "ends", "rest_x", "rest_documents", "rest_ends")
 _CELLS = 2**24  # activations encoded at a time: 64 MB
 
 
@@ -66,10 +67,15 @@ class _Pilot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pairs:
+    """Pairs; and the ``rest`` of the source's tokens, seen in windows alone: no sum counts them."""
+
     x: Floats
     y: Floats
     documents: NDArray[np.int64]
     ends: NDArray[np.int64]
+    rest_x: Floats
+    rest_documents: NDArray[np.int64]
+    rest_ends: NDArray[np.int64]
 
 
 def read_aligned(
@@ -194,14 +200,14 @@ class _Reading:
         self.counts: Counter[str] = Counter()
         self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
         self.fold, self.held_out, self.quota = held_out_documents([d.name for d in documents], options.folds)
-        self.kept: list[_Pairs] = []
-        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = self.words = None
+        self.kept: list[HeldOutPairs] = []
+        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = self.words = self.around = None
         if encoder is not None and columns is not None:
             ids = [str(c) for c in columns]
             self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
             self.fires_at_source = FiringSums(source.site, ids, p)
             self.firings = FiringsTally(ids, seed=options.seed)
-            self.words = WordTally(ids)
+            self.words, self.around = WordTally(ids), TokenTally(len(ids))
             self.chosen = calibrating(pilot.fires, columns, options)
             names = [ids[i] for i in self.chosen]
             if names:
@@ -216,17 +222,31 @@ class _Reading:
         for side, rows in (("source", pairs.x), ("target", pairs.y)):
             self.units[side] += unit_sum(rows)
         self._keep_held_out(pairs)
-        if self.encoder is None or not (self.fires_at_target and self.fires_at_source and self.firings and self.words):
+        if self.encoder is None or not (
+            self.fires_at_target and self.fires_at_source and self.firings and self.words and self.around
+        ):
             return
         fired = encoded(self.encoder, pairs.x, self.columns)
         self.fires_at_target.add(fired, pairs.y, pairs.documents)
         self.fires_at_source.add(fired, pairs.x, pairs.documents)
         self.firings.add(fired, pairs.documents, pairs.ends)
+        self.around.add(self.firings, *self._tokens(documents, pairs, fired))
         text_of = {d.name: d.text for d in documents}
         self.words.add(fired, [text_of[name] for name in pairs.documents.tolist()], pairs.ends)
         if self.calibration is not None:
             few = fired.tocsc()[:, self.chosen]
             add_by_fold(self.calibration, few, pairs.y, pairs.documents)
+
+    def _tokens(
+        self, documents: Sequence[Document], pairs: _Pairs, fired: csr_array
+    ) -> tuple[list[int], list[Fired], list[NDArray[np.int64]]]:
+        """Names of documents, activations at all of their tokens, and where all of these end."""
+        parts = [Fired(fired=fired, documents=pairs.documents, ends=pairs.ends)]
+        if self.encoder is not None and len(pairs.rest_x):
+            rest = encoded(self.encoder, pairs.rest_x, self.columns)
+            parts.append(Fired(fired=rest, documents=pairs.rest_documents, ends=pairs.rest_ends))
+        ends = self.source.ends([d.text for d in documents], max_tokens=self.options.max_tokens)
+        return [d.name for d in documents], parts, ends
 
     def _spooled(self, documents: Sequence[Document]) -> _Pairs:
         """The pairs of a batch and what was counted of it, as they were kept before, or read now."""
@@ -272,7 +292,11 @@ class _Reading:
         names = names[~surplus]
         self.counts["documents"] += len(np.unique(names))
         self.counts["pairs"] += len(left)
-        return _Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left])
+        rest = ~_odd(x.x, self.pilot.typical["source"])
+        rest[left] = False
+        of_rest = np.array([d.name for d in documents])[x.document[rest]]
+        others = {"rest_x": x.x[rest], "rest_documents": of_rest, "rest_ends": x.end[rest]}
+        return _Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left], **others)
 
     def _without(
         self, why: str, out: NDArray[np.bool_], left: NDArray[np.int64], right: NDArray[np.int64]
@@ -284,8 +308,9 @@ class _Reading:
         mine = np.isin(pairs.documents, self.held_out)
         mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.options.seed + 1)
         if mine.any():
-            chosen = {k: getattr(pairs, k)[mine] for k in ("x", "y", "documents", "ends")}
-            self.kept.append(_Pairs(**chosen))
+            self.kept.append(
+                HeldOutPairs(fold=self.fold, x=pairs.x[mine], y=pairs.y[mine], documents=pairs.documents[mine])
+            )
 
     def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
         """Everything that was counted."""
@@ -300,6 +325,7 @@ class _Reading:
         out = self.counts["outlier at source"] + self.counts["outlier at target"]
         _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
         source, target = self.source.site, self.target.site
+        firings = self.firings.finish() if self.firings else None
         means = {side: (total / n).astype(np.float32) for side, total in self.units.items()}
         return Aligned(
             source=source,
@@ -312,8 +338,9 @@ class _Reading:
             source_background=Background(source, frozen(means["source"]), n, texts),
             held_out=_sorted(self.kept, self.fold),
             report=self._report(given, left),
-            firings=self.firings.finish() if self.firings else None,
+            firings=firings,
             words=self.words.finish() if self.words else None,
+            tokens=self.around.finish(firings) if self.around and firings else None,
         )
 
     def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:
@@ -347,7 +374,7 @@ class _Reading:
         }
 
 
-def _sorted(kept: Sequence[_Pairs], fold: int) -> HeldOutPairs:
+def _sorted(kept: Sequence[HeldOutPairs], fold: int) -> HeldOutPairs:
     """Pairs held out, in the order of their documents' names, whatever order they were read in."""
     documents = np.concatenate([pairs.documents for pairs in kept])
     order = np.argsort(documents, kind="stable")

@@ -107,6 +107,11 @@ class Reader:
         """Median norm over the pilot's tokens; infinite where there are none, so that nothing is an outlier."""
         return median_norm(self.pilot(texts).x)
 
+    def ends(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> list[NDArray[np.int64]]:
+        """Of each text the characters at which its tokens end, rising: also of those that `rows` leaves out."""
+        spans = encoded_whole(self.tokenizer, texts, max_tokens).spans
+        return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
+
     def rows(
         self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
     ) -> TokenRows:

@@ -237,10 +237,23 @@ def generation_table(
     *,
     batch_size: int = 32,
 ) -> Floats:
-    """(n, N): how much latent ``columns[j]`` fires on the passages of description i.
+    """(n, N): how much latent ``columns[j]`` fires on the passages of description i: the mean of ``passage_peaks``."""
+    found = passage_peaks(passages, reader, encoder, columns, batch_size=batch_size)
+    return np.stack([one.mean(axis=0) for one in found]) if found else np.zeros((0, len(columns)), np.float32)
 
-    Of each passage the largest activation, averaged over the description's passages; a passage without a second token
-    counts 0. The first token is left out, as everywhere; passages are short, so the next ones count.
+
+def passage_peaks(
+    passages: Sequence[Sequence[str]],
+    reader: Reader,
+    encoder: Any,
+    columns: Sequence[int],
+    *,
+    batch_size: int = 32,
+) -> list[Floats]:
+    """Of each description (passages, N): the largest activation of latent ``columns[j]`` on each of its passages.
+
+    A passage without a second token counts 0. The first token is left out, as everywhere; passages are short, so the
+    next ones count.
 
     Args:
         passages: of n descriptions, at least one each.
@@ -258,19 +271,20 @@ def generation_table(
     wrong = next((j for j in columns if not 0 <= j < encoder.d_sae), None)
     if wrong is not None:
         raise Refusal(f"latent {wrong}", f"the dictionary has {encoder.d_sae}", "name one of these")
-    flat = [(k, text) for k, some in enumerate(passages) for text in some if text.strip()]
-    total = np.zeros((len(passages), len(columns)), dtype=np.float32)
+    found = [np.zeros((len(some), len(columns)), np.float32) for some in passages]
+    flat = [(k, j, text) for k, some in enumerate(passages) for j, text in enumerate(some) if text.strip()]
     step = 64 * batch_size
     for start in range(0, len(flat), step):
         piece = flat[start : start + step]
-        rows = reader.rows([text for _, text in piece], np.inf, batch_size=batch_size)
+        rows = reader.rows([text for _, _, text in piece], np.inf, batch_size=batch_size)
         best = np.zeros((len(piece), len(columns)), dtype=np.float32)
         for low in range(0, len(rows.x), _ROWS):
             part = slice(low, low + _ROWS)
             fired = encoder.encode(rows.x[part])[:, list(columns)]
             np.maximum.at(best, rows.document[part], _dense(fired))
-        np.add.at(total, [k for k, _ in piece], best)
-    return total / np.array([len(some) for some in passages], dtype=np.float32)[:, None]
+        for (k, j, _), peak in zip(piece, best, strict=True):
+            found[k][j] = peak
+    return found
 
 
 def _dense(fired: Any) -> NDArray[Any]:

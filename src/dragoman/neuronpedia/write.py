@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.neuronpedia.activations import Window, activation_rows
 from dragoman.neuronpedia.files import batch_files
 from dragoman.neuronpedia.ids import NeuronpediaRef
 from dragoman.store import opened, plain, read_jsonl, write_bytes
@@ -59,8 +60,11 @@ def write_explanations(
     model_name: str,
     author: str,
     batch_size: int = BATCH,
+    windows: Sequence[Window] = (),
 ) -> list[Path]:
     """Write the batches under ``out``, with their README and the importer's other files, and give their paths.
+
+    ``windows``: in which the features fire, written beside as ``activations``.
 
     A file that is already there with the same bytes stays; so a second call changes nothing. The time is in none of
     them: the database says when a row came in.
@@ -90,11 +94,16 @@ def write_explanations(
     folder = root / source.model / source.source / "explanations"
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
-    there = _refuse_others(folder, contents)
+    fires = activation_rows(_whole_windows(windows), source.model, source.source, author, _id)
+    held = folder.parent / "activations"
+    pieces = [fires[start : start + batch_size] for start in range(0, len(fires), batch_size)]
+    active = {held / f"batch-{n}.jsonl.gz": packed(piece) for n, piece in enumerate(pieces)}
+    there = _refuse_others(folder, contents) | _refuse_others(held, active)
     how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
-    description = readme(source, **how, indices=[str(row["index"]) for row in rows], files=len(batches))
+    indices = [str(row["index"]) for row in rows]
+    description = readme(source, **how, indices=indices, files=len(batches), windows=len(fires))
     beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
-    for path, content in (contents | beside).items():
+    for path, content in (contents | active | beside).items():
         if path not in there:
             write_bytes(path, content)
     return list(contents)
@@ -180,6 +189,11 @@ def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> set[Path]:
         if not same:
             raise Refusal(f"{path}", "it holds other explanations", "name a new folder")
     return there
+
+
+def _whole_windows(windows: Sequence[Window]) -> list[Window]:
+    """Windows whose tokens the importer leaves whole."""
+    return [Window(index=one.index, tokens=[(_importable(t), value) for t, value in one.tokens]) for one in windows]
 
 
 def _untagged(text: str) -> str:
@@ -292,9 +306,25 @@ def must_exist(source: NeuronpediaRef, author: str) -> list[tuple[str, str]]:
 
 
 def readme(
-    source: NeuronpediaRef, *, types: Sequence[str], model_name: str, author: str, indices: Sequence[str], files: int
+    source: NeuronpediaRef,
+    *,
+    types: Sequence[str],
+    model_name: str,
+    author: str,
+    indices: Sequence[str],
+    files: int,
+    windows: int = 0,
 ) -> bytes:
-    """The export's README: what is in it, what must be there, how it goes in."""
+    """The export's README: what is in it, what must be there, how it goes in. ``windows``: rows of activations."""
+    active = (
+        f"""It asks for at least one activation (tokens and values) of every feature: the {windows} rows of
+`activations/batch-N.jsonl.gz` are such. An import of explanations only does not read them; one of the whole source
+does. Tokens whose activation is not known are left off. The call writes method and model in lower case and refuses
+those it does not know."""
+        if windows
+        else """It asks for at least one activation (tokens and values) of every feature, which this export does not
+hold; it writes method and model in lower case and refuses those it does not know."""
+    )
     rows = "\n".join(f"| `{table}` | {row} |" for table, row in must_exist(source, author))
     methods = f"{'Method' if len(types) == 1 else 'Methods'} `{'`, `'.join(types)}`"
     return f"""\
@@ -326,8 +356,7 @@ A row whose id is there already is passed over, so a second import changes nothi
 ## Without access to the bucket
 
 `POST /api/feature/upload-batch` takes features with their explanations from the user who created the source set, 128
-features a call. It asks for at least one activation (tokens and values) of every feature, which this export does not
-hold; it writes method and model in lower case and refuses those it does not know.
+features a call. {active}
 """.encode()
 
 

@@ -192,4 +192,8 @@ MEASURES: dict[str, tuple[str, str]] = {
         "added to the target's stream, how often the row raises the 20 words that its own feature's row writes above "
         "another feature's 20",
     ),
+    "generation": (
+        "generation",
+        "how often a feature fires more on passages that its own model writes from its text than another feature does",
+    ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -25,9 +25,11 @@ from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
 from dragoman.maps.direct import WHOLE
+from dragoman.maps.firing_tokens import token_windows
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.models.sizes import check_place
+from dragoman.records import TokenWindow
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -306,6 +308,18 @@ def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Win
         firing, _ = contexts(firings, documents, name, rng=np.random.default_rng(seed))
         windows[name] = {"firing": firing, "silent": []} | _shares(crossing, name)
     return windows
+
+
+def tokens_of(crossing: Crossing, features: Iterable[str]) -> dict[str, list[TokenWindow]]:
+    """How much features fire at each token of the windows that ``windows_of`` cut; empty where that was not read.
+
+    ``features``: those that have windows.
+    """
+    firings, tokens = crossing.firings, crossing.tokens
+    if firings is None or tokens is None:
+        return {}
+    documents = by_name(crossing.texts)
+    return {name: token_windows(firings, tokens, documents, name) for name in features}
 
 
 def _shares(crossing: Crossing, feature: str) -> dict[str, dict[str, float]]:

@@ -29,9 +29,9 @@ from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.carried import conditions_of, unusable
-from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, windows_of
+from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
-from dragoman.runs.grow import keep_windows, keep_words, left_of, refuse_another
+from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
@@ -326,6 +326,8 @@ def _written(
     windows = windows_of(crossing, directions.ids, seed=options.seed)
     if windows is not None:
         keep_windows(folder, windows)
+        if tokens := tokens_of(crossing, windows):
+            keep_tokens(folder, tokens)
     if crossing.source != crossing.target:
         rows = {one.name: one.directions for one in carried if one.route != "as-is"}
         if words := lens_words(readings, directions, rows):

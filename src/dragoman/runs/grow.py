@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import Features
+from dragoman.records import TokenWindow
 from dragoman.store import RunFolder, digest, plain, read_arrays, write_json
+from dragoman.store.firing import read_tokens, write_tokens
 from dragoman.store.runs import PLAN, ROWS_PLAN, SCORES
 from dragoman.store.spans import shown
 
@@ -202,6 +204,12 @@ def keep_windows(run: RunFolder, windows: Mapping[str, Mapping[str, Any]]) -> No
         if own["silent"] or name not in merged:
             merged[name] = dict(own)
     run.write_contexts(merged)
+
+
+def keep_tokens(run: RunFolder, tokens: Mapping[str, Sequence[TokenWindow]]) -> None:
+    """Activations at the tokens of the windows that the run keeps, beside those of earlier parts."""
+    before = read_tokens(run) if len(parts_of(run.manifest)) > 1 else {}
+    write_tokens(run, {**before, **tokens})
 
 
 def keep_words(run: RunFolder, words: Mapping[str, Mapping[str, Any]]) -> None:

@@ -118,13 +118,13 @@ class Readings:
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-7", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
+        key = self.key("aligned-8", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
             # Which pairs there are does not depend on the features: a reading for others goes on with them.
             manner = repr(replace(options, watched=None, calibration=None))
-            spool = Spool(cache.path("reading", self.key("pairs-1", texts, manner)))
+            spool = Spool(cache.path("reading", self.key("pairs-2", texts, manner)))
             if spool.there:
                 talk.say(f"going on after {spool.there} batches of texts that were read before")
             # First: it may be refused, and models take long to open.

@@ -27,6 +27,7 @@ def score(
     ar_layout: str | None = None,
     confidence: str | Path | None = None,
     steer: bool = False,
+    generate: bool = False,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -40,8 +41,9 @@ def score(
         ar_layout: "kitft" or "easynla", where the registry does not say.
         confidence: a file of confidences; those beside the dictionary, if of this pair, when None.
         steer: also steer the target's model by the rows that arrived: do they raise the words of their own feature?
-        seed: of every resampling.
-        dtype: the reconstructor and the steered model compute in.
+        generate: also let the source's model write from the texts: do the features fire on that?
+        seed: of every resampling, and of what is written.
+        dtype: the reconstructor, the steered and the writing model compute in.
         device: models run on.
         talk: where progress goes.
 
@@ -50,9 +52,10 @@ def score(
     """
     check_device(device)
     check_seed(seed)
-    say = talk_of(talk).say
-    how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype}
-    return score_run(_folder(run), confidence=confidence, steer=steer, say=say, **how)
+    told = talk_of(talk)
+    how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype, "generate": generate}
+    bar = told.towards("writing passages")
+    return score_run(_folder(run), confidence=confidence, steer=steer, say=told.say, progress=bar, **how)
 
 
 def fit_confidence(

@@ -6,7 +6,7 @@ into the folder; a set of confidences and its reliability, which are not written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,17 +26,21 @@ from dragoman.embed import LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
+from dragoman.scoring.generation import Generated, generation_scores, generative
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.measures import measure_scores
 from dragoman.scoring.reconstruction import sought_directions
-from dragoman.scoring.steering import steerable, steering_scores, with_steering
+from dragoman.scoring.steering import steerable, steering_scores, with_measure, with_steering
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES
 
 if TYPE_CHECKING:
+    from dragoman.dictionaries import Dictionary
     from dragoman.models.reconstruct import Reconstructor
+
+Progress = Callable[[int, int], None]
 
 
 def score_run(
@@ -49,12 +53,15 @@ def score_run(
     dtype: str = "float32",
     confidence: str | Path | None = None,
     steer: bool = False,
+    generate: bool = False,
     say: Say = lambda _text: None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
 
     ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
     they can judge is judged by them alone. ``steer``: open the target's model too, and steer it by the carried rows.
+    ``generate``: open the source's model too, and let it write from the texts; ``progress``: passages written, and all.
 
     Raises:
         Refusal: the run is not finished, there is nothing to judge by, or a part refuses.
@@ -67,6 +74,7 @@ def score_run(
     run.refuse_unfinished()
     if steer:
         steerable(run)  # refused before anything dear is done
+    written_from = generative(run) if generate else None
     confidences = confidence_set(confidence, say, run)
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
@@ -76,6 +84,10 @@ def score_run(
     measures = measure_scores(run)
     if steer:
         measures = with_steering(measures, _steered(run, seed=seed, dtype=dtype, device=device, say=say))
+    if written_from is not None:
+        generated, found = _generated(run, written_from, seed=seed, dtype=dtype, device=device, say=say, bar=progress)
+        scores = scores.model_copy(update={"generated": generated})
+        measures = with_measure(measures, "generation", found)
     if measures:
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
@@ -135,6 +147,26 @@ def _steered(run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say) ->
 
     say(f"steering {run.target} by the rows that arrived")
     return steering_scores(run, Reader.open(run.target, dtype=dtype, device=device), seed=seed)
+
+
+def _generated(
+    run: JudgedRun,
+    asked: tuple[Dictionary, dict[str, dict[str, str]]],
+    *,
+    seed: int,
+    dtype: str,
+    device: str,
+    say: Say,
+    bar: Progress | None,
+) -> tuple[Generated, dict[str, Estimate]]:
+    """What the source's model writes from the texts, and whether features fire on it."""
+    from dragoman.models.harvest import Reader
+    from dragoman.models.language import Judge
+
+    say(f"letting {run.source.model} write from the texts")
+    reader = Reader.open(run.source, dtype=dtype, device=device)
+    judge = Judge(model=reader.model, tokenizer=reader.tokenizer)
+    return generation_scores(run, asked, reader, judge, seed=seed, progress=bar)
 
 
 def second_opinion(say: Say) -> LexicalEmbedder:

@@ -88,9 +88,16 @@ def with_steering(
     measures: Mapping[str, Mapping[str, Estimate]], steering: Mapping[str, Estimate]
 ) -> dict[str, dict[str, Estimate]]:
     """Measures by condition with ``steering`` among them."""
+    return with_measure(measures, "steering", steering)
+
+
+def with_measure(
+    measures: Mapping[str, Mapping[str, Estimate]], name: str, estimates: Mapping[str, Estimate]
+) -> dict[str, dict[str, Estimate]]:
+    """Measures by condition with one more among them."""
     found = {condition: dict(by) for condition, by in measures.items()}
-    for condition, one in steering.items():
-        found.setdefault(condition, {})["steering"] = one
+    for condition, one in estimates.items():
+        found.setdefault(condition, {})[name] = one
     return found
 
 

@@ -27,11 +27,12 @@ from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
-PLAN, SCORES, LENS = "plan_digest", "scores.json", "lens.json"
+PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
-FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, ".lock")
+FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, ".lock")
 _CHUNK = 1 << 20
+_WHOLE = 1 << 26  # bytes of windows or lens words that are read in one go
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes
 _TAIL = len(b'"digest": ""}') + 2 * _DIGEST
@@ -179,8 +180,9 @@ def _digest(body: bytes, plan: str, number: int) -> str:
 class RunFolder:
     """One run on disk: ``manifest.json``, ``rows.jsonl``, ``vectors.safetensors``, ``scores.json``, ``page.html``.
 
-    Where it is known where features fire also ``contexts.json``, where words of rows were read ``lens.json``. Made by
-    `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as read back from the disk.
+    Where it is known where features fire also ``contexts.json``, and ``tokens.jsonl`` (see `firing`), where words of
+    rows were read ``lens.json``. Made by `create` or `open`. ``path``: the folder. ``manifest``: what was asked, as
+    read back from the disk.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -315,12 +317,16 @@ class RunFolder:
         """Keep the scores, in place of earlier ones."""
         write_json(self.path / SCORES, {PLAN: self.plan, **scores})
 
-    def _json(self, name: str) -> Any:
-        """A JSON file of the folder, None where it is not there."""
+    def _json(self, name: str, depth: int = 0) -> Any:
+        """A JSON file of the folder, None where it is not there; ``depth``: levels of objects that may be many."""
+        from dragoman.store.streams import read_members  # which reads rows as this module does
+
         path = self.path / name
         with refusing("reading", path):
-            there = path.exists()
-        return read_json(path) if there else None
+            size = path.stat().st_size if path.exists() else -1
+        if size > _WHOLE and depth:
+            return read_members(path, depth)
+        return read_json(path) if size >= 0 else None
 
     @property
     def contexts(self) -> dict[str, dict[str, Any]] | None:
@@ -331,7 +337,7 @@ class RunFolder:
         Raises:
             Refusal: the file holds something else.
         """
-        path, windows = self.path / "contexts.json", self._json("contexts.json")
+        path, windows = self.path / "contexts.json", self._json("contexts.json", 1)
         if windows is not None and not (isinstance(windows, dict) and all(map(is_windows, windows.values()))):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
         return windows
@@ -347,7 +353,7 @@ class RunFolder:
         Raises:
             Refusal: the file holds something else.
         """
-        words = self._json(LENS)
+        words = self._json(LENS, 2)
         if words is not None and not is_lens(words):
             why = "it does not hold words by condition and feature"
             raise Refusal(f"{self.path / LENS}", why, "remove it, or make it again")

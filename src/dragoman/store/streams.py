@@ -95,6 +95,22 @@ def json_stream(path: Path) -> Iterator[JsonStream]:
             raise Refusal(f"{path}", "it is not UTF-8", "mend the file or make it again") from error
 
 
+def read_members(path: Path, depth: int) -> Any:
+    """A JSON object too large to be read whole, member by member; the values of the first ``depth`` levels are objects.
+
+    Raises:
+        Refusal: as `json_stream`.
+    """
+    with json_stream(path) as stream:
+        return _members(stream, depth)
+
+
+def _members(stream: JsonStream, depth: int) -> Any:
+    if not depth or stream.holds() != "{":
+        return stream.value()
+    return {key: _members(stream, depth - 1) for key in stream.members()}
+
+
 def _goes_on(found: object, held: str, end: int) -> bool:
     """Whether more of what was found may follow what is held: only numbers do not say where they end."""
     tail = _DIGITS.match(held, end)

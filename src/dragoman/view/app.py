@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -30,10 +28,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dragoman.core import Refusal
+from dragoman.exports.neuronpedia import Asked
+from dragoman.exports.tables import as_csv, as_jsonl, as_parquet
 from dragoman.view import pages, tables
 from dragoman.view.find import Found, Selection, chosen, found, lines_of
 from dragoman.view.meaning import MOST, best, by_meaning
 from dragoman.view.opened import NEAREST, FeaturePage, Viewed
+from dragoman.view.packed import packed
 from dragoman.view.pages import Elsewhere, Served
 
 HOST = "127.0.0.1"
@@ -148,9 +149,12 @@ class _Pages:
     def feature(self, request: Request) -> Response:
         """A feature."""
         view = self.view(request)
-        query = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index).query()
+        selection = Selection.of({k: v for k, v in request.query_params.items() if k != "id"}, view.index)
+        query = selection.query()
         with view.index.reading() as database:
             page = view.feature(database, view.number(database, request.query_params.get("id", "")))
+            if query:
+                page = view.beside(database, page, _every(view, database, selection))
         return HTMLResponse(
             pages.feature(
                 view,
@@ -188,21 +192,42 @@ class _Pages:
         selection = Selection.of(request.query_params, view.index)
         with view.index.reading() as database:
             numbers = _every(view, database, selection)
-        name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{kind}"
-        headers = {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
+        headers = _attached(view, kind)
         if kind == "parquet":
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "table.parquet"
-                with view.index.reading() as database:
-                    tables.write_parquet(tables.rows(view, database, numbers, selection.condition), path)
-                return Response(path.read_bytes(), media_type=tables.KINDS[kind], headers=headers)
-        as_kind = tables.as_csv if kind == "csv" else tables.as_jsonl
+            with view.index.reading() as database:
+                content = as_parquet(tables.entries(view, database, numbers, selection.condition), "a Parquet file")
+            return Response(content, media_type=tables.KINDS[kind], headers=headers)
+        as_kind = as_csv if kind == "csv" else as_jsonl
 
         def told() -> Iterator[bytes]:
             with view.index.reading() as database:
-                yield from as_kind(tables.rows(view, database, numbers, selection.condition))
+                yield from as_kind(tables.entries(view, database, numbers, selection.condition))
 
         return StreamingResponse(told(), media_type=tables.KINDS[kind], headers=headers)
+
+    def neuronpedia(self, request: Request) -> Response:
+        """A selection in Neuronpedia's layout."""
+        view, told = self.view(request), request.query_params
+        try:
+            selection = Selection.of(told, view.index)
+            asked = Asked(
+                model_id=told.get("model_id", "").strip(),
+                source_id=told.get("source_id", "").strip(),
+                author_id=told.get("author_id", "").strip(),
+                condition=selection.condition or None,
+                resid_pre=told.get("resid_pre") == "yes",
+            )
+            with view.index.reading() as database:
+                content = packed(view, database, _every(view, database, selection), asked)
+        except Refusal as refusal:
+            return HTMLResponse(pages.refused(str(refusal), title="Nothing was written"), 422)
+        return Response(content, media_type="application/zip", headers=_attached(view, "neuronpedia.zip"))
+
+
+def _attached(view: Viewed, ending: str) -> dict[str, str]:
+    """What makes a browser keep an answer as a file."""
+    name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{ending}"
+    return {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
 
 
 def _nearest(view: Viewed, selection: Selection) -> tuple[Any, Any] | None:
@@ -254,6 +279,7 @@ def app_of(views: Sequence[Viewed], port: int) -> ASGIApp:
         Route("/{run}/", room.overview),
         Route("/{run}/features", room.features),
         Route("/{run}/feature", room.feature),
+        Route("/{run}/neuronpedia.zip", room.neuronpedia),
         *(Route(f"/{{run}}/table.{kind}", _of_kind(room.table, kind)) for kind in kinds.split("|")),
     ]
     handlers: Any = {Refusal: _refused, 404: _refused}
@@ -274,7 +300,8 @@ def bound(port: int) -> socket.socket:
     Raises:
         Refusal: the port is taken, or may not be used.
     """
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio switches delayed sending off on sockets that say they are TCP alone; else answers wait 40 ms for nothing.
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port))

@@ -26,6 +26,8 @@ from dragoman.scores import FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder, held, refusing
 from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
+from dragoman.store.firing import token_places
+from dragoman.store.runs import TOKENS
 from dragoman.store.streams import RowFile, each_row, json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
@@ -143,6 +145,7 @@ class _Builder:
         scores = self._scores()
         self._windows()
         self._lens()
+        self._tokens()
         database.execute("CREATE INDEX rows_of ON rows (feature)")
         database.execute("CREATE INDEX features_of ON features (id)")
         database.execute("CREATE INDEX parts_of ON parts (feature)")
@@ -171,7 +174,7 @@ class _Builder:
 
         def places() -> Iterator[tuple[int, int, int, int, int, int]]:
             nonlocal count
-            for placed in each_row(path, self.run.plan):
+            for placed in each_row(path, self.run.rows_plan):
                 count += 1
                 feature, condition = placed.fields.get("feature"), placed.fields.get("condition")
                 sample = placed.fields.get("sample")
@@ -229,6 +232,20 @@ class _Builder:
 
         self._perhaps(path, [LENS], read)
 
+    def _tokens(self) -> None:
+        """Where each feature's activations stand."""
+        path = self.run.path / TOKENS
+        try:
+            found = [
+                (self.ids[feature], start, size)
+                for feature, start, size in token_places(path, self.run.rows_plan)
+                if feature in self.ids
+            ]
+        except Refusal as refusal:
+            self.missing.append(f"{path.name} is left out: {refusal.why}")
+            return
+        self.database.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", found)
+
     def _perhaps(self, path: Path, parts: Collection[str], read: Callable[[], T]) -> T | None:
         """What a file holds; where it cannot be read, a sentence on it is kept instead of its parts."""
         if not path.exists():
@@ -249,12 +266,12 @@ class _Builder:
 
     def _texts(self, rows: int, scores: Scores) -> None:
         """What is said of each feature in a line, and its words."""
-        file = RowFile(self.run.path / "rows.jsonl", self.run.plan)
+        file = RowFile(self.run.path / "rows.jsonl", self.run.rows_plan)
         columns = ", ".join("?" * (2 + len(self.names)))
         heads = ", ".join(["rowid", "names", *(f"c{k}" for k in range(len(self.names)))])
         try:
             for first in range(0, len(self.ids), _BATCH):
-                shown = shown_run(self.source, scores, file, first, first + _BATCH, whole=False)
+                shown = shown_run(self.source, scores, file, range(first, first + _BATCH), whole=False)
                 cards = feature_cards(shown, {})
                 self._keep(cards)
                 self.database.executemany(

@@ -66,6 +66,10 @@ class Filed:
         """A file makes no tables."""
         return "features.html"
 
+    def neuronpedia(self) -> str:
+        """Nor any other export."""
+        return "features.html"
+
 
 class _Folder:
     """Addresses of one of several runs, from the page of all."""
@@ -142,7 +146,7 @@ def _file(n: int, name: str) -> str:
 
 def _texts(view: Viewed, database: sqlite3.Connection, n: int) -> str:
     """What the browser searches of a feature, in small letters."""
-    card, _, _ = view.card(database, n)
+    card = view.told(database, n).card
     said = [row.text[:_LONGEST] for one in [*card.shown, *card.folded] for row in one.rows]
     return "\n".join([card.id, card.name, card.label, card.category, *said]).lower()
 

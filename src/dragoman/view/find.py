@@ -100,8 +100,12 @@ class Selection:
     def query(self, **changed: Any) -> str:
         """The address of this view, or of one that differs by what is ``changed``."""
         new = replace(self, **({"page": 1} | changed)) if changed else self
-        told = {one.name: getattr(new, one.name) for one in fields(new)}
-        return urlencode({k: v for k, v in told.items() if v and (k, v) != ("page", 1)}, errors="replace")
+        return urlencode(new.fields(), errors="replace")
+
+    def fields(self) -> dict[str, Any]:
+        """What the address tells, by name."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {k: v for k, v in told.items() if v and (k, v) != ("page", 1)}
 
     @property
     def order(self) -> str:

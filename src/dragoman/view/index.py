@@ -18,11 +18,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dragoman.store import RunFolder, cache_root, digest, refusing
+from dragoman.store.runs import TOKENS
 
-FORMAT = 1
+FORMAT = 2
 NAME = "index.sqlite"
 HEAD = -1  # in place of a condition's number: the text that speaks for a feature
-READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.json", "vectors.safetensors")
+READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.json", "vectors.safetensors", TOKENS)
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value);
@@ -30,6 +31,7 @@ CREATE TABLE features (n INTEGER PRIMARY KEY, id TEXT, name TEXT, label TEXT, ca
 CREATE TABLE rows (
   n INTEGER PRIMARY KEY, feature INTEGER, condition INTEGER, sample INTEGER, start INTEGER, size INTEGER
 );
+CREATE TABLE tokens (feature INTEGER PRIMARY KEY, start INTEGER, size INTEGER);
 CREATE TABLE parts (feature INTEGER, part TEXT, condition TEXT, told TEXT);
 CREATE TABLE texts (
   condition INTEGER, feature INTEGER, spoken INTEGER, control INTEGER, flagged INTEGER, routes INTEGER,

@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -22,23 +22,27 @@ from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.neuronpedia import NeuronpediaRef
 from dragoman.neuronpedia.ids import parse
+from dragoman.records import TokenWindow
 from dragoman.report.cards import ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.claims import Piece
-from dragoman.report.opened import Manifest, entries_of
+from dragoman.report.opened import Manifest, ShownRun, entries_of
 from dragoman.report.words import Controls
-from dragoman.scores import Scores
+from dragoman.scores import Passage, Scores
 from dragoman.store import RunFolder
+from dragoman.store.firing import windows_at
+from dragoman.store.runs import TOKENS
 from dragoman.store.spans import shown
 from dragoman.store.streams import RowFile
 from dragoman.view.build import Bar, index_of, nothing
 from dragoman.view.directions import Directions
 from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of
 from dragoman.view.index import state_of
-from dragoman.view.marked import Lit, Stretch, compared, lit, others_of
+from dragoman.view.marked import Lit, Stretch, compared, lit, lit_tokens, others_of
 from dragoman.view.meaning import Meaning, best
 from dragoman.view.part import Source, shown_run
 
 NEAREST = 8  # neighbours on a page
+_WARM = 8  # conditions whose columns are read at once
 WINDOWS = 10  # of text in which a feature fires
 _SITE = "https://www.neuronpedia.org"
 Paragraphs = Sequence[Sequence[tuple[Piece, Sequence[Stretch]]]]
@@ -46,10 +50,29 @@ Paragraphs = Sequence[Sequence[tuple[Piece, Sequence[Stretch]]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """A condition's texts: ``samples``, the first of them in the card, each in paragraphs with its words compared."""
+    """A condition's texts: ``samples``, the first of them in the card, each in paragraphs with its words compared.
+
+    ``passages``: what the source's model wrote from the first.
+    """
 
     one: ConditionTexts
     samples: Sequence[Paragraphs]
+    passages: Sequence[Passage]
+
+    @property
+    def fired(self) -> int:
+        """How many of the passages its feature fires on."""
+        return sum(one.peak > 0 for one in self.passages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A feature's card, its windows with their words' shares, its lens words and passages by condition."""
+
+    card: FeatureCard
+    contexts: Mapping[str, Any]
+    lens: Mapping[str, Any]
+    passages: Mapping[str, Sequence[Passage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +89,8 @@ class Lens:
 class FeaturePage:
     """What a feature's page says of it besides the run's own words.
 
+    ``by_token``: whether windows are lit by activations at tokens, not by shares of words; ``around``: what of their
+    sentences stands before and after them; ``unlit``: why they are not lit so, "" where there is nothing to say.
     ``near``: by direction, ``like``: by text, with cosines. ``there``: ids of features it names that the run has;
     others are of the dictionary alone. ``before``, ``after``: ids of its neighbours in the run.
     """
@@ -76,6 +101,9 @@ class FeaturePage:
     folded: Sequence[Samples]
     windows: Sequence[Sequence[Lit]]
     lit: bool
+    by_token: bool
+    around: Sequence[tuple[str, str]]
+    unlit: str
     lens: Sequence[Lens]
     neuronpedia: str
     near: Sequence[tuple[Line, float]]
@@ -98,13 +126,14 @@ class Viewed:
         self.controls = Controls.of(self.entries)
         self.scores = Scores.of(self.index.about["scores"], f"{run.path}/scores.json")
         self.meaning = Meaning(self.index, opened)
-        self._file = RowFile(run.path / "rows.jsonl", run.plan)
+        self._file = RowFile(run.path / "rows.jsonl", run.rows_plan)
         self._columns: dict[int, Columns] = {}
         self._lock = Lock()
 
     def warm(self) -> None:
         """Read now what the first page would wait for."""
-        self.columns(Selection())
+        for condition in ["", *self.index.conditions[:_WARM]]:
+            self.columns(Selection(condition=condition))
         self.directions.nearest(0, 1)
 
     @cached_property
@@ -149,18 +178,29 @@ class Viewed:
             raise Refusal(f"feature '{shown(feature)}'", "this run has no such feature", "look for it in the list")
         return int(row[0])
 
-    def card(self, database: sqlite3.Connection, n: int) -> tuple[FeatureCard, Mapping[str, Any], Mapping[str, Any]]:
-        """A feature's card, its windows with their words' shares, and its lens words by condition."""
-        run = shown_run(self.source(database), self.scores, self._file, n, n + 1)
+    def shown(self, database: sqlite3.Connection, features: range | Sequence[int]) -> ShownRun:
+        """The run with these features alone."""
+        return shown_run(self.source(database), self.scores, self._file, features)
+
+    def told(self, database: sqlite3.Connection, n: int) -> Told:
+        """What its own rows and parts say of a feature."""
+        run = self.shown(database, range(n, n + 1))
         card = feature_cards(run, {})[0]
-        return card, run.contexts.get(card.id, {}), {c: by[card.id] for c, by in run.lens.items() if card.id in by}
+        return Told(
+            card=card,
+            contexts=run.contexts.get(card.id, {}),
+            lens={c: by[card.id] for c, by in run.lens.items() if card.id in by},
+            passages={c: one.passages for c, some in run.scores.generated.items() for one in some},
+        )
 
     def feature(self, database: sqlite3.Connection, n: int) -> FeaturePage:
         """Everything its page says."""
-        card, contexts, lens = self.card(database, n)
-        firing, shares = list(contexts.get("firing", []))[:WINDOWS], dict(contexts.get("words", {}))
-        beside, folded = self._samples(card)
-        windows = [lit(window, shares) for window in firing]
+        told = self.told(database, n)
+        card = told.card
+        firing, shares = list(told.contexts.get("firing", []))[:WINDOWS], dict(told.contexts.get("words", {}))
+        beside, folded = self._samples(told)
+        tokens, unlit = self._tokens(database, n, card.id, firing) if firing else ((), "")
+        windows = lit_tokens(tokens) if tokens else [lit(window, shares) for window in firing]
         return FeaturePage(
             n=n,
             card=card,
@@ -168,7 +208,10 @@ class Viewed:
             folded=folded,
             windows=windows,
             lit=any(one.level for window in windows for one in window),
-            lens=_lens(lens),
+            by_token=bool(tokens),
+            around=[(window.before, window.after) for _, window in tokens] or [("", "")] * len(windows),
+            unlit=unlit,
+            lens=_lens(told.lens),
             neuronpedia=self._link(card),
             near=self._lines(database, self.directions.nearest(n, NEAREST)),
             like=self._like(database, n),
@@ -177,8 +220,42 @@ class Viewed:
             after=self._id(database, "n > ? ORDER BY n", n),
         )
 
-    def _samples(self, card: FeatureCard) -> tuple[list[Samples], list[Samples]]:
+    def tokens(self, database: sqlite3.Connection, n: int, feature: str) -> Sequence[TokenWindow]:
+        """The tokens of a feature's windows; empty where the run keeps none.
+
+        Raises:
+            Refusal: the line is not as this version writes it.
+        """
+        place = database.execute("SELECT start, size FROM tokens WHERE feature = ?", (n,)).fetchone()
+        return windows_at(self.run.path / TOKENS, int(place[0]), int(place[1]), feature) if place else ()
+
+    def _tokens(
+        self, database: sqlite3.Connection, n: int, feature: str, firing: Sequence[str]
+    ) -> tuple[Sequence[tuple[str, TokenWindow]], str]:
+        """Windows with their tokens; or none, and why."""
+        try:
+            found = self.tokens(database, n, feature)
+        except Refusal as refusal:
+            return (), f"{TOKENS} is left out: {refusal.why}"
+        if not found:
+            return (), "this run keeps no activations of single tokens"
+        pairs = list(zip(firing, found, strict=False))
+        if len(pairs) < len(firing) or not all(window.fits(text) for text, window in pairs):
+            return (), f"{TOKENS} is left out: its tokens are not those of these windows"
+        return pairs, ""
+
+    def beside(self, database: sqlite3.Connection, page: FeaturePage, selected: Sequence[int]) -> FeaturePage:
+        """The page with its neighbours in a selection, where it is of it."""
+        if page.n not in selected:
+            return page
+        at = selected.index(page.n)
+        before, after = selected[at - 1 : at] if at else (), selected[at + 1 : at + 2]
+        found = {n: self._id(database, "n = ?", n) for n in (*before, *after)}
+        return replace(page, before=found[before[0]] if before else None, after=found[after[0]] if after else None)
+
+    def _samples(self, told: Told) -> tuple[list[Samples], list[Samples]]:
         """What stands side by side, compared, and what is folded."""
+        card = told.card
         there = [one for one in card.shown if one.rows]
         others = dict(
             zip([one.condition for one in there], others_of([one.rows[0].text for one in there]), strict=True)
@@ -187,6 +264,7 @@ class Viewed:
             Samples(
                 one=one,
                 samples=[compared(one.pieces(row), others.get(one.condition)) for row in one.rows],
+                passages=told.passages.get(one.condition, ()),
             )
             for one in [*card.shown, *card.folded]
         ]
@@ -223,11 +301,12 @@ class Viewed:
         """The feature's page on Neuronpedia, where the run tells what its source is called there; "" elsewhere."""
         if card.control or not re.fullmatch(r"\d{1,9}", card.id):
             return ""
-        found = self._elsewhere
+        found = self.elsewhere
         return f"{_SITE}/{found.at(card.id).path}" if found else ""
 
     @cached_property
-    def _elsewhere(self) -> NeuronpediaRef | None:
+    def elsewhere(self) -> NeuronpediaRef | None:
+        """What the run's source is called on Neuronpedia, where the run tells it."""
         manifest = self.manifest
         dictionary = manifest.dictionary if isinstance(manifest.dictionary, Mapping) else {}
         told = [

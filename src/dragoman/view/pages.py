@@ -21,7 +21,7 @@ from dragoman.report.headline import Counted, headline
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
-from dragoman.view.marked import LEVELS
+from dragoman.view.marked import LEVELS, OF_LARGEST
 from dragoman.view.opened import FeaturePage, Viewed
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Links(Front, Protocol):
         """A selection as a file."""
         ...
 
+    def neuronpedia(self) -> str:
+        """A selection in Neuronpedia's layout; which one, and what it is called there, is asked behind it."""
+        ...
+
 
 class Served:
     """Addresses on the server, of the run that is called so."""
@@ -93,6 +97,10 @@ class Served:
         """A selection as a file."""
         return f"{self._root}/table.{kind}{'?' if query else ''}{query}"
 
+    def neuronpedia(self) -> str:
+        """A selection in Neuronpedia's layout."""
+        return f"{self._root}/neuronpedia.zip"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:
@@ -112,13 +120,18 @@ def _pages() -> Environment:
         trusts=TRUSTS,
         titled=words.title,
         light=LEVELS,
+        of_largest=OF_LARGEST,
     )
-    room.filters.update(plural=_plural)
+    room.filters.update(plural=_plural, figure=_figure)
     return room
 
 
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or f'{one}s'}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _render(template: str, view: Viewed | None, links: Links | None, **told: Any) -> str:
@@ -132,6 +145,7 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
         "here": "",
         "changed": False,
         "held": "",
+        "title": "",
     }
     if view is not None:
         base |= {
@@ -230,6 +244,7 @@ def features(view: Viewed, links: Links, selection: Selection, found: Found, *, 
         here="features",
         selection=selection,
         found=found,
+        fields=selection.fields(),
         choices=[one for one in choices if len(one[2]) > (one[0] in few)],
         **told,
     )

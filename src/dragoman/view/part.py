@@ -6,6 +6,7 @@ are not the run's own, and records of another form than this version writes.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,10 @@ class Source:
     controls: Controls
 
 
-def shown_run(source: Source, scores: Scores, file: RowFile, first: int, end: int, *, whole: bool = True) -> ShownRun:
-    """The run with the features numbered ``first`` to ``end - 1`` alone, as the page's own cards read it.
+def shown_run(
+    source: Source, scores: Scores, file: RowFile, features: range | Sequence[int], *, whole: bool = True
+) -> ShownRun:
+    """The run with the features of these numbers alone, as the page's own cards read it.
 
     ``whole``: with the windows in which they fire, and lens words; rows are then checked once more.
 
@@ -62,18 +65,19 @@ def shown_run(source: Source, scores: Scores, file: RowFile, first: int, end: in
         Refusal: a row is not as this version writes it, or not the run's own.
     """
     database, run = source.database, source.run
+    if isinstance(features, range):  # of step 1
+        where, asked = "feature >= ? AND feature < ?", (features.start, features.stop)
+    else:
+        where, asked = "feature IN (SELECT value FROM json_each(?))", (json.dumps([*features]),)
     found = database.execute(
-        "SELECT feature, n, start, size FROM rows WHERE feature >= ? AND feature < ? ORDER BY feature, n", (first, end)
+        f"SELECT feature, n, start, size FROM rows WHERE {where} ORDER BY feature, n", asked
     ).fetchall()
     rows = [file.row(*place, check=whole) for _, *place in found]
     named = {one[0]: row.feature for one, row in zip(found, rows, strict=True)}
     contexts: dict[str, Any] = {}
     lens: dict[str, dict[str, Any]] = {}
     records: list[tuple[str, str, Record]] = []
-    parts = database.execute(
-        "SELECT feature, part, condition, told FROM parts WHERE feature >= ? AND feature < ? ORDER BY rowid",
-        (first, end),
-    )
+    parts = database.execute(f"SELECT feature, part, condition, told FROM parts WHERE {where} ORDER BY rowid", asked)
     for n, part, condition, told in parts:
         if n not in named:
             continue

@@ -46,7 +46,7 @@
 
   const filters = one("details.filters");
   if (filters && matchMedia("(max-width: 47.99rem)").matches) filters.open = false;
-  addEventListener("beforeprint", () => all("main details:not(.filters)").forEach(lid => { lid.open = true; }));
+  addEventListener("beforeprint", () => all("main details:not(.filters, .acts, .send)").forEach(lid => { lid.open = true; }));
 
   // A list in a file brings its texts along.
   const box = one("#words"), held = one("#texts-held");
