@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dragoman.models.prompts import Activations, activations
     from dragoman.models.reconstruct import Reconstructor
     from dragoman.records import Card
+    from dragoman.runs.compare import compare
     from dragoman.runs.crossings import fit_crossing
     from dragoman.runs.explain import explain
     from dragoman.runs.run import Explanations, FeatureExplanation, Run
@@ -54,6 +55,7 @@ _HOMES = {
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
+    "compare": "runs.compare",
     "examine": "doctor",
     "explain": "runs.explain",
     "fit_confidence": "runs.score",
@@ -88,6 +90,7 @@ __all__ = [
     "Verbalizer",
     "__version__",
     "activations",
+    "compare",
     "examine",
     "explain",
     "fit_confidence",

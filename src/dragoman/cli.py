@@ -14,6 +14,7 @@ import typer
 from dragoman.commands.boundary import Command, Commands, Debug, Verbose
 from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
+from dragoman.commands.compare import compare
 from dragoman.commands.confidence import confidence as confidence_commands
 from dragoman.commands.crossings import fit, inspect
 from dragoman.commands.doctor import doctor
@@ -195,7 +196,7 @@ def report(
         put(f"page: {page}")
 
 
-for command in (view, checkpoints, doctor, export):
+for command in (view, compare, checkpoints, doctor, export):
     app.command(cls=Command, epilog=examples(command.__name__))(command)
 app.add_typer(confidence_commands, name="confidence")
 

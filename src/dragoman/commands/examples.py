@@ -23,6 +23,10 @@ _EXAMPLES = {
     "inspect": ("dragoman inspect pair",),
     "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
     "view": ("dragoman view runs/explain", "dragoman view runs/a runs/b", "dragoman view runs/explain --bundle shared"),
+    "compare": (
+        "dragoman compare runs/a runs/b -o compared.html",
+        "dragoman compare runs/post runs/post --condition plain=washed",
+    ),
     "report": ("dragoman report runs/explain -o page.html",),
     "checkpoints": (
         "dragoman checkpoints",

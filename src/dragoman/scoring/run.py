@@ -28,7 +28,7 @@ from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
-from dragoman.scoring.measures import measure_scores
+from dragoman.scoring.measures import measure_scores, with_measured
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.scoring.steering import steerable, steering_scores, with_steering
 from dragoman.store import RunFolder, read_jsonl
@@ -75,7 +75,10 @@ def score_run(
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
     measures = measure_scores(run)
     if steer:
-        measures = with_steering(measures, _steered(run, seed=seed, dtype=dtype, device=device, say=say))
+        steered = _steered(run, seed=seed, dtype=dtype, device=device, say=say)
+        measures = with_steering(measures, {condition: one for condition, (one, _) in steered.items()})
+        own = with_measured(scores.measured, "steering", {condition: each for condition, (_, each) in steered.items()})
+        scores = scores.model_copy(update={"measured": own})
     if measures:
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
@@ -129,7 +132,9 @@ def _opened(
     return opened, sought_directions(run, opened.site)
 
 
-def _steered(run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say) -> dict[str, Estimate]:
+def _steered(
+    run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say
+) -> dict[str, tuple[Estimate, dict[str, float]]]:
     """What steering the target's model by the carried rows gives, by condition."""
     from dragoman.models.harvest import Reader
 

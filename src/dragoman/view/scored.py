@@ -17,6 +17,7 @@ from dragoman.scores import (
     FeatureClaims,
     FeatureConfidence,
     FeatureDetection,
+    FeatureMeasures,
     FeatureReadBack,
     FeatureScore,
     Scores,
@@ -24,7 +25,11 @@ from dragoman.scores import (
 from dragoman.store.streams import JsonStream, json_stream
 
 # Parts that hold lists of records by condition: of the scores themselves, and of an object in them.
-_LISTED: Mapping[str, type[Record]] = {"per_feature": FeatureScore, "claims": FeatureClaims}
+_LISTED: Mapping[str, type[Record]] = {
+    "per_feature": FeatureScore,
+    "claims": FeatureClaims,
+    "measured": FeatureMeasures,
+}
 _NESTED: Mapping[str, type[Record]] = {
     "confidence": FeatureConfidence,
     "reconstruction": FeatureReadBack,
