@@ -186,7 +186,7 @@ class _Pair:
                     a=_numbers(self.values[0], keep, self.features[k]),
                     b=_numbers(self.values[1], keep, self.features[k]),
                 )
-                for k in order.tolist()
+                for k in map(int, order)
             ),
         )
 
