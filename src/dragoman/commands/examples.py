@@ -28,6 +28,11 @@ _EXAMPLES = {
         "dragoman compare runs/post runs/post --condition plain=washed",
     ),
     "report": ("dragoman report runs/explain -o page.html",),
+    "serve": (
+        "dragoman serve tiny-sae --by tiny-gemma-av",
+        "dragoman serve --source MODEL:20 --through CROSSING --by AV --prompts",
+        'curl 127.0.0.1:8766/explain --json \'{"features": ["1505"]}\'',
+    ),
     "checkpoints": (
         "dragoman checkpoints",
         "dragoman checkpoints --for Qwen/Qwen2.5-7B-Instruct:20",

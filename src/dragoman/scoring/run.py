@@ -22,7 +22,7 @@ from dragoman.confidence.checked import (
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Directions, Estimate, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
-from dragoman.embed import LexicalEmbedder
+from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
@@ -91,10 +91,13 @@ def score_run(
     return scores
 
 
-def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
+def add_confidence(
+    folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu", embedder: Embedder | None = None
+) -> None:
     """Put the confidence into the run's scores, beside what was scored before, if there is a set and the embedder.
 
-    Where sentences were checked before, a text whose theme is not borne out has no answer.
+    ``embedder``: the packaged one, where somebody has opened it. Where sentences were checked before, a text whose
+    theme is not borne out has no answer.
 
     Raises:
         Refusal: a file was named, and it or the embedder is not there.
@@ -113,7 +116,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
         say("no confidence: the sentence embedder it reads with is not installed")
         return
     say("judging how far to trust each text")
-    embedder = SentenceEmbedder(device=device)
+    embedder = SentenceEmbedder(device=device) if embedder is None else embedder
     found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     before = folder.scores
     scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
