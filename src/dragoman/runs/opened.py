@@ -31,6 +31,7 @@ from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.scoring import add_claims, add_confidence, confidence_set
+from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dragoman.models.harvest import Reader
 
 VECTORS = "vectors.npy"
+KEPT = 20_000  # texts whose places are kept between two pieces of work
 
 
 class NotThere(Refusal):
@@ -267,4 +269,4 @@ def _embedder(talk: Talk, device: str) -> Embedder | None:
     except Refusal as refusal:
         talk.say(f"texts will have no confidence, and no sentence is checked: {refusal.why}")
         return None
-    return SentenceEmbedder(device=device)
+    return CachedEmbedder(SentenceEmbedder(device=device), KEPT)  # windows of other features are the same every time

@@ -174,10 +174,10 @@ def _elsewhere(status: int, sentence: str) -> Response:
     return _json(status, Refusal(what, why, "ask from this machine, and not from a page of another site"))
 
 
-def _of_schema(error: Exception) -> Refusal:
+def _of_schema(error: Any) -> Refusal:
     """The first thing in a request that no schema allows, in one sentence, without what was sent."""
-    every = error.errors() if isinstance(error, RequestValidationError) else ()
-    found = every[0] if every else {}
+    every = error.errors()
+    found: dict[str, Any] = dict(every[0]) if every else {}
     place = ".".join(str(one) for one in found.get("loc", ()) if one != "body")[:100]
     said = str(found.get("msg", "it is not as it must be"))[:200]
     if found.get("type") == "union_tag_not_found":
