@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dragoman.models.prompts import Activations, activations
     from dragoman.models.reconstruct import Reconstructor
     from dragoman.records import Card
-    from dragoman.runs.compare import compare
+    from dragoman.runs.compare import compare, rank
     from dragoman.runs.crossings import fit_crossing
     from dragoman.runs.explain import explain
     from dragoman.runs.run import Explanations, FeatureExplanation, Run
@@ -61,6 +61,7 @@ _HOMES = {
     "fit_confidence": "runs.score",
     "fit_crossing": "runs.crossings",
     "open_dictionary": "dictionaries",
+    "rank": "runs.compare",
     "recalibrate_confidence": "runs.score",
     "score": "runs.score",
 }
@@ -96,6 +97,7 @@ __all__ = [
     "fit_confidence",
     "fit_crossing",
     "open_dictionary",
+    "rank",
     "recalibrate_confidence",
     "score",
 ]

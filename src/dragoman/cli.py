@@ -22,6 +22,7 @@ from dragoman.commands.examples import examples
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
 from dragoman.commands.printing import put, put_record, talking
+from dragoman.commands.rank import rank
 from dragoman.commands.serve import serve
 from dragoman.commands.show import show_scores
 from dragoman.commands.view import view
@@ -197,7 +198,7 @@ def report(
         put(f"page: {page}")
 
 
-for command in (view, compare, serve, checkpoints, doctor, export):
+for command in (view, compare, rank, serve, checkpoints, doctor, export):
     app.command(cls=Command, epilog=examples(command.__name__))(command)
 app.add_typer(confidence_commands, name="confidence")
 

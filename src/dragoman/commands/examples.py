@@ -28,6 +28,10 @@ _EXAMPLES = {
         "dragoman compare runs/post runs/post --condition plain=washed",
     ),
     "report": ("dragoman report runs/explain -o page.html",),
+    "rank": (
+        "dragoman rank runs/a runs/b runs/c --page ranked.html",
+        "dragoman rank SAE --by AV --by AV2 --features top:100 -o runs/ranked",
+    ),
     "serve": (
         "dragoman serve tiny-sae --by tiny-gemma-av",
         "dragoman serve --source MODEL:20 --through CROSSING --by AV --prompts",

@@ -41,6 +41,7 @@ _VERSIONS = {
     "page": 1,
     "reliability": 1,
     "comparison": 1,
+    "ranking": 1,
 }
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 

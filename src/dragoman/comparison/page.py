@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dragoman.comparison.records import Comparison, ConditionPair, FeaturePair
+from dragoman.comparison.records import Comparison, ConditionPair, FeaturePair, RankedMeasure, Ranking
 from dragoman.comparison.values import MEASURES
 from dragoman.records import Row
+from dragoman.report.figures import interval_mark
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.tables import Span, span_of
 from dragoman.report.words import title
@@ -109,3 +110,29 @@ def _first_rows(folder: RunFolder) -> dict[tuple[str, str], Row]:
 def _beside(pair: ConditionPair, one: FeaturePair, rows: Sequence[Mapping[tuple[str, str], Row]]) -> Beside:
     a, b = rows[0][pair.a, one.feature].text, rows[1][pair.b, one.feature].text
     return Beside(pair=pair, numbers=one, a=stretches(a, words_in(b)), b=stretches(b, words_in(a)))
+
+
+def write_ranking(found: Ranking, out: Path) -> Path:
+    """Write the table over several verbalizers to ``out`` and return it.
+
+    Raises:
+        Refusal: as the module says.
+    """
+    check_file(out)
+    template = environment(HERE).get_template("ranking.html.j2")
+    page = template.render(
+        found=found,
+        source=site_words(found.source),
+        called=MEASURES,
+        title=title,
+        spans=[{one.measure: _scale(one) for one in condition.measures} for condition in found.conditions],
+        drawn=interval_mark,
+    )
+    write_text(out, clean(page))
+    return out
+
+
+def _scale(one: RankedMeasure) -> Span:
+    """From 0 or the lowest end to the highest one."""
+    ends = [0.0, *(end for each in one.rated for end in (each.low, each.high))]
+    return min(ends), max(ends)

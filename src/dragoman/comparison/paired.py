@@ -66,8 +66,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[st
     return Comparison(
         source=str(a.run.source),
         target=str(a.run.target),
-        a=_side(a),
-        b=_side(b),
+        a=side_of(a),
+        b=side_of(b),
         differing=differing(a, b),
         pairs=pairs,
         tests=len(tests),
@@ -77,7 +77,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[st
     )
 
 
-def _side(one: Compared) -> Side:
+def side_of(one: Compared) -> Side:
+    """A run as a comparison tells of it."""
     verbalizers = one.manifest.get("verbalizers") or {}
     names = {name: (who.get("checkpoint") or who.get("name")) for name, who in verbalizers.items()}
     features = {feature for texts in one.run.texts.values() for feature in texts}

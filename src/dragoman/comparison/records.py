@@ -115,3 +115,85 @@ class Comparison(Record):
         """Which conditions, how many tests, and what is told apart: what a notebook shows."""
         apart = [f"{pair.a}: {one.measure}" for pair in self.pairs for one in pair.differences if one.holds]
         return [("conditions", [(pair.a, pair.b) for pair in self.pairs]), ("tests", self.tests), ("apart", apart)]
+
+
+class Rated(Record):
+    """One run's mean by one measure, over the features that all runs have.
+
+    ``run``: its number, from 0. ``low``, ``high``: of a 95 % interval over ``n`` units of ``unit``, made as ``method``
+    says. ``dealt``: the mean of texts or rows dealt to other features; None where there is no such null. ``place``: 1
+    more than how many runs are better and told apart from it; runs that are not share one.
+    """
+
+    run: int
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    method: str
+    dealt: float | None
+    place: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Contrast(Estimate):
+    """Mean of run ``first`` less run ``second``, by number; ``adjusted``: p by Holm over all tests; ``holds``."""
+
+    first: int
+    second: int
+    adjusted: float
+    holds: bool
+
+
+class RankedMeasure(Record):
+    """All runs by one measure, over so many ``features``; ``best``: the run of the best mean, told apart or not.
+
+    ``fewer``: whether less of it is better. ``contrasts``: every pair of runs.
+    """
+
+    measure: str
+    features: int
+    fewer: bool
+    best: int
+    rated: tuple[Rated, ...]
+    contrasts: tuple[Contrast, ...]
+
+    @property
+    def tied(self) -> bool:
+        """Whether no two runs are told apart."""
+        return not any(one.holds for one in self.contrasts)
+
+    def to_best(self, run: int) -> Contrast | None:
+        """The contrast of a run with the best one; None for that itself."""
+        return next((one for one in self.contrasts if {one.first, one.second} == {run, self.best}), None)
+
+
+class RankedCondition(Record):
+    """All runs by every measure that all of them have; ``conditions``: whose texts, one a run."""
+
+    conditions: tuple[str, ...]
+    n: int
+    measures: tuple[RankedMeasure, ...]
+    missing: tuple[Missing, ...]
+
+
+class Ranking(Record):
+    """Several runs of one dictionary in one table, a verbalizer each.
+
+    ``names``: of the verbalizers. ``tests``: of differences of any two runs, which p is adjusted over.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    runs: tuple[Side, ...]
+    targets: tuple[str, ...]
+    conditions: tuple[RankedCondition, ...]
+    tests: int
+    method: str
+    level: float
+    seed: int
+
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Who is ranked, and over how many tests: what a notebook shows."""
+        return [("names", list(self.names)), ("tests", self.tests)]

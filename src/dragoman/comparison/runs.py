@@ -134,18 +134,36 @@ def paired_conditions(a: Compared, b: Compared, asked: Sequence[str] = ()) -> li
     raise Refusal(f"{a.name} beside {b.name}", why, "say which go together, --condition NAME_A=NAME_B")
 
 
+def named_conditions(runs: Sequence[Compared], asked: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """A condition of each run, as often as there are several: those asked for, or that all have, or the only ones.
+
+    Raises:
+        Refusal: a run does not have one, or no condition is in all of them.
+    """
+    for name in asked:
+        for one in runs:
+            _refuse_unknown(name, one)
+    both = list(dict.fromkeys(asked)) or [name for name in runs[0].claims if all(name in one.claims for one in runs)]
+    if both:
+        return [(name,) * len(runs) for name in both]
+    if all(len(one.claims) == 1 for one in runs):
+        return [tuple(one.claims[0] for one in runs)]
+    have = "; ".join(", ".join(one.claims) or "none" for one in runs)
+    raise Refusal("these runs", f"no condition is in all of them (they have {have})", "explain them alike")
+
+
+def _refuse_unknown(name: str, one: Compared) -> None:
+    known = list(one.run.entries)
+    if name not in known:
+        have, instead = ", ".join(known), meant(name, known, "name one of these, or NAME_A=NAME_B")
+        raise Refusal(f"condition '{shown(name)}' of {one.name}", f"it has {have}", instead)
+
+
 def _named(word: str, a: Compared, b: Compared) -> tuple[str, str]:
     first, equals, second = word.partition("=")
     pair = (first, second if equals else first)
     for name, one in zip(pair, (a, b), strict=True):
-        known = list(one.run.entries)
-        if name not in known:
-            have = ", ".join(known)
-            raise Refusal(
-                f"condition '{shown(name)}' of {one.name}",
-                f"it has {have}",
-                meant(name, known, "name one of these, or NAME_A=NAME_B"),
-            )
+        _refuse_unknown(name, one)
     return pair
 
 
