@@ -60,6 +60,25 @@ def client(opened: Opened) -> Iterator[Any]:
     made.worker.end()
 
 
+def numbers(vector: Any) -> str:
+    """A text that tells which vector it is of: a random model says the same of all."""
+    return f"Text about {' '.join(str(round(100 * float(one))) for one in vector)}."
+
+
+@pytest.fixture(scope="module")
+def scripted(world: World, crossing: Crossing) -> Opened:
+    """The same, of a verbalizer that tells its vectors apart."""
+    by = ScriptedVerbalizer(world.target, WIDTH, numbers)
+    return Opened.open(world.request().open(), by=by, through=crossing, prompts=True)
+
+
+@pytest.fixture(scope="module")
+def telling(scripted: Opened) -> Iterator[Any]:
+    made = client_of(scripted)
+    yield made
+    made.worker.end()
+
+
 def said(answer: Any) -> list[tuple[str, str, str]]:
     assert answer.status_code == 200, answer.text
     return [(one["feature"], one["condition"], one["text"]) for one in answer.json()["explanations"]]
@@ -75,6 +94,7 @@ def test_features_have_the_texts_that_explain_gives(
     asked = world.request(features=("3", "7", "0"), through=crossing, samples=2, batch_size=None, texts=None)
     run = explain(asked, tmp_path / "run")
     assert said(answer) == [(r["feature"], r["condition"], r["text"]) for r in run.rows()]
+    assert len({text for _, _, text in said(answer)}) > 3  # those that are drawn tell features apart
     told = answer.json()
     first = told["explanations"][0]
     assert first["reading"] == "fires" and first["card"]["status"] in ("ok", "weak", "differs", "unverified")
@@ -87,32 +107,36 @@ def test_features_have_the_texts_that_explain_gives(
     assert str(tmp_path) not in answer.text and "/run" not in json.dumps(told["settings"])
 
 
-def test_vectors_are_read_as_rows_and_never_as_features_of_their_number(client: Any, opened: Opened) -> None:
+def test_vectors_are_read_as_rows_and_never_as_features_of_their_number(telling: Any, scripted: Opened) -> None:
     rows = decoder()[[11, 3]]
-    answer = client.post("/explain", json={"vectors": rows.tolist(), **SHORT})
-    wrote = client.post("/explain", json={"features": ["11", "3"], **SHORT})
+    answer = telling.post("/explain", json={"vectors": rows.tolist(), **SHORT})
+    wrote = telling.post("/explain", json={"features": ["11", "3"], **SHORT})
     own = {name: text for name, condition, text in said(wrote) if condition == "writes"}
     assert said(answer) == [("0", "writes", own["11"]), ("1", "writes", own["3"])]
     assert all(one["card"]["n_eff"] is None for one in answer.json()["explanations"])  # nobody counted where they fire
-    assert opened.alone is not None and opened.alone.direct is None
+    assert scripted.alone is not None and scripted.alone.direct is None
+    assert own["11"] != own["3"]
 
 
 def test_prompts_have_the_texts_that_explain_gives(
-    client: Any, world: World, crossing: Crossing, tmp_path: Path
+    telling: Any, scripted: Opened, world: World, crossing: Crossing, tmp_path: Path
 ) -> None:
     prompts = [{"text": TEXT, "at": "last"}, {"text": TEXT, "at": "#2"}]
-    answer = client.post("/explain", json={"prompts": prompts, **SHORT})
+    answer = telling.post("/explain", json={"prompts": prompts, **SHORT})
     read = activations(world.source, prompts)
-    run = main_job(read, by=world.av, through=crossing, out=tmp_path / "run", **SHORT)
+    run = main_job(read, by=scripted.by, through=crossing, out=tmp_path / "run")
+    assert len({one.text for one in run.explanations()}) == 2
     assert said(answer) == [(one.feature, one.condition, one.text) for one in run.explanations()]
     assert answer.json()["explanations"][1]["token"]["position"] == 2
 
 
-def test_a_site_alone_answers_vectors_through_a_crossing(world: World, crossing: Crossing, client: Any) -> None:
-    opened = Opened.open(world.source, by=world.av, through=crossing)
+def test_a_site_alone_answers_vectors_through_a_crossing(
+    world: World, crossing: Crossing, telling: Any, scripted: Opened
+) -> None:
+    opened = Opened.open(world.source, by=scripted.by, through=crossing)
     alone = client_of(opened)
     body = {"vectors": decoder()[[5]].tolist(), **SHORT}
-    assert said(alone.post("/explain", json=body)) == said(client.post("/explain", json=body))
+    assert said(alone.post("/explain", json=body)) == said(telling.post("/explain", json=body))
     assert alone.get("/health").json()["asks"] == ["vectors"]
     refused = alone.post("/explain", json={"features": ["5"]})
     assert refused.status_code == 422 and "vectors" in refused.json()["message"]

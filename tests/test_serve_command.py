@@ -55,11 +55,12 @@ def test_it_answers_with_the_texts_of_explain_and_ends_cleanly_on_a_signal(
     served: tuple[Any, str], world: World, fitted: Path, tmp_path: Path
 ) -> None:
     process, address = served
-    body = {"features": ["7", "11"], "max_new_tokens": 6}
+    body = {"features": ["7", "11"], "max_new_tokens": 6, "samples": 3}  # drawn ones tell features apart
     answer = httpx.post(address, json=body, timeout=60)
-    asked = world.request(features=("7", "11"), through=Crossing.load(fitted), texts=None, batch_size=None)
+    asked = world.request(features=("7", "11"), through=Crossing.load(fitted), texts=None, batch_size=None, samples=3)
     run = explain(asked, tmp_path / "run")
     assert [one["text"] for one in answer.json()["explanations"]] == [row["text"] for row in run.rows()]
+    assert len({row["text"] for row in run.rows()}) > 4
     folders = list(Path(os.environ.get("TMPDIR", "/tmp")).glob("dragoman-answer-*"))
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)
