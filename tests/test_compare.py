@@ -181,6 +181,20 @@ def test_steering_is_compared_by_feature_where_it_was_kept(tmp_path: Path) -> No
     assert why["steering"] == "of B: its scores hold the mean alone; score it again"
 
 
+def test_lens_words_are_compared_of_rows_that_write_the_same(tmp_path: Path) -> None:
+    def with_words(name: str, arrived: int, *, other: bool = False) -> RunFolder:
+        run = run_of(tmp_path / name, {"writes": own})
+        source = {f: [f"{f} word {k}{' more' if other and f == IDS[0] else ''}" for k in range(20)] for f in IDS}
+        run.write_lens({"writes": {f: {"source": w, "carried": [*w[:arrived], "else"]} for f, w in source.items()}})
+        return run
+
+    most, few = with_words("most", 15), with_words("few", 9)
+    lens = found_of(most, few)[2]["lens_overlap"]
+    assert (lens.a, lens.b, lens.value, lens.features) == (15, 9, 6, len(IDS)) and lens.holds
+    # A row that writes other words is another row, and its feature is left out.
+    assert found_of(most, with_words("other", 9, other=True))[2]["lens_overlap"].features == len(IDS) - 1
+
+
 def test_only_features_of_both_runs_are_paired_and_the_others_counted(tmp_path: Path) -> None:
     a, b = run_of(tmp_path / "a", {"fires": own}, ids=IDS[:9]), run_of(tmp_path / "b", {"fires": dealt}, ids=IDS[4:])
     _, pair, by = found_of(a, b)

@@ -16,6 +16,7 @@ from dragoman.report import write_page
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring import score_run
 from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.measures import with_measured
 from dragoman.scoring.steering import steering_scores, with_steering
 from dragoman.store import RunFolder
 
@@ -65,6 +66,18 @@ def test_rows_that_write_their_own_words_raise_them(reader: Reader, tmp_path: Pa
     assert right.value > 0.9 and right.n == len(WORDS) and right.extra["dealt"] < 0.5
     assert wrong.value < 0.1
     assert right.unit == "features" and "dealt" in right.null
+
+
+def test_every_feature_has_a_number_of_its_own_whose_mean_is_the_estimate(reader: Reader, tmp_path: Path) -> None:
+    mean, own = steering_scores(JudgedRun.of(run_of(tmp_path / "run", planted(reader))), reader)["writes"]
+    assert sorted(own) == sorted(map(str, range(len(WORDS)))) and np.mean(list(own.values())) == pytest.approx(
+        mean.value
+    )
+    measured = with_measured({}, "steering", {"writes": own})
+    measured = with_measured(measured, "window_lift", {"writes": {"0": 0.25}})
+    kept = Scores.of(Scores(format=FORMAT, measured=measured).to_json(), "scores").measured["writes"]
+    assert (kept[0].feature, kept[0].window_lift, kept[0].steering) == ("0", 0.25, own["0"])
+    assert kept[1].window_lift is None and kept[1].steering == own["1"]
 
 
 def test_steering_stands_beside_the_other_measures(
