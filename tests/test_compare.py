@@ -165,9 +165,11 @@ def test_lifts_over_other_features_or_natives_are_not_compared(tmp_path: Path) -
     again = with_lift("again", IDS)
     assert found_of(a, again)[2]["lift"].value == 0.0
     why = {one.measure: one.why for one in compare_runs(a, few).pairs[0].missing}
-    assert why["lift"] == "the two runs were measured by different things (features that lift is over)"
+    assert why["lift"] == "each is over the other features of its run, and fewer than 90% of these are in all"
     why = {one.measure: one.why for one in compare_runs(a, other).pairs[0].missing}
-    assert why["lift"] == "the two runs were measured by different things (native texts)"
+    assert why["lift"] == "fewer than 90% of the texts that it is measured against are the same"
+    nearly = found_of(a, with_lift("nearly", IDS[:11]))[2]["lift"]
+    assert (nearly.features, nearly.extra["over_a"], nearly.extra["over_b"]) == (11, 12, 11)
 
 
 def test_steering_is_compared_by_feature_where_it_was_kept(tmp_path: Path) -> None:

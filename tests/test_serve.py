@@ -13,7 +13,7 @@ import pytest
 
 from ar_checkpoints import WIDTH
 from asking import explain
-from dragoman import Refusal, Run, activations
+from dragoman import Refusal, Run, activations, open_dictionary
 from dragoman import explain as main_job
 from dragoman.maps import Crossing
 from dragoman.runs.crossings import fit_crossing, map_alone
@@ -143,11 +143,15 @@ def test_a_site_alone_answers_vectors_through_a_crossing(
     alone.worker.end()
 
 
-def test_what_could_carry_nothing_is_refused_before_models_are_opened(world: World, crossing: Crossing) -> None:
+def test_what_could_carry_nothing_is_refused_early(world: World, crossing: Crossing, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="name a crossing with --through"):
         Opened.open(world.source, by=world.av)
     with pytest.raises(Refusal, match="it carries from"):
         Opened.open(world.target, by=world.av, through=crossing)
+    other = tmp_path / "vectors.npy"
+    np.save(other, decoder()[::-1])
+    with pytest.raises(Refusal, match="is another row in the dictionary it was fitted on"):
+        Opened.open(open_dictionary(other, site=world.source, orientation="rows"), by=world.av, through=crossing)
 
 
 def test_a_crossing_without_its_dictionary_s_counts_carries_by_the_map_alone(world: World, crossing: Crossing) -> None:

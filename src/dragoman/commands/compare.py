@@ -131,6 +131,11 @@ def _show_pair(pair: ConditionPair) -> None:
         show_table(f"{title}: {counted}", heads, rows)
     else:
         out.print(styled(f"{title}: {counted}", "bold"))
+    for one in pair.differences:
+        over = one.extra.get("over_a"), one.extra.get("over_b")
+        if over[0] != over[1]:
+            told = f"{MEASURES[one.measure][0]}: A's is over {over[0]} features, B's over {over[1]}."
+            out.print(styled(told, "dim"))
     neither = [MEASURES[one.measure][0] for one in pair.missing if one.why.startswith(BOTH)]
     for one in pair.missing:
         if not one.why.startswith(BOTH):

@@ -23,7 +23,7 @@ from dragoman.comparison.records import (
     Side,
 )
 from dragoman.comparison.runs import Compared, differing, paired_conditions, refuse_unlike, shared_features
-from dragoman.comparison.values import BOTH, MEASURES, Values, values_of
+from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate
 from dragoman.embed import Embedder
 from dragoman.scoring.judged_run import EMPTY, FEWEST
@@ -100,16 +100,7 @@ def common(a: Values, b: Values, features: Sequence[str]) -> tuple[list[str], st
         if a.why and b.why:
             return [], f"{BOTH}A: {a.why}; B: {b.why}"
         return [], f"of A: {a.why}" if a.why else f"of B: {b.why}"
-    for name in a.alike:
-        if a.alike[name] != b.alike.get(name):
-            return [], f"the two runs were measured by different things ({name})"
-    there = [f for f in features if f in a.by and f in b.by]
-    alike = [f for f in there if a.own.get(f) == b.own.get(f)]
-    if len(alike) < FEWEST <= len(there):
-        return [], "the two runs know different things of where their features fire"
-    if len(alike) < FEWEST:
-        return [], f"fewer than {FEWEST} features have it in both runs"
-    return alike, ""
+    return shared_values([a, b], features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +137,8 @@ class _Pair:
                 statistic=f"mean paired difference, A less B: {MEASURES[measure][0]}",
                 topics=a.run.groups(some),
             )
+            for name, among in (("over_a", first[measure].among), ("over_b", second[measure].among)):
+                estimates[measure].extra.update({} if among is None else {name: len(among)})
             used[measure] = some
         return cls(
             a=a, b=b, names=names, features=features, values=(first, second), estimates=estimates, used=used,

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from dragoman.comparison.paired import LEVEL, side_of
 from dragoman.comparison.records import Contrast, Missing, RankedCondition, RankedMeasure, Ranking, Rated
 from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike
-from dragoman.comparison.values import BOTH, MEASURES, Values, values_of
+from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate, Refusal
-from dragoman.scoring.judged_run import FEWEST
 from dragoman.scoring.measures import row_measures, single_words, text_measures
 from dragoman.stats.intervals import bootstrap
 from dragoman.stats.nulls import holm
@@ -179,15 +178,7 @@ def common_of_all(each: Sequence[Values], features: Sequence[str]) -> tuple[list
         if len(absent) == len(each) and len({why for _, why in absent}) == 1:
             return [], f"{BOTH}{absent[0][1]}"
         return [], "; ".join(f"of run {k}: {why}" for k, why in absent)
-    first = each[0]
-    for name in first.alike:
-        if any(one.alike.get(name) != first.alike[name] for one in each[1:]):
-            return [], f"the runs were measured by different things ({name})"
-    there = [f for f in features if all(f in one.by for one in each)]
-    alike = [f for f in there if all(one.own.get(f) == first.own.get(f) for one in each[1:])]
-    if len(alike) < FEWEST <= len(there):
-        return [], "the runs know different things of where their features fire"
-    return (alike, "") if len(alike) >= FEWEST else ([], f"fewer than {FEWEST} features have it in all runs")
+    return shared_values(each, features)
 
 
 def _mean(row: NDArray[np.float64], topics: Sequence[str] | None, seed: Sequence[int]) -> dict[str, Any]:

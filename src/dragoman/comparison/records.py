@@ -35,6 +35,7 @@ class Difference(Estimate):
     """Mean of A less B over features, by one ``measure``.
 
     ``a``, ``b``: the two means over the features that both have. ``features``: how many (``n`` counts ``unit``).
+    ``extra``: ``over_a``, ``over_b``, how many features either number is over, where it depends on the others.
     ``adjusted``: p by Holm over all tests of the comparison; ``holds``: whether that is at most the level.
     """
 

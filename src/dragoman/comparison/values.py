@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dragoman.scores import Scores
-from dragoman.scoring.judged_run import NATIVE, JudgedRun
+from dragoman.scoring.judged_run import FEWEST, NATIVE, JudgedRun
 from dragoman.scoring.measures import of_one_text, single_words
 
 NOT_SCORED = "it was not scored"
+MOSTLY = 0.9  # of the features that a number is over, shared by the runs whose numbers are compared
 BOTH = "of both runs: "  # how a reason begins that is one of both
 NO_NATIVES = "it has no native texts that a lift is measured against"
 # Measures in the order in which they are shown: what each is called, and what it is.
@@ -45,12 +46,14 @@ class Values:
     """One measure of one condition.
 
     ``by``: feature -> its own number. ``alike``: in words, what it was measured by, the same in two runs where their
-    numbers are to be compared. ``own``: the same of single features. ``why``: there are none, and why.
+    numbers are to be compared. ``own``: the same of single features. ``among``: the features whose numbers are told
+    apart from one another's, where a number depends on the others. ``why``: there are none, and why.
     """
 
     by: Mapping[str, float] = field(default_factory=dict)
     alike: Mapping[str, object] = field(default_factory=dict)
     own: Mapping[str, object] = field(default_factory=dict)
+    among: frozenset[str] | None = None
     why: str = ""
 
 
@@ -86,8 +89,8 @@ def _lift(run: JudgedRun, scores: Scores | None, condition: str) -> Values:
     by = {one.feature: one.lift for one in scores.per_feature.get(condition, ()) if one.lift is not None}
     if not by:
         return Values(why="its scores hold no lift of this condition")
-    alike = {"embedder": scores.embedder, "features that lift is over": frozenset(by)}
-    return Values(by=by, alike=alike | {"native texts": {f: run.texts[NATIVE].get(f) for f in by}})
+    own = {f: run.texts[NATIVE].get(f) for f in by}
+    return Values(by=by, alike={"embedder": scores.embedder}, own=own, among=frozenset(by))
 
 
 def _category(run: JudgedRun, scores: Scores | None, condition: str) -> Values:
@@ -122,8 +125,7 @@ def _read_back(scores: Scores | None, condition: str) -> Values:
     if back is None or condition not in back.per_feature:
         return Values(why="it was not scored with a reconstructor (--ar)")
     by = {one.feature: one.lift for one in back.per_feature[condition]}
-    alike = {"reconstructor": (back.site, dict(back.identity)), "features that are read back": frozenset(by)}
-    return Values(by=by, alike=alike)
+    return Values(by=by, alike={"reconstructor": (back.site, dict(back.identity))}, among=frozenset(by))
 
 
 def _firing(run: JudgedRun, condition: str) -> dict[str, Values]:
@@ -162,7 +164,7 @@ def _measured(
         own = {f: _windows(run, f) for f in by}
         return Values(by=by, own=own, alike={"embedder": scores.embedder, "windows of other features": others})
     if by:
-        return Values(by=by, alike={"features that are steered by": frozenset(by)})
+        return Values(by=by, among=frozenset(by))
     kept = condition in scores.window_lift if name == "window_lift" else name in scores.measures.get(condition, {})
     if kept:
         return Values(why="its scores hold the mean alone; score it again")
@@ -204,3 +206,26 @@ def _windows(run: JudgedRun, feature: str) -> object:
     """What a feature's text is checked by."""
     entry = run.contexts.get(feature, {})
     return entry.get("firing"), entry.get("silent"), entry.get("words")
+
+
+def shared_values(each: Sequence[Values], features: Sequence[str]) -> tuple[list[str], str]:
+    """The features that a measure compares runs by, or why it cannot; all of them have it.
+
+    Args:
+        each: the measure in each run; none of them is missing.
+        features: that all of them have texts of.
+    """
+    first, others = each[0], each[1:]
+    for name in first.alike:
+        if any(one.alike.get(name) != first.alike[name] for one in others):
+            return [], f"the runs were measured by different things ({name})"
+    sets = [one.among for one in each if one.among is not None]
+    if sets and len(frozenset.intersection(*sets)) < MOSTLY * len(frozenset.union(*sets)):
+        return [], f"each is over the other features of its run, and fewer than {MOSTLY:.0%} of these are in all"
+    there = [f for f in features if all(f in one.by for one in each)]
+    alike = [f for f in there if all(one.own.get(f) == first.own.get(f) for one in others)]
+    if there and len(alike) < (MOSTLY if sets else 0) * len(there):
+        return [], f"fewer than {MOSTLY:.0%} of the texts that it is measured against are the same"
+    if len(alike) < FEWEST <= len(there):
+        return [], "the runs know different things of where their features fire"
+    return (alike, "") if len(alike) >= FEWEST else ([], f"fewer than {FEWEST} features have it in all runs")

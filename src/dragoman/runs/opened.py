@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dragoman.models.harvest import Reader
 
 VECTORS = "vectors.npy"
+LOOKED_AT = 8  # features by which a crossing of another dictionary is told before models are opened
 KEPT = 20_000  # texts whose places are kept between two pieces of work
 
 
@@ -219,6 +220,9 @@ def _refuse_early(
         if fitted.source != source:
             why = f"it carries from {fitted.source}"
             raise Refusal(f"{source} through {fitted.name}", why, "name a dictionary or a site that it is of")
+        if dictionary is not None and fitted.dictionary is not None:
+            some = dictionary.features(fitted.dictionary.ids[:LOOKED_AT])
+            fitted.refuse_others(some.directions, None)
     elif source != target and dictionary is None and options.serving != "as-is":
         why = "nothing says what carries its vectors to the verbalizer's stream"
         raise Refusal(f"site {source}", why, "name a crossing with --through (dragoman fit makes one)")
