@@ -8,20 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from ar_checkpoints import WIDTH
 from dragoman.runs.crossings import fit_crossing
 from dragoman.runs.opened import Opened
-from dragoman.serving.app import app_of
-from dragoman.serving.asked import Bounds
-from dragoman.serving.worker import Worker
 from small_world import World
 from verbalizer_doubles import ScriptedVerbalizer
 
+pytest.importorskip("fastapi", reason="run: pip install 'dragoman[serve]'")
+schemathesis = pytest.importorskip("schemathesis", reason="run: pip install schemathesis")
 PORT = 8766
 HOST = {"Host": f"127.0.0.1:{PORT}"}
 
@@ -29,6 +25,10 @@ HOST = {"Host": f"127.0.0.1:{PORT}"}
 @pytest.fixture(scope="module")
 def app(world: World) -> Any:
     """Two random models, a verbalizer without one, and prompts; no sentence is checked, which takes long."""
+    from dragoman.serving.app import app_of
+    from dragoman.serving.asked import Bounds
+    from dragoman.serving.worker import Worker
+
     dictionary = world.request().open()
     crossing = fit_crossing(dictionary, world.target, texts=world.root / "texts.txt")
     by = ScriptedVerbalizer(world.target, WIDTH, lambda v: f"Text about number {int(np.argmax(v))}.")
@@ -44,6 +44,8 @@ def api(app: Any) -> Any:
 
 def answered(api: Any, address: str, mode: Any) -> Counter[int]:
     """How often each status came back; every answer is as the page says."""
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
     operation = next(one for one in (found.ok() for found in api.get_all_operations()) if one.label == address)
     seen: Counter[int] = Counter()
 
@@ -64,15 +66,15 @@ def answered(api: Any, address: str, mode: Any) -> Counter[int]:
 
 
 def test_right_requests_are_answered_or_refused_for_what_they_say(api: Any) -> None:
-    seen = answered(api, "POST /explain", GenerationMode.POSITIVE)
+    seen = answered(api, "POST /explain", schemathesis.GenerationMode.POSITIVE)
     assert set(seen) <= {200, 404, 422} and seen[200] >= 5 and seen[404] >= 5, seen
 
 
 def test_wrong_requests_are_refused(api: Any) -> None:
-    seen = answered(api, "POST /explain", GenerationMode.NEGATIVE)
+    seen = answered(api, "POST /explain", schemathesis.GenerationMode.NEGATIVE)
     assert set(seen) <= {400, 404, 413, 422} and seen[422] >= 20, seen
 
 
 @pytest.mark.parametrize("address", ["GET /health", "GET /metrics"])
 def test_what_it_tells_of_itself_is_as_the_page_says(api: Any, address: str) -> None:
-    assert answered(api, address, GenerationMode.POSITIVE) == {200: 1}
+    assert answered(api, address, schemathesis.GenerationMode.POSITIVE) == {200: 1}
