@@ -114,6 +114,20 @@ def test_what_a_notebook_shows_is_one_short_line_without_arrays(run: Run, world:
     assert repr(PairedDifference(**asdict(lift), what="a less b")) == f"PairedDifference{repr(lift)[len('Estimate') :]}"
 
 
+def test_a_scored_run_compared_with_itself_or_ranked_beside_itself_is_told_apart_by_nothing(run: Run) -> None:
+    scores = score(run)
+    own = [one.window_lift for one in scores.measured["writes"] if one.window_lift is not None]
+    assert len(own) == 3 and sum(own) / 3 == pytest.approx(scores.lift["writes"].value)
+    found = dragoman.compare(run, run.path)
+    writes = {one.measure: one for pair in found.pairs if pair.a == "writes" for one in pair.differences}
+    assert {"window_lift", "flagged"} <= set(writes)
+    assert writes["window_lift"].a == pytest.approx(scores.lift["writes"].value)
+    assert all((one.value, one.p, one.holds) == (0.0, 1.0, False) for one in writes.values())
+    assert repr(found).startswith("Comparison(conditions=[('fires', 'fires'), ('writes', 'writes')], tests=")
+    table = dragoman.rank([run, run])
+    assert all(one.tied for condition in table.conditions for one in condition.measures)
+
+
 def test_explanations_are_the_same_where_their_rows_are(run: Run) -> None:
     rows = run.explanations()
     assert rows == run.explanations() and hash(rows) == hash(run.explanations())

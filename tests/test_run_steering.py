@@ -16,6 +16,7 @@ from dragoman.report import write_page
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring import score_run
 from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.measures import with_measured
 from dragoman.scoring.steering import steering_scores, with_steering
 from dragoman.store import RunFolder
 
@@ -60,11 +61,23 @@ def run_of(path: Path, rows: np.ndarray, *, lens: bool = True) -> RunFolder:
 
 def test_rows_that_write_their_own_words_raise_them(reader: Reader, tmp_path: Path) -> None:
     own = planted(reader)
-    right = steering_scores(JudgedRun.of(run_of(tmp_path / "right", own)), reader)["writes"]
-    wrong = steering_scores(JudgedRun.of(run_of(tmp_path / "wrong", -own)), reader)["writes"]
+    right = steering_scores(JudgedRun.of(run_of(tmp_path / "right", own)), reader)["writes"][0]
+    wrong = steering_scores(JudgedRun.of(run_of(tmp_path / "wrong", -own)), reader)["writes"][0]
     assert right.value > 0.9 and right.n == len(WORDS) and right.extra["dealt"] < 0.5
     assert wrong.value < 0.1
     assert right.unit == "features" and "dealt" in right.null
+
+
+def test_every_feature_has_a_number_of_its_own_whose_mean_is_the_estimate(reader: Reader, tmp_path: Path) -> None:
+    mean, own = steering_scores(JudgedRun.of(run_of(tmp_path / "run", planted(reader))), reader)["writes"]
+    assert sorted(own) == sorted(map(str, range(len(WORDS)))) and np.mean(list(own.values())) == pytest.approx(
+        mean.value
+    )
+    measured = with_measured({}, "steering", {"writes": own})
+    measured = with_measured(measured, "window_lift", {"writes": {"0": 0.25}})
+    kept = Scores.of(Scores(format=FORMAT, measured=measured).to_json(), "scores").measured["writes"]
+    assert (kept[0].feature, kept[0].window_lift, kept[0].steering) == ("0", 0.25, own["0"])
+    assert kept[1].window_lift is None and kept[1].steering == own["1"]
 
 
 def test_steering_stands_beside_the_other_measures(
@@ -72,8 +85,8 @@ def test_steering_stands_beside_the_other_measures(
 ) -> None:
     run = run_of(tmp_path / "run", planted(reader))
     found = steering_scores(JudgedRun.of(run), reader)
-    scores = Scores(format=FORMAT, measures=with_steering({}, found))
-    assert Scores.of(scores.to_json(), "scores").measures["writes"]["steering"] == found["writes"]
+    scores = Scores(format=FORMAT, measures=with_steering({}, {c: one for c, (one, _) in found.items()}))
+    assert Scores.of(scores.to_json(), "scores").measures["writes"]["steering"] == found["writes"][0]
     show_scores(scores, run.manifest)
     told = capsys.readouterr().out
     assert "steering: added to the target's stream" in " ".join(told.split())
@@ -105,7 +118,7 @@ def test_a_feature_whose_words_no_token_begins_is_left_out(
         "dragoman.models.steer.first_tokens",
         lambda tokenizer, words: [None if w == odd else t for w, t in zip(words, real(tokenizer, words), strict=True)],
     )
-    assert steering_scores(run, reader)["writes"].n == len(WORDS) - 1
+    assert steering_scores(run, reader)["writes"][0].n == len(WORDS) - 1
     monkeypatch.setattr("dragoman.models.steer.first_tokens", lambda _tokenizer, words: [None] * len(words))
     with pytest.raises(Refusal, match="no condition has 3 features with words that the tokenizer of"):
         steering_scores(run, reader)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dragoman.models.prompts import Activations, activations
     from dragoman.models.reconstruct import Reconstructor
     from dragoman.records import Card
+    from dragoman.runs.compare import compare, rank
     from dragoman.runs.crossings import fit_crossing
     from dragoman.runs.explain import explain
     from dragoman.runs.run import Explanations, FeatureExplanation, Run
@@ -54,11 +55,13 @@ _HOMES = {
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
+    "compare": "runs.compare",
     "examine": "doctor",
     "explain": "runs.explain",
     "fit_confidence": "runs.score",
     "fit_crossing": "runs.crossings",
     "open_dictionary": "dictionaries",
+    "rank": "runs.compare",
     "recalibrate_confidence": "runs.score",
     "score": "runs.score",
 }
@@ -88,11 +91,13 @@ __all__ = [
     "Verbalizer",
     "__version__",
     "activations",
+    "compare",
     "examine",
     "explain",
     "fit_confidence",
     "fit_crossing",
     "open_dictionary",
+    "rank",
     "recalibrate_confidence",
     "score",
 ]

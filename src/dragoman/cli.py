@@ -14,6 +14,7 @@ import typer
 from dragoman.commands.boundary import Command, Commands, Debug, Verbose
 from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.checkpoints import checkpoints
+from dragoman.commands.compare import compare
 from dragoman.commands.confidence import confidence as confidence_commands
 from dragoman.commands.crossings import fit, inspect
 from dragoman.commands.doctor import doctor
@@ -21,6 +22,8 @@ from dragoman.commands.examples import examples
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
 from dragoman.commands.printing import put, put_record, talking
+from dragoman.commands.rank import rank
+from dragoman.commands.serve import serve
 from dragoman.commands.show import show_scores
 from dragoman.commands.view import view
 from dragoman.commands.words import (
@@ -203,7 +206,7 @@ def report(
         put(f"page: {page}")
 
 
-for command in (view, checkpoints, doctor, export):
+for command in (view, compare, rank, serve, checkpoints, doctor, export):
     app.command(cls=Command, epilog=examples(command.__name__))(command)
 app.add_typer(confidence_commands, name="confidence")
 

@@ -261,6 +261,18 @@ class FeatureGenerated(Record):
     passages: tuple[Passage, ...]
 
 
+class FeatureMeasures(Record):
+    """What only models tell of one feature, None where it was not measured.
+
+    ``window_lift``: its text's likeness to its own windows less that to other features'. ``steering``: the share of
+    other features whose words its carried row raises less than its own.
+    """
+
+    feature: str
+    window_lift: float | None = None
+    steering: float | None = None
+
+
 class Lifts(dict[str, Estimate]):
     """Lift by condition, whose names are told where another is asked for."""
 
@@ -283,8 +295,9 @@ class Scores(Record):
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
     condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``, ``generation``: what texts and
     rows say of features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``.
-    ``generated``: by condition, what the source's model wrote from the texts. ``plan_digest``: of the run they are of,
-    which the run's folder writes and compares.
+    ``generated``: by condition, what the source's model wrote from the texts. ``measured``: of ``window_lift`` and of
+    steering, each feature's own, by condition. ``plan_digest``: of the run they are of, which the run's folder writes
+    and compares.
     """
 
     format: Literal[2]
@@ -303,6 +316,7 @@ class Scores(Record):
     detection: Detection | None = None
     window_lift: Mapping[str, Estimate] = {}
     measures: Mapping[str, Mapping[str, Estimate]] = {}
+    measured: Mapping[str, tuple[FeatureMeasures, ...]] = {}
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
     claims: Mapping[str, tuple[FeatureClaims, ...]] = {}

@@ -23,7 +23,20 @@ _EXAMPLES = {
     "inspect": ("dragoman inspect pair",),
     "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
     "view": ("dragoman view runs/explain", "dragoman view runs/a runs/b", "dragoman view runs/explain --bundle shared"),
+    "compare": (
+        "dragoman compare runs/a runs/b -o compared.html",
+        "dragoman compare runs/post runs/post --condition plain=washed",
+    ),
     "report": ("dragoman report runs/explain -o page.html",),
+    "rank": (
+        "dragoman rank runs/a runs/b runs/c --page ranked.html",
+        "dragoman rank SAE --by AV --by AV2 --features top:100 -o runs/ranked",
+    ),
+    "serve": (
+        "dragoman serve tiny-sae --by tiny-gemma-av",
+        "dragoman serve --source MODEL:20 --through CROSSING --by AV --prompts",
+        'curl 127.0.0.1:8766/explain --json \'{"features": ["1505"]}\'',
+    ),
     "checkpoints": (
         "dragoman checkpoints",
         "dragoman checkpoints --for Qwen/Qwen2.5-7B-Instruct:20",

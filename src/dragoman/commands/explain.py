@@ -44,6 +44,7 @@ from dragoman.commands.words import (
     TopK,
     Width,
     features_from,
+    file_path,
     finite,
     folder_path,
     named,
@@ -62,6 +63,16 @@ def explain(
             rich_help_panel=EXPLAINED,
             help="982,1748, 0-99, all, @FILE (one id a line), top:100 (those that fire most often), random:100, or "
             "several of these; default: those the dictionary's name gives, or all.",
+        ),
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_path,
+            metavar="FILE",
+            rich_help_panel=EXPLAINED,
+            help="The features that the nodes of a circuit-tracer graph are of, in the dictionary's layer; export "
+            "--graph writes their labels into a copy.",
         ),
     ] = None,
     source: Source = None,
@@ -180,6 +191,7 @@ def explain(
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
     from dragoman.dictionaries import open_dictionary
+    from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
     from dragoman.models.engines import check_engine
     from dragoman.models.load import check_device
@@ -211,21 +223,32 @@ def explain(
         confidence_set(confidence)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
-        named = {"--features": asked, "--labels": labels, "--resid-pre": resid_pre, "--confidence": confidence}
+        named = {
+            "--features": asked,
+            "--graph": graph,
+            "--labels": labels,
+            "--resid-pre": resid_pre,
+            "--confidence": confidence,
+        }
         refuse_of_features(options, **named)
     _refuse_nothing(sae, prompted, stated)
+    if graph is not None and asked is not None:
+        raise Refusal("--graph beside --features", "both say which features", "use one of the two")
     crossing = None if through is None else Crossing.load(through)
     with talking() as talk:
         read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
         read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
         opened = None if sae is None else open_dictionary(sae, **read_as)
         what: Any = opened
+        chosen: Any = asked
+        if graph is not None and opened is not None:
+            chosen = features_of_graph(graph, opened.site.block)
         if prompted is not None:
             where: Any = stated if opened is None else opened.site
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
         run = run_explain(
             what,
-            features=None if prompted is not None else asked,
+            features=None if prompted is not None else chosen,
             by=by,
             contract=contract,
             settings=fed,

@@ -40,6 +40,8 @@ _VERSIONS = {
     "export": 1,
     "page": 1,
     "reliability": 1,
+    "comparison": 1,
+    "ranking": 1,
 }
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 

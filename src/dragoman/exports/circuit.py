@@ -1,6 +1,6 @@
 """Labels for attribution graphs of circuit-tracer, and its local feature files.
 
-In: entries of one condition, the layer, what the graph calls its features' source; perhaps a graph. Out: a new folder:
+In: entries of one condition, the layer; perhaps a graph. Out: which features a graph's nodes are of; a new folder:
 labels under both ids that a graph has for a feature, a page of each feature, a copy of the graph with its labels.
 Refuses features without a number, and graphs that are no such JSON.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,27 +80,63 @@ def write_circuit(
     return [folder / name for name in files if not name.startswith("features/")] + [folder / "features"]
 
 
+def features_of_graph(path: Path, layer: int) -> list[str]:
+    """The features of one layer that a graph's nodes are of, each once, in the graph's order.
+
+    Args:
+        path: a graph's JSON file.
+        layer: whose features.
+
+    Raises:
+        Refusal: it is no graph, a node's two ids contradict each other, or no node is of that layer.
+    """
+    found, layers = dict[str, None](), set[int]()
+    for _, at, number in _feature_nodes(_graph(path)):
+        layers.add(at)
+        if at == layer:
+            found[str(number)] = None
+    if not found:
+        have = ", ".join(map(str, sorted(layers))) or "none"
+        why = f"no node is a feature of layer {layer} (it has features of layers {have})"
+        raise Refusal(f"graph {path}", why, "name the dictionary of one of these, or another graph")
+    return list(found)
+
+
+def _feature_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Of each node that is a feature's: which node it is, its layer, its number in the layer's dictionary.
+
+    Raises:
+        Refusal: there is no list of nodes, or a node's two ids contradict each other.
+    """
+    nodes = graph.get("nodes")
+    if not isinstance(nodes, list) or not all(isinstance(n, dict) for n in nodes):
+        raise Refusal("the graph", "it has no list of nodes", "name a file that circuit-tracer wrote")
+    for k, node in enumerate(nodes):
+        found = _NODE.fullmatch(str(node.get("node_id"))) if node.get("feature_type") == _KIND else None
+        if found is None:
+            continue
+        layer, number, told = int(found["layer"]), int(found["feature"]), node.get("feature")
+        if told not in (number, cantor(layer, number)):
+            why = f"its feature is {shown(told)}, and its id means {number} or {cantor(layer, number)}"
+            raise Refusal(f"node {shown(node['node_id'])}", why, "name the graph as circuit-tracer wrote it")
+        yield k, layer, number
+
+
 def labelled_graph(graph: Mapping[str, Any], labels: Mapping[int, str], layer: int) -> dict[str, Any]:
     """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
 
     Raises:
         Refusal: it has no nodes, a node's two ids contradict each other, or no node is of these features.
     """
-    nodes, query = graph.get("nodes"), graph.get("qParams") or {}
-    if not isinstance(nodes, list) or not all(isinstance(n, dict) for n in nodes) or not isinstance(query, dict):
-        raise Refusal("the graph", "it has no list of nodes", "name a file that circuit-tracer wrote")
-    made, pairs = list[dict[str, Any]](), dict[str, str]()
-    for node in nodes:
-        found = _NODE.fullmatch(str(node.get("node_id"))) if node.get("feature_type") == _KIND else None
-        label = labels.get(int(found["feature"])) if found and int(found["layer"]) == layer else None
-        if found is not None and label is not None:
-            number, told = int(found["feature"]), node.get("feature")
-            if told not in (number, cantor(layer, number)):
-                why = f"its feature is {shown(told)}, and its id means {number} or {cantor(layer, number)}"
-                raise Refusal(f"node {shown(node['node_id'])}", why, "name the graph as circuit-tracer wrote it")
-            pairs[str(told)] = label
-            node = {**node, "clerp": label}
-        made.append(node)
+    named, query = list(_feature_nodes(graph)), graph.get("qParams") or {}
+    if not isinstance(query, dict):
+        raise Refusal("the graph", "its qParams are no object", "name a file that circuit-tracer wrote")
+    made, pairs = list[dict[str, Any]](graph["nodes"]), dict[str, str]()
+    for k, at, number in named:
+        label = labels.get(number) if at == layer else None
+        if label is not None:
+            pairs[str(made[k]["feature"])] = label
+            made[k] = {**made[k], "clerp": label}
     if not pairs:
         raise Refusal(
             "the graph", f"none of its features of layer {layer} is explained here", "name another graph or run"

@@ -111,16 +111,7 @@ def prepare(
     """
     source, target, route = readings.source, readings.target, options.serving
     if source == target or route == "as-is":
-        rows, key = readings.pooled()
-        return Crossing(
-            recipe="post",
-            source=source,
-            target=target,
-            background=rows.background,
-            source_background=rows.source_background,
-            digests={"harvest": key},
-            left_out=rows.left_out,
-        )
+        return nothing_to_cross(readings)
     if options.map == "aligned":
         return by_tokens(dictionary, readings, features, seed=options.seed)
     if route == "direct" and not native:
@@ -185,6 +176,33 @@ def by_tokens(
     overlap = readings.lenses.shared if readings.lenses is not None else None
     made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, seed=seed, texts=texts)
     return replace(made, digests=digests, left_out=left_out)
+
+
+def nothing_to_cross(readings: Readings) -> Crossing:
+    """What there is to know of one stream, or of neighbouring ones: the backgrounds alone."""
+    rows, key = readings.pooled()
+    return Crossing(
+        recipe="post",
+        source=readings.source,
+        target=readings.target,
+        background=rows.background,
+        source_background=rows.source_background,
+        digests={"harvest": key},
+        left_out=rows.left_out,
+    )
+
+
+def map_alone(crossing: Crossing) -> Crossing:
+    """The crossing without what it knows of its dictionary's features by their ids: for vectors that are none of them.
+
+    Raises:
+        Refusal: it has no map.
+    """
+    if crossing.map is None and crossing.source != crossing.target:
+        raise Refusal(f"vectors through {crossing.name}", "it has no map, which is what carries them", "fit one")
+    return replace(
+        crossing, direct=None, fired=None, firings=None, words=None, sums=None, solved=None, dictionary=None, texts=()
+    )
 
 
 def lens_words(

@@ -112,7 +112,7 @@ def explain(
     """
     by, talk, out = verbalizer_of(by, "by"), talk_of(talk), path_of(out, "out")
     native = None if native is None else verbalizer_of(native, "native")
-    fitted = _opened_crossing(through, texts, map)
+    fitted = opened_crossing(through, texts, map)
     options = Options(
         reading=reading,
         route=route,
@@ -146,7 +146,7 @@ def explain(
             chosen = left_of(out, chosen)
         tell_labels(chosen.dictionary, talk)
     how: dict[str, Any] = {"dtype": dtype, "device": device}
-    by, native = _speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
+    by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
     how["texts"] = read.path
     if isinstance(chosen, Activations):
@@ -157,7 +157,7 @@ def explain(
     if fitted is not None or chosen.directions is not chosen.dictionary.rows():
         tell_dead(chosen.directions, talk)
     how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
-    folder = _written(chosen, crossing, readings, by, native, options, out, how)
+    folder = written_run(chosen, crossing, readings, by, native, options, out, how)
     add_claims(folder, talk.say, device=device)
     add_confidence(folder, confidence, talk.say, device=device)
     return Run(folder)
@@ -171,7 +171,7 @@ def _refuse_unread(confidence: str | Path) -> None:
     packaged_folder()
 
 
-def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
+def opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
     """The crossing that is named; refuse words that speak of fitting another."""
     crossing = crossing_of(through)
     if crossing is None:
@@ -183,7 +183,7 @@ def _opened_crossing(through: Crossing | str | Path | None, texts: object, map: 
     return crossing
 
 
-def _speakers(
+def speakers(
     by: AnyVerbalizer | str,
     native: AnyVerbalizer | str | None,
     fed: Mapping[str, Any],
@@ -281,7 +281,7 @@ def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
         talk.say(f"the labels are of {labels.source}, and nothing tells whether that is this dictionary")
 
 
-def _written(
+def written_run(
     chosen: Features,
     crossing: Crossing,
     readings: Readings,

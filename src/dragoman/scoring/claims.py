@@ -57,11 +57,12 @@ def _windows(entry: Mapping[str, Any]) -> Windows:
     return Windows(firing=firing, silent=silent, words=entry.get("words"))
 
 
-def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu") -> None:
+def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu", embedder: Embedder | None = None) -> None:
     """Put the sentences' statuses into the run's scores, beside what was scored before.
 
-    Nothing is done where it is not known where features fire. Told, and not done either: there is no sentence embedder,
-    or what was scored before is of another version, with which nothing is mixed.
+    ``embedder``: the packaged one, where somebody has opened it. Nothing is done where it is not known where features
+    fire. Told, and not done either: there is no sentence embedder, or what was scored before is of another version,
+    with which nothing is mixed.
     """
     run = JudgedRun.of(folder)
     if not run.contexts:
@@ -80,7 +81,7 @@ def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu") -> None:
         say(f"no sentence is checked against where its feature fires: {refusal}")
         return
     say("checking each sentence against where its feature fires")
-    claims = claim_scores(run, SentenceEmbedder(device=device))
+    claims = claim_scores(run, SentenceEmbedder(device=device) if embedder is None else embedder)
     folder.write_scores(scores.model_copy(update={"claims": claims}).to_json())
 
 

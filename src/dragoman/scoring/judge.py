@@ -40,6 +40,7 @@ from dragoman.scores import (
     Scores,
 )
 from dragoman.scoring.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
+from dragoman.scoring.measures import with_measured
 from dragoman.scoring.reconstruction import reconstruction_scores
 from dragoman.stats.lift import (
     FEWEST_OTHERS,
@@ -132,7 +133,8 @@ def judge_run(
     if run.contexts and (detection := detection_scores(run, embedder, seed=seed)):
         scores["detection"] = detection
     if run.contexts and not similar and (lifts_by := lift_by_windows(run, embedder, seed=seed)):
-        scores["window_lift"] = lifts_by
+        scores["window_lift"] = {condition: one for condition, (one, _) in lifts_by.items()}
+        scores["measured"] = with_measured({}, "window_lift", {c: each for c, (_, each) in lifts_by.items()})
     if reconstructor is not None and directions is not None:
         scores["reconstruction"] = reconstruction_scores(
             run.rows, directions, reconstructor, seed=seed, topics=run.category or None
@@ -237,10 +239,11 @@ def embedded_contexts(
     }
 
 
-def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[str, Estimate]:
+def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[str, tuple[Estimate, dict[str, float]]]:
     """Lift by condition where no native speaks: similarity with the windows a feature fires in, less that with others'.
 
-    The others are features nobody asked for, whose windows the run keeps; claims of two watched features have a lift.
+    Each with its features' own. The others are features nobody asked for, whose windows the run keeps; claims of two
+    watched features have a lift.
     """
     means: dict[str, Floats] = {}
     for feature, windows in run.contexts.items():
@@ -248,14 +251,16 @@ def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[st
             means[feature] = embedder.encode(list(windows["firing"])).mean(axis=0)
     asked = {feature for by_feature in run.texts.values() for feature in by_feature}
     others = [mean for feature, mean in means.items() if feature not in asked]
-    lifts: dict[str, Estimate] = {}
+    lifts: dict[str, tuple[Estimate, dict[str, float]]] = {}
     for place, condition in enumerate(run.claims):
         texts = {f: text for f, text in run.texts[condition].items() if f in means}
         if len(texts) < 2 or len(others) < FEWEST_OTHERS:
             continue
         rows = embedder.encode(list(texts.values()))
         own, rng = np.stack([means[f] for f in texts]), np.random.default_rng([seed, 4, place])
-        lifts[condition] = lift_over_others(similarity(rows, own), similarity(rows, np.stack(others)), rng=rng)
+        near, far = similarity(rows, own), similarity(rows, np.stack(others))
+        each = (np.diag(near) - far.mean(axis=1)).tolist()
+        lifts[condition] = lift_over_others(near, far, rng=rng), dict(zip(texts, each, strict=True))
     return lifts
 
 

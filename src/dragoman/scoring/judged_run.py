@@ -162,9 +162,9 @@ class CachedEmbedder:
     An explanation that says nothing is a bad one, not a missing one.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
-        """Nothing read yet."""
-        self._embedder = embedder
+    def __init__(self, embedder: Embedder, most: int | None = None) -> None:
+        """Nothing read yet; ``most``: texts that are kept, after which all are read anew, None for no bound."""
+        self._embedder, self._most = embedder, most
         self._rows: dict[str, Floats] = {}
 
     @property
@@ -175,6 +175,8 @@ class CachedEmbedder:
     def encode(self, texts: Sequence[str]) -> Floats:
         """(n, width) float32 unit rows."""
         texts = [text if _WORD.search(text) else EMPTY for text in texts]
+        if self._most is not None and len(self._rows) > self._most:
+            self._rows.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new or not texts:
             made = self._embedder.encode(new)

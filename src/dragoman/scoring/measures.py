@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate
-from dragoman.measures.firing import WORD, final_token, named_table, one_word, spoken_of
+from dragoman.measures.firing import WORD, final_token, named_table, names_word, one_word, spoken_of
 from dragoman.measures.overlap import estimate, overlap_estimate, overlap_table
+from dragoman.scores import FeatureMeasures
 from dragoman.scoring.judged_run import FEWEST, JudgedRun
 
 WORDS = "other features' firing words (dealt)"
@@ -27,23 +28,37 @@ def measure_scores(run: JudgedRun) -> dict[str, dict[str, Estimate]]:
     that a feature's row writes most, how many the carried row writes as well. Dealt: the same texts or rows against
     other features with another word.
     """
-    single = {
-        feature: word
-        for feature, entry in run.contexts.items()
-        if (word := one_word(entry.get("words") or {})) is not None and WORD.fullmatch(word)
-    }
-    lens = run.folder.lens or {}
+    single, lens = single_words(run), run.folder.lens or {}
     found: dict[str, dict[str, Estimate]] = {}
     for condition, texts in run.texts.items():
         if condition not in run.entries:
             continue
-        own = _of_texts({f: t for f, t in texts.items() if f in single}, single) | _of_rows(lens.get(condition, {}))
+        of_texts = text_measures({f: t for f, t in texts.items() if f in single}, single)
+        own = of_texts | row_measures(lens.get(condition, {}))
         if own:
             found[condition] = own
     return found
 
 
-def _of_texts(texts: Mapping[str, str], single: Mapping[str, str]) -> dict[str, Estimate]:
+def single_words(run: JudgedRun) -> dict[str, str]:
+    """The one word of each feature that has one, which is no mark."""
+    return {
+        feature: word
+        for feature, entry in run.contexts.items()
+        if (word := one_word(entry.get("words") or {})) is not None and WORD.fullmatch(word)
+    }
+
+
+def of_one_text(text: str, word: str) -> tuple[float, float]:
+    """Of one text and its feature's word, each 0 or 1: it quotes the word, and calls it the final token."""
+    return float(names_word(spoken_of(text), word)), float(final_token(text) == word)
+
+
+def text_measures(texts: Mapping[str, str], single: Mapping[str, str]) -> dict[str, Estimate]:
+    """``firing_word`` and ``final_token`` of these texts; nothing where their features have fewer than three words.
+
+    ``single``: the one word of each of their features.
+    """
     words = [single[feature] for feature in texts]
     if len(set(words)) < FEWEST:
         return {}
@@ -63,8 +78,28 @@ def _naming(table: NDArray[np.generic], words: Sequence[str], statistic: str) ->
     return estimate(np.diag(values), dealt, statistic=statistic, null=WORDS)
 
 
-def _of_rows(lens: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Estimate]:
+def row_measures(lens: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Estimate]:
+    """``lens_overlap`` of these features' lens words; nothing of fewer than three features."""
     if len(lens) < FEWEST:
         return {}
     table = overlap_table([one["carried"] for one in lens.values()], [one["source"] for one in lens.values()])
     return {"lens_overlap": overlap_estimate(table)}
+
+
+def with_measured(
+    measured: Mapping[str, Sequence[FeatureMeasures]], name: str, values: Mapping[str, Mapping[str, float]]
+) -> dict[str, tuple[FeatureMeasures, ...]]:
+    """Single features' measures by condition, with those of one more measure among them.
+
+    Args:
+        measured: what there is.
+        name: of the measure.
+        values: condition -> feature -> its own.
+    """
+    found = {condition: {one.feature: one for one in some} for condition, some in measured.items()}
+    for condition, by_feature in values.items():
+        own = found.setdefault(condition, {})
+        for feature, value in by_feature.items():
+            one = own.get(feature, FeatureMeasures(feature=feature))
+            own[feature] = one.model_copy(update={name: value})
+    return {condition: tuple(by.values()) for condition, by in found.items()}

@@ -22,14 +22,14 @@ from dragoman.confidence.checked import (
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Directions, Estimate, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
-from dragoman.embed import LexicalEmbedder
+from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
 from dragoman.scoring.generation import Generated, generation_scores, generative
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
-from dragoman.scoring.measures import measure_scores
+from dragoman.scoring.measures import measure_scores, with_measured
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.scoring.steering import steerable, steering_scores, with_measure, with_steering
 from dragoman.store import RunFolder, read_jsonl
@@ -83,7 +83,10 @@ def score_run(
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
     measures = measure_scores(run)
     if steer:
-        measures = with_steering(measures, _steered(run, seed=seed, dtype=dtype, device=device, say=say))
+        steered = _steered(run, seed=seed, dtype=dtype, device=device, say=say)
+        measures = with_steering(measures, {condition: one for condition, (one, _) in steered.items()})
+        own = with_measured(scores.measured, "steering", {condition: each for condition, (_, each) in steered.items()})
+        scores = scores.model_copy(update={"measured": own})
     if written_from is not None:
         generated, found = _generated(run, written_from, seed=seed, dtype=dtype, device=device, say=say, bar=progress)
         scores = scores.model_copy(update={"generated": generated})
@@ -100,10 +103,13 @@ def score_run(
     return scores
 
 
-def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu") -> None:
+def add_confidence(
+    folder: RunFolder, path: str | Path | None, say: Say, *, device: str = "cpu", embedder: Embedder | None = None
+) -> None:
     """Put the confidence into the run's scores, beside what was scored before, if there is a set and the embedder.
 
-    Where sentences were checked before, a text whose theme is not borne out has no answer.
+    ``embedder``: the packaged one, where somebody has opened it. Where sentences were checked before, a text whose
+    theme is not borne out has no answer.
 
     Raises:
         Refusal: a file was named, and it or the embedder is not there.
@@ -122,7 +128,7 @@ def add_confidence(folder: RunFolder, path: str | Path | None, say: Say, *, devi
         say("no confidence: the sentence embedder it reads with is not installed")
         return
     say("judging how far to trust each text")
-    embedder = SentenceEmbedder(device=device)
+    embedder = SentenceEmbedder(device=device) if embedder is None else embedder
     found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     before = folder.scores
     scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
@@ -141,7 +147,9 @@ def _opened(
     return opened, sought_directions(run, opened.site)
 
 
-def _steered(run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say) -> dict[str, Estimate]:
+def _steered(
+    run: JudgedRun, *, seed: int, dtype: str, device: str, say: Say
+) -> dict[str, tuple[Estimate, dict[str, float]]]:
     """What steering the target's model by the carried rows gives, by condition."""
     from dragoman.models.harvest import Reader
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Directions, Estimate, Refusal
-from dragoman.measures.overlap import rank_estimate
+from dragoman.measures.overlap import rank_auroc, rank_estimate
 from dragoman.scoring.judged_run import FEWEST, JudgedRun
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.store import read_jsonl
@@ -47,8 +47,8 @@ def steerable(run: JudgedRun) -> dict[str, tuple[Directions, list[list[str]]]]:
     return found
 
 
-def steering_scores(run: JudgedRun, reader: Reader, *, seed: int = 0) -> dict[str, Estimate]:
-    """Condition -> share of other features whose words a row raises less than its own feature's, averaged.
+def steering_scores(run: JudgedRun, reader: Reader, *, seed: int = 0) -> dict[str, tuple[Estimate, dict[str, float]]]:
+    """Condition -> share of other features whose words a row raises less than its own feature's: mean, and by feature.
 
     Args:
         run: with lens words and rows.
@@ -61,13 +61,14 @@ def steering_scores(run: JudgedRun, reader: Reader, *, seed: int = 0) -> dict[st
     from dragoman.models.steer import steering_table
 
     asked, typical = steerable(run), reader.typical(_usual_texts(run))
-    found = dict[str, Estimate]()
+    found = dict[str, tuple[Estimate, dict[str, float]]]()
     for condition, (rows, lists) in asked.items():
         there = _begun(reader, lists)  # a list of words that no token begins raises nothing
         if len(there) >= FEWEST:
             own, words = rows.pick(rows.ids[k] for k in there), [lists[k] for k in there]
             table = steering_table(reader, own.unit, words, median_norm=typical)
-            found[condition] = rank_estimate(table, statistic=STATISTIC, rng=np.random.default_rng(seed))
+            mean = rank_estimate(table, statistic=STATISTIC, rng=np.random.default_rng(seed))
+            found[condition] = mean, dict(zip(own.ids, rank_auroc(table).tolist(), strict=True))
     if not found:
         why = f"no condition has {FEWEST} features with words that the tokenizer of {run.target.model} begins"
         raise Refusal(f"steering by {run.folder.path}", why, "leave --steer out")

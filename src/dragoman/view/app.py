@@ -7,9 +7,8 @@ every method but GET and HEAD; a port that is taken. No path is ever looked up o
 
 from __future__ import annotations
 
-import errno
 import socket
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,32 +24,19 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from dragoman.core import Refusal
 from dragoman.exports.neuronpedia import Asked
 from dragoman.exports.tables import as_csv, as_jsonl, as_parquet
 from dragoman.view import pages, tables
 from dragoman.view.find import Found, Selection, chosen, found, lines_of
+from dragoman.view.here import HOST, OnlyHere, bound
 from dragoman.view.meaning import MOST, best, by_meaning
 from dragoman.view.opened import NEAREST, FeaturePage, Viewed
 from dragoman.view.packed import packed
 from dragoman.view.pages import Elsewhere, Served
 
-HOST = "127.0.0.1"
-_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
-)
 _STATIC = {
     "page.css": (pages.HERE.parent / "report" / "templates" / "style.css", "text/css; charset=utf-8"),
     "view.css": (pages.HERE / "static" / "view.css", "text/css; charset=utf-8"),
@@ -58,54 +44,6 @@ _STATIC = {
     "htmx.min.js": (pages.HERE / "static" / "htmx.min.js", "text/javascript; charset=utf-8"),
     "htmx.LICENSE": (pages.HERE / "static" / "htmx.LICENSE", "text/plain; charset=utf-8"),
 }
-
-
-class OnlyHere:
-    """Lets through what the browser of this machine asks of this server, and says how its answers may be used."""
-
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        """Before an application at a port."""
-        self._app = app
-        names = (HOST, "localhost")
-        self._hosts = {f"{name}:{port}".encode() for name in names} | (
-            {n.encode() for n in names} if port == 80 else set()
-        )
-        self._origins = {b"http://" + host for host in self._hosts}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def answer(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                own = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(one for one in _HEADERS if one[0] not in own)]
-            await send(message)
-
-        why = self._why_not(scope)
-        if why is None:
-            await self._app(scope, receive, answer)
-        else:
-            status, sentence = why
-            await PlainTextResponse(sentence, status)(scope, receive, answer)
-
-    def _why_not(self, scope: Scope) -> tuple[int, str] | None:
-        hosts = [value.lower() for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 or hosts[0] not in self._hosts:
-            return 421, "This server answers under 127.0.0.1 and localhost alone."
-        origins = [value.lower() for name, value in scope["headers"] if name == b"origin"]
-        if any(origin not in self._origins for origin in origins):
-            return 403, "Pages of another origin may not read from here."
-        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
-        modes = [value for name, value in scope["headers"] if name == b"sec-fetch-mode"]
-        # A link from elsewhere may lead here; another site's script, image or frame may not read here.
-        if any(site in (b"cross-site", b"same-site") for site in sites) and modes != [b"navigate"]:
-            return 403, "Pages of another site may not read from here."
-        if scope["method"] not in ("GET", "HEAD"):
-            return 405, "Nothing can be written here."
-        return None
 
 
 class _Pages:
@@ -292,25 +230,6 @@ def _of_kind(table: Callable[[Request], Response], kind: str) -> Callable[[Reque
         return table(request)
 
     return answer
-
-
-def bound(port: int) -> socket.socket:
-    """A socket on this machine alone; port 0 takes any that is free.
-
-    Raises:
-        Refusal: the port is taken, or may not be used.
-    """
-    # asyncio switches delayed sending off on sockets that say they are TCP alone; else answers wait 40 ms for nothing.
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((HOST, port))
-        made.listen()  # whoever is told the address may ask at once
-    except OSError as error:
-        made.close()
-        why = "another program uses it" if error.errno == errno.EADDRINUSE else f"{error.strerror}"
-        raise Refusal(f"port {port}", why, "name another with --port, or 0 for any that is free") from error
-    return made
 
 
 def serve(views: Sequence[Viewed], listening: socket.socket) -> None:

@@ -18,6 +18,7 @@ from dragoman.scores import (
     FeatureConfidence,
     FeatureDetection,
     FeatureGenerated,
+    FeatureMeasures,
     FeatureReadBack,
     FeatureScore,
     Scores,
@@ -29,6 +30,7 @@ _LISTED: Mapping[str, type[Record]] = {
     "per_feature": FeatureScore,
     "claims": FeatureClaims,
     "generated": FeatureGenerated,
+    "measured": FeatureMeasures,
 }
 _NESTED: Mapping[str, type[Record]] = {
     "confidence": FeatureConfidence,

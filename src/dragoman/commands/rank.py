@@ -1,0 +1,218 @@
+"""``dragoman rank``: one table over several verbalizers of the same features.
+
+In: finished runs; or a dictionary, verbalizers and a folder, where their runs are made first. Out: a table on stdout,
+or JSON, perhaps a page. Refuses what ``dragoman.explain`` and ``dragoman.comparison`` refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dragoman.commands.printing import console, put, put_record, styled, talking
+from dragoman.commands.tables import show_table
+from dragoman.commands.words import (
+    CROSSES,
+    EXPLAINED,
+    MACHINE,
+    SAYS,
+    VERBALIZER,
+    Device,
+    Dtype,
+    Labels,
+    ReadingOf,
+    Seed,
+    Source,
+    Texts,
+    features_from,
+    folder_path,
+    out_file,
+    out_folder,
+)
+from dragoman.core import MOST_TOKENS, Refusal, Site
+from dragoman.store import check_name
+
+if TYPE_CHECKING:
+    from dragoman.comparison.records import RankedCondition, RankedMeasure, Ranking
+    from dragoman.store import RunFolder
+
+
+def rank(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Run folders, a verbalizer each; or one SAE, with --by, whose runs are made first."
+        ),
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", metavar="AV", rich_help_panel=VERBALIZER, help="A verbalizer; twice or more."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="IDS", rich_help_panel=EXPLAINED, help="With --by: which features, as of explain."),
+    ] = None,
+    source: Source = None,
+    labels: Labels = None,
+    reading: ReadingOf = None,
+    texts: Texts = None,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=MOST_TOKENS, rich_help_panel=SAYS, help="Longest answer, in tokens."),
+    ] = 200,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            parser=out_folder,
+            metavar="FOLDER",
+            rich_help_panel=MACHINE,
+            help="With --by: folder to write the runs into; the same command goes on where it stopped.",
+        ),
+    ] = Path("runs/rank"),
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="NAME",
+            rich_help_panel=CROSSES,
+            help="Which conditions are ranked; may be repeated. Default: those that all runs have.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", parser=out_file, metavar="FILE", rich_help_panel=MACHINE, help="Page to write."),
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=MACHINE, help="The table on stdout as JSON.")
+    ] = False,
+) -> None:
+    """One table over several verbalizers: what each reaches beside its null, and which of them are told apart.
+
+    Runs that no test tells apart share a place; p of every two runs by every measure is adjusted as one family.
+    """
+    from dragoman.comparison.page import write_ranking
+    from dragoman.comparison.ranked import rank_runs
+    from dragoman.store import RunFolder
+
+    if by:
+        how = {"reading": reading, "texts": texts, "max_new_tokens": max_new_tokens, "seed": seed}
+        how |= {"dtype": dtype, "device": device}
+        folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how)
+    else:
+        given = {"--features": features, "--source": source, "--labels": labels, "--reading": reading, "--texts": texts}
+        if said := next((name for name, value in given.items() if value is not None), None):
+            raise Refusal(f"{said} of finished runs", "it says how runs are made", "leave it out, or name --by")
+        folders = [RunFolder.open(folder_path(one)) for one in runs]
+    found = rank_runs(folders, conditions=condition or (), seed=seed)
+    written = None if page is None else write_ranking(found, page)
+    if as_json:
+        put_record("ranking", found.to_json() | ({} if written is None else {"page": str(written)}))
+        return
+    show_ranking(found)
+    if written is not None:
+        put(f"page: {written}")
+
+
+def _explained(
+    named: Sequence[str],
+    by: Sequence[str],
+    out: Path,
+    features: str | None,
+    read_as: dict[str, Any],
+    how: dict[str, Any],
+) -> list[RunFolder]:
+    """A run for each verbalizer, through a crossing of its own."""
+    from dragoman.dictionaries import open_dictionary
+    from dragoman.models.load import check_device
+    from dragoman.runs.explain import explain
+    from dragoman.runs.options import Options
+    from dragoman.store.outputs import check_run
+
+    if len(named) != 1:
+        raise Refusal(f"{len(named)} names beside --by", "verbalizers read one dictionary here", "name one SAE")
+    folders = {one: out / (re.sub(r"[^\w.-]+", "-", check_name(one, "--by")).strip("-.") or "av") for one in by}
+    if len(by) < 2 or len(set(folders.values())) < len(by):
+        raise Refusal(f"--by {', '.join(by)}", "two different verbalizers are the least", "name each once")
+    asked = features_from(features)
+    Options(**{name: how[name] for name in ("reading", "max_new_tokens", "seed")})
+    check_device(how["device"])
+    for folder in folders.values():
+        check_run(folder)
+    stated = read_as.pop("site")
+    dictionary = open_dictionary(named[0], site=None if stated is None else Site.parse(stated), **read_as)
+    made = []
+    with talking() as talk:
+        for one, folder in folders.items():
+            talk.say(f"explaining by {one}")
+            run = explain(dictionary, features=asked, by=one, out=folder, talk=talk, **how)
+            run.write_page()
+            made.append(run.folder)
+    return made
+
+
+def show_ranking(found: Ranking) -> None:
+    """Who is ranked, and a table for each condition."""
+    out = console()
+    for number, (name, run, target) in enumerate(zip(found.names, found.runs, found.targets, strict=True), 1):
+        out.print(styled(f"{number}: {name}, {run.run}, at {target}"), soft_wrap=True)
+    for condition in found.conditions:
+        out.print()
+        _show_condition(condition, found.names)
+    out.print()
+    if found.tests:
+        out.print(
+            styled(
+                f"place: verbalizers that no test tells apart share one (=). Holm: p of the difference to the best "
+                f"mean, adjusted over all {found.tests} differences of two runs that were tested (paired sign-flip "
+                f"permutation); an interval is a bootstrap over features. dealt: the same texts, or rows, of other "
+                f"features.",
+                "dim",
+            )
+        )
+
+
+def _show_condition(condition: RankedCondition, names: Sequence[str]) -> None:
+    from dragoman.comparison.values import MEASURES
+
+    out = console()
+    called = condition.conditions[0] if len(set(condition.conditions)) == 1 else " | ".join(condition.conditions)
+    rows = [cells for one in condition.measures for cells in _rows(one, names, MEASURES[one.measure][0])]
+    heads = ("measure", "verbalizer", "mean", "95 % interval", "dealt", "Holm", "place")
+    title = f"{called}: {condition.n} features in all runs"
+    if rows:
+        show_table(title, heads, rows, words=2)
+    else:
+        out.print(styled(title, "bold"))
+    tied = [MEASURES[one.measure][0] for one in condition.measures if one.tied]
+    if tied:
+        out.print(styled(f"no two verbalizers are told apart by: {', '.join(tied)}."))
+    if condition.missing:
+        missing = ", ".join(MEASURES[one.measure][0] for one in condition.missing)
+        out.print(styled(f"missing: {missing} (--json and the page say why).", "dim"))
+
+
+def _rows(one: RankedMeasure, names: Sequence[str], called: str) -> list[list[str]]:
+    """A measure's lines, best mean first."""
+    order = sorted(one.rated, key=lambda each: each.value if one.fewer else -each.value)
+    many = [sum(other.place == each.place for other in order) for each in order]
+    return [
+        [
+            "" if k else f"{called} ({one.features})",
+            names[each.run],
+            f"{each.value:.2f}",
+            f"[{each.low:.2f}, {each.high:.2f}]",
+            "" if each.dealt is None else f"{each.dealt:.2f}",
+            "" if (pair := one.to_best(each.run)) is None else f"{pair.adjusted:.2g}",
+            f"{each.place}{'=' if shared > 1 else ''}",
+        ]
+        for k, (each, shared) in enumerate(zip(order, many, strict=True))
+    ]

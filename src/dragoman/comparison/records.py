@@ -1,0 +1,200 @@
+"""What a comparison of two runs says, typed; as JSON it is the schema ``dragoman.comparison``.
+
+In: values. Out: frozen records, whose estimates name their nulls and tests, and JSON objects. Refuses what
+`records.Record` refuses. Computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dragoman.core import Estimate
+from dragoman.records import Record
+
+
+class Side(Record):
+    """One of the two runs: where it is, the digest of its plan, who speaks in it, and how many features it explains."""
+
+    run: str
+    plan: str
+    verbalizers: Mapping[str, str | None]
+    features: int
+
+
+class Differing(Record):
+    """A setting, version or digest that the two runs do not share; None where a run does not tell it."""
+
+    name: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Difference(Estimate):
+    """Mean of A less B over features, by one ``measure``.
+
+    ``a``, ``b``: the two means over the features that both have. ``features``: how many (``n`` counts ``unit``).
+    ``extra``: ``over_a``, ``over_b``, how many features either number is over, where it depends on the others.
+    ``adjusted``: p by Holm over all tests of the comparison; ``holds``: whether that is at most the level.
+    """
+
+    measure: str
+    a: float
+    b: float
+    features: int
+    adjusted: float
+    holds: bool
+
+
+class Missing(Record):
+    """A measure that the two runs cannot be compared by, and why."""
+
+    measure: str
+    why: str
+
+
+class Agreement(Record):
+    """How alike the texts of one feature are.
+
+    ``same``: of ``n`` pairs of texts, how many are the same to the letter. ``likeness``: by words, of a feature's two
+    texts, less that with the other run's texts of other features; None of fewer than three features. ``embedder``: by
+    which words are weighed.
+    """
+
+    n: int
+    same: int
+    likeness: Estimate | None
+    embedder: str
+
+
+class FeaturePair(Record):
+    """One feature: how alike its two texts are by words, -1 to 1, and its numbers in either run, by measure."""
+
+    feature: str
+    likeness: float
+    a: Mapping[str, float]
+    b: Mapping[str, float]
+
+
+class ConditionPair(Record):
+    """A condition of A beside one of B, over the features that both have; ``only_a``, ``only_b``: how many others.
+
+    ``features``: least alike first.
+    """
+
+    a: str
+    b: str
+    n: int
+    only_a: int
+    only_b: int
+    differences: tuple[Difference, ...]
+    missing: tuple[Missing, ...]
+    agreement: Agreement
+    features: tuple[FeaturePair, ...]
+
+
+class Comparison(Record):
+    """Two runs, or two conditions of one, paired by feature.
+
+    ``tests``: how many tests of difference were made, which p is adjusted over. ``method``, ``level``: of that.
+    ``seed``: of bootstrap and flips.
+    """
+
+    source: str
+    target: str
+    a: Side
+    b: Side
+    differing: tuple[Differing, ...]
+    pairs: tuple[ConditionPair, ...]
+    tests: int
+    method: str
+    level: float
+    seed: int
+
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Which conditions, how many tests, and what is told apart: what a notebook shows."""
+        apart = [f"{pair.a}: {one.measure}" for pair in self.pairs for one in pair.differences if one.holds]
+        return [("conditions", [(pair.a, pair.b) for pair in self.pairs]), ("tests", self.tests), ("apart", apart)]
+
+
+class Rated(Record):
+    """One run's mean by one measure, over the features that all runs have.
+
+    ``run``: its number, from 0. ``low``, ``high``: of a 95 % interval over ``n`` units of ``unit``, made as ``method``
+    says. ``dealt``: the mean of texts or rows dealt to other features; None where there is no such null. ``place``: 1
+    more than how many runs are better and told apart from it; runs that are not share one.
+    """
+
+    run: int
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    method: str
+    dealt: float | None
+    place: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Contrast(Estimate):
+    """Mean of run ``first`` less run ``second``, by number; ``adjusted``: p by Holm over all tests; ``holds``."""
+
+    first: int
+    second: int
+    adjusted: float
+    holds: bool
+
+
+class RankedMeasure(Record):
+    """All runs by one measure, over so many ``features``; ``best``: the run of the best mean, told apart or not.
+
+    ``fewer``: whether less of it is better. ``contrasts``: every pair of runs.
+    """
+
+    measure: str
+    features: int
+    fewer: bool
+    best: int
+    rated: tuple[Rated, ...]
+    contrasts: tuple[Contrast, ...]
+
+    @property
+    def tied(self) -> bool:
+        """Whether no two runs are told apart."""
+        return not any(one.holds for one in self.contrasts)
+
+    def to_best(self, run: int) -> Contrast | None:
+        """The contrast of a run with the best one; None for that itself."""
+        return next((one for one in self.contrasts if {one.first, one.second} == {run, self.best}), None)
+
+
+class RankedCondition(Record):
+    """All runs by every measure that all of them have; ``conditions``: whose texts, one a run."""
+
+    conditions: tuple[str, ...]
+    n: int
+    measures: tuple[RankedMeasure, ...]
+    missing: tuple[Missing, ...]
+
+
+class Ranking(Record):
+    """Several runs of one dictionary in one table, a verbalizer each.
+
+    ``names``: of the verbalizers. ``tests``: of differences of any two runs, which p is adjusted over.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    runs: tuple[Side, ...]
+    targets: tuple[str, ...]
+    conditions: tuple[RankedCondition, ...]
+    tests: int
+    method: str
+    level: float
+    seed: int
+
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Who is ranked, and over how many tests: what a notebook shows."""
+        return [("names", list(self.names)), ("tests", self.tests)]
