@@ -1,7 +1,7 @@
 """What mkdocs does besides: the notebook becomes a page, formulas become MathML.
 
-In: ``docs/tutorial.ipynb``, as it is committed; pages as HTML. Out: ``tutorial.md`` for the site alone; ``<math>`` in the
-place of LaTeX, which browsers set by themselves. Neither needs a script, a style or a font from elsewhere.
+In: ``docs/tutorial.ipynb``, as it is committed; pages as HTML. Out: ``tutorial.md`` for the site alone; ``<math>`` in
+the place of LaTeX, which browsers set by themselves. Neither needs a script, a style or a font from elsewhere.
 """
 
 from __future__ import annotations
