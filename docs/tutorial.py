@@ -42,7 +42,9 @@ native = dg.Verbalizer.open("tiny-smollm2-av", dtype="bfloat16")
 # SmolLM2's. What was read is kept in a cache, so the second time takes no time.
 
 # %%
-bridge = dg.fit_crossing(sae, foreign, map="post", method="ridge", lam=100, dtype="bfloat16")
+bridge = dg.fit_crossing(
+    sae, foreign, map="post", method="ridge", lam=100, dtype="bfloat16"
+)
 bridge
 
 # %% [markdown]
@@ -53,7 +55,8 @@ bridge
 
 # %%
 held_out = bridge.map.report["held_out"]
-{name: round(held_out[name], 3) for name in ("raw_cosine", "constant_cosine", "centred_cosine")}
+named = ("raw_cosine", "constant_cosine", "centred_cosine")
+{name: round(held_out[name], 3) for name in named}
 
 # %% [markdown]
 # ## 4. Five features
@@ -72,7 +75,9 @@ features
 
 # %%
 how = {"through": bridge, "route": "map", "max_new_tokens": 80}
-plain = dg.explain(features, by=foreign, native=native, washout="none", out="runs/plain", **how)
+plain = dg.explain(
+    features, by=foreign, native=native, washout="none", out="runs/plain", **how
+)
 plain
 
 # %% [markdown]
@@ -82,8 +87,11 @@ plain
 # hand; here the weight is computed: real activations lie at a certain angle to their mean, which their spread tells, and `on-shell` goes there.
 
 # %%
-washed = dg.explain(features, by=foreign, native=native, washout="on-shell", out="runs/washed", **how)
-print(f"spread of unit activations: Gemma {bridge.background.spread:.3f}, SmolLM2 {bridge.source_background.spread:.3f}")
+washed = dg.explain(
+    features, by=foreign, native=native, washout="on-shell", out="runs/washed", **how
+)
+print("spread of unit activations, the source's and the target's:")
+print(round(bridge.source_background.spread, 3), round(bridge.background.spread, 3))
 
 # %% [markdown]
 # ## 7. Side by side
@@ -95,8 +103,15 @@ def first_line(row):
     return row.text.splitlines()[0] if row.text else "(nothing)"
 
 
-for own, bare, mixed in zip(washed.explanations("native"), plain.explanations("plain"), washed.explanations("washed")):
-    print(f"feature {own.feature}\n  native  {first_line(own)}\n  plain   {first_line(bare)}\n  washed  {first_line(mixed)}")
+sides = {
+    "native": washed.explanations("native"),
+    "plain": plain.explanations("plain"),
+    "washed": washed.explanations("washed"),
+}
+for rows in zip(*sides.values()):
+    print("feature", rows[0].feature)
+    for side, row in zip(sides, rows):
+        print(f"  {side:7} {first_line(row)}")
 
 # %% [markdown]
 # ## 8. The control
@@ -133,18 +148,23 @@ dg.score(washed).lift["washed"]
 washed.explanations("washed")[1].card
 
 # %% [markdown]
-# # Vary one thing: the route
+# ## Vary one thing: the route
 #
 # The map says what a row *writes*. Where the SAE has an encoder there is another way across: average Gemma's activations over the places at which the feature fires. That
 # says what it *fires on*, and on the embedded pair its texts quote the firing word more often ([the table](pair.md)). Change `route` and keep the rest.
 
 # %%
-fires = dg.explain(features, by=foreign, map="post", route="direct", max_new_tokens=80, dtype="bfloat16", out="runs/fires")
+fires = dg.explain(
+    features, by=foreign, map="post", route="direct", max_new_tokens=80,
+    dtype="bfloat16", out="runs/fires",
+)
 for wrote, fired in zip(washed.explanations("washed"), fires.explanations()):
-    print(f"feature {wrote.feature}\n  by the map  {first_line(wrote)}\n  direct      {first_line(fired)}")
+    print("feature", wrote.feature)
+    print("  by the map ", first_line(wrote))
+    print("  direct     ", first_line(fired))
 
 # %% [markdown]
-# # Your own vector
+# ## Your own vector
 #
 # A probe, a steering vector, a mean difference: a file of numbers, and the place they live in. Here it is the difference between what SmolLM2 holds at the end of four
 # sentences about the sea and of four about money, and the opposite of it: a verbalizer uses the direction alone, so the sign decides.
@@ -162,8 +182,12 @@ money = [
     "Investors sold their shares when the price began to fall.",
     "The tax on income is due at the end of the year.",
 ]
-at_sea, in_money = (dg.activations(sae.site, some, at="last").rows.mean(axis=0) for some in (sea, money))
-np.savez("mine.npz", sea_less_money=at_sea - in_money, money_less_sea=in_money - at_sea)
+at_sea, in_money = (
+    dg.activations(sae.site, some, at="last").rows.mean(axis=0) for some in (sea, money)
+)
+np.savez(
+    "mine.npz", sea_less_money=at_sea - in_money, money_less_sea=in_money - at_sea
+)
 mine = dg.open_dictionary("mine.npz", site=sae.site)
 own = dg.explain(mine, by=foreign, out="runs/mine", **how)
 own

@@ -135,6 +135,7 @@ def test_a_notebook_shows_every_word_escaped() -> None:
     )  # fmt: skip
     shown = Explanations([row])._repr_html_()
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 3 and "0.25 (abstains)" in shown
+    assert "<th>confidence</th>" in shown and "<th>short</th>" not in shown  # no row has one
 
 
 def test_cards_estimates_and_scores_are_shown_in_a_notebook_with_every_word_escaped() -> None:

@@ -113,10 +113,12 @@ class Explanations(Sequence[FeatureExplanation]):
         return pandas.DataFrame(rows, columns=[*names, "claims", *_OF_TOKEN, *cards])
 
     def _repr_html_(self) -> str:
-        """A table, every word of it escaped."""
-        head = "".join(f"<th>{name}</th>" for name in _SHOWN)
+        """A table, every word of it escaped; columns in which nothing stands are left out."""
+        rows = [_cells(row) for row in self]
+        kept = [k for k in range(len(_SHOWN)) if not rows or any(row[k] for row in rows)]
+        head = "".join(f"<th>{_SHOWN[k]}</th>" for k in kept)
         cell = '<td style="text-align: left; white-space: pre-line">{}</td>'  # a text has several lines
-        lines = ("".join(cell.format(html.escape(word)) for word in _cells(row)) for row in self)
+        lines = ("".join(cell.format(html.escape(row[k])) for k in kept) for row in rows)
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
