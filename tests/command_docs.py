@@ -26,6 +26,7 @@ def rendered() -> str:
     for first in _first_lines(command):
         shortened = re.compile(rf"^(\* `[\w-]+`: ){re.escape(first[:15])}.*\.\.\.$", re.MULTILINE)
         text = shortened.sub(lambda found, whole=first: found[1] + whole, text)
+    text = text.replace("Words: docs/glossary.md", "Words: [glossary](glossary.md)")
     return _EXAMPLES.sub(_fenced, html.unescape(text)).strip() + "\n"
 
 

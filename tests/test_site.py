@@ -121,6 +121,31 @@ def test_python_reference_has_every_public_name(site: Path) -> None:
     assert all(f'id="dragoman.{name}"' in built for name in named)
 
 
+def test_figures_of_performance_are_those_the_benches_wrote() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    rows, moments, viewer, prompts, decode = (
+        json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+        for name in ("rows", "moments", "viewer", "prompts", "decode")
+    )
+    asked = (prompts["own"], prompts["crossed"])
+    speeds = ("loop_at_64_tokens_per_s", "loop_tokens_per_s", "captured_full_tokens_per_s", "tokens_per_s")
+    for one in (*speeds, "mixed_tokens_per_s", "ceiling_tokens_per_s"):
+        assert f"| {decode['qwen'][one]:,.0f} | {decode['gemma'][one]:,.0f} |" in text, one
+    for told in (
+        f"{rows['seconds'] * 1000:.0f} ms, peak {rows['peak_mb']:.0f} MB; loading the whole file",
+        f"{rows['full_load_seconds']:.2f} s, {rows['full_load_peak_mb']:.0f} MB",
+        f"{rows['http_seconds']:.2f} s, {rows['http_requests']} requests, {rows['http_bytes'] / 1e6:.1f} MB",
+        f"{moments['seconds']:.0f} s, peak {moments['peak_reading_gb']:.1f} GB while reading",
+        f"{moments['peak_leaving_a_fold_out_gb']:.1f} GB leaving a fold out",
+        f"{viewer['index_seconds']:.0f} s ({viewer['index_cpu_seconds']:.0f} s of processor time)",
+        f"{viewer['index_megabytes']} MB",
+        f"| a search | {viewer['search_ms']:.0f} ms | {viewer['search_median_ms']:.0f} ms |",
+        f"| a page | {viewer['page_ms']:.0f} ms | {viewer['page_median_ms']:.0f} ms |",
+        *(f"{round(100 * one['value'])} % [{round(100 * one['low'])}, " for one in asked),
+    ):
+        assert told in text, told
+
+
 def test_schemas_are_those_of_the_records_and_take_what_is_written() -> None:
     made = schemas.rendered()
     assert {path.name: path.read_text() for path in schemas.FOLDER.iterdir()} == made

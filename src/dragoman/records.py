@@ -114,7 +114,7 @@ class Card(Record):
         cells = {key: f"{one:.3g}" if isinstance(one, float) else str(one) for key, one in told.items()}
         rows = "".join(f"<tr><th>{key}</th><td>{html.escape(one)}</td></tr>" for key, one in cells.items())
         head = f"<b>{self.status}</b>{': ' if self.why else ''}{html.escape(self.why)}"
-        return f"<table><caption>{head}</caption><tbody>{rows}</tbody></table>"
+        return f"<p>{head}</p><table><tbody>{rows}</tbody></table>"
 
 
 UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing
