@@ -72,9 +72,11 @@ features
 # ## 5. Plain
 #
 # The mapped direction as it is, the post's first condition. `native` asks SmolLM2's own verbalizer for the reference as well.
+#
+# Forty tokens are about two of a text's three sentences, and half the time; leave `max_new_tokens` out for whole texts.
 
 # %%
-how = {"through": bridge, "route": "map", "max_new_tokens": 80}
+how = {"through": bridge, "route": "map", "max_new_tokens": 40}
 plain = dg.explain(
     features, by=foreign, native=native, washout="none", out="runs/plain", **how
 )
@@ -155,7 +157,7 @@ washed.explanations("washed")[1].card
 
 # %%
 fires = dg.explain(
-    features, by=foreign, map="post", route="direct", max_new_tokens=80,
+    features, by=foreign, map="post", route="direct", max_new_tokens=40,
     dtype="bfloat16", out="runs/fires",
 )
 for wrote, fired in zip(washed.explanations("washed"), fires.explanations()):
