@@ -31,7 +31,7 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 	$(BIN)/python tests/fences.py
-	OMP_NUM_THREADS=1 $(BIN)/python tests/notebook.py --check
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py --check
 
 fuzz: install ## mutated files at every reader, for a minute
 	$(BIN)/python tests/fuzz.py --seconds 60
@@ -46,7 +46,7 @@ docs: install ## docs/cli.md from the help, docs/schemas from the records, and t
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 notebook: install ## run docs/tutorial.py, and store what its cells give in docs/tutorial.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/python tests/notebook.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py
 
 bench: install ## each benchmark: a table here, JSON in bench/results
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -22,9 +22,9 @@ import pytest
 import yaml
 
 import dragoman
-import notebook
 import schemas
 import site_hooks
+import tutorial_notebook as notebook
 from dragoman.records import Card, PromptToken, Row
 from dragoman.scores import Scores
 
@@ -219,12 +219,14 @@ def test_pages_open_in_a_browser_without_a_complaint_and_without_asking_anybody(
                 "request", lambda one: None if one.url.startswith((served, "data:")) else complaints.append(one.url)
             )
             for name in ("index", "tutorial", "concepts", "cli", "howto/own-sae", "pair", "python", "results/post"):
-                page.goto(f"{served}{name}.html")
+                page.goto(f"{served}{name}.html", timeout=60_000)
                 wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
                 assert wide <= 0, (name, width, wide)
         page.set_viewport_size({"width": 1280, "height": 900})
-        page.goto(f"{served}index.html")
-        page.locator("input[name=query]").fill("washout")
-        page.locator(".md-search-result__link").first.wait_for(timeout=20_000)  # found without a server of anybody's
+        page.goto(f"{served}index.html", timeout=60_000)
+        page.wait_for_load_state("networkidle")  # the index of words is there, and the theme listens
+        page.locator("input[name=query]").click()
+        page.keyboard.type("washout")
+        page.locator(".md-search-result__link").first.wait_for(timeout=60_000)  # found without a server of anybody's
         browser.close()
     assert not complaints

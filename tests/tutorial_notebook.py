@@ -1,4 +1,4 @@
-"""``docs/tutorial.ipynb`` from ``docs/tutorial.py``: ``python tests/notebook.py`` runs it and stores its outputs.
+"""``docs/tutorial.ipynb`` from ``docs/tutorial.py``: this script runs it, and stores what its cells give.
 
 ``--check`` runs it too, and compares: every cell ends well and gives outputs of the kinds that are stored. Their words
 are not compared, for a verbalizer's greedy words turn on the last bits of a processor's sums.
