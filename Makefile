@@ -7,7 +7,7 @@ SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard re
 CODE := $(wildcard src tests training bench research)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check fuzz fmt docs bench clean
+.PHONY: help install demo check fuzz fmt docs notebook bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,7 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 	$(BIN)/python tests/fences.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py --check
 
 fuzz: install ## mutated files at every reader, for a minute
 	$(BIN)/python tests/fuzz.py --seconds 60
@@ -39,8 +40,13 @@ fmt: install ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-docs: install ## docs/cli.md, from the help
+docs: install ## docs/cli.md from the help, docs/schemas from the records, and the site, into site/
 	$(BIN)/python tests/command_docs.py
+	$(BIN)/python tests/schemas.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+notebook: install ## run docs/tutorial.py, and store what its cells give in docs/tutorial.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py
 
 bench: install ## each benchmark: a table here, JSON in bench/results
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

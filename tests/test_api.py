@@ -16,7 +16,7 @@ import pytest
 
 import dragoman
 from ar_checkpoints import WIDTH
-from dragoman import FeatureExplanation, Refusal, Run, Scores, explain, score
+from dragoman import Card, Estimate, FeatureExplanation, Refusal, Run, Scores, explain, score
 from dragoman.commands import explain as commands_explain
 from dragoman.commands.show import show_scores
 from dragoman.core import MOST_SEED
@@ -149,6 +149,32 @@ def test_a_notebook_shows_every_word_escaped() -> None:
     )  # fmt: skip
     shown = Explanations([row])._repr_html_()
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 3 and "0.25 (abstains)" in shown
+    assert "<th>confidence</th>" in shown and "<th>short</th>" not in shown  # no row has one
+
+
+def test_cards_estimates_and_scores_are_shown_in_a_notebook_with_every_word_escaped() -> None:
+    card = Card(coverage=0.25, margin=-0.125, nearest=HOSTILE, status="differs", why=HOSTILE)
+    shown = card._repr_html_()
+    assert "<script" not in shown and shown.count("&lt;script&gt;") == 2
+    assert "<b>differs</b>" in shown and "<th>coverage</th><td>0.25</td>" in shown and "rel" not in shown
+    how: Any = {"low": -1.0, "high": 1.0, "p": 0.5, "n": 3, "unit": "features", "method": HOSTILE}
+    rate = Estimate(value=0.5, statistic=HOSTILE, null=HOSTILE, extra={"dealt": 0.125}, **how)
+    shown = rate._repr_html_()
+    assert "<script" not in shown and shown.count("&lt;script&gt;") == 3 and "<b>+0.500 [-1.000, +1.000]</b>" in shown
+    paired = PairedDifference(**asdict(rate), what=HOSTILE)
+    scores = Scores(
+        format=2, window_lift={HOSTILE: rate}, measures={HOSTILE: {"firing_word": rate}, "b": {}}, paired=(paired,)
+    )
+    shown = scores._repr_html_()
+    assert "<script" not in shown and shown.count("&lt;script&gt;") == 3  # a condition, a difference and its null
+    assert "<th>lift</th><th>firing word</th>" in shown and "<td>0.500 (dealt 0.125)</td>" in shown
+    assert "<td>b</td><td></td><td></td>" in shown
+
+
+def test_a_run_is_a_table_for_pandas_and_for_a_notebook(run: Run) -> None:
+    assert run.to_pandas().equals(run.explanations().to_pandas())
+    shown = run._repr_html_()
+    assert html.escape(str(run.manifest["target"])) in shown and run.explanations()._repr_html_() in shown
 
 
 def test_without_pandas_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

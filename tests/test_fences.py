@@ -17,7 +17,7 @@ import fences
 from dragoman.cli import app
 
 FENCES = list(fences.fences())
-NAMED = [f"{fence.page.name}:{fence.line}" for fence in FENCES]
+NAMED = [f"{fence.page.relative_to(fences.ROOT)}:{fence.line}" for fence in FENCES]
 
 
 def test_docs_of_the_command_line_are_those_of_its_help() -> None:
@@ -63,13 +63,22 @@ def check_command(words: list[str]) -> None:
 
 def test_there_are_fences_of_the_pair_to_run() -> None:
     runs = [fence for fence in FENCES if fence.of_the_pair]
-    assert any(fence.language == "python" and fence.page.name == "README.md" for fence in runs)
-    assert any(fence.commands for fence in runs)
+    assert any(fence.language == "python" and fence.page.name == "python.md" for fence in runs)
+    assert {"README.md", *(path.name for path in (fences.ROOT / "docs" / "howto").glob("*.md"))} - {"overnight.md"} <= {
+        fence.page.name for fence in runs if fence.commands
+    }
+
+
+def test_pages_that_begin_alike_share_what_they_begin_with() -> None:
+    a, b, c = ("a",), ("b",), ("c",)
+    assert fences.shared([[a, b], [a, b, c], [b], [c, a]]) == {(a,), (a, b)}
+    steps = [[step for _, step in fences.steps_of(page)] for page in fences.PAGES]
+    assert fences.shared(steps)  # those of the how-tos begin with the same fit
 
 
 def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:
-    _, _, after = (fences.ROOT / "README.md").read_text().partition("\n## Words\n")
-    rows = [line.split("|")[1:3] for line in after.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    lines = (fences.ROOT / "docs" / "glossary.md").read_text().splitlines()
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| ") and not line.startswith("| word |")]
     told = {word.strip() for head, _ in rows for word in head.split(",")}
     assert told >= {
         *("native", "plain", "washed", "washout", "on-shell", "direct", "crossing", "card", "lift", "null"),
@@ -78,4 +87,4 @@ def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:
     assert all(meaning.strip() for _, meaning in rows)
     commands: Any = typer.main.get_command(app)
     for name in ("explain", "fit"):
-        assert commands.commands[name].epilog.endswith("Words: see README, section Words")
+        assert commands.commands[name].epilog.endswith("Words: docs/glossary.md")

@@ -6,6 +6,7 @@ here, and read-only from then on; addresses without secrets. No files, no models
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,11 +95,8 @@ class Site:
     def __post_init__(self) -> None:
         """Refuse a negative block."""
         if self.block < 0:
-            raise Refusal(
-                f"site {self.model}:{self.block}",
-                "blocks are counted from 0",
-                "name the block whose output is meant, for example :20 for blocks.20.hook_resid_post",
-            )
+            instead = "name the block whose output is meant, for example :20 for blocks.20.hook_resid_post"
+            raise Refusal(f"site {self.model}:{self.block}", "blocks are counted from 0", instead)
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -106,11 +104,9 @@ class Site:
         text = str(text)  # a caller may pass what is no text
         found = _SITE.match(text.strip())
         if not found:
-            raise Refusal(
-                f"site '{text if len(text) <= 100 else text[:100] + '...'}'",
-                "a site names a model and a block",
-                "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20",
-            )
+            asked = f"site '{text if len(text) <= 100 else text[:100] + '...'}'"
+            instead = "write it as MODEL:BLOCK, for example Qwen/Qwen2.5-7B-Instruct:20"
+            raise Refusal(asked, "a site names a model and a block", instead)
         block = found["block"].lstrip("0") or "0"
         if len(block) > len(str(_BLOCKS)) or int(block) >= _BLOCKS:
             shown = block if len(block) < 20 else f"{block[:20]}... ({len(block)} digits)"
@@ -261,11 +257,9 @@ class Directions:
         """Check raw rows ``(n, d_model)`` and keep them at unit length."""
         rows = np.asarray(rows)
         if rows.ndim != 2 or len(ids) != len(rows) or not len(rows):
-            raise Refusal(
-                f"directions of shape {rows.shape} with {len(ids)} ids",
-                "directions are one row each with one id each, and at least one",
-                "pass rows of shape (n, d_model)",
-            )
+            what = f"directions of shape {rows.shape} with {len(ids)} ids"
+            why = "directions are one row each with one id each, and at least one"
+            raise Refusal(what, why, "pass rows of shape (n, d_model)")
         unit, norms = unit_rows(rows, f"directions from {origin or site}")
         names = tuple(str(i) for i in ids)
         return cls(site, names, unit, norms, tuple(labels) if labels is not None else ("",) * len(names), kind, origin)
@@ -289,17 +283,11 @@ class Directions:
         wanted = [str(i) for i in ids]
         missing = [i for i in wanted if i not in where]
         if missing and missing[0] in self.dead:
-            raise Refusal(
-                f"feature {missing[0]} of {self.origin or self.site}",
-                "its row is zero, so it has no direction (a dead feature)",
-                "leave it out of --features",
-            )
+            why = "its row is zero, so it has no direction (a dead feature)"
+            raise Refusal(f"feature {missing[0]} of {self.origin or self.site}", why, "leave it out of --features")
         if missing:
-            raise Refusal(
-                f"feature {missing[0]}",
-                f"it is not among the {len(self)} directions of {self.origin or self.site}",
-                "name one of them (ids are as in the file)",
-            )
+            why = f"it is not among the {len(self)} directions of {self.origin or self.site}"
+            raise Refusal(f"feature {missing[0]}", why, "name one of them (ids are as in the file)")
         rows = [where[i] for i in wanted]
         return replace(
             self,
@@ -398,3 +386,8 @@ class Estimate:
     def __repr__(self) -> str:
         """The same with p, n and null."""
         return f"{type(self).__name__}({self}, p {self.p:.2g}, n {self.n}, null: {self.null})"
+
+    def _repr_html_(self) -> str:
+        """The number, what it is of and what it is compared with, every word escaped: for a notebook."""
+        told = f"{self.statistic}; {self.n} {self.unit}; p {self.p:.2g} against {self.null}; {self.method}"
+        return f"<p><b>{html.escape(str(self))}</b> <small>{html.escape(told)}</small></p>"

@@ -6,6 +6,7 @@ fields are missing, unknown or of another type, by the name of the file it stand
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -106,6 +107,14 @@ class Card(Record):
     why: str = ""
     route: str | None = None
     route_why: str | None = None
+
+    def _repr_html_(self) -> str:
+        """Its status in words, then what is known of the crossing, every word escaped: for a notebook."""
+        told = {key: one for key, one in self if one is not None and key not in ("status", "why")}
+        cells = {key: f"{one:.3g}" if isinstance(one, float) else str(one) for key, one in told.items()}
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(one)}</td></tr>" for key, one in cells.items())
+        head = f"<b>{self.status}</b>{': ' if self.why else ''}{html.escape(self.why)}"
+        return f"<p>{head}</p><table><tbody>{rows}</tbody></table>"
 
 
 UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing

@@ -6,6 +6,7 @@ In: JSON text, or values. Out: frozen records, whose estimates name their nulls,
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -273,6 +274,13 @@ class FeatureMeasures(Record):
     steering: float | None = None
 
 
+def _beside_dealt(measure: Estimate | None) -> str:
+    if measure is None:
+        return ""
+    dealt = measure.extra.get("dealt")
+    return f"{measure.value:.3f}" + ("" if dealt is None else f" (dealt {dealt:.3f})")
+
+
 class Lifts(dict[str, Estimate]):
     """Lift by condition, whose names are told where another is asked for."""
 
@@ -338,6 +346,26 @@ class Scores(Record):
         parts = (*parts, "reconstruction", "confidence", "claims", "generated")
         conditions = [row.condition for row in self.table] or list(self.window_lift)
         return [("conditions", conditions), ("parts", [name for name in parts if getattr(self, name)])]
+
+    def _repr_html_(self) -> str:
+        """A line a condition: lift, category, measures, each measure beside what dealt ones reach; for a notebook."""
+        lifts, rates = self.lift, self.category
+        conditions = dict.fromkeys([*(row.condition for row in self.table), *lifts, *self.measures])
+        measured = list(dict.fromkeys(name for some in self.measures.values() for name in some))
+        head = ["condition", *(["lift"] if lifts else []), *(["category"] if rates else []), *measured]
+        lines = [
+            [
+                name,
+                *([str(lifts[name]) if name in lifts else ""] if lifts else []),
+                *([f"{rates[name].value:.0%}" if name in rates else ""] if rates else []),
+                *(_beside_dealt(self.measures.get(name, {}).get(one)) for one in measured),
+            ]
+            for name in conditions
+        ]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+        top = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in head)
+        paired = "".join(f"<p>{html.escape(one.what)}: {html.escape(repr(one))}</p>" for one in self.paired)
+        return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{paired}"
 
     @classmethod
     def read(cls, text: str | bytes, where: str) -> Self:

@@ -8,6 +8,7 @@ dragoman, said in one sentence, with the traceback where --debug (or DRAGOMAN_DE
 from __future__ import annotations
 
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -118,7 +119,7 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line, ``SAE`` where the library writes ``{SAE}``."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def get_help_option(self, ctx: Any) -> Any:
         """``--help``, under the heading of the command's last option."""

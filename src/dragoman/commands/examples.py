@@ -50,5 +50,5 @@ _EXAMPLES = {
 
 def examples(name: str) -> str:
     """The foot of a command's help: a line each, none broken where the screen is 80 columns wide."""
-    words = ["Words: see README, section Words"] if name in _WITH_WORDS else []
+    words = ["Words: docs/glossary.md"] if name in _WITH_WORDS else []
     return "\n\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name]), *words])

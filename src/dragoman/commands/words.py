@@ -271,8 +271,8 @@ Engine = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MACHINE,
-        help="What says the words: auto (the loop, for now), loop (all rows together, step by step) or captured (many "
-        "rows in slots; on a CPU alone, see docs/decisions.md).",
+        help="What says the words: loop (all rows together, step by step), captured (many rows in slots) or auto "
+        "(captured on CUDA, else loop).",
     ),
 ]
 Compile = Annotated[

@@ -113,9 +113,13 @@ class Explanations(Sequence[FeatureExplanation]):
         return pandas.DataFrame(rows, columns=[*names, "claims", *_OF_TOKEN, *cards])
 
     def _repr_html_(self) -> str:
-        """A table, every word of it escaped."""
-        head = "".join(f"<th>{name}</th>" for name in _SHOWN)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in self)
+        """A table, every word of it escaped; columns in which nothing stands are left out."""
+        rows = [_cells(row) for row in self]
+        kept = [k for k in range(len(_SHOWN)) if not rows or any(row[k] for row in rows)]
+        head = "".join(f"<th>{_SHOWN[k]}</th>" for k in kept)
+        cell = '<td style="text-align: left; white-space: pre-line">{}</td>'  # a text has several lines
+        lines = ("".join(cell.format(html.escape(row[k])) for k in kept) for row in rows)
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -189,6 +193,14 @@ class Run:
             ]
         )
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Its explanations as a table; see ``Explanations.to_pandas``.
+
+        Raises:
+            Refusal: pandas is not installed, or as of `explanations`.
+        """
+        return self.explanations().to_pandas()
+
     def write_page(self, path: str | Path | None = None) -> Path:
         """Write its page, static HTML, into the run's folder or to ``path``."""
         from dragoman.report import write_page
@@ -200,8 +212,9 @@ class Run:
         return f"Run({str(self.path)!r}: {self.manifest['source']} -> {self.manifest['target']})"
 
     def _repr_html_(self) -> str:
-        """Its explanations as a table."""
-        return self.explanations()._repr_html_()
+        """Where it leads, and its explanations as a table."""
+        leads = f"{self.manifest['source']} in the words of {self.manifest['target']}"
+        return f"<p>{html.escape(leads)}</p>{self.explanations()._repr_html_()}"
 
 
 def _explained(
