@@ -6,7 +6,7 @@ Refuses what reading the run and embedding refuse. Nothing here knows an answer:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dragoman.core import Refusal
@@ -16,6 +16,7 @@ from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConf
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.store import RunFolder
 
+AT_ONCE = 4096  # texts of a call
 Say = Callable[[str], None]
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
 
@@ -39,6 +40,8 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
             continue
         claims = {feature: claims_of(text) for feature, text in texts.items()}
         themes = {f: [claim.text for claim in own if claim.kind == "theme"] for f, own in claims.items()}
+        others = unasked if len(unasked) >= FEWEST_DEALT else list(often.values())
+        _read_together(embedder, [known[f] for f in texts if f in known], others, themes.values())
         rows = []
         for feature, own in claims.items():
             mine = set(themes[feature])
@@ -49,6 +52,17 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
             rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
         found[condition] = tuple(rows)
     return found
+
+
+def _read_together(
+    embedder: Embedder, own: Sequence[Windows], others: Sequence[Windows], themes: Iterable[Sequence[str]]
+) -> None:
+    """Place what sentences are judged by in large batches; asked for feature by feature, batches hold a few texts."""
+    texts = [text for windows in own for text in (*windows.firing, *windows.silent)]
+    texts += [text for windows in others for text in windows.firing[:FEWEST]]
+    texts += [text for some in themes for text in some]
+    for at in range(0, len(texts), AT_ONCE):
+        embedder.encode(texts[at : at + AT_ONCE])
 
 
 def _windows(entry: Mapping[str, Any]) -> Windows:
