@@ -43,7 +43,7 @@ def view(
 ) -> None:
     """Read runs in a browser: search, filters, a page for each feature. On this machine alone, nothing is written to.
 
-    The first look at a run makes an index beside it (index.sqlite), which takes a minute for 65,536 features.
+    The first look at a run makes an index beside it (index.sqlite), which takes half a minute for 65,536 features.
     """
     from dragoman.core import Refusal
     from dragoman.store.outputs import refuse_there
