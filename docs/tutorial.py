@@ -36,16 +36,16 @@ native = dg.Verbalizer.open("tiny-smollm2-av", dtype="bfloat16")
 [sae, foreign, native]
 
 # %% [markdown]
-# ## 2. The bridge
+# ## 2. The crossing
 #
 # The post's map: both models read the same 1,000 sentences, each sentence becomes its mean activation, and a ridge regression with a penalty of 100 predicts Gemma's from
 # SmolLM2's. What was read is kept in a cache, so the second time takes no time.
 
 # %%
-bridge = dg.fit_crossing(
+crossing = dg.fit_crossing(
     sae, foreign, map="post", method="ridge", lam=100, dtype="bfloat16"
 )
-bridge
+crossing
 
 # %% [markdown]
 # ## 3. How good is it?
@@ -54,7 +54,7 @@ bridge
 # large mean. With the mean taken off the number means something.
 
 # %%
-held_out = bridge.map.report["held_out"]
+held_out = crossing.map.report["held_out"]
 named = ("raw_cosine", "constant_cosine", "centred_cosine")
 {name: round(held_out[name], 3) for name in named}
 
@@ -76,7 +76,7 @@ features
 # Forty tokens are about two of a text's three sentences, and half the time; leave `max_new_tokens` out for whole texts.
 
 # %%
-how = {"through": bridge, "route": "map", "max_new_tokens": 40}
+how = {"through": crossing, "route": "map", "max_new_tokens": 40}
 plain = dg.explain(
     features, by=foreign, native=native, washout="none", out="runs/plain", **how
 )
@@ -93,7 +93,7 @@ washed = dg.explain(
     features, by=foreign, native=native, washout="on-shell", out="runs/washed", **how
 )
 print("spread of unit activations, the source's and the target's:")
-print(round(bridge.source_background.spread, 3), round(bridge.background.spread, 3))
+print(round(crossing.source_background.spread, 3), round(crossing.background.spread, 3))
 
 # %% [markdown]
 # ## 7. Side by side
