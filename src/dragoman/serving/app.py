@@ -26,8 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dragoman.core import Refusal
 from dragoman.runs.opened import NotThere, Opened
 from dragoman.serving.answers import answer, health, kinds_of
-from dragoman.serving.asked import Answer, Bounds, Health, Refused, request_model
+from dragoman.serving.asked import KINDS, Answer, Bounds, Health, Refused, request_model
 from dragoman.serving.worker import Ending, Full, Job, Late, Unheard, Worker
+from dragoman.store.spans import shown
 from dragoman.view.here import OnlyHere
 
 _BUSY = Refusal("the service", "as many requests wait as may", "ask again in a while")
@@ -81,7 +82,7 @@ def api_of(opened: Opened, worker: Worker, bounds: Bounds) -> FastAPI:
 
     async def explain(request: Request, body: Any) -> Any:
         job = worker.submit(lambda check: answer(opened, body.root, bounds, check), bounds.seconds)
-        found = await _waited(job, request)
+        found = await _waited(job, request, worker)
         kind = next(kind for kind in kinds_of(opened) if hasattr(body.root, kind))
         metrics.texts.labels(kind).inc(len(found.explanations))
         metrics.seconds.observe(found.seconds)
@@ -104,7 +105,7 @@ def api_of(opened: Opened, worker: Worker, bounds: Bounds) -> FastAPI:
     return api
 
 
-async def _waited(job: Job, request: Request) -> Any:
+async def _waited(job: Job, request: Request, worker: Worker) -> Any:
     """The result; whoever asked may go, and the time may be over."""
     waited = asyncio.wrap_future(job.done)
     try:
@@ -117,7 +118,9 @@ async def _waited(job: Job, request: Request) -> Any:
                 raise Unheard
         return waited.result()
     finally:
-        job.unheard = not waited.done()
+        if not waited.done():
+            worker.forget(job)
+            waited.cancel()  # else what it ends with is logged as an error that nobody looked at
 
 
 def _refusals(api: FastAPI) -> None:
@@ -178,7 +181,9 @@ def _of_schema(error: Any) -> Refusal:
     """The first thing in a request that no schema allows, in one sentence, without what was sent."""
     every = error.errors()
     found: dict[str, Any] = dict(every[0]) if every else {}
-    place = ".".join(str(one) for one in found.get("loc", ()) if one != "body")[:100]
+    named = [str(one) for one in found.get("loc", ()) if one != "body"]
+    tagged = len(named) > 1 and named[0] in KINDS and not named[1].isdecimal()  # by which of several models
+    place = shown(".".join(named[1:] if tagged else named), 100)
     said = str(found.get("msg", "it is not as it must be"))[:200]
     if found.get("type") == "union_tag_not_found":
         said = "it names neither features, vectors nor prompts that are served"

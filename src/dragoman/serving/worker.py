@@ -50,6 +50,10 @@ class Job:
             self.done.set_exception(error)
 
 
+def _nothing(_check: Check) -> None:
+    """The work of a piece that was forgotten."""
+
+
 class Worker:
     """A thread that does one piece of work after another."""
 
@@ -90,6 +94,14 @@ class Worker:
             self._line.put(job)
         return job
 
+    def forget(self, job: Job) -> None:
+        """Nobody waits for it any more: it leaves the line, or ends at its next check."""
+        with self._lock:
+            job.unheard = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.work = _nothing  # what was asked is held no longer
+
     def end(self) -> None:
         """Tell everybody who waits that the service ends; what is worked on ends at its next check."""
         with self._lock:
@@ -108,6 +120,8 @@ class Worker:
     def _run(self) -> None:
         while (job := self._line.get()) is not None:
             with self._lock:
+                if job not in self._waiting:
+                    continue  # it was forgotten
                 self._waiting.remove(job)
                 if self._ending:
                     return
@@ -132,6 +146,8 @@ class Worker:
             found = job.work(check)
         except Exception as error:
             job.fail(error)
+        except BaseException as error:  # a panic of a library, which would end the only worker
+            job.fail(RuntimeError(type(error).__name__))
         else:
             with suppress(InvalidStateError):
                 job.done.set_result(found)
