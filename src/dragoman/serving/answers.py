@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.core import Refusal, Talk
+from dragoman.core import NO_LENGTH, Refusal, Talk
 from dragoman.report.opened import Manifest
 from dragoman.runs.build import versions
 from dragoman.runs.opened import Opened
@@ -73,12 +73,19 @@ def _once(ids: list[str]) -> list[str]:
 
 
 def _finite(rows: list[list[float]]) -> Any:
-    """Rows as float32, in which numbers beyond it are none."""
+    """Rows as float32; refuse, by the vector's number, those beyond it and those without a direction."""
     with np.errstate(over="ignore"):
         found = np.asarray(rows, dtype=np.float32)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise Refusal(f"vector {row}", "it holds a number too large for float32", "scale it down")
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1)
+    for bad, why, instead in (
+        (lengths > np.finfo(np.float32).max, "its length is beyond float32", "scale it down"),
+        (lengths < NO_LENGTH, "it is zero, so it has no direction", "leave it out"),
+    ):
+        if bad.any():
+            raise Refusal(f"vector {int(np.argmax(bad))}", why, instead)
     return found
 
 
