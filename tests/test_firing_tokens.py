@@ -177,7 +177,9 @@ def test_lines_are_read_by_their_places_and_another_runs_are_refused(tmp_path: P
     "line",
     ["[]", '{"feature":3,"windows":[]}', '{"feature":"3","windows":[{"ends":[3,3]}]}', '{"feature":"3"}', "\x00\xff",
      '{"feature":"3","windows":[{"ends":[4],"at":[1],"fires":[1.0]}]}',
-     '{"feature":"3","windows":[{"ends":[4],"at":[0],"fires":[-1.0]}]}'],
+     '{"feature":"3","windows":[{"ends":[4],"at":[0],"fires":[-1.0]}]}',
+     '{"feature":"3","windows":[{"ends":[4],"at":[0],"fires":[1e999]}]}',
+     '{"feature":"3","windows":[]}\n{"feature":"3","windows":[]}'],
 )  # fmt: skip
 def test_odd_lines_are_refused(line: str, tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")

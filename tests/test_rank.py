@@ -111,6 +111,10 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         rank([a.path, other.path])
     with pytest.raises(Refusal, match="they have no feature in common"):
         rank_runs([spoken(tmp_path / "c", own, "c", ids=IDS[:5]), spoken(tmp_path / "d", own, "d", ids=IDS[6:])])
+    shutil.copytree(a.path, tmp_path / "copy")
+    for again, why in ((a.path, "it is the same run; name every run once"), (tmp_path / "copy", "it is a copy of")):
+        with pytest.raises(Refusal, match=why):
+            rank([a.path, again, spoken(tmp_path / "e", dealt, "e").path])
     with pytest.raises(Refusal, match="did you mean 'fires'"):
         rank([a.path, a.path], conditions=["firs"])
 

@@ -7,6 +7,7 @@ fields are missing, unknown or of another type, by the name of the file it stand
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -169,7 +170,7 @@ class TokenWindow(Record):
     def _fits_together(self) -> Self:
         rising = all(a < b for a, b in zip((0, *self.ends), self.ends, strict=False))
         known = all(0 <= n < len(self.ends) for n in (*self.at, *self.unread))
-        if not rising or not known or len(self.at) != len(self.fires) or not all(f > 0 for f in self.fires):
+        if not rising or not known or len(self.at) != len(self.fires) or not all(0 < f < math.inf for f in self.fires):
             raise ValueError("its tokens and activations do not go together")
         return self
 

@@ -53,6 +53,7 @@ def rank_runs(folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), s
     for other in runs[1:]:
         refuse_unlike(runs[0], other, targets=False)
     asked = named_conditions(runs, conditions)
+    _refuse_twice(runs)
     found = [_Condition.of(runs, names, seed=seed, at=at) for at, names in enumerate(asked)]
     p = [one.p for condition in found for by in condition.contrasts.values() for one in by.values()]
     adjusted = iter(holm(np.array(p)).tolist() if p else [])
@@ -71,6 +72,14 @@ def rank_runs(folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), s
         level=LEVEL,
         seed=seed,
     )
+
+
+def _refuse_twice(runs: Sequence[Compared]) -> None:
+    """Refuse a run beside itself or its copy: who is worse would be placed behind it twice, and p adjusted for both."""
+    for first, second in combinations(runs, 2):
+        if first.run.folder.plan == second.run.folder.plan:
+            why = "it is the same run" if first.name == second.name else f"it is a copy of {first.name}"
+            raise Refusal(f"{second.name} in a table", why, "name every run once")
 
 
 def _names(runs: Sequence[Compared]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 In: a run, token windows by feature. Out: a file of one line a feature, behind a first line that names its format and
 the plan of the run's first rows; lines by their places, so that a large run's are read one at a time. Refuses another
-run's file, another format, and lines of another form.
+run's file, another format, lines of another form, and a feature told of twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dragoman.core import Refusal
 from dragoman.records import Record, TokenWindow
 from dragoman.store.files import opened, refusing, replacing
 from dragoman.store.runs import PLAN, TOKENS, RunFolder
+from dragoman.store.spans import shown
 
 FORMAT = 1
 _AGAIN = "make the run again"
@@ -62,10 +63,14 @@ def token_places(path: Path, plan: str) -> Iterator[tuple[str, int, int]]:
         head = file.readline(_LONGEST)
         if _Head.read(head, f"{path}, line 1").plan != plan:
             raise Refusal(f"{path}", "it does not hold this run's activations", _AGAIN)
-        start, number = len(head), 1
+        start, number, seen = len(head), 1, set[str]()
         while line := file.readline(_LONGEST):
             number += 1
-            yield _feature_of(line, f"{path}, line {number}"), start, len(line)
+            feature = _feature_of(line, f"{path}, line {number}")
+            if feature in seen:
+                raise Refusal(f"{path}, line {number}", f"feature {shown(feature)} is there twice", _AGAIN)
+            seen.add(feature)
+            yield feature, start, len(line)
             start += len(line)
 
 
