@@ -14,6 +14,7 @@ import pytest
 from dragoman import Refusal, compare
 from dragoman.comparison import compare_runs
 from dragoman.comparison.page import write_comparison
+from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.records import Comparison, ConditionPair, Difference
 from dragoman.comparison.values import MEASURES
 from dragoman.stats.nulls import holm
@@ -110,6 +111,19 @@ def test_texts_that_were_dealt_lose_in_the_known_direction(tmp_path: Path) -> No
     likeness = pair.agreement.likeness
     assert likeness is not None and likeness.value < 0  # a text is nearer to another feature's than to its own
     assert pair.agreement.same == 0
+
+
+def test_features_cluster_by_category_whichever_run_tells_it(tmp_path: Path) -> None:
+    info = {f: {"category": "first" if k < 6 else "second"} for k, f in enumerate(IDS)}
+    planted = {"feature_info": info, "category_words": {"first": ["owl"], "second": ["glove"]}}
+    told = run_of(tmp_path / "a", {"fires": own}, **planted)
+    untold = run_of(tmp_path / "b", {"fires": dealt})
+    for a, b in ((told, untold), (untold, told)):
+        (pair,) = compare_runs(a, b).pairs
+        word = next(one for one in pair.differences if one.measure == "firing_word")
+        assert (word.unit, word.n, word.p) == ("topics", 2, 0.5) and not word.holds
+        ranked = next(one for one in rank_runs([a, b]).conditions[0].measures if one.measure == "firing_word")
+        assert ranked.contrasts[0].unit == ranked.rated[0].unit == "topics" and ranked.tied
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ from dragoman.comparison.records import (
     Missing,
     Side,
 )
-from dragoman.comparison.runs import Compared, differing, paired_conditions, refuse_unlike, shared_features
+from dragoman.comparison.runs import (
+    Compared,
+    differing,
+    paired_conditions,
+    refuse_unlike,
+    shared_features,
+    shared_topics,
+)
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate
 from dragoman.embed import Embedder
@@ -135,7 +142,7 @@ class _Pair:
                 other,
                 np.random.default_rng([seed, at, number]),  # whatever else is missing changes nothing
                 statistic=f"mean paired difference, A less B: {MEASURES[measure][0]}",
-                topics=a.run.groups(some),
+                topics=shared_topics((a, b), some),
             )
             for name, among in (("over_a", first[measure].among), ("over_b", second[measure].among)):
                 estimates[measure].extra.update({} if among is None else {name: len(among)})
@@ -172,7 +179,9 @@ class _Pair:
             only_b=len(self.b.texts(self.names[1])) - len(self.features),
             differences=tuple(differences),
             missing=self.missing,
-            agreement=_agreement(texts[0], texts[1], embedder, self.a.run.groups(self.features), self.seed),
+            agreement=_agreement(
+                texts[0], texts[1], embedder, shared_topics((self.a, self.b), self.features), self.seed
+            ),
             features=tuple(
                 FeaturePair(
                     feature=self.features[k],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dragoman.comparison.paired import LEVEL, side_of
 from dragoman.comparison.records import Contrast, Missing, RankedCondition, RankedMeasure, Ranking, Rated
-from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike
+from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike, shared_topics
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate, Refusal
 from dragoman.scoring.measures import row_measures, single_words, text_measures
@@ -125,7 +125,7 @@ class _Condition:
             if why:
                 missing.append(Missing(measure=measure, why=why))
                 continue
-            table, topics = np.array([[one.by[f] for f in some] for one in each]), runs[0].run.groups(some)
+            table, topics = np.array([[one.by[f] for f in some] for one in each]), shared_topics(runs, some)
             used[measure] = some
             rated[measure] = [_mean(row, topics, [seed, at, number, k]) for k, row in enumerate(table)]
             dealt[measure] = [_null(one, name, measure, some) for one, name in zip(runs, names, strict=True)]

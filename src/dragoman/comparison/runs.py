@@ -184,6 +184,15 @@ def shared_features(a: Compared, b: Compared, pair: tuple[str, str]) -> list[str
     return both
 
 
+def shared_topics(runs: Sequence[Compared], features: Sequence[str]) -> list[str] | None:
+    """Categories that features cluster by, where any of the runs tells them; of several the fewest.
+
+    Which run is named first decides nothing.
+    """
+    told = [found for one in runs if (found := one.run.groups(features)) is not None]
+    return min(told, key=lambda found: (len(set(found)), found)) if told else None
+
+
 def differing(a: Compared, b: Compared) -> tuple[Differing, ...]:
     """Settings, verbalizers, digests and versions in which two runs differ."""
     first, second = (
