@@ -265,6 +265,20 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_sentence(tmp_path: Path
         compare(a.path, unfinished.path)
 
 
+def test_a_dictionary_that_changed_where_it_lies_is_another(tmp_path: Path) -> None:
+    # A folder's place says nothing of what it holds: the rows that each run kept of it do.
+    at = {"ref": "my-sae", "at": "file:/some/sae", "digest": "0" * 64}
+    a, b, c = (run_of(tmp_path / name, {"fires": own}, dictionary=at) for name in ("a", "b", "c"))
+    rows = np.eye(len(IDS), dtype=np.float32)
+    for run, kept in ((a, rows), (b, rows + np.float32(1e-7)), (c, rows[::-1].copy())):
+        run.write_vectors({"source": kept})
+    assert compare(a.path, b.path).pairs
+    with pytest.raises(
+        Refusal, match=f"feature {IDS[0]} has another row of its dictionary in each; compare runs of one"
+    ):
+        compare(a.path, c.path)
+
+
 # --- the screen, the JSON and the page --------------------------------------------------------------------------------
 
 

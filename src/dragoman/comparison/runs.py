@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dragoman.comparison.records import Differing
 from dragoman.core import Refusal, refuse_other_site
+from dragoman.records import SOURCE_ROWS
 from dragoman.report.words import SHOWN, in_order
 from dragoman.scores import Scores
 from dragoman.scoring.judged_run import JudgedRun
@@ -28,6 +32,7 @@ _TOLD = (
     "versions",
     "dragoman",
 )  # of a manifest, what runs may differ in
+_SAME = 1e-5  # of unit rows, read in one precision or another
 _LONGEST = 60  # characters of a value
 
 
@@ -85,6 +90,7 @@ def refuse_unlike(a: Compared, b: Compared, *, targets: bool) -> None:
         if mine[0] == theirs[0]:
             why = f"both are of {mine[0]}, but of different contents"
         raise Refusal(f"{a.name} beside {b.name}", why, "compare runs of one dictionary")
+    _refuse_other_rows(a, b)
     _refuse_other_tokens(a, b)
 
 
@@ -97,6 +103,25 @@ def _whose(manifest: Mapping[str, Any]) -> tuple[str, object]:
     return f"dictionary {shown(str(dictionary.get('ref', '(not told)')))}", dictionary.get("at") or dictionary.get(
         "digest"
     )
+
+
+def _refuse_other_rows(a: Compared, b: Compared) -> None:
+    """Refuse runs of one place that held other rows when each was made: a folder may change where it lies."""
+    kept = [_rows(one) for one in (a, b)]
+    for feature in sorted(kept[0].keys() & kept[1].keys()):
+        mine, theirs = kept[0][feature], kept[1][feature]
+        if mine.shape != theirs.shape or not np.allclose(mine, theirs, rtol=0, atol=_SAME):
+            why = f"feature {shown(feature)} has another row of its dictionary in each"
+            raise Refusal(f"{a.name} beside {b.name}", why, "compare runs of one dictionary")
+
+
+def _rows(one: Compared) -> dict[str, NDArray[Any]]:
+    """A run's own rows of its dictionary by feature, (d_source,) each; none where it keeps none."""
+    if not one.run.folder.has_vectors:
+        return {}
+    kept, _ = one.run.folder.vectors()
+    features = one.manifest.get("features") or ()
+    return dict(zip(map(str, features), kept.get(SOURCE_ROWS, ()), strict=False))
 
 
 def _refuse_other_tokens(a: Compared, b: Compared) -> None:

@@ -367,6 +367,11 @@ class RunFolder:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
         write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether its vectors are kept; a run that was stopped before its first batch may lack them."""
+        return (self.path / "vectors.safetensors").is_file()
+
     def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, object]]:
         """The injected vectors and their description. Refused: they are of another run."""
         path = self.path / "vectors.safetensors"
