@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import dragoman
 from dragoman.core import Refusal
@@ -133,6 +135,25 @@ def test_another_crossing_is_another_run(ask: Ask, bare: None, world: World, tmp
     fit_crossing(sae, world.target, texts=world.root / "texts.txt", seed=5).save(tmp_path / "other")
     with pytest.raises(Refusal, match="it holds another run"):
         ask("7", tmp_path / "run", through=tmp_path / "other")
+
+
+def test_a_dictionary_that_has_changed_where_it_lies_lets_no_run_grow(bare: None, world: World, tmp_path: Path) -> None:
+    folder, out = tmp_path / "sae", tmp_path / "run"
+    shutil.copytree(world.sae, folder)
+    how: dict[str, Any] = {"by": world.av, "map": "post", "route": "map", "max_new_tokens": 4, "out": out}
+    how["texts"] = str(world.root / "texts.txt")
+
+    def asked(features: str) -> Run:
+        return dragoman.explain(dragoman.open_dictionary(str(folder), site=world.source), features=features, **how)
+
+    asked("0,3")
+    assert {row["feature"] for row in asked("0,3,5").folder.rows()} == {"0", "3", "5"}
+    before = lines(out)
+    arrays = load_file(folder / "sae_weights.safetensors")
+    save_file(arrays | {"W_dec": arrays["W_dec"][::-1].copy()}, folder / "sae_weights.safetensors")
+    with pytest.raises(Refusal, match="feature 0 of its dictionary has another row now than when the run was made"):
+        asked("0,3,7")
+    assert lines(out) == before
 
 
 def test_a_manifest_whose_parts_are_odd_is_refused(ask: Ask, bare: None, tmp_path: Path) -> None:

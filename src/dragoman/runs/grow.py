@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import Features
-from dragoman.records import TokenWindow
+from dragoman.records import SOURCE_ROWS, TokenWindow
 from dragoman.store import RunFolder, digest, plain, read_arrays, write_json
 from dragoman.store.firing import read_tokens, write_tokens
 from dragoman.store.runs import PLAN, ROWS_PLAN, SCORES
@@ -31,6 +31,10 @@ PARTS = "parts"
 # What of the settings decides rows, whatever the rest says; a reading that nobody names is both.
 _SETTINGS = ("reading", "route", "washout", "samples", "temperature", "max_new_tokens", "batch_size", "seed")
 _INSTEAD = "name a new folder, or ask for the same run to go on with it"
+_LOOKED_AT, _SAME = (
+    8,
+    1e-5,
+)  # rows that are read again, and how far unit rows may differ by the precision they are read in
 _VECTORS = "vectors.safetensors"
 
 
@@ -56,7 +60,7 @@ def left_of(out: Path, chosen: Features) -> Features:
     """What is to be said: the features that the run there lacks; where it lacks none, those of its last part.
 
     Raises:
-        Refusal: some are lacking, and the run there is not finished.
+        Refusal: some are lacking, and the run there is not finished, or the dictionary holds other rows now.
     """
     if not RunFolder.written(out):
         return chosen
@@ -65,6 +69,7 @@ def left_of(out: Path, chosen: Features) -> Features:
     known = {name for part in parts for name in part.features}
     if new := [name for name in asked if name not in known]:
         _refuse_unfinished(found)
+        _refuse_changed(found, chosen)
     wanted = tuple(new) or parts[-1].features
     if wanted == asked:
         return chosen
@@ -81,6 +86,20 @@ def _refuse_unfinished(run: RunFolder) -> None:
             f"the run there is not finished ({there} of {all_of_it} rows)",
             "run its own command again first, or name a new folder",
         )
+
+
+def _refuse_changed(run: RunFolder, chosen: Features) -> None:
+    """Refuse a dictionary that holds other rows by now: a folder may change where it lies, and keeps its name."""
+    kept = run.vectors()[0].get(SOURCE_ROWS) if run.has_vectors else None
+    if kept is None:
+        return
+    names = [str(name) for name in run.manifest["features"]]
+    some = names[:_LOOKED_AT]
+    now = chosen.dictionary.features(some).directions
+    for name, row in zip(now.ids, now.unit, strict=True):
+        if not np.allclose(kept[names.index(name)], row, rtol=0, atol=_SAME):
+            why = f"feature {shown(name)} of its dictionary has another row now than when the run was made"
+            raise Refusal(f"more features for {run.path}", why, "name a new folder")
 
 
 def begun(out: Path, manifest: Mapping[str, Any], *, grows: bool) -> tuple[RunFolder, int]:
