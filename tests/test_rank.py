@@ -137,8 +137,9 @@ def test_screen_json_and_page(
     made = json.loads(command(monkeypatch, capsys, "rank", "a", str(hostile.path), "--json").out)
     assert made.pop("schema") == "dragoman.ranking/1"
     assert Ranking.read(json.dumps(made), "it").tests == rank_runs([three[0], hostile]).tests
-    wrong = command(monkeypatch, capsys, "rank", "a", "b", "--features", "1")
-    assert wrong.code == 1 and "--features of finished runs" in wrong.err
+    for option, value in {"--features": "1", "--max-new-tokens": "5", "--out": "o", "--dtype": "bfloat16"}.items():
+        wrong = command(monkeypatch, capsys, "rank", "a", "b", option, value)
+        assert wrong.code == 1 and f"{option} of finished runs" in wrong.err, option
     assert write_ranking(rank_runs(three), tmp_path / "other.html").is_file()
 
 

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from dragoman.store import RunFolder
 
 
+# What says how runs are made, and nothing of runs that are there.
+_OF_MAKING = ("features", "source", "labels", "reading", "texts", "max_new_tokens", "out", "dtype", "device")
+
+
 def rank(
+    context: typer.Context,
     runs: Annotated[
         list[str],
         typer.Argument(
@@ -108,9 +113,9 @@ def rank(
         how |= {"dtype": dtype, "device": device}
         folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how)
     else:
-        given = {"--features": features, "--source": source, "--labels": labels, "--reading": reading, "--texts": texts}
-        if said := next((name for name, value in given.items() if value is not None), None):
-            raise Refusal(f"{said} of finished runs", "it says how runs are made", "leave it out, or name --by")
+        if said := next((name for name in _OF_MAKING if _typed(context, name)), None):
+            option = f"--{said.replace('_', '-')}"
+            raise Refusal(f"{option} of finished runs", "it says how runs are made", "leave it out, or name --by")
         folders = [RunFolder.open(folder_path(one)) for one in runs]
     found = rank_runs(folders, conditions=condition or (), seed=seed)
     written = None if page is None else write_ranking(found, page)
@@ -120,6 +125,12 @@ def rank(
     show_ranking(found)
     if written is not None:
         put(f"page: {written}")
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given in so many words."""
+    where = context.get_parameter_source(name)
+    return where is not None and where.name == "COMMANDLINE"
 
 
 def _explained(

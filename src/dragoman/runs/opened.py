@@ -32,13 +32,14 @@ from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.scoring import add_claims, add_confidence, confidence_set
 from dragoman.scoring.judged_run import CachedEmbedder
+from dragoman.store import write_arrays
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 if TYPE_CHECKING:
     from dragoman.embed import Embedder
     from dragoman.models.harvest import Reader
 
-VECTORS = "vectors.npy"
+VECTORS = "vectors.safetensors"
 LOOKED_AT = 8  # features by which a crossing of another dictionary is told before models are opened
 KEPT = 20_000  # texts whose places are kept between two pieces of work
 
@@ -178,7 +179,7 @@ class Opened:
         if self.alone is None:
             raise Refusal("vectors", f"{self.crossing.name} has no map, which is what carries them", "ask for features")
         path = out.parent / f"{out.name}-{VECTORS}"
-        np.save(path, np.asarray(rows, dtype=np.float32))
+        write_arrays(path, {"vectors": np.asarray(rows, dtype=np.float32)})
         what = open_dictionary(path, site=self.source, orientation="rows", d_model=self.width)
         return self._written(what.features(list(range(len(rows)))), self.alone, out, options)
 
