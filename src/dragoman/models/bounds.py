@@ -10,6 +10,7 @@ stopped from here: it is tried in a process of its own first (`tokenizer_child`)
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,7 @@ _TEXTS = (
 )
 
 _tried: set[str] = set()  # digests of those that held
+_sizes: dict[tuple[str, str], int] = {}  # numbers of models that were built, by class and content of config.json
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -121,13 +123,21 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if told.is_encoder_decoder:
             _refuse_encoder(path, told.model_type)
-        with torch.device("meta"):
-            net: Any = auto.from_config(told, trust_remote_code=False)
-        asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
+        asked = _numbers(auto, told, config)
     held = sum(math.prod(shape) for shape in shapes.values())
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
         why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
         raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
+
+
+def _numbers(auto: Any, told: Any, config: Mapping[str, Any]) -> int:
+    """How many numbers the model of a configuration has; a file's content is built once a process."""
+    key = auto.__name__, json.dumps(config)
+    if key not in _sizes:
+        with torch.device("meta"):
+            net: Any = auto.from_config(told, trust_remote_code=False)
+        _sizes[key] = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
+    return _sizes[key]
 
 
 def _refuse_encoder(path: Path, kind: object) -> None:
