@@ -351,9 +351,10 @@ def _own(crossing: Crossing) -> Background:
 def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
     """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
 
-    ``dead``: of those set aside because they have no direction, where any are, how many.
+    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``dead``: of those set aside
+    because they have no direction, where any are, how many.
     """
-    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref)
+    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref, files=dictionary.fingerprint())
     if isinstance(where, Path):
         entry |= {"digest": digest(where)}
     else:
