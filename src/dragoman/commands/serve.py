@@ -6,7 +6,6 @@ is taken, and a server where the libraries for it are not installed.
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -35,10 +34,10 @@ from dragoman.commands.words import (
     named,
     settings_from,
 )
-from dragoman.core import Refusal, Site
+from dragoman.core import Site
+from dragoman.store.libraries import refuse_absent
 
 _SERVER = ("fastapi", "uvicorn", "prometheus_client")
-INSTALL = "pip install 'dragoman[serve]'"
 BOUNDS = "Bounds of requests"
 
 
@@ -121,10 +120,7 @@ def serve(
     """
     from dragoman.runs.options import Options
 
-    absent = [name for name in _SERVER if importlib.util.find_spec(name) is None]
-    if absent:
-        why = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-        raise Refusal("the service", why, f"run: {INSTALL}")
+    refuse_absent("the service", *_SERVER, extra="serve")
     if sae is None and source is None:
         raise typer.BadParameter("Name an SAE, or a site with --source.", param_hint="'SAE'")
     kind: Any = map_kind  # words that are none are refused by Options
