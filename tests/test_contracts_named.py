@@ -62,7 +62,7 @@ def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def test_every_file_of_the_package_is_one_contract_of_that_name() -> None:
-    files = {path.stem for path in SOURCE.glob("*.py")} - {"__init__", "base"}
+    files = {path.stem.replace("_", "-") for path in SOURCE.glob("*.py")} - {"__init__", "base"}
     assert set(contract_names()) == files >= {"kitft", "karvonen"}
     for name in contract_names():
         found = contract_class(name)
