@@ -211,6 +211,11 @@ class Verbalizer:
         return self.contract.reads_length
 
     @property
+    def trained_on_rows(self) -> bool:
+        """Whether it was trained on bare dictionary rows."""
+        return self.contract.trained_on_rows
+
+    @property
     def together(self) -> int:
         """How many rows a call had best be given, where there are so many."""
         return TOGETHER["loop" if self._engine is None else "captured"]

@@ -125,6 +125,7 @@ class RunBuilder:
             "plan_digest": plan.digest(verbalizers),
             **more,
         }
+        self._tell_washed(verbalizers, talk)
         run, after = begun(out, manifest, grows=grows)
         done = execute(plan, run, verbalizers, talk.bar, after=after)
         if done.reused:
@@ -134,6 +135,13 @@ class RunBuilder:
         if vectors is not None:
             run.write_vectors(vectors)
         return run
+
+    def _tell_washed(self, verbalizers: Mapping[str, AnyVerbalizer], talk: Talk) -> None:
+        """Say where vectors are washed for a verbalizer that was trained on bare rows."""
+        washed = {one["verbalizer"] for one in self.entries if one["washout"] != "none"}
+        for key in sorted(washed):
+            if getattr(verbalizers[key], "trained_on_rows", False):
+                talk.say(f"{verbalizers[key].name} was trained on bare rows, and these are washed: pass --washout none")
 
     def _as_read(self, condition: Condition, verbalizer: AnyVerbalizer) -> Condition:
         """With vectors at the lengths their rows have, where the verbalizer reads lengths: washing turns rows alone."""

@@ -139,6 +139,8 @@ class Contract(ABC):
     scaled: ClassVar[bool] = True
     # Why the plain loop alone can feed it; empty where the captured engine can too.
     loop_only: ClassVar[str] = ""
+    # Whether it was trained on bare dictionary rows, so that washing takes a vector off what it knows.
+    trained_on_rows: ClassVar[bool] = False
     # Texts that end an answer, beside the closing tag and the model's own end of a text.
     closing: ClassVar[tuple[str, ...]] = ()
 
@@ -297,6 +299,15 @@ def other_kind(stated: Mapping[str, Any]) -> str:
     if stated.get("kind") in (None, "nla_model", "nla_dataset"):
         return ""
     return f"its sidecar is of kind '{shown(stated['kind'])}'"
+
+
+def scale_stated(stated: Mapping[str, Any]) -> str:
+    """Why a sidecar is of a contract that fixes a norm, or says its injection mode; empty where it says neither."""
+    for part, key in (("extraction", "injection_scale"), ("training", "injection_mode")):
+        value = section(stated, part).get(key)
+        if value is not None:
+            return f"its sidecar states {part}.{key} {shown(value)}, and this contract has none"
+    return ""
 
 
 def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:

@@ -15,13 +15,23 @@ read in a public copy of their repository.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Sampling, beside, replaced
+from dragoman.models.contracts.base import (
+    CheckpointRequest,
+    Contract,
+    Feed,
+    Sampling,
+    beside,
+    other_kind,
+    replaced,
+    scale_stated,
+)
 from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt, Wording, build_prompt, encoded, refuse_torn
@@ -52,6 +62,12 @@ class Continuous(Contract):
     settings = {"model": (str,), "norm": (int, float, str), "wording": (int,), "template": (str,), "marker": (str,)}
     closing = (" [END]", "\n", ">>>.")
     scaled = False
+    trained_on_rows = True
+
+    @classmethod
+    def contradiction(cls, stated: Mapping[str, Any]) -> str:
+        """A stated scale or mode belongs to another way of feeding."""
+        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """All is given, but for the width."""

@@ -32,7 +32,9 @@ from dragoman.models.contracts.base import (
     Sampling,
     at_norm,
     beside,
+    other_kind,
     replaced,
+    scale_stated,
     section,
 )
 from dragoman.models.resolve import folder_of
@@ -76,11 +78,17 @@ class Selfie(Contract):
     settings = {"adapter": (str,), "prompt": (str,), "template": (str,), "marker": (str,), "model": (str,)}
     common = {"block": (int,)}
     scaled = False
+    trained_on_rows = True
 
     def __init__(self, request: CheckpointRequest) -> None:
         """Read the adapter; the weights are those of the model it was trained on."""
         super().__init__(request)
         self.weights = folder_of(self._base)
+
+    @classmethod
+    def contradiction(cls, stated: Mapping[str, Any]) -> str:
+        """A stated scale or mode belongs to another way of feeding."""
+        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """The adapter, its header, and what neither says."""

@@ -13,13 +13,24 @@ Source: Meng et al. 2026 (arXiv 2608.13538), SAEVerbalizer: their script of infe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed, Hook, Sampling, at_norm, beside
+from dragoman.models.contracts.base import (
+    CheckpointRequest,
+    Contract,
+    Feed,
+    Hook,
+    Sampling,
+    at_norm,
+    beside,
+    other_kind,
+    scale_stated,
+)
 from dragoman.models.contracts.karvonen import refuse_block
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt, Wording, refuse_damaged, render
@@ -46,6 +57,12 @@ class SpanAdd(Contract):
     common = {"block": (int,), "date": (str,)}
     loop_only = "its vector is added at the last position of the prompt, which the captured engine reads by its step"
     scaled = False
+    trained_on_rows = True
+
+    @classmethod
+    def contradiction(cls, stated: Mapping[str, Any]) -> str:
+        """A stated scale or mode belongs to another way of feeding."""
+        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """All is given, but for the width."""
