@@ -14,6 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from ar_checkpoints import base_of
+from asking import explain
 from dragoman.core import Directions, Explanation, Refusal, Site, Talk
 from dragoman.models.contracts import contract_class
 from dragoman.models.contracts.continuous import WORDINGS
@@ -25,10 +27,12 @@ from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
 from dragoman.verbalizers.registry import checkpoints, find
 from reserved_tokens import reserving, save_tokenizer
+from small_world import build
 from tiny_checkpoints import WIDTH, save_checkpoint
 from verbalizer_doubles import ScriptedVerbalizer, prompt_embeddings
 
 D = WIDTH["qwen2"]
+ROW_TOKENS = tuple(f"<|reserved_special_token_{n}|>" for n in (10, 11, 12))
 SOFT, PAD = "<|reserved_special_token_0|>", "<|fim_pad|>"
 VECTORS = np.random.default_rng(3).normal(size=(2, D)).astype(np.float32)
 NAMED = {"adapter": "b.safetensors", "block": 1, "prompt": "qwen-2.5"}
@@ -37,8 +41,7 @@ NAMED = {"adapter": "b.safetensors", "block": 1, "prompt": "qwen-2.5"}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_checkpoint(tmp_path_factory.mktemp("rows") / "base", "qwen2")
-    words = (SOFT, PAD, *(f"<|reserved_special_token_{n}|>" for n in (10, 11, 12)))
-    return save_tokenizer(folder, reserving("qwen2", *words))
+    return save_tokenizer(folder, reserving("qwen2", SOFT, PAD, *ROW_TOKENS))
 
 
 def parts(kind: str = "scalar_affine", rank: int = 2) -> dict[str, torch.Tensor]:
@@ -362,3 +365,24 @@ def test_it_is_said_when_rows_are_washed_for_a_verbalizer_of_bare_ones(tmp_path:
     builder.add("washed", directions, route="as-is", washout="on-shell", vectors=directions.unit)
     builder.write(tmp_path / "run", {"by": Rows(site, D, str)}, Options(), Talk(say=told.append), {})
     assert told == ["scripted was trained on bare rows, and these are washed: pass --washout none"]
+
+
+# --- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_rows_at_the_length_that_their_dictionary_gives_them(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    at = tmp_path / "explainer"
+    save_tokenizer(save_checkpoint(at, "llama", model=base_of("llama")), reserving("llama", *ROW_TOKENS))
+    tensors = load_file(tmp_path / "sae" / "sae_weights.safetensors")
+    lengths = torch.linspace(0.5, 4, len(tensors["W_dec"]))
+    save_file(tensors | {"W_dec": tensors["W_dec"] * lengths[:, None]}, tmp_path / "sae" / "sae_weights.safetensors")
+    settings = {"model": world.source.model, "block": world.source.block, "norm": "row"}
+    how: dict[str, Any] = {"contract": "continuous", "settings": settings, "washout": "none", "by": str(at)}
+    run = explain(world.request(**how), tmp_path / "run")
+    (condition,) = run.manifest["conditions"]
+    kept = run.vectors()[0][condition["name"]]
+    want = world.rows[[0, 3, 7, 11]] * lengths[[0, 3, 7, 11], None].numpy()
+    np.testing.assert_allclose(kept, want, rtol=1e-5)
+    said = Verbalizer(at, contract="continuous", settings=settings).verbalize(want, max_new_tokens=6)
+    assert [row["text"] for row in run.rows()] == [e.text for e in said]
