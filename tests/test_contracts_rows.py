@@ -129,6 +129,7 @@ TENSORS = {
     "it holds U, V, bias, log_scale, and a scalar_affine projection is": parts("scalar_affine_plus_low_rank"),
     r"its tensor bias has shape \(47,\), not \(48,\)": parts() | {"bias": torch.zeros(D - 1)},
     r"its tensor log_scale has shape \(2,\), not \(1,\)": parts() | {"log_scale": torch.zeros(2)},
+    r"its tensor log_scale has shape \(\), not \(1,\)": parts() | {"log_scale": torch.tensor(0.5)},
     "its tensor bias holds NaN": parts() | {"bias": torch.full((D,), torch.nan)},
     "its scale is beyond float32": parts() | {"log_scale": torch.tensor([99.0])},
 }
@@ -143,6 +144,7 @@ def test_tensors_that_are_not_the_projections_are_refused(tmp_path: Path, base: 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"projection": {"type": ["mlp"]}}, "its projection is"),
         ({"projection": {"type": "mlp"}}, "its projection is 'mlp'; known are scale_only"),
         ({"projection": {"normalize_input": False}}, "trained on vectors at a length of their own"),
         ({"kind": "low_rank_only", "projection": {"low_rank_rank": 3}}, "its header says rank 3, its tensors 2"),

@@ -233,12 +233,12 @@ def _read_map(request: CheckpointRequest, path: Path) -> _Map:
     header = _header(file, what)
     projection = section(header, "projection")
     kind = projection.get("type")
-    if kind not in TENSORS:
+    if not isinstance(kind, str) or kind not in TENSORS:
         raise Refusal(what, f"its projection is '{shown(kind)}'", f"known are {', '.join(TENSORS)}")
     if projection.get("normalize_input") is not True:
         why = "it was trained on vectors at a length of their own (normalize_input is not true)"
         raise Refusal(what, why, "use an adapter that takes directions")
-    wanted = TENSORS[str(kind)]
+    wanted = TENSORS[kind]
     if set(file.names) != set(wanted):
         why = f"it holds {listed(file.names) or 'nothing'}, and a {kind} projection is {', '.join(wanted)}"
         raise Refusal(what, why, "get the published file again")
@@ -281,7 +281,7 @@ def _sizes(
     file: ArraysFile, projection: Mapping[str, Any], header: Mapping[str, Any], what: str
 ) -> tuple[int, int | None]:
     """Width and rank, by header and tensors; refuse a file that tells neither."""
-    rank = file.shapes["U"][-1] if "U" in file.shapes else None
+    rank = next(iter(file.shapes.get("U", ())[1:]), None)
     stated = projection.get("low_rank_rank")
     if rank is not None and stated is not None and str(stated) != str(rank):
         raise Refusal(what, f"its header says rank {shown(stated)}, its tensors {rank}", "get the published file again")
