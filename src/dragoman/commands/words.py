@@ -104,8 +104,8 @@ ContractName = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=VERBALIZER,
-        help="How the verbalizer is fed: kitft, karvonen, oracle or universal; needed where neither its own "
-        "files nor dragoman's registry say.",
+        help="How the verbalizer is fed: kitft, karvonen, oracle, universal, selfie, continuous or span-add; needed "
+        "where neither its own files nor dragoman's registry say.",
     ),
 ]
 Settings = Annotated[
