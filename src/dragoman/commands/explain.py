@@ -31,6 +31,7 @@ from dragoman.commands.words import (
     Labels,
     Lying,
     MapKind,
+    MaxTexts,
     Out,
     PromptFile,
     PromptTexts,
@@ -40,6 +41,7 @@ from dragoman.commands.words import (
     Seed,
     Settings,
     Source,
+    TextColumn,
     Texts,
     TopK,
     Width,
@@ -117,6 +119,8 @@ def explain(
         ),
     ] = "on-shell",
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     by: Annotated[
         str,
         typer.Option(
@@ -215,7 +219,7 @@ def explain(
     kind: Any = map_kind  # a word that is none is refused by Options
     # Words are refused before the dictionary is opened, which may be far away.
     asked, stated = features_from(features), Site.parse(source) if source is not None else None
-    fed, read = settings_from(setting or []), BothTexts.of(texts)
+    fed = settings_from(setting or [])
     options = Options(map="aligned" if kind is None else kind, **how)
     check_device(device)
     check_engine(engine)
@@ -235,6 +239,7 @@ def explain(
     if graph is not None and asked is not None:
         raise Refusal("--graph beside --features", "both say which features", "use one of the two")
     crossing = None if through is None else Crossing.load(through)
+    read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
         read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
         read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}

@@ -93,7 +93,8 @@ def explain(
         route: one condition by this route in their place, see ``Crossing.carry``.
         map: what kind of crossing is fitted, see ``fit_crossing``.
         washout: how much of the target's background is mixed in, see ``dragoman.washout.wash``.
-        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        texts: that both models read: a file, a folder, a data set of the hub, texts, or None for those that come with
+            the embedded pair; see ``runs.texts.Texts.read``.
         samples: explanations per feature, of several the first greedy.
         temperature: what the others are drawn at; see ``Options``.
         max_new_tokens: of one explanation.
@@ -130,6 +131,7 @@ def explain(
     check_device(device)
     check_engine(engine)
     read = Texts.of(texts)
+    read.tell(talk)
     if confidence is not None:
         _refuse_unread(confidence)
     chosen, later = (what, None) if isinstance(what, Activations) else _chosen(what, features, options, fitted)
@@ -148,7 +150,7 @@ def explain(
     how: dict[str, Any] = {"dtype": dtype, "device": device}
     by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-    how["texts"] = read.path
+    how |= read.told
     if isinstance(chosen, Activations):
         return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
     crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
@@ -257,7 +259,9 @@ def _refuse_early(
     check_place(source, chosen.directions.d_model)
     check_place(target, what="what the verbalizer reads")
     if fitted is None:
-        texts.refuse_few(source, target, map=options.map, route=options.serving, native=native)
+        counted = dictionary.direct_folder(target) is not None
+        how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": native, "counted": counted}
+        texts.refuse_few(source, target, **how)
     _ = dictionary.truth  # read when it is asked for
     if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
         ConfidenceSet.load(calibrated)
