@@ -34,6 +34,7 @@ _VERSIONS = {
     "row": 1,
     "scores": 1,
     "crossing": 1,
+    "forecast": 1,
     "checkpoint": 1,
     "recommendation": 1,
     "findings": 1,
@@ -227,8 +228,9 @@ class Steps:
         at = names.index(name)
         before, rest = sum(list(self._usual.values())[:at]), sum(list(self._usual.values())[at:])
         pace = (self._clock() - self._start) / before if before else 1.0
-        return f"step {at + 1} of {len(names)}: {name} (about {_minutes(rest * pace)} left)"
+        return f"step {at + 1} of {len(names)}: {name} (about {duration(rest * pace)} left)"
 
 
-def _minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, or minutes where there are many."""
     return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
