@@ -97,7 +97,7 @@ def errors(forecast: dict[str, Any], found: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Every case, or those that are named."""
     names = sys.argv[1:] or list(CASES)
-    told = read_json(RESULTS) if RESULTS.exists() else {"cases": {}}
+    told: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"cases": {}}
     told["machine"] = this_machine("cpu", "float32")[1]
     with tempfile.TemporaryDirectory() as scratch:
         texts = Path(scratch) / "texts.jsonl"

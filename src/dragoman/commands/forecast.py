@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dragoman.commands.printing import duration, put
+from dragoman.commands.printing import put
+from dragoman.runs.progress import duration
 
 if TYPE_CHECKING:
     from dragoman.runs.forecast import Forecast

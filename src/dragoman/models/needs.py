@@ -15,8 +15,7 @@ from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.models.bounds import read_config
-from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, shapes_in, weight_files
+from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, read_config, shapes_in, weight_files
 from dragoman.models.resolve import cached, converted_at, how_fed, hub_place
 from dragoman.models.sizes import sizes_of
 from dragoman.store import refusing
@@ -71,7 +70,7 @@ def model_needs(ref: str, pair: Mapping[str, Mapping[str, int]]) -> ModelNeeds:
     """
     if ref in tiny.MODELS:
         model = tiny.MODELS[ref]
-        folder, told = converted_at(model), dict(pair.get(ref, {}))
+        folder, told = converted_at(model), dict[str, Any](pair.get(ref, {}))
         if folder.is_dir():
             return _of_folder(ref, folder)
         model_parts(model)

@@ -37,7 +37,7 @@ _TOGETHER = 0.02  # of all pairs of features, how many ever do
 _CELLS = 2**24  # activations encoded at a time
 _LOGITS = 3  # copies of one step's logits: as they come, in float32, their logarithms
 _PROMPT = 150  # tokens of a verbalizer's prompt, about
-_WATCHED = 4096  # features of a dictionary too large to count whole, besides those asked for
+_RIVALS, _OTHERS = 50, 2000  # watched besides each feature of a dictionary too large to count whole; besides all
 
 
 class ModelForecast(Record):
@@ -163,7 +163,7 @@ def _sums(sizes: Sizes) -> int:
     moments = _DOUBLE * (p * p + p * q + q * q) * (FOLDS + 1) + FOLDS * _WAITING * _SINGLE * (p + q)
     if not sizes.aligned:
         return moments
-    watched = sizes.d_sae if sizes.d_sae <= WHOLE else min(sizes.d_sae, _WATCHED + sizes.features)
+    watched = sizes.d_sae if sizes.d_sae <= WHOLE else min(sizes.d_sae, _OTHERS + sizes.features * (1 + _RIVALS))
     firing = _DOUBLE * watched * (p + q) + FOLDS * _CALIBRATED * _DOUBLE * q
     gram = _GRAM * watched**2 * _TOGETHER if watched <= WHOLE else 0
     encoder = 3 * _SINGLE * sizes.d_sae * p  # both of its matrices, and the rows as directions
