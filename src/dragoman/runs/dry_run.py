@@ -72,9 +72,10 @@ def dry_run(
         texts.refuse_few(source, target, counted=beside is not None, **how)
     table = through.direct if through is not None else None if beside is None else DirectTable.load(beside / TABLE)
     conditions = _conditions(dictionary, options, table, ids, count, alike=alike, fitted=through)
+    known = "fires" not in conditions or (table is not None and ids is not None)
     if second is not None:
         conditions = {"native": count, **conditions}
-    given = [] if through is not None else texts.sentences if alike or beside or options.map == "post" else texts.all
+    given = [] if through is not None else _given(texts, options, alike, beside is not None, second is not None)
     read = [] if not given else [model_needs(ref, pair) for ref in dict.fromkeys(map(_ref, (source, target)))]
     tokens, guessed = _tokens(read, given)
     models = _models(first, second, by, native, read, dtype)
@@ -115,7 +116,7 @@ def dry_run(
         models=models,
         read_tokens=tokens,
         decoded_tokens=sum(said.values()),
-        decoded_by="measured mean" if by_mean else "the most",
+        decoded_by="the most" if not by_mean else "measured mean" if known else "measured mean if all fire",
         fetched_bytes=None if None in fetched else sum(one or 0 for one in fetched) + _rows_bytes(dictionary, sizes),
         written_bytes=_written(sizes, conditions, options.samples) + sum(one.written for one in [*sizes.held, *read]),
         free_bytes=shutil.disk_usage(_there(out)).free,
@@ -126,6 +127,15 @@ def dry_run(
         machine=machine,
         unknown=tuple(dict.fromkeys(unknown)),
     )
+
+
+def _given(texts: Texts, options: Options, alike: bool, beside: bool, native: bool) -> list[str]:
+    """The texts that are read, as ``prepare`` has it. ``beside``: whether the direct route's table lies there."""
+    if not alike and options.map == "aligned" and options.serving != "as-is":
+        return texts.sentences if beside else texts.all
+    if not alike and options.serving == "direct" and not native:
+        return [] if beside else texts.openings
+    return texts.all if options.serving == "blend" and not alike and not beside else texts.sentences
 
 
 def _ref(site: Site) -> str:

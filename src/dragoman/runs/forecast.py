@@ -54,8 +54,9 @@ class Forecast(Record):
     """What a run will take; None where something is not known, which ``unknown`` says.
 
     ``features``, ``texts``: how many. ``conditions``: features by condition, at most. ``read_tokens``: by model.
-    ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, or the most there can
-    be. ``fetched_bytes``: from the hub. ``written_bytes``: on the disk, of ``free_bytes`` there. ``host_bytes``,
+    ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, by that if all features
+    fire often enough to have the reading "fires", which reading alone tells, or the most there can be.
+    ``fetched_bytes``: from the hub. ``written_bytes``: on the disk, of ``free_bytes`` there. ``host_bytes``,
     ``gpu_bytes``: memory at the peak, in the step ``peak_step``. ``seconds``: from constants of ``machine``.
     """
 
@@ -70,7 +71,7 @@ class Forecast(Record):
     models: tuple[ModelForecast, ...]
     read_tokens: dict[str, int]
     decoded_tokens: int
-    decoded_by: Literal["measured mean", "the most"]
+    decoded_by: Literal["measured mean", "measured mean if all fire", "the most"]
     fetched_bytes: int | None
     written_bytes: int
     free_bytes: int
