@@ -3,8 +3,8 @@
 Each case is forecast, then done in a process of its own with an empty cache but for the converted models, whose most
 memory the system tells (``ru_maxrss``). Tokens read are those the run counted, tokens said those of its rows. Of texts
 of one's own nothing tells before they are read which features fire often enough to have that reading: there the tokens
-said are compared for the features that had it. Constants were taken from a run of the case "default". ``--again``: forecasts
-anew for what was measured before.
+said are compared for the features that had it. Constants were taken from a run of the case "default". ``--again``:
+forecasts anew for what was measured before.
 """
 
 from __future__ import annotations
