@@ -25,10 +25,12 @@ from dragoman.commands.words import (
     Dtype,
     Labels,
     MapKind,
+    MaxTexts,
     ReadingOf,
     ResidPre,
     Settings,
     Source,
+    TextColumn,
     Texts,
     folder_path,
     named,
@@ -86,6 +88,8 @@ def serve(
     map_kind: MapKind = None,
     washout: Annotated[str, typer.Option(metavar="SHARE", rich_help_panel=CROSSES, help="As of explain.")] = "on-shell",
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     confidence: ConfidenceFile = None,
     port: Annotated[
         int,
@@ -129,10 +133,12 @@ def serve(
     stated, fed = Site.parse(source) if source is not None else None, settings_from(setting or [])
     from dragoman.dictionaries import open_dictionary
     from dragoman.runs.opened import Opened
+    from dragoman.runs.texts import Texts as BothTexts
     from dragoman.serving.app import serve as answer
     from dragoman.serving.asked import Bounds
     from dragoman.view.here import HOST, bound
 
+    read = BothTexts.read(texts, column=text_column, most=max_texts)
     bounds = Bounds(vectors=most_vectors, tokens=most_tokens, waiting=waiting, seconds=seconds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with all that has to be let go
     with bound(port) as listening:
@@ -147,7 +153,7 @@ def serve(
                 contract=contract,
                 settings=fed,
                 base=base,
-                texts=texts,
+                texts=None if texts is None else read,
                 options=options,
                 prompts=prompts,
                 confidence=confidence,

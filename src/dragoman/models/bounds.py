@@ -27,7 +27,7 @@ from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
 from dragoman.models.folder import CONFIG
-from dragoman.store import file_sha256, read_json
+from dragoman.store import file_sha256
 from dragoman.store.boundary import AGAIN, Limits, ask, opening
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH
@@ -53,17 +53,6 @@ _TEXTS = (
 
 _tried: set[str] = set()  # digests of those that held
 _sizes: dict[tuple[str, str], int] = {}  # numbers of models that were built, by class and content of config.json
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """A folder's config.json; refuse one that is missing or is no object."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise Refusal(f"{folder}", f"it holds no {CONFIG}", "download all of the checkpoint's files")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise Refusal(f"{path}", "it is not a JSON object", AGAIN)
-    return config
 
 
 def quantised(config: Mapping[str, Any]) -> bool:

@@ -127,6 +127,7 @@ class RunBuilder:
         }
         self._tell_washed(verbalizers, talk)
         run, after = begun(out, manifest, grows=grows)
+        talk.kept(run.path)
         done = execute(plan, run, verbalizers, talk.bar, after=after)
         if done.reused:
             talk.say(f"kept {done.reused} rows that were there, made {done.made}")
