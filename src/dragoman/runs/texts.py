@@ -80,6 +80,8 @@ class Texts:
             most = MOST if most is None else most
             texts, ref = dataset_texts(DatasetRef.parse(where), column, most)
             return cls(own=tuple(texts), path=str(ref), column=ref.column, most=most)
+        if isinstance(where, str) and not where.strip():
+            raise Refusal(f"texts '{where}'", "it names nothing", WAYS)
         texts = read_texts(Path(where), COLUMN if column is None else column, most)
         return cls(own=tuple(texts), path=str(where), column=column, most=most)
 

@@ -196,7 +196,7 @@ def _read(there: DatasetFiles, column: str, most: int) -> list[str]:
         with closing(RemoteStream(RemoteFile(url, headers=build_hf_headers(), name=name))) as raw:
             # Parquet asks for what it needs; lines come in pieces.
             file = cast(IO[bytes], raw if kind_of(path) == ".parquet" else BufferedReader(raw, _PIECE))
-            packed = size if path.endswith(".gz") else None
+            packed = size if path.lower().endswith(".gz") else None
             with closing(texts_in(file, name, column, packed)) as found:
                 texts += islice(found, most - len(texts))
         if len(texts) >= most:
