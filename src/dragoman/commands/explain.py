@@ -5,6 +5,7 @@ In: words of the command line. Out: a run folder, rows on stdout. Refuses what `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,6 +210,8 @@ def explain(
     from dragoman.dictionaries import open_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
+    from dragoman.models.asked import check_engine
+    from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
 
@@ -230,17 +233,21 @@ def explain(
     if dry:
         if prompt or prompts is not None:
             raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
+        _prompts(None, None, at)
+        check_engine(engine)
+        _refuse_words_of_features(graph, asked, confidence)
+        crossing = opened_crossing(through, texts, kind)
         taken = {"key": key, "orientation": orientation, "d_model": d_model, "k": k, "site": stated}
         forecast = _forecast(
             sae,
-            taken,
+            taken | {"labels": labels, "resid_pre": resid_pre},
             graph,
             by=by,
             native=native,
             fed={"contract": contract, "settings": fed, "base": base},
             features=asked,
-            through=None if through is None else Crossing.load(through),
-            options=options,
+            through=crossing,
+            options=replace(options, map=crossing.recipe) if crossing is not None else options,
             texts=BothTexts.read(texts, column=text_column, most=max_texts),
             dtype=dtype,
             device=device,
@@ -249,17 +256,13 @@ def explain(
         put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)
         return
     # What computes is loaded where something is computed.
-    from dragoman.models.engines import check_engine
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.prompted import refuse_of_features
-    from dragoman.scoring import confidence_set
 
     check_device(device)
     check_engine(engine)
-    if confidence is not None:
-        confidence_set(confidence)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
         named = {
@@ -271,8 +274,7 @@ def explain(
         }
         refuse_of_features(options, **named)
     _refuse_nothing(sae, prompted, stated)
-    if graph is not None and asked is not None:
-        raise Refusal("--graph beside --features", "both say which features", "use one of the two")
+    _refuse_words_of_features(graph, asked, confidence)
     crossing = None if through is None else Crossing.load(through)
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
@@ -337,6 +339,16 @@ def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> N
         raise typer.BadParameter("Name an SAE, or a text with --prompt.", param_hint="'SAE'")
     if sae is None and stated is None:
         raise Refusal("prompts", "nothing says which model reads them, and where", "say --source MODEL:BLOCK")
+
+
+def _refuse_words_of_features(graph: Path | None, asked: object, confidence: Path | None) -> None:
+    """Refuse features said twice, and a file of confidences that is none."""
+    from dragoman.confidence.model import ConfidenceSet
+
+    if graph is not None and asked is not None:
+        raise Refusal("--graph beside --features", "both say which features", "use one of the two")
+    if confidence is not None:
+        ConfidenceSet.load(Path(confidence))
 
 
 def _prompts(texts: list[str] | None, file: Path | None, at: str | None) -> list[str] | Path | None:
