@@ -25,8 +25,8 @@ from dragoman.models.harvest import OUTLIER, Reader, encoded_whole, reading, ref
 from dragoman.models.load import check_device, text_stack
 from dragoman.records import PromptToken
 from dragoman.store import read_jsonl, read_texts, refuse_halves
-from dragoman.store.textfiles import kind_of
 from dragoman.store.spans import shown
+from dragoman.store.textfiles import kind_of
 
 MOST_TOKENS = 4096  # of a prompt
 NAMED = 24  # tokens that a refusal names
