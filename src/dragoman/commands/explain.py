@@ -230,6 +230,8 @@ def explain(
     asked, stated = features_from(features), Site.parse(source) if source is not None else None
     fed = settings_from(setting or [])
     options = Options(map="aligned" if kind is None else kind, **how)
+    read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+    read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
     if dry:
         if prompt or prompts is not None:
             raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
@@ -237,10 +239,9 @@ def explain(
         check_engine(engine)
         _refuse_words_of_features(graph, asked, confidence)
         crossing = opened_crossing(through, texts, kind)
-        taken = {"key": key, "orientation": orientation, "d_model": d_model, "k": k, "site": stated}
         forecast = _forecast(
             sae,
-            taken | {"labels": labels, "resid_pre": resid_pre},
+            read_as,
             graph,
             by=by,
             native=native,
@@ -278,8 +279,6 @@ def explain(
     crossing = None if through is None else Crossing.load(through)
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
-        read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
-        read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
         opened = None if sae is None else open_dictionary(sae, **read_as)
         what: Any = opened
         chosen: Any = asked

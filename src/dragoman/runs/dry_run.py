@@ -147,7 +147,7 @@ def _refuse_early(
         refuse_other_site("dictionary directions", source, through.source)
         through.refuse_others(None, target)
     check_run(out)
-    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.told})
+    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
 def _given(texts: Texts, options: Options, alike: bool, beside: bool, native: bool) -> list[str]:
@@ -169,7 +169,7 @@ def _features(dictionary: Dictionary, asked: Asked | None) -> tuple[list[str] | 
     if asked is None:
         ids = [str(one) for one in dictionary.indices]
         return (ids, len(ids)) if ids else (None, dictionary.d_sae)
-    return asked.told(dictionary.d_sae, dictionary.name, dictionary.weights.names)
+    return asked.ids_and_count(dictionary.d_sae, dictionary.name, dictionary.weights.names)
 
 
 def _conditions(

@@ -159,7 +159,7 @@ def explain(
         how: dict[str, Any] = {"dtype": dtype, "device": device}
         by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-        how |= read.told
+        how |= read.settings
         if isinstance(chosen, Activations):
             return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
         crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
@@ -269,7 +269,7 @@ def _refuse_early(
         fitted.refuse_others(None, target)
     elif source != target and options.asks_firings:
         refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
-    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.told})
+    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
@@ -312,7 +312,7 @@ def written_run(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**options.told, "batch_size": together(options, verbalizers), **settings},
+            "settings": {**options.settings, "batch_size": together(options, verbalizers), **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},

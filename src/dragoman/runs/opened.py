@@ -202,7 +202,7 @@ class Opened:
 
     def _written(self, chosen: Features, crossing: Crossing, out: Path, options: Mapping[str, Any]) -> Run:
         asked, device = replace(self.options, **options), self.readings.device
-        how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.told}
+        how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.settings}
         folder = written_run(chosen, crossing, self.readings, self.by, None, asked, out, how)
         if self.embedder is not None:
             say = self.readings.talk.say

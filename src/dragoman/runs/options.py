@@ -74,7 +74,7 @@ class Options:
         return 1.0 if self.samples > 1 else 0.0
 
     @property
-    def told(self) -> dict[str, object]:
+    def settings(self) -> dict[str, object]:
         """As a manifest tells them; how many vectors are handed over together only where that was said."""
         told = {**asdict(self), "temperature": self.drawn_at}
         return told if self.batch_size else {name: one for name, one in told.items() if name != "batch_size"}

@@ -86,7 +86,7 @@ class Texts:
         return cls(own=tuple(texts), path=str(where), column=column, most=most)
 
     @property
-    def told(self) -> dict[str, object]:
+    def settings(self) -> dict[str, object]:
         """Where they are from, as a manifest tells it."""
         said = {"text_column": self.column, "max_texts": self.most}
         return {"texts": self.path, **{name: one for name, one in said.items() if one is not None}}
