@@ -144,7 +144,7 @@ def test_texts_tell_what_they_were_read_as(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", "body")
     read = Texts.read(path, column="body", most=3)
     assert read.own == tuple(KEPT[:3])
-    assert read.told == {"texts": str(path), "text_column": "body", "max_texts": 3}
+    assert read.settings == {"texts": str(path), "text_column": "body", "max_texts": 3}
     assert Texts.of(None).settings == {"texts": None}
     with pytest.raises(Refusal, match="a column of texts: no texts are named"):
         Texts.read(None, column="body")

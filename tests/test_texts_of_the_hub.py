@@ -196,7 +196,11 @@ def test_texts_of_a_data_set_are_both_models_texts(hub: Served) -> None:
     hub.commits[("org/data", "main")] = COMMIT
     made = Texts.read("hf:org/data", most=20)
     assert made.sentences == made.openings == [f"text {n}" for n in range(20)]
-    assert made.settings == {"texts": f"hf:org/data@{COMMIT}:default/train:text", "text_column": "text", "max_texts": 20}
+    assert made.settings == {
+        "texts": f"hf:org/data@{COMMIT}:default/train:text",
+        "text_column": "text",
+        "max_texts": 20,
+    }
     assert ENOUGH <= MOST
     few = Texts.read("hf:org/data", most=3)
     with pytest.raises(Refusal, match="hf:org/data@c.*: it holds 3 texts"):
