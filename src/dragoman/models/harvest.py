@@ -41,13 +41,13 @@ UNDEFINED = 0.01
 class TokenRows:
     """Activations of single tokens, in document order.
 
-    ``x``: (n, d_model) float32; ``document``: (n,) index of the text; ``end``: (n,) character offset at which the
-    token ends; ``position``: (n,) token position; ``dropped``: how many were left out, norm outliers and ``undefined``
-    ones, which are not finite. Left out besides: ``special`` tokens, which have no characters, and ``first`` positions,
-    which have some.
+    ``x``: (n, d_model) float32, in numpy, or in torch on the model's device where rows stay there; ``document``: (n,)
+    index of the text; ``end``: (n,) character offset at which the token ends; ``position``: (n,) token position;
+    ``dropped``: how many were left out, norm outliers and ``undefined`` ones, which are not finite. Left out besides:
+    ``special`` tokens, which have no characters, and ``first`` positions, which have some.
     """
 
-    x: Floats
+    x: Any
     document: NDArray[np.int64]
     end: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -113,17 +113,27 @@ class Reader:
         return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
 
     def rows(
-        self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
+        self,
+        texts: Sequence[str],
+        typical: float | None = None,
+        *,
+        batch_size: int = 32,
+        max_tokens: int = MAX_TOKENS,
+        stay: bool = False,
     ) -> TokenRows:
         """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
 
-        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
+        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts. ``stay``: whether
+        rows stay on the model's device, in torch.
         """
-        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical}
+        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical, "stay": stay}
         parts = list(token_rows(self, texts, **how))
         if len(parts) == 1:
             return parts[0]
-        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
+        joined: dict[str, Any] = {
+            k: np.concatenate([getattr(p, k) for p in parts]) for k in ("document", "end", "position")
+        }
+        joined["x"] = torch.cat([p.x for p in parts]) if stay else np.concatenate([p.x for p in parts])
         counts: dict[str, Any] = {
             k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
         }
@@ -178,6 +188,18 @@ def median_norm(x: Floats) -> float:
     return float(np.median(np.linalg.norm(x.astype(np.float64), axis=1))) if len(x) else np.inf
 
 
+def lengths(rows: Floats | torch.Tensor) -> Floats:
+    """Lengths (n,) of rows on either side, on the host."""
+    if isinstance(rows, torch.Tensor):
+        return torch.linalg.vector_norm(rows, dim=1).cpu().numpy()
+    return np.linalg.norm(rows, axis=1)
+
+
+def on_host(rows: Floats | torch.Tensor) -> Floats:
+    """The same rows as numpy."""
+    return rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+
+
 @torch.inference_mode()
 def token_rows(
     reader: Reader,
@@ -188,12 +210,14 @@ def token_rows(
     typical: float | None = None,
     until: Sequence[int] | None = None,
     progress: Progress | None = None,
+    stay: bool = False,
 ) -> Iterator[TokenRows]:
     """Activations at a site, batch by batch (documents of similar length together, so little is padded).
 
     Special tokens (no characters) and position 0 are left out, and so are rows that are not finite or longer than 5
     times ``typical``, that of these texts unless another is given (infinite to keep every length).
     ``until``: the character up to which each text is read, where that is not as far as ``max_tokens`` reach.
+    ``stay``: whether rows stay on the model's device, in torch.
     """
     model, tokenizer, site = reader.model, reader.tokenizer, reader.site
     check_site(site, model)
@@ -217,7 +241,7 @@ def token_rows(
                 padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
                 mask[row, : len(tokens)] = 1
             base(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-            yield _keep(caught[0], chosen, [encoded.spans[i] for i in chosen], OUTLIER * typical)
+            yield _keep(caught[0], chosen, [encoded.spans[i] for i in chosen], OUTLIER * typical, stay=stay)
             done += len(chosen)
             if progress:
                 progress(done, len(order))
@@ -230,7 +254,9 @@ def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TO
     return Encoded(ids=encoded.ids, spans=spans)
 
 
-def _keep(hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], longest: float) -> TokenRows:
+def _keep(
+    hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], longest: float, *, stay: bool
+) -> TokenRows:
     where = np.array(
         [
             (row, position, document, begin, end)
@@ -242,12 +268,13 @@ def _keep(hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], l
     content = where[:, 4] > where[:, 3]
     row, position, document, _, end = where[content & (where[:, 1] > 0)].T
     device = hidden.device
-    x = hidden[torch.as_tensor(row, device=device), torch.as_tensor(position, device=device)].float().cpu().numpy()
-    norms = np.linalg.norm(x, axis=1)
+    there = hidden[torch.as_tensor(row, device=device), torch.as_tensor(position, device=device)].float()
+    x = there if stay else on_host(there)
+    norms = lengths(x)
     finite = np.isfinite(norms)
     keep = finite & (norms <= longest)
     return TokenRows(
-        x=x[keep],
+        x=x if keep.all() else x[keep],
         document=document[keep],
         end=end[keep],
         position=position[keep],

@@ -26,6 +26,7 @@ from dragoman.maps import DirectTable
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.dictionary import to_watch
 from dragoman.maps.direct import WHOLE
+from dragoman.models.algebra import in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
@@ -89,7 +90,8 @@ class Readings:
             encoder = encoder_of(dictionary)  # first: it may be refused, and models take long to open
             talk.say(f"reading {len(texts)} texts with both models for the direct route")
             progress = talk.towards("direct route")
-            stats, background, left_out = direct_statistics(*self._readers(), encoder, texts, progress=progress)
+            how = {"progress": progress, "device": in_double(self.device)}
+            stats, background, left_out = direct_statistics(*self._readers(), encoder, texts, **how)
             path.mkdir()
             stats.table().save(path / TABLE)
             save_background(background, path / BACKGROUND)
@@ -130,7 +132,7 @@ class Readings:
             # First: it may be refused, and models take long to open.
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
-            how = {"options": options, "progress": progress, "spool": spool}
+            how = {"options": options, "progress": progress, "spool": spool, "device": in_double(self.device)}
             read_aligned(*self._readers(), texts, encoder, **how).save(path)
             spool.remove()
 
