@@ -180,7 +180,9 @@ def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, w
 
     options = ReadingOptions(watched=watched, batch_size=batch_size)
     there = in_double(device)
-    aligned = read_aligned(*readers, texts, encoder, options=options, progress=progress, device=there)
+    aligned = read_aligned(
+        *readers, texts, encoder, options=options, progress=progress, device=there, every=there is not None
+    )
     told["reading and sums"] = clock() - begun
     print(f"reading and sums {told['reading and sums']:.1f} s, {aligned.report['pairs']} pairs", flush=True)
     before = clock()

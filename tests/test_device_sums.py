@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
 from dragoman.dictionaries.encoder import Whitening
-from dragoman.maps import Crossing
+from dragoman.maps import Crossing, FiringSums
 from dragoman.maps.algebra import HOST
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.moments import FoldedMoments, Moments, MomentStream
@@ -22,9 +22,10 @@ from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from dragoman.models.algebra import DeviceAlgebra, algebra_of, in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.behind import one_behind
-from dragoman.models.encoding import DeviceEncoding, HostEncoding, encoded
+from dragoman.models.encoding import DeviceEncoding, HostEncoding, encoded, to_host
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions, direct_statistics
+from dragoman.models.sums import Weighted
 from dragoman.store.spool import Spool
 from planted_readers import FIRST, FLOAT32, TEXTS, PlantedPair, sae, same_everything
 from planted_worlds import SOURCE, TARGET, at_source, sparse_world, sums_by_fold
@@ -124,6 +125,39 @@ def test_without_an_encoder_moments_alone_are_summed(pair: PlantedPair) -> None:
     assert there.sums is None and there.firings is None
     for mine, theirs in zip(there.folded.folds, host.folded.folds, strict=True):
         assert_allclose(mine.sxy, theirs.sxy, rtol=1e-9, atol=1e-9 * np.abs(theirs.sxy).max())
+
+
+def test_all_features_get_direct_rows_besides_the_watched_ones(
+    pair: PlantedPair, found: Aligned, tmp_path: Path
+) -> None:
+    options = ReadingOptions(first=1, watched=("3", "17"))
+    how: dict[str, Any] = {"options": options, "device": "cpu"}
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, every=True, **how)
+    assert again.sums and again.sums.ids == ("3", "17") and again.table and found.sums
+    want = found.sums.table()
+    assert again.table.ids == want.ids
+    assert_allclose(again.table.beta, want.beta, rtol=1e-4, atol=1e-5)
+    assert_allclose(again.table.n_eff, want.n_eff, rtol=1e-5)
+    few = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, **how)
+    assert few.table is None and few.direct and few.direct.ids == ("3", "17")
+    again.save(tmp_path / "kept")
+    kept = Aligned.load(tmp_path / "kept")
+    assert kept.direct and kept.direct.ids == want.ids
+    assert_allclose(kept.direct.beta, want.beta, rtol=1e-2, atol=1e-3)
+    rows = at_source(pair.world.source)
+    made = Crossing.from_tokens(kept, rows)
+    assert made.directions(rows.pick(["30"]), "direct").unit @ want.rows(["30"]).unit[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_silent_features_have_no_direct_row() -> None:
+    sums = FiringSums(TARGET, "abc", 4)
+    there, dense = Weighted(sums, "cpu"), torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    y = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]], dtype=torch.float64)
+    there.add(dense, y, to_host(dense), np.array([1, 2]))
+    table = there.table()
+    assert_allclose(table.beta, [(y[0] + 3 * y[1]) / 4 - y.mean(0), np.zeros(4), y[0] - y.mean(0)], atol=1e-6)
+    there.finish()
+    assert_allclose(sums.table().beta, table.beta, atol=1e-6)
 
 
 def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:

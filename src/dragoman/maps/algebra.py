@@ -51,6 +51,10 @@ class Algebra(Protocol):
         """A fold against the others, the source divided by ``scale`` (p,) first."""
         ...
 
+    def total(self, moments: FoldedMoments) -> Moments:
+        """The moments of all rows."""
+        ...
+
     def paths(self, moments: Moments) -> Paths:
         """What all rows give at any penalty."""
         ...
@@ -107,6 +111,10 @@ class HostAlgebra:
         if scale is not None:
             fitted, own = fitted.rescaled(scale), own.rescaled(scale)
         return _LeftOut(fitted, own)
+
+    def total(self, moments: FoldedMoments) -> Moments:
+        """As the protocol says."""
+        return moments.total
 
     def paths(self, moments: Moments) -> Paths:
         """As the protocol says."""

@@ -132,9 +132,8 @@ class Crossing:
         back = fit_map(folds_back, target, source, allow_underdetermined=True, algebra=algebra)
         del turned, folds_back
         forward = judged(aligned, forward, algebra)
-        moments = aligned.folded.total
-        if direct is None and aligned.sums is not None:
-            direct = aligned.sums.table()
+        moments = algebra.total(aligned.folded)
+        direct = aligned.direct if direct is None else direct
         return cls(
             recipe="aligned",
             source=source,

@@ -134,7 +134,8 @@ def choose_penalty(
     features = float(np.mean([len(rows) for rows, _ in wanted]))
     overlap = None
     if calibration.overlap is not None:
-        total = moments.total if scale is None else moments.total.rescaled(scale)
+        total = algebra.total(moments)
+        total = total if scale is None else total.rescaled(scale)
         overlap = _overlap(total, grid, scale, wanted, calibration.overlap, algebra)
     near = np.arange(len(grid)) if overlap is None else np.flatnonzero(overlap >= NEAR * overlap.max())
     at = int(near[np.argmax(cofiring[near])])
@@ -268,7 +269,7 @@ def fit_map(
         penalty = choose_penalty(moments, calibration, scale=scale, algebra=algebra)
     chosen = penalty if isinstance(penalty, PenaltyChoice) else None
     lam_rel = chosen.lam_rel if chosen else float(penalty)  # type: ignore[arg-type]
-    total = moments.total  # only now: choosing needs the room
+    total = algebra.total(moments)  # only now: choosing needs the room
     fitted = total if scale is None else total.rescaled(scale)
     lam = relative_lambda(fitted, lam_rel)
     made = fit_ridge(fitted, source, target, lam, allow_underdetermined=True, solve=algebra.solve_shifted)

@@ -54,6 +54,12 @@ class _Held:
                 products.addr_(u, v, alpha=part.count)
         return cls(count, mean_x, mean_y, sxx, sxy, syy)
 
+    def on_host(self) -> Moments:
+        arrays = {name: getattr(self, name).cpu().numpy() for name in _PARTS}
+        for array in arrays.values():
+            array.flags.writeable = False
+        return Moments(count=self.count, **arrays)
+
     def rescaled(self, scale: torch.Tensor) -> _Held:
         sxx, sxy = self.sxx / scale[:, None] / scale, self.sxy / scale[:, None]
         return _Held(self.count, self.mean_x / scale, self.mean_y, sxx, sxy, self.syy)
@@ -123,20 +129,34 @@ class DeviceAlgebra:
     def __init__(self, device: str | torch.device) -> None:
         """Nothing is held yet."""
         self._device = torch.device(device)
-        self._kept: tuple[FoldedMoments, list[_Held]] | None = None
+        self._kept: list[tuple[Moments, _Held]] = []
 
     @torch.inference_mode()
     def left_out(self, moments: FoldedMoments, fold: int, scale: Doubles | None) -> LeftOutFold:
         """As the protocol says."""
-        if self._kept is None or self._kept[0] is not moments:
-            self._kept = None  # first: there may not be room for two
-            self._kept = moments, [_Held.of(one, self._device) for one in moments.folds]
-        every = self._kept[1]
+        every = self._holding(moments)
         fitted, own = _Held.together([one for k, one in enumerate(every) if k != fold]), every[fold]
         if scale is not None:
             there = _there(scale, self._device)
             fitted, own = fitted.rescaled(there), own.rescaled(there)
         return _LeftOut(fitted, own)
+
+    @torch.inference_mode()
+    def total(self, moments: FoldedMoments) -> Moments:
+        """As the protocol says."""
+        return _Held.together(self._holding(moments)).on_host()
+
+    def _holding(self, moments: FoldedMoments) -> list[_Held]:
+        """The folds on the device; those of another reading are given up first: there may not be room for both."""
+        known = {id(one): held for one, held in self._kept}
+        if not any(id(one) in known for one in moments.folds):
+            self._kept.clear()
+            known = {}
+        for one in moments.folds:
+            if id(one) not in known:
+                known[id(one)] = _Held.of(one, self._device)
+                self._kept.append((one, known[id(one)]))
+        return [known[id(one)] for one in moments.folds]
 
     def paths(self, moments: Moments) -> Paths:
         """As the protocol says."""

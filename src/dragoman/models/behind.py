@@ -1,14 +1,19 @@
-"""Work on batches that goes on while the next batch is read.
+"""Work on batches that goes on before and after, while another batch is read.
 
-In: pieces of work, one after the other. Out: their effects, in their order. What a piece raises ends the whole at the
-next piece, or at the end.
+In: pieces of work, one after the other. Out: what they give, or their effects, in their order. What a piece raises ends
+the whole where it is waited for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+T, R = TypeVar("T"), TypeVar("R")
+AHEAD = 2  # pieces that are done before they are asked for
 
 
 @contextmanager
@@ -31,3 +36,20 @@ def one_behind(*, beside: bool) -> Iterator[Callable[[Callable[[], None]], None]
         yield later
         if waiting:
             waiting.pop().result()
+
+
+def ahead(make: Callable[[T], R], every: Iterable[T], *, beside: bool) -> Iterator[tuple[T, R]]:
+    """Each thing and what ``make`` makes of it: when it is asked for; or ``beside``, the next two on one thread."""
+    if not beside:
+        for one in every:
+            yield one, make(one)
+        return
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        for one in every:
+            waiting.append((one, thread.submit(make, one)))
+            if len(waiting) > AHEAD:
+                first, made = waiting.popleft()
+                yield first, made.result()
+        for first, made in waiting:
+            yield first, made.result()

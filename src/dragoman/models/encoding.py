@@ -24,6 +24,11 @@ _DEVICE_CELLS = 2**27  # and on a device: 0.5 GB, and as much again for what is 
 class Encodes(Protocol):
     """Sparse activations of rows, wherever they are computed."""
 
+    @property
+    def encoder(self) -> Encoder:
+        """Whose they are."""
+        ...
+
     def sparse(self, x: Any, columns: NDArray[np.int64] | None = None) -> csr_array:
         """Activations (n, M) on the host, of all features or of those in ``columns``."""
         ...

@@ -12,7 +12,7 @@ are batched or ordered has no part in which rows are left out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.models.batches import Batch
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
 from dragoman.models.load import check_site, decoder_blocks, hidden_of, load_model, text_stack
 from dragoman.store import refuse_alike
@@ -112,6 +113,17 @@ class Reader:
         spans = encoded_whole(self.tokenizer, texts, max_tokens).spans
         return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
 
+    def prepared(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> Batch:
+        """A few texts, ready to be read together; made beforehand, it spares a device waiting for it."""
+        encoded = encoded_whole(self.tokenizer, texts, max_tokens)
+        batch = Batch.of(encoded, shortest_first(encoded), self._pad)
+        return batch.pinned() if self.model.device.type == "cuda" else batch
+
+    @property
+    def _pad(self) -> int:
+        pad: Any = self.tokenizer.pad_token_id
+        return pad or 0
+
     def rows(
         self,
         texts: Sequence[str],
@@ -120,14 +132,17 @@ class Reader:
         batch_size: int = 32,
         max_tokens: int = MAX_TOKENS,
         stay: bool = False,
+        prepared: Batch | None = None,
     ) -> TokenRows:
         """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
 
         ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts. ``stay``: whether
-        rows stay on the model's device, in torch.
+        rows stay on the model's device, in torch. ``prepared``: all of these texts, where that was made before.
         """
-        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical, "stay": stay}
-        parts = list(token_rows(self, texts, **how))
+        how: dict[str, Any] = {"typical": typical, "stay": stay}
+        if prepared is not None:
+            how["batches"] = [prepared]
+        parts = list(token_rows(self, texts, batch_size=batch_size, max_tokens=max_tokens, **how))
         if len(parts) == 1:
             return parts[0]
         joined: dict[str, Any] = {
@@ -211,40 +226,47 @@ def token_rows(
     until: Sequence[int] | None = None,
     progress: Progress | None = None,
     stay: bool = False,
+    batches: Iterable[Batch] | None = None,
 ) -> Iterator[TokenRows]:
     """Activations at a site, batch by batch (documents of similar length together, so little is padded).
 
     Special tokens (no characters) and position 0 are left out, and so are rows that are not finite or longer than 5
     times ``typical``, that of these texts unless another is given (infinite to keep every length).
     ``until``: the character up to which each text is read, where that is not as far as ``max_tokens`` reach.
-    ``stay``: whether rows stay on the model's device, in torch.
+    ``stay``: whether rows stay on the model's device, in torch. ``batches``: the texts, where they were prepared.
     """
-    model, tokenizer, site = reader.model, reader.tokenizer, reader.site
+    model, site = reader.model, reader.site
     check_site(site, model)
     if typical is None:
         typical = reader.typical(texts)
-    encoded = encoded_whole(tokenizer, texts, max_tokens)
-    if until is not None:
-        encoded = cut_at(encoded, until)
-    order = sorted(range(len(texts)), key=lambda i: len(encoded.ids[i]))
+    if batches is None:
+        batches = _batches(reader, texts, batch_size, max_tokens, until)
     base: Any = text_stack(model)
-    pad: Any = tokenizer.pad_token_id or 0
     done = 0
     with reading(model, site.block) as caught:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            ids = [encoded.ids[i] for i in chosen]
-            width = max(1, *map(len, ids))  # an empty text has no tokens where a tokenizer adds none
-            padded = torch.full((len(ids), width), pad)
-            mask = torch.zeros((len(ids), width), dtype=torch.long)
-            for row, tokens in enumerate(ids):
-                padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-                mask[row, : len(tokens)] = 1
-            base(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-            yield _keep(caught[0], chosen, [encoded.spans[i] for i in chosen], OUTLIER * typical, stay=stay)
-            done += len(chosen)
+        for batch in batches:
+            ids, mask = (part.to(model.device, non_blocking=True) for part in (batch.ids, batch.mask))
+            base(input_ids=ids, attention_mask=mask, use_cache=False)
+            yield _keep(caught[0], batch, OUTLIER * typical, stay=stay)
+            done += len(batch.ids)
             if progress:
-                progress(done, len(order))
+                progress(done, len(texts))
+
+
+def _batches(
+    reader: Reader, texts: Sequence[str], batch_size: int, max_tokens: int, until: Sequence[int] | None
+) -> Iterator[Batch]:
+    encoded = encoded_whole(reader.tokenizer, texts, max_tokens)
+    if until is not None:
+        encoded = cut_at(encoded, until)
+    order = shortest_first(encoded)
+    for start in range(0, len(order), batch_size):
+        yield Batch.of(encoded, order[start : start + batch_size], reader._pad)
+
+
+def shortest_first(encoded: Encoded) -> list[int]:
+    """Which text comes when: those of similar length together, so that little is padded."""
+    return sorted(range(len(encoded.ids)), key=lambda i: len(encoded.ids[i]))
 
 
 def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> Encoded:
@@ -254,33 +276,22 @@ def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TO
     return Encoded(ids=encoded.ids, spans=spans)
 
 
-def _keep(
-    hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], longest: float, *, stay: bool
-) -> TokenRows:
-    where = np.array(
-        [
-            (row, position, document, begin, end)
-            for row, (document, spans) in enumerate(zip(chosen, offsets, strict=True))
-            for position, (begin, end) in enumerate(spans)
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 5)
-    content = where[:, 4] > where[:, 3]
-    row, position, document, _, end = where[content & (where[:, 1] > 0)].T
-    device = hidden.device
-    there = hidden[torch.as_tensor(row, device=device), torch.as_tensor(position, device=device)].float()
+def _keep(hidden: torch.Tensor, batch: Batch, longest: float, *, stay: bool) -> TokenRows:
+    """Of a block's output (b, width, d_model) the rows that are kept."""
+    row, position = (part.to(hidden.device, non_blocking=True) for part in (batch.row, batch.position))
+    there = hidden[row, position].float()
     x = there if stay else on_host(there)
     norms = lengths(x)
     finite = np.isfinite(norms)
     keep = finite & (norms <= longest)
     return TokenRows(
         x=x if keep.all() else x[keep],
-        document=document[keep],
-        end=end[keep],
-        position=position[keep],
+        document=batch.document[keep],
+        end=batch.end[keep],
+        position=batch.position.numpy()[keep],
         dropped=int((~keep).sum()),
-        special=int((~content).sum()),
-        first=int((content & (where[:, 1] == 0)).sum()),
+        special=batch.special,
+        first=batch.first,
         undefined=int((~finite).sum()),
     )
 

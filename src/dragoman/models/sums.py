@@ -6,7 +6,8 @@ what ``maps.moments`` and ``maps.direct`` refuse.
 
 A device holds, at p = 3584 and q = 5376 with M features watched, in float64: moments of five folds 2.4 GB, sums of
 firings 8 M (p + q) and of calibration 0.11 GB; in float32 the encoder, 0.94 GB for 65,536 features, and some slices of
-its activations, 0.5 GB each. Products there are in float64 throughout, which costs seconds on cards made for it.
+its activations, 0.5 GB each; and 2.8 GB where direct rows of all 65,536 are asked for. Products there are in float64
+throughout, which costs seconds on cards made for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy.sparse import csr_array
 
 from dragoman.core import Site, frozen
 from dragoman.dictionaries import Encoder
-from dragoman.maps import FiringSums
+from dragoman.maps import DirectTable, FiringSums
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.moments import FoldedMoments, Moments, MomentStream, fold_of, refuse_empty
 from dragoman.models.encoding import DeviceEncoding, Encodes, HostEncoding, to_host
@@ -67,11 +68,16 @@ class Firing:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Summed:
-    """All of it. ``units``: sums (p,) and (q,) of rows brought to unit length."""
+    """All of it.
+
+    ``units``: sums (p,) and (q,) of rows brought to unit length. ``table``: the direct route's rows of all features,
+    where they were asked for besides those that are watched.
+    """
 
     folded: FoldedMoments
     firing: Firing | None
     units: tuple[Doubles, Doubles]
+    table: DirectTable | None = None
 
 
 class PairSums(Protocol):
@@ -134,8 +140,10 @@ class DeviceSums:
         device: str,
         watched: Watched | None = None,
         encoding: DeviceEncoding | None = None,
+        *,
+        every: bool = False,
     ) -> None:
-        """Nothing seen yet."""
+        """Nothing seen yet; ``every``: whether direct rows of all features are summed, 8 d_sae q bytes there."""
         self._device = torch.device(device)
         self._moments = _Moments(*widths, folds, self._device)
         self._units = tuple(torch.zeros(width, dtype=torch.float64, device=device) for width in widths)
@@ -146,6 +154,9 @@ class DeviceSums:
             parts = (self._firing.target, self._firing.source, *(self._firing.calibration or ()))
             self._weighted = [Weighted(part, device) for part in parts]
             self._columns, self._few = (torch.as_tensor(a, device=device) for a in (watched.columns, watched.chosen))
+        self._all: Weighted | None = None
+        if every and encoding is not None:
+            self._all = Weighted(FiringSums(sites[1], range(encoding.encoder.d_sae), widths[1]), device)
 
     @torch.inference_mode()
     def add(self, x: Any, y: Any, documents: NDArray[np.int64]) -> csr_array | None:
@@ -157,7 +168,10 @@ class DeviceSums:
             total += _unit(rows).sum(dim=0)
         if self._encoding is None or self._watched is None:
             return None
-        dense = self._encoding.dense(single, self._columns)
+        dense = self._encoding.dense(single, None if self._all is not None else self._columns)
+        if self._all is not None:
+            self._all.add(dense, wide[1], to_host(dense), documents)
+            dense = dense[:, self._columns]
         fired = to_host(dense)
         target, source, *calibration = self._weighted
         target.add(dense, wide[1], fired, documents)
@@ -191,7 +205,9 @@ class DeviceSums:
         for part in self._weighted:
             part.finish()
         first, second = (total.cpu().numpy() for total in self._units)
-        return Summed(folded=self._moments.finish(), firing=self._firing, units=(first, second))
+        table = self._all.table() if self._all is not None else None
+        self._all = None  # its room is needed where the moments are finished
+        return Summed(folded=self._moments.finish(), firing=self._firing, units=(first, second), table=table)
 
 
 class HostFirings:
@@ -248,6 +264,18 @@ class Weighted:
             band = slice(start, start + _BAND)
             self._total[band].addmm_(dense[:, band].double().T, y)
         self._rows += y.sum(dim=0)
+
+    @torch.inference_mode()
+    def table(self) -> DirectTable:
+        """The means of ``FiringSums.table``, computed here: on the host the float64 sums would take gigabytes more."""
+        sums, device = self._sums, self._total.device
+        weights = torch.as_tensor(sums.weight_sum, device=device)[:, None]
+        mean, beta = self._rows / max(sums.count, 1), np.empty(self._total.shape, np.float32)
+        for start in range(0, len(beta), _BAND):
+            band = slice(start, start + _BAND)
+            found = self._total[band] / weights[band].clamp_min(torch.finfo(torch.float64).tiny) - mean
+            beta[band] = torch.where(weights[band] > 0, found, torch.zeros_like(found)).float().cpu().numpy()
+        return DirectTable.of(sums.site, sums.ids, beta, sums.n_eff)
 
     def finish(self) -> None:
         """Put into the sums what was summed here."""
@@ -326,9 +354,11 @@ def pair_sums(
     *,
     device: str | None,
     product: type[np.floating[Any]],
+    every: bool,
 ) -> PairSums:
-    """On a device, or in numpy where none is named."""
+    """On a device, or in numpy where none is named; direct rows of ``every`` feature on a device alone."""
     if device is None:
-        own = encoding if isinstance(encoding, HostEncoding) else None
-        return HostSums(sites, widths, folds, watched, own, product)
-    return DeviceSums(sites, widths, folds, device, watched, encoding if isinstance(encoding, DeviceEncoding) else None)
+        here = encoding if isinstance(encoding, HostEncoding) else None
+        return HostSums(sites, widths, folds, watched, here, product)
+    own = encoding if isinstance(encoding, DeviceEncoding) else None
+    return DeviceSums(sites, widths, folds, device, watched, own, every=every)

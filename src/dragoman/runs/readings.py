@@ -114,13 +114,20 @@ class Readings:
     ) -> tuple[Aligned, str]:
         """Sums over aligned tokens; of a large dictionary ``features``, their rivals and some others are counted.
 
-        Without a dictionary nothing is watched: what a map alone needs.
+        On a device that sums in float64 all its features get direct rows, whether they are counted or not. Without a
+        dictionary nothing is watched: what a map alone needs.
         """
         texts, talk, watched = self.aligned_texts(dictionary), self.talk, None
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-8", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
+        every = watched is not None and in_double(self.device) is not None
+        more = [
+            dictionary.fingerprint() if dictionary else "no dictionary",
+            repr(options),
+            *["every row"][: int(every)],
+        ]
+        key = self.key("aligned-8", texts, *more)
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
@@ -132,7 +139,8 @@ class Readings:
             # First: it may be refused, and models take long to open.
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
-            how = {"options": options, "progress": progress, "spool": spool, "device": in_double(self.device)}
+            how = {"options": options, "progress": progress, "spool": spool}
+            how |= {"device": in_double(self.device), "every": every and encoder is not None}
             read_aligned(*self._readers(), texts, encoder, **how).save(path)
             spool.remove()
 
