@@ -99,8 +99,10 @@ class FiringSums:
                 self.weighted_sum[start : start + _BAND] += band.T @ y
         return self
 
-    def add_activations(self, f: csr_array, documents: NDArray[Any]) -> None:
+    def add_activations(self, f: csr_array, documents: NDArray[Any], *, pairs: bool = True) -> None:
         """Count rows by their activations f (n, M) alone; ``weighted_sum`` and ``y_sum`` are their caller's to add.
+
+        ``gram`` too, unless ``pairs``.
 
         Raises:
             Refusal: activations that are negative or not finite, or a document seen before.
@@ -121,7 +123,7 @@ class FiringSums:
         self.count += len(documents)
         self.weight_sum += np.asarray(f.sum(axis=0))
         self.weight_sq_sum += np.asarray(totals.power(2).sum(axis=0))
-        if self.gram is not None:
+        if self.gram is not None and pairs:
             self.gram = csr_array(self.gram + f.T @ f)
 
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, vstack
+from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Floats, Refusal, frozen
 from dragoman.maps.windows import AFTER, BEFORE, MANY, sentences_around, span_around
@@ -178,15 +178,14 @@ class TokenTally:
             ends: of each document, the characters at which its tokens end, rising; also of those in no piece.
         """
         wanted = kept.strongest_of(names, MANY)
-        for name, own in zip(names, ends, strict=True):
-            if name not in wanted:
-                continue
-            fired, number = _of_document(parts, name, own)
-            marked = -own.astype(np.int32)
-            marked[number] *= -1
-            self._documents[name] = marked
-            for row, end in wanted[name]:
-                self._cells[row, name] = _cell(fired, number, own, row, end)
+        cells = [(row, name, end) for name, some in wanted.items() for row, end in some]
+        if not cells:
+            return
+        tokens = _Tokens.of(parts, names, ends)
+        for (row, name, _), cell in zip(cells, tokens.cells(cells), strict=True):
+            self._cells[row, name] = cell
+        for name in wanted:
+            self._documents[name] = tokens.marked(name)
         if len(self._cells) > self._most:
             self._forget(kept.strongest_of(list(self._documents), MANY))
 
@@ -218,20 +217,65 @@ class TokenTally:
         return FiringTokens(ids=firings.ids, **{name: frozen(arrays[name], kind) for name, kind in _ARRAYS.items()})
 
 
-def _of_document(parts: Sequence[Fired], name: int, ends: NDArray[Any]) -> tuple[csc_array, NDArray[np.int64]]:
-    """A document's activations (n, M), and which of its tokens each row is; of pieces that share an end the last."""
-    own = [(part, np.flatnonzero(part.documents == name)) for part in parts]
-    fired = csr_array(vstack([part.fired[rows] for part, rows in own]))
-    at = np.concatenate([part.ends[rows] for part, rows in own])
-    values, last = np.unique(at[::-1], return_index=True)
-    columns = csc_array(fired[len(at) - 1 - last])
-    columns.sort_indices()
-    return columns, np.searchsorted(ends, values)
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """All tokens of a batch of documents, one after the other, and every firing at them.
 
+    ``number``: of each document among them, whose tokens lie between two ``bounds`` (D + 1,). ``ends`` (T,): number
+    times ``stride`` plus the character at which a token ends, rising; ``read`` (T,) bool. ``keys`` (E,): feature times
+    T plus token, rising, of the firings; ``firings`` (2, E): tokens as their documents number them, and activations.
+    """
 
-def _cell(fired: csc_array, number: NDArray[np.int64], ends: NDArray[Any], row: int, end: int) -> _Cell:
-    """The tokens around an end at which a feature fires, and how much."""
-    column = slice(fired.indptr[row], fired.indptr[row + 1])
-    which, strength = number[fired.indices[column]], fired.data[column]
-    here = (strength > 0) & (ends[which] > end - BEFORE) & (ends[which] <= end + AFTER)
-    return np.array([which[here], strength[here]], dtype=np.float32)
+    number: Mapping[int, int]
+    bounds: NDArray[np.int64]
+    stride: int
+    ends: NDArray[np.int64]
+    read: NDArray[np.bool_]
+    keys: NDArray[np.int64]
+    firings: Floats
+
+    @classmethod
+    def of(cls, parts: Sequence[Fired], names: Sequence[int], ends: Sequence[NDArray[Any]]) -> _Tokens:
+        """Of pieces that share an end the last counts."""
+        bounds = np.cumsum([0, *map(len, ends)])
+        every = np.concatenate([np.zeros(0, np.int64), *ends]).astype(np.int64)
+        order = np.argsort(np.asarray(names))
+        number = order[np.searchsorted(np.asarray(names)[order], np.concatenate([p.documents for p in parts]))]
+        stride = int(every.max(initial=0)) + 1
+        own = np.repeat(np.arange(len(names)), np.diff(bounds)) * stride + every  # rising: documents, then ends
+        at = np.searchsorted(own, number * stride + np.concatenate([p.ends for p in parts]))
+        token, last = np.unique(at[::-1], return_index=True)
+        found = csr_array(vstack([p.fired for p in parts]))[len(at) - 1 - last].tocoo()
+        fires = found.data > 0
+        row, feature = (coords[fires] for coords in found.coords)
+        keys = feature.astype(np.int64) * len(every) + token[row]
+        sort = np.argsort(keys, kind="stable")
+        start = bounds[np.searchsorted(bounds, token[row], side="right") - 1]
+        read = np.zeros(len(every), dtype=bool)
+        read[token] = True
+        return cls(
+            number={name: k for k, name in enumerate(names)},
+            bounds=bounds,
+            stride=stride,
+            ends=own,
+            read=read,
+            keys=keys[sort],
+            firings=np.array([(token[row] - start)[sort], found.data[fires][sort]], dtype=np.float32),
+        )
+
+    def cells(self, cells: Sequence[tuple[int, int, int]]) -> list[_Cell]:
+        """Of each (feature, document, end) the tokens around that end at which it fires, and how much."""
+        row, number, end = np.array([(row, self.number[name], end) for row, name, end in cells], dtype=np.int64).T
+        # First token around an end, and the first behind it, neither in a neighbour's text.
+        around = number[:, None] * self.stride + end[:, None] + (-BEFORE, AFTER)
+        first, stop = self.bounds[number][:, None], self.bounds[number + 1][:, None]
+        tokens = np.clip(np.searchsorted(self.ends, around, side="right"), first, stop)
+        found = np.searchsorted(self.keys, row[:, None] * len(self.ends) + tokens)
+        return [self.firings[:, a:b].copy() for a, b in found.tolist()]
+
+    def marked(self, name: int) -> NDArray[np.int32]:
+        """Ends of a document's tokens; less than none where one was not read."""
+        number = self.number[name]
+        own = slice(int(self.bounds[number]), int(self.bounds[number + 1]))
+        ends = self.ends[own] - number * self.stride
+        return np.where(self.read[own], ends, -ends).astype(np.int32)

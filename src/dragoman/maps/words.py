@@ -226,8 +226,8 @@ class WordTally:
         self._ids = tuple(ids)
         self._room = max(_ROOM, 2 * KEPT * m)
         self._index: dict[str, int] = {}
-        self._surface: dict[str, tuple[int, tuple[bool, ...]]] = {}
-        self._patterns: dict[tuple[bool, ...], tuple[bool, ...]] = {}
+        self._surface: dict[str, tuple[int, int]] = {}  # of a word as it is written: its number, and its pattern's
+        self._patterns: dict[tuple[bool, ...], int] = {}
         self._seen = np.zeros(0)
         self._tokens = 0
         self._parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]] = []
@@ -279,9 +279,8 @@ class WordTally:
 
     def _words(self, texts: Sequence[str], ends: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Number of each row's word (n,), and its forms (n, F)."""
-        word, forms = np.zeros(len(texts), np.int64), np.zeros((len(texts), len(FORMS)))
-        by_word = len(_BY_WORD)
-        for row, (text, end) in enumerate(zip(texts, ends.tolist(), strict=True)):
+        word, pattern, placed = list[int](), list[int](), list[tuple[bool, ...]]()
+        for text, end in zip(texts, ends.tolist(), strict=True):
             start, stop = _place(text, end)
             item = text[start:stop]
             known = self._surface.get(item)
@@ -289,10 +288,13 @@ class WordTally:
                 number = self._index.setdefault(item.lower(), len(self._index))
                 judged = tuple(rule(item) for rule in _BY_WORD.values())
                 # The same few patterns for all words: each is kept once.
-                known = self._surface[item] = number, self._patterns.setdefault(judged, judged)
-            word[row], forms[row, :by_word] = known
-            forms[row, by_word:] = [rule(text, start) for rule in _BY_PLACE.values()]
-        return word, forms
+                known = self._surface[item] = number, self._patterns.setdefault(judged, len(self._patterns))
+            word.append(known[0])
+            pattern.append(known[1])
+            placed.append(tuple(rule(text, start) for rule in _BY_PLACE.values()))
+        by_word = np.array(list(self._patterns), dtype=np.float64).reshape(-1, len(_BY_WORD))[pattern]
+        by_place = np.array(placed, dtype=np.float64).reshape(-1, len(_BY_PLACE))
+        return np.array(word, np.int64), np.concatenate([by_word, by_place], axis=1)
 
     def _merge(self, most: int = KEPT) -> csr_array:
         """One sum a feature and word; pruned to ``most`` a feature if they would not leave half of the room."""

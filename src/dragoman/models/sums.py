@@ -5,9 +5,9 @@ Out: ``Summed``, the same on either side but for rounding: moments by fold, and 
 what ``maps.moments`` and ``maps.direct`` refuse.
 
 A device holds, at p = 3584 and q = 5376 with M features watched, in float64: moments of five folds 2.4 GB, sums of
-firings 8 M (p + q) and of calibration 0.11 GB; in float32 the encoder, 0.94 GB for 65,536 features, and some slices of
-its activations, 0.5 GB each; and 2.8 GB where direct rows of all 65,536 are asked for. Products there are in float64
-throughout, which costs seconds on cards made for it.
+firings 8 M (p + q + M), and of calibration 0.11 GB, and 2.8 GB where direct rows of all 65,536 features are asked for;
+in float32 the encoder, 0.94 GB for so many, and some slices of its activations, 0.5 GB each. Products there are in
+float64 throughout, which costs seconds on cards made for it.
 """
 
 from __future__ import annotations
@@ -256,10 +256,16 @@ class Weighted:
         self._sums = sums
         self._total = torch.zeros(sums.weighted_sum.shape, dtype=torch.float64, device=device)
         self._rows = torch.zeros(sums.y_sum.shape, dtype=torch.float64, device=device)
+        self._gram = None
+        if sums.gram is not None:
+            self._gram = torch.zeros(sums.gram.shape, dtype=torch.float64, device=device)
 
     def add(self, dense: torch.Tensor, y: torch.Tensor, fired: csr_array, documents: NDArray[np.int64]) -> None:
         """Add activations (n, M), dense there and sparse here, and float64 rows (n, q) at the same positions."""
-        self._sums.add_activations(csr_array(fired, dtype=np.float64), documents)
+        self._sums.add_activations(csr_array(fired, dtype=np.float64), documents, pairs=False)
+        if self._gram is not None:
+            wide = dense.double()
+            self._gram.addmm_(wide.T, wide)
         for start in range(0, len(self._total), _BAND):
             band = slice(start, start + _BAND)
             self._total[band].addmm_(dense[:, band].double().T, y)
@@ -280,6 +286,8 @@ class Weighted:
     def finish(self) -> None:
         """Put into the sums what was summed here."""
         self._sums.weighted_sum, self._sums.y_sum = self._total.cpu().numpy(), self._rows.cpu().numpy()
+        if self._gram is not None:
+            self._sums.gram = csr_array(self._gram.cpu().numpy())
 
 
 class _Moments:
