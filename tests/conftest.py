@@ -27,14 +27,25 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
 
 
+@pytest.fixture(scope="session")
+def pair_tokenizers() -> list[Any]:
+    """Held for as long as tests run, those of the embedded models are read once a worker: Gemma's takes 4 seconds."""
+    from dragoman import tiny
+    from dragoman.models.load import load_tokenizer
+
+    return [load_tokenizer(name) for name in tiny.MODELS]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Models, checkpoints, a dictionary and texts in folders, with a cache of their own."""
+    from embedded_once import shared
     from small_world import build
 
     root = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        shared(patch)
         yield build(root)
 
 
