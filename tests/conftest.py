@@ -5,6 +5,7 @@ What they are made of loads torch, so it is imported when one is asked for.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from dragoman.models.harvest import Reader
     from planted_readers import PlantedPair
     from small_world import World
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected is there to the end: garbage is looked for in what tests make, not in that."""
+    gc.freeze()
 
 
 @pytest.fixture
