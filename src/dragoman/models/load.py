@@ -57,9 +57,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A causal language model in eval mode with its tokenizer."""
     folder = folder_of(ref)
-    net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
-    _refuse_partial(report, f"{ref}")
-    return ready(net, folder, device), load_tokenizer(ref)
+    with quietly():
+        net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
+        _refuse_partial(report, f"{ref}")
+        return ready(net, folder, device), load_tokenizer(ref)
 
 
 def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
