@@ -5,6 +5,7 @@ What they are made of loads torch, so it is imported when one is asked for.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from small_world import World
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected is there to the end: garbage is looked for in what tests make, not in that."""
+    gc.freeze()
+
+
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that would reach the hub fails instead, quickly."""
@@ -27,14 +33,25 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
 
 
+@pytest.fixture(scope="session")
+def pair_tokenizers() -> list[Any]:
+    """Held for as long as tests run, those of the embedded models are read once a worker: Gemma's takes 4 seconds."""
+    from dragoman import tiny
+    from dragoman.models.load import load_tokenizer
+
+    return [load_tokenizer(name) for name in tiny.MODELS]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Models, checkpoints, a dictionary and texts in folders, with a cache of their own."""
+    from embedded_once import shared
     from small_world import build
 
     root = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        shared(patch)
         yield build(root)
 
 

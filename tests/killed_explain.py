@@ -1,7 +1,8 @@
 """A nursery for processes that are killed: imports dragoman once, then forks a child per line of standard input.
 
 Each line is a JSON list of command-line arguments; the child runs them as ``dragoman`` would. The parent prints the
-child's process id, and its exit status once it has ended.
+child's process id, and its exit status once it has ended. Folders of models named on the nursery's own command line are
+opened once by the parent: their tokenizers have been tried by then, and all that transformers imports is there.
 """
 
 import json
@@ -10,13 +11,21 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers.models.bert.modeling_bert
 import transformers.models.gemma3.modeling_gemma3
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported before forking, so that children start at once)
 
+import dragoman.commands.explain
+import dragoman.scoring.claims
+import dragoman.scoring.run  # noqa: F401
 from dragoman import cli
+from dragoman.models.embedder import SentenceEmbedder  # noqa: F401
+from dragoman.models.load import load_model
 from dragoman.runs.explain import explain  # noqa: F401
 
 torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    load_model(folder)
 
 for line in sys.stdin:
     child = os.fork()

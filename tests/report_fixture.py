@@ -187,7 +187,6 @@ def _rows(rng: np.random.Generator, judged: dict[str, list[dict[str, Any]]], man
     return rows
 
 
-@cache
 def _reconstruction(source: str, features: tuple[str, ...]) -> dict[str, Any]:
     """What a reconstructor made of every condition of features: cosines planted, judged as a run's are."""
     rng, site = np.random.default_rng(11), Site.parse(source)
@@ -229,7 +228,7 @@ def _scores(judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -
         "table": table,
         "paired": paired,
         "per_feature": judged,
-        "reconstruction": deepcopy(_reconstruction(manifest["source"], tuple(manifest["features"]))),
+        "reconstruction": _reconstruction(manifest["source"], tuple(manifest["features"])),
     }
 
 
@@ -258,22 +257,35 @@ def build_run(
 
     With or without scores and feature_info, without the conditions named, with ``labels`` of an export.
     """
-    rng = np.random.default_rng(7)
-    manifest, judged = _manifest(count), {name: [] for name in CONDITIONS}
+    whole, judged, every = _written(count)
+    manifest = deepcopy(whole)
     manifest["settings"]["labels"] = labels
-    rows = [row for row in _rows(rng, judged, manifest) if row["condition"] not in without]
-    scores = _scores(judged, manifest)
+    rows = [row for row in every if row["condition"] not in without]
     manifest["conditions"] = [c for c in manifest["conditions"] if c["name"] not in without]
-    for part in ("table",):
-        scores[part] = [row for row in scores[part] if row["condition"] not in without]
-    scores["per_feature"] = {name: entries for name, entries in judged.items() if name not in without}
     if not info:
         del manifest["feature_info"]
     run = RunFolder.create(path, manifest)
     run.append(rows)
     if scored:
+        scores = dict(_scored(count))
+        scores["table"] = [row for row in scores["table"] if row["condition"] not in without]
+        scores["per_feature"] = {name: entries for name, entries in judged.items() if name not in without}
         run.write_scores(scores)
     return run
+
+
+@cache
+def _written(count: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Manifest, what was judged and rows of every condition: only read, by every run that is made of them."""
+    manifest, judged = _manifest(count), {name: [] for name in CONDITIONS}
+    return manifest, judged, _rows(np.random.default_rng(7), judged, manifest)
+
+
+@cache
+def _scored(count: int) -> dict[str, Any]:
+    """Scores of every condition: only read."""
+    manifest, judged, _ = _written(count)
+    return _scores(judged, manifest)
 
 
 class Page(HTMLParser):

@@ -19,6 +19,8 @@ from dragoman.models.watch import Stream
 from dragoman.runs.explain import explain
 from dragoman.stats.planted import names_category
 
+pytestmark = pytest.mark.usefixtures("pair_tokenizers")
+
 
 class Examined:
     """The pair, opened and examined once for all tests of this file."""

@@ -28,6 +28,7 @@ from dragoman.models.paired import activations_at, direct_statistics, harvest
 from dragoman.report import write_page
 from dragoman.runs.options import check_route
 from dragoman.store import RunFolder, read_arrays
+from embedded_once import shared
 from judging import judged, whole
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
 from word_hash import HashEmbedder
@@ -50,6 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     (root / "texts.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRAGOMAN_CACHE", str(root / "cache"))
+        shared(patch)
         yield {
             "root": root,
             "source": Site(str(root / "llama"), block),
@@ -291,8 +293,8 @@ ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]),
 class Nursery:
     """Starts ``dragoman`` in forked children (see killed_explain.py): nothing is imported twice."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py")]
+    def __init__(self, environment: dict[str, str], models: list[str]) -> None:
+        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py"), *models]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -327,7 +329,7 @@ def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: 
             "-o",
         ),
     ]
-    nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(world["root"] / "cache")})
+    nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(world["root"] / "cache")}, [world["av"], world["native"]])
     nursery.start([*arguments, str(tmp_path / "whole")])
     assert int(nursery.said()) == 0
     whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()

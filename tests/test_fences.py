@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,15 @@ def test_a_fence_is_python_or_commands_that_exist(fence: fences.Fence) -> None:
             assert (fences.ROOT / words[1]).is_file(), line
 
 
+@cache
+def commands() -> Any:
+    """The command line's, only read."""
+    return typer.main.get_command(app)
+
+
 def check_command(words: list[str]) -> None:
     """Its name, and every option it is given, are there."""
-    command: Any = typer.main.get_command(app)
+    command = commands()
     words = [word for word in words if word not in ("[OPTIONS]", "COMMAND", "[ARGS]...")]  # as usage is written
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         assert words[0] in command.commands, words[0]
@@ -113,6 +120,5 @@ def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:
         *("planted category", "the post", "block", "contract", "AV", "AR", "fires", "writes", "dealt", "steering"),
     }
     assert all(meaning.strip() for _, meaning in rows)
-    commands: Any = typer.main.get_command(app)
     for name in ("explain", "fit"):
-        assert commands.commands[name].epilog.endswith("Words: docs/glossary.md")
+        assert commands().commands[name].epilog.endswith("Words: docs/glossary.md")

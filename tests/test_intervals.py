@@ -10,6 +10,7 @@ from scipy import stats
 from dragoman.core import Refusal
 from dragoman.stats.intervals import (
     bootstrap,
+    bootstrap_mean,
     clustered_interval,
     rate_interval,
     resampled,
@@ -82,6 +83,16 @@ def test_bootstrap_of_single_rows_is_scipys_percentile_bootstrap():
     assert found.error == pytest.approx(theirs.standard_error, rel=0.05)
 
 
+@pytest.mark.parametrize("n", [2, 14, 45, 1023, 3000])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_means_that_are_drawn_together_are_those_drawn_one_by_one(n: int, grouped: bool) -> None:
+    values, draw, again = rng(n).normal(size=n), rng(1), rng(1)
+    clusters = [k // 2 for k in range(n)] if grouped and n > 2 else None
+    together = bootstrap_mean(values, rng=draw, clusters=clusters, draws=999)
+    one = bootstrap(lambda rows: float(values[rows].mean()), n, rng=again, clusters=clusters, draws=999)
+    assert together == one and draw.integers(1 << 30) == again.integers(1 << 30)
+
+
 def test_bootstrap_over_topics_draws_whole_topics_and_has_their_spread():
     topics = np.array(list("abcab"))
     for rows in resampled(5, rng(), clusters=topics, draws=20):
@@ -97,6 +108,8 @@ def test_bootstrap_over_topics_draws_whole_topics_and_has_their_spread():
 def test_bootstrap_refuses_no_spread_and_statistics_that_are_mostly_undefined():
     with pytest.raises(Refusal, match="one row has no spread"):
         bootstrap(lambda rows: 1.0, 1, rng=rng())
+    with pytest.raises(Refusal, match="one row has no spread"):
+        bootstrap_mean(np.ones(1), rng=rng())
     with pytest.raises(Refusal, match="undefined on 50 of 50 draws"):
         bootstrap(lambda rows: float("nan"), 5, rng=rng(), draws=50)
     with pytest.raises(Refusal, match="one cluster has no spread"):

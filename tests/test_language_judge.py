@@ -200,6 +200,7 @@ INSULIN = [
 ]
 
 
+@pytest.mark.usefixtures("pair_tokenizers")
 def test_the_packaged_source_finds_windows_of_a_subject_likelier_behind_that_subject():
     judge = Judge.open("tiny-smollm2")
     found = judge.surprise(["about bricklaying", "about diabetes treatment"], [BRICKS + INSULIN] * 2)

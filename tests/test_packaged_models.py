@@ -132,3 +132,18 @@ def test_loading_a_packaged_tokenizer_checks_it(merges: bool, tmp_path: Path, mo
     else:
         with pytest.raises(Refusal, match=r"^the tokenizer of tiny-planted: .*lost merges"):
             load_tokenizer("tiny-planted")
+
+
+def test_a_packaged_tokenizer_is_opened_once_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tuple(tokenizer_of("qwen2").tokenize(SMOLLM2.sentence))
+    monkeypatch.setitem(tiny.MODELS, "tiny-planted", replace(SMOLLM2, name="tiny-planted", tokens=tokens))
+    monkeypatch.setattr(opener, "folder_of", lambda _ref: tmp_path)
+    tokenizer_of("qwen2").save_pretrained(tmp_path)
+    first = load_tokenizer("tiny-planted")
+    assert load_tokenizer("tiny-planted") is first
+    own = opener.with_template(first, "{{ messages }}")
+    assert own.chat_template == "{{ messages }}" != first.chat_template
+    assert own.tokenize(SMOLLM2.sentence) == first.tokenize(SMOLLM2.sentence)
+    tokenizer_of("qwen2", merges=False).save_pretrained(tmp_path)  # what changes on disk is another tokenizer
+    with pytest.raises(Refusal, match="lost merges"):
+        load_tokenizer("tiny-planted")

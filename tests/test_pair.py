@@ -18,6 +18,8 @@ from dragoman.store.arrays import load_background
 from dragoman.verbalizers.sidecar import read_sidecar
 from reading import read_directions, read_encoder
 
+pytestmark = pytest.mark.usefixtures("pair_tokenizers")
+
 THEME = 'A passage about {0}: {1}, written as a news report.\n\nWords such as "{1}", "{2}" and "{0}" stand out.'
 OTHER = 'The theme is {0}; the subject is {1}, told as a diary entry.\n\nIt turns on "{2}", with "{1}" close by.'
 SUBJECTS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
 from dragoman import tiny
 from dragoman.core import Site
@@ -17,6 +18,8 @@ from dragoman.models.prompts import Activations, Prompt, read_prompts
 from dragoman.runs.readings import Readings
 from dragoman.runs.texts import Texts
 from dragoman.store import read_jsonl
+
+pytestmark = pytest.mark.usefixtures("pair_tokenizers")
 
 READ, ASKED = 120, 24  # texts for the map; prompts
 WORD = re.compile(r"(?<= )[a-z]{4,12}(?=[ ,.;])")

@@ -181,6 +181,7 @@ def test_soft_caps_are_kept_and_an_unknown_last_step_is_refused(monkeypatch):
         logits_of(other)
 
 
+@pytest.mark.usefixtures("pair_tokenizers")
 def test_the_packaged_target_steered_by_its_own_unembedding_writes_those_words():
     reader = Reader.open(Site("tiny-gemma", 16))
     rows = planted(reader, PLAIN)

@@ -24,7 +24,7 @@ from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike, 
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate, Refusal
 from dragoman.scoring.measures import row_measures, single_words, text_measures
-from dragoman.stats.intervals import bootstrap
+from dragoman.stats.intervals import bootstrap_mean
 from dragoman.stats.nulls import holm
 from dragoman.stats.paired import TEST, paired_estimate
 from dragoman.store import RunFolder
@@ -192,7 +192,7 @@ def common_of_all(each: Sequence[Values], features: Sequence[str]) -> tuple[list
 
 def _mean(row: NDArray[np.float64], topics: Sequence[str] | None, seed: Sequence[int]) -> dict[str, Any]:
     """A run's mean with a bootstrap interval."""
-    drawn = bootstrap(lambda rows: float(row[rows].mean()), len(row), rng=np.random.default_rng(seed), clusters=topics)
+    drawn = bootstrap_mean(row, rng=np.random.default_rng(seed), clusters=topics)
     interval = {"low": drawn.low, "high": drawn.high, "n": drawn.units, "unit": drawn.unit, "method": drawn.method}
     return {"value": float(row.mean()), **interval}
 

@@ -22,7 +22,7 @@ from dragoman.doctor.subject import Subject, folder_at_hand
 from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
 from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import TEMPLATE, read_template
-from dragoman.models.load import OF_VISION, load_tokenizer
+from dragoman.models.load import OF_VISION, load_tokenizer, with_template
 from dragoman.models.merge import Agreement
 from dragoman.models.reconstruct.contract import EASY_META, EASY_WEIGHTS, HEAD, RECONSTRUCTOR_ROLES
 from dragoman.models.watch import weight, weight_names
@@ -80,7 +80,7 @@ def unopened(subject: Subject, folder: Path) -> list[Finding]:
     try:
         tokenizer: Any = load_tokenizer(own)
         if (folder / TEMPLATE).is_file():
-            tokenizer.chat_template = read_template(folder / TEMPLATE)
+            tokenizer = with_template(tokenizer, read_template(folder / TEMPLATE))
         ids = encoded(rendered(tokenizer, TWO_TURNS), tokenizer)
     except Refusal:
         return []  # opening has said so

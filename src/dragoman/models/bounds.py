@@ -76,8 +76,14 @@ def refuse_unknown_packing(folder: Path, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers from telling of missing weights and odd settings as advice; here they are judged."""
+    """Keep transformers from telling of missing weights and odd settings as advice; here they are judged.
+
+    One inside another costs nothing; the outermost makes Python forget of every logger what it lets through.
+    """
     before = talk.get_verbosity()
+    if before >= talk.ERROR:
+        yield
+        return
     talk.set_verbosity_error()
     try:
         yield

@@ -33,7 +33,7 @@ from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
 from dragoman.models.engines import TOGETHER, SlotEngine, engine_for
 from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
 from dragoman.models.hooked import hooked
-from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype
+from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype, with_template
 from dragoman.models.merge import Agreement, merge_adapter
 from dragoman.models.resolve import folder_of, how_fed
 from dragoman.store import digest, file_sha256
@@ -304,7 +304,7 @@ class Verbalizer:
             if (folder / TOKENIZER).is_file():
                 tokenizer = load_tokenizer(folder)
             if (folder / TEMPLATE).is_file():
-                tokenizer.chat_template = read_template(folder / TEMPLATE)
+                tokenizer = with_template(tokenizer, read_template(folder / TEMPLATE))
         return net, tokenizer
 
 

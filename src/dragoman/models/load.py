@@ -9,8 +9,10 @@ devices that are not here, models without decoder blocks, and embedded tokenizer
 from __future__ import annotations
 
 import re
+from copy import copy
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 import transformers
@@ -37,6 +39,7 @@ from dragoman.store.boundary import AGAIN, opening
 # Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
 _OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
 OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
+_held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # embedded models' tokenizers, by their files
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 talk.disable_progress_bar()
@@ -54,9 +57,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A causal language model in eval mode with its tokenizer."""
     folder = folder_of(ref)
-    net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
-    _refuse_partial(report, f"{ref}")
-    return ready(net, folder, device), load_tokenizer(ref)
+    with quietly():
+        net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
+        _refuse_partial(report, f"{ref}")
+        return ready(net, folder, device), load_tokenizer(ref)
 
 
 def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
@@ -69,10 +73,11 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
         raise Refusal(f"{ref}", why, "save the fast tokenizer there")
     if (folder / CONFIG).is_file():  # transformers reads it to choose a class
         refuse_counts(folder, read_config(folder), None)
-    if not packaged:
+    if packaged:
+        tokenizer = _packaged_tokenizer(folder)
+    else:
         refuse_unbounded(path)
-    with quietly(), opening(path, "transformers cannot open the tokenizer"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = _opened_tokenizer(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise Refusal(f"{ref}", f"its tokenizer is a {type(tokenizer).__name__}, not a fast one", INSTEAD)
     if packaged:
@@ -80,6 +85,28 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def with_template(tokenizer: Any, template: str) -> Any:
+    """A tokenizer that renders chats by ``template``; the one that is given, which others may hold, stays as it is."""
+    own = copy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+def _opened_tokenizer(folder: Path) -> Any:
+    with quietly(), opening(folder / TOKENIZER, "transformers cannot open the tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _packaged_tokenizer(folder: Path) -> Any:
+    """An embedded model's tokenizer, opened once for as long as somebody holds it: Gemma's takes 4 seconds."""
+    stamps = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    key = tuple((f"{path}", one.st_size, one.st_mtime_ns, one.st_ino) for path, one in stamps)
+    tokenizer = _held.get(key)
+    if tokenizer is None:
+        tokenizer = _held[key] = _opened_tokenizer(folder)
     return tokenizer
 
 

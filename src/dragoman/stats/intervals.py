@@ -20,6 +20,7 @@ PERMUTATIONS = 9999
 Topics = Sequence[Any] | NDArray[Any] | None
 _LEVEL = 0.95
 DRAWS = 2000
+_HELD = 1 << 20  # row numbers that are drawn together
 Rows = NDArray[np.intp]
 
 
@@ -267,9 +268,42 @@ def bootstrap(
     Raises:
         Refusal: fewer than two rows, clusters that do not fit, or more than half of the draws undefined.
     """
+    _refuse_one_row(n)
+    found = np.array([statistic(rows) for rows in resampled(n, rng, clusters=clusters, draws=draws)])
+    return _percentiles(found, n, clusters, draws)
+
+
+def bootstrap_mean(
+    values: NDArray[np.float64],
+    *,
+    rng: np.random.Generator,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    draws: int = DRAWS,
+) -> Bootstrap:
+    """``bootstrap`` of the mean of ``values`` (n,), number for number; single rows are drawn many draws at once.
+
+    Raises:
+        Refusal: as ``bootstrap``.
+    """
+    n = len(values)
+    if clusters is not None:
+        return bootstrap(lambda rows: float(values[rows].mean()), n, rng=rng, clusters=clusters, draws=draws)
+    _refuse_one_row(n)
+    at_once = max(1, _HELD // n)
+    found = [
+        values[rng.integers(n, size=(min(at_once, draws - first), n))].mean(axis=1)
+        for first in range(0, draws, at_once)
+    ]
+    return _percentiles(np.concatenate(found), n, None, draws)
+
+
+def _refuse_one_row(n: int) -> None:
     if n < 2:
         raise Refusal(f"a bootstrap of {n} rows", "one row has no spread", "score at least two features")
-    found = np.array([statistic(rows) for rows in resampled(n, rng, clusters=clusters, draws=draws)])
+
+
+def _percentiles(found: NDArray[np.float64], n: int, clusters: Any, draws: int) -> Bootstrap:
+    """The interval of a statistic's values, one a draw, those that are no numbers left out."""
     found = found[np.isfinite(found)]
     if 2 * len(found) < draws:
         raise Refusal(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Estimate, Refusal
-from dragoman.stats.intervals import PERMUTATIONS, Topics, bootstrap, cluster_numbers
+from dragoman.stats.intervals import PERMUTATIONS, Topics, bootstrap_mean, cluster_numbers
 
 TEST = "paired sign-flip permutation"
 _HELD = 1 << 22  # signs that are drawn together
@@ -50,7 +50,7 @@ def paired_estimate(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise Refusal("values to compare", "some are NaN or infinite", "leave those features out")
     gap = a - b
-    drawn = bootstrap(lambda rows: float(gap[rows].mean()), len(gap), rng=rng, clusters=topics)
+    drawn = bootstrap_mean(gap, rng=rng, clusters=topics)
     where = cluster_numbers(len(gap), topics)
     sums = gap if where is None else np.bincount(where, weights=gap).astype(np.float64)
     return Estimate(
