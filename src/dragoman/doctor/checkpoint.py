@@ -22,7 +22,8 @@ from dragoman.doctor.subject import Subject, folder_at_hand
 from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
 from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import TEMPLATE, read_template
-from dragoman.models.load import OF_VISION, load_tokenizer
+from dragoman.models.first import OF_VISION
+from dragoman.models.load import load_tokenizer
 from dragoman.models.merge import Agreement
 from dragoman.models.reconstruct.contract import EASY_META, EASY_WEIGHTS, HEAD, RECONSTRUCTOR_ROLES
 from dragoman.models.watch import weight, weight_names

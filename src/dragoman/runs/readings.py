@@ -165,10 +165,11 @@ class Readings:
 
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""
-        source = Reader.open(self.source, dtype=self.dtype, device=self.device)
+        how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         if model_ref(self.source) == model_ref(self.target):
+            source = Reader.open(self.source, upto=self.target.block, **how)
             return source, replace(source, site=self.target)
-        return source, Reader.open(self.target, dtype=self.dtype, device=self.device)
+        return Reader.open(self.source, **how), Reader.open(self.target, **how)
 
     def _encoder(self, dictionary: Dictionary) -> Encoder | None:
         """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""
