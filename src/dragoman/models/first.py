@@ -8,7 +8,6 @@ are packed, or the stored blocks are not exactly those of the whole model, which
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dragoman.models.bounds import quantised, quietly
-
-# Text models in which a block knows nothing of how many come after it. The tests hold each, bit for bit.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
-_WRAPPERS = ("gemma3",)  # multimodal ones whose text model is among them
-# Of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
-BLOCK = re.compile(r"(?:^|\.)layers\.(?P<number>\d+)\.(?P<rest>(?!.*rotary_emb\.).+)$")
-OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
-_HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
+from dragoman.models.sizes import HEAD, place_of, readable_in_part
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -41,9 +33,13 @@ def first_blocks(folder: Path, stated: Mapping[str, Any], shapes: Shapes, block:
     with quietly():
         told: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     text = told.get_text_config()
-    known = text.model_type in FAMILIES and (text is told or told.model_type in _WRAPPERS)
     count = getattr(text, "num_hidden_layers", None)
-    if not known or quantised(stated) or not isinstance(count, int) or block + 1 >= count:
+    if (
+        not readable_in_part(told.model_type, text.model_type)
+        or quantised(stated)
+        or not isinstance(count, int)
+        or block + 1 >= count
+    ):
         return None
     if not _whole(told, text, shapes):
         return None
@@ -56,23 +52,17 @@ def first_blocks(folder: Path, stated: Mapping[str, Any], shapes: Shapes, block:
     return cut, count
 
 
-def block_of(name: str) -> int | None:
-    """The number of the decoder block that a stored tensor belongs to; None for all others."""
-    found = BLOCK.search(name)
-    return int(found["number"]) if found and not OF_VISION.search(name) else None
-
-
 def _whole(told: Any, text: Any, shapes: Shapes) -> bool:
     """Whether the stored blocks are those of the whole model, tensor by tensor, and its output layer is there."""
     with quietly(), torch.device("meta"):
         net: Any = AutoModelForCausalLM.from_config(told, trust_remote_code=False)
     wanted = _of_blocks({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()})
     tied = bool(getattr(told, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
-    heads = [tuple(shape) for name, shape in shapes.items() if _HEAD.search(name)]
+    heads = [tuple(shape) for name, shape in shapes.items() if HEAD.search(name)]
     return _of_blocks(shapes) == wanted and (tied or heads == [tuple(net.get_output_embeddings().weight.shape)])
 
 
 def _of_blocks(shapes: Shapes) -> dict[tuple[int, str], tuple[int, ...]]:
     """Shapes of the tensors of decoder blocks, by block and name in it, wherever the blocks stand."""
-    found = ((BLOCK.search(name), shape) for name, shape in shapes.items() if not OF_VISION.search(name))
-    return {(int(place["number"]), place["rest"]): tuple(shape) for place, shape in found if place}
+    found = ((place_of(name), shape) for name, shape in shapes.items())
+    return {place: tuple(shape) for place, shape in found if place is not None}

@@ -29,9 +29,10 @@ from dragoman.models.bounds import (
     refuse_size,
     refuse_unbounded,
 )
-from dragoman.models.first import Shapes, block_of, first_blocks
+from dragoman.models.first import Shapes, first_blocks
 from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, read_config, shapes_in, weight_files
 from dragoman.models.resolve import check_tokens, folder_of
+from dragoman.models.sizes import place_of
 from dragoman.store import digest, fingerprint_of
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import words_of
@@ -78,7 +79,7 @@ def _first_alone(folder: Path, kind: torch.dtype, what: str, device: str, upto: 
         return None
     shorter, count = found
     net, report = _loaded(AutoModel, folder, kind, what, device, config, shorter=shorter)
-    lost = [k for k in report["unexpected_keys"] if (number := block_of(k)) is not None and not upto < number < count]
+    lost = [k for k in report["unexpected_keys"] if (place := place_of(k)) and not upto < place[0] < count]
     if report["missing_keys"] or report["mismatched_keys"] or lost:
         return None
     net.blocks_of_the_whole = count
@@ -203,7 +204,7 @@ def _refuse_partial(report: Any, ref: str) -> None:
             f"and {len(report['unexpected_keys'])} stored ones have no place",
             "use the config.json and weights of one checkpoint",
         )
-    lost = sorted(k for k in report["unexpected_keys"] if block_of(k) is not None)
+    lost = sorted(k for k in report["unexpected_keys"] if place_of(k) is not None)
     if lost:
         raise Refusal(
             ref,

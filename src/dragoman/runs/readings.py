@@ -12,12 +12,13 @@ the device and threads, which move sums by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, Encoder
@@ -30,6 +31,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
+from dragoman.models.room import let_go
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
@@ -37,11 +39,16 @@ from dragoman.store.spool import Spool
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
 _LEFT_OUT = "left_out.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """Two models over the same texts. ``dtype``, ``device``: what they compute in, and where."""
+    """Two models over the same texts.
+
+    ``dtype``, ``device``: what they compute in, and where. ``once``: for one run alone, so that what was opened to read
+    is closed before anything is said.
+    """
 
     source: Site
     target: Site
@@ -49,6 +56,7 @@ class Readings:
     dtype: str = "float32"
     device: str = "cpu"
     talk: Talk = field(default_factory=Talk)
+    once: bool = False
 
     @cached_property
     def lenses(self) -> LensPair | None:
@@ -66,7 +74,8 @@ class Readings:
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}")
-            harvest(*self._readers(), texts, progress=talk.towards("harvest")).save(path)
+            progress = talk.towards("harvest")
+            self._read(lambda source, target: harvest(source, target, texts, progress=progress).save(path))
 
         path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
         if reused:
@@ -89,7 +98,9 @@ class Readings:
             encoder = encoder_of(dictionary)  # first: it may be refused, and models take long to open
             talk.say(f"reading {len(texts)} texts with both models for the direct route")
             progress = talk.towards("direct route")
-            stats, background, left_out = direct_statistics(*self._readers(), encoder, texts, progress=progress)
+            stats, background, left_out = self._read(
+                lambda source, target: direct_statistics(source, target, encoder, texts, progress=progress)
+            )
             path.mkdir()
             stats.table().save(path / TABLE)
             save_background(background, path / BACKGROUND)
@@ -131,7 +142,7 @@ class Readings:
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
             how = {"options": options, "progress": progress, "spool": spool}
-            read_aligned(*self._readers(), texts, encoder, **how).save(path)
+            self._read(lambda source, target: read_aligned(source, target, texts, encoder, **how).save(path))
             spool.remove()
 
         cache = Cache(say=talk.say)
@@ -162,6 +173,18 @@ class Readings:
     def _models(self) -> str:
         names = dict.fromkeys((self.source.model, self.target.model))
         return " and ".join(names)
+
+    def close(self) -> None:
+        """Give back the memory of what was opened to read: the lenses are opened again where they are asked for."""
+        self.__dict__.pop("lenses", None)
+        let_go(self.device)
+
+    def _read(self, work: Callable[[Reader, Reader], T]) -> T:
+        """What is read with both models; they are closed afterwards."""
+        try:
+            return work(*self._readers())
+        finally:
+            let_go(self.device)
 
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import AutoModel
 
 from dragoman.core import Refusal
-from dragoman.models.first import OF_VISION
 from dragoman.models.load import open_weights, ready, text_stack
 from dragoman.models.merge import WRAPPERS, Agreement, merged_alike, settle_names, trained_prefix
+from dragoman.models.sizes import OF_VISION
 
 NORMS = ("norm", "final_layernorm", "ln_f")
 _FINAL_NORM = re.compile(rf"^(?:\w+\.)*(?:{'|'.join(NORMS)})\.weight$")
