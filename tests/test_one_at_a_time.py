@@ -84,7 +84,7 @@ def written(run: Run) -> dict[str, bytes]:
     return {path.relative_to(run.folder.path).as_posix(): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("how", [{}, {"map": "post"}, {"samples": 2, "native": None}, {"batch_size": None}])
+@pytest.mark.parametrize("how", [{}, {"map": "post", "batch_size": None}, {"samples": 2, "native": None}])
 def test_both_orders_write_the_same_run_byte_for_byte(explained: Explained, how: dict[str, Any]):
     at_once, low = explained("at once", **how), explained("low", free=0, **how)
     mine, theirs = written(at_once), written(low)
@@ -175,11 +175,10 @@ def test_the_lenses_are_gone_when_words_are_said(explained: Explained, monkeypat
     monkeypatch.setattr(Verbalizer, "verbalize", said)
     run = explained("low", free=0, cache=tmp_path / "cache")
     assert len(lenses) == 1 and set(alive) == {0}
-    assert any("words" in name for name in written(run))
+    assert "lens.json" in written(run)
 
 
-@pytest.mark.parametrize("frees", [(None, 0), (0, None), (0, 0)])
-@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize(("frees", "calls"), [((None, 0), 1), ((0, None), 1), ((0, 0), 3)])
 def test_a_run_that_was_stopped_goes_on_in_either_order(
     explained: Explained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, frees: tuple[Any, Any], calls: int
 ):
