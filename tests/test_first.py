@@ -25,10 +25,10 @@ from transformers import (
 
 from dragoman.core import Refusal, Site
 from dragoman.models import load
-from dragoman.models.first import FAMILIES
 from dragoman.models.harvest import Reader
 from dragoman.models.load import blocks_of, decoder_blocks, load_model
 from dragoman.models.logits import logits_of
+from dragoman.models.sizes import FAMILIES
 from tiny_checkpoints import ALL_FAMILIES, model_of, save_checkpoint, tokenizer_of
 
 pytestmark = pytest.mark.usefixtures("no_hub")
