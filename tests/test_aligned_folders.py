@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 from dragoman.core import Refusal
 from dragoman.maps.aligned import Aligned
-from dragoman.models import aligned as room
-from dragoman.models.aligned import encoded, read_aligned
+from dragoman.models import encoding
+from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions, distinct, document_name
 from planted_readers import FIRST, TEXTS, PlantedPair, planted_pair, sae, same, same_everything
@@ -21,10 +21,13 @@ from planted_worlds import SOURCE, TARGET
 
 
 def test_encoding_in_slices_is_encoding_at_once(pair: PlantedPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_CELLS", 40 * 7)
+    monkeypatch.setattr(encoding, "_CELLS", 40 * 7)
     x = pair.x()[:100].astype(np.float32)
     assert_allclose(
-        encoded(pair.encoder, x, np.array([3, 9])).toarray(), pair.encoder.encode(x)[:, [3, 9]], rtol=1e-5, atol=1e-6
+        encoding.HostEncoding(pair.encoder).sparse(x, np.array([3, 9])).toarray(),
+        pair.encoder.encode(x)[:, [3, 9]],
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -127,7 +130,7 @@ def test_features_the_dictionary_does_not_have_are_refused(pair: PlantedPair) ->
 
 
 def test_a_dictionary_whose_sums_do_not_fit_is_refused(pair: PlantedPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ROOM", 8.0 * 10 * 104)
+    monkeypatch.setattr("dragoman.models.aligned.ROOM", 8.0 * 10 * 104)
     with pytest.raises(Refusal, match=r"watching 40 features: .* name the features that matter, and a few thousand"):
         read_aligned(pair.source, pair.target, pair.texts, pair.encoder)
     read_aligned(pair.source, pair.target, pair.texts[:30], pair.encoder, options=ReadingOptions(watched=("1", "2")))

@@ -291,10 +291,10 @@ def test_a_run_says_what_was_left_out_and_its_manifest_keeps_it(
 ) -> None:
     plain, said = room._keep, list[str]()
 
-    def spoiled(hidden: torch.Tensor, *rest: Any) -> Any:
+    def spoiled(hidden: torch.Tensor, *rest: Any, **how: Any) -> Any:
         hidden = hidden.clone()
         hidden[0, 2] = torch.nan  # one token a batch
-        return plain(hidden, *rest)
+        return plain(hidden, *rest, **how)
 
     monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
     for name in ("run", "again"):  # once read, once from the cache

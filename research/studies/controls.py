@@ -21,7 +21,7 @@ from dragoman.core import Directions, Site
 from dragoman.maps import FiringSums, LinearMap, Moments
 from dragoman.maps.aligned import HeldOutPairs
 from dragoman.maps.linear import fit_ridge
-from dragoman.models.aligned import encoded
+from dragoman.models.encoding import encoded
 from studies.ground import Ground
 from studies.tokens import Tokens
 

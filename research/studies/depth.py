@@ -20,7 +20,7 @@ from dragoman.core import Background, Directions, Floats, Site, frozen
 from dragoman.maps import Moments
 from dragoman.measures.cofiring import TellingTokens, Whitening
 from dragoman.measures.fake import fake_dictionary
-from dragoman.models.aligned import encoded
+from dragoman.models.encoding import encoded
 from dragoman.models.lens import Lens
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Floats, Refusal
 from dragoman.dictionaries import Encoder
-from dragoman.models.aligned import encoded
+from dragoman.models.encoding import encoded
 from dragoman.models.harvest import OUTLIER, Progress, Reader, TokenRows, median_norm, refuse_undefined, shared_ends
 from dragoman.models.paired import FIRST
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
-from dragoman.maps.direct import FiringSums
+from dragoman.maps.direct import DirectTable, FiringSums
 from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.moments import FoldedMoments, scrambled
 from dragoman.maps.windows import AFTER, BEFORE, MANY, around, somewhere
@@ -43,7 +43,7 @@ _FILE = Contents(
 )
 Names = NDArray[np.int64]
 _INDEX = "aligned.json"
-_PARTS = ("sums", "fired", "firings", "words", "tokens")
+_PARTS = ("sums", "fired", "firings", "words", "tokens", "table")
 _FOLDER = Contents(
     called="aligned pairs",
     holds="aligned pairs",
@@ -271,9 +271,10 @@ class Aligned:
     ``folded``: for maps. ``sums``: where each watched feature fires, at the target, with which features fire together
     unless too many were watched; ``fired``: at the source, for purity; ``calibration``: at the target by fold, for a
     few frequent features; ``firings``: documents and tokens in which each fires most; ``words``: on which words;
-    ``tokens``: how much at every token around the strongest. These six are None where there was no SAE. The
-    backgrounds: mean unit activation over the pairs, at either site. ``held_out``: whole pairs to judge a map by.
-    ``report``: what was read and left out, with reasons.
+    ``tokens``: how much at every token around the strongest. These six are None where there was no SAE. ``table``: the
+    direct route's rows of all features, None where none were asked for besides the watched ones. The backgrounds: mean
+    unit activation over the pairs, at either site. ``held_out``: whole pairs to judge a map by. ``report``: what was
+    read and left out, with reasons.
     """
 
     source: Site
@@ -289,6 +290,12 @@ class Aligned:
     firings: Firings | None = None
     words: FiringWords | None = None
     tokens: FiringTokens | None = None
+    table: DirectTable | None = None
+
+    @property
+    def direct(self) -> DirectTable | None:
+        """The direct route's rows: of all features where they were summed, else of the watched ones."""
+        return self.table if self.table is not None else self.sums.table() if self.sums is not None else None
 
     def save(self, folder: Path) -> None:
         """Write a new folder: whole, or (interrupted, refused) not there.
@@ -344,4 +351,5 @@ class Aligned:
             firings=Firings.load(folder / "firings.safetensors") if "firings" in index["parts"] else None,
             words=FiringWords.load(folder / "words.safetensors") if "words" in index["parts"] else None,
             tokens=FiringTokens.load(folder / "tokens.safetensors") if "tokens" in index["parts"] else None,
+            table=DirectTable.load(folder / "table.safetensors") if "table" in index["parts"] else None,
         )

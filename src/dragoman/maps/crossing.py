@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Background, Directions, Refusal, Site, refuse_other_site
+from dragoman.maps.algebra import HOST, Algebra
 from dragoman.maps.aligned import Aligned, Firings
 from dragoman.maps.cards import by_route, cards_as_is, carry_by_choice, make_cards
 from dragoman.maps.diagnostics import Baselines, held_out, usable
@@ -96,11 +97,12 @@ class Crossing:
         overlap: Overlap | None = None,
         seed: int = 0,
         texts: Sequence[str] = (),
+        algebra: Algebra = HOST,
     ) -> Self:
         """Fit the map and all that judges it; it depends on no feature that is asked for later.
 
         Takes two eigendecompositions a fold (source and target width) and some solves: seconds below width 1000,
-        minutes at 3584 and 5376.
+        minutes at 3584 and 5376 in numpy.
 
         Args:
             aligned: what was read.
@@ -110,6 +112,7 @@ class Crossing:
             overlap: counts the lens words that rows and images share, for the choice of the penalty.
             seed: of the random directions that cards are ranked among, and of the features the penalty is chosen on.
             texts: those that were read, where windows are to be cut from them later.
+            algebra: where it is computed.
 
         Raises:
             Refusal: too few pairs, other texts, or a dictionary or table of another site.
@@ -122,16 +125,15 @@ class Crossing:
         calibration = None
         if aligned.calibration is not None:
             calibration = Calibration(directions=dictionary, direct=aligned.calibration, overlap=overlap, seed=seed)
-        forward = fit_map(aligned.folded, source, target, calibration=calibration)
+        forward = fit_map(aligned.folded, source, target, calibration=calibration, algebra=algebra)
         turned = tuple(fold.reversed() for fold in aligned.folded.folds)
         folds_back = FoldedMoments(folds=turned, documents=aligned.folded.documents)
         # Only a check: too few rows for the target's width make it a weak one, not a wrong one.
-        back = fit_map(folds_back, target, source, allow_underdetermined=True)
+        back = fit_map(folds_back, target, source, allow_underdetermined=True, algebra=algebra)
         del turned, folds_back
-        forward = judged(aligned, forward)
-        moments = aligned.folded.total
-        if direct is None and aligned.sums is not None:
-            direct = aligned.sums.table()
+        forward = judged(aligned, forward, algebra)
+        moments = algebra.total(aligned.folded)
+        direct = aligned.direct if direct is None else direct
         return cls(
             recipe="aligned",
             source=source,
@@ -382,7 +384,7 @@ def refuse_far(source: Site, target: Site) -> None:
         )
 
 
-def judged(aligned: Aligned, forward: LinearMap) -> LinearMap:
+def judged(aligned: Aligned, forward: LinearMap, algebra: Algebra = HOST) -> LinearMap:
     """The map with ``held_out`` on its report: of the map that the other folds give at the same penalty."""
     pairs = aligned.held_out
     rest = tuple(m for k, m in enumerate(aligned.folded.folds) if k != pairs.fold)
@@ -393,6 +395,7 @@ def judged(aligned: Aligned, forward: LinearMap) -> LinearMap:
         penalty=forward.settings["lam_rel"],
         standardise=bool(forward.settings.get("standardised")),
         allow_underdetermined=True,
+        algebra=algebra,
     )
     found = held_out(trial, pairs.x, pairs.y, documents=pairs.documents)
     word, why = usable(found)

@@ -82,7 +82,32 @@ class FiringSums:
             Refusal: shapes that do not fit, negative or non-finite numbers, or a document seen before.
         """
         f, y, documents = csr_array(f, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(documents)
-        self._refuse_misfit(f, y, documents)
+        m, q = len(self.ids), self.y_sum.size
+        if f.shape != (len(y), m) or y.shape[1:] != (q,) or documents.shape != (len(y),):
+            raise Refusal(
+                f"activations {f.shape}, target rows {y.shape} and documents {documents.shape}",
+                f"{m} features and width {q} are watched",
+                "pass f (n, M), y (n, q) and documents (n,) of the same rows",
+            )
+        refuse_impossible(f, y)
+        self.add_activations(f, documents)
+        self.y_sum += y.sum(axis=0)
+        columns = f.tocsc()
+        for start in range(0, len(self.ids), _BAND):
+            band = columns[:, start : start + _BAND]
+            if band.nnz:
+                self.weighted_sum[start : start + _BAND] += band.T @ y
+        return self
+
+    def add_activations(self, f: csr_array, documents: NDArray[Any]) -> None:
+        """Count rows by their activations f (n, M) alone; ``weighted_sum`` and ``y_sum`` are their caller's to add.
+
+        Raises:
+            Refusal: activations that are negative or not finite, or a document seen before.
+        """
+        refuse_impossible(f)
+        if not np.issubdtype(documents.dtype, np.integer):
+            raise Refusal(f"document ids of type {documents.dtype}", "they are integers", "number the documents")
         names, where = np.unique(documents, return_inverse=True)
         fresh = set(names.tolist())
         again = fresh & self._documents
@@ -93,35 +118,11 @@ class FiringSums:
         member = csr_array((np.ones(len(where)), (where, np.arange(len(where)))), shape=(len(names), len(where)))
         totals: Any = member @ f
         self._documents |= fresh
-        self.count += len(y)
+        self.count += len(documents)
         self.weight_sum += np.asarray(f.sum(axis=0))
         self.weight_sq_sum += np.asarray(totals.power(2).sum(axis=0))
-        self.y_sum += y.sum(axis=0)
-        columns = f.tocsc()
-        for start in range(0, len(self.ids), _BAND):
-            band = columns[:, start : start + _BAND]
-            if band.nnz:
-                self.weighted_sum[start : start + _BAND] += band.T @ y
         if self.gram is not None:
             self.gram = csr_array(self.gram + f.T @ f)
-        return self
-
-    def _refuse_misfit(self, f: csr_array, y: Doubles, documents: NDArray[Any]) -> None:
-        m, q = len(self.ids), self.y_sum.size
-        if f.shape != (len(y), m) or y.shape[1:] != (q,) or documents.shape != (len(y),):
-            raise Refusal(
-                f"activations {f.shape}, target rows {y.shape} and documents {documents.shape}",
-                f"{m} features and width {q} are watched",
-                "pass f (n, M), y (n, q) and documents (n,) of the same rows",
-            )
-        if not (np.isfinite(f.data).all() and np.isfinite(y).all()) or (f.data < 0).any():
-            raise Refusal(
-                "activations or target rows",
-                "some are NaN, infinite or, for activations, negative",
-                "pass the SAE's activations after its nonlinearity",
-            )
-        if not np.issubdtype(documents.dtype, np.integer):
-            raise Refusal(f"document ids of type {documents.dtype}", "they are integers", "number the documents")
 
     @property
     def documents(self) -> NDArray[np.int64]:
@@ -204,6 +205,17 @@ class FiringSums:
                 raise Refusal(f"{path}", f"its table of co-firing is damaged ({error})", "make it again") from error
             found.gram = gram
         return found
+
+
+def refuse_impossible(f: csr_array, y: NDArray[Any] | None = None) -> None:
+    """Refuse activations that are negative, and numbers that are not finite."""
+    finite = np.isfinite(f.data).all() and (y is None or np.isfinite(y).all())
+    if not finite or (f.data < 0).any():
+        raise Refusal(
+            "activations or target rows",
+            "some are NaN, infinite or, for activations, negative",
+            "pass the SAE's activations after its nonlinearity",
+        )
 
 
 def add_by_fold(folds: Sequence[FiringSums], f: Any, y: NDArray[Any], documents: NDArray[Any]) -> None:

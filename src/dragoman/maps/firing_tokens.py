@@ -224,7 +224,9 @@ def _of_document(parts: Sequence[Fired], name: int, ends: NDArray[Any]) -> tuple
     fired = csr_array(vstack([part.fired[rows] for part, rows in own]))
     at = np.concatenate([part.ends[rows] for part, rows in own])
     values, last = np.unique(at[::-1], return_index=True)
-    return csc_array(fired[len(at) - 1 - last]), np.searchsorted(ends, values)
+    columns = csc_array(fired[len(at) - 1 - last])
+    columns.sort_indices()
+    return columns, np.searchsorted(ends, values)
 
 
 def _cell(fired: csc_array, number: NDArray[np.int64], ends: NDArray[Any], row: int, end: int) -> _Cell:
@@ -232,5 +234,4 @@ def _cell(fired: csc_array, number: NDArray[np.int64], ends: NDArray[Any], row: 
     column = slice(fired.indptr[row], fired.indptr[row + 1])
     which, strength = number[fired.indices[column]], fired.data[column]
     here = (strength > 0) & (ends[which] > end - BEFORE) & (ends[which] <= end + AFTER)
-    order = np.argsort(which[here])
-    return np.stack([which[here][order], strength[here][order]]).astype(np.float32)
+    return np.array([which[here], strength[here]], dtype=np.float32)

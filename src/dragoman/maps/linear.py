@@ -10,6 +10,7 @@ is that of tr(Sxx) / p, so a bare number like 100 means nothing without the data
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from dragoman.core import Directions, Refusal, Site, frozen, refuse_other_site
 from dragoman.maps.moments import Doubles, Moments, refuse_few
 from dragoman.store import Contents, write_arrays
 
+Solve = Callable[[Doubles, float, Doubles], Doubles]  # (sxx, lam, right) -> (sxx + lam I)^-1 right
 _FILE = Contents(
     called="a map",
     holds="map",
@@ -111,10 +113,27 @@ def relative_lambda(moments: Moments, lam_rel: float) -> float:
     return lam_rel * float(np.trace(moments.sxx)) / moments.p
 
 
+def solve_shifted(sxx: NDArray[Any], lam: float, right: NDArray[Any]) -> Doubles:
+    """(sxx + lam I)^-1 right by Cholesky; ``sxx`` (p, p) symmetric, ``right`` (p, k)."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    shifted = np.array(sxx)
+    shifted[np.diag_indices_from(shifted)] += _positive(lam)
+    return cho_solve(cho_factor(shifted, overwrite_a=True), right)
+
+
 def fit_ridge(
-    moments: Moments, source: Site, target: Site, lam: float, *, allow_underdetermined: bool = False
+    moments: Moments,
+    source: Site,
+    target: Site,
+    lam: float,
+    *,
+    allow_underdetermined: bool = False,
+    solve: Solve = solve_shifted,
 ) -> LinearMap:
     """Fit W = (Sxx + lam I)^-1 Sxy (Hoerl and Kennard 1970); equals scikit-learn's ``Ridge(alpha=lam)``.
+
+    ``solve``: how, for instance on a device; by Cholesky here.
 
     Raises:
         Refusal: fewer than 3 rows, no more rows than the source is wide (unless allowed), or ``lam`` not positive.
@@ -123,22 +142,13 @@ def fit_ridge(
     return LinearMap(
         source=source,
         target=target,
-        weight=solve_shifted(moments.sxx, lam, moments.sxy),
+        weight=solve(moments.sxx, lam, moments.sxy),
         mean_x=moments.mean_x,
         mean_y=moments.mean_y,
         method="ridge",
         settings={"lam": float(lam), "lam_rel": float(lam) / relative_lambda(moments, 1.0)},
         report={"rows": moments.count, "underdetermined": moments.underdetermined},
     )
-
-
-def solve_shifted(sxx: NDArray[Any], lam: float, right: NDArray[Any]) -> Doubles:
-    """(sxx + lam I)^-1 right by Cholesky; ``sxx`` (p, p) symmetric, ``right`` (p, k)."""
-    from scipy.linalg import cho_factor, cho_solve
-
-    shifted = np.array(sxx)
-    shifted[np.diag_indices_from(shifted)] += _positive(lam)
-    return cho_solve(cho_factor(shifted, overwrite_a=True), right)
 
 
 @dataclass(frozen=True, eq=False)

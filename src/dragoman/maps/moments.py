@@ -152,6 +152,16 @@ def refuse_few(count: int, p: int, *, allow_underdetermined: bool) -> None:
         )
 
 
+def refuse_empty(empty: Sequence[int], folds: int, documents: int) -> None:
+    """Refuse folds that no document fell into."""
+    if empty:
+        raise Refusal(
+            f"{documents} documents in {folds} folds",
+            "a fold without documents leaves nothing to judge on",
+            "read more documents or use fewer folds",
+        )
+
+
 class Sums:
     """Running sums of shifted rows, added to in place: what one pass over the rows holds.
 
@@ -351,15 +361,9 @@ class MomentStream:
         self._settle_pilot()
         for k in range(len(self._sums)):
             self._multiply(k)
-        empty = [k for k, sums in enumerate(self._sums) if sums is None]
-        if empty or self._shift is None:
-            raise Refusal(
-                f"{len(self._documents)} documents in {len(self._sums)} folds",
-                "a fold without documents leaves nothing to judge on",
-                "read more documents or use fewer folds",
-            )
-        self._finished = True
-        folds = tuple(sums.sealed(*self._shift) for sums in self._sums if sums is not None)
+        refuse_empty([k for k, sums in enumerate(self._sums) if sums is None], len(self._sums), len(self._documents))
+        self._finished, shift = True, self._shift or (np.zeros(0), np.zeros(0))
+        folds = tuple(sums.sealed(*shift) for sums in self._sums if sums is not None)
         self._sums = [None] * len(folds)
         return FoldedMoments(folds=folds, documents=frozen(self._documents, np.int64))
 

@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from dragoman.core import Directions, Refusal, Site
+from dragoman.maps.algebra import HOST, Algebra, LeftOutFold
 from dragoman.maps.diagnostics import held_out as judge
 from dragoman.maps.direct import FLOOR, FiringSums
-from dragoman.maps.linear import LinearMap, RidgePath, fit_procrustes, fit_ridge, relative_lambda, source_scale
+from dragoman.maps.linear import LinearMap, fit_procrustes, fit_ridge, relative_lambda, source_scale
 from dragoman.maps.moments import Doubles, FoldedMoments, Moments, refuse_few
 
 GRID: Doubles = np.logspace(-6, 3, 28)  # relative penalties, three a decade
@@ -42,7 +43,6 @@ CALIBRATION = 150  # features that both criteria average over
 LEAST = 30  # features below which their mean decides nothing
 WITHIN = 0.97  # of the best R2, for the fallback
 NEAR = 0.98  # of the most lens words kept: among penalties that keep so many, co-firing decides
-SHRINK = 1e-3  # of the target's mean variance, added to its covariance before it is inverted
 Overlap = Callable[[Doubles, Doubles], Doubles]  # rows (n, p), images (n, q) -> (n,) lens words they share
 LOUD = 1e3  # times the median variance, above which one source dimension would set the penalty for all
 ENOUGH = 10  # rows per source dimension below which a map is called thin
@@ -93,6 +93,7 @@ def choose_penalty(
     *,
     grid: NDArray[Any] = GRID,
     scale: Doubles | None = None,
+    algebra: Algebra = HOST,
 ) -> PenaltyChoice:
     """Choose lam_rel (lam = lam_rel tr(Sxx)/p of the fitted rows) on left-out folds of documents.
 
@@ -102,6 +103,7 @@ def choose_penalty(
             features fire in ``FLOOR`` effective documents of every fold.
         grid: relative penalties (k,), increasing.
         scale: standard deviations (p,) to divide the source by first, if the map is to be fitted that way.
+        algebra: where it is computed.
 
     Raises:
         Refusal: a grid that does not increase from above 0, or a calibration of other folds or another site.
@@ -112,16 +114,13 @@ def choose_penalty(
     wanted = _wanted(moments, calibration)
     errors, spreads = np.zeros(len(grid)), 0.0
     areas: list[Doubles] = []
-    for k, fold in enumerate(moments.folds):
-        fitted = moments.without(k)
-        if scale is not None:
-            fitted, fold = fitted.rescaled(scale), fold.rescaled(scale)
-        path, lams = RidgePath(fitted), grid * relative_lambda(fitted, 1.0)
-        errors += path.held_out_curve(lams, fold)
-        spreads += float(np.trace(fold.syy) + fold.count * np.sum((fold.mean_y - fitted.mean_y) ** 2))
+    for k in range(len(moments.folds)):
+        fold = algebra.left_out(moments, k, scale)
+        errors += fold.errors(grid)
+        spreads += fold.spread
         if wanted is not None:
             rows, betas = wanted[k]
-            areas.append(_cofiring(path, lams, rows if scale is None else rows / scale, betas, _precision(fitted)))
+            areas.append(_cofiring(fold, grid, rows if scale is None else rows / scale, betas))
     r2 = 1.0 - errors / spreads
     if wanted is None or calibration is None:
         best = float(r2.max())
@@ -133,7 +132,11 @@ def choose_penalty(
         return _chosen(grid, r2, None, None, int(near[0]), "fallback", reason, 0.0)
     cofiring = np.mean(areas, axis=0)
     features = float(np.mean([len(rows) for rows, _ in wanted]))
-    overlap = None if calibration.overlap is None else _overlap(moments.total, grid, scale, wanted, calibration.overlap)
+    overlap = None
+    if calibration.overlap is not None:
+        total = algebra.total(moments)
+        total = total if scale is None else total.rescaled(scale)
+        overlap = _overlap(total, grid, scale, wanted, calibration.overlap, algebra)
     near = np.arange(len(grid)) if overlap is None else np.flatnonzero(overlap >= NEAR * overlap.max())
     at = int(near[np.argmax(cofiring[near])])
     reason = f"images of {features:.0f} features drawn at random co-fire with them best (AUROC {cofiring[at]:.3f})"
@@ -142,22 +145,19 @@ def choose_penalty(
     return _chosen(grid, r2, cofiring, overlap, at, "cofiring" if overlap is None else "lens", reason, features)
 
 
-def _precision(fitted: Moments) -> Doubles:
-    """Inverse of the target's shrunk covariance (q, q)."""
-    covariance = fitted.syy / max(fitted.count - 1, 1)
-    shrunk = covariance + SHRINK * float(np.trace(covariance)) / fitted.q * np.eye(fitted.q)
-    return np.linalg.inv(shrunk).astype(np.float64, copy=False)
-
-
 def _overlap(
-    total: Moments, grid: Doubles, scale: Doubles | None, wanted: Sequence[tuple[Doubles, Doubles]], overlap: Overlap
+    total: Moments,
+    grid: Doubles,
+    scale: Doubles | None,
+    wanted: Sequence[tuple[Doubles, Doubles]],
+    overlap: Overlap,
+    algebra: Algebra,
 ) -> Doubles:
     """Mean lens words (k,) that rows and their images share, of the map that all rows give."""
     rows = max((rows for rows, _ in wanted), key=len)
-    fitted = total if scale is None else total.rescaled(scale)
-    path, lams = RidgePath(fitted), grid * relative_lambda(fitted, 1.0)
+    paths, lams = algebra.paths(total), grid * relative_lambda(total, 1.0)
     own = rows if scale is None else rows / scale
-    return np.array([float(np.mean(overlap(rows, path.images(own, float(lam))))) for lam in lams])
+    return np.array([float(np.mean(overlap(rows, paths.images(own, float(lam))))) for lam in lams])
 
 
 def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tuple[Doubles, Doubles]] | None:
@@ -191,12 +191,12 @@ def _wanted(moments: FoldedMoments, calibration: Calibration | None) -> list[tup
     return found
 
 
-def _cofiring(path: RidgePath, lams: Doubles, rows: Doubles, betas: Doubles, precision: Doubles) -> Doubles:
+def _cofiring(fold: LeftOutFold, grid: Doubles, rows: Doubles, betas: Doubles) -> Doubles:
     """Mean AUROC (k,) of images at every penalty with left-out direct rows, see the module."""
     found = []
-    for lam in lams:
-        image = path.images(rows, float(lam))
-        reads = image @ precision
+    for lam_rel in grid:
+        image = fold.images(rows, float(lam_rel))
+        reads = fold.read_outs(image)
         length = np.sqrt(np.maximum(np.einsum("ij,ij->i", reads, image), 1e-300))
         apart = np.einsum("ij,ij->i", reads, betas) / length
         found.append(float(np.mean(ndtr(apart / np.sqrt(2.0)))))
@@ -236,6 +236,7 @@ def fit_map(
     penalty: PenaltyChoice | float | None = None,
     standardise: bool | Literal["auto"] = "auto",
     allow_underdetermined: bool = False,
+    algebra: Algebra = HOST,
 ) -> LinearMap:
     """Ridge on all rows at the penalty ``choose_penalty`` gives: all is chosen by rule, the reasons are on its report.
 
@@ -248,6 +249,7 @@ def fit_map(
         standardise: divide the source by its standard deviations before fitting. ``"auto"`` does so where the loudest
             dimension has more than 1000 times the median variance. Scaling the target would change no direction.
         allow_underdetermined: fit no more rows than the source is wide.
+        algebra: where it is computed.
 
     Returns:
         A map whose report has ``penalty`` (the choice), ``loudness`` (largest over median source variance),
@@ -264,13 +266,13 @@ def fit_map(
     if standardise is True or (standardise == "auto" and loudness > LOUD):
         scale = source_scale(variance)
     if penalty is None:
-        penalty = choose_penalty(moments, calibration, scale=scale)
+        penalty = choose_penalty(moments, calibration, scale=scale, algebra=algebra)
     chosen = penalty if isinstance(penalty, PenaltyChoice) else None
     lam_rel = chosen.lam_rel if chosen else float(penalty)  # type: ignore[arg-type]
-    total = moments.total  # only now: choosing needs the room
+    total = algebra.total(moments)  # only now: choosing needs the room
     fitted = total if scale is None else total.rescaled(scale)
     lam = relative_lambda(fitted, lam_rel)
-    made = fit_ridge(fitted, source, target, lam, allow_underdetermined=True)
+    made = fit_ridge(fitted, source, target, lam, allow_underdetermined=True, solve=algebra.solve_shifted)
     ratio = total.count / total.p
     report = made.report | {"loudness": loudness, "rows_per_dimension": ratio, "thin": ratio < ENOUGH}
     report |= {"penalty": asdict(chosen) if chosen else None, "rows_per_document": moments.rows_per_document}

@@ -16,15 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from dragoman.core import Directions, refuse_other_site
+from dragoman.maps.algebra import HOST, Algebra
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.crossing import judged
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.penalty import fit_map
 
 
-def fit_points(aligned: Aligned) -> LinearMap:
+def fit_points(aligned: Aligned, algebra: Algebra = HOST) -> LinearMap:
     """The map of activations, with ``held_out`` on its report: the smallest penalty that predicts nearly best."""
-    return judged(aligned, fit_map(aligned.folded, aligned.source, aligned.target))
+    return judged(aligned, fit_map(aligned.folded, aligned.source, aligned.target, algebra=algebra), algebra)
 
 
 def carry_points(map_: LinearMap, activations: Directions) -> Directions:

@@ -20,23 +20,30 @@ a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
-from dragoman.core import Background, Floats, Refusal, frozen
+from dragoman.core import Background, Refusal, frozen
 from dragoman.dictionaries import Encoder
-from dragoman.maps import FiringSums
 from dragoman.maps.aligned import Aligned, FiringsTally, HeldOutPairs
-from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.firing_tokens import Fired, TokenTally
-from dragoman.maps.moments import MomentStream
 from dragoman.maps.words import WordTally
-from dragoman.models.harvest import OUTLIER, Progress, Reader, median_norm, refuse_undefined, shared_ends, unit_sum
+from dragoman.models.batches import Batch
+from dragoman.models.behind import ahead, one_behind
+from dragoman.models.encoding import Encodes, encoding_of
+from dragoman.models.harvest import (
+    Progress,
+    Reader,
+    on_host,
+    refuse_undefined,
+    shared_ends,
+)
 from dragoman.models.paired import (
     SIDES,
     Document,
@@ -47,35 +54,40 @@ from dragoman.models.paired import (
     held_out_documents,
     refuse_other_width,
 )
+from dragoman.models.pilot import SHARE, Pilot, look_first, odd_rows, refuse_outliers
+from dragoman.models.sums import Firing, Watched, pair_sums
 from dragoman.store import digest, refuse_alike
-from dragoman.store.spool import Spool
+from dragoman.store.spool import Kept, Spool
 
-SHARE = 0.05  # of pairs, left out as sinks at most
 ROOM = 2e9  # bytes of sums over firings
 _PAIRS = ("x", "y", "documents", "ends", "rest_x", "rest_documents", "rest_ends")
-_CELLS = 2**24  # activations encoded at a time: 64 MB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pilot:
-    """What the texts read beforehand settle: median norms by side, and how many of them each feature fires in."""
-
-    typical: dict[str, float]
-    documents: int
-    fires: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pairs:
-    """Pairs; and the ``rest`` of the source's tokens, seen in windows alone: no sum counts them."""
+    """Pairs; and the ``rest`` of the source's tokens, seen in windows alone: no sum counts them.
 
-    x: Floats
-    y: Floats
+    Rows lie where they were read: float32, in numpy or in torch on a device. ``counted``: of a batch just read, what
+    was left out of it and why.
+    """
+
+    x: Any
+    y: Any
     documents: NDArray[np.int64]
     ends: NDArray[np.int64]
-    rest_x: Floats
+    rest_x: Any
     rest_documents: NDArray[np.int64]
     rest_ends: NDArray[np.int64]
+    counted: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """A batch before it is read: by what ``name`` it is kept, what was ``kept`` of it, or both models' tokens."""
+
+    name: str
+    kept: Kept | None = None
+    batches: tuple[Batch, Batch] | None = None
 
 
 def read_aligned(
@@ -87,6 +99,8 @@ def read_aligned(
     options: ReadingOptions | None = None,
     progress: Progress | None = None,
     spool: Spool | None = None,
+    device: str | None = None,
+    every: bool = False,
 ) -> Aligned:
     """Read every text once with both models and keep the sums; refused as the module says.
 
@@ -94,7 +108,9 @@ def read_aligned(
     short goes on where it stopped, to the same sums. Longest texts come first, so that memory is at its most at the
     start. ``source``: the model whose features are carried into ``target``. ``texts``: one document each.
     ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
-    ``progress``: called with documents read and their number.
+    ``progress``: called with documents read and their number. ``device``: where activations stay and are summed, in
+    float64, while the next batch is read; in numpy where none is named. ``every``: whether all features get direct rows
+    there, not the watched ones alone.
     """
     options = options or ReadingOptions()
     if encoder is not None:
@@ -102,13 +118,19 @@ def read_aligned(
     documents, left = distinct(texts)
     refuse_alike(texts, 2 * options.folds, f"{options.folds} folds of documents are judged on one another")
     columns = _columns(source, target, encoder, options)
-    pilot = _pilot(source, target, [d.text for d in documents], encoder, options)
-    reading = _Reading(source, target, encoder, columns, documents, pilot, options, spool)
+    encoding = encoding_of(encoder, device) if encoder is not None else None
+    pilot = look_first(source, target, [d.text for d in documents], encoding, options)
+    reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
-    for start in range(0, len(order), options.batch_size):
-        reading.take(order[start : start + options.batch_size])
-        if progress:
-            progress(min(start + options.batch_size, len(order)), len(order))
+    batches = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
+    beside, done = device is not None, 0
+    with one_behind(beside=beside) as count:
+        for batch, ready in ahead(reading.prepared, batches, beside=beside):
+            pairs = reading.pairs(batch, ready)
+            count(partial(reading.take, batch, ready, pairs))
+            done += len(batch)
+            if progress:
+                progress(done, len(order))
     return reading.finish(len(texts), left, digest("\n".join(texts)))
 
 
@@ -134,49 +156,6 @@ def _columns(
     return columns
 
 
-def _pilot(
-    source: Reader, target: Reader, texts: Sequence[str], encoder: Encoder | None, options: ReadingOptions
-) -> _Pilot:
-    """What a few texts say of lengths and of frequent features."""
-    x, y = source.pilot(texts), target.pilot(texts)
-    fires = np.zeros(encoder.d_sae if encoder is not None else 0, dtype=np.int64)
-    late = x.position >= options.first
-    if encoder is not None and late.any():
-        fired, documents = encoded(encoder, x.x[late]), x.document[late]
-        for document in np.unique(documents):
-            fires += np.asarray(fired[np.flatnonzero(documents == document)].sum(axis=0)) > 0
-    typical = {"source": median_norm(x.x), "target": median_norm(y.x)}
-    for side, rows in (("source", x), ("target", y)):
-        odd = _odd(rows.x[rows.position >= options.first], typical[side])
-        _refuse_outliers(int(odd.sum()), len(odd), f"tokens at the {side}", 2 * SHARE)
-    return _Pilot(typical=typical, documents=len(np.unique(x.document)), fires=fires)
-
-
-def _odd(rows: Floats, typical: float) -> NDArray[np.bool_]:
-    """Rows without a direction or of a sink's length."""
-    norms = np.linalg.norm(rows, axis=1)
-    return (norms > OUTLIER * typical) | (norms == 0)
-
-
-def _refuse_outliers(out: int, seen: int, what: str, most: float) -> None:
-    if out > most * seen:
-        raise Refusal(
-            f"leaving out {out / seen:.1%} of {seen} {what} as sinks",
-            f"sinks are rare, and above {most:.0%} something else is wrong",
-            "check that both sides are read at the block that was meant",
-        )
-
-
-def encoded(encoder: Encoder, x: Floats, columns: NDArray[np.int64] | None = None) -> csr_array:
-    """Sparse activations (n, M) of rows, a few at a time: a dense (n, d_sae) array could be gigabytes."""
-    step = max(_CELLS // encoder.d_sae, 1)
-    parts = []
-    for start in range(0, len(x), step):
-        fired = encoder.encode(x[start : start + step])
-        parts.append(csr_array(fired if columns is None else fired[:, columns]))
-    return csr_array(vstack(parts))
-
-
 class _Reading:
     """The pass over all documents: holds sums, one batch of rows, and the pairs held out."""
 
@@ -184,96 +163,94 @@ class _Reading:
         self,
         source: Reader,
         target: Reader,
-        encoder: Encoder | None,
+        encoding: Encodes | None,
         columns: NDArray[np.int64] | None,
         documents: Sequence[Document],
-        pilot: _Pilot,
+        pilot: Pilot,
         options: ReadingOptions,
         spool: Spool | None = None,
+        device: str | None = None,
+        *,
+        every: bool = False,
     ) -> None:
         self.spool = spool
-        self.source, self.target, self.encoder, self.columns = source, target, encoder, columns
+        self.source, self.target, self.encoding, self.device = source, target, encoding, device
         self.pilot, self.options = pilot, options
-        p, q = source.width, target.width
-        self.stream = MomentStream(p, q, folds=options.folds, product=getattr(np, options.product))
-        self.units = {"source": np.zeros(p), "target": np.zeros(q)}
         self.counts: Counter[str] = Counter()
         self.tokens: dict[str, Counter[str]] = {side: Counter() for side in SIDES}
         self.fold, self.held_out, self.quota = held_out_documents([d.name for d in documents], options.folds)
         self.kept: list[HeldOutPairs] = []
-        self.fires_at_target = self.fires_at_source = self.calibration = self.firings = self.words = self.around = None
-        if encoder is not None and columns is not None:
-            ids = [str(c) for c in columns]
-            self.fires_at_target = FiringSums(target.site, ids, q, pairs=len(ids) <= WHOLE)
-            self.fires_at_source = FiringSums(source.site, ids, p)
+        self.watched = self.firings = self.words = self.around = None
+        if encoding is not None and columns is not None:
+            self.watched = Watched(columns=columns, chosen=calibrating(pilot.fires, columns, options))
+            ids = self.watched.ids
             self.firings = FiringsTally(ids, seed=options.seed)
             self.words, self.around = WordTally(ids), TokenTally(len(ids))
-            self.chosen = calibrating(pilot.fires, columns, options)
-            names = [ids[i] for i in self.chosen]
-            if names:
-                self.calibration = tuple(FiringSums(target.site, names, q) for _ in range(options.folds))
+        sites, widths = (source.site, target.site), (source.width, target.width)
+        how: dict[str, Any] = {"device": device, "product": getattr(np, options.product), "every": every}
+        self.sums = pair_sums(sites, widths, options.folds, self.watched, encoding, **how)
 
-    def take(self, documents: Sequence[Document]) -> None:
-        """Read a batch of documents and add its pairs to every sum."""
-        pairs = self._spooled(documents)
-        if not len(pairs.documents):
-            return
-        self.stream.add(pairs.x, pairs.y, pairs.documents)
-        for side, rows in (("source", pairs.x), ("target", pairs.y)):
-            self.units[side] += unit_sum(rows)
-        self._keep_held_out(pairs)
-        if self.encoder is None or not (
-            self.fires_at_target and self.fires_at_source and self.firings and self.words and self.around
-        ):
-            return
-        fired = encoded(self.encoder, pairs.x, self.columns)
-        self.fires_at_target.add(fired, pairs.y, pairs.documents)
-        self.fires_at_source.add(fired, pairs.x, pairs.documents)
-        self.firings.add(fired, pairs.documents, pairs.ends)
-        self.around.add(self.firings, *self._tokens(documents, pairs, fired))
-        text_of = {d.name: d.text for d in documents}
-        self.words.add(fired, [text_of[name] for name in pairs.documents.tolist()], pairs.ends)
-        if self.calibration is not None:
-            few = fired.tocsc()[:, self.chosen]
-            add_by_fold(self.calibration, few, pairs.y, pairs.documents)
-
-    def _tokens(
-        self, documents: Sequence[Document], pairs: _Pairs, fired: csr_array
-    ) -> tuple[list[int], list[Fired], list[NDArray[np.int64]]]:
-        """Names of documents, activations at all of their tokens, and where all of these end."""
-        parts = [Fired(fired=fired, documents=pairs.documents, ends=pairs.ends)]
-        if self.encoder is not None and len(pairs.rest_x):
-            rest = encoded(self.encoder, pairs.rest_x, self.columns)
-            parts.append(Fired(fired=rest, documents=pairs.rest_documents, ends=pairs.rest_ends))
-        ends = self.source.ends([d.text for d in documents], max_tokens=self.options.max_tokens)
-        return [d.name for d in documents], parts, ends
-
-    def _spooled(self, documents: Sequence[Document]) -> _Pairs:
-        """The pairs of a batch and what was counted of it, as they were kept before, or read now."""
-        if self.spool is None:
-            return self._pairs(documents)
+    def prepared(self, documents: Sequence[Document]) -> _Ready:
+        """What can be had of a batch before it is read: its pairs, if they were kept before; else its tokens."""
         name = " ".join(str(d.name) for d in documents)
-        if (found := self.spool.get(name)) is not None:
-            arrays, counted = found
+        kept = self.spool.get(name) if self.spool is not None else None
+        if self.device is None or kept is not None:
+            return _Ready(name=name, kept=kept)
+        texts = [d.text for d in documents]
+        both = tuple(r.prepared(texts, max_tokens=self.options.max_tokens) for r in (self.source, self.target))
+        return _Ready(name=name, batches=both)
+
+    def pairs(self, documents: Sequence[Document], ready: _Ready) -> _Pairs:
+        """The pairs of a batch, as they were kept before or read now, and what was counted of it."""
+        if ready.kept is not None:
+            arrays, counted = ready.kept
             self.counts.update(counted["counts"])
             for side in SIDES:
                 self.tokens[side].update(counted[side])
             return _Pairs(**{key: arrays[key] for key in _PAIRS})
         before = {"counts": self.counts.copy()} | {side: self.tokens[side].copy() for side in SIDES}
-        pairs = self._pairs(documents)
+        pairs = self._pairs(documents, ready)
         after = {"counts": self.counts} | self.tokens
-        self.spool.keep(
-            name,
-            {key: getattr(pairs, key) for key in _PAIRS},
-            {key: dict(after[key] - before[key]) for key in before},
-        )
-        return pairs
+        return replace(pairs, counted={key: dict(after[key] - before[key]) for key in before})
 
-    def _pairs(self, documents: Sequence[Document]) -> _Pairs:
+    def take(self, documents: Sequence[Document], ready: _Ready, pairs: _Pairs) -> None:
+        """Add the pairs of a batch of documents to every sum, and keep those that were read just now."""
+        if self.spool is not None and pairs.counted is not None and self.spool.room:
+            self.spool.keep(ready.name, {key: on_host(getattr(pairs, key)) for key in _PAIRS}, pairs.counted)
+        if not len(pairs.documents):
+            return
+        fired = self.sums.add(pairs.x, pairs.y, pairs.documents)
+        self._keep_held_out(pairs)
+        if fired is None or not (self.firings and self.words and self.around):
+            return
+        self.firings.add(fired, pairs.documents, pairs.ends)
+        self.around.add(self.firings, *self._tokens(documents, ready, pairs, fired))
+        text_of = {d.name: d.text for d in documents}
+        self.words.add(fired, [text_of[name] for name in pairs.documents.tolist()], pairs.ends)
+
+    def _tokens(
+        self, documents: Sequence[Document], ready: _Ready, pairs: _Pairs, fired: csr_array
+    ) -> tuple[list[int], list[Fired], list[NDArray[np.int64]]]:
+        """Names of documents, activations at all of their tokens, and where all of these end."""
+        parts = [Fired(fired=fired, documents=pairs.documents, ends=pairs.ends)]
+        if self.encoding is not None and self.watched is not None and len(pairs.rest_x):
+            rest = self.encoding.sparse(pairs.rest_x, self.watched.columns)
+            parts.append(Fired(fired=rest, documents=pairs.rest_documents, ends=pairs.rest_ends))
+        if ready.batches is not None:
+            ends = [ready.batches[0].ends[k] for k in range(len(documents))]
+        else:
+            ends = self.source.ends([d.text for d in documents], max_tokens=self.options.max_tokens)
+        return [d.name for d in documents], parts, ends
+
+    def _pairs(self, documents: Sequence[Document], ready: _Ready) -> _Pairs:
         """The pairs of a batch that are kept; the rest are counted by why they are not."""
         how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.options.max_tokens}
-        texts = [d.text for d in documents]
-        x, y = (reader.rows(texts, np.inf, **how) for reader in (self.source, self.target))
+        how["stay"] = self.device is not None
+        texts, batches = [d.text for d in documents], ready.batches or (None, None)
+        x, y = (
+            reader.rows(texts, np.inf, prepared=batch, **how)
+            for reader, batch in zip((self.source, self.target), batches, strict=True)
+        )
         left, right = shared_ends(x, y)
         for side, rows in (("source", x), ("target", y)):
             told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}  # none is too long here
@@ -282,9 +259,9 @@ class _Reading:
         early = (x.position[left] < self.options.first) | (y.position[right] < self.options.first)
         left, right = self._without("early", early, left, right)
         self.counts["judged by norm"] += len(left)
-        odd = _odd(x.x[left], self.pilot.typical["source"])
+        odd = odd_rows(x.x[left], self.pilot.typical["source"])
         left, right = self._without("outlier at source", odd, left, right)
-        odd = _odd(y.x[right], self.pilot.typical["target"])
+        odd = odd_rows(y.x[right], self.pilot.typical["target"])
         left, right = self._without("outlier at target", odd, left, right)
         names = np.array([d.name for d in documents])[x.document[left]]
         surplus = ~at_most_each(names, self.options.per_document, self.options.seed)
@@ -292,7 +269,7 @@ class _Reading:
         names = names[~surplus]
         self.counts["documents"] += len(np.unique(names))
         self.counts["pairs"] += len(left)
-        rest = ~_odd(x.x, self.pilot.typical["source"])
+        rest = ~odd_rows(x.x, self.pilot.typical["source"])
         rest[left] = False
         of_rest = np.array([d.name for d in documents])[x.document[rest]]
         others = {"rest_x": x.x[rest], "rest_documents": of_rest, "rest_ends": x.end[rest]}
@@ -308,9 +285,8 @@ class _Reading:
         mine = np.isin(pairs.documents, self.held_out)
         mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.options.seed + 1)
         if mine.any():
-            self.kept.append(
-                HeldOutPairs(fold=self.fold, x=pairs.x[mine], y=pairs.y[mine], documents=pairs.documents[mine])
-            )
+            x, y = on_host(pairs.x[mine]), on_host(pairs.y[mine])
+            self.kept.append(HeldOutPairs(fold=self.fold, x=x, y=y, documents=pairs.documents[mine]))
 
     def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
         """Everything that was counted."""
@@ -323,27 +299,29 @@ class _Reading:
             why = "the two tokenizers share no token end late enough in them"
             raise Refusal("these texts", why, "give longer running text")
         out = self.counts["outlier at source"] + self.counts["outlier at target"]
-        _refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
+        refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
         source, target = self.source.site, self.target.site
         firings = self.firings.finish() if self.firings else None
-        means = {side: (total / n).astype(np.float32) for side, total in self.units.items()}
+        summed = self.sums.finish()
+        own, theirs = ((total / n).astype(np.float32) for total in summed.units)
         return Aligned(
             source=source,
             target=target,
-            folded=self.stream.finish(),
-            sums=self.fires_at_target,
-            fired=self.fires_at_source,
-            calibration=self.calibration,
-            background=Background(target, frozen(means["target"]), n, texts),
-            source_background=Background(source, frozen(means["source"]), n, texts),
+            folded=summed.folded,
+            sums=summed.firing.target if summed.firing else None,
+            fired=summed.firing.source if summed.firing else None,
+            calibration=summed.firing.calibration if summed.firing else None,
+            background=Background(target, frozen(theirs), n, texts),
+            source_background=Background(source, frozen(own), n, texts),
             held_out=_sorted(self.kept, self.fold),
-            report=self._report(given, left),
+            report=self._report(given, left, summed.firing),
+            table=summed.table,
             firings=firings,
             words=self.words.finish() if self.words else None,
             tokens=self.around.finish(firings) if self.around and firings else None,
         )
 
-    def _report(self, given: int, left: Counter[str]) -> dict[str, Any]:
+    def _report(self, given: int, left: Counter[str], firing: Firing | None) -> dict[str, Any]:
         """What was read and what was left out; every number counted, none estimated."""
         c, options = self.counts, self.options
         whys = ("early", "outlier at source", "outlier at target", "above the most of one document")
@@ -366,8 +344,8 @@ class _Reading:
             "outliers": (c["outlier at source"] + c["outlier at target"]) / max(c["judged by norm"], 1),
             "median_norms": self.pilot.typical,
             "pilot_documents": self.pilot.documents,
-            "watched": 0 if self.fires_at_target is None else len(self.fires_at_target.ids),
-            "calibration": 0 if self.calibration is None else len(self.calibration[0].ids),
+            "watched": len(firing.target.ids) if firing else 0,
+            "calibration": len(firing.calibration[0].ids) if firing and firing.calibration else 0,
             "manner": {
                 k: getattr(options, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
             },

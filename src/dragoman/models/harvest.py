@@ -12,7 +12,7 @@ are batched or ordered has no part in which rows are left out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dragoman.core import Floats, Refusal, Site
+from dragoman.models.batches import Batch
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
 from dragoman.models.load import check_site, decoder_blocks, hidden_of, load_model, text_stack
 from dragoman.store import refuse_alike
@@ -41,13 +42,13 @@ UNDEFINED = 0.01
 class TokenRows:
     """Activations of single tokens, in document order.
 
-    ``x``: (n, d_model) float32; ``document``: (n,) index of the text; ``end``: (n,) character offset at which the
-    token ends; ``position``: (n,) token position; ``dropped``: how many were left out, norm outliers and ``undefined``
-    ones, which are not finite. Left out besides: ``special`` tokens, which have no characters, and ``first`` positions,
-    which have some.
+    ``x``: (n, d_model) float32, in numpy, or in torch on the model's device where rows stay there; ``document``: (n,)
+    index of the text; ``end``: (n,) character offset at which the token ends; ``position``: (n,) token position;
+    ``dropped``: how many were left out, norm outliers and ``undefined`` ones, which are not finite. Left out besides:
+    ``special`` tokens, which have no characters, and ``first`` positions, which have some.
     """
 
-    x: Floats
+    x: Any
     document: NDArray[np.int64]
     end: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -123,18 +124,42 @@ class Reader:
         spans = encoded_whole(self.tokenizer, texts, max_tokens).spans
         return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
 
+    def prepared(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> Batch:
+        """A few texts, ready to be read together; made beforehand, it spares a device waiting for it."""
+        encoded = encoded_whole(self.tokenizer, texts, max_tokens)
+        batch = Batch.of(encoded, shortest_first(encoded), self._pad)
+        return batch.pinned() if self.model.device.type == "cuda" else batch
+
+    @property
+    def _pad(self) -> int:
+        pad: Any = self.tokenizer.pad_token_id
+        return pad or 0
+
     def rows(
-        self, texts: Sequence[str], typical: float | None = None, *, batch_size: int = 32, max_tokens: int = MAX_TOKENS
+        self,
+        texts: Sequence[str],
+        typical: float | None = None,
+        *,
+        batch_size: int = 32,
+        max_tokens: int = MAX_TOKENS,
+        stay: bool = False,
+        prepared: Batch | None = None,
     ) -> TokenRows:
         """Every token of a few texts, one block of rows; those longer than 5 times ``typical`` are left out.
 
-        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts.
+        ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts. ``stay``: whether
+        rows stay on the model's device, in torch. ``prepared``: all of these texts, where that was made before.
         """
-        how: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens, "typical": typical}
-        parts = list(token_rows(self, texts, **how))
+        how: dict[str, Any] = {"typical": typical, "stay": stay}
+        if prepared is not None:
+            how["batches"] = [prepared]
+        parts = list(token_rows(self, texts, batch_size=batch_size, max_tokens=max_tokens, **how))
         if len(parts) == 1:
             return parts[0]
-        joined = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "document", "end", "position")}
+        joined: dict[str, Any] = {
+            k: np.concatenate([getattr(p, k) for p in parts]) for k in ("document", "end", "position")
+        }
+        joined["x"] = torch.cat([p.x for p in parts]) if stay else np.concatenate([p.x for p in parts])
         counts: dict[str, Any] = {
             k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
         }
@@ -189,6 +214,18 @@ def median_norm(x: Floats) -> float:
     return float(np.median(np.linalg.norm(x.astype(np.float64), axis=1))) if len(x) else np.inf
 
 
+def lengths(rows: Floats | torch.Tensor) -> Floats:
+    """Lengths (n,) of rows on either side, on the host."""
+    if isinstance(rows, torch.Tensor):
+        return torch.linalg.vector_norm(rows, dim=1).cpu().numpy()
+    return np.linalg.norm(rows, axis=1)
+
+
+def on_host(rows: Floats | torch.Tensor) -> Floats:
+    """The same rows as numpy."""
+    return rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+
+
 @torch.inference_mode()
 def token_rows(
     reader: Reader,
@@ -199,39 +236,48 @@ def token_rows(
     typical: float | None = None,
     until: Sequence[int] | None = None,
     progress: Progress | None = None,
+    stay: bool = False,
+    batches: Iterable[Batch] | None = None,
 ) -> Iterator[TokenRows]:
     """Activations at a site, batch by batch (documents of similar length together, so little is padded).
 
     Special tokens (no characters) and position 0 are left out, and so are rows that are not finite or longer than 5
     times ``typical``, that of these texts unless another is given (infinite to keep every length).
     ``until``: the character up to which each text is read, where that is not as far as ``max_tokens`` reach.
+    ``stay``: whether rows stay on the model's device, in torch. ``batches``: the texts, where they were prepared.
     """
-    model, tokenizer, site = reader.model, reader.tokenizer, reader.site
+    model, site = reader.model, reader.site
     check_site(site, model)
     if typical is None:
         typical = reader.typical(texts)
-    encoded = encoded_whole(tokenizer, texts, max_tokens)
-    if until is not None:
-        encoded = cut_at(encoded, until)
-    order = sorted(range(len(texts)), key=lambda i: len(encoded.ids[i]))
+    if batches is None:
+        batches = _batches(reader, texts, batch_size, max_tokens, until)
     base: Any = text_stack(model)
-    pad: Any = tokenizer.pad_token_id or 0
     done = 0
     with reading(model, site.block) as caught:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            ids = [encoded.ids[i] for i in chosen]
-            width = max(1, *map(len, ids))  # an empty text has no tokens where a tokenizer adds none
-            padded = torch.full((len(ids), width), pad)
-            mask = torch.zeros((len(ids), width), dtype=torch.long)
-            for row, tokens in enumerate(ids):
-                padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-                mask[row, : len(tokens)] = 1
-            base(input_ids=padded.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-            yield _keep(caught[0], chosen, [encoded.spans[i] for i in chosen], OUTLIER * typical)
-            done += len(chosen)
+        for batch in batches:
+            ids, mask = (part.to(model.device, non_blocking=True) for part in (batch.ids, batch.mask))
+            base(input_ids=ids, attention_mask=mask, use_cache=False)
+            yield _keep(caught[0], batch, OUTLIER * typical, stay=stay)
+            done += len(batch.ids)
             if progress:
-                progress(done, len(order))
+                progress(done, len(texts))
+
+
+def _batches(
+    reader: Reader, texts: Sequence[str], batch_size: int, max_tokens: int, until: Sequence[int] | None
+) -> Iterator[Batch]:
+    encoded = encoded_whole(reader.tokenizer, texts, max_tokens)
+    if until is not None:
+        encoded = cut_at(encoded, until)
+    order = shortest_first(encoded)
+    for start in range(0, len(order), batch_size):
+        yield Batch.of(encoded, order[start : start + batch_size], reader._pad)
+
+
+def shortest_first(encoded: Encoded) -> list[int]:
+    """Which text comes when: those of similar length together, so that little is padded."""
+    return sorted(range(len(encoded.ids)), key=lambda i: len(encoded.ids[i]))
 
 
 def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> Encoded:
@@ -241,30 +287,22 @@ def encoded_whole(tokenizer: Any, texts: Sequence[str], max_tokens: int = MAX_TO
     return Encoded(ids=encoded.ids, spans=spans)
 
 
-def _keep(hidden: torch.Tensor, chosen: Sequence[int], offsets: Sequence[Any], longest: float) -> TokenRows:
-    where = np.array(
-        [
-            (row, position, document, begin, end)
-            for row, (document, spans) in enumerate(zip(chosen, offsets, strict=True))
-            for position, (begin, end) in enumerate(spans)
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 5)
-    content = where[:, 4] > where[:, 3]
-    row, position, document, _, end = where[content & (where[:, 1] > 0)].T
-    device = hidden.device
-    x = hidden[torch.as_tensor(row, device=device), torch.as_tensor(position, device=device)].float().cpu().numpy()
-    norms = np.linalg.norm(x, axis=1)
+def _keep(hidden: torch.Tensor, batch: Batch, longest: float, *, stay: bool) -> TokenRows:
+    """Of a block's output (b, width, d_model) the rows that are kept."""
+    row, position = (part.to(hidden.device, non_blocking=True) for part in (batch.row, batch.position))
+    there = hidden[row, position].float()
+    x = there if stay else on_host(there)
+    norms = lengths(x)
     finite = np.isfinite(norms)
     keep = finite & (norms <= longest)
     return TokenRows(
-        x=x[keep],
-        document=document[keep],
-        end=end[keep],
-        position=position[keep],
+        x=x if keep.all() else x[keep],
+        document=batch.document[keep],
+        end=batch.end[keep],
+        position=batch.position.numpy()[keep],
         dropped=int((~keep).sum()),
-        special=int((~content).sum()),
-        first=int((content & (where[:, 1] == 0)).sum()),
+        special=batch.special,
+        first=batch.first,
         undefined=int((~finite).sum()),
     )
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
 
 from dragoman.core import Background, Floats, Refusal, Site, frozen
 from dragoman.dictionaries import Encoder
@@ -34,14 +33,13 @@ from dragoman.models.harvest import (
     refuse_undefined,
     shared_ends,
     token_rows,
-    unit_sum,
 )
+from dragoman.models.sums import DeviceFirings, HostFirings
 from dragoman.store import Contents, digest, document_name, write_arrays
 
 CHUNK = 128  # documents read at a time
 SIDES = ("source", "target")
 LeftOut = Mapping[str, Mapping[str, int]]  # side -> rows kept, outliers, not finite
-SLICE = 4096  # rows encoded at a time: a dense (rows, d_sae) array of all of a chunk would be gigabytes
 _FILE = Contents(
     called="a harvest",
     holds="harvest",
@@ -55,22 +53,31 @@ HELD_OUT = 4096  # pairs kept whole
 
 
 def direct_statistics(
-    source: Reader, target: Reader, encoder: Encoder, texts: Sequence[str], *, progress: Progress | None = None
+    source: Reader,
+    target: Reader,
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    progress: Progress | None = None,
+    device: str | None = None,
 ) -> tuple[FiringSums, Background, LeftOut]:
     """Where each latent fires in the source, what the target holds there, its background, and what was left out.
+
+    ``device``: where activations stay and are summed, in float64; in numpy where none is named.
 
     Raises:
         Refusal: the encoder's width is not the source's, no token end is shared, or too many rows are not finite.
     """
     refuse_other_width(encoder, source)
     typical = [reader.typical(texts) for reader in (source, target)]
-    ids = [str(i) for i in range(encoder.d_sae)]
-    stats: FiringSums | None = None
-    units, count = 0.0, 0
+    stats = FiringSums(target.site, range(encoder.d_sae), target.width)
+    sums: Any = HostFirings(stats, encoder) if device is None else DeviceFirings(stats, encoder, device)
+    count = 0
     tally = {side: Counter[str]() for side in SIDES}
     for start in range(0, len(texts), CHUNK):
         piece = texts[start : start + CHUNK]
-        x, y = source.rows(piece, typical[0]), target.rows(piece, typical[1])
+        stay = device is not None
+        x, y = source.rows(piece, typical[0], stay=stay), target.rows(piece, typical[1], stay=stay)
         for side, rows in zip(SIDES, (x, y), strict=True):
             tally[side].update(counted(len(rows.x), rows.dropped, rows.undefined))
         left, right = shared_ends(x, y)
@@ -78,20 +85,16 @@ def direct_statistics(
             for side, reader in zip(SIDES, (source, target), strict=True):
                 refuse_tally(tally[side], reader)
             raise Refusal("these texts", "the two tokenizers share no token end in them", "give running text")
-        if stats is None:
-            stats = FiringSums(target.site, ids, y.x.shape[1])
-        fired = vstack([csr_array(encoder.encode(x.x[left[i : i + SLICE]])) for i in range(0, len(left), SLICE)])
-        stats.add(fired, y.x[right], x.document[left] + start)
-        units = units + unit_sum(y.x[right])
-        count += len(right)
+        sums.add(x.x[left], y.x[right], x.document[left] + start)
+        count += len(left)
         if progress:
             progress(min(start + CHUNK, len(texts)), len(texts))
-    if stats is None:
+    if not count:
         why = "the direct route needs texts in which features fire"
         raise Refusal("an empty list of texts", why, "pass --texts FILE")
     for side, reader in zip(SIDES, (source, target), strict=True):
         refuse_tally(tally[side], reader)
-    mean: Floats = (units / count).astype(np.float32)  # type: ignore[union-attr]
+    mean: Floats = (sums.finish() / count).astype(np.float32)
     return stats, Background(target.site, mean, count, digest("\n".join(texts))), tally
 
 

@@ -26,6 +26,7 @@ from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
 from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.firing_tokens import token_windows
+from dragoman.models.algebra import algebra_of
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
 from dragoman.models.sizes import check_place
@@ -176,7 +177,8 @@ def by_tokens(
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = readings.aligned_texts(dictionary)
     overlap = readings.lenses.shared if readings.lenses is not None else None
-    made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, seed=seed, texts=texts)
+    how: dict[str, Any] = {"seed": seed, "texts": texts, "algebra": algebra_of(readings.device)}
+    made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, **how)
     return replace(made, digests=digests, left_out=left_out)
 
 

@@ -136,10 +136,12 @@ def host_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, str] | None:
 
 
 def gpu_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, int, str] | None:
-    """Bytes at the peak on a GPU and on its host, and the GPU's step; the sums stay on the host."""
+    """Bytes at the peak on a GPU and on its host, and the GPU's step; sums lie on both, as they go to the disk."""
     if not _known(sizes):
         return None
     steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0)
+    if sizes.read:
+        steps["reading"] += _sums(sizes)
     step = max(steps, key=lambda name: steps[name])
     every = (*sizes.held, *sizes.read)
     host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)

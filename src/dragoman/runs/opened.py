@@ -20,6 +20,7 @@ from dragoman.dictionaries import Dictionary, Features, open_dictionary
 from dragoman.maps import Crossing
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.points import fit_points
+from dragoman.models.algebra import algebra_of
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs import prompted
@@ -254,7 +255,7 @@ def _others(
         aligned, key = readings.aligned(None)
         points = Crossing(
             recipe="aligned", source=crossing.source, target=crossing.target, background=aligned.background,
-            map=fit_points(aligned), digests={"aligned": key},
+            map=fit_points(aligned, algebra_of(readings.device)), digests={"aligned": key},
         )  # fmt: skip
     return map_alone(crossing), points
 

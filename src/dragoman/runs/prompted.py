@@ -21,6 +21,7 @@ from dragoman.maps.crossing import neighbouring
 from dragoman.maps.diagnostics import usable
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.points import carry_points, fit_points
+from dragoman.models.algebra import algebra_of
 from dragoman.models.prompts import Activations
 from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.crossings import by_texts
@@ -93,7 +94,8 @@ def carried(what: Activations, readings: Readings, options: Options, fitted: Cro
     else:
         aligned, key = readings.aligned(None, seed=options.seed)
         talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
-        made, background, digests = fit_points(aligned), aligned.background, {"aligned": key}
+        made, background = fit_points(aligned, algebra_of(readings.device)), aligned.background
+        digests = {"aligned": key}
     if made is None:
         raise Refusal(f"activations at {site}", "no map was fitted", "pass a crossing that has one")
     moved = carry_points(made, what.directions)

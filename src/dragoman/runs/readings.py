@@ -27,6 +27,7 @@ from dragoman.maps import DirectTable
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.dictionary import to_watch
 from dragoman.maps.direct import WHOLE
+from dragoman.models.algebra import in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
@@ -98,8 +99,9 @@ class Readings:
             encoder = encoder_of(dictionary)  # first: it may be refused, and models take long to open
             talk.say(f"reading {len(texts)} texts with both models for the direct route")
             progress = talk.towards("direct route")
+            how = {"progress": progress, "device": in_double(self.device)}
             stats, background, left_out = self._read(
-                lambda source, target: direct_statistics(source, target, encoder, texts, progress=progress)
+                lambda source, target: direct_statistics(source, target, encoder, texts, **how)
             )
             path.mkdir()
             stats.table().save(path / TABLE)
@@ -123,13 +125,20 @@ class Readings:
     ) -> tuple[Aligned, str]:
         """Sums over aligned tokens; of a large dictionary ``features``, their rivals and some others are counted.
 
-        Without a dictionary nothing is watched: what a map alone needs.
+        On a device that sums in float64 all its features get direct rows, whether they are counted or not. Without a
+        dictionary nothing is watched: what a map alone needs.
         """
         texts, talk, watched = self.aligned_texts(dictionary), self.talk, None
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
         options = ReadingOptions(watched=watched)
-        key = self.key("aligned-8", texts, dictionary.fingerprint() if dictionary else "no dictionary", repr(options))
+        every = watched is not None and in_double(self.device) is not None
+        more = [
+            dictionary.fingerprint() if dictionary else "no dictionary",
+            repr(options),
+            *["every row"][: int(every)],
+        ]
+        key = self.key("aligned-8", texts, *more)
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")
@@ -142,6 +151,7 @@ class Readings:
             encoder = self._encoder(dictionary) if dictionary else None
             progress = talk.towards("aligned tokens")
             how = {"options": options, "progress": progress, "spool": spool}
+            how |= {"device": in_double(self.device), "every": every and encoder is not None}
             self._read(lambda source, target: read_aligned(source, target, texts, encoder, **how).save(path))
             spool.remove()
 

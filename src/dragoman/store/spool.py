@@ -61,6 +61,11 @@ class Spool:
             return
         self._bytes += size
 
+    @property
+    def room(self) -> bool:
+        """Whether there is any left."""
+        return self._bytes < self._most
+
     def remove(self) -> None:
         """Take it away, once what was read is kept elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,225 @@
+"""Reading two models of the real size, summing, fitting: ``python bench/aligned_size.py --device cuda``.
+
+Qwen2.5-7B up to block 20 and Gemma-3-27B up to block 41, with random weights made on the device, in bfloat16; an SAE of
+65,536 features whose thresholds let some thirty fire at a token, drawn at random too; two tokenizers trained on the
+texts, so that their tokens end together about as often as those of two real ones. What is timed is what ``explain``
+does before it speaks: every text read once with both models, all features encoded, moments by fold and sums over
+firings, every penalty, the map, the map back, and the direct table. Prints each figure as it comes and writes
+``aligned_seconds`` and ``aligned_peak_gb`` (beside the models) into ``bench/results/real_size.json``.
+
+``--shape tiny`` rehearses it on a CPU. ``--ridgecv`` compares the penalty that is chosen by left-out documents with
+scikit-learn's at a size that it can hold, here, and writes ``ridgecv``. Random models say nothing about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from decode import gemma, qwen
+from dragoman.core import Directions, Site
+from dragoman.dictionaries import Encoder
+from dragoman.maps import Crossing
+from dragoman.maps.dictionary import to_watch
+from dragoman.models.algebra import algebra_of, in_double
+from dragoman.models.aligned import read_aligned
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import ReadingOptions
+from dragoman.runs.texts import Texts
+from dragoman.store import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results" / "real_size.json"
+ASKED = 45  # features, as in the post
+RARE = 3.3  # standard deviations above which a feature fires: at one token of two thousand
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Two models, read at a block each, and how many features the dictionary has."""
+
+    configs: tuple[Callable[[], Any], Callable[[], Any]]
+    blocks: tuple[int, int]
+    d_sae: int
+    dtype: str
+    words: tuple[int, int]  # of the two vocabularies
+
+
+def small(make: Callable[[], Any]) -> Callable[[], Any]:
+    """The same family, a hundredth as wide."""
+
+    def made() -> Any:
+        config = make()
+        for name, value in {
+            "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "intermediate_size": 128, "vocab_size": 2000, "layer_types": None,
+        }.items():  # fmt: skip
+            setattr(config, name, value)
+        return type(config)(**{k: v for k, v in config.to_dict().items() if k != "layer_types"})
+
+    return made
+
+
+SHAPES = {
+    "real": Shape((qwen, gemma), (20, 41), 65_536, "bfloat16", (32_000, 48_000)),
+    "tiny": Shape((small(qwen), small(gemma)), (1, 2), 512, "float32", (1_200, 1_800)),
+}
+
+
+def tokenizer_of(texts: Sequence[str], words: int) -> PreTrainedTokenizerFast:
+    """Byte pairs learnt from the texts."""
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    how = {"vocab_size": words, "special_tokens": ["<unk>", "<pad>", "<s>"], "initial_alphabet": alphabet}
+    made.train_from_iterator(texts, trainers.BpeTrainer(**how, show_progress=False))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", padding_side="right"
+    )
+
+
+def reader_of(make: Callable[[], Any], block: int, tokenizer: Any, name: str, shape: Shape, device: str) -> Reader:
+    """A model of random weights up to a block, made on the device."""
+    config = make()
+    config.num_hidden_layers = block + 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: block + 1]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, shape.dtype))
+    torch.manual_seed(0)
+    try:
+        with torch.device(device):
+            model: Any = AutoModelForCausalLM.from_config(config)
+    finally:
+        torch.set_default_dtype(before)
+    return Reader(site=Site(name, block), model=model.eval().requires_grad_(False), tokenizer=tokenizer)
+
+
+def dictionary_of(reader: Reader, texts: Sequence[str], d_sae: int) -> tuple[Encoder, Directions]:
+    """Random features, which fire where a token is far along them."""
+    rows = reader.pilot(texts).x
+    mean = rows.mean(axis=0)
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((d_sae, rows.shape[1]), dtype=np.float32)
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    spread = (rows - mean) @ w.T
+    encoder = Encoder(
+        W_enc=np.ascontiguousarray(w.T), b_enc=np.zeros(d_sae, np.float32), b_dec=mean.astype(np.float32), W_dec=w,
+        architecture="jumprelu", threshold=(spread.mean(axis=0) + RARE * spread.std(axis=0)).astype(np.float32),
+    )  # fmt: skip
+    return encoder, Directions.of(reader.site, w, range(d_sae), origin="random features")
+
+
+class Peak:
+    """The most that the device held, as its driver tells it, and as torch does; on a CPU the process's peak."""
+
+    def __init__(self, device: str) -> None:
+        """Begin to look, some times a second."""
+        self.cuda = device.startswith("cuda")
+        self.driver = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.2):
+            free, total = torch.cuda.mem_get_info()
+            self.driver = max(self.driver, total - free)
+
+    def stop(self) -> dict[str, float]:
+        """In GB."""
+        self._stop.set()
+        if not self.cuda:
+            import resource
+
+            return {"torch_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "driver_gb": float("nan")}
+        return {"torch_gb": torch.cuda.max_memory_allocated() / 1e9, "driver_gb": self.driver / 1e9}
+
+
+def machine(device: str) -> str:
+    """What it ran on."""
+    cores = f"{os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name()}, {cores}" if device.startswith("cuda") else f"{platform.machine()}, {cores}"
+
+
+def keep(**found: Any) -> None:
+    """Write figures beside those that are there."""
+    write_json(RESULTS, (read_json(RESULTS) if RESULTS.is_file() else {}) | found)
+
+
+def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, write: bool) -> None:
+    """Read, sum, fit; print and keep what it took."""
+    names, clock = ("a source", "a target"), time.perf_counter
+    readers = []
+    for make, block, words, name in zip(shape.configs, shape.blocks, shape.words, names, strict=True):
+        readers.append(reader_of(make, block, tokenizer_of(texts, words), name, shape, device))
+    held = torch.cuda.memory_allocated() / 1e9 if device.startswith("cuda") else 0.0
+    encoder, rows = dictionary_of(readers[0], texts, shape.d_sae)
+    watched = to_watch(rows, range(ASKED), seed=0)
+    print(f"models and dictionary made; they hold {held:.1f} GB, and {len(watched)} features are watched", flush=True)
+    peak, told, begun = Peak(device), {}, clock()
+    said = [0.0]
+
+    def progress(done: int, of: int) -> None:
+        if clock() - said[0] > 5 or done == of:
+            said[0] = clock()
+            print(f"  {done} of {of} texts, {clock() - begun:.1f} s", flush=True)
+
+    options = ReadingOptions(watched=watched, batch_size=batch_size)
+    there = in_double(device)
+    aligned = read_aligned(
+        *readers, texts, encoder, options=options, progress=progress, device=there, every=there is not None
+    )
+    told["reading and sums"] = clock() - begun
+    print(f"reading and sums {told['reading and sums']:.1f} s, {aligned.report['pairs']} pairs", flush=True)
+    before = clock()
+    crossing = Crossing.from_tokens(aligned, rows, algebra=algebra_of(device))
+    told["penalties, maps and tables"] = clock() - before
+    total, found = clock() - begun, peak.stop()
+    print(f"penalties, maps and tables {told['penalties, maps and tables']:.1f} s; in all {total:.1f} s", flush=True)
+    print(f"peak {found}", flush=True)
+    fires = aligned.fired.n_eff if aligned.fired is not None else np.zeros(1)
+    told = {name: round(seconds, 1) for name, seconds in told.items()}
+    facts = {
+        "texts": len(texts), "pairs": aligned.report["pairs"], "features": shape.d_sae, "watched": len(watched),
+        "features_with_20_documents": int((fires >= 20).sum()), "models_gb": round(held, 1),
+        "direct_rows": 0 if crossing.direct is None else int((crossing.direct.n_eff >= 20).sum()),
+        "batch_size": batch_size, **{k: round(v, 2) for k, v in found.items()},
+    }  # fmt: skip
+    print(told, facts, flush=True)
+    if write:
+        on = machine(device)
+        keep(
+            aligned_seconds={"value": round(total, 1), "machine": on, **told, **facts},
+            aligned_peak_gb={"value": round(found["torch_gb"] - held, 2), "machine": on},
+        )
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--shape", choices=SHAPES, default="real")
+    parse.add_argument("--device", default="cuda")
+    parse.add_argument("--texts", default=None, help="a file of texts; those of the embedded pair without it")
+    parse.add_argument("--most", type=int, default=10_000)
+    parse.add_argument("--batch-size", type=int, default=32)
+    args = parse.parse_args()
+    texts = Texts.of(args.texts).all[: args.most]
+    timed(SHAPES[args.shape], args.device, texts, batch_size=args.batch_size, write=args.shape == "real")
+
+
+if __name__ == "__main__":
+    main()

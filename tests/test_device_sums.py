@@ -1,0 +1,284 @@
+"""Reading, encoding and fitting in torch say what numpy says; torch's CPU stands for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from dragoman.core import Refusal
+from dragoman.dictionaries import Encoder
+from dragoman.dictionaries.encoder import Whitening
+from dragoman.maps import Crossing, FiringSums
+from dragoman.maps.algebra import HOST
+from dragoman.maps.aligned import Aligned
+from dragoman.maps.moments import FoldedMoments, Moments, MomentStream
+from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
+from dragoman.models.algebra import DeviceAlgebra, algebra_of, in_double
+from dragoman.models.aligned import read_aligned
+from dragoman.models.behind import one_behind
+from dragoman.models.encoding import DeviceEncoding, HostEncoding, encoded, to_host
+from dragoman.models.harvest import Reader
+from dragoman.models.paired import ReadingOptions, direct_statistics
+from dragoman.models.sums import Weighted
+from dragoman.store.spool import Spool
+from planted_readers import FIRST, FLOAT32, TEXTS, PlantedPair, sae, same_everything
+from planted_worlds import SOURCE, TARGET, at_source, sparse_world, sums_by_fold
+
+D, M = 24, 60
+KINDS: dict[str, dict[str, Any]] = {
+    "relu": {"architecture": "relu"},
+    "topk": {"architecture": "topk", "k": 5},
+    "jumprelu": {"architecture": "jumprelu", "threshold": np.linspace(0, 3, M).astype(np.float32)},
+    "groupmax": {"architecture": "groupmax", "k": 6},
+    "never": {"architecture": "jumprelu", "threshold": np.full(M, np.inf, np.float32)},
+    "bias kept": {"architecture": "relu", "apply_b_dec_to_input": False},
+    "rescaled": {"architecture": "topk", "k": 5, "rescale_by_decoder_norm": True},
+    "constant norm": {"architecture": "relu", "normalize": "constant_norm_rescale"},
+    "layer norm": {"architecture": "topk", "k": 5, "normalize": "layer_norm"},
+    "factor": {"architecture": "relu", "normalize": "factor", "input_factor": 0.37},
+    "whitening": {"architecture": "relu", "normalize": "whitening"},
+}
+
+
+def encoder_of(kind: str) -> Encoder:
+    rng = np.random.default_rng(3)
+    w_enc, w_dec = rng.normal(size=(D, M)), rng.normal(size=(M, D)) * rng.uniform(0.3, 3, size=(M, 1))
+    told = dict(KINDS[kind])
+    if told.get("normalize") == "whitening":
+        matrix = rng.normal(size=(D, D)) / 4 + np.eye(D)
+        told["whitening"] = Whitening(mean=rng.normal(size=D), matrix=matrix, inverse=np.linalg.inv(matrix))
+    biases = {"b_enc": rng.normal(size=M) / 3, "b_dec": rng.normal(size=D)}
+    arrays = {name: a.astype(np.float32) for name, a in ({"W_enc": w_enc, "W_dec": w_dec} | biases).items()}
+    return Encoder(**arrays, **told)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_are_those_of_numpy(kind: str) -> None:
+    encoder = encoder_of(kind)
+    x = np.random.default_rng(4).normal(size=(300, D)).astype(np.float32) * 2
+    x[7] = 0
+    want = encoder.encode(x)
+    assert (want > 0).any() == (kind != "never"), "there is something to compare"
+    found = encoded(encoder, x, device="cpu")
+    assert_allclose(found.toarray(), want, rtol=1e-4, atol=1e-4)
+    assert_array_equal(encoded(encoder, x).toarray(), want)
+    some = np.array([5, 0, 41])
+    assert_allclose(DeviceEncoding(encoder, "cpu").sparse(x, some).toarray(), want[:, some], rtol=1e-4, atol=1e-4)
+
+
+def test_slices_of_rows_and_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of("topk")
+    x = np.random.default_rng(5).normal(size=(50, D)).astype(np.float32)
+    whole = encoded(encoder, x, device="cpu").toarray()
+    monkeypatch.setattr("dragoman.models.encoding._DEVICE_CELLS", M * 7)
+    monkeypatch.setattr("dragoman.models.encoding._CELLS", M * 7)
+    assert_allclose(encoded(encoder, x, device="cpu").toarray(), whole, rtol=1e-5, atol=1e-6)
+    assert_allclose(HostEncoding(encoder).sparse(x).toarray(), whole, rtol=1e-4, atol=1e-4)
+    assert DeviceEncoding(encoder, "cpu").sparse(x[:0]).shape == (0, M)
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    with pytest.raises(Refusal, match="the dictionary reads width 24"):
+        encoded(encoder_of("relu"), np.zeros((3, 8), np.float32), device="cpu")
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_read_is_summed_alike(pair: PlantedPair, found: Aligned) -> None:
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device="cpu")
+    same_everything(again, found, 1e-10, FLOAT32)
+    assert again.words and found.words and again.words.ids == found.words.ids
+    assert again.words.base_forms == found.words.base_forms
+    assert again.tokens and found.tokens
+    assert_array_equal(again.tokens.which, found.tokens.which)
+    assert_allclose(again.tokens.strength, found.tokens.strength, rtol=1e-5)
+
+
+def test_sums_that_differ_are_told_apart(pair: PlantedPair, found: Aligned) -> None:
+    """The comparison above fails where a dictionary is another one."""
+    other = sae(48, m=40)
+    again = read_aligned(pair.source, pair.target, pair.texts, other, options=FIRST, device="cpu")
+    with pytest.raises(AssertionError):
+        same_everything(again, found, 1e-10, FLOAT32)
+
+
+def test_rows_of_models_stay_in_torch(readers: tuple[Reader, Reader]) -> None:
+    encoder, options = sae(readers[0].width), ReadingOptions(first=1, batch_size=8)
+    host = read_aligned(*readers, TEXTS, encoder, options=options)
+    there = read_aligned(*readers, TEXTS, encoder, options=options, device="cpu")
+    same_everything(there, host, 1e-10, 1e-5)
+    rows = readers[0].rows(TEXTS[:3], np.inf, stay=True)
+    assert isinstance(rows.x, torch.Tensor)
+    assert_array_equal(rows.x.numpy(), readers[0].rows(TEXTS[:3], np.inf).x)
+
+
+def test_without_an_encoder_moments_alone_are_summed(pair: PlantedPair) -> None:
+    host = read_aligned(pair.source, pair.target, pair.texts, options=FIRST)
+    there = read_aligned(pair.source, pair.target, pair.texts, options=FIRST, device="cpu")
+    assert there.sums is None and there.firings is None
+    for mine, theirs in zip(there.folded.folds, host.folded.folds, strict=True):
+        assert_allclose(mine.sxy, theirs.sxy, rtol=1e-9, atol=1e-9 * np.abs(theirs.sxy).max())
+
+
+def test_all_features_get_direct_rows_besides_the_watched_ones(
+    pair: PlantedPair, found: Aligned, tmp_path: Path
+) -> None:
+    options = ReadingOptions(first=1, watched=("3", "17"))
+    how: dict[str, Any] = {"options": options, "device": "cpu"}
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, every=True, **how)
+    assert again.sums and again.sums.ids == ("3", "17") and again.table and found.sums
+    want = found.sums.table()
+    assert again.table.ids == want.ids
+    assert_allclose(again.table.beta, want.beta, rtol=1e-4, atol=1e-5)
+    assert_allclose(again.table.n_eff, want.n_eff, rtol=1e-5)
+    few = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, **how)
+    assert few.table is None and few.direct and few.direct.ids == ("3", "17")
+    again.save(tmp_path / "kept")
+    kept = Aligned.load(tmp_path / "kept")
+    assert kept.direct and kept.direct.ids == want.ids
+    assert_allclose(kept.direct.beta, want.beta, rtol=1e-2, atol=1e-3)
+    rows = at_source(pair.world.source)
+    made = Crossing.from_tokens(kept, rows)
+    assert made.directions(rows.pick(["30"]), "direct").unit @ want.rows(["30"]).unit[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_silent_features_have_no_direct_row() -> None:
+    sums = FiringSums(TARGET, "abc", 4)
+    there, dense = Weighted(sums, "cpu"), torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    y = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]], dtype=torch.float64)
+    there.add(dense, y, to_host(dense), np.array([1, 2]))
+    table = there.table()
+    assert_allclose(table.beta, [(y[0] + 3 * y[1]) / 4 - y.mean(0), np.zeros(4), y[0] - y.mean(0)], atol=1e-6)
+    there.finish()
+    assert_allclose(sums.table().beta, table.beta, atol=1e-6)
+
+
+def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:
+    encoder = sae(readers[0].width)
+    host, around, left = direct_statistics(*readers, encoder, TEXTS)
+    there, background, left_out = direct_statistics(*readers, encoder, TEXTS, device="cpu")
+    assert left == left_out and there.count == host.count
+    assert_allclose(there.beta(), host.beta(), rtol=1e-4, atol=1e-5)
+    assert_allclose(there.n_eff, host.n_eff, rtol=1e-4)
+    assert_allclose(background.mean, around.mean, rtol=1e-5, atol=1e-7)
+
+
+def test_a_reading_begun_on_a_device_goes_on_on_the_host(pair: PlantedPair, tmp_path: Path, found: Aligned) -> None:
+    def stop(done: int, _of: int) -> None:
+        if done >= 96:
+            raise KeyboardInterrupt
+
+    how: dict[str, Any] = {"options": FIRST}
+    with pytest.raises(KeyboardInterrupt):
+        read_aligned(
+            pair.source, pair.target, pair.texts, pair.encoder, progress=stop, device="cpu",
+            spool=Spool(tmp_path / "spool"), **how,
+        )  # fmt: skip
+    spool = Spool(tmp_path / "spool")
+    assert spool.there == 3
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, spool=spool, **how)
+    same_everything(again, found, 0, 0)
+
+
+def test_what_goes_wrong_beside_ends_the_reading(pair: PlantedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise Refusal("the disk", "it is full", "make room")
+
+    monkeypatch.setattr("dragoman.maps.words.WordTally.add", full)
+    with pytest.raises(Refusal, match="the disk: it is full"):
+        read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device="cpu")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_pieces_of_work_are_done_in_their_order(beside: bool) -> None:
+    done: list[int] = []
+    with one_behind(beside=beside) as later:
+        for k in range(50):
+            later(lambda k=k: done.append(k))
+    assert done == list(range(50))
+
+
+def test_the_last_piece_is_heard_too() -> None:
+    def wrong() -> None:
+        raise ValueError("the last one")
+
+    with pytest.raises(ValueError, match="the last one"), one_behind(beside=True) as later:
+        later(wrong)
+
+
+# --- fitting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[tuple[FoldedMoments, Calibration, Any]]:
+    world = sparse_world(n=6000, p=40, q=52, m=120, rate=0.05)
+    stream = MomentStream(40, 52)
+    stream.add(world.x, world.y, world.documents)
+    direct = sums_by_fold(TARGET, 120, 52, world)
+    yield stream.finish(), Calibration(directions=at_source(world.source), direct=direct), world
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_left_out_fold_is_judged_alike(made: Any, scaled: bool) -> None:
+    moments, _, world = made
+    scale = np.sqrt(moments.source_variance()) if scaled else None
+    grid, rows = np.logspace(-6, 3, 10), np.random.default_rng(0).normal(size=(7, 40))
+    there = DeviceAlgebra("cpu")
+    for k in (0, 3):
+        mine, theirs = there.left_out(moments, k, scale), HOST.left_out(moments, k, scale)
+        assert mine.spread == pytest.approx(theirs.spread, rel=1e-10)
+        assert_allclose(mine.errors(grid), theirs.errors(grid), rtol=1e-8)
+        for lam_rel in (1e-6, 0.1, 100.0):
+            images = theirs.images(rows, lam_rel)
+            assert_allclose(mine.images(rows, lam_rel), images, rtol=1e-6, atol=1e-9 * np.abs(images).max())
+        reads = theirs.read_outs(images)
+        assert_allclose(mine.read_outs(images), reads, rtol=1e-7, atol=1e-9 * np.abs(reads).max())
+
+
+def test_the_same_penalty_is_chosen_and_the_same_map_fitted(made: Any) -> None:
+    moments, calibration, _ = made
+    mine, theirs = (choose_penalty(moments, calibration, algebra=a) for a in (DeviceAlgebra("cpu"), HOST))
+    assert (mine.lam_rel, mine.rule, mine.edge) == (theirs.lam_rel, theirs.rule, theirs.edge)
+    assert mine.cofiring and theirs.cofiring
+    assert_allclose(mine.r2, theirs.r2, atol=1e-9)
+    assert_allclose(mine.cofiring, theirs.cofiring, atol=1e-9)
+    here = fit_map(moments, SOURCE, TARGET, calibration=calibration)
+    there = fit_map(moments, SOURCE, TARGET, calibration=calibration, algebra=DeviceAlgebra("cpu"))
+    assert_allclose(there.weight, here.weight, rtol=1e-8, atol=1e-11)
+
+
+def test_ridge_at_a_penalty_is_scikit_learns(made: Any) -> None:
+    from sklearn.linear_model import Ridge
+
+    world = made[2]
+    moments, lam = Moments.of(world.x, world.y), 3.0
+    found = DeviceAlgebra("cpu").solve_shifted(moments.sxx, lam, moments.sxy)
+    assert_allclose(found, Ridge(alpha=lam).fit(world.x, world.y).coef_.T, rtol=1e-7, atol=1e-10)
+
+
+def test_a_crossing_is_the_same_crossing(pair: PlantedPair, found: Aligned) -> None:
+    rows = at_source(pair.world.source)
+    here = Crossing.from_tokens(found, rows)
+    there = Crossing.from_tokens(found, rows, algebra=DeviceAlgebra("cpu"))
+    assert_allclose(there.directions(rows).unit, here.directions(rows).unit, rtol=1e-5, atol=1e-6)
+    assert there.map and here.map and there.map.report["usable"] == here.map.report["usable"]
+    for mine, theirs in zip(there.cards(rows), here.cards(rows), strict=True):
+        assert mine.model_dump().keys() == theirs.model_dump().keys()
+        assert mine.status == theirs.status
+
+
+def test_a_penalty_that_is_none_is_refused(made: Any) -> None:
+    with pytest.raises(Refusal, match="the penalty must be a positive number"):
+        DeviceAlgebra("cpu").paths(made[0].total).images(np.ones((1, 40)), 0.0)
+
+
+def test_cards_that_compute_in_float64_are_used_and_no_others() -> None:
+    assert in_double("cuda:1") == "cuda:1" and in_double("cpu") is None and in_double("mps") is None
+    assert algebra_of("cpu") is HOST and isinstance(algebra_of("cuda"), DeviceAlgebra)
