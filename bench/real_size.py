@@ -10,7 +10,7 @@ Parts (``--parts``; each a function of `PARTS`, done in a process of its own, pr
 
 explain: ``explain(map="post", native=...)`` of 45 features, at most 100 tokens each, in bfloat16. Models see a card of
 ``--card-gib`` (80), whatever is there: free memory is told so, and torch may take no more. ``explain_native_peak_gib``
-is the largest of what torch had allocated and what the driver had given out. Wanted: below 72.
+is the largest of what torch allocated, what it had reserved, and what the driver had given out. Wanted: below 72.
 
 What random weights say is nonsense, and what the doctor's quick checks find wrong in it does not end the bench: it is
 printed and kept under ``doctor``. The product has no such way round.
@@ -292,35 +292,37 @@ def dictionary_of(shape: Shape, scratch: list[Path], device: str) -> Path:
 
 
 class Peak:
-    """The largest memory of this process, and on a GPU what torch allocated and the driver gave out; GiB."""
+    """The largest memory of this process, and on a GPU what torch allocated and the driver gave out; GiB.
+
+    The driver is asked by ``nvidia-smi``, in a process of its own: while a step is captured nothing else may be asked
+    of CUDA here.
+    """
 
     def __init__(self, device: str) -> None:
         """Watch from now on."""
-        self._device, self._driver, self._over = device, 0, threading.Event()
+        self._device, self._driver = device, list[int]()
         self._gpu = device.startswith("cuda")
         if self._gpu:
             torch.cuda.init()
-            torch.cuda.reset_peak_memory_stats()
-            free, whole = torch.cuda.mem_get_info(device)
-            self._others = whole - free - torch.cuda.memory_reserved(device)  # the context among them
+            number = device.partition(":")[2] or "0"
+            asked = ["nvidia-smi", "-i", number, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+            line_by_line = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
+            self._smi = subprocess.Popen([*line_by_line, *asked, "-lms", "20"], stdout=subprocess.PIPE, text=True)
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.02):
-            free, whole = torch.cuda.mem_get_info(self._device)
-            self._driver = max(self._driver, whole - free)
+        self._driver += (int(line) for line in self._smi.stdout or () if line.strip().isdigit())
 
     def told(self) -> dict[str, float]:
         """Of all this time; ``driver_gib`` with the driver's own share and whatever else lies on the card."""
         found = {"host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
         if self._gpu:
-            self._over.set()
+            self._smi.terminate()
             self._thread.join()
             found["allocated_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
             found["reserved_gib"] = torch.cuda.max_memory_reserved(self._device) / GIB
-            found["driver_gib"] = max(self._driver, torch.cuda.max_memory_reserved(self._device)) / GIB
-            found["driver_before_gib"] = self._others / GIB
+            found["driver_gib"] = max(self._driver, default=0) / 1024
         return found
 
 
@@ -349,7 +351,8 @@ def explain_part(what: Made, args: argparse.Namespace, record: Record) -> None:
     found = json.loads(lines[-1])
     found["wall_seconds"] = time.perf_counter() - start
     gpu = args.device.startswith("cuda")
-    value = max(found["allocated_gib"], found["driver_gib"]) if gpu else found["host_gib"]
+    kinds = ("allocated_gib", "reserved_gib", "driver_gib") if gpu else ("host_gib",)
+    value = max(found[kind] for kind in kinds)
     name = "explain_at_once" if args.at_once else "explain_native"
     record.put(f"{name}_peak_gib", value, **found)
 
