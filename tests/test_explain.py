@@ -216,7 +216,7 @@ def test_direct_statistics_read_in_chunks_equal_one_pass(
 
 
 def test_an_activation_is_read_at_the_token_that_ends_where_asked(world: dict[str, Any]) -> None:
-    reader = Reader.open(world["source"])
+    reader = Reader.open(world["source"], whole=True)
     ends = [len(t) for t in TEXTS[:5]]
     rows, which = activations_at(reader, TEXTS[:5], ends)
     for row, text in zip(rows, [TEXTS[i] for i in which], strict=True):

@@ -72,7 +72,7 @@ class Library:
     def reader(self, site: Site) -> Reader:
         """A model, opened once, to be read at a site."""
         if site.model not in self._readers:
-            self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device)
+            self._readers[site.model] = Reader.open(site, dtype=self.dtype, device=self.device, whole=True)
         return replace(self._readers[site.model], site=site)
 
     def lens(self, site: Site) -> Lens:

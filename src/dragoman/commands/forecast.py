@@ -27,6 +27,7 @@ def show_forecast(found: Forecast) -> None:
     memory = "not known" if found.host_bytes is None else f"{_size(found.host_bytes)} of the host"
     gpu = "" if found.gpu_bytes is None else f", {_size(found.gpu_bytes)} of the GPU"
     put(f"memory at the peak: {memory}{gpu}{f', while {found.peak_step}' if found.peak_step else ''}")
+    put(f"models: {'all opened at once' if found.order == 'at once' else 'opened one at a time'}")
     read = ", ".join(f"{tokens} by {model}" for model, tokens in found.read_tokens.items())
     put(f"to read: {f'{found.texts} texts, {read} tokens' if found.texts else 'nothing'}")
     parts = ", ".join(f"{name} {count}" for name, count in found.conditions.items())

@@ -22,9 +22,10 @@ from dragoman.doctor.subject import Subject, folder_at_hand
 from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
 from dragoman.models.decode import Verbalizer
 from dragoman.models.folder import TEMPLATE, read_template
-from dragoman.models.load import OF_VISION, load_tokenizer, with_template
+from dragoman.models.load import load_tokenizer, with_template
 from dragoman.models.merge import Agreement
 from dragoman.models.reconstruct.contract import EASY_META, EASY_WEIGHTS, HEAD, RECONSTRUCTOR_ROLES
+from dragoman.models.sizes import OF_VISION
 from dragoman.models.watch import weight, weight_names
 from dragoman.store import ArraysFile, file_sha256, read_json
 from dragoman.store.plainyaml import read_yaml

@@ -192,7 +192,7 @@ def open_subject(
         stated = dictionary.asked_site or (encoder.site if encoder else None)
     site = tried(source, lambda: Site.parse(source)) if isinstance(source, str) and source else source or stated
     if sae_ref and isinstance(site, Site):
-        reader = tried(str(site), lambda: Reader.open(site, **how))
+        reader = tried(str(site), lambda: Reader.open(site, **how, whole=True))
     return Subject(
         by=by_ref,
         verbalizer=verbalizer,

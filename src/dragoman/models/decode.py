@@ -31,7 +31,7 @@ from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_proba
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
 from dragoman.models.engines import TOGETHER, SlotEngine, engine_for
-from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
+from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, deciding, digests, read_template
 from dragoman.models.hooked import hooked
 from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype, with_template
 from dragoman.models.merge import Agreement, merge_adapter
@@ -167,6 +167,13 @@ class Verbalizer:
             name = "base" if not depth else "root" if folder == below[-1] else f"base_{depth}"
             known |= digests(folder, f"{name}_")
         return known
+
+    @property
+    def stamps(self) -> tuple[tuple[str, int, int], ...]:
+        """Path, size and time of change of every file that decides it: other ones are another verbalizer's."""
+        folders = dict.fromkeys([self._folder, self.contract.weights, *self.adapters, folder_of(self.whole)])
+        paths = [folder / name for folder in folders for name in deciding(folder)]
+        return tuple((f"{path}", (found := path.stat()).st_size, found.st_mtime_ns) for path in paths)
 
     @torch.inference_mode()
     def feed(self, vectors: NDArray[Any]) -> Feed:

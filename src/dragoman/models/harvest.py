@@ -72,10 +72,21 @@ class Reader:
     tokenizer: PreTrainedTokenizerFast
 
     @classmethod
-    def open(cls, site: Site, *, dtype: str = "float32", device: str = "cpu") -> Reader:
-        """Load the model of a site."""
+    def open(
+        cls, site: Site, *, dtype: str = "float32", device: str = "cpu", upto: int | None = None, whole: bool = False
+    ) -> Reader:
+        """Load the model of a site, up to its block alone where the family is known to take that (``models.first``).
+
+        Args:
+            site: where it is read.
+            dtype: it computes in.
+            device: it runs on.
+            upto: a later block up to which it is loaded, where that is read too.
+            whole: load all of it: who steers it, lets it write or looks at other blocks needs what comes behind.
+        """
         ref = f"{site.model}@{site.revision}" if site.revision else site.model
-        model, tokenizer = load_model(ref, dtype=dtype, device=device)
+        last = None if whole else max(site.block, site.block if upto is None else upto)
+        model, tokenizer = load_model(ref, dtype=dtype, device=device, upto=last)
         return cls(site=site, model=model, tokenizer=tokenizer)
 
     @property

@@ -8,7 +8,7 @@ devices that are not here, models without decoder blocks, and embedded tokenizer
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as talk
 
 from dragoman import tiny
@@ -31,15 +31,16 @@ from dragoman.models.bounds import (
     refuse_size,
     refuse_unbounded,
 )
+from dragoman.models.first import Shapes, first_blocks
 from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, read_config, shapes_in, weight_files
 from dragoman.models.resolve import check_tokens, folder_of
+from dragoman.models.sizes import place_of
 from dragoman.store import digest, fingerprint_of
 from dragoman.store.boundary import AGAIN, opening
+from dragoman.store.spans import words_of
 
-# Weights of decoder blocks. A vision tower has layers too; it is never called, so what becomes of it changes no word.
-_OF_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(?!.*rotary_emb\.)")
-OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
 _held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # embedded models' tokenizers, by their files
+NO_ROOM, SMALLER = "it cannot be put on device", "use another device, or a smaller model"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 talk.disable_progress_bar()
@@ -53,14 +54,40 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def load_model(
-    ref: str | Path, *, dtype: str = "float32", device: str = "cpu"
+    ref: str | Path, *, dtype: str = "float32", device: str = "cpu", upto: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A causal language model in eval mode with its tokenizer."""
-    folder = folder_of(ref)
+    """A causal language model in eval mode with its tokenizer.
+
+    Args:
+        ref: packaged name, folder or hub id.
+        dtype: it computes in.
+        device: it runs on.
+        upto: the last block that is read; None where the whole model is wanted. What stands behind that block, the
+            output layer too, is then not opened, where the family is one that makes the same of fewer blocks
+            (``first``). ``blocks_of`` tells how many the whole model has.
+    """
+    folder, kind = folder_of(ref), torch_dtype(dtype)
     with quietly():
-        net, report = open_weights(AutoModelForCausalLM, folder, torch_dtype(dtype), f"{ref}")
-        _refuse_partial(report, f"{ref}")
+        net = None if upto is None else _first_alone(folder, kind, f"{ref}", device, upto)
+        if net is None:
+            net, report = open_weights(AutoModelForCausalLM, folder, kind, f"{ref}", device)
+            _refuse_partial(report, f"{ref}")
         return ready(net, folder, device), load_tokenizer(ref)
+
+
+def _first_alone(folder: Path, kind: torch.dtype, what: str, device: str, upto: int) -> Any:
+    """Blocks 0 to ``upto`` without output layer; None where anything is odd: the whole model tells what it is."""
+    config, shapes = _looked_at(AutoModelForCausalLM, folder, what)
+    found = first_blocks(folder, config, shapes, upto)
+    if found is None:
+        return None
+    shorter, count = found
+    net, report = _loaded(AutoModel, folder, kind, what, device, config, shorter=shorter)
+    lost = [k for k in report["unexpected_keys"] if (place := place_of(k)) and not upto < place[0] < count]
+    if report["missing_keys"] or report["mismatched_keys"] or lost:
+        return None
+    net.blocks_of_the_whole = count
+    return net
 
 
 def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
@@ -110,33 +137,17 @@ def _packaged_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple[Any, Any]:
+def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str, device: str = "cpu") -> tuple[Any, Any]:
     """A model by one of transformers' classes, and its report of what was missing or had no place.
+
+    On a GPU (``device``) its weights are put there as they are read, without a second copy in the host's memory.
 
     Raises:
         Refusal: the folder's files are not what they should be (`folder`), its config.json tells of a model of another
-            size (`bounds`), or transformers cannot load it, whatever it raises.
+            size (`bounds`), transformers cannot load it, whatever it raises, or the device has no room for it.
     """
-    check_folder(folder, what)
-    if is_adapter(folder):
-        raise Refusal(what, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
-    files, config = weight_files(folder, what), read_config(folder)
-    shapes = shapes_in(files, quantised=quantised(config))
-    refuse_counts(folder, config, shapes)
-    refuse_size(folder, auto, config, shapes)
-    why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
-    if quantised(config):
-        why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
-    with quietly(), opening(what, why, instead):
-        net, report = auto.from_pretrained(
-            folder,
-            dtype=kind,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused here by name
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+    config, _ = _looked_at(auto, folder, what)
+    net, report = _loaded(auto, folder, kind, what, device, config)
     odd = sorted(report["mismatched_keys"], key=str)
     if odd:
         name, stored, wanted = odd[0]
@@ -147,6 +158,49 @@ def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str) -> tuple
             "use the config.json and weights of one checkpoint",
         )
     return net, report
+
+
+def _looked_at(auto: Any, folder: Path, what: str) -> tuple[Mapping[str, Any], Shapes]:
+    """A folder's config.json and the shapes of its weights, when nothing about them forbids opening it."""
+    check_folder(folder, what)
+    if is_adapter(folder):
+        raise Refusal(what, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
+    files, config = weight_files(folder, what), read_config(folder)
+    shapes = shapes_in(files, quantised=quantised(config))
+    refuse_counts(folder, config, shapes)
+    refuse_size(folder, auto, config, shapes)
+    return config, shapes
+
+
+def _loaded(
+    auto: Any, folder: Path, kind: torch.dtype, what: str, device: str, config: Mapping[str, Any], shorter: Any = None
+) -> tuple[Any, Any]:
+    """What transformers makes of a folder, by its own configuration or by a ``shorter`` one, and its report."""
+    why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
+    if quantised(config):
+        why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
+    how: dict[str, Any] = {"config": shorter} if shorter is not None else {}
+    if straight_to(device):
+        how["device_map"] = device
+    with quietly(), opening(what, why, instead):
+        try:
+            return auto.from_pretrained(
+                folder,
+                dtype=kind,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, and refused by name
+                trust_remote_code=False,
+                local_files_only=True,
+                **how,
+            )
+        except torch.OutOfMemoryError as error:
+            raise Refusal(f"{folder}", f"{NO_ROOM} {device} ({words_of(error)})", SMALLER) from error
+
+
+def straight_to(device: str) -> bool:
+    """Whether weights are put on a device as they are read: a GPU has its own memory."""
+    return torch.device(device).type == "cuda"
 
 
 def ready(net: Any, folder: Path, device: str) -> Any:
@@ -160,7 +214,7 @@ def ready(net: Any, folder: Path, device: str) -> Any:
         if plain and not torch.isfinite(torch.stack(weight.aminmax())).all():
             why = f"its weight {name} holds NaN or infinite numbers in {str(weight.dtype).removeprefix('torch.')}"
             raise Refusal(f"{folder}", why, "get the published files again, or use float32")
-    with opening(f"{folder}", f"it cannot be put on device {device}", "use another device, or a smaller model"):
+    with opening(f"{folder}", f"{NO_ROOM} {device}", SMALLER):
         net = net.to(device).eval().requires_grad_(False)
     with opening(folder / CONFIG, "the model it tells of does not run"), torch.inference_mode():
         net(input_ids=torch.zeros((1, 2), dtype=torch.long, device=device), use_cache=True)
@@ -177,7 +231,7 @@ def _refuse_partial(report: Any, ref: str) -> None:
             f"and {len(report['unexpected_keys'])} stored ones have no place",
             "use the config.json and weights of one checkpoint",
         )
-    lost = sorted(k for k in report["unexpected_keys"] if _OF_BLOCK.search(k) and not OF_VISION.search(k))
+    lost = sorted(k for k in report["unexpected_keys"] if place_of(k) is not None)
     if lost:
         raise Refusal(
             ref,
@@ -279,11 +333,18 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     return blocks
 
 
+def blocks_of(model: nn.Module) -> int:
+    """How many decoder blocks a model has, those that were not opened among them."""
+    return int(getattr(model, "blocks_of_the_whole", None) or len(decoder_blocks(model)))
+
+
 def check_site(site: Site, model: nn.Module) -> int:
-    """Width of the stream at a site; refuse a block the model does not have."""
-    count = len(decoder_blocks(model))
+    """Width of the stream at a site; refuse a block that the model does not have, or that was not opened."""
+    count, opened = blocks_of(model), len(decoder_blocks(model))
     if site.block >= count:
         raise Refusal(f"site {site}", f"the model has blocks 0 to {count - 1}", "name one of these")
+    if site.block >= opened:
+        raise Refusal(f"site {site}", f"of the model blocks 0 to {opened - 1} were opened", "open it at this site")
     table: Any = model
     return int(table.get_input_embeddings().weight.shape[1])
 

@@ -27,10 +27,12 @@ def logits_of(model: PreTrainedModel) -> Logits:
     """What makes logits (k, vocabulary), float32, of rows (k, d_model) that the text model puts out.
 
     Raises:
-        Refusal: the model's own logits of two tokens are others.
+        Refusal: the model's own logits of two tokens are others, or its output layer was not opened.
     """
     net: Any = model
     head: Any = model.get_output_embeddings()
+    if head is None:
+        raise Refusal("a model's logits", "it was opened for reading, without its output layer", "open it whole")
     told: Any = model.config.get_text_config()
     cap = getattr(told, "final_logit_softcapping", None)
     factor = (getattr(told, "logit_scale", None) or 1.0) / (getattr(told, "logits_scaling", None) or 1.0)

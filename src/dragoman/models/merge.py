@@ -25,7 +25,8 @@ from torch import nn
 
 from dragoman.core import Refusal
 from dragoman.models.adapters import ADAPTER_WEIGHTS, check_places, read_settings, refuse_settings
-from dragoman.models.load import OF_VISION, hidden_of, text_stack
+from dragoman.models.load import hidden_of, text_stack
+from dragoman.models.sizes import OF_VISION
 from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, read_config, shapes_in, weight_files
 from dragoman.models.resolve import cached, converted_at, how_fed, hub_place
-from dragoman.models.sizes import sizes_of
+from dragoman.models.sizes import HEAD, place_of, readable_in_part, sizes_of
 from dragoman.store import refusing
 from dragoman.tiny import model_parts
 from dragoman.verbalizers import registry
@@ -33,7 +33,8 @@ class ModelNeeds:
     one block's keys. ``vocabulary``: tokens it knows. ``tokenizer``:
     its tokenizer.json, None where it is not here. ``tokenizer_bytes``: of that. ``fetched``: bytes that would come from
     the hub. ``written``: bytes that making a plain copy of it would put on the disk besides. ``why``: what is not
-    known.
+    known. ``by_block``: parameters of each block, of a model that can be opened in part; ``beside``: those before and
+    behind the blocks that are opened with them. ``opened``: parameters that are in memory, where not all are.
     """
 
     ref: str
@@ -47,6 +48,15 @@ class ModelNeeds:
     fetched: int | None = 0
     written: int = 0
     why: str = ""
+    by_block: tuple[int, ...] = ()
+    beside: int = 0
+    opened: int | None = None
+
+    def upto(self, block: int) -> ModelNeeds:
+        """The same, opened to be read at a block: without what comes behind, where that can be left out."""
+        if block + 1 >= len(self.by_block):
+            return self
+        return replace(self, opened=self.beside + sum(self.by_block[: block + 1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +85,8 @@ def model_needs(ref: str, pair: Mapping[str, Mapping[str, int]]) -> ModelNeeds:
             return _of_folder(ref, folder)
         model_parts(model)
         written = told.pop("stored_bytes", 0)
-        return ModelNeeds(ref=ref, parameters=told.pop("parameters", None), written=written, **told)
+        parameters = told.pop("parameters", None)
+        return ModelNeeds(ref=ref, parameters=parameters, written=written, **_evenly(parameters, told), **told)
     folder = folder_here(ref)
     return _of_folder(ref, folder) if folder is not None else _of_hub(ref)
 
@@ -130,6 +141,14 @@ def folder_here(ref: str) -> Path | None:
         return path if path.is_dir() else cached(ref)
 
 
+def _evenly(parameters: int | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of an embedded model before it is converted: its blocks are alike, and its output layer is its table."""
+    table, count = told.get("vocabulary", 0) * told.get("width", 0), told.get("blocks", 0)
+    if not parameters or not table or not count:
+        return {}
+    return {"by_block": ((parameters - table) // count,) * count, "beside": table}
+
+
 def _of_folder(ref: str, folder: Path) -> ModelNeeds:
     """By headers and settings."""
     shapes = shapes_in(weight_files(folder, ref), quantised=True)
@@ -149,7 +168,27 @@ def _of_folder(ref: str, folder: Path) -> ModelNeeds:
         vocabulary=words if isinstance(words, int) else None,
         tokenizer=tokenizer if tokenizer.is_file() else None,
         tokenizer_bytes=tokenizer.stat().st_size if tokenizer.is_file() else 0,
+        **_parts(config, known, shapes),
     )
+
+
+def _parts(
+    config: Mapping[str, object], text: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Parameters by block and beside the blocks, of a model that can be opened in part."""
+    families = config.get("model_type"), text.get("model_type")
+    if not readable_in_part(*families) or config.get("quantization_config"):
+        return {}
+    blocks, beside = dict[int, int](), 0
+    for name, shape in shapes.items():
+        place, count = place_of(name), math.prod(shape)
+        if place is not None:
+            blocks[place[0]] = blocks.get(place[0], 0) + count
+        elif not HEAD.search(name):
+            beside += count
+    if sorted(blocks) != list(range(len(blocks))):
+        return {}
+    return {"by_block": tuple(blocks[number] for number in sorted(blocks)), "beside": beside}
 
 
 def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:

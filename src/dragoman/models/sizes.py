@@ -6,6 +6,7 @@ known without fetching a model is not checked here: whoever opens it checks agai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,13 @@ from dragoman.models.folder import CONFIG, read_config
 from dragoman.models.resolve import cached
 from dragoman.verbalizers import registry
 
+# Text models in which a block knows nothing of how many come after it. The tests hold each, bit for bit.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
+_WRAPPERS = ("gemma3",)  # multimodal ones whose text model is among them
+_BLOCK = re.compile(r"(?:^|\.)layers\.(?P<number>\d+)\.(?P<rest>(?!.*rotary_emb\.).+)$")
+# A vision tower has layers too; it is never called, so what becomes of it changes no word.
+OF_VISION = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\.")
+HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
 _BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
 
@@ -38,6 +46,17 @@ def sizes_of(model: str) -> Sizes:
     same = [c for c in registry.checkpoints() if registry.same_model(model, c.base)]
     blocks, widths = {c.n_blocks for c in same if c.n_blocks}, {c.d_model for c in same if c.d_model}
     return Sizes(blocks.pop() if len(blocks) == 1 else None, widths.pop() if len(widths) == 1 else None)
+
+
+def readable_in_part(family: object, text_family: object) -> bool:
+    """Whether models of a type, and of the text model in it, can be opened up to a block and give the same there."""
+    return text_family in FAMILIES and (family == text_family or family in _WRAPPERS)
+
+
+def place_of(name: str) -> tuple[int, str] | None:
+    """The decoder block that a stored tensor belongs to, and its name there; None for all other tensors."""
+    found = _BLOCK.search(name)
+    return (int(found["number"]), found["rest"]) if found and not OF_VISION.search(name) else None
 
 
 def check_place(site: Site, width: int | None = None, what: str = "directions") -> None:

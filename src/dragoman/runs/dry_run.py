@@ -19,7 +19,7 @@ from dragoman.maps import Crossing, DirectTable
 from dragoman.maps.crossing import refuse_far
 from dragoman.maps.direct import FLOOR
 from dragoman.models.asked import check_device_word
-from dragoman.models.needs import ModelNeeds, VerbalizerNeeds, folder_here, model_needs, verbalizer_needs
+from dragoman.models.needs import ModelNeeds, VerbalizerNeeds, folder_here, verbalizer_needs
 from dragoman.models.sizes import check_place
 from dragoman.runs.forecast import (
     Forecast,
@@ -35,12 +35,12 @@ from dragoman.runs.forecast import (
 from dragoman.runs.given import refuse_crossed_as_is
 from dragoman.runs.grow import refuse_another
 from dragoman.runs.options import Options
+from dragoman.runs.order import COMFORT, ROWS, Planned, planned, readers
 from dragoman.runs.texts import Texts
 from dragoman.store.outputs import check_run
 
 _SAMPLED = 200  # texts whose tokens are counted
 _LONGEST = 256  # tokens of a text that are read
-_ROWS = {"cpu": 64, "gpu": 512}  # said together, unless somebody says otherwise
 _ROW = 3_000  # bytes of an explanation with its diagnostics
 
 
@@ -82,7 +82,7 @@ def dry_run(
     if second is not None:
         conditions = {"native": count, **conditions}
     given = [] if through is not None else _given(texts, options, alike, beside is not None, second is not None)
-    read = [] if not given else [model_needs(ref, pair) for ref in dict.fromkeys(map(_ref, (source, target)))]
+    read = readers(source, target, pair) if given else []
     tokens, guessed = _tokens(read, given)
     models = _models(first, second, by, native, read, dtype)
     sizes = Sizes(
@@ -93,13 +93,14 @@ def dry_run(
         d_sae=dictionary.d_sae,
         features=count,
         aligned=not alike and options.serving != "as-is" and options.map == "aligned" and bool(read),
-        rows=min(options.batch_size or _ROWS["cpu" if device == "cpu" else "gpu"], max(1, sum(conditions.values()))),
+        rows=min(options.batch_size or ROWS["cpu" if device == "cpu" else "gpu"], max(1, sum(conditions.values()))),
         most=min(options.max_new_tokens, 2 * max(_mean(one, options) for one in (by, native) if one is not None)),
         dtype=dtype,
     )
     said, by_mean = _said(conditions, options, by, native)
     unknown = [one.why for one in [*sizes.held, *read] if one.why] + guessed
-    memory, gpu = _memory(sizes, device, unknown)
+    order = planned(sizes, device)
+    memory, gpu = _memory(sizes, device, order, unknown)
     seconds, machine = None, None
     constant, name = this_machine(device, dtype)
     whole = {first.whole.ref: said["by"]}
@@ -129,6 +130,7 @@ def dry_run(
         host_bytes=None if memory is None else memory[0],
         gpu_bytes=gpu,
         peak_step="" if memory is None else memory[1],
+        order=order.order,
         seconds=seconds,
         machine=machine,
         unknown=tuple(dict.fromkeys(unknown)),
@@ -157,11 +159,6 @@ def _given(texts: Texts, options: Options, alike: bool, beside: bool, native: bo
     if not alike and options.serving == "direct" and not native:
         return [] if beside else texts.openings
     return texts.all if options.serving == "blend" and not alike and not beside else texts.sentences
-
-
-def _ref(site: Site) -> str:
-    """How the model of a site is opened."""
-    return f"{site.model}@{site.revision}" if site.revision else site.model
 
 
 def _features(dictionary: Dictionary, asked: Asked | None) -> tuple[list[str] | None, int]:
@@ -267,18 +264,24 @@ def _mean(ref: str, options: Options) -> int:
     return min(constants()["explanation_tokens"].get(ref, options.max_new_tokens), options.max_new_tokens)
 
 
-def _memory(sizes: Sizes, device: str, unknown: list[str]) -> tuple[tuple[int, str] | None, int | None]:
+def _memory(sizes: Sizes, device: str, order: Planned, unknown: list[str]) -> tuple[tuple[int, str] | None, int | None]:
     """Host bytes and the step, and the GPU's bytes."""
     if device == "cpu":
-        found = host_peak(sizes)
+        found = host_peak(sizes, order.order)
         if found is None:
             unknown.append("memory: a model's size is not known")
         return found, None
-    both = gpu_peak(sizes)
+    both = gpu_peak(sizes, order.order)
     if both is None:
         unknown.append("memory: a model's size is not known")
         return None, None
     unknown.append("memory on a GPU is reckoned by the same sums, and was not measured there")
+    if order.free is None and (least := gpu_peak(sizes, "one at a time")) is not None:
+        least_gb, comfortable = least[0] / 1e9, both[0] / COMFORT / 1e9
+        unknown.append(
+            f"what is free on {device} is not known here: with less than {comfortable:.1f} GB models are opened one at "
+            f"a time, which takes {least_gb:.1f} GB"
+        )
     return (both[1], both[2]), both[0]
 
 

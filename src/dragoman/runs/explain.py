@@ -40,11 +40,13 @@ from dragoman.runs.given import (
 )
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.options import AskedReading, MapKind, Options
+from dragoman.runs.order import one_at_a_time
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.progress import logged
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
+from dragoman.runs.turns import InTurn
 from dragoman.scoring import add_claims, add_confidence, confidence_set
 from dragoman.store import RunFolder, digest, plain
 from dragoman.store.outputs import check_run
@@ -157,8 +159,13 @@ def explain(
                 chosen = left_of(out, chosen)
             tell_labels(chosen.dictionary, talk)
         how: dict[str, Any] = {"dtype": dtype, "device": device}
-        by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
-        readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
+        width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
+        about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids), **how}
+        one = one_at_a_time((by, fed), native, directions.site, target, options, talk, read=fitted is None, **about)
+        by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled}, one_at_a_time=one)
+        readings = Readings(
+            source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk, once=True
+        )
         how |= read.settings
         if isinstance(chosen, Activations):
             return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
@@ -188,8 +195,15 @@ def speakers(
     fed: Mapping[str, Any],
     talk: Talk,
     how: Mapping[str, Any],
+    *,
+    one_at_a_time: bool = False,
 ) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
-    """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor."""
+    """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor.
+
+    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak.
+    """
+    if one_at_a_time:
+        return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
         by = Verbalizer.open(by, **fed, **how)
@@ -200,6 +214,18 @@ def speakers(
     talk.say("checking the verbalizers")
     quick([by] if native is None else [by, native])
     return by, native
+
+
+def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: Mapping[str, Any]) -> AnyVerbalizer:
+    """A verbalizer looked at by the doctor; closed until it speaks where it was opened here."""
+    if not isinstance(one, str):
+        quick([one])
+        return one
+    talk.say(f"opening verbalizer {public_address(one)} and checking it")
+    made = InTurn(lambda: Verbalizer.open(one, **fed, **how), lambda it: quick([it]), how["device"], talk)
+    if how["engine"] != "auto":
+        talk.say(made.engine)
+    return made
 
 
 def _chosen(
@@ -297,6 +323,11 @@ def written_run(
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
         verbalizers = {"by": by, "native": native}
         backgrounds |= {"native": _own(crossing)}
+    rows, words = {one.name: one.directions for one in carried if one.route != "as-is"}, {}
+    if crossing.source != crossing.target:
+        words = lens_words(readings, directions, rows)
+    if readings.once:
+        readings.close()
     builder = RunBuilder(directions=directions, backgrounds=backgrounds)
     if native is not None:
         builder.add("native", directions, route="identity", washout=options.washout, by="native")
@@ -326,10 +357,8 @@ def written_run(
         keep_windows(folder, windows)
         if tokens := tokens_of(crossing, windows):
             keep_tokens(folder, tokens)
-    if crossing.source != crossing.target:
-        rows = {one.name: one.directions for one in carried if one.route != "as-is"}
-        if words := lens_words(readings, directions, rows):
-            keep_words(folder, words)
+    if words:
+        keep_words(folder, words)
     return folder
 
 

@@ -3,9 +3,10 @@
 In: sizes of models, dictionary and texts; constants that were measured, with the machine they were measured on. Out: a
 ``Forecast``, which is JSON too. Refuses nothing: what is not known is None, and a sentence says what and why.
 
-Memory is that of the step that takes most. Reading: the verbalizers are open, source and target beside them, with sums
-over pairs of tokens (``maps.moments``, ``models.aligned``) that do not grow with more texts. Saying: the verbalizers
-alone, with a cache of keys and values and the logits of one step. Constants: the process itself with its libraries, and
+Memory is that of the step that takes most. Reading: source and target are open up to their blocks, beside them the
+verbalizers where all models are opened at once (``runs.order``), with sums over pairs of tokens (``maps.moments``,
+``models.aligned``) that do not grow with more texts. Saying: the verbalizers, at once or each alone, with a cache of
+keys and values and the logits of one step. Constants: the process itself with its libraries, and
 what a tokenizer takes for every byte of its file.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,6 +27,7 @@ from dragoman.maps.moments import FOLDS
 from dragoman.models.needs import ModelNeeds
 from dragoman.records import Record
 
+Order = Literal["at once", "one at a time"]  # of opening models, see ``runs.order``
 _SINGLE, _DOUBLE = 4, 8  # bytes of a number
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BATCH, _LONGEST = 32, 256  # texts read together, tokens of one that are read
@@ -57,7 +59,8 @@ class Forecast(Record):
     ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, by that if all features
     fire often enough to have the reading "fires", which reading alone tells, or the most there can be.
     ``fetched_bytes``: from the hub. ``written_bytes``: on the disk, of ``free_bytes`` there. ``host_bytes``,
-    ``gpu_bytes``: memory at the peak, in the step ``peak_step``. ``seconds``: from constants of ``machine``.
+    ``gpu_bytes``: memory at the peak, in the step ``peak_step``, models opened in this ``order``. ``seconds``: from
+    constants of ``machine``.
     """
 
     source: str
@@ -78,6 +81,7 @@ class Forecast(Record):
     host_bytes: int | None
     gpu_bytes: int | None
     peak_step: str
+    order: Order
     seconds: int | None
     machine: str | None
     unknown: tuple[str, ...] = ()
@@ -87,10 +91,9 @@ class Forecast(Record):
 class Sizes:
     """What memory and time follow from.
 
-    ``p``, ``q``: widths of source and target. ``held``: verbalizers that stay open. ``read``: models opened to read
-    texts, none where nothing is read. ``d_sae``: features of the dictionary; ``aligned``: whether they are counted
-    token by token. ``rows``: said together. ``most``: tokens of a long one
-    among their explanations.
+    ``p``, ``q``: widths of source and target. ``held``: the verbalizers. ``read``: models opened to read texts, up to
+    their blocks, none where nothing is read. ``d_sae``: features of the dictionary; ``aligned``: whether they are
+    counted token by token. ``rows``: said together. ``most``: tokens of a long one among their explanations.
     """
 
     p: int
@@ -113,38 +116,54 @@ def constants() -> Mapping[str, Any]:
 
 def weights_bytes(model: ModelNeeds, dtype: str) -> int | None:
     """Of a model in memory."""
-    return None if model.parameters is None else model.parameters * _NUMBER[dtype]
+    count = model.parameters if model.opened is None else model.opened
+    return None if count is None else count * _NUMBER[dtype]
 
 
-def host_peak(sizes: Sizes) -> tuple[int, str] | None:
+def host_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, str] | None:
     """Bytes at the peak where all is computed on the CPU, and the step; None where a model's size is not known."""
-    weights = [weights_bytes(model, sizes.dtype) for model in (*sizes.held, *sizes.read)]
-    if None in weights:
+    if not _known(sizes):
         return None
-    held = _together(sizes.held, sizes.dtype)
-    steps = {"saying": held + _saying(sizes)}
+
+    def lying(model: ModelNeeds) -> int:
+        return (weights_bytes(model, sizes.dtype) or 0) + _tokenizer(model)
+
+    steps = _steps(sizes, order, lying)
     if sizes.read:
-        steps["reading"] = held + _together(sizes.read, sizes.dtype) + _working(sizes) + _sums(sizes)
+        steps["reading"] += _sums(sizes)
     step = max(steps, key=lambda name: steps[name])
     return int(constants()["process_bytes"] + steps[step]), step
 
 
-def gpu_peak(sizes: Sizes) -> tuple[int, int, str] | None:
-    """Bytes at the peak on a GPU and on its host, and the GPU's step; the sums stay on the host."""
-    every = (*sizes.held, *sizes.read)
-    if any(model.parameters is None for model in every):
+def gpu_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, int, str] | None:
+    """Bytes at the peak on a GPU and on its host, and the GPU's step; sums lie on both, as they go to the disk."""
+    if not _known(sizes):
         return None
-    held, read = (sum(weights_bytes(m, sizes.dtype) or 0 for m in some) for some in (sizes.held, sizes.read))
-    steps = {"saying": held + _saying(sizes)}
+    steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0)
     if sizes.read:
-        steps["reading"] = held + read + _working(sizes)
+        steps["reading"] += _sums(sizes)
     step = max(steps, key=lambda name: steps[name])
+    every = (*sizes.held, *sizes.read)
     host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
     return int(steps[step]), int(host), step
 
 
-def _together(models: Sequence[ModelNeeds], dtype: str) -> int:
-    return sum((weights_bytes(model, dtype) or 0) + _tokenizer(model) for model in models)
+def _known(sizes: Sizes) -> bool:
+    return all(weights_bytes(model, sizes.dtype) is not None for model in (*sizes.held, *sizes.read))
+
+
+def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int]) -> dict[str, int]:
+    """Bytes of each step on the device; ``lying``: of one open model. One at a time no verbalizer stays open."""
+    alone, held = [lying(model) for model in sizes.held], 0
+    if order == "at once":
+        held = sum(alone)
+        steps = {"saying": held + max((_saying(sizes, model) for model in sizes.held), default=0)}
+    else:
+        each = (one + _saying(sizes, model) for one, model in zip(alone, sizes.held, strict=True))
+        steps = {"saying": max(each, default=0)}
+    if sizes.read:
+        steps["reading"] = held + sum(map(lying, sizes.read)) + _working(sizes)
+    return steps
 
 
 def _tokenizer(model: ModelNeeds) -> int:
@@ -171,13 +190,11 @@ def _sums(sizes: Sizes) -> int:
     return int(moments + firing + gram + encoder + _SINGLE * _CELLS)
 
 
-def _saying(sizes: Sizes) -> int:
-    """Cache and logits of rows that are said together."""
-    number, most = _NUMBER[sizes.dtype], 0
-    for model in sizes.held:
-        keys = 2 * (model.blocks or 0) * (model.keys or model.width or 0) * (_PROMPT + sizes.most) * number
-        most = max(most, sizes.rows * (keys + _LOGITS * _SINGLE * (model.vocabulary or 0)))
-    return most
+def _saying(sizes: Sizes, model: ModelNeeds) -> int:
+    """Cache and logits of rows that a verbalizer says together."""
+    number = _NUMBER[sizes.dtype]
+    keys = 2 * (model.blocks or 0) * (model.keys or model.width or 0) * (_PROMPT + sizes.most) * number
+    return sizes.rows * (keys + _LOGITS * _SINGLE * (model.vocabulary or 0))
 
 
 def this_machine(device: str, dtype: str) -> tuple[Mapping[str, Any] | None, str]:

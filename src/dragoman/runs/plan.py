@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
 from dragoman.records import Card, PromptToken
+from dragoman.runs.turns import speaking
 from dragoman.store import Rows, RunFolder, digest, plain
 from dragoman.verbalizers.protocol import check_temperature
 
@@ -271,10 +272,12 @@ def execute(
             finished = _finished(rows, batches, after)
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
-            for batch in batches[finished:]:
-                rows.append(_verbalized(batch, plan, verbalizers[batch.items[0][0].verbalizer]))
-                made += len(batch.items)
-                tally.count(batch)
+            for key, together in groupby(batches[finished:], key=lambda batch: batch.items[0][0].verbalizer):
+                with speaking(verbalizers[key]):
+                    for batch in together:
+                        rows.append(_verbalized(batch, plan, verbalizers[key]))
+                        made += len(batch.items)
+                        tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "

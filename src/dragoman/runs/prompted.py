@@ -114,6 +114,8 @@ def written(
 ) -> RunFolder:
     """Carry, say and keep."""
     one, talk = carried(what, readings, options, fitted), readings.talk
+    if readings.once:
+        readings.close()
     about = {}
     if one.map is not None:
         word, why = usable(one.map.report["held_out"])

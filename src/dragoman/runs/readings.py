@@ -12,12 +12,13 @@ the device and threads, which move sums by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dragoman.core import Background, Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, Encoder
@@ -31,6 +32,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
+from dragoman.models.room import let_go
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
@@ -38,11 +40,16 @@ from dragoman.store.spool import Spool
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
 _LEFT_OUT = "left_out.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """Two models over the same texts. ``dtype``, ``device``: what they compute in, and where."""
+    """Two models over the same texts.
+
+    ``dtype``, ``device``: what they compute in, and where. ``once``: for one run alone, so that what was opened to read
+    is closed before anything is said.
+    """
 
     source: Site
     target: Site
@@ -50,6 +57,7 @@ class Readings:
     dtype: str = "float32"
     device: str = "cpu"
     talk: Talk = field(default_factory=Talk)
+    once: bool = False
 
     @cached_property
     def lenses(self) -> LensPair | None:
@@ -67,7 +75,8 @@ class Readings:
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}")
-            harvest(*self._readers(), texts, progress=talk.towards("harvest")).save(path)
+            progress = talk.towards("harvest")
+            self._read(lambda source, target: harvest(source, target, texts, progress=progress).save(path))
 
         path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
         if reused:
@@ -91,7 +100,9 @@ class Readings:
             talk.say(f"reading {len(texts)} texts with both models for the direct route")
             progress = talk.towards("direct route")
             how = {"progress": progress, "device": in_double(self.device)}
-            stats, background, left_out = direct_statistics(*self._readers(), encoder, texts, **how)
+            stats, background, left_out = self._read(
+                lambda source, target: direct_statistics(source, target, encoder, texts, **how)
+            )
             path.mkdir()
             stats.table().save(path / TABLE)
             save_background(background, path / BACKGROUND)
@@ -141,7 +152,7 @@ class Readings:
             progress = talk.towards("aligned tokens")
             how = {"options": options, "progress": progress, "spool": spool}
             how |= {"device": in_double(self.device), "every": every and encoder is not None}
-            read_aligned(*self._readers(), texts, encoder, **how).save(path)
+            self._read(lambda source, target: read_aligned(source, target, texts, encoder, **how).save(path))
             spool.remove()
 
         cache = Cache(say=talk.say)
@@ -173,12 +184,25 @@ class Readings:
         names = dict.fromkeys((self.source.model, self.target.model))
         return " and ".join(names)
 
+    def close(self) -> None:
+        """Give back the memory of what was opened to read: the lenses are opened again where they are asked for."""
+        self.__dict__.pop("lenses", None)
+        let_go(self.device)
+
+    def _read(self, work: Callable[[Reader, Reader], T]) -> T:
+        """What is read with both models; they are closed afterwards."""
+        try:
+            return work(*self._readers())
+        finally:
+            let_go(self.device)
+
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""
-        source = Reader.open(self.source, dtype=self.dtype, device=self.device)
+        how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         if model_ref(self.source) == model_ref(self.target):
+            source = Reader.open(self.source, upto=self.target.block, **how)
             return source, replace(source, site=self.target)
-        return source, Reader.open(self.target, dtype=self.dtype, device=self.device)
+        return Reader.open(self.source, **how), Reader.open(self.target, **how)
 
     def _encoder(self, dictionary: Dictionary) -> Encoder | None:
         """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""

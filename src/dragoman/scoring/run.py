@@ -154,7 +154,7 @@ def _steered(
     from dragoman.models.harvest import Reader
 
     say(f"steering {run.target} by the rows that arrived")
-    return steering_scores(run, Reader.open(run.target, dtype=dtype, device=device), seed=seed)
+    return steering_scores(run, Reader.open(run.target, dtype=dtype, device=device, whole=True), seed=seed)
 
 
 def _generated(
@@ -172,7 +172,7 @@ def _generated(
     from dragoman.models.language import Judge
 
     say(f"letting {run.source.model} write from the texts")
-    reader = Reader.open(run.source, dtype=dtype, device=device)
+    reader = Reader.open(run.source, dtype=dtype, device=device, whole=True)
     judge = Judge(model=reader.model, tokenizer=reader.tokenizer)
     return generation_scores(run, asked, reader, judge, seed=seed, progress=bar)
 

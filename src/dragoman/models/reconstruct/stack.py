@@ -17,8 +17,9 @@ from torch import nn
 from transformers import AutoModel
 
 from dragoman.core import Refusal
-from dragoman.models.load import OF_VISION, open_weights, ready, text_stack
+from dragoman.models.load import open_weights, ready, text_stack
 from dragoman.models.merge import WRAPPERS, Agreement, merged_alike, settle_names, trained_prefix
+from dragoman.models.sizes import OF_VISION
 
 NORMS = ("norm", "final_layernorm", "ln_f")
 _FINAL_NORM = re.compile(rf"^(?:\w+\.)*(?:{'|'.join(NORMS)})\.weight$")
@@ -39,7 +40,7 @@ def open_stack(folder: Path, kind: torch.dtype, device: str, what: str, *, headl
     ``headless``: it is a reconstructor's own checkpoint, which may lack its final norm and may carry a dummy output
     layer, and nothing else; else it is a base model and must be whole.
     """
-    net, report = open_weights(AutoModel, folder, kind, what)
+    net, report = open_weights(AutoModel, folder, kind, what, device)
     stack: Any = text_stack(net)
     where = next(f"{name}." if name else "" for name, module in net.named_modules() if module is stack)
     missing = {str(k).removeprefix(where) for k in report["missing_keys"] if str(k).startswith(where)}
