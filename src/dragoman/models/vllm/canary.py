@@ -5,7 +5,8 @@ itself finds less likely than others, and log-probabilities that are not the mod
 
 The loop's whole distributions are kept, so that each of vLLM's tokens is weighed by the model, under the same tokens
 before it, up to and with the first that differs; the model itself may leave the device meanwhile. Embeddings that are
-scaled twice, cut, or mixed up between rows give other distributions from the first token on.
+scaled twice, cut, or mixed up between rows give other distributions from the first token on. In half precision only
+what changes a token by a tenth of a nat is told from rounding: who wants to be sure of a new version tries float32.
 """
 
 from __future__ import annotations
