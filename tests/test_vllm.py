@@ -21,7 +21,7 @@ from dragoman.core import Explanation, Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.vllm import engine
 from dragoman.models.vllm.engine import VllmEngine
-from tiny_checkpoints import save_checkpoint
+from tiny_checkpoints import model_of, save_checkpoint
 
 pytestmark = [
     pytest.mark.vllm,
@@ -40,6 +40,11 @@ def vectors_of(verbalizer: Verbalizer, count: int = ROWS, seed: int = 1) -> NDAr
 def engine_of(verbalizer: Verbalizer) -> VllmEngine:
     assert isinstance(verbalizer._engine, VllmEngine)
     return verbalizer._engine
+
+
+def saved(folder: Path, family: str) -> Path:
+    """A random model with heads as wide as vLLM's attention on a CPU takes them."""
+    return save_checkpoint(folder / "av", family, model=model_of(family, head_dim=32))
 
 
 def both(verbalizer: Verbalizer, rows: Any, **how: Any) -> tuple[list[Explanation], list[Explanation]]:
@@ -71,7 +76,7 @@ def test_thirty_two_of_thirty_two_texts_of_mixed_lengths_are_the_loops(av: Verba
     assert len({e.raw for e in ours}) > ROWS // 2
     found = engine_of(av).compared
     assert found is not None and found.tokens == 64 and found.reported_most < 1e-3
-    print(f"{av.name}: {len(ours)} of {ROWS} texts, {sorted(e.tokens for e in ours)} tokens, {found}")
+    assert len({e.tokens for e in ours}) > 4 and any(e.raw.endswith("</explanation>") for e in ours)
 
 
 def test_what_it_drew_is_drawn_again_whatever_stands_beside_it(av: Verbalizer) -> None:
@@ -83,9 +88,9 @@ def test_what_it_drew_is_drawn_again_whatever_stands_beside_it(av: Verbalizer) -
     assert first != [e.raw for e in av.verbalize(rows, seed=4, **how)] and len(set(first)) > 1
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3", "gemma3_wrapped"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gemma3_wrapped", "qwen3", "mistral"])
 def test_random_models_of_every_family_say_the_same(tmp_path: Path, family: str) -> None:
-    verbalizer = Verbalizer(save_checkpoint(tmp_path / "av", family), contract="kitft", engine="vllm")
+    verbalizer = Verbalizer(saved(tmp_path, family), contract="kitft", engine="vllm")
     ours, loop = both(verbalizer, vectors_of(verbalizer, 8), max_new_tokens=24)
     same(ours, loop)
     assert len({e.raw for e in ours}) > 1
@@ -94,7 +99,7 @@ def test_random_models_of_every_family_say_the_same(tmp_path: Path, family: str)
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_embeddings_scaled_twice_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    verbalizer = Verbalizer(save_checkpoint(tmp_path / "av", family), contract="kitft", engine="vllm")
+    verbalizer = Verbalizer(saved(tmp_path, family), contract="kitft", engine="vllm")
     made = engine._made
 
     def scaling(*how: Any) -> Any:
@@ -118,7 +123,7 @@ def test_embeddings_scaled_twice_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_vllm_casts_and_what_it_makes_of_nan_is_why_embeddings_are_checked(tmp_path: Path) -> None:
-    verbalizer = Verbalizer(save_checkpoint(tmp_path / "av", "llama"), contract="kitft", engine="vllm")
+    verbalizer = Verbalizer(saved(tmp_path, "llama"), contract="kitft", engine="vllm")
     running = engine_of(verbalizer)
     with torch.inference_mode():
         (row,) = running._prompts(verbalizer.feed(vectors_of(verbalizer, 1)), 1)

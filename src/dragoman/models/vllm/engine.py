@@ -142,8 +142,7 @@ class VllmEngine:
                 self._llm = _made(folder, self._dtype, room, self._device)
         except Exception as error:  # whatever a driver, a compiler or another version raises
             self._drop()
-            told = " ".join(str(error).split())[-200:]
-            raise Refusal(f"starting {WHAT}", f"{type(error).__name__}: {told}", LOOP) from error
+            raise Refusal(f"starting {version()}", _said_of(error), LOOP) from error
         except BaseException:
             self._drop()
             raise
@@ -200,6 +199,9 @@ class VllmEngine:
         """What vLLM gives, a row each; it is stopped where it is interrupted, as rows would stay in it."""
         try:
             told = self._llm.generate([{"prompt_embeds": one} for one in prompts], drawn, use_tqdm=False)
+        except Exception as error:  # of its kernels, for instance, which do not take every model
+            self.close()
+            raise Refusal(version(), f"it does not run this model: {_said_of(error)}", LOOP) from error
         except BaseException:
             self.close()
             raise
@@ -246,8 +248,7 @@ def refuse_elsewhere(device: str) -> None:
             kind = str(importlib.import_module("vllm.platforms").current_platform.device_type)
             _vllm().LLM  # noqa: B018  # it is imported when it is asked for
     except Exception as error:
-        told = " ".join(str(error).split())[-200:]
-        raise Refusal(f"importing {WHAT}", f"{type(error).__name__}: {told}", LOOP) from error
+        raise Refusal(f"importing {WHAT}", _said_of(error), LOOP) from error
     wanted = torch.device(device)
     if wanted.type != kind:
         raise Refusal(
@@ -256,6 +257,11 @@ def refuse_elsewhere(device: str) -> None:
     if wanted.index:
         why = "in one process it takes the first GPU that is to be seen"
         raise Refusal(f"{WHAT} on {device}", why, f"set CUDA_VISIBLE_DEVICES={wanted.index} and pass --device {kind}")
+
+
+def _said_of(error: Exception) -> str:
+    """What a library says went wrong, on one line: its end, where reasons stand."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
 
 
 def version() -> str:
