@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import killed_vllm
 from dragoman.core import Explanation, Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.vllm import engine
@@ -138,25 +139,22 @@ def test_what_vllm_casts_and_what_it_makes_of_nan_is_why_embeddings_are_checked(
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path: Path) -> None:
-    """Kill -9 amid the rows; the same command again; beside a run that nobody killed."""
-    (tmp_path / "texts.txt").write_text("\n".join(f"The {n}th of a few lines about nothing." for n in range(400)))
-    words = ["-m", "dragoman", "explain", "tiny-gemma-sae", "--features", "0-11", "--by", "tiny-gemma-av"]
-    words += ["--engine", "vllm", "--batch-size", "4", "--max-new-tokens", "24", "--washout", "none"]
-    words += ["--route", "as-is", "--texts", str(tmp_path / "texts.txt")]
+    """Kill -9 amid the rows, the same command again; beside a run that nobody killed."""
+    words = [sys.executable, killed_vllm.__file__, str(saved(tmp_path, "llama"))]
     rows = tmp_path / "killed" / "rows.jsonl"
     with (tmp_path / "log").open("w") as log:
-        one = subprocess.Popen([sys.executable, *words, "-o", str(rows.parent)], stdout=log, stderr=log)
-        until = time.monotonic() + 400
-        while time.monotonic() < until and one.poll() is None and (not rows.exists() or rows.stat().st_size == 0):
-            time.sleep(0.02)
+        one = subprocess.Popen([*words, str(rows.parent)], stdout=log, stderr=log)
+        while one.poll() is None and (not rows.exists() or rows.stat().st_size == 0):
+            time.sleep(0.005)
         os.kill(one.pid, signal.SIGKILL)
         assert one.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    kept = len(rows.read_text().splitlines())
-    assert 0 < kept < 12
-    for folder in ("killed", "whole"):
-        done = subprocess.run([sys.executable, *words, "-o", str(tmp_path / folder)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    count = killed_vllm.ROWS * killed_vllm.SAMPLES
+    kept = rows.read_text().count("\n") // killed_vllm.BATCH * killed_vllm.BATCH  # a batch that was cut is said again
+    assert 0 <= kept < count
+    told = [subprocess.run([*words, str(tmp_path / name)], capture_output=True, text=True, check=True).stdout
+            for name in ("killed", "whole")]  # fmt: skip
+    done = [one.splitlines()[-1] for one in told]
+    assert done == [f"Done(reused={kept}, made={count - kept})", f"Done(reused=0, made={count})"]
     assert rows.read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
-    assert len(rows.read_text().splitlines()) == 12
-    told = json.loads((tmp_path / "killed" / "manifest.json").read_text())
-    assert told["verbalizers"]["by"]["engine"].startswith("vllm ")
+    manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
+    assert manifest["verbalizers"]["by"]["engine"].startswith("vllm ")
