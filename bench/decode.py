@@ -42,6 +42,7 @@ from dragoman.models.contracts.base import Feed, at_norm, replaced
 from dragoman.models.decode import Verbalizer
 from dragoman.models.engines import SlotEngine, slots_for
 from dragoman.store import read_arrays, read_json, write_arrays, write_json
+from dragoman.verbalizers.protocol import CLOSE
 
 HERE = Path(__file__).parent
 SHARED, PROMPT = 104, 110
@@ -94,7 +95,7 @@ class Endless(Ending):
     def __init__(self, tokenizer: Any) -> None:
         """Of this tokenizer."""
         self._tokenizer = tokenizer
-        self.stops = set()
+        self.stops, self.closing = set(), (CLOSE,)
         self.closers = {i for word, i in tokenizer.get_vocab().items() if ">" in word}
 
 
@@ -361,7 +362,7 @@ def as_vllm(folder: Path, args: argparse.Namespace) -> None:
     )  # fmt: skip
     limits = np.random.default_rng(1).integers(int(0.3 * new), new + 1, len(prompts)).tolist()
     say: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
-    text: dict[str, Any] = say | {"logprobs": 0, "stop": ["</explanation>"], "skip_special_tokens": False}
+    text: dict[str, Any] = say | {"logprobs": 0, "stop": [CLOSE], "skip_special_tokens": False}
     plans: dict[str, list[Any]] = {
         "vllm_tokens_per_s": [vllm.SamplingParams(max_tokens=new, **text)] * len(prompts),
         "vllm_mixed_tokens_per_s": [vllm.SamplingParams(max_tokens=n, **text) for n in limits],

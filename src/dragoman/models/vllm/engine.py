@@ -260,8 +260,8 @@ def refuse_elsewhere(device: str) -> None:
 
 
 def _said_of(error: Exception) -> str:
-    """What a library says went wrong, on one line: its end, where reasons stand."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
+    """What a library says went wrong, on one line: its beginning, as settings are told behind it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def version() -> str:
