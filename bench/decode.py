@@ -108,7 +108,7 @@ class Bare(Verbalizer):
         self.name, self._what, self.width = "bench", "bench", rows.shape[1]
         self.ending = Endless(tokenizer)
         self.prompt: Any = SimpleNamespace(opened=False)
-        self.contract: Any = SimpleNamespace(tagged=True)
+        self.contract: Any = SimpleNamespace(tagged=True, answer=lambda said: (said, ()))
         self._engine = None
 
     @torch.inference_mode()
