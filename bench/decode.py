@@ -1,10 +1,11 @@
 """How fast a verbalizer speaks: ``python bench/decode.py --shape qwen --shape gemma --device cuda``.
 
 In one run on one machine: the plain loop, the captured step (without and with torch.compile), vLLM where it can be
-imported, and what arithmetic allows. Shapes: ``qwen`` and ``gemma`` are Qwen2.5-7B and Gemma-3-27B (the text model)
-with random weights made on the device, in bfloat16; ``tiny`` rehearses all of it on a CPU; ``pair`` is the embedded
-verbalizer, loop and captured engine side by side. Prompts are 110 positions, 104 of them shared; rows end at a length,
-all at the same or each at 30 to 100 % of it. Log-probability, text and the checks on it are included, as for users.
+imported (else ``vllm_skipped`` says why, and no figure stands there), and what arithmetic allows. Shapes: ``qwen`` and
+``gemma`` are Qwen2.5-7B and Gemma-3-27B (the text model) with random weights made on the device, in bfloat16; ``tiny``
+rehearses all of it on a CPU; ``pair`` is the embedded verbalizer, loop and captured engine side by side. Prompts are
+110 positions, 104 of them shared; rows end at a length, all at the same or each at 30 to 100 % of it. Log-probability,
+text and the checks on it are included, as for users.
 
 Prints each figure as it comes, and writes it at once into ``bench/results/decode.json`` (``--out``): a shape that was
 measured before keeps what is not measured again. Needs no network. ``--engines`` picks some: about a minute each for
@@ -41,6 +42,7 @@ from dragoman.models.contracts.base import Feed, at_norm, replaced
 from dragoman.models.decode import Verbalizer
 from dragoman.models.engines import SlotEngine, slots_for
 from dragoman.store import read_arrays, read_json, write_arrays, write_json
+from dragoman.verbalizers.protocol import CLOSE
 
 HERE = Path(__file__).parent
 SHARED, PROMPT = 104, 110
@@ -77,9 +79,9 @@ def gemma() -> Any:
 
 
 def tiny() -> Any:
-    """A rehearsal."""
+    """A rehearsal; its heads are of a width that vLLM has kernels for on a CPU."""
     return Qwen2Config(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128,
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=128,
         vocab_size=2000, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
 
@@ -93,7 +95,7 @@ class Endless(Ending):
     def __init__(self, tokenizer: Any) -> None:
         """Of this tokenizer."""
         self._tokenizer = tokenizer
-        self.stops = set()
+        self.stops, self.closing = set(), (CLOSE,)
         self.closers = {i for word, i in tokenizer.get_vocab().items() if ">" in word}
 
 
@@ -106,7 +108,7 @@ class Bare(Verbalizer):
         self.name, self._what, self.width = "bench", "bench", rows.shape[1]
         self.ending = Endless(tokenizer)
         self.prompt: Any = SimpleNamespace(opened=False)
-        self.contract: Any = SimpleNamespace(tagged=True)
+        self.contract: Any = SimpleNamespace(tagged=True, answer=lambda said: (said, ()))
         self._engine = None
 
     @torch.inference_mode()
@@ -184,6 +186,8 @@ class Record:
             other = self.of.get(f"{name}_tokens_per_s")
             if other and self.of.get("tokens_per_s"):
                 self.of[f"over_{name}"] = self.of["tokens_per_s"] / other
+        if self.of.get("mixed_tokens_per_s") and self.of.get("vllm_mixed_tokens_per_s"):
+            self.of["mixed_over_vllm"] = self.of["mixed_tokens_per_s"] / self.of["vllm_mixed_tokens_per_s"]
         whole = read_json(self._out) if self._out.is_file() else {}
         write_json(self._out, whole | {self._shape: self.of})
         print(f"{self._shape:6} {line}", flush=True)
@@ -305,9 +309,11 @@ def by_vllm(bare: Bare, vectors: np.ndarray, shape: Shape, args: argparse.Namesp
     """VLLM on the same weights and prompts, in a process of its own, when this one has left the device."""
     try:
         import vllm  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        record.put("vllm: cannot be imported here, not measured")
+    except ImportError as error:
+        why = f"it cannot be imported ({' '.join(str(error).split())[:200]})"
+        record.put(f"vllm: not measured, {why}", vllm_tokens_per_s=None, vllm_skipped=why)
         return
+    record.of.pop("vllm_skipped", None)
     folder = Path(args.scratch) / "dragoman-bench-checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -324,7 +330,9 @@ def by_vllm(bare: Bare, vectors: np.ndarray, shape: Shape, args: argparse.Namesp
         gc.collect()
         torch.cuda.empty_cache()
         quiet = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+        quiet |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         command = [sys.executable, __file__, "--as-vllm", str(folder), "--new", str(shape.new)]
+        command += ["--dtype", shape.dtype, "--slots", str(args.slots or shape.slots), "--device", args.device]
         how: dict[str, Any] = {"text": True, "timeout": args.vllm_seconds, "env": os.environ | quiet}
         done = subprocess.run(command, capture_output=True, **how)
         lines = [line for line in done.stdout.splitlines() if line.startswith('{"vllm_')]
@@ -336,26 +344,31 @@ def by_vllm(bare: Bare, vectors: np.ndarray, shape: Shape, args: argparse.Namesp
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def as_vllm(folder: Path, new: int) -> None:
-    """What runs in vLLM's own process; prints one line of JSON."""
+def as_vllm(folder: Path, args: argparse.Namespace) -> None:
+    """What runs in vLLM's own process; prints one line of JSON.
+
+    Rows have what a user's have: a text, looked through for the closing tag, and a log-probability a token.
+    """
     import vllm  # pyright: ignore[reportMissingImports]
 
     made, _ = read_arrays(folder / "prompts.safetensors")
-    rows = torch.tensor(made["rows"]).bfloat16()
-    embeddings = replaced(rows, SHARED, torch.tensor(made["vectors"]).bfloat16())
+    new, kind = args.new, getattr(torch, args.dtype)
+    embeddings = replaced(torch.tensor(made["rows"]).to(kind), SHARED, torch.tensor(made["vectors"]).to(kind))
     prompts = [{"prompt_embeds": one} for one in embeddings]
+    gpu = {"gpu_memory_utilization": 0.9} if args.device.startswith("cuda") else {"enforce_eager": True}
     engine = vllm.LLM(
-        model=str(folder / "model"), dtype="bfloat16", enable_prompt_embeds=True, max_model_len=512, max_num_seqs=512,
-        gpu_memory_utilization=0.9, enable_prefix_caching=True,
+        model=str(folder / "model"), dtype=args.dtype, enable_prompt_embeds=True, max_model_len=PROMPT + new,
+        max_num_seqs=args.slots, enable_prefix_caching=True, generation_config="vllm", **gpu,
     )  # fmt: skip
     limits = np.random.default_rng(1).integers(int(0.3 * new), new + 1, len(prompts)).tolist()
     say: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+    text: dict[str, Any] = say | {"logprobs": 0, "stop": [CLOSE], "skip_special_tokens": False}
     plans: dict[str, list[Any]] = {
-        "vllm_tokens_per_s": [vllm.SamplingParams(max_tokens=new, logprobs=0, **say)] * len(prompts),
-        "vllm_mixed_tokens_per_s": [vllm.SamplingParams(max_tokens=n, logprobs=0, **say) for n in limits],
+        "vllm_tokens_per_s": [vllm.SamplingParams(max_tokens=new, **text)] * len(prompts),
+        "vllm_mixed_tokens_per_s": [vllm.SamplingParams(max_tokens=n, **text) for n in limits],
         "vllm_ids_alone_tokens_per_s": [vllm.SamplingParams(max_tokens=new, detokenize=False, **say)] * len(prompts),
     }
-    engine.generate(prompts[:512], vllm.SamplingParams(max_tokens=4, logprobs=0, **say), use_tqdm=False)
+    engine.generate(prompts[: args.slots], vllm.SamplingParams(max_tokens=4, **text), use_tqdm=False)
     found: dict[str, float] = {}
     for key, params in plans.items():
         start = time.perf_counter()
@@ -412,7 +425,7 @@ def main() -> None:
     parse.add_argument("--as-vllm", type=Path, help=argparse.SUPPRESS)
     args = parse.parse_args()
     if args.as_vllm:
-        as_vllm(args.as_vllm, args.new)
+        as_vllm(args.as_vllm, args)
         return
     if odd := set(args.engines) - set(ENGINES):
         parse.error(f"no engines: {', '.join(sorted(odd))}")

@@ -153,7 +153,7 @@ def tokenizer_of(family: str, *, merges: bool = True) -> PreTrainedTokenizerFast
     )
 
 
-def model_of(family: str, *, seed: int = 0) -> Any:
+def model_of(family: str, *, seed: int = 0, head_dim: int = 12) -> Any:
     """A random model whose words depend on its input: larger weights than usual, so that greedy texts differ."""
     torch.manual_seed(seed)
     tokenizer = tokenizer_of(family)
@@ -164,7 +164,7 @@ def model_of(family: str, *, seed: int = 0) -> Any:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 12,
+        "head_dim": head_dim,
         "max_position_embeddings": 512,
         "initializer_range": 0.25,
         "bos_token_id": tokenizer.bos_token_id,

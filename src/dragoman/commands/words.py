@@ -271,8 +271,8 @@ Engine = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MACHINE,
-        help="What says the words: loop (all rows together, step by step), captured (many rows in slots) or auto "
-        "(captured on CUDA, else loop).",
+        help="What says the words: loop (all rows together, step by step), captured (many rows in slots), vllm (needs "
+        "vLLM) or auto (captured on CUDA, else loop).",
     ),
 ]
 Compile = Annotated[

@@ -1,6 +1,6 @@
 """Words for how a model is run, before anything that runs one is imported.
 
-In: words. Out: nothing. Refuses those that name no engine, and no kind of device.
+In: words. Out: nothing. Refuses those that name no engine, one that is not installed, and no kind of device.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 
 from dragoman.core import Refusal
+from dragoman.store.libraries import refuse_absent
 from dragoman.store.spans import shown
 
-ENGINES = ("auto", "loop", "captured")
+ENGINES = ("auto", "loop", "captured", "vllm")
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 def check_engine(word: str) -> None:
-    """Refuse words that are no engine."""
+    """Refuse words that are no engine, and vLLM where it is not installed."""
     if word not in ENGINES:
         raise Refusal(f"engine '{shown(word, 40)}'", f"known are {', '.join(ENGINES)}", "use one of these")
+    if word == "vllm":
+        refuse_absent("--engine vllm", "vllm", extra="vllm", more=" (or use --engine captured or loop)")
 
 
 def check_device_word(word: str) -> None:

@@ -2,7 +2,8 @@
 
 In: logits (rows, vocabulary) of rows that each say one token a step. Out: token ids, their natural-log probabilities at
 temperature 1, and how many of a row's tokens belong to it. Refuses logits that are no numbers, and end-of-text tokens
-that are none. All engines choose by the same rules, so they say the same words up to rounding.
+that are none. The loop and the captured engine choose by these rules, so they say the same words up to rounding; vLLM
+ends rows by them too, and draws by its own.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ _TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 
 
+def row_seeds(rows: Floats, seed: int) -> list[int]:
+    """A number of 60 bits a row, by ``seed`` and the row's bytes: neither its neighbours nor rows that left matter."""
+    return [int(digest(str(seed), row)[:15], 16) for row in rows]
+
+
 def uniform_numbers(rows: Floats, seed: int, steps: int) -> torch.Tensor:
     """Numbers (n, steps) in [0, 1), float64 on the CPU: a row's own, whatever stands beside it.
 
-    Each row's generator is seeded by ``seed`` and the row's bytes, so neither its neighbours nor the rows that left
-    matter; and they are drawn on the CPU, so the device does not either.
+    They are drawn on the CPU, so the device does not matter either.
     """
     draws = []
-    for row in rows:
-        generator = torch.Generator().manual_seed(int(digest(str(seed), row)[:15], 16))
+    for own in row_seeds(rows, seed):
+        generator = torch.Generator().manual_seed(own)
         draws.append(torch.rand(steps, generator=generator, dtype=torch.float64))
     return torch.stack(draws)
 
@@ -89,8 +94,9 @@ def undefined() -> Refusal:
 class Ending:
     """Where a row ends: at a token that ends a text or a turn, or with the closing tag, whatever its tokens are.
 
-    ``stops``: ids of the former. ``closers``: ids of tokens with a ">" in them: only these can end the tag, and the
-    rest is never decoded to look. Some contracts have further texts that end an answer, and their tokens count too.
+    ``stops``: ids of the former. ``closing``: the tag, and what further texts end an answer by some contracts.
+    ``closers``: ids of tokens with a ">" in them, or with the last letter of those texts: only these can end a row so,
+    and the rest is never decoded to look.
     """
 
     def __init__(self, net: Any, tokenizer: Any, what: str, *, closing: Sequence[str] = ()) -> None:
@@ -99,9 +105,9 @@ class Ending:
         ``closing``: texts that end an answer, beside the tag.
         """
         self._tokenizer = tokenizer
-        self._closing = (CLOSE, *closing)
+        self.closing = (CLOSE, *closing)
         self.stops = _stops(net, tokenizer, what)
-        marks = [form for text in self._closing for form in _forms(text[-1])]
+        marks = [form for text in self.closing for form in _forms(text[-1])]
         self.closers = {i for word, i in tokenizer.get_vocab().items() if any(mark in word for mark in marks)}
 
     def text(self, ids: list[int]) -> str:
@@ -115,7 +121,7 @@ class Ending:
         if ids[-1] not in self.closers:
             return False
         text = self.text(ids[-TAIL:])
-        return any(closing in text for closing in self._closing)
+        return any(closing in text for closing in self.closing)
 
     def within(self, ids: list[int]) -> int | None:
         """How many of ``ids`` a row says before it is over, the token that ends it counted; None if it goes on."""

@@ -27,7 +27,7 @@ from transformers import DynamicCache
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
 from dragoman.models.asked import check_engine
-from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, uniform_numbers
+from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, row_seeds, uniform_numbers
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
 from dragoman.models.engines import TOGETHER, SlotEngine, engine_for
@@ -36,6 +36,10 @@ from dragoman.models.hooked import hooked
 from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype, with_template
 from dragoman.models.merge import Agreement, merge_adapter
 from dragoman.models.resolve import folder_of, how_fed
+from dragoman.models.vllm import engine as vllm
+from dragoman.models.vllm.canary import ROWS
+from dragoman.models.vllm.engine import VllmEngine
+from dragoman.models.vllm.weights import merged_folder, refuse_unserved
 from dragoman.store import digest, file_sha256
 from dragoman.store.boundary import opening
 from dragoman.verbalizers.prompt import Prompt
@@ -96,7 +100,7 @@ class Verbalizer:
             base: model an adapter sits on, when the sidecar names another one or none.
             dtype: float32, bfloat16 or float16.
             device: where to run, in torch's words.
-            engine: what says the words, see ``engines``: auto, loop or captured.
+            engine: what says the words, see ``engines``: auto, loop, captured or vllm.
             compiled: whether the captured engine's blocks go through ``torch.compile``; it pays after some thousands of
                 rows.
 
@@ -113,6 +117,9 @@ class Verbalizer:
         self.base = base_of(self.contract.weights, self.sidecar.base, base, self._what)
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
+        if engine == "vllm":
+            refuse_unserved(self.contract, folder_of(self.whole), self._what)
+            vllm.refuse_elsewhere(device)
         self.site: Site = self.contract.site(self.base)
         self.width: int = self.contract.width
         self.merged: list[Agreement] = []
@@ -124,8 +131,12 @@ class Verbalizer:
             self._rows: torch.Tensor = self.model.get_input_embeddings()(ids)
         _flatten_head(self.model)
         self.ending = Ending(self.model, self.tokenizer, self._what, closing=self.contract.closing)
-        how: dict[str, Any] = {"compiled": compiled, "loop_only": self.contract.loop_only}
-        self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, **how)
+        self._engine: SlotEngine | VllmEngine | None
+        if engine == "vllm":
+            self._engine, self.engine = self._by_vllm(), f"engine: {vllm.version()}, on {device}"
+        else:
+            how: dict[str, Any] = {"compiled": compiled, "loop_only": self.contract.loop_only}
+            self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, **how)
 
     def __repr__(self) -> str:
         """Its name, what it reads and how it is fed."""
@@ -160,6 +171,8 @@ class Verbalizer:
             "prompt_date": self.prompt.day,
             **self.contract.identity,
             "dtype": self._dtype,
+            # The others say the same words up to rounding; vLLM draws others, and may be of another version.
+            **({"engine": vllm.version()} if isinstance(self._engine, VllmEngine) else {}),
         }
         # What lies under an adapter: adapters, highest first, and the whole model.
         below = [*reversed(self.adapters[:-1]), folder_of(self.whole)] if self.adapters else []
@@ -206,7 +219,9 @@ class Verbalizer:
         rows = checked_vectors(vectors, self.width, self._what)
         if not len(rows):
             return []
-        if self._engine is not None:
+        if isinstance(self._engine, VllmEngine):
+            said = self._served(self._engine, rows, temperature, seed, max_new_tokens)
+        elif self._engine is not None:
             said = self._over_slots(self._engine, rows, temperature, seed, max_new_tokens)
         else:
             choose = Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else likeliest
@@ -226,12 +241,16 @@ class Verbalizer:
     @property
     def together(self) -> int:
         """How many rows a call had best be given, where there are so many."""
+        if isinstance(self._engine, VllmEngine):
+            return self._engine.together
         return TOGETHER["loop" if self._engine is None else "captured"]
 
     @contextmanager
     def looped(self) -> Iterator[None]:
         """Inside, the plain loop says the words: it alone calls the model's modules at every token, hooks and all."""
         engine, self._engine = self._engine, None
+        if isinstance(engine, VllmEngine):
+            engine.close()  # it may have the model's place on a GPU
         try:
             yield
         finally:
@@ -245,6 +264,25 @@ class Verbalizer:
         feed_of = lambda part: self.feed(rows[part.start : part.stop])  # noqa: E731
         found = engine.say(feed_of, len(rows), limit, temperature=temperature, uniform=uniform)
         return [(ids, sum(sure) / len(sure)) for ids, sure in found]
+
+    def _served(
+        self, engine: VllmEngine, rows: Floats, temperature: float, seed: int, limit: int
+    ) -> list[tuple[list[int], float]]:
+        """As ``_decode``, by vLLM."""
+        seeds = row_seeds(rows, seed) if temperature > 0 else None
+        feed_of = lambda part: self.feed(rows[part.start : part.stop])  # noqa: E731
+        found = engine.say(feed_of, len(rows), limit, temperature=temperature, seeds=seeds)
+        return [(ids, sum(sure) / len(sure)) for ids, sure in found]
+
+    def _by_vllm(self) -> VllmEngine:
+        """VLLM on this model, or on a folder with the adapters in its weights; started when rows are first said."""
+        trial = np.random.default_rng(0).standard_normal((ROWS, self.width)).astype(np.float32)
+
+        def folder() -> Path:
+            return merged_folder(self.model, self.tokenizer, self.identity) if self.adapters else folder_of(self.whole)
+
+        how: dict[str, Any] = {"folder": folder, "trial": lambda: self.feed(trial), "dtype": self._dtype}
+        return VllmEngine(self.model, self.ending, **how)
 
     def _decode(self, feed: Feed, choose: Choose, limit: int) -> list[tuple[list[int], float]]:
         """Token ids said by each row of a feed, end-of-text token included, and their mean log-probability."""
@@ -340,13 +378,22 @@ def _contract(
 
 
 def site_of_verbalizer(
-    ref: str, contract: str | None = None, settings: Mapping[str, Any] | None = None, base: str | None = None
+    ref: str,
+    contract: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    *,
+    engine: str = "auto",
 ) -> Site:
     """The stream a verbalizer reads, by its files and what is said as for ``Verbalizer.open``; no weights are read.
 
     Raises:
-        Refusal: as ``Verbalizer.open``, as far as files tell.
+        Refusal: as ``Verbalizer.open``, as far as files tell; ``engine`` cannot say its words.
     """
-    fed = how_fed(ref, contract, settings or {}, base)
+    what, fed = f"verbalizer {ref}", how_fed(ref, contract, settings or {}, base)
     opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"], fed["base"])
-    return opened.site(base_of(opened.weights, opened.sidecar.base, fed["base"], f"verbalizer {ref}"))
+    below = base_of(opened.weights, opened.sidecar.base, fed["base"], what)
+    if engine == "vllm":
+        adapters, root = stacked(opened.weights, below, what)
+        refuse_unserved(opened, folder_of(root) if adapters else opened.weights, what)
+    return opened.site(below)

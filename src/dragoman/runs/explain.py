@@ -113,7 +113,7 @@ def explain(
         confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
-        engine: what says the words of verbalizers opened here: auto, loop or captured, see ``models.engines``.
+        engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
         compiled: whether the captured engine's step goes through ``torch.compile``.
         talk: where progress goes.
 
@@ -150,7 +150,9 @@ def explain(
         fed = {"contract": contract, "settings": settings, "base": base}
         if not isinstance(by, str) and any(fed.values()):
             raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
-        target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
+        target = site_of_verbalizer(by, **fed, engine=engine) if isinstance(by, str) else by.site
+        if isinstance(native, str) and engine == "vllm":
+            site_of_verbalizer(native, engine=engine)
         if isinstance(chosen, Activations):
             prompted.refuse_early(directions.site, target, options, fitted, read)
         else:

@@ -139,6 +139,8 @@ class Contract(ABC):
     scaled: ClassVar[bool] = True
     # Why the plain loop alone can feed it; empty where the captured engine can too.
     loop_only: ClassVar[str] = ""
+    # Whether its vector is added to blocks' outputs, by hooks: an engine that takes embeddings alone cannot feed it.
+    adds_inside: ClassVar[bool] = False
     # Whether it was trained on bare dictionary rows, so that washing takes a vector off what it knows.
     trained_on_rows: ClassVar[bool] = False
     # Texts that end an answer, beside the closing tag and the model's own end of a text.

@@ -30,6 +30,7 @@ class Karvonen(Contract):
     sampling = Sampling(temperature=0.0, max_new_tokens=200, source="EasyNLA's script that shows generations")
     settings = {"hook_block": (int,)}
     scaled = False
+    adds_inside = True
 
     @property
     def hook_block(self) -> int:

@@ -35,6 +35,7 @@ class Oracle(Contract):
     sampling = Sampling(temperature=0.0, max_new_tokens=20, source="the authors' demonstration")
     settings = {"question": (str,), "positions": (int,)}
     scaled = False
+    adds_inside = True
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """There is no file: all is given, but for the model, which the adapter names."""

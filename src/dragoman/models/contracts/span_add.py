@@ -54,6 +54,7 @@ class SpanAdd(Contract):
     common = {"block": (int,), "date": (str,)}
     loop_only = "its vector is added at the last position of the prompt, which the captured engine reads by its step"
     scaled = False
+    adds_inside = True
     trained_on_rows = True
 
     def read(self, request: CheckpointRequest) -> Sidecar:
