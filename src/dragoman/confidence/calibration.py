@@ -1,0 +1,221 @@
+"""A calibration: how likely each sentence of a text passes detection on unseen windows, on a person's own two models.
+
+In: evidence on sentences. Out: probabilities with their reasons; JSON and back. Refuses files that hold anything else
+or are of another version, and runs of another pair of sites, verbalizer, dictionary, route or washout.
+
+Two steps read the same evidence: one fitted on features alone, one on features and nulls, of which none is right. The
+smaller of the two counts, scaled once more on sentences that neither had seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
+from dragoman.core import Refusal
+from dragoman.records import Record
+from dragoman.store import read_json, write_json
+
+KIND = "dragoman calibration"
+FORMAT = 1
+On = Literal["latents", "made directions"]
+
+
+class Made(Record):
+    """What a calibration is of, and what a run must be of to be judged by it.
+
+    ``source``, ``target``: sites. ``dictionary``: digest of its rows. ``verbalizer``: its identity. ``map``: kind of
+    crossing. ``routes``: of the readings, or the one route. ``washout``, ``samples``, ``temperature``,
+    ``max_new_tokens``: as of ``explain``.
+    """
+
+    source: str
+    target: str
+    dictionary: str
+    verbalizer: Mapping[str, Any]
+    map: str
+    routes: tuple[str, ...]
+    washout: str
+    samples: int
+    temperature: float
+    max_new_tokens: int
+
+
+class Reliability(Record):
+    """What the probabilities are worth on sentences of features that no fit had seen.
+
+    ``n`` sentences of ``features``, ``right`` of them; ``ece`` beside ``ece_floor``, that of exact ones; ``auroc``.
+    ``answered``: share that reaches the line, ``error``: of those wrong; ``bound``: at most so many with 90 %
+    confidence. ``nulls``: share of each null's texts with an answer. ``kappa``: agreement of what the source's model
+    says with known answers, over ``known`` sentences; ``second``: the same with words alone. ``bins``: predicted,
+    observed, how many. ``left_out``: latents drawn whose windows were too few.
+    """
+
+    n: int
+    features: int
+    right: int
+    ece: Number
+    ece_floor: Number
+    auroc: Number | None
+    answered: Number
+    error: Number | None
+    bound: Number | None
+    nulls: Mapping[str, Number]
+    kappa: Number
+    known: int
+    second: Number | None
+    bins: tuple[tuple[Number, Number, int], ...]
+    left_out: int
+    why: str = ""
+
+
+class SentencePrediction(Record):
+    """One sentence's chance; ``answered``: it reaches the line; ``why``: what weighed most."""
+
+    probability: float
+    answered: bool
+    why: Mapping[str, float]
+
+
+class Calibration(Record):
+    """Fitted steps, what they are of, what they are worth.
+
+    ``right``: of features alone; ``with_nulls``: of features and nulls. ``slope``, ``offset``: of the smaller's
+    log-odds. ``spans``: evidence -> least and most that was seen, to which it is drawn in. ``line``: answers are given
+    at or above it, None where no line was safe. ``sentences``: by kind, those that others are held against;
+    ``embedder``: which placed them. ``on``: what it was calibrated on, ``when``, with ``seed`` and ``texts`` (a
+    digest). ``version``: of dragoman.
+    """
+
+    format: Literal[1] = FORMAT
+    kind: Literal["dragoman calibration"] = KIND
+    version: str
+    made: Made
+    on: On
+    when: str
+    seed: int
+    texts: str
+    sizes: Mapping[str, int]
+    embedder: str
+    sentences: Mapping[str, tuple[str, ...]]
+    right: Step
+    with_nulls: Step | None
+    slope: Number
+    offset: Number
+    spans: Mapping[str, tuple[Number, Number]]
+    line: Annotated[float, Field(ge=0, le=1)] | None
+    reliability: Reliability
+
+    def predict(self, rows: Sequence[Evidence]) -> list[SentencePrediction]:
+        """One prediction a sentence.
+
+        Raises:
+            Refusal: none of the rows has any of the evidence it reads.
+        """
+        if not rows:
+            return []
+        drawn = [self.drawn_in(row) for row in rows]
+        p = self.probabilities(drawn)
+        why = [dict(islice(self.right.why(row).items(), REASONS)) for row in drawn]
+        line = self.line
+        return [
+            SentencePrediction(probability=one, answered=line is not None and one >= line, why=reasons)
+            for one, reasons in zip(p.tolist(), why, strict=True)
+        ]
+
+    def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
+        """(n,) of evidence that was drawn in."""
+        z = self.right.slope * self.right.log_odds(drawn) + self.right.offset
+        if self.with_nulls is not None:
+            other = self.with_nulls
+            z = np.minimum(z, other.slope * other.log_odds(drawn) + other.offset)
+        return expit(self.slope * z + self.offset)
+
+    def drawn_in(self, row: Evidence) -> Evidence:
+        """Evidence within what was seen when it was fitted: nothing is known of what lies beyond."""
+        return {name: self._within(name, value) for name, value in row.items()}
+
+    def _within(self, name: str, value: float | None) -> float | None:
+        span = self.spans.get(name)
+        return value if value is None or span is None else min(max(value, span[0]), span[1])
+
+    @property
+    def told(self) -> str:
+        """What was calibrated, on what and when, and how much it answers: one line."""
+        worth = self.reliability
+        what = f"{worth.features} {'latents of this dictionary' if self.on == 'latents' else self.on}"
+        if self.line is None:
+            return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
+        return f"calibrated on {what} on {self.when}; answers {worth.answered:.0%} at <= 20 % error"
+
+    def refuse_another(self, found: Made, what: str) -> None:
+        """Refuse to judge a run of another pair, dictionary, verbalizer, route or way of saying.
+
+        ``found``: of the run; ``what``: how the file is called.
+
+        Raises:
+            Refusal: naming the first thing that differs.
+        """
+        own = self.made
+        pairs: dict[str, tuple[Any, Any]] = {
+            "the source": (own.source, found.source),
+            "the target": (own.target, found.target),
+            "the dictionary": (own.dictionary[:12], found.dictionary[:12]),
+            "the verbalizer": (_short(own.verbalizer), _short(found.verbalizer)),
+            "the map": (own.map, found.map),
+            "the washout": (own.washout, found.washout),
+            "the number of samples": (own.samples, found.samples),
+            "the temperature": (own.temperature, found.temperature),
+            "the most new tokens": (own.max_new_tokens, found.max_new_tokens),
+        }
+        for name, (mine, theirs) in pairs.items():
+            if mine != theirs:
+                raise Refusal(f"{what}", f"{name} it was calibrated on is {mine}, and this run's is {theirs}", _AGAIN)
+        other = sorted(set(found.routes) - set(own.routes))
+        if other:
+            why = f"it was calibrated by {' and '.join(own.routes)}, and this run goes by {other[0]}"
+            raise Refusal(f"{what}", why, _AGAIN)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read what ``save`` wrote.
+
+        Raises:
+            Refusal: the file is none, of another version, or damaged.
+        """
+        told = read_json(path)
+        if not is_calibration(told):
+            raise Refusal(f"{path}", "it is no calibration", "name a file that dragoman calibrate wrote")
+        if told.get("format") != FORMAT:
+            why = f"it is a calibration of format {told.get('format')}, and this version reads {FORMAT}"
+            raise Refusal(f"{path}", why, "calibrate again")
+        return cls.of(told, str(path))
+
+
+_AGAIN = "calibrate on what this run is of, or leave --confidence out"
+
+
+def is_calibration(told: object) -> bool:
+    """Whether what a file holds says that it is a calibration."""
+    return isinstance(told, Mapping) and told.get("kind") == KIND
+
+
+def _short(identity: Mapping[str, Any]) -> str:
+    """A verbalizer's identity as a few characters that tell it from others."""
+    import json
+
+    from dragoman.store import digest, plain
+
+    name = identity.get("name") or identity.get("ref") or "verbalizer"
+    return f"{name} ({digest(json.dumps(plain(identity), sort_keys=True))[:8]})"
