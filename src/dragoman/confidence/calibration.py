@@ -140,11 +140,10 @@ class Calibration(Record):
 
     def drawn_in(self, row: Evidence) -> Evidence:
         """Evidence within what was seen when it was fitted: nothing is known of what lies beyond."""
-        return {name: self._within(name, value) for name, value in row.items()}
-
-    def _within(self, name: str, value: float | None) -> float | None:
-        span = self.spans.get(name)
-        return value if value is None or span is None else min(max(value, span[0]), span[1])
+        return {
+            name: None if (value := row.get(name)) is None else min(max(value, low), high)
+            for name, (low, high) in self.spans.items()
+        }
 
     @property
     def told(self) -> str:
