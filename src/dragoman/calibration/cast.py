@@ -97,7 +97,7 @@ class Cast:
         if self.made is not None:
             rows = self.crossing.directions(self.made, "map")
             cards = self.crossing.cards(self.made)
-            conditions.append((MADE, self.made, Carried(MADE, rows, "map", cards, "writes")))
+            conditions.append((MADE, self.made, _carried(MADE, rows, "map", cards, "writes")))
         builder = RunBuilder(directions=self.latents, backgrounds={"by": self.crossing.background})
         for _, _, one in conditions:
             how = {"route": one.route, "washout": self.options.washout, "cards": one.cards, "reading": one.reading}
@@ -139,11 +139,11 @@ class Cast:
             often = self.fakes.pick(name for name in self.fakes.ids if n_eff[name] >= FLOOR)
             if len(often):
                 rows, cards = table.rows(often.ids), self.counted.cards(often)
-                found.append((FAKE, often, Carried(f"{FAKE} direct", rows, "direct", cards, routes["direct"])))
+                found.append((FAKE, often, _carried(f"{FAKE} direct", rows, "direct", cards, routes["direct"])))
         return found
 
     def _mapped(self, name: str, rows: Directions, crossing: Crossing, reading: Reading | None) -> Carried:
-        return Carried(name, crossing.directions(rows, "map"), "map", crossing.cards(rows), reading)
+        return _carried(name, crossing.directions(rows, "map"), "map", crossing.cards(rows), reading)
 
     def _said(
         self, folder: RunFolder, conditions: Sequence[tuple[str, Carried]], windows: Mapping[str, Any], lens: Any
@@ -191,6 +191,10 @@ class Cast:
                 if alone is not None:
                     mine = alone.model_copy(update={"card": there[name].card})
                     add(one.name, name, mine, ALONE, alone.text, written.get(name))
+
+
+def _carried(name: str, rows: Directions, route: str, cards: Sequence[Card], reading: Reading | None) -> Carried:
+    return Carried(name=name, directions=rows, route=route, cards=cards, reading=reading)
 
 
 def known_windows(entry: Mapping[str, Any]) -> Windows:

@@ -24,7 +24,7 @@ from dragoman.maps.words import word_span
 KEPT = 48  # documents of a latent
 FEWEST = 3
 OutcomeWindows = dict[str, dict[str, list[str]]]  # latent -> kind -> windows
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+_MIX = 0x9E3779B97F4A7C15
 
 
 class _Kept(NamedTuple):
@@ -62,7 +62,7 @@ class OutcomeTally:
     def _document(self, fired: Any, name: int, ends: NDArray[Any], text: str) -> None:
         stops = np.array([word_span(text, int(end))[1] for end in ends])
         spoken = np.array([text[stop - 1].isalnum() for stop in stops])
-        priority = int((np.uint64(name & (2**63 - 1)) ^ np.uint64(self._seed + 1)) * _MIX >> np.uint64(1))
+        priority = (((name & (2**63 - 1)) ^ (self._seed + 1)) * _MIX % 2**64) >> 1
         pointers, rows, data = fired.indptr, fired.indices, fired.data
         for own, column, sibling in self._own:
             mine = slice(pointers[column], pointers[column + 1])

@@ -27,6 +27,7 @@ from dragoman.models.harvest import Reader, shared_ends
 from dragoman.models.paired import FIRST
 from dragoman.store import digest, document_name
 
+PARTS = ("documents", "ends", "x", "y")  # arrays of pairs
 CHUNK = 64  # documents read together
 COSINES = (1.0, 0.7, 0.5)  # of a made direction with its concept's mean difference
 SHORTEST, RAREST = 4, 6  # letters of a concept's word, and documents that hold it
