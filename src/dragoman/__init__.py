@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dragoman.calibration.body import calibrate
+    from dragoman.calibration.sizes import Sizes
+    from dragoman.confidence.calibration import Calibration
     from dragoman.confidence.model import ConfidenceSet
     from dragoman.core import Background, Directions, Estimate, Interrupted, Refusal, Site, Talk
     from dragoman.dictionaries import Dictionary, Features, open_dictionary
@@ -34,6 +37,7 @@ _HOMES = {
     "Activations": "models.prompts",
     "AnyVerbalizer": "verbalizers.protocol",
     "Background": "core",
+    "Calibration": "confidence.calibration",
     "Card": "records",
     "ConfidenceSet": "confidence.model",
     "Crossing": "maps",
@@ -52,9 +56,11 @@ _HOMES = {
     "Scores": "scores",
     "SentenceEmbedder": "models.embedder",
     "Site": "core",
+    "Sizes": "calibration.sizes",
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
+    "calibrate": "calibration.body",
     "compare": "runs.compare",
     "examine": "doctor",
     "explain": "runs.explain",
@@ -69,6 +75,7 @@ __all__ = [
     "Activations",
     "AnyVerbalizer",
     "Background",
+    "Calibration",
     "Card",
     "ConfidenceSet",
     "Crossing",
@@ -87,10 +94,12 @@ __all__ = [
     "Scores",
     "SentenceEmbedder",
     "Site",
+    "Sizes",
     "Talk",
     "Verbalizer",
     "__version__",
     "activations",
+    "calibrate",
     "compare",
     "examine",
     "explain",

@@ -204,7 +204,9 @@ def known_windows(entry: Mapping[str, Any]) -> Windows:
 
 
 def _other(one: Carried, own: Sequence[Carried]) -> str | None:
-    return next((c.name for c in own if c.reading is not None and one.reading is not None and c.reading != one.reading), None)
+    return next(
+        (c.name for c in own if c.reading is not None and one.reading is not None and c.reading != one.reading), None
+    )
 
 
 def _pair_of(one: Carried, conditions: Sequence[tuple[str, Carried]]) -> str | None:

@@ -1,4 +1,4 @@
-"""From evidence and outcomes to a calibration: two steps, their smaller probability, a line, and what all that is worth.
+"""From evidence and outcomes to a calibration: two steps, the smaller probability, a line, and what that is worth.
 
 In: sentences of latents with evidence, outcome and group; texts of nulls with their sentences' evidence. Out:
 ``Fitted``. Refuses what fitting refuses: too few sentences, too few right or wrong, evidence that does not vary.
@@ -97,9 +97,7 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
     for k, text in enumerate(nulls):
         surest.setdefault(text.null, {}).setdefault(k, 0.0)  # a text without a sentence has none that is answered
     line = answer_line(unseen, own.right, own.group, {name: list(some.values()) for name, some in surest.items()})
-    return Fitted(
-        right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen
-    )
+    return Fitted(right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen)
 
 
 def reliability(
@@ -141,7 +139,9 @@ def reliability(
 def _spans(rows: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
     names = sorted({name for row in rows for name, value in row.items() if value is not None})
     table = tabled(rows, names)
-    return {name: (float(np.nanmin(column)), float(np.nanmax(column))) for name, column in zip(names, table.T, strict=True)}
+    return {
+        name: (float(np.nanmin(column)), float(np.nanmax(column))) for name, column in zip(names, table.T, strict=True)
+    }
 
 
 def _within(row: Evidence, spans: Mapping[str, tuple[float, float]]) -> Evidence:

@@ -84,7 +84,9 @@ class OutcomeTally:
             kept = _trimmed(fires)
             strongest = sorted(kept, key=lambda one: (-one.strength, one.priority))
             count = min(sizes.firing, len(strongest))
-            picked = [strongest[k] for k in np.linspace(0, len(strongest) - 1, count).round().astype(int)] if count else []
+            picked = (
+                [strongest[k] for k in np.linspace(0, len(strongest) - 1, count).round().astype(int)] if count else []
+            )
             firing = _windows(texts, [(one.document, one.stop) for one in picked])
             chosen = {one.document for one in picked}
             order = [*picked, *(one for one in kept if one.document not in chosen)]

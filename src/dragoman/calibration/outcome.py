@@ -81,7 +81,9 @@ def areas(
             piece = order[start : start + TOGETHER]
             if any(jobs[one][2] not in known for one in piece):
                 rises = weigh([one.sentence for one in piece], [jobs[one][0] for one in piece])
-                made = {jobs[one][2]: [round(float(v), 4) for v in some] for one, some in zip(piece, rises, strict=True)}
+                made = {
+                    jobs[one][2]: [round(float(v), 4) for v in some] for one, some in zip(piece, rises, strict=True)
+                }
                 rows.append([{"key": key, "rises": some} for key, some in made.items()])
                 known |= made
             if progress is not None:
@@ -170,7 +172,9 @@ def _shrunk(by_feature: Mapping[str, Sequence[float]]) -> dict[str, float]:
     within = float(np.mean([some.var(ddof=1) for some in several])) if several else 0.0
     means = np.array([np.mean(some) for some in by_feature.values()])
     sizes = np.array([len(some) for some in by_feature.values()])
-    between = max(float(means.var(ddof=1)) - within * float(np.mean(1 / sizes)), 0.0) if several and len(means) > 1 else 0.0
+    between = (
+        max(float(means.var(ddof=1)) - within * float(np.mean(1 / sizes)), 0.0) if several and len(means) > 1 else 0.0
+    )
     total = between + within / sizes
     weights = np.divide(between, total, out=np.zeros_like(means), where=total > 0)
     return dict(zip(by_feature, (weights * means).tolist(), strict=True))

@@ -38,4 +38,6 @@ class Sizes:
             value, fewest = getattr(self, one.name), least.get(one.name, 1)
             if value < fewest:
                 name = one.name
-                raise Refusal(f"{value} {name}", f"nothing can be learnt from fewer than {fewest}", f"ask for more {name}")
+                raise Refusal(
+                    f"{value} {name}", f"nothing can be learnt from fewer than {fewest}", f"ask for more {name}"
+                )

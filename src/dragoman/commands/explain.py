@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dragoman.commands.printing import put, put_record, talking
-from dragoman.commands.show import show_rows, with_scores
+from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
     CROSSES,
@@ -200,7 +200,8 @@ def explain(
     from dragoman.runs.options import Options
     from dragoman.runs.prompted import refuse_of_features
     from dragoman.runs.texts import Texts as BothTexts
-    from dragoman.scoring import confidence_set
+    from dragoman.scores import Scores
+    from dragoman.scoring import check_confidence
 
     how: dict[str, Any] = {
         "reading": reading,
@@ -220,7 +221,7 @@ def explain(
     check_device(device)
     check_engine(engine)
     if confidence is not None:
-        confidence_set(confidence)
+        check_confidence(confidence)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
         named = {
@@ -273,6 +274,8 @@ def explain(
             put_record("row", row)
     else:
         show_rows(rows, run.manifest)
+        if run.folder.scores and run.folder.scores.get("calibration"):
+            show_calibration(Scores.of(run.folder.scores, "the scores"))
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
 

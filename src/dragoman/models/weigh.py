@@ -152,7 +152,11 @@ def _batch(judge: Judge, prompts: Sequence[Ids], windows: Sequence[Sequence[_Wei
     ).last_hidden_state
     # The row before a token foretells it; before a window's first token that is the prompt's last.
     before = torch.cat([begun.last_hidden_state[whose, -1:], hidden], dim=1)
-    where = [(row, len(ids) - last + k, ids[len(ids) - last + k]) for row, (ids, last) in enumerate(flat) for k in range(last)]
+    where = [
+        (row, len(ids) - last + k, ids[len(ids) - last + k])
+        for row, (ids, last) in enumerate(flat)
+        for k in range(last)
+    ]
     row, position, token = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
     logits = judge.logits(before[row, position])
     value = logits.gather(1, token[:, None])[:, 0] - torch.logsumexp(logits, dim=1)

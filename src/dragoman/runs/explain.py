@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dragoman.confidence.calibration import Made
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Asked, Dictionary, Features
@@ -37,7 +38,7 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
-from dragoman.scoring import add_claims, add_confidence, confidence_set
+from dragoman.scoring import add_claims, add_confidence, calibration_of, check_confidence
 from dragoman.store import RunFolder, digest, plain
 from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -99,7 +100,8 @@ def explain(
         max_new_tokens: of one explanation.
         batch_size: vectors handed over together; what suits the verbalizers' engine when None.
         seed: of all randomness.
-        confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
+        confidence: a file of confidences, or a calibration; the confidences that lie beside the dictionary, if of this
+            pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
         engine: what says the words of verbalizers opened here: auto, loop or captured, see ``models.engines``.
@@ -147,6 +149,8 @@ def explain(
         tell_labels(chosen.dictionary, talk)
     how: dict[str, Any] = {"dtype": dtype, "device": device}
     by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
+    if confidence is not None and not isinstance(chosen, Activations):
+        refuse_uncalibrated(confidence, chosen, by, options)
     readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
     how["texts"] = read.path
     if isinstance(chosen, Activations):
@@ -167,8 +171,35 @@ def _refuse_unread(confidence: str | Path) -> None:
     """Refuse a file of confidences that is none, and one without the embedder that it reads with."""
     from dragoman.models.embedder import packaged_folder
 
-    confidence_set(confidence)
+    check_confidence(confidence)
     packaged_folder()
+
+
+def refuse_uncalibrated(confidence: str | Path, chosen: Features, by: AnyVerbalizer, options: Options) -> None:
+    """Refuse, before anything is read, a calibration of another pair, dictionary, verbalizer or way of saying.
+
+    By which routes features go is known later, and refused then.
+    """
+    calibration = calibration_of(confidence)
+    if calibration is not None:
+        calibration.refuse_another(made_of(chosen, by, options), str(confidence))
+
+
+def made_of(chosen: Features, by: AnyVerbalizer, options: Options, routes: Sequence[str] = ()) -> Made:
+    """What explaining these features is of, as calibrations tell it."""
+    entry = entry_of(chosen.dictionary, chosen.directions)
+    return Made(
+        source=str(chosen.directions.site),
+        target=str(by.site),
+        dictionary=str(entry.get("at") or entry["digest"]),
+        verbalizer=plain(by.identity),
+        map=options.map,
+        routes=tuple(sorted(routes)),
+        washout=options.washout,
+        samples=options.samples,
+        temperature=options.drawn_at,
+        max_new_tokens=options.max_new_tokens,
+    )
 
 
 def opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:

@@ -21,7 +21,15 @@ from dragoman.measures.firing import WORD, variants
 from dragoman.records import Card, Reading, Row
 from dragoman.stats.roc import FEWEST, ContextEmbeddings, detection_table
 
-CARD = ("agreement", "margin", "home_agreement", "home_margin", "coverage_over_dictionary", "cycle_over_dictionary", "rel")
+CARD = (
+    "agreement",
+    "margin",
+    "home_agreement",
+    "home_margin",
+    "coverage_over_dictionary",
+    "cycle_over_dictionary",
+    "rel",
+)
 _MOST = 8  # sentences of a text that are judged
 
 
@@ -98,9 +106,7 @@ def _kind(claim: Claim) -> dict[str, float]:
     return {"of_token": float(claim.kind == "token"), "of_words": float(claim.kind == "words")}
 
 
-def _placed(
-    claim: Claim, told: Told, known: ContextEmbeddings | None, reference: Reference
-) -> dict[str, float | None]:
+def _placed(claim: Claim, told: Told, known: ContextEmbeddings | None, reference: Reference) -> dict[str, float | None]:
     """What the embedder tells: of the feature's windows, of other texts' sentences, of the other reading."""
     names = ("detection", "detection_cosine", "detection_centred", "detection_rank", "context_gap", "readings_agree")
     found: dict[str, float | None] = dict.fromkeys(names)
@@ -128,7 +134,9 @@ def _placed(
 
 def _worded(claim: Claim, told: Told) -> dict[str, float | None]:
     """What the words it quotes are worth: of the activation, in windows, among those that the feature's row writes."""
-    words = {w for said in claim.quoted for w in WORD.findall(said.lower())} | {q for q in claim.quoted if not WORD.search(q)}
+    words = {w for said in claim.quoted for w in WORD.findall(said.lower())} | {
+        q for q in claim.quoted if not WORD.search(q)
+    }
     found: dict[str, float | None] = dict.fromkeys(("named_share", "words_held", "lens_named"))
     forms = {word: variants(word) for word in words}
     if words and told.windows is not None:
