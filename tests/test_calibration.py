@@ -41,8 +41,10 @@ def test_right_sentences_are_sure_and_wrong_ones_are_not(planted):
     made, found, facts = planted
     own, _ = gathered(found, facts, Reference(sentences=made.sentences, embedder=EMBEDDER))
     p = np.array([one.probability for one in made.predict(own.evidence)])
-    assert 34 <= own.right.sum() <= 46
-    assert p[own.right].mean() > 0.8 and p[~own.right].mean() < 0.1
+    token = np.array([row["of_token"] == 1 for row in own.evidence])
+    named = np.array([int(one) % 3 > 0 for one in own.group])  # groups are latents, in their order
+    assert own.right[token & named].all() and own.right[~named].mean() < 0.2
+    assert p[token & named].min() > 0.7 and p[token & ~named].mean() < 0.2 and p[~token].mean() < 0.2
 
 
 def test_no_null_is_answered_where_truth_is_planted(planted):
@@ -151,7 +153,7 @@ def test_the_bound_refuses_what_is_no_count():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_line_keeps_what_it_promises(seed):
     rng = np.random.default_rng(seed)
     p = rng.random(200)
@@ -167,13 +169,13 @@ def test_a_line_keeps_what_it_promises(seed):
 
 
 def test_answers_are_wrong_too_often_in_a_tenth_of_worlds_at_most():
-    """Probabilities that say nothing, right 82 % of the time: a certificate of 80 % is hard to get, and honest."""
+    """Probabilities that say nothing of sentences of which a fifth is wrong: certified by chance alone."""
     wrong = 0
-    for seed in range(200):
+    for seed in range(150):
         rng = np.random.default_rng(seed)
-        p, right = rng.random(150), rng.random(150) < 0.78
-        wrong += answer_line(p, right, np.arange(150), {}).threshold is not None
-    assert wrong <= 0.1 * 200 + 2 * np.sqrt(200 * 0.1 * 0.9)
+        p, right = rng.random(120), rng.random(120) < 0.8
+        wrong += answer_line(p, right, np.arange(120), {}).threshold is not None
+    assert wrong <= 0.1 * 150 + 2 * np.sqrt(150 * 0.1 * 0.9)
 
 
 def test_nothing_is_answered_where_a_null_is_as_sure():

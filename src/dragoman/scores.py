@@ -315,9 +315,9 @@ class Scores(Record):
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
     condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``, ``generation``: what texts and
     rows say of features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``.
-    ``calibration``: by which sentences have probabilities. ``generated``: by condition, what the source's model wrote from the texts. ``measured``: of ``window_lift`` and of
-    steering, each feature's own, by condition. ``plan_digest``: of the run they are of, which the run's folder writes
-    and compares.
+    ``calibration``: by which sentences have probabilities. ``generated``: by condition, what the source's model wrote
+    from the texts. ``measured``: of ``window_lift`` and of steering, each feature's own, by condition. ``plan_digest``:
+    of the run they are of, which the run's folder writes and compares.
     """
 
     format: Literal[2]

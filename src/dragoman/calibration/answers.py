@@ -21,6 +21,7 @@ from dragoman.calibration.sizes import Sizes
 from dragoman.confidence.calibration import Calibration, Made
 from dragoman.core import Refusal, Talk
 from dragoman.embed import Embedder
+from dragoman.measures.claims import token_of
 from dragoman.measures.firing import quoted
 from dragoman.scoring.sentences import Reference, sentence_evidence
 from dragoman.store import digest
@@ -91,8 +92,15 @@ def agreement_with_known(found: Judged, facts: Facts) -> tuple[float, int]:
     every = [(ask, one) for some in (found.outcomes, found.dealt) for ask, one in some.items() if ask.feature in truth]
     named = [pair for pair in every if pair[0].kind != "theme"] or every
     says = [one.right for _, one in named]
-    true = [truth[ask.feature].named_by(ask.sentence, quoted(ask.sentence)) for ask, _ in named]
+    true = [names(truth[ask.feature], ask) for ask, _ in named]
     return kappa(says, true), len(named)
+
+
+def names(truth: Truth, ask: Asked) -> bool:
+    """Whether a sentence names a known answer; what one about the final token foretells of the next does not count."""
+    if ask.kind == "token":
+        return truth.named_by("", token_of(ask.sentence))
+    return truth.named_by(ask.sentence, quoted(ask.sentence))
 
 
 def _second(found: Judged) -> float | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dragoman.calibration.answers import calibrated
 from dragoman.calibration.deal import dealt
-from dragoman.calibration.ground import read_ground
-from dragoman.calibration.judged import say_and_weigh
+from dragoman.calibration.ground import Ground, read_ground
+from dragoman.calibration.judged import Judged, say_and_weigh
 from dragoman.calibration.made import COSINES
 from dragoman.calibration.sizes import Sizes
 from dragoman.confidence.calibration import Calibration, Made
@@ -95,7 +95,7 @@ def calibrate(
         Refusal: as the module says; nothing is written then.
         Interrupted: on Ctrl-C; what was finished is kept.
     """
-    talk, by, sizes = talk_of(talk), verbalizer_of(by, "by"), sizes or Sizes()
+    talk, sizes = talk_of(talk), sizes or Sizes()
     check_seed(seed)
     check_device(device)
     path = None if out is None else path_of(out, "out")
@@ -105,19 +105,65 @@ def calibrate(
         reading=reading, washout=washout_of(washout), max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
     )
     embedder = _embedder(device)  # what is not installed is told before anything is read
-    opened, read = dictionary_of(dictionary), Texts.of(texts)
     fed = {"contract": contract, "settings": settings, "base": base}
+    how = {"dtype": dtype, "device": device, "engine": engine}
+    done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
+    day = when or datetime.now(UTC).date().isoformat()
+    calibration = calibrated(done.ground.facts, done.found, done.made, sizes, seed, day, done.texts, embedder, talk)
+    if path is not None:
+        calibration.save(path)
+    return calibration
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """All that is dear: what was read, said and weighed, of what; ``texts``: digest of the documents."""
+
+    ground: Ground
+    found: Judged
+    made: Made
+    texts: str
+
+
+def work_of(
+    dictionary: Dictionary | str | Path,
+    by: AnyVerbalizer | str | Path,
+    texts: Texts,
+    sizes: Sizes,
+    options: Options,
+    fed: Mapping[str, Any],
+    how: Mapping[str, str],
+    talk: Talk,
+) -> Work:
+    """Read, say and weigh; what was done before is kept.
+
+    Args:
+        dictionary: an open one, or its reference.
+        by: the verbalizer, or its reference.
+        texts: dealt into evidence and outcome.
+        sizes: how much.
+        options: as of ``explain``.
+        fed: how a verbalizer that is a reference is fed.
+        how: dtype, device, engine.
+        talk: where progress goes.
+
+    Raises:
+        Refusal: as ``calibrate``.
+        Interrupted: on Ctrl-C.
+    """
+    by, seed = verbalizer_of(by, "by"), options.seed
+    opened = dictionary_of(dictionary)
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
     _refuse_early(opened, target)
-    evidence, outcome = dealt(read.all, sizes.documents, seed)
-    Texts(own=tuple(evidence), path=read.path).refuse_few(opened.site, target, map="aligned")
-    how: dict[str, Any] = {"dtype": dtype, "device": device}
-    by, _ = speakers(by, None, fed, talk, {**how, "engine": engine, "compiled": False})
-    readings = Readings(source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, **how)
+    evidence, outcome = dealt(texts.all, sizes.documents, seed)
+    Texts(own=tuple(evidence), path=texts.path).refuse_few(opened.site, target, map="aligned")
+    by, _ = speakers(by, None, fed, talk, {**how, "compiled": False})
+    where: dict[str, Any] = {"dtype": how["dtype"], "device": how["device"]}
+    readings = Readings(source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, **where)
+    documents = digest(*evidence, "", *outcome)
     key = readings.key(
-        _MAKING, [*evidence, "", *outcome], opened.fingerprint(), _told(asdict(options)), _told(by.identity),
-        _told(asdict(sizes)),
-    )  # fmt: skip
+        _MAKING, [documents], opened.fingerprint(), _told(asdict(options)), _told(by.identity), _told(asdict(sizes))
+    )
     talk.say(cost(sizes, evidence, outcome))
     work = Cache(say=talk.say).path("calibration", key)
     try:
@@ -126,12 +172,7 @@ def calibrate(
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted: what was read, said and weighed is kept; the same command goes on.") from stop
     made = _made(opened, ground.facts.latents[:1], by, options, ground.crossing)
-    day = when or datetime.now(UTC).date().isoformat()
-    read_of = digest(*evidence, "", *outcome)
-    calibration = calibrated(ground.facts, found, made, sizes, seed, day, read_of, embedder, talk)
-    if path is not None:
-        calibration.save(path)
-    return calibration
+    return Work(ground=ground, found=found, made=made, texts=documents)
 
 
 def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:

@@ -152,8 +152,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
         show_ceiling(judged.ceiling)
     if judged.confidence:
         _show_confidence(judged.confidence)
-    if judged.calibration:
-        show_calibration(judged)
+    show_calibration(judged)
     if run.map_report:
         _show_map(run.map_report)
     around = run.background

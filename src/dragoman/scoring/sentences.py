@@ -16,7 +16,7 @@ import numpy as np
 from dragoman.confidence.evidence import Evidence, evidence
 from dragoman.core import Floats
 from dragoman.embed import Embedder
-from dragoman.measures.claims import Claim, Windows, claims_of
+from dragoman.measures.claims import Claim, Windows, claims_of, token_of
 from dragoman.measures.firing import WORD, variants
 from dragoman.records import Card, Reading, Row
 from dragoman.stats.roc import FEWEST, ContextEmbeddings, detection_table
@@ -134,9 +134,8 @@ def _placed(claim: Claim, told: Told, known: ContextEmbeddings | None, reference
 
 def _worded(claim: Claim, told: Told) -> dict[str, float | None]:
     """What the words it quotes are worth: of the activation, in windows, among those that the feature's row writes."""
-    words = {w for said in claim.quoted for w in WORD.findall(said.lower())} | {
-        q for q in claim.quoted if not WORD.search(q)
-    }
+    quotes = token_of(claim.text) if claim.kind == "token" else claim.quoted
+    words = {w for said in quotes for w in WORD.findall(said.lower())} | {q for q in quotes if not WORD.search(q)}
     found: dict[str, float | None] = dict.fromkeys(("named_share", "words_held", "lens_named"))
     forms = {word: variants(word) for word in words}
     if words and told.windows is not None:
