@@ -135,7 +135,7 @@ def _batch(judge: Judge, prompts: Sequence[Ids], windows: Sequence[Sequence[_Wei
     cache = DynamicCache(config=model.config)
     begun = stack(input_ids=torch.tensor(list(prompts), device=device), past_key_values=cache, use_cache=True)
     whose = torch.repeat_interleave(torch.arange(len(many), device=device), torch.tensor(many, device=device))
-    cache.reorder_cache(whose)
+    cache.reorder_cache(whose.long())  # type: ignore[arg-type]
     flat = [one for some in windows for one in some]
     width = max(len(ids) for ids, _ in flat)
     padded = torch.zeros((len(flat), width), dtype=torch.long)

@@ -78,7 +78,7 @@ def sentence_evidence(told: Told, reference: Reference) -> list[Evidence]:
     bare = None if card is None else Card(**{name: getattr(card, name) for name in CARD})
     found = []
     for claim in told.claims:
-        more = shared | _kind(claim) | _placed(claim, told, known, reference) | _worded(claim, told)
+        more: dict[str, Any] = shared | _kind(claim) | _placed(claim, told, known, reference) | _worded(claim, told)
         made = evidence(bare, problems=told.row.problems, **more)
         found.append({name: value for name, value in made.items() if name not in ("tokens", "sample_agreement")})
     return found
