@@ -31,9 +31,10 @@ def made(tmp_path_factory):
 def run_of(folder, texts, **changes):
     """A finished run of twelve latents' texts."""
     some = [one for one in texts if not one.null][:12]
+    entry = {"name": "fires", "route": "direct", "washout": "on-shell", "verbalizer": "av", "reading": "fires"}
     manifest = {
         "source": MADE.source, "target": MADE.target, "features": [one.feature for one in some], "rows": len(some),
-        "conditions": [{"name": "fires", "route": "direct", "washout": "on-shell", "verbalizer": "av", "reading": "fires"}],
+        "conditions": [entry],
         "dictionary": {"ref": "sae", "digest": MADE.dictionary}, "verbalizers": {"by": {"name": "av"}},
         "settings": {"map": "aligned", "washout": "on-shell", "samples": 1, "temperature": 0.0, "max_new_tokens": 60},
         "plan_digest": "0" * 64,

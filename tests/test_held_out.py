@@ -16,7 +16,7 @@ LEAD = "long long ago somebody said something "
 
 
 def read(n, order, *, batches=1, seed=0):
-    """Latent 0 fires on "apple" and 1, its sibling, on "pear"; each text has one of them, and words where none fires."""
+    """Latent 0 fires on "apple" and 1, its sibling, on "pear"; each text has one of them, and other words."""
     texts = {k: f"{LEAD}item{k} {'apple' if k % 3 else 'pear'} then rested{k}" for k in range(n)}
     tally = OutcomeTally(("0", "1"), {"0": "1"}, seed=seed)
     for part in np.array_split(np.array(order), batches):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dragoman.calibration.body import calibrate
-    from dragoman.calibration.sizes import Sizes
     from dragoman.confidence.calibration import Calibration
     from dragoman.confidence.model import ConfidenceSet
     from dragoman.core import Background, Directions, Estimate, Interrupted, Refusal, Site, Talk
@@ -56,7 +55,6 @@ _HOMES = {
     "Scores": "scores",
     "SentenceEmbedder": "models.embedder",
     "Site": "core",
-    "Sizes": "calibration.sizes",
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
@@ -94,7 +92,6 @@ __all__ = [
     "Scores",
     "SentenceEmbedder",
     "Site",
-    "Sizes",
     "Talk",
     "Verbalizer",
     "__version__",

@@ -50,7 +50,10 @@ def calibrate(
     by: AnyVerbalizer | str | Path,
     out: str | Path | None = None,
     texts: Texts | Sequence[str] | str | Path | None = None,
-    sizes: Sizes | None = None,
+    latents: int = 400,
+    documents: int = 6000,
+    known: int = 40,
+    nulls: int = 60,
     reading: AskedReading | None = None,
     washout: str | float = "on-shell",
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -76,7 +79,10 @@ def calibrate(
         by: the verbalizer, or its reference.
         out: file to write the calibration to, if any.
         texts: that both models read: a file, texts, or None for those that come with the embedded pair.
-        sizes: how much is read, said and weighed.
+        latents: drawn at random.
+        documents: of the texts, read at most.
+        known: known answers of each kind, made or found.
+        nulls: texts of each null.
         reading: which readings are calibrated; both when None.
         washout: as of ``explain``.
         max_new_tokens: of one text.
@@ -95,7 +101,7 @@ def calibrate(
         Refusal: as the module says; nothing is written then.
         Interrupted: on Ctrl-C; what was finished is kept.
     """
-    talk, sizes = talk_of(talk), sizes or Sizes()
+    talk, sizes = talk_of(talk), Sizes(latents=latents, documents=documents, known=known, nulls=nulls)
     check_seed(seed)
     check_device(device)
     path = None if out is None else path_of(out, "out")

@@ -97,11 +97,9 @@ def calibrate(
     Interrupted, the same command goes on. explain and score take the file with --confidence.
     """
     from dragoman.calibration.body import calibrate as run_calibrate
-    from dragoman.calibration.sizes import Sizes
     from dragoman.dictionaries import open_dictionary
     from dragoman.runs.texts import Texts as BothTexts
 
-    sizes = Sizes(latents=latents, nulls=nulls, known=known, documents=documents)
     stated = Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
     asked: Any = reading
@@ -112,7 +110,10 @@ def calibrate(
             by=by,
             out=out,
             texts=read,
-            sizes=sizes,
+            latents=latents,
+            documents=documents,
+            known=known,
+            nulls=nulls,
             reading=asked,
             washout=washout,
             max_new_tokens=max_new_tokens,
