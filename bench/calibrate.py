@@ -4,7 +4,7 @@ Draws twice as many latents as are asked for, at random, calibrates on one half 
 texts no fit has seen; nulls are halved alike. Planted categories are looked at once, at the end: how many sentences
 about a topic are sure of latents that have none. A calibration fitted on one direction also judges the other
 (``transfer``). Writes ``bench/results/calibrate.json``. Goes on where it was stopped; ``--latents 40 --documents 900``
-rehearses; ``--device cuda`` is some minutes at full size.
+rehearses. ``--device cuda`` is meant for full size, at which it has not been run yet.
 """
 
 from __future__ import annotations
