@@ -8,8 +8,8 @@ all at the same or each at 30 to 100 % of it. Log-probability, text and the chec
 
 Prints each figure as it comes, and writes it at once into ``bench/results/decode.json`` (``--out``): a shape that was
 measured before keeps what is not measured again. Needs no network. ``--engines`` picks some: about a minute each for
-``qwen``, two for ``gemma``; ``words`` weighs what loop and captured engine say by a whole forward pass; ``vllm`` also
-writes the checkpoint into ``--scratch`` (15 and 54 GB), so give it memory.
+``qwen``, two for ``gemma``; ``vllm`` also writes the checkpoint into ``--scratch`` (15 and 54 GB), so give it memory.
+Whether engines say the same is weighed by ``decode_words.py``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from dragoman.models.captured import Captured
-from dragoman.models.choose import Ending, likeliest
+from dragoman.models.choose import Ending
 from dragoman.models.contracts.base import Feed, at_norm, replaced
 from dragoman.models.decode import Verbalizer
 from dragoman.models.engines import SlotEngine, slots_for
@@ -44,7 +44,7 @@ from dragoman.store import read_arrays, read_json, write_arrays, write_json
 
 HERE = Path(__file__).parent
 SHARED, PROMPT = 104, 110
-ENGINES = ("loop", "captured", "compiled", "words", "vllm")
+ENGINES = ("loop", "captured", "compiled", "vllm")
 LOOP_STEPS = 16  # of the loop: its steps cost the same whatever stands before them
 CLOSERS = 300  # tokens of a vocabulary with a ">" in them, as many as published ones have
 
@@ -211,11 +211,9 @@ def measure(name: str, args: argparse.Namespace, machine: str) -> None:
         torch.cuda.empty_cache()
 
 
-def measured(name: str, args: argparse.Namespace, machine: str) -> None:
-    """One shape, by every engine that is asked for."""
-    shape, record, device = SHAPES[name], Record(args.out, name, machine), args.device
+def made(shape: Shape, device: str) -> Bare:
+    """A verbalizer of a model of random weights, always the same."""
     torch.manual_seed(0)
-    start = waited(device)
     with torch.device(device):
         net = AutoModelForCausalLM.from_config(shape.config(), dtype=getattr(torch, shape.dtype)).eval()
     net.requires_grad_(False)
@@ -224,13 +222,30 @@ def measured(name: str, args: argparse.Namespace, machine: str) -> None:
     ids = torch.randint(0, vocabulary, (PROMPT,), generator=generator).to(device)
     with torch.inference_mode():
         rows = net.get_input_embeddings()(ids)
-    bare = Bare(net, tokenizer_of(vocabulary), rows)
+    return Bare(net, tokenizer_of(vocabulary), rows)
+
+
+def drawn(count: int, verbalizer: Verbalizer) -> np.ndarray:
+    """So many random vectors (count, d_model), always the same."""
+    return np.random.default_rng(0).standard_normal((count, verbalizer.width)).astype(np.float32)
+
+
+def machine_of(device: str) -> str:
+    """What figures are measured on."""
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return f"{where}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def measured(name: str, args: argparse.Namespace, machine: str) -> None:
+    """One shape, by every engine that is asked for."""
+    shape, record, device = SHAPES[name], Record(args.out, name, machine), args.device
+    start = waited(device)
+    bare = made(shape, device)
     record.put(f"made in {waited(device) - start:.0f} s", new_tokens=shape.new, prompt=PROMPT, shared=SHARED)
-    most, rate = ceiling(net, device)
+    most, rate = ceiling(bare.model, device)
     record.put(f"ceiling {most:,.0f} tok/s ({rate / 1e12:.1f} TFLOP/s)", ceiling_tokens_per_s=most, flops=rate)
     slots = args.slots or shape.slots
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((4 * slots, rows.shape[1])).astype(np.float32)
+    vectors = drawn(4 * slots, bare)
     if "loop" in args.engines:
         record.tried("loop", lambda: by_loop(bare, vectors, slots, device, record))
     for kind in ("captured", "compiled"):
@@ -239,8 +254,6 @@ def measured(name: str, args: argparse.Namespace, machine: str) -> None:
         elif kind in args.engines:
             how = {"slots": slots, "every": args.every, "compiled": kind == "compiled"}
             record.tried(kind, lambda kind=kind, how=how: by_slots(bare, vectors, shape, device, record, kind, **how))
-    if "words" in args.engines:
-        record.tried("words", lambda: words(bare, vectors[: min(64, slots)], shape.new, record))
     if "vllm" in args.engines:
         record.tried("vllm", lambda: by_vllm(bare, vectors[: 2 * slots], shape, args, record))
 
@@ -286,70 +299,6 @@ def by_slots(
             })  # fmt: skip
     finally:
         engine.close()
-
-
-def said_by(verbalizer: Verbalizer, vectors: np.ndarray, new: int) -> dict[str, list[tuple[list[int], float]]]:
-    """Ids and mean log-probability of each row, by the loop and by the captured engine."""
-    with torch.inference_mode():
-        loop = [
-            row
-            for at in range(0, len(vectors), 64)
-            for row in verbalizer._decode(verbalizer.feed(vectors[at : at + 64]), likeliest, new)
-        ]
-    engine = SlotEngine(verbalizer.model, verbalizer.ending)
-    try:
-        return {"loop": loop, "captured": verbalizer._over_slots(engine, vectors, 0.0, 0, new)}
-    finally:
-        engine.close()
-
-
-@torch.inference_mode()
-def weighed(net: Any, feed: Feed, ids: list[int]) -> float:
-    """Mean log-probability of a row's ids by one whole forward pass behind its prompt: no cache, no slots."""
-    told = torch.tensor(ids, device=feed.embeddings.device)
-    whole = torch.cat([feed.embeddings, net.get_input_embeddings()(told)[None]], dim=1)
-    logits = net(inputs_embeds=whole, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
-    return float(logits.log_softmax(dim=-1)[torch.arange(len(ids)), told].mean())
-
-
-def words(
-    verbalizer: Verbalizer, vectors: np.ndarray, new: int, record: Record, judge: Verbalizer | None = None
-) -> None:
-    """What both engines say, weighed again by a whole forward pass: of the same model, or of ``judge``.
-
-    An engine that reads a wrong key says words that the model itself finds unlikely, and reports another
-    log-probability than the model gives; rounding alone does neither.
-    """
-    judge = judge or verbalizer
-    said = said_by(verbalizer, vectors, new)
-    own = {kind: np.array([sure for _, sure in rows]) for kind, rows in said.items()}
-    feeds = [judge.feed(vectors[row : row + 1]) for row in range(len(vectors))]
-    found = {
-        kind: np.array([weighed(judge.model, feed, ids) for feed, (ids, _) in zip(feeds, rows, strict=True)])
-        for kind, rows in said.items()
-    }
-    # A control that must fail: the words of the row before.
-    dealt = [
-        weighed(judge.model, feed, ids)
-        for feed, (ids, _) in zip(feeds, (said["captured"][-1:] + said["captured"])[: len(feeds)], strict=True)
-    ]
-    same = sum(a == b for (a, _), (b, _) in zip(said["loop"], said["captured"], strict=True))
-    apart = found["captured"] - found["loop"]
-    half = 1.96 * float(apart.std(ddof=1)) / len(apart) ** 0.5
-    figures = {
-        "rows": len(vectors), "same_words": same,
-        "weighed_loop": float(found["loop"].mean()), "weighed_captured": float(found["captured"].mean()),
-        "weighed_dealt": float(np.mean(dealt)),
-        "weighed_difference": [float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half],
-        "misreported_loop": float(np.abs(own["loop"] - found["loop"]).mean()),
-        "misreported_captured": float(np.abs(own["captured"] - found["captured"]).mean()),
-    }  # fmt: skip
-    record.put(
-        f"words: same {same} of {len(vectors)}; log-probability by a whole pass: loop {figures['weighed_loop']:.4f},"
-        f" captured {figures['weighed_captured']:.4f}, dealt {figures['weighed_dealt']:.4f}; told otherwise by"
-        f" {figures['misreported_loop']:.4f} and {figures['misreported_captured']:.4f}",
-        words=figures,
-    )
 
 
 def by_vllm(bare: Bare, vectors: np.ndarray, shape: Shape, args: argparse.Namespace, record: Record) -> None:
@@ -420,7 +369,7 @@ def pair(args: argparse.Namespace, machine: str) -> None:
     record = Record(args.out, "pair", machine)
     dtype = args.dtype
     verbalizer = Verbalizer.open("tiny-gemma-av", dtype=dtype, device=args.device, engine="captured")
-    vectors = np.random.default_rng(0).standard_normal((args.rows, verbalizer.width)).astype(np.float32)
+    vectors = drawn(args.rows, verbalizer)
     said: dict[str, list[str]] = {}
 
     def work(engine: SlotEngine | None) -> int:
@@ -442,8 +391,6 @@ def pair(args: argparse.Namespace, machine: str) -> None:
     same = sum(a == b for a, b in zip(said["loop"], said["captured"], strict=True))
     told = {"rows": len(vectors), "same_texts": same, "dtype": dtype, "threads": torch.get_num_threads()}
     record.put(f"same texts: {same} of {len(vectors)}; over the loop {record.of['over_loop']:.2f}", **told)
-    judge = Verbalizer.open("tiny-gemma-av", dtype="float32", device=args.device, engine="loop")
-    record.tried("words", lambda: words(verbalizer, vectors, args.new, record, judge))
 
 
 def main() -> None:
@@ -469,9 +416,7 @@ def main() -> None:
         return
     if odd := set(args.engines) - set(ENGINES):
         parse.error(f"no engines: {', '.join(sorted(odd))}")
-    where = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else platform.machine()
-    cores = os.cpu_count()
-    machine = f"{where}, {cores} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+    machine = machine_of(args.device)
     print(machine, flush=True)
     for name in args.shape or ["tiny"]:
         if name == "pair":

@@ -1,7 +1,7 @@
 """Code in README and docs: ``python tests/fences.py`` runs what needs nothing but the embedded pair, each page in turn.
 
-Fences of one page are run one after the other in one folder, as a reader would. Pages that begin with the same commands
-share them: where they part, a page gets a copy of the folder as it was there.
+Fences of one page are run one after the other in one folder, as a reader would; pages beside one another. Pages that
+begin with the same commands share them: every step gets a copy of the folder that those before it have left.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,40 +71,59 @@ def steps_of(page: Path) -> list[tuple[int, Step]]:
     return found
 
 
-def shared(pages: Iterable[Sequence[Step]]) -> set[tuple[Step, ...]]:
-    """Beginnings that several pages have."""
-    counts = Counter(tuple(steps[:n]) for steps in pages for n in range(1, len(steps) + 1))
-    return {beginning for beginning, count in counts.items() if count > 1}
+@dataclass(frozen=True)
+class Started:
+    """A step with those before it on its page, and where the page that was first to have it shows it."""
+
+    steps: tuple[Step, ...]
+    where: str
+
+
+def tree_of(pages: Mapping[str, Sequence[tuple[int, Step]]]) -> dict[tuple[Step, ...], list[Started]]:
+    """What may follow each beginning: a beginning that several pages have stands there once."""
+    found: dict[tuple[Step, ...], dict[tuple[Step, ...], str]] = {}
+    for page, numbered in pages.items():
+        steps = tuple(step for _, step in numbered)
+        for n, (line, _) in enumerate(numbered, 1):
+            found.setdefault(steps[: n - 1], {}).setdefault(steps[:n], f"{page}:{line}")
+    return {before: [Started(steps, where) for steps, where in after.items()] for before, after in found.items()}
+
+
+def ran(one: Started, folder: Path) -> tuple[Started, Path, int, str]:
+    """Run the last step in a folder that the steps before it have left; its exit code, and what it said."""
+    env = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    done = subprocess.run(one.steps[-1], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = done.stdout.decode(errors="replace")
+    head = f"== {one.where}: {' '.join(one.steps[-1])[:200]}\n"
+    return one, folder, done.returncode, f"{head}{said}\n-- {time.monotonic() - began:.0f} s\n"
 
 
 def main() -> int:
-    """Run them; the exit code of the first that fails."""
-    ran, pages = 0, {page: found for page in PAGES if (found := steps_of(page))}
-    recurring = shared([step for _, step in found] for found in pages.values())
-    kept: dict[tuple[Step, ...], Path] = {}
-    with tempfile.TemporaryDirectory() as root:
-        for number, (page, found) in enumerate(pages.items()):
-            folder = Path(root) / f"page-{number}"
-            folder.mkdir()
-            for n, (line, step) in enumerate(found, 1):
-                beginning = tuple(one for _, one in found[:n])
-                if beginning in kept:
-                    shutil.rmtree(folder)
-                    shutil.copytree(kept[beginning], folder)
-                    continue
-                sys.stderr.write(f"== {page.relative_to(ROOT)}:{line}: {' '.join(step)[:200]}\n")
-                began = time.monotonic()
-                code = subprocess.run(step, cwd=folder, env={**os.environ, "PYTHONWARNINGS": "ignore"}).returncode
+    """Run them, as many at once as there are processors; the exit code of the first that fails."""
+    pages = {str(page.relative_to(ROOT)): found for page in PAGES if (found := steps_of(page))}
+    tree, count = tree_of(pages), 0
+    with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def started(one: Started, before: Path | None) -> Future[tuple[Started, Path, int, str]]:
+            folder = Path(tempfile.mkdtemp(dir=root))
+            if before is not None:
+                shutil.copytree(before, folder, dirs_exist_ok=True)
+            return pool.submit(ran, one, folder)
+
+        waiting = {started(one, None) for one in tree[()]}
+        while waiting:
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for one, folder, code, said in (future.result() for future in ended):
+                sys.stderr.write(said)
                 if code:
+                    pool.shutdown(cancel_futures=True)
                     return code
-                sys.stderr.write(f"-- {time.monotonic() - began:.0f} s\n")
-                ran += 1
-                if beginning in recurring:
-                    kept[beginning] = Path(root) / f"kept-{len(kept)}"
-                    shutil.copytree(folder, kept[beginning])
-            shutil.rmtree(folder)
-    sys.stderr.write(f"{ran} pieces of README and docs ran\n")
-    return 0 if ran else 1
+                count += 1
+                waiting |= {started(later, folder) for later in tree.get(one.steps, ())}
+                shutil.rmtree(folder)
+    sys.stderr.write(f"{count} pieces of README and docs ran\n")
+    return 0 if count else 1
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers.models.gemma3.modeling_gemma3
+import transformers.models.llama.modeling_llama  # noqa: F401  (imported before forking, so that children start at once)
 
 from dragoman import cli
-from dragoman.runs.explain import explain  # noqa: F401  (imported before forking, so that children start at once)
+from dragoman.runs.explain import explain  # noqa: F401
 
 torch.set_num_threads(1)
 

@@ -45,9 +45,7 @@ class Served:
         """A path that names a commit, with the revision instead that files were put under."""
         for (repo, revision), sha in self.commits.items():
             path = path.replace(f"/{repo}/resolve/{sha}/", f"/{repo}/resolve/{revision}/")
-            path = re.sub(
-                rf"^(/api/models/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{quote(revision, safe='')}", path
-            )
+            path = re.sub(rf"^(/api/\w+/{re.escape(repo)}/tree)/{sha}(?=/|$)", rf"\1/{quote(revision, safe='')}", path)
         return path
 
     def part(self, path: str, start: int, end: int) -> bytes:
@@ -107,34 +105,37 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(206, body, told, cut=fault == "cut")
 
     def _told(self, path: str) -> bool:
-        """The hub's commit of a revision: /api/models/ORG/REPO/revision/REVISION."""
-        found = re.match(r"/api/models/([^/]+/[^/]+)/revision/(.+)$", path)
+        """The hub's commit of a revision: /api/models/ORG/REPO/revision/REVISION; of data sets likewise."""
+        found = re.match(r"/api/(models|datasets)/([^/]+/[^/]+)/revision/(.+)$", path)
         if not found:
             return False
-        repo, revision = found.groups()
-        if any(name.startswith(f"/{repo}/resolve/{revision}/") for name in self.served.files):
+        kind, repo, revision = found.groups()
+        base = f"/{repo}/" if kind == "models" else f"/datasets/{repo}/"
+        if any(name.startswith(f"{base}resolve/{revision}/") for name in self.served.files):
             self._answer(200, json.dumps({"sha": self.served.commit(repo, revision)}).encode())
         else:
-            known = any(name.startswith(f"/{repo}/") for name in self.served.files)
+            known = any(name.startswith(base) for name in self.served.files)
             self._answer(404, b"", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
         return True
 
     def _listed(self, path: str) -> bool:
-        """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH."""
-        found = re.match(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)$", path)
+        """The hub's listing of a folder: /api/models/ORG/REPO/tree/REVISION/PATH; of data sets likewise."""
+        found = re.match(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?(.*)$", path)
         if not found:
             return False
-        repo, revision, inside = found[1], unquote(found[2]), found[3]
-        base = f"/{repo}/resolve/{revision}/" + (f"{inside}/" if inside else "")
+        repo, revision, inside = found[2], unquote(found[3]), found[4]
+        base = "/datasets" if found[1] == "datasets" else ""
+        base += f"/{repo}/resolve/{revision}/" + (f"{inside}/" if inside else "")
+        deep = "recursive=true" in urlsplit(self.path).query
         below = [name[len(base) :] for name in self.served.files if name.startswith(base)]
         if not below:
             return False
         rows: list[dict[str, Any]] = []
         for name in below:
-            head = name.split("/")[0]
+            head = name if deep else name.split("/")[0]
             where = f"{inside}/{head}" if inside else head
-            folder = "/" in name
-            row = {"type": "directory" if folder else "file", "path": where, "oid": "0" * 40}
+            folder = "/" in name and not deep
+            row: dict[str, Any] = {"type": "directory" if folder else "file", "path": where, "oid": "0" * 40}
             row["size"] = 0 if folder else self.served.size(base + name)
             if row not in rows:
                 rows.append(row)

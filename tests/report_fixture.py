@@ -6,7 +6,9 @@ the shapes it will meet.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -185,10 +187,10 @@ def _rows(rng: np.random.Generator, judged: dict[str, list[dict[str, Any]]], man
     return rows
 
 
-def _reconstruction(rng: np.random.Generator, manifest: dict[str, Any]) -> dict[str, Any]:
+@cache
+def _reconstruction(source: str, features: tuple[str, ...]) -> dict[str, Any]:
     """What a reconstructor made of every condition of features: cosines planted, judged as a run's are."""
-    features = manifest["features"]
-    site = Site.parse(manifest["source"])
+    rng, site = np.random.default_rng(11), Site.parse(source)
     directions = Directions.of(site, rng.standard_normal((len(features), 96)), features)
     table, rows = [], {}
     for name, found in {"native": 0.5, "plain": 0.12, "washed": 0.3, "direct": 0.34}.items():
@@ -227,7 +229,7 @@ def _scores(judged: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]) -
         "table": table,
         "paired": paired,
         "per_feature": judged,
-        "reconstruction": _reconstruction(np.random.default_rng(11), manifest),
+        "reconstruction": deepcopy(_reconstruction(manifest["source"], tuple(manifest["features"]))),
     }
 
 

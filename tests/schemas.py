@@ -7,10 +7,17 @@ from pathlib import Path
 
 from dragoman.maps.artifact import CrossingIndex
 from dragoman.records import ConditionEntry, Record, Row
+from dragoman.runs.forecast import Forecast
 from dragoman.scores import Scores
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
-OF: dict[str, type[Record]] = {"row": Row, "condition": ConditionEntry, "scores": Scores, "crossing": CrossingIndex}
+OF: dict[str, type[Record]] = {
+    "row": Row,
+    "condition": ConditionEntry,
+    "scores": Scores,
+    "crossing": CrossingIndex,
+    "forecast": Forecast,
+}
 
 
 def rendered() -> dict[str, str]:

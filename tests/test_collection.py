@@ -17,7 +17,7 @@ def test_ids_collected_twice_are_equal(request: pytest.FixtureRequest, tmp_path:
     other = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={root}"]
     done = subprocess.run(
-        [*command, "-c", str(root / "pyproject.toml"), *map(str, files)],
+        [*command, "--assert=plain", "-c", str(root / "pyproject.toml"), *map(str, files)],
         cwd=tmp_path,
         env=other,
         capture_output=True,

@@ -155,7 +155,7 @@ def test_a_neuronpedia_model_nobody_knows_is_refused(dragoman: Dragoman) -> None
         (("--setting", "norm=1", "--setting", "norm=2"), "setting 'norm=2': norm is given twice"),
         (("--setting", "colour=red"), "setting 'colour' of contract 'kitft': it takes block, "),
         (("--setting", "block=first"), "setting 'block' of contract 'kitft': 'first' is no int"),
-        (("--contract", "guess"), "contract 'guess': known are karvonen, kitft, oracle, universal"),
+        (("--contract", "guess"), "contract 'guess': known are continuous, karvonen, kitft, oracle, selfie, "),
         (("--route", "teleport"), "route 'teleport': known are map, direct, dictionary, blend, auto"),
         (("--washout", "2"), "washout '2'"),
         (("--source", "m"), "site 'm'"),

@@ -314,7 +314,7 @@ class Nursery:
 def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: dict[str, Any], tmp_path: Path) -> None:
     arguments = [
         *("explain", str(world["root"] / "sae"), "--by", world["av"], "--native", world["native"]),
-        *("--source", str(world["source"]), "--texts", str(world["root"] / "texts.txt"), "--max-new-tokens", "30"),
+        *("--source", str(world["source"]), "--texts", str(world["root"] / "texts.txt"), "--max-new-tokens", "8"),
         *(
             "--features",
             ",".join(map(str, range(18))),

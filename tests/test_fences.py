@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,36 @@ def test_there_are_fences_of_the_pair_to_run() -> None:
 
 def test_pages_that_begin_alike_share_what_they_begin_with() -> None:
     a, b, c = ("a",), ("b",), ("c",)
-    assert fences.shared([[a, b], [a, b, c], [b], [c, a]]) == {(a,), (a, b)}
-    steps = [[step for _, step in fences.steps_of(page)] for page in fences.PAGES]
-    assert fences.shared(steps)  # those of the how-tos begin with the same fit
+    pages = {"one": [(1, a), (2, b)], "two": [(3, a), (4, b), (5, c)], "three": [(6, b)], "four": [(7, c), (8, a)]}
+    after = {before: [(one.steps[-1], one.where) for one in some] for before, some in fences.tree_of(pages).items()}
+    assert after == {
+        (): [(a, "one:1"), (b, "three:6"), (c, "four:7")], (a,): [(b, "one:2")], (a, b): [(c, "two:5")],
+        (c,): [(a, "four:8")],
+    }  # fmt: skip
+    steps = {page.name: fences.steps_of(page) for page in fences.PAGES}
+    count = sum(len(some) for some in fences.tree_of(steps).values())
+    assert count < sum(map(len, steps.values()))  # those of the how-tos begin with the same fit
+
+
+@pytest.mark.parametrize(("second", "code"), [("1 / 1", 0), ("1 / 0", 1)])
+def test_steps_find_what_those_before_them_left_and_a_failure_is_told(
+    second: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def python(line: str) -> fences.Step:
+        return sys.executable, "-c", f"import pathlib as p; {line}"
+
+    first = python("p.Path('left').write_text('here')")
+    found = {
+        fences.PAGES[0]: [
+            (1, first),
+            (2, python("assert p.Path('left').read_text() == 'here'; p.Path('mine').touch()")),
+        ],
+        fences.PAGES[1]: [(1, first), (2, python(f"assert not p.Path('mine').exists(); {second}"))],
+    }
+    monkeypatch.setattr(fences, "steps_of", lambda page: found.get(page, []))
+    assert fences.main() == code
+    said = capsys.readouterr().err
+    assert ("3 pieces" in said, "ZeroDivisionError" in said) == (code == 0, code == 1)
 
 
 def test_words_a_newcomer_meets_are_told_and_help_says_where() -> None:

@@ -150,6 +150,9 @@ def test_a_dictionary_that_has_changed_where_it_lies_lets_no_run_grow(bare: None
     assert {row["feature"] for row in asked("0,3,5").folder.rows()} == {"0", "3", "5"}
     before = lines(out)
     arrays = load_file(folder / "sae_weights.safetensors")
+    save_file(arrays | {"b_enc": arrays["b_enc"] + 1}, folder / "sae_weights.safetensors")
+    with pytest.raises(Refusal, match="the files of its dictionary are not those that the run was made with"):
+        asked("0,3,5,7")
     save_file(arrays | {"W_dec": arrays["W_dec"][::-1].copy()}, folder / "sae_weights.safetensors")
     with pytest.raises(Refusal, match="feature 0 of its dictionary has another row now than when the run was made"):
         asked("0,3,7")

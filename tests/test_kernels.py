@@ -110,6 +110,7 @@ def test_samples_on_the_device_do_not_depend_on_the_batch(tmp_path: Path) -> Non
 
 @cuda
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it loads its compiler
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # advice on a faster, coarser float32
 def test_compiled_blocks_say_the_same(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "av", "gemma3")
     plain = Verbalizer(folder, device="cuda", engine="captured")

@@ -47,7 +47,7 @@ def test_the_sidecars_say_the_sites_the_pair_is_made_for() -> None:
 
 @pytest.mark.parametrize(("name", "site"), [("tiny-smollm2-ar", tiny.SOURCE), ("tiny-gemma-ar", tiny.TARGET)])
 def test_a_reconstructor_reads_a_description_of_one_subject_as_that_subject(name: str, site: Site) -> None:
-    reader = Reconstructor.open(name)
+    reader = Reconstructor.open(name, dtype="bfloat16")
     assert (reader.site.model, reader.site.block) == (site.model, site.block)
     said = {c: THEME.format(c, *w) for c, w in SUBJECTS.items()}
     again = {c: OTHER.format(c, *w) for c, w in SUBJECTS.items()}

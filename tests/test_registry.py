@@ -47,6 +47,9 @@ PUBLISHED = {
     "ceselder/qwen3.6-27b-nla-rl": ("karvonen", 42, 5120),
     "achand45/gemma-3-12b-it-nla-L47": ("karvonen", 47, 3840),
     "THU-KEG/SAEVerbalizer-27B": ("span-add", 16, 5376),
+    "keenanpepper/selfie-adapters-llama-3.1-8b-instruct": ("selfie", 19, 4096),
+    "Transluce/features_explain_llama3.1_8b_llama3.1_8b": ("continuous", None, 4096),
+    "Transluce/features_explain_llama3.1_8b_llama3_8b": ("continuous", None, 4096),
     "adamkarvonen/checkpoints_latentqa_cls_past_lens_addition_Qwen3-8B": ("oracle", None, 4096),
     "adamkarvonen/checkpoints_cls_latentqa_sae_addition_Qwen3-8B": ("oracle", None, 4096),
     "adamkarvonen/checkpoints_latentqa_cls_past_lens_addition_gemma-2-9b-it": ("oracle", None, 3584),
@@ -64,6 +67,9 @@ REFUSED = {
     "antebe1/nla-crosscoder-qwen3-1.7b-resid-av": "not known; missing: contract and block",
     "RiverRider/srt-nla-av-v1": "not known; missing: a reader for prefix adapters",
     "adamkarvonen/checkpoints_latentqa_cls_past_lens_gemma-3-27b-it": "second-hand only; missing: whether those",
+    "keenanpepper/selfie-adapters-qwen2.5-7b": "second-hand only; missing: names, bases, blocks and prompts",
+    "Transluce/features_explain_llama3.1_8b_llama3.1_8b_instruct": "second-hand only; missing: how its prompt begins",
+    "THU-KEG/SAEVerbalizer-Adapter-1B-to-27B": "second-hand only; missing: the files themselves",
 }
 
 
@@ -274,7 +280,9 @@ def test_records_are_frozen() -> None:
         ("google/gemma-3-12b-pt:32", "kitft/nla-gemma3-12b-L32-av", "other tuning"),
         ("google/gemma-3-27b-it:41", "kitft/nla-gemma3-27b-L41-av", "native"),
         ("meta-llama/Llama-3.3-70B-Instruct:50", "kitft/Llama-3.3-70B-NLA-L53-av", "native"),
-        ("meta-llama/Llama-3.1-8B:16", "kitft/Llama-3.3-70B-NLA-L53-av", "family"),
+        ("meta-llama/Llama-3.2-3B:16", "kitft/Llama-3.3-70B-NLA-L53-av", "family"),
+        ("meta-llama/Llama-3.1-8B:16", "Transluce/features_explain_llama3.1_8b_llama3.1_8b", "native"),
+        ("meta-llama/Llama-3.1-8B-Instruct:19", "keenanpepper/selfie-adapters-llama-3.1-8b-instruct", "native"),
         ("tiny-smollm2:23", "tiny-smollm2-av", "native"),
         ("mistralai/Mistral-7B-v0.1:16", "kitft/nla-qwen2.5-7b-L20-av", "foreign"),
     ],
@@ -395,4 +403,4 @@ def test_the_contracts_page_names_every_checkpoint_and_every_contract() -> None:
     page = (ROOT / "docs" / "contracts.md").read_text()
     missing = [c.id for c in registry.checkpoints() if f"`{c.id}`" not in page]
     assert not missing
-    assert all(f"`{name}`" in page for name in ("kitft", "karvonen", "oracle", "universal", "span-add"))
+    assert all(f"`{name}`" in page for name in contract_names())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from asking import explain
 from dragoman.core import Refusal
+from dragoman.records import TokenWindow
+from dragoman.report import write_page
 from dragoman.runs.crossings import by_tokens, windows_of
 from dragoman.store import RunFolder, read_json
+from dragoman.store.firing import write_tokens
 from reading import read_encoder
 from report_fixture import HOSTILE, build_run, page_of
 from small_world import World
@@ -95,3 +99,20 @@ def test_windows_and_words_of_very_many_features_are_read_one_by_one(
     (run.path / "contexts.json").write_text('{"0": {"firing": [], "silent": []}, "1')
     with pytest.raises(Refusal, match="it is not the JSON that was expected"):
         _ = run.contexts
+
+
+def test_the_page_lights_tokens_by_their_activation_and_words_where_no_token_is_known(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", count=3)
+    feature, window = run.manifest["features"][0], "<b>rain</b> on the sea"
+    run.write_contexts({feature: {"firing": [window], "silent": ["dry"], "words": {"sea": 0.6, "rain": 0.03}}})
+
+    def lit(page: str) -> list[tuple[str, str, str]]:
+        assert "<b>rain" not in page
+        return re.findall(r'<span class="lit l(\d)"(?: title="activation ([^"]+)")?>([^<]*)</span>', page)
+
+    write_tokens(run, {feature: [TokenWindow(ends=(7, 11, 14, 22), at=(1, 3), fires=(2.0, 8.0))]})
+    page = write_page(run, tmp_path / "page.html").read_text()
+    assert lit(page) == [("1", "2", "&lt;/b&gt;"), ("4", "8", "the sea")]
+    write_tokens(run, {feature: [TokenWindow(ends=(400,), at=(0,), fires=(1.0,))]})  # of other windows
+    page = write_page(run, tmp_path / "page.html").read_text()
+    assert lit(page) == [("1", "", "rain"), ("4", "", "sea")]

@@ -100,6 +100,16 @@ def other_rows(run: RunFolder, sae: Path) -> None:
     save_file({**arrays, "W_dec": -arrays["W_dec"]}, sae / "sae_weights.safetensors")
 
 
+def other_encoder(_run: RunFolder, sae: Path) -> None:
+    arrays = load_file(sae / "sae_weights.safetensors")
+    save_file({**arrays, "W_enc": -arrays["W_enc"]}, sae / "sae_weights.safetensors")
+
+
+def other_k(_run: RunFolder, sae: Path) -> None:
+    config = read_json(sae / "cfg.json")
+    write_json(sae / "cfg.json", config | {"k": 3})
+
+
 def no_dictionary(run: RunFolder, _sae: Path) -> None:
     manifest = read_json(run.path / "manifest.json")
     write_json(run.path / "manifest.json", {k: v for k, v in manifest.items() if k != "dictionary"})
@@ -119,6 +129,8 @@ def without_rows(run: RunFolder, _sae: Path) -> None:
     ("change", "why"),
     [
         (other_rows, "holds other rows now than it explained; explain it again"),
+        (other_encoder, "the files of .* are not those that it explained; explain it again"),
+        (other_k, "the files of .* are not those that it explained; explain it again"),
         (no_dictionary, "it does not name its dictionary"),
         (no_encoder, "W_enc"),
         (without_rows, "it does not hold its dictionary's rows"),

@@ -90,6 +90,6 @@ def test_words_that_cannot_be_served_are_refused_early(
     assert alone.code == 1 and "name a crossing with --through" in alone.err and alone.out == ""
     route = command(monkeypatch, capsys, "serve", world.sae, "--route", "dirct")
     assert route.code == 1 and "did you mean 'direct'" in route.err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dragoman.store.libraries.find_spec", lambda name: None)
     absent = command(monkeypatch, capsys, "serve", world.sae)
     assert absent.code == 1 and "pip install 'dragoman[serve]'" in absent.err

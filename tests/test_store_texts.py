@@ -34,7 +34,7 @@ def test_texts_are_read_from_each_kind_of_file(tmp_path: Path) -> None:
         ("a.txt", b"\xff\xfe\x00", "it is not UTF-8"),
         ("a.txt.gz", gzip.compress(b"hello\n" * 100, mtime=0)[:-9], "the gzip file is torn"),
         ("a.jsonl.gz", b"not gzip", "Not a gzipped file"),
-        ("a.csv", b"x", r"not read from '\.csv' files"),
+        ("a.pdf", b"x", r"not read from '\.pdf' files"),
     ],
 )
 def test_texts_that_cannot_be_read_are_one_sentence(tmp_path: Path, name: str, content: bytes, why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.view.marked import lit
+from dragoman.report.lit import lit
 from report_fixture import HOSTILE, Page, build_run
 from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, RARE_ID, TOPIC, client_of, make_run, viewed
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dragoman.records import TokenWindow
+from dragoman.report.lit import lit_tokens
 from dragoman.store import RunFolder
 from dragoman.store.firing import write_tokens
 from dragoman.store.runs import TOKENS
-from dragoman.view.marked import lit_tokens
 from report_fixture import HOSTILE
 from viewed_run import HOSTILE_ID, client_of, make_run, viewed
 

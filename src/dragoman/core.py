@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -68,11 +69,15 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Talk:
-    """Where progress goes: ``say(sentence)``, ``bar(what, done, total)``, ``step(what)``; nowhere unless told."""
+    """Where progress goes: ``say(sentence)``, ``bar(what, done, total)``, ``step(what)``; nowhere unless told.
+
+    ``kept(folder)``: called once the folder of the run that is made is there, and is this run's.
+    """
 
     say: Callable[[str], None] = lambda _text: None
     bar: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     step: Callable[[str], None] = lambda _name: None
+    kept: Callable[[Path], None] = lambda _folder: None
 
     def towards(self, what: str) -> Callable[[int, int], None]:
         """A bar's callback for one piece of work."""

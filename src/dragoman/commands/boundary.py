@@ -13,10 +13,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+import typer.main
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
@@ -159,9 +161,15 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     raise SystemExit(code)
 
 
+@cache
+def _commands(app: typer.Typer) -> Any:
+    """The application's commands, built of their signatures once: a process may run many."""
+    return typer.main.get_command(app)
+
+
 def _run(app: typer.Typer, name: str) -> int:
     try:
-        found = app(standalone_mode=False, prog_name=name)
+        found = _commands(app)(standalone_mode=False, prog_name=name)
     except Refusal as refusal:
         tell(f"{name}: {refusal}")
         return _traced(1)

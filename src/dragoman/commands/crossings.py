@@ -26,11 +26,13 @@ from dragoman.commands.words import (
     Dtype,
     Lying,
     MapKind,
+    MaxTexts,
     OutCrossing,
     Sae,
     Seed,
     Settings,
     Source,
+    TextColumn,
     Texts,
     TopK,
     Width,
@@ -84,6 +86,8 @@ def fit(
         ),
     ] = 100.0,
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +118,7 @@ def fit(
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.crossings import check_asked, check_method, fit_crossing
+    from dragoman.runs.texts import Texts as BothTexts
 
     if (by is None) == (target is None):
         raise Refusal("fit", "it leads to one verbalizer or one place", "pass --by AV, or --target MODEL:BLOCK")
@@ -125,6 +130,7 @@ def fit(
     stated = Site.parse(source) if source is not None else None
     there = Site.parse(target) if target is not None else None
     refuse_there(out)
+    read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
         opened = open_dictionary(sae, site=stated, key=key, orientation=orientation, d_model=d_model, k=k)
         there = there or site_of_verbalizer(str(by), contract, fed, base)
@@ -135,7 +141,7 @@ def fit(
             method=method,  # type: ignore[arg-type]
             lam=lam,
             features=asked,
-            texts=texts,
+            texts=read,
             seed=seed,
             dtype=dtype,
             device=device,

@@ -6,10 +6,11 @@ In: words of the command line. Out: a run folder, rows on stdout. Refuses what `
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import put, put_record, talking
 from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
@@ -31,6 +32,7 @@ from dragoman.commands.words import (
     Labels,
     Lying,
     MapKind,
+    MaxTexts,
     Out,
     PromptFile,
     PromptTexts,
@@ -40,6 +42,7 @@ from dragoman.commands.words import (
     Seed,
     Settings,
     Source,
+    TextColumn,
     Texts,
     TopK,
     Width,
@@ -52,6 +55,9 @@ from dragoman.commands.words import (
 )
 from dragoman.core import MOST_SAMPLES, MOST_TOGETHER, MOST_TOKENS, Refusal, Site
 from dragoman.store.spans import shown
+
+if TYPE_CHECKING:
+    from dragoman.runs.forecast import Forecast
 
 
 def explain(
@@ -117,6 +123,8 @@ def explain(
         ),
     ] = "on-shell",
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     by: Annotated[
         str,
         typer.Option(
@@ -180,8 +188,16 @@ def explain(
     engine: Engine = "auto",
     compiled: Compile = False,
     seed: Seed = 0,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            rich_help_panel=MACHINE,
+            help="Tell what it would take (models, files to fetch, memory at the peak, tokens, time, disk), and end.",
+        ),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows on stdout as JSON lines.")
+        bool, typer.Option("--json", rich_help_panel=MACHINE, help="Rows, or what it would take, on stdout as JSON.")
     ] = False,
 ) -> None:
     """Put a dictionary's features, or activations at tokens of prompts, into the words of a verbalizer.
@@ -193,15 +209,8 @@ def explain(
     from dragoman.dictionaries import open_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
-    from dragoman.models.engines import check_engine
-    from dragoman.models.load import check_device
-    from dragoman.models.prompts import activations
-    from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.options import Options
-    from dragoman.runs.prompted import refuse_of_features
     from dragoman.runs.texts import Texts as BothTexts
-    from dragoman.scores import Scores
-    from dragoman.scoring import check_confidence
 
     how: dict[str, Any] = {
         "reading": reading,
@@ -216,8 +225,38 @@ def explain(
     kind: Any = map_kind  # a word that is none is refused by Options
     # Words are refused before the dictionary is opened, which may be far away.
     asked, stated = features_from(features), Site.parse(source) if source is not None else None
-    fed, read = settings_from(setting or []), BothTexts.of(texts)
+    fed = settings_from(setting or [])
     options = Options(map="aligned" if kind is None else kind, **how)
+    if dry:
+        if prompt or prompts is not None:
+            raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
+        taken = {"key": key, "orientation": orientation, "d_model": d_model, "k": k, "site": stated}
+        forecast = _forecast(
+            sae,
+            taken,
+            graph,
+            by=by,
+            native=native,
+            fed={"contract": contract, "settings": fed, "base": base},
+            features=asked,
+            through=None if through is None else Crossing.load(through),
+            options=options,
+            texts=BothTexts.read(texts, column=text_column, most=max_texts),
+            dtype=dtype,
+            device=device,
+            out=out,
+        )
+        put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)
+        return
+    # What computes is loaded where something is computed.
+    from dragoman.models.engines import check_engine
+    from dragoman.models.load import check_device
+    from dragoman.models.prompts import activations
+    from dragoman.runs.explain import explain as run_explain
+    from dragoman.runs.prompted import refuse_of_features
+    from dragoman.scores import Scores
+    from dragoman.scoring import check_confidence
+
     check_device(device)
     check_engine(engine)
     if confidence is not None:
@@ -236,6 +275,7 @@ def explain(
     if graph is not None and asked is not None:
         raise Refusal("--graph beside --features", "both say which features", "use one of the two")
     crossing = None if through is None else Crossing.load(through)
+    read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
         read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
         read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
@@ -278,6 +318,20 @@ def explain(
             show_calibration(Scores.of(run.folder.scores, "the scores"))
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
+
+
+def _forecast(sae: str | None, read_as: dict[str, Any], graph: Path | None, **how: Any) -> Forecast:
+    """What explaining would take."""
+    from dragoman.dictionaries import Asked, open_dictionary
+    from dragoman.exports.circuit import features_of_graph
+    from dragoman.runs.dry_run import dry_run
+
+    if sae is None:
+        raise typer.BadParameter("Name an SAE.", param_hint="'SAE'")
+    opened = open_dictionary(sae, **read_as)
+    if graph is not None:
+        how["features"] = Asked.parse(",".join(map(str, features_of_graph(graph, opened.site.block))))
+    return dry_run(opened, **how)
 
 
 def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> None:

@@ -34,6 +34,7 @@ _VERSIONS = {
     "row": 1,
     "scores": 1,
     "crossing": 1,
+    "forecast": 1,
     "checkpoint": 1,
     "recommendation": 1,
     "findings": 1,
@@ -172,25 +173,32 @@ def guarded() -> Iterator[None]:
 
 @contextmanager
 def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) -> Iterator[Talk]:
-    """Progress bars and sentences on stderr.
+    """Progress bars and sentences on stderr; where that is no terminal, bars are plain lines with the time left.
 
     Args:
         steps: what will be done and how many seconds each usually takes; each is announced with the time left.
         quiet: whether sentences are left out, and bars taken away when they are done: the steps alone are told.
     """
+    shown, told = console(stderr=True), Steps(steps or {})
+    if not shown.is_terminal:
+        from dragoman.runs.progress import Paced
+
+        def said(text: str) -> None:
+            if not quiet:
+                tell(text)
+
+        yield Talk(say=said, bar=Paced(said).bar, step=lambda name: tell(told.begun(name)))
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    shown = console(stderr=True)
     columns = (
         TextColumn("{task.description:<20}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    unseen = quiet and not shown.is_terminal  # bars that are taken away would leave an empty line there
-    with Progress(*columns, console=shown, transient=quiet, disable=unseen) as progress:
+    with Progress(*columns, console=shown, transient=quiet) as progress:
         tasks: dict[str, TaskID] = {}
-        told = Steps(steps or {})
 
         def bar(what: str, done: int, total: int) -> None:
             if what not in tasks:
@@ -221,14 +229,12 @@ class Steps:
 
     def begun(self, name: str) -> str:
         """The line that says so: ``step 2 of 5: ... (about 2 min left)``."""
+        from dragoman.runs.progress import duration
+
         names = list(self._usual)
         if name not in names:
             return name
         at = names.index(name)
         before, rest = sum(list(self._usual.values())[:at]), sum(list(self._usual.values())[at:])
         pace = (self._clock() - self._start) / before if before else 1.0
-        return f"step {at + 1} of {len(names)}: {name} (about {_minutes(rest * pace)} left)"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
+        return f"step {at + 1} of {len(names)}: {name} (about {duration(rest * pace)} left)"

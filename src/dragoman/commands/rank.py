@@ -24,9 +24,11 @@ from dragoman.commands.words import (
     Device,
     Dtype,
     Labels,
+    MaxTexts,
     ReadingOf,
     Seed,
     Source,
+    TextColumn,
     Texts,
     features_from,
     folder_path,
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 
 
 # What says how runs are made, and nothing of runs that are there.
-_OF_MAKING = ("features", "source", "labels", "reading", "texts", "max_new_tokens", "out", "dtype", "device")
+_OF_MAKING = ("features", "source", "labels", "reading", "texts", "text_column", "max_texts")
+_OF_MAKING += ("max_new_tokens", "out", "dtype", "device")
 
 
 def rank(
@@ -65,6 +68,8 @@ def rank(
     labels: Labels = None,
     reading: ReadingOf = None,
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     max_new_tokens: Annotated[
         int,
         typer.Option(metavar="N", min=1, max=MOST_TOKENS, rich_help_panel=SAYS, help="Longest answer, in tokens."),
@@ -106,10 +111,12 @@ def rank(
     """
     from dragoman.comparison.page import write_ranking
     from dragoman.comparison.ranked import rank_runs
+    from dragoman.runs.texts import Texts as BothTexts
     from dragoman.store import RunFolder
 
     if by:
-        how = {"reading": reading, "texts": texts, "max_new_tokens": max_new_tokens, "seed": seed}
+        read = BothTexts.read(texts, column=text_column, most=max_texts)
+        how: dict[str, Any] = {"reading": reading, "texts": read, "max_new_tokens": max_new_tokens, "seed": seed}
         how |= {"dtype": dtype, "device": device}
         folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how)
     else:

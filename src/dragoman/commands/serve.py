@@ -6,7 +6,6 @@ is taken, and a server where the libraries for it are not installed.
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -26,19 +25,21 @@ from dragoman.commands.words import (
     Dtype,
     Labels,
     MapKind,
+    MaxTexts,
     ReadingOf,
     ResidPre,
     Settings,
     Source,
+    TextColumn,
     Texts,
     folder_path,
     named,
     settings_from,
 )
-from dragoman.core import Refusal, Site
+from dragoman.core import Site
+from dragoman.store.libraries import refuse_absent
 
 _SERVER = ("fastapi", "uvicorn", "prometheus_client")
-INSTALL = "pip install 'dragoman[serve]'"
 BOUNDS = "Bounds of requests"
 
 
@@ -87,6 +88,8 @@ def serve(
     map_kind: MapKind = None,
     washout: Annotated[str, typer.Option(metavar="SHARE", rich_help_panel=CROSSES, help="As of explain.")] = "on-shell",
     texts: Texts = None,
+    text_column: TextColumn = None,
+    max_texts: MaxTexts = None,
     confidence: ConfidenceFile = None,
     port: Annotated[
         int,
@@ -121,10 +124,7 @@ def serve(
     """
     from dragoman.runs.options import Options
 
-    absent = [name for name in _SERVER if importlib.util.find_spec(name) is None]
-    if absent:
-        why = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-        raise Refusal("the service", why, f"run: {INSTALL}")
+    refuse_absent("the service", *_SERVER, extra="serve")
     if sae is None and source is None:
         raise typer.BadParameter("Name an SAE, or a site with --source.", param_hint="'SAE'")
     kind: Any = map_kind  # words that are none are refused by Options
@@ -133,10 +133,12 @@ def serve(
     stated, fed = Site.parse(source) if source is not None else None, settings_from(setting or [])
     from dragoman.dictionaries import open_dictionary
     from dragoman.runs.opened import Opened
+    from dragoman.runs.texts import Texts as BothTexts
     from dragoman.serving.app import serve as answer
     from dragoman.serving.asked import Bounds
     from dragoman.view.here import HOST, bound
 
+    read = BothTexts.read(texts, column=text_column, most=max_texts)
     bounds = Bounds(vectors=most_vectors, tokens=most_tokens, waiting=waiting, seconds=seconds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with all that has to be let go
     with bound(port) as listening:
@@ -151,7 +153,7 @@ def serve(
                 contract=contract,
                 settings=fed,
                 base=base,
-                texts=texts,
+                texts=None if texts is None else read,
                 options=options,
                 prompts=prompts,
                 confidence=confidence,

@@ -6,7 +6,6 @@ port that is taken, and a server where the libraries for it are not installed.
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +14,13 @@ import typer
 
 from dragoman.commands.printing import put, talking, tell
 from dragoman.commands.words import folder_path, out_folder
+from dragoman.store.libraries import refuse_absent
 
 if TYPE_CHECKING:
     from dragoman.embed import Embedder
     from dragoman.view.opened import Viewed
 
 _SERVER = ("starlette", "uvicorn")
-INSTALL = "pip install 'dragoman[view]'"
 
 
 def view(
@@ -45,16 +44,12 @@ def view(
 
     The first look at a run makes an index beside it (index.sqlite), which takes half a minute for 65,536 features.
     """
-    from dragoman.core import Refusal
     from dragoman.store.outputs import refuse_there
 
     if bundle is not None:
         refuse_there(bundle)
     else:
-        absent = [name for name in _SERVER if importlib.util.find_spec(name) is None]
-        if absent:
-            why = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-            raise Refusal("the viewer's server", why, f"run: {INSTALL} (or write files, with --bundle)")
+        refuse_absent("the viewer's server", *_SERVER, extra="view", more=" (or write files, with --bundle)")
     with ExitStack() as stack:
         views = _opened(runs, stack)
         if bundle is not None:

@@ -104,8 +104,8 @@ ContractName = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=VERBALIZER,
-        help="How the verbalizer is fed: kitft, karvonen, oracle or universal; needed where neither its own "
-        "files nor dragoman's registry say.",
+        help="How the verbalizer is fed: kitft, karvonen, oracle, universal, selfie, continuous or span-add; needed "
+        "where neither its own files nor dragoman's registry say.",
     ),
 ]
 Settings = Annotated[
@@ -294,9 +294,30 @@ Texts = Annotated[
     str | None,
     typer.Option(
         callback=named,
-        metavar="FILE",
+        metavar="TEXTS",
         rich_help_panel=CROSSES,
-        help="File of texts (.txt, .jsonl, .gz) for both models; default: sentences that ship.",
+        help="Texts for both models: a file (.txt, .jsonl, .csv, .parquet), a folder of such files, or a data set of "
+        "the hub (hf:ORG/NAME, hf:ORG/NAME@REVISION:SPLIT:COLUMN). 2,500 paragraphs are enough. Default: sentences "
+        "that come with the embedded pair.",
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column",
+        metavar="NAME",
+        rich_help_panel=CROSSES,
+        help="Which column, or field, of those files holds the text; default: text.",
+    ),
+]
+MaxTexts = Annotated[
+    int | None,
+    typer.Option(
+        "--max-texts",
+        metavar="N",
+        min=1,
+        rich_help_panel=CROSSES,
+        help="How many of them are read, from the first; default: all of a file, 5,000 of a data set.",
     ),
 ]
 ArrayKey = Annotated[

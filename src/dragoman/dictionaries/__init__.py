@@ -8,7 +8,16 @@ pickles, ids that are not there, transposed decoders, and encoders whose activat
 from dragoman.dictionaries.asked import Asked
 from dragoman.dictionaries.beside import DictionaryRef
 from dragoman.dictionaries.encoder import Encoder
-from dragoman.dictionaries.opened import Dictionary, Features, open_dictionary
+from dragoman.dictionaries.opened import READ_AS, Dictionary, Features, open_dictionary
 from dragoman.dictionaries.rows import random_directions
 
-__all__ = ["Asked", "Dictionary", "DictionaryRef", "Encoder", "Features", "open_dictionary", "random_directions"]
+__all__ = [
+    "READ_AS",
+    "Asked",
+    "Dictionary",
+    "DictionaryRef",
+    "Encoder",
+    "Features",
+    "open_dictionary",
+    "random_directions",
+]

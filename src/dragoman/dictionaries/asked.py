@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from dragoman.core import Refusal
+from dragoman.dictionaries.rows import wanted
 from dragoman.store import read_bounded
 from dragoman.store.spans import shown
 
@@ -106,6 +107,33 @@ class Asked:
     def needs_firings(self) -> bool:
         """Whether it takes counts of firings to tell which are meant."""
         return any(isinstance(part, _Some) and part.how == "top" for part in self.parts)
+
+    def told(self, count: int, name: str, own: Sequence[str] = ()) -> tuple[list[str] | None, int]:
+        """Ids, where the words tell them without looking at a row, and how many features are meant at most.
+
+        Args:
+            count: features of the dictionary.
+            name: of the dictionary.
+            own: names of its rows, if they have any.
+
+        Raises:
+            Refusal: a range, or an id, beyond the dictionary.
+        """
+        if self.every:
+            return None, count
+        ids, more = list[str](), 0
+        for part in self.parts:
+            if isinstance(part, _Some):
+                more += part.count
+            elif isinstance(part, str):
+                ids.append(part)
+            elif part.last >= count:
+                raise Refusal(f"features {part} of {name}", f"it has 0 to {count - 1}", "name a range within them")
+            else:
+                ids += [own[k] if own else str(k) for k in range(part.first, part.last + 1)]
+        if ids:
+            wanted(ids, count, name, own)
+        return (None if more else ids), min(count, len(ids) + more)
 
     def numbers(
         self, rows: Rows, *, seed: int = 0, firings: Mapping[str, float] | None = None

@@ -43,6 +43,7 @@ from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_refere
 from dragoman.store import digest, fingerprint_of, plain
 from dragoman.store.spans import shown
 
+READ_AS = ("key", "orientation", "d_model", "k")  # words by which `open_dictionary` is told how arrays are read
 _RECORD = "its record, which names these weights"
 _SETTINGS_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
 
@@ -342,7 +343,7 @@ def open_dictionary(
     Raises:
         Refusal: as the module says.
     """
-    read_as = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+    read_as = dict(zip(READ_AS, (key, orientation, d_model, k), strict=True))
     site = site if site is None or isinstance(site, Site) else Site.parse(site)
     asked, named = str(ref), _neuronpedia(ref)
     export = None if labels is None else Export.open(labels, named.at(None) if named else None)

@@ -17,7 +17,7 @@ from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.stream import FACTOR, median_norm, overflow
 from dragoman.doctor.subject import Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.watch import bare_logits, bare_text, dtype_of, embedding_factors
+from dragoman.models.watch import Meant, bare_logits, bare_text, dtype_of, embedding_factors, meant
 from dragoman.verbalizers.protocol import AnyVerbalizer, parse
 
 COSINE = 0.99  # bfloat16 rounds each entry by 0.4 % at most: the cosine of a rounded vector stays above 0.9999
@@ -74,8 +74,9 @@ def check_injection(subject: Subject) -> list[Finding]:
     places = _places(half)
     found = [slot(subject, places)]
     if len(places) == len(subject.places):
+        wanted = meant(local, subject.opposite[0], mean[places].astype(np.float32))
         brought, held = half[places[0]], mean[places[0]]
-        found += [sign(subject, brought), scale(name, local, brought, held, block)]
+        found += [sign(subject, brought, wanted), scale(name, local, brought, held, block, wanted)]
     return [*found, scale_at_site(subject, local), embedding_scale(subject, local)]
 
 
@@ -114,11 +115,11 @@ def slot(subject: Subject, places: list[int]) -> Finding:
     return SLOT.of(subject.verbalizer_name, measured, ", ".join(map(str, wanted)), fault)
 
 
-def sign(subject: Subject, brought: NDArray[np.float64]) -> Finding:
-    """What arrives must point where the vector points: verbalizers drop length, not sign."""
+def sign(subject: Subject, brought: NDArray[np.float64], wanted: Meant) -> Finding:
+    """What arrives must point where the contract turns the vector to: verbalizers drop length, not sign."""
     if not subject.at_home:
         return SIGN.skipped(subject.verbalizer_name, "its contract carries the vector into another space first")
-    vector = subject.opposite[0].astype(np.float64)
+    vector = wanted.carried.astype(np.float64)
     cosine = float(brought @ vector / (np.linalg.norm(brought) * np.linalg.norm(vector)))
     fault = ""
     if cosine < -COSINE:
@@ -129,17 +130,32 @@ def sign(subject: Subject, brought: NDArray[np.float64]) -> Finding:
 
 
 def scale(
-    name: str, local: Verbalizer, change: NDArray[np.float64], stream: NDArray[np.float64], block: int
+    name: str,
+    local: Verbalizer,
+    change: NDArray[np.float64],
+    stream: NDArray[np.float64],
+    block: int,
+    wanted: Meant,
 ) -> Finding:
-    """Norm the vector arrives with: the sidecar's where it replaces, that of the stream where it is added."""
-    brought, held = float(np.linalg.norm(change)), float(np.linalg.norm(stream))
-    stated = local.sidecar.injection_scale
-    if held > 1e-3 * brought:
-        against, origin = held, f"norm of the stream it is added to, before block {block}"
-    elif stated:
-        against, origin = float(stated), "injection_scale of the sidecar"
+    """Norm the vector arrives with: the contract's where it replaces, a share of the stream's where it is added.
+
+    Where it replaces, nothing else may stand there but what the contract itself puts beside it (an adapter's bias).
+    """
+    brought, bias = float(np.linalg.norm(change)), float(np.linalg.norm(wanted.resting))
+    held, beside = float(np.linalg.norm(stream)), float(np.linalg.norm(stream - wanted.resting))
+    stated, origin = local.sidecar.injection_scale, f"norm of the stream it is added to, before block {block}"
+    if wanted.added is not None:
+        against = wanted.added
+        if abs(against / held - 1) > RATIO:
+            origin = f"what its contract adds there, {against / held:.3g} times the {origin}"
+    elif beside <= max(1e-3 * brought, RATIO * bias):
+        against = float(stated or np.linalg.norm(wanted.carried))
+        origin = "injection_scale of the sidecar" if stated else "norm that its contract gives the vector"
+    elif bias:
+        fault, origin = "get the adapter again: something else stands there than its bias", "the adapter's bias"
+        return SCALE.of(name, beside, 0.0, fault, what="norm of what stands beside the vector", origin=origin)
     else:
-        return SCALE.skipped(name, "the sidecar states no injection_scale")
+        against = held
     ratio = brought / against
     fault = "" if abs(ratio - 1) <= RATIO else f"it is {ratio:.4g} times too long: scale it once, in float32"
     return SCALE.of(name, brought, against, fault, what=f"{SCALE.what} before block {block}", origin=origin)
@@ -149,7 +165,7 @@ def scale_at_site(subject: Subject, local: Verbalizer) -> Finding:
     """The sidecar's scale beside the length activations have where they were taken: a scale of another unit shows."""
     stream, stated = subject.own_stream, local.sidecar.injection_scale
     if not stated or stream is None:
-        reason = "the sidecar states none; vectors are matched to the stream"
+        reason = "the sidecar states none"
         return SCALE_AT_SITE.skipped(subject.verbalizer_name, reason)
     usual = median_norm(stream.rest[local.site.block])
     ratio = float(stated) / usual if usual > 0 else float("inf")

@@ -138,6 +138,8 @@ def vocabulary(name: str, tokenizer: Any, ids: Sequence[int], table: int) -> Fin
 
 def slot_in_prompt(name: str, sidecar: Sidecar, ids: Sequence[int], slot: int) -> Finding:
     """The slot is where the marker stands between its stored neighbours, found anew in the ids."""
+    if not sidecar.marker:
+        return SLOT_IN_PROMPT.skipped(name, "its contract has no marker: the vector is added at the prompt's end")
     left, right = sidecar.left_id, sidecar.right_id
     places = [k for k, i in enumerate(ids) if i == sidecar.marker_id]
     fits = [k for k in places if 0 < k < len(ids) - 1 and left in (None, ids[k - 1]) and right in (None, ids[k + 1])]

@@ -103,7 +103,8 @@ class Subject:
         found = [k for k, i in enumerate(local.prompt.ids) if i == local.sidecar.marker_id]
         if len(found) == 1:
             return found
-        return sorted({p for hook in local.feed(self.opposite).hooks for p in hook.positions}) or [local.prompt.slot]
+        hooked = sorted({p for hook in local.feed(self.opposite).hooks for p in hook.positions})
+        return hooked or sorted(local.contract.places(local.prompt))
 
     @cached_property
     def opposite(self) -> Floats:

@@ -10,6 +10,7 @@ stopped from here: it is tried in a process of its own first (`tokenizer_child`)
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from transformers.utils import logging as talk
 
 from dragoman.core import Refusal
 from dragoman.models.folder import CONFIG
-from dragoman.store import file_sha256, read_json
+from dragoman.store import file_sha256
 from dragoman.store.boundary import AGAIN, Limits, ask, opening
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH
@@ -51,17 +52,7 @@ _TEXTS = (
 )
 
 _tried: set[str] = set()  # digests of those that held
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """A folder's config.json; refuse one that is missing or is no object."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise Refusal(f"{folder}", f"it holds no {CONFIG}", "download all of the checkpoint's files")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise Refusal(f"{path}", "it is not a JSON object", AGAIN)
-    return config
+_sizes: dict[tuple[str, str], int] = {}  # numbers of models that were built, by class and content of config.json
 
 
 def quantised(config: Mapping[str, Any]) -> bool:
@@ -121,13 +112,21 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if told.is_encoder_decoder:
             _refuse_encoder(path, told.model_type)
-        with torch.device("meta"):
-            net: Any = auto.from_config(told, trust_remote_code=False)
-        asked = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
+        asked = _numbers(auto, told, config)
     held = sum(math.prod(shape) for shape in shapes.values())
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
         why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
         raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
+
+
+def _numbers(auto: Any, told: Any, config: Mapping[str, Any]) -> int:
+    """How many numbers the model of a configuration has; a file's content is built once a process."""
+    key = auto.__name__, json.dumps(config)
+    if key not in _sizes:
+        with torch.device("meta"):
+            net: Any = auto.from_config(told, trust_remote_code=False)
+        _sizes[key] = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
+    return _sizes[key]
 
 
 def _refuse_encoder(path: Path, kind: object) -> None:

@@ -7,7 +7,7 @@ that are none. All engines choose by the same rules, so they say the same words 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,14 +90,19 @@ class Ending:
     """Where a row ends: at a token that ends a text or a turn, or with the closing tag, whatever its tokens are.
 
     ``stops``: ids of the former. ``closers``: ids of tokens with a ">" in them: only these can end the tag, and the
-    rest is never decoded to look.
+    rest is never decoded to look. Some contracts have further texts that end an answer, and their tokens count too.
     """
 
-    def __init__(self, net: Any, tokenizer: Any, what: str) -> None:
-        """Read both off a model and its tokenizer; ``what``: how refusals call the checkpoint."""
+    def __init__(self, net: Any, tokenizer: Any, what: str, *, closing: Sequence[str] = ()) -> None:
+        """Read both off a model and its tokenizer; ``what``: how refusals call the checkpoint.
+
+        ``closing``: texts that end an answer, beside the tag.
+        """
         self._tokenizer = tokenizer
+        self._closing = (CLOSE, *closing)
         self.stops = _stops(net, tokenizer, what)
-        self.closers = {i for word, i in tokenizer.get_vocab().items() if ">" in word}
+        marks = [form for text in self._closing for form in _forms(text[-1])]
+        self.closers = {i for word, i in tokenizer.get_vocab().items() if any(mark in word for mark in marks)}
 
     def text(self, ids: list[int]) -> str:
         """What ids say, special tokens too."""
@@ -107,7 +112,10 @@ class Ending:
         """Whether the last of ``ids`` ends the row."""
         if ids[-1] in self.stops:
             return True
-        return ids[-1] in self.closers and CLOSE in self.text(ids[-TAIL:])
+        if ids[-1] not in self.closers:
+            return False
+        text = self.text(ids[-TAIL:])
+        return any(closing in text for closing in self._closing)
 
     def within(self, ids: list[int]) -> int | None:
         """How many of ``ids`` a row says before it is over, the token that ends it counted; None if it goes on."""
@@ -115,6 +123,12 @@ class Ending:
             if (token in self.stops or token in self.closers) and self.over(ids[max(0, at + 1 - TAIL) : at + 1]):
                 return at + 1
         return None
+
+
+def _forms(character: str) -> list[str]:
+    """How vocabularies write a character: as it is, as a byte, and byte-level ones a control character shifted up."""
+    shifted = [chr(ord(character) + 256)] if ord(character) < 33 else []
+    return [character, f"<0x{ord(character):02X}>", *shifted]
 
 
 def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:

@@ -105,7 +105,7 @@ class Verbalizer:
         check_engine(engine)
         self._folder, kind, self.name = folder_of(ref), torch_dtype(dtype), str(ref)
         self._what, self._dtype, self._device = f"verbalizer {ref}", dtype, device
-        self.contract = _contract(self.name, self._folder, contract, settings)
+        self.contract = _contract(self.name, self._folder, contract, settings, base)
         if kind is torch.float16 and self.contract.loudest > FLOAT16_LIMIT:
             why = f"its vectors are injected at norm {self.contract.loudest:g}, and float16 ends at 65504"
             raise Refusal(f"{self._what} in float16", why, "use bfloat16 or float32")
@@ -122,8 +122,9 @@ class Verbalizer:
             ids = torch.tensor(self.prompt.ids, device=device)
             self._rows: torch.Tensor = self.model.get_input_embeddings()(ids)
         _flatten_head(self.model)
-        self.ending = Ending(self.model, self.tokenizer, self._what)
-        self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, compiled=compiled)
+        self.ending = Ending(self.model, self.tokenizer, self._what, closing=self.contract.closing)
+        how: dict[str, Any] = {"compiled": compiled, "loop_only": self.contract.loop_only}
+        self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, **how)
 
     def __repr__(self) -> str:
         """Its name, what it reads and how it is fed."""
@@ -179,7 +180,7 @@ class Verbalizer:
         """One explanation per row of ``vectors`` (n, d_model), decoded together.
 
         Args:
-            vectors: rows at ``site``; only direction counts, sign included.
+            vectors: rows at ``site``; direction counts, sign included, and length only where ``reads_length``.
             temperature: 0 takes the likeliest token; above 0 samples from the whole distribution.
             seed: with the vector itself it decides a row's sample, whatever else is in the batch. Equal vectors get
                 equal samples; draw several by changing the seed.
@@ -203,6 +204,16 @@ class Verbalizer:
             choose = Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else likeliest
             said = self._decode(self.feed(rows), choose, max_new_tokens)
         return [self._explanation(*found) for found in said]
+
+    @property
+    def reads_length(self) -> bool:
+        """Whether a vector's length counts, and not its direction alone."""
+        return self.contract.reads_length
+
+    @property
+    def trained_on_rows(self) -> bool:
+        """Whether it was trained on bare dictionary rows."""
+        return self.contract.trained_on_rows
 
     @property
     def together(self) -> int:
@@ -265,8 +276,9 @@ class Verbalizer:
 
     def _explanation(self, ids: list[int], sure: float) -> Explanation:
         text = self.ending.text(ids[:-1] if ids[-1] in self.ending.stops else ids)
-        found = parse(text, tokens=len(ids), opened=self.prompt.opened, tagged=self.contract.tagged)
-        return replace(found, log_probability=sure)
+        answer, odd = self.contract.answer(text)
+        found = parse(answer, tokens=len(ids), opened=self.prompt.opened, tagged=self.contract.tagged)
+        return replace(found, raw=text, problems=(*odd, *found.problems), log_probability=sure)
 
     def _opened(self) -> tuple[Any, Any]:
         """Model and tokenizer, adapters merged in; tokenizer or chat template in an adapter's own folder win."""
@@ -311,9 +323,11 @@ def _width_of(ref: str) -> int | None:
     return width_in(folder_of(ref))
 
 
-def _contract(name: str, folder: Path, contract: str | None, settings: Mapping[str, Any] | None) -> Contract:
+def _contract(
+    name: str, folder: Path, contract: str | None, settings: Mapping[str, Any] | None, base: str | None
+) -> Contract:
     """What feeds a checkpoint."""
-    request = CheckpointRequest(ref=name, folder=folder, settings=dict(settings or {}), width_of=_width_of)
+    request = CheckpointRequest(ref=name, folder=folder, settings=dict(settings or {}), base=base, width_of=_width_of)
     return contract_for(request, contract)
 
 
@@ -326,5 +340,5 @@ def site_of_verbalizer(
         Refusal: as ``Verbalizer.open``, as far as files tell.
     """
     fed = how_fed(ref, contract, settings or {}, base)
-    opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"])
+    opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"], fed["base"])
     return opened.site(base_of(opened.weights, opened.sidecar.base, fed["base"], f"verbalizer {ref}"))

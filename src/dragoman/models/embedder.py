@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from dragoman.core import Floats, Refusal
 from dragoman.embed import refuse_empty
-from dragoman.models.bounds import read_config, refuse_counts, refuse_unbounded
-from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, shapes_in, weight_files
+from dragoman.models.bounds import refuse_counts, refuse_unbounded
+from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, read_config, shapes_in, weight_files
 from dragoman.store import digest, read_json
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import shown

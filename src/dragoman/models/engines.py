@@ -126,7 +126,7 @@ def slots_for(net: Any, *, shared: int, tail: int, most: int, rows: int) -> int:
 
 
 def engine_for(
-    word: str, net: Any, ending: Ending, prompt: torch.Tensor, *, compiled: bool = False
+    word: str, net: Any, ending: Ending, prompt: torch.Tensor, *, compiled: bool = False, loop_only: str = ""
 ) -> tuple[SlotEngine | None, str]:
     """The captured engine, or None for the loop; and a line that says which and why.
 
@@ -136,6 +136,7 @@ def engine_for(
         ending: what ends a row.
         prompt: (T, d_model) its prompt's embeddings, on which it is tried.
         compiled: whether blocks go through ``torch.compile``.
+        loop_only: why the loop alone can feed this verbalizer's vectors; empty where it is not so.
 
     Raises:
         Refusal: the word is none; or "captured" was asked for, and the model does not run so.
@@ -147,6 +148,8 @@ def engine_for(
     if word == "auto" and device != "cuda":
         return None, f"engine: loop, as auto takes the captured one on CUDA alone, and this is {device}"
     try:
+        if loop_only:
+            raise Refusal("the captured engine", loop_only, over.LOOP)
         _tried(net, ending, prompt)
     except Refusal as refusal:
         if word == "captured":

@@ -53,6 +53,17 @@ def check_folder(folder: Path, what: str) -> None:
             read_template(path)
 
 
+def read_config(folder: Path) -> dict[str, object]:
+    """A folder's config.json; refuse one that is missing or is no object."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise Refusal(f"{folder}", f"it holds no {CONFIG}", "download all of the checkpoint's files")
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise Refusal(f"{path}", "it is not a JSON object", AGAIN)
+    return config
+
+
 def read_template(path: Path) -> str:
     """A chat template's text; refuse one that is not text."""
     _refuse_odd_file(path)

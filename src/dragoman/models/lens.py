@@ -29,8 +29,8 @@ from tokenizers import decoders
 from transformers import AutoConfig
 
 from dragoman.core import Floats, Refusal
-from dragoman.models.bounds import quietly, read_config, refuse_counts
-from dragoman.models.folder import CONFIG, check_folder, shapes_in, weight_files
+from dragoman.models.bounds import quietly, refuse_counts
+from dragoman.models.folder import CONFIG, check_folder, read_config, shapes_in, weight_files
 from dragoman.models.load import check_device, is_adapter, load_tokenizer
 from dragoman.models.resolve import folder_of
 from dragoman.store import ArraysFile

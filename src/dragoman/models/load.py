@@ -25,12 +25,11 @@ from dragoman.models.bounds import (
     INSTEAD,
     quantised,
     quietly,
-    read_config,
     refuse_counts,
     refuse_size,
     refuse_unbounded,
 )
-from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, shapes_in, weight_files
+from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, read_config, shapes_in, weight_files
 from dragoman.models.resolve import check_tokens, folder_of
 from dragoman.store import digest, fingerprint_of
 from dragoman.store.boundary import AGAIN, opening

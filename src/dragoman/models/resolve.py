@@ -244,13 +244,17 @@ def _refuse_top(what: str, ref: str, folder: str | None, whole: str | None) -> N
 
 def converted(model: PackagedModel) -> Path:
     """Folder of the converted checkpoint; made on first use (about a minute on two cores), reused after that."""
-    # transformers reads the GGUF: the same bytes gave another tokenizer in another of its versions.
-    made_by = digest(_MAKING, version("transformers"))
-    name = f"{model.name}-{model.sha256[:16]}-{made_by[:8]}"
-    folder, reused = Cache().get_or_make("model", name, lambda p: _make(model, p))
+    folder, reused = Cache().get_or_make("model", converted_at(model).name, lambda p: _make(model, p))
     if not reused:
         log.info("converted %s from its package into %s", model.name, folder)
     return folder
+
+
+def converted_at(model: PackagedModel) -> Path:
+    """Where the converted checkpoint is, or would be."""
+    # transformers reads the GGUF: the same bytes gave another tokenizer in another of its versions.
+    made_by = digest(_MAKING, version("transformers"))
+    return Cache().path("model", f"{model.name}-{model.sha256[:16]}-{made_by[:8]}")
 
 
 def _make(model: PackagedModel, folder: Path) -> None:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.models.bounds import read_config
-from dragoman.models.folder import CONFIG
+from dragoman.models.folder import CONFIG, read_config
 from dragoman.models.resolve import cached
 from dragoman.verbalizers import registry
 

@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
+from dragoman.models.contracts.base import Hook
 from dragoman.models.decode import Verbalizer
 from dragoman.models.encode import encode_texts
 from dragoman.models.harvest import Reader, reading
 from dragoman.models.load import decoder_blocks, hidden_of, text_stack
 
-DEPTH = 4  # how many blocks' inputs are kept: contracts inject before block 0 or behind block 1
+DEPTH = 4  # how many blocks' inputs are kept, beside those behind blocks that a contract changes
 TOKENS = 64  # per text: norms and reconstruction errors are settled long before
 # Rows of a stream, at least: the spread about the mean of n rows is short by a share of 1/n, and one row has none.
 FEWEST = 32
@@ -188,7 +189,8 @@ class Fed:
 def fed(verbalizer: Verbalizer, vectors: Floats) -> Fed:
     """Watch a verbalizer read ``vectors`` (n, d)."""
     blocks = decoder_blocks(verbalizer.model)
-    caught: dict[int, list[Floats]] = {b: [] for b in range(min(DEPTH, len(blocks)))}
+    behind = {hook.block + 1 for hook in _hooks_of(verbalizer, vectors)}
+    caught: dict[int, list[Floats]] = {b: [] for b in range(len(blocks)) if b < DEPTH or b in behind}
     logits: list[Floats] = []
     peaks: list[float] = []
 
@@ -219,6 +221,40 @@ def fed(verbalizer: Verbalizer, vectors: Floats) -> Fed:
         logits=logits[-1] if logits and len(logits[-1]) == len(vectors) else None,
         peak=_largest(peaks),
         refusal=refusal,
+    )
+
+
+def _hooks_of(verbalizer: Verbalizer, vectors: Floats) -> tuple[Hook, ...]:
+    """The hooks a verbalizer's contract feeds; none where it refuses, which is met again when it decodes."""
+    try:
+        return verbalizer.feed(vectors).hooks
+    except Refusal:
+        return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meant:
+    """What a contract means a vector to bring: ``carried`` (d,) in place of an embedding, beside ``resting`` (d,).
+
+    ``added``: norm of what is added to the stream at the first place, None where nothing is.
+    """
+
+    carried: Floats
+    resting: Floats
+    added: float | None
+
+
+def meant(verbalizer: Verbalizer, vector: Floats, stream: Floats) -> Meant:
+    """What a vector (d,) is meant to bring where the stream is ``stream`` (k, d), at the k places of it."""
+    contract, row = verbalizer.contract, torch.tensor(vector)[None]
+    adds = bool(_hooks_of(verbalizer, vector[None]))
+    at_home = verbalizer.width == contract.stream
+    carried = contract.carried(row)[0] if at_home and not adds else row[0]
+    resting = contract.resting()
+    return Meant(
+        carried=numbers(carried),
+        resting=np.zeros_like(numbers(carried)) if resting is None else numbers(resting),
+        added=float(contract.added(torch.tensor(stream))[0]) if adds else None,
     )
 
 

@@ -15,6 +15,7 @@ from dragoman.records import Card, PromptToken, Reading, Row
 from dragoman.report import figures
 from dragoman.report.claims import Piece, claims_by_row, paragraphs
 from dragoman.report.evidence import Evidence, evidence_of, windows_of
+from dragoman.report.lit import Lit
 from dragoman.report.opened import FeatureInfo, ShownRun
 from dragoman.report.words import DIAGNOSTICS, SHARES, SHOWN, UNMAPPED, in_order, spokesman, title
 from dragoman.scores import FeatureClaims, FeatureConfidence, FeatureReadBack, FeatureScore
@@ -116,7 +117,7 @@ class FeatureCard:
     label: str
     category: str
     tokens: Sequence[str]
-    windows: Sequence[str]
+    windows: Sequence[Sequence[Lit]]
     shown: Sequence[ConditionTexts]
     folded: Sequence[ConditionTexts]
     crossed: Sequence[Crossed]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from dragoman.records import Card
 from dragoman.report.figures import number, share
+from dragoman.report.lit import Lit, lit, lit_tokens
 from dragoman.report.opened import ShownRun
 
 WINDOWS = 5  # of text in which a feature fires
@@ -24,10 +25,10 @@ _MARKED = 0.3  # of the activation, for a form to be told
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """``lines``: what was measured, its name and its value. ``windows``: of text, strongest first."""
+    """``lines``: what was measured, its name and its value. ``windows``: of text, strongest first, in lit stretches."""
 
     lines: Sequence[tuple[str, str]] = ()
-    windows: Sequence[str] = ()
+    windows: Sequence[Sequence[Lit]] = ()
 
 
 def evidence_of(run: ShownRun, feature: str, condition: str, card: Card | None) -> Evidence:
@@ -37,9 +38,14 @@ def evidence_of(run: ShownRun, feature: str, condition: str, card: Card | None) 
     return Evidence(lines=_of_row(run.lens.get(condition, {}).get(feature, {}), card))
 
 
-def windows_of(run: ShownRun, feature: str) -> Sequence[str]:
-    """Where a feature fires most, of the texts that were read."""
-    return run.contexts.get(feature, {}).get("firing", [])[:WINDOWS]
+def windows_of(run: ShownRun, feature: str) -> list[list[Lit]]:
+    """Where a feature fires most, of the texts that were read: lit by tokens where these are known, else by words."""
+    found = run.contexts.get(feature, {})
+    texts = found.get("firing", [])[:WINDOWS]
+    pairs = list(zip(texts, run.tokens.get(feature, ()), strict=False))
+    if pairs and len(pairs) == len(texts) and all(window.fits(text) for text, window in pairs):
+        return lit_tokens(pairs)
+    return [lit(text, found.get("words") or {}) for text in texts]
 
 
 def _of_firing(run: ShownRun, feature: str, card: Card | None) -> list[tuple[str, str]]:

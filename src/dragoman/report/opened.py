@@ -7,16 +7,17 @@ names no conditions, a run without a single row, and records that are not as thi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record, Row
+from dragoman.records import ConditionEntry, Record, Row, TokenWindow
 from dragoman.report.words import Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
+from dragoman.store.firing import read_tokens
 
 
 class Part(Record):
@@ -142,7 +143,8 @@ class ShownRun:
     """A run to show; ``in_full``: its manifest as it is written.
 
     ``contexts``: windows of text by feature, perhaps with the shares of its activation by word and by form. ``lens``:
-    by condition and feature, the words that the source's row and what was carried of it write most.
+    by condition and feature, the words that the source's row and what was carried of it write most. ``tokens``: by
+    feature, the tokens of its firing windows, where the run keeps them.
     """
 
     manifest: Manifest
@@ -153,6 +155,7 @@ class ShownRun:
     scores: Scores
     contexts: Mapping[str, Mapping[str, Any]]
     lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
+    tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: RunFolder, *, windows: bool = True) -> ShownRun:
@@ -178,4 +181,5 @@ class ShownRun:
             scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
             contexts=(run.contexts if windows else None) or {},
             lens=(run.lens if windows else None) or {},
+            tokens=read_tokens(run) if windows else {},
         )

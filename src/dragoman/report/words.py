@@ -105,6 +105,7 @@ SHARES = ("coverage_over_random", "coverage_over_dictionary", "cycle_over_dictio
 PROBLEMS = {
     "no opening tag": "it did not begin its answer as it was trained to",
     "no closing tag": "it was cut off, or never ended its answer",
+    "no closing quotation mark": "it was cut off, or never ended its answer",
     "other script": "part of it is in another script, as when the marker’s own embedding is read",
     "repeats itself": "it says the same thing over and over",
     "empty": "there is not a word in it",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class RunBuilder:
     conditions: list[Condition] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     bare: dict[str, Directions] = field(default_factory=dict)
+    lengths: dict[str, Floats] = field(default_factory=dict)
     tokens: Sequence[PromptToken] = ()
     target: Site | None = None
 
@@ -79,6 +80,7 @@ class RunBuilder:
         injected = wash(directions, self.backgrounds.get(by), washout) if vectors is None else vectors
         how = {"cards": cards, "flags": flags, "tokens": self.tokens}
         self.conditions.append(Condition.of(name, directions, by, vectors=injected, **how))
+        self.lengths[name] = directions.norms
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
         told = {"null": null, "reading": reading}
         self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)
@@ -101,7 +103,7 @@ class RunBuilder:
         get these features besides its own.
         """
         plan = Plan(
-            conditions=tuple(self.conditions),
+            conditions=tuple(self._as_read(one, verbalizers[one.verbalizer]) for one in self.conditions),
             batch_size=together(options, verbalizers),
             samples=options.samples,
             seed=options.seed,
@@ -123,15 +125,30 @@ class RunBuilder:
             "plan_digest": plan.digest(verbalizers),
             **more,
         }
+        self._tell_washed(verbalizers, talk)
         run, after = begun(out, manifest, grows=grows)
+        talk.kept(run.path)
         done = execute(plan, run, verbalizers, talk.bar, after=after)
         if done.reused:
             talk.say(f"kept {done.reused} rows that were there, made {done.made}")
-        vectors = {c.name: c.vectors for c in self.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
+        vectors = {c.name: c.vectors for c in plan.conditions} | {f"bare/{n}": d.unit for n, d in self.bare.items()}
         vectors = with_vectors_before(run, vectors | {SOURCE_ROWS: self.directions.unit})
         if vectors is not None:
             run.write_vectors(vectors)
         return run
+
+    def _tell_washed(self, verbalizers: Mapping[str, AnyVerbalizer], talk: Talk) -> None:
+        """Say where vectors are washed for a verbalizer that was trained on bare rows."""
+        washed = {one["verbalizer"] for one in self.entries if one["washout"] != "none"}
+        for key in sorted(washed):
+            if getattr(verbalizers[key], "trained_on_rows", False):
+                talk.say(f"{verbalizers[key].name} was trained on bare rows, and these are washed: pass --washout none")
+
+    def _as_read(self, condition: Condition, verbalizer: AnyVerbalizer) -> Condition:
+        """With vectors at the lengths their rows have, where the verbalizer reads lengths: washing turns rows alone."""
+        if not getattr(verbalizer, "reads_length", False):
+            return condition
+        return replace(condition, vectors=condition.vectors * self.lengths[condition.name][:, None])
 
 
 def together(options: Options, verbalizers: Mapping[str, AnyVerbalizer]) -> int:

@@ -67,7 +67,8 @@ def fit_crossing(
         method: of the post's map; the aligned one is a ridge regression.
         lam: penalty of the post's ridge map; the aligned one's is chosen on left-out documents.
         features: of a dictionary too large to count whole, those that will be asked for: ids, or words ("0-99").
-        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        texts: that both models read: a file, a folder, a data set of the hub, texts, or None for those that come with
+            the embedded pair; see ``runs.texts.Texts.read``.
         seed: of all randomness.
         dtype: both models compute in.
         device: both models run on.
@@ -78,6 +79,7 @@ def fit_crossing(
                 reading is refused.
     """
     talk, read, target = talk_of(talk), Texts.of(texts), target_of(target)
+    read.tell(talk)
     check_method(map, method, lam)
     asked = check_asked(map, features)
     check_seed(seed)

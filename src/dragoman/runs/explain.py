@@ -35,6 +35,7 @@ from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, ve
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
+from dragoman.runs.progress import logged
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
@@ -94,7 +95,8 @@ def explain(
         route: one condition by this route in their place, see ``Crossing.carry``.
         map: what kind of crossing is fitted, see ``fit_crossing``.
         washout: how much of the target's background is mixed in, see ``dragoman.washout.wash``.
-        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        texts: that both models read: a file, a folder, a data set of the hub, texts, or None for those that come with
+            the embedded pair; see ``runs.texts.Texts.read``.
         samples: explanations per feature, of several the first greedy.
         temperature: what the others are drawn at; see ``Options``.
         max_new_tokens: of one explanation.
@@ -112,59 +114,61 @@ def explain(
         Refusal: something is not as it must be; nothing is written by halves.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
-    by, talk, out = verbalizer_of(by, "by"), talk_of(talk), path_of(out, "out")
-    native = None if native is None else verbalizer_of(native, "native")
-    fitted = opened_crossing(through, texts, map)
-    options = Options(
-        reading=reading,
-        route=route,
-        map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
-        washout=washout_of(washout),
-        samples=samples,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    if isinstance(what, Activations):
-        prompted.refuse_of_features(options, features=features, confidence=confidence)
-    check_run(out)
-    check_device(device)
-    check_engine(engine)
-    read = Texts.of(texts)
-    if confidence is not None:
-        _refuse_unread(confidence)
-    chosen, later = (what, None) if isinstance(what, Activations) else _chosen(what, features, options, fitted)
-    directions = chosen.directions
-    fed = {"contract": contract, "settings": settings, "base": base}
-    if not isinstance(by, str) and any(fed.values()):
-        raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
-    target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
-    if isinstance(chosen, Activations):
-        prompted.refuse_early(directions.site, target, options, fitted, read)
-    else:
-        _refuse_early(chosen, later, target, options, fitted, read, out, native=native is not None)
-        if later is None:
-            chosen = left_of(out, chosen)
-        tell_labels(chosen.dictionary, talk)
-    how: dict[str, Any] = {"dtype": dtype, "device": device}
-    by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
-    if confidence is not None and not isinstance(chosen, Activations):
-        refuse_uncalibrated(confidence, chosen, by, options)
-    readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-    how["texts"] = read.path
-    if isinstance(chosen, Activations):
-        return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
-    crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
-    if later is not None:
-        chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
-    if fitted is not None or chosen.directions is not chosen.dictionary.rows():
-        tell_dead(chosen.directions, talk)
-    how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
-    folder = written_run(chosen, crossing, readings, by, native, options, out, how)
-    add_claims(folder, talk.say, device=device)
-    add_confidence(folder, confidence, talk.say, device=device)
-    return Run(folder)
+    with logged(talk_of(talk)) as talk:
+        by, out = verbalizer_of(by, "by"), path_of(out, "out")
+        native = None if native is None else verbalizer_of(native, "native")
+        fitted = opened_crossing(through, texts, map)
+        options = Options(
+            reading=reading,
+            route=route,
+            map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
+            washout=washout_of(washout),
+            samples=samples,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        if isinstance(what, Activations):
+            prompted.refuse_of_features(options, features=features, confidence=confidence)
+        check_run(out)
+        check_device(device)
+        check_engine(engine)
+        read = Texts.of(texts)
+        read.tell(talk)
+        if confidence is not None:
+            _refuse_unread(confidence)
+        chosen, later = (what, None) if isinstance(what, Activations) else _chosen(what, features, options, fitted)
+        directions = chosen.directions
+        fed = {"contract": contract, "settings": settings, "base": base}
+        if not isinstance(by, str) and any(fed.values()):
+            raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
+        target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
+        if isinstance(chosen, Activations):
+            prompted.refuse_early(directions.site, target, options, fitted, read)
+        else:
+            _refuse_early(chosen, later, target, options, fitted, read, out, native=native is not None)
+            if later is None:
+                chosen = left_of(out, chosen)
+            tell_labels(chosen.dictionary, talk)
+        how: dict[str, Any] = {"dtype": dtype, "device": device}
+        by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled})
+        if confidence is not None and not isinstance(chosen, Activations):
+            refuse_uncalibrated(confidence, chosen, by, options)
+        readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
+        how |= read.told
+        if isinstance(chosen, Activations):
+            return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
+        crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
+        if later is not None:
+            chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
+        if fitted is not None or chosen.directions is not chosen.dictionary.rows():
+            tell_dead(chosen.directions, talk)
+        how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
+        folder = written_run(chosen, crossing, readings, by, native, options, out, how)
+        add_claims(folder, talk.say, device=device)
+        add_confidence(folder, confidence, talk.say, device=device)
+        return Run(folder)
 
 
 def _refuse_unread(confidence: str | Path) -> None:
@@ -288,7 +292,9 @@ def _refuse_early(
     check_place(source, chosen.directions.d_model)
     check_place(target, what="what the verbalizer reads")
     if fitted is None:
-        texts.refuse_few(source, target, map=options.map, route=options.serving, native=native)
+        counted = dictionary.direct_folder(target) is not None
+        how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": native, "counted": counted}
+        texts.refuse_few(source, target, **how)
     _ = dictionary.truth  # read when it is asked for
     if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
         ConfidenceSet.load(calibrated)
@@ -382,9 +388,10 @@ def _own(crossing: Crossing) -> Background:
 def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
     """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
 
-    ``dead``: of those set aside because they have no direction, where any are, how many.
+    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``dead``: of those set aside
+    because they have no direction, where any are, how many.
     """
-    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref)
+    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref, files=dictionary.fingerprint())
     if isinstance(where, Path):
         entry |= {"digest": digest(where)}
     else:

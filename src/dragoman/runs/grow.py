@@ -89,7 +89,15 @@ def _refuse_unfinished(run: RunFolder) -> None:
 
 
 def _refuse_changed(run: RunFolder, chosen: Features) -> None:
-    """Refuse a dictionary that holds other rows by now: a folder may change where it lies, and keeps its name."""
+    """Refuse a dictionary of other rows or another encoder by now: a folder may change where it lies under its name."""
+    _refuse_changed_rows(run, chosen)
+    files = (run.manifest.get("dictionary") or {}).get("files")
+    if files not in (None, chosen.dictionary.fingerprint()):
+        why = "the files of its dictionary are not those that the run was made with"
+        raise Refusal(f"more features for {run.path}", why, "name a new folder")
+
+
+def _refuse_changed_rows(run: RunFolder, chosen: Features) -> None:
     kept = run.vectors()[0].get(SOURCE_ROWS) if run.has_vectors else None
     if kept is None:
         return

@@ -135,6 +135,9 @@ class Opened:
         fed = {"contract": contract, "settings": settings, "base": base}
         target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
         _refuse_early(dictionary, source, target, fitted, options)
+        if fitted is None:
+            counted = dictionary is not None and dictionary.direct_folder(target) is not None
+            read.refuse_few(source, target, map=options.map, route=options.serving, counted=counted)
         if confidence is not None:
             check_confidence(confidence)
         if dictionary is not None:
@@ -199,7 +202,7 @@ class Opened:
 
     def _written(self, chosen: Features, crossing: Crossing, out: Path, options: Mapping[str, Any]) -> Run:
         asked, device = replace(self.options, **options), self.readings.device
-        how = {"dtype": self.readings.dtype, "device": device, "texts": self.readings.texts.path}
+        how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.told}
         folder = written_run(chosen, crossing, self.readings, self.by, None, asked, out, how)
         if self.embedder is not None:
             say = self.readings.talk.say

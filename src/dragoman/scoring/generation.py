@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dragoman.core import Directions, Estimate, Refusal
-from dragoman.dictionaries import Dictionary, open_dictionary
+from dragoman.dictionaries import READ_AS, Dictionary, open_dictionary
 from dragoman.measures.overlap import rank_estimate
 from dragoman.records import SOURCE_ROWS
 from dragoman.scores import FeatureGenerated, Passage
@@ -50,13 +50,16 @@ def generative(run: JudgedRun) -> tuple[Dictionary, dict[str, dict[str, str]]]:
     if len(features) > MOST:
         why = f"its {len(features)} features would each be written from, and {MOST} are the most"
         raise Refusal(what, why, "explain fewer in a run of their own, or leave --generate out")
-    told = run.folder.manifest.get("dictionary")
+    told, settings = (run.folder.manifest.get(part) or {} for part in ("dictionary", "settings"))
     ref = told.get("ref") if isinstance(told, Mapping) else None
     if not isinstance(ref, str):
         raise Refusal(what, "it does not name its dictionary", "leave --generate out")
-    opened = open_dictionary(ref, site=run.source)
+    how = {word: settings[word] for word in READ_AS if isinstance(settings, Mapping) and settings.get(word) is not None}
+    opened = open_dictionary(ref, site=run.source, **how)
     opened.check_encoder()
     _refuse_another(run, opened, features)
+    if told.get("files") != opened.fingerprint():
+        raise Refusal(what, f"the files of {opened.name} are not those that it explained", "explain it again")
     return opened, texts
 
 

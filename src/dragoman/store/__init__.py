@@ -23,7 +23,8 @@ from dragoman.store.files import (
     write_text,
 )
 from dragoman.store.runs import Rows, RunFolder
-from dragoman.store.texts import document_name, listed_texts, read_jsonl, read_texts, refuse_alike, refuse_halves
+from dragoman.store.textfiles import read_texts
+from dragoman.store.texts import document_name, listed_texts, read_jsonl, refuse_alike, refuse_halves
 
 __all__ = [
     "ArraysFile",

@@ -15,11 +15,14 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dragoman.core import without_secrets
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 
@@ -157,7 +160,7 @@ class Http:
 
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(follow_redirects=False, timeout=self.bounds.silent)
+                self._client = httpx.Client(verify=_trusted(), follow_redirects=False, timeout=self.bounds.silent)
             return self._client
 
     def opened(self, connection: socket.socket) -> None:
@@ -171,6 +174,14 @@ class Http:
             connections = list(self._sockets)
         for connection in connections:
             _cut(connection)
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: read once a process, since the list is long."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 class _Clock:

@@ -1,8 +1,8 @@
 """Questions to the hub: which commit a revision is, which files a folder holds; and one table of its ways of saying no.
 
-In: a repository, a revision, a folder in it; or an error of the hub's own library. Out: a commit's sha, file names, a
-`Refusal`. Answers are bounded in time, pages and bytes, and names that lead out of their folder are refused. Loads the
-hub's library with the first question.
+In: a repository of models or of data, a revision, a folder in it; or an error of the hub's own library. Out: a commit's
+sha, file names and sizes, a `Refusal`. Answers are bounded in time, pages and bytes, and names that lead out of their
+folder are refused. Loads the hub's library with the first question.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from dragoman.core import Refusal
@@ -20,6 +21,7 @@ from dragoman.store.http import Answer, Http, NoAnswer
 from dragoman.store.spans import shown
 
 No = Literal["repository", "revision", "entry", "name", "away", "odd"]
+Kind = Literal["models", "datasets"]  # of repositories, as the hub's addresses have them
 # Shared by every reader of references. Only the hub's own kinds of reference have slashes in a revision.
 PART = r"[\w.-]+"
 REPOSITORY = rf"{PART}/{PART}"
@@ -31,7 +33,8 @@ _ANSWER = 16 << 20  # bytes of one answer: a thousand files a page take less tha
 _LISTING = 64 << 20  # bytes of all pages
 _PAGES = 100
 _SECONDS = 300.0  # for all pages
-_COMMITS: dict[tuple[str, str, str], str] = {}  # (hub, repository, revision) -> sha, as first answered
+# (hub, kind, repository, revision) -> sha, as first answered
+_COMMITS: dict[tuple[str, Kind, str, str], str] = {}
 # By what the hub writes in its header x-error-code, and by what its library and the HTTP libraries below that raise, of
 # which the first of an error's classes counts.
 _WAYS: dict[str, No] = {
@@ -50,6 +53,10 @@ _WAYS: dict[str, No] = {
     "TransportError": "away",
     "RequestError": "away",
 }
+
+
+class NoRevision(Refusal):
+    """The hub has the repository, and not the revision."""
 
 
 def is_repository(name: str) -> bool:
@@ -75,7 +82,7 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
         "away": (f"the hub cannot be reached and nothing of it is cached{more}", fetch),
         "odd": (f"the hub's answer cannot be used{more}", f"try again later, or {fetch}"),
     }[no]
-    return Refusal(what, here + why, instead)
+    return (NoRevision if no == "revision" else Refusal)(what, here + why, instead)
 
 
 def way_of(error: Exception) -> tuple[No, str]:
@@ -101,33 +108,26 @@ def commit_at(path: Path) -> str | None:
     return None
 
 
-def commit(repo: str, revision: str | None, what: str) -> str:
+def commit(repo: str, revision: str | None, what: str, kind: Kind = "models") -> str:
     """The sha of the commit that a branch or tag is, asked once a process: all reads are of one commit.
 
     ``revision``: a branch, tag, or commit (which is itself); None for the main branch. ``what``: see `refusal`.
 
     Raises:
-        Refusal: the hub has no such repository or revision, cannot be reached, or does not say it.
+        NoRevision: the hub has the repository, and not the revision.
+        Refusal: the hub has no such repository, cannot be reached, or does not say it.
     """
-    if revision is not None and _COMMIT.fullmatch(revision):
+    if revision is not None and is_commit(revision):
         return revision
-    key = (endpoint(), repo, revision or "main")
+    key = (endpoint(), kind, repo, revision or "main")
     if key not in _COMMITS:
-        _COMMITS[key] = _commit(*key, what)
+        _COMMITS[key] = _commit(key[0], _Asked(kind, repo, key[3], what))
     return _COMMITS[key]
 
 
-def _commit(at: str, repo: str, revision: str, what: str) -> str:
-    http = Http()
-    try:
-        url = f"{at}/api/models/{quote(repo)}/revision/{quote(revision, safe='')}?expand=sha"
-        answer, _, _ = _asked(http, url, _ANSWER, what, repo, revision)
-    finally:
-        http.close()
-    sha = answer.get("sha") if isinstance(answer, dict) else None
-    if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
-        raise refusal(what, "odd", fetch=_fetch(repo), said=f"it does not say which commit '{revision}' is")
-    return sha
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit's sha, which nothing can move."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:
@@ -137,57 +137,109 @@ def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:
         Refusal: there is no such folder; the hub cannot be reached; the listing has no end, or names what is not in
             the folder.
     """
-    http, found, left, begun = Http(), {}, _LISTING, time.monotonic()
-    url: str | None = f"{endpoint()}/api/models/{quote(repo)}/tree/{sha}" + (f"/{quote(folder)}" if folder else "")
+    entries = _entries(_Asked("models", repo, sha, what), f"/{quote(folder)}" if folder else "", folder)
+    return {name: entry.get("type") == "file" for name, entry in entries}
+
+
+def sizes(repo: str, sha: str, what: str, kind: Kind = "models") -> dict[str, int]:
+    """Every file of a repository, however deep: its path and how many bytes it has.
+
+    Raises:
+        Refusal: as `listing`.
+    """
+    entries = _entries(_Asked(kind, repo, sha, what), "?recursive=true", "")
+    found = {name: entry.get("size") for name, entry in entries if entry.get("type") == "file"}
+    return {name: size if isinstance(size, int) and size > 0 else 0 for name, size in found.items()}
+
+
+class _Asked(NamedTuple):
+    """What is asked about: a repository of a kind at a revision; ``what``: see `refusal`."""
+
+    kind: Kind
+    repo: str
+    revision: str
+    what: str
+
+    @property
+    def url(self) -> str:
+        return f"{endpoint()}/api/{self.kind}/{quote(self.repo)}"
+
+    @property
+    def fetch(self) -> str:
+        """What to do on a machine that reaches the hub."""
+        of_kind, take = (
+            (" --repo-type dataset", "name FOLDER") if self.kind == "datasets" else ("", "name the folder in it")
+        )
+        return f"on a machine with access run: hf download {self.repo}{of_kind} --local-dir FOLDER, and {take}"
+
+    def no(self, no: No, said: str = "") -> Refusal:
+        return refusal(self.what, no, revision=self.revision, fetch=self.fetch, said=said)
+
+
+def _commit(at: str, asked: _Asked) -> str:
+    http = Http()
+    try:
+        url = f"{at}/api/{asked.kind}/{quote(asked.repo)}/revision/{quote(asked.revision, safe='')}?expand=sha"
+        answer, _, _ = _answered(http, url, _ANSWER, asked)
+    finally:
+        http.close()
+    sha = answer.get("sha") if isinstance(answer, dict) else None
+    if not isinstance(sha, str) or not is_commit(sha):
+        raise asked.no("odd", f"it does not say which commit '{asked.revision}' is")
+    return sha
+
+
+def _entries(asked: _Asked, where: str, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What lies in a folder: its name there, and what the hub says of it."""
+    http, left, begun = Http(), _LISTING, time.monotonic()
+    url: str | None = f"{asked.url}/tree/{asked.revision}{where}"
     try:
         for _ in range(_PAGES):
-            answer, url, size = _asked(http, url, min(left, _ANSWER), what, repo, sha)
+            answer, url, size = _answered(http, url, min(left, _ANSWER), asked)
             left -= size
             for entry in answer if isinstance(answer, list) else [None]:
-                name, is_file = _entry(entry, folder, what, repo)
-                found[name] = is_file
+                yield _entry(entry, folder, asked)
             if url is None:
-                return found
+                return
             if time.monotonic() - begun > _SECONDS:
                 break
     finally:
         http.close()
-    raise refusal(what, "odd", fetch=_fetch(repo), said="its list of files has no end")
+    raise asked.no("odd", "its list of files has no end")
 
 
-def _entry(entry: Any, folder: str, what: str, repo: str) -> tuple[str, bool]:
-    """Name inside the folder, and whether it is a file."""
+def _entry(entry: Any, folder: str, asked: _Asked) -> tuple[str, dict[str, Any]]:
+    """Name inside the folder, and the entry."""
     path = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(path, str):
-        raise refusal(what, "odd", fetch=_fetch(repo), said="it is no list of files")
+        raise asked.no("odd", "it is no list of files")
     pure, above = PurePosixPath(path), PurePosixPath(folder)
     stray = pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.is_relative_to(above)
     if stray or pure == above:
-        raise refusal(what, "odd", fetch=_fetch(repo), said=f"it lists '{shown(path)}', which is not in the folder")
-    return str(pure.relative_to(above)), entry.get("type") == "file"
+        raise asked.no("odd", f"it lists '{shown(path)}', which is not in the folder")
+    return str(pure.relative_to(above)), entry
 
 
-def _asked(http: Http, url: str | None, most: int, what: str, repo: str, revision: str) -> tuple[Any, str | None, int]:
+def _answered(http: Http, url: str | None, most: int, asked: _Asked) -> tuple[Any, str | None, int]:
     """JSON of an answer, the next page's address if there is one, and the answer's bytes."""
     from huggingface_hub import is_offline_mode
     from huggingface_hub.utils import build_hf_headers
 
-    fetch = _fetch(repo)
     if is_offline_mode() or url is None:
-        raise refusal(what, "away", fetch=fetch, said="HF_HUB_OFFLINE is set")
+        raise asked.no("away", "HF_HUB_OFFLINE is set")
     # A next page on another server gets no token.
     ours = urlsplit(url)[:2] == urlsplit(endpoint())[:2]
     try:
         with http.get(url, build_hf_headers() if ours else None) as answer:
             no = _no(answer)
             if no is not None:
-                raise refusal(what, no, revision=revision, fetch=fetch, said=f"it answers {answer.status}")
+                raise asked.no(no, f"it answers {answer.status}")
             body = answer.body(most)
             return json.loads(body), answer.next_page, len(body)
     except NoAnswer as error:
-        raise refusal(what, "away" if error.again else "odd", fetch=fetch, said=error.why) from error
+        raise asked.no("away" if error.again else "odd", error.why) from error
     except (ValueError, RecursionError) as error:
-        raise refusal(what, "odd", fetch=fetch, said="it is not JSON") from error
+        raise asked.no("odd", "it is not JSON") from error
 
 
 def _no(answer: Answer) -> No | None:
@@ -200,7 +252,3 @@ def _no(answer: Answer) -> No | None:
     if answer.status in (401, 403, 404):  # the hub says 401 of a repository that is not there to who is not logged in
         return "repository"
     return "away" if answer.status in (408, 429) or answer.status >= 500 else "odd"
-
-
-def _fetch(repo: str) -> str:
-    return f"on a machine with access run: hf download {repo} --local-dir FOLDER, and name the folder in it"

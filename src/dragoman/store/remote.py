@@ -1,17 +1,20 @@
 """A file that a server keeps, read in ranges: only what is asked for crosses the network.
 
-In: an address and, where needed, headers. Out: bytes at any place (`RemoteFile` is a `spans.Bytes`). Refuses servers
+In: an address and, where needed, headers. Out: bytes at any place (`RemoteFile` is a `spans.Bytes`), or a stream for
+who reads files (`RemoteStream`). Refuses servers
 that ignore ranges (rather than fetch the whole file), answers of another size or place than asked, files that change
 between two answers, and what needs permission. Asks through `http`, so every answer is bounded in time.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from dragoman.core import Refusal, public_address
 from dragoman.store.http import BOUNDS, Answer, Bounds, Http, NoAnswer
@@ -192,3 +195,44 @@ class RemoteFile:
         if (first, last) != (start, min(end, total) - 1):
             why = f"bytes {start} to {min(end, total) - 1} were asked for and the server sends {first} to {last}"
             raise Refusal(self.name, why, "download the file once and name the local copy")
+
+
+class RemoteStream(io.RawIOBase):
+    """A `RemoteFile` as a file that is read here and there; every read is a request, so have it buffered."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        """At its beginning; closing the stream closes the file's connections."""
+        super().__init__()
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """To a place from the beginning, from here or from the end."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence)
+        self._at = max(0, (self._file.size if start is None else start) + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, as far as the file goes."""
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), max(0, self._file.size - self._at))
+        self._file.fill([(self._at, view[:count])])
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        """Close the connections."""
+        if not self.closed:
+            self._file.close()
+        super().close()

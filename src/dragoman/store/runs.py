@@ -28,9 +28,10 @@ from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
+LOG = "log.txt"  # what was said while the run was made; it decides nothing
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
-FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, ".lock")
+FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, LOG, ".lock")
 _CHUNK = 1 << 20
 _WHOLE = 1 << 26  # bytes of windows or lens words that are read in one go
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand

@@ -1,9 +1,8 @@
-"""Texts and JSON lines, plain or gzipped; and gzip in pieces, for files here and for what a server sends.
+"""Lines and JSON lines, plain or gzipped; gzip in pieces, for files here and for what a server sends; lists of texts.
 
-In: paths, or packed bytes piece by piece. Out: lists of objects or of texts; what the bytes unpack to. Refuses empty
-files, broken gzip, gzip that unpacks beyond all measure or, megabytes long, to nothing, lines without end, lines that
-are not JSON objects, rows without a text and texts with half a character, naming the line; and too few texts that
-differ.
+In: paths, open files, or packed bytes piece by piece. Out: lists of objects, lines; what the bytes unpack to. Refuses
+broken gzip, gzip that unpacks beyond all measure or, megabytes long, to nothing, lines without end, lines that are not
+JSON objects, naming the line; texts with half a character, and too few texts that differ.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from dragoman.core import Refusal
-from dragoman.store.files import digest, opened
+from dragoman.store.files import digest, opened, refusing
 
 _PIECE = 1 << 16  # bytes
 _MAGIC = b"\x1f\x8b"
@@ -33,46 +32,28 @@ _NOTHING = 16 << 20  # packed bytes without one that unpacks; gzip goes through 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     """Objects of a ``.jsonl`` or ``.jsonl.gz`` file, one a line; blank lines are passed over."""
     path = Path(path)
-    rows: list[dict[str, Any]] = []
-    with closing(_lines(path)) as lines:
-        for number, line in lines:
-            where = f"{path}, line {number}"
+    with opened(path) as raw, closing(objects(f"{path}", raw, packed_size(path))) as rows:
+        return list(rows)
+
+
+def objects(name: str, raw: IO[bytes], packed: int | None = None) -> Generator[dict[str, Any]]:
+    """Objects of an open file, one a line. ``packed``: see `lines`."""
+    with closing(lines(name, raw, packed)) as told:
+        for number, line in told:
+            where = f"{name}, line {number}"
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise Refusal(where, "it is not JSON", "mend the line or make the file again") from error
             if not isinstance(row, dict):
                 raise Refusal(where, "it is not a JSON object", "write one object a line")
-            rows.append(row)
-    return rows
+            yield row
 
 
-def read_texts(path: Path | str) -> list[str]:
-    """Texts of a file: one a line in ``.txt``, the field "text" of each row in ``.jsonl``; either may end in ``.gz``.
-
-    Raises:
-        Refusal: when there is no text in it, a row has no "text" or half a character in it, or the file's name ends
-            otherwise.
-    """
-    path = Path(path)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if kind == ".txt":
-        with closing(_lines(path)) as lines:
-            texts = [line.strip() for _, line in lines]
-    elif kind == ".jsonl":
-        rows = read_jsonl(path)
-        odd = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get("text"), str)), None)
-        if odd is not None:
-            raise Refusal(f"{path}, row {odd}", 'it has no string "text"', 'give every row a field "text"')
-        for number, row in enumerate(rows, 1):
-            refuse_halves(row["text"], f"{path}, row {number}")
-        texts = [row["text"] for row in rows if row["text"].strip()]
-    else:
-        why = f"texts are not read from '{path.suffix}' files"
-        raise Refusal(f"{path}", why, "pass .txt (one a line) or .jsonl, .gz allowed")
-    if not texts:
-        raise Refusal(f"{path}", "there is no text in it", "pass a file with at least one text")
-    return texts
+def packed_size(path: Path) -> int | None:
+    """How many bytes a gzip file has, by its name; None of any other."""
+    with refusing("reading", path):
+        return path.stat().st_size if path.suffix == ".gz" else None
 
 
 def refuse_halves(text: str, what: str) -> None:
@@ -132,36 +113,40 @@ def document_name(text: str) -> int:
     return int(digest(text)[:16], 16) >> 1
 
 
-def _lines(path: Path) -> Generator[tuple[int, str]]:
+def lines(name: str, raw: IO[bytes], packed: int | None = None) -> Generator[tuple[int, str]]:
     """Numbered lines that hold something; only newlines end a line, not the other separators of Unicode.
 
-    To be closed: where a line is refused, the refusal's traceback would keep the file open until somebody collects it.
+    To be closed, and the file by who opened it: where a line is refused, the refusal's traceback would keep it open
+    until somebody collects it.
+
+    Args:
+        name: what a refusal calls the file.
+        raw: the file.
+        packed: how many bytes it has, if it is gzip, which may hold only so many times more; None of plain text.
     """
-    with _opened(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
-            if len(line) == _LINE:
-                why = f"it is longer than {_LINE >> 20} million characters"
-                raise Refusal(f"{path}, line {number}", why, "pass a file of lines")
-            if line.strip():
-                yield number, line.rstrip("\r\n")
+    for number, line in enumerate(whole_lines(name, raw, packed), 1):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    """UTF-8 text of a plain or gzipped file, its failures said in one sentence."""
+def whole_lines(name: str, raw: IO[bytes], packed: int | None = None) -> Generator[str]:
+    """All lines, blank ones too, each with a newline at its end; UTF-8. Arguments as of `lines`."""
+    file = raw if packed is None else io.BufferedReader(_contents(name, raw, packed))
     try:
-        with opened(path) as raw:
-            file = io.BufferedReader(_contents(path, raw)) if path.suffix == ".gz" else raw
-            with TextIOWrapper(file, encoding="utf-8-sig") as text:
-                yield text
+        with TextIOWrapper(file, encoding="utf-8-sig") as text:
+            for number, line in enumerate(iter(lambda: text.readline(_LINE), ""), 1):
+                if len(line) == _LINE:
+                    why = f"it is longer than {_LINE >> 20} million characters"
+                    raise Refusal(f"{name}, line {number}", why, "pass a file of lines")
+                yield line
     except UnicodeDecodeError as error:
-        raise Refusal(f"{path}", f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
+        raise Refusal(name, f"it is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
 
 
-def _contents(path: Path, raw: IO[bytes]) -> Pieces:
+def _contents(name: str, raw: IO[bytes], packed: int) -> Pieces:
     """The contents of a gzip file, as long as they stay in proportion to it."""
-    most = max(_SUSPECT, _RATIO * path.stat().st_size)
-    return Pieces(unpacked(f"{path}", iter(lambda: raw.read(_PIECE), b""), lambda _read: most))
+    most = max(_SUSPECT, _RATIO * packed)
+    return Pieces(unpacked(name, iter(lambda: raw.read(_PIECE), b""), lambda _read: most))
 
 
 def unpacked(name: str, pieces: Iterable[bytes], most: Callable[[int], int], *, plain: bool = False) -> Iterator[bytes]:

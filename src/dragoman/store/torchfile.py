@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.store.libraries import refuse_absent
 from dragoman.store.numpyfile import as_file, first_line
 from dragoman.store.spans import LocalBytes, columns_within, listed, shown, within
 
@@ -163,6 +164,7 @@ def _called_for(pickle: bytes) -> str | None:
 
 def _loaded(path: Path) -> dict[str, Any]:
     """Tensors by dotted names, as torch makes them: mapped, and only tensors and plain values are allowed."""
+    refuse_absent(f"{path}", "torch", extra="local")
     import torch
 
     try:

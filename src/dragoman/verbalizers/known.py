@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from dragoman.verbalizers.registry import checkpoints, family, same_but_tuning
+from dragoman.verbalizers.modelnames import family, same_but_tuning
+from dragoman.verbalizers.registry import checkpoints
 
 _BLOCK = re.compile(r":\d+$")
 

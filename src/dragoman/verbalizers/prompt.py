@@ -15,6 +15,7 @@ another.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -32,6 +33,7 @@ DAY = "2024-07-26"
 LONGEST = 1_000_000  # characters of a rendered prompt; the longest context of a published base holds about as many
 # Published templates take milliseconds and a few megabytes; the process itself a tenth of a second and 60 MB.
 LIMITS = Limits(seconds=3, megabytes=600, answer=8 * LONGEST)
+_RESERVED = re.compile(r"<\|[^<>|\s]{1,60}\|>")
 _CHILD = Path(__file__).with_name("chat_child.py")
 INSTEAD = "put the chat_template.jinja the checkpoint was trained with into its folder"
 
@@ -62,6 +64,7 @@ class Wording:
     the chat template; else it is encoded as it stands, with the tokenizer's own BOS. ``prefill``: how the answer
     begins, put after the prompt (published ones use the opening tag). ``switches``: further words for the
     chat template, such as ``enable_thinking``. ``day``: the date a chat template is told when it asks for today's.
+    ``system``: what the system turn before the message says; none where it is empty.
     """
 
     slots: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Wording:
     prefill: str = ""
     switches: Mapping[str, Any] = field(default_factory=dict)
     day: str = DAY
+    system: str = ""
 
 
 def build_prompt(sidecar: Sidecar, tokenizer: Any, *, wording: Wording | None = None) -> Prompt:
@@ -103,8 +107,9 @@ def render(message: str, tokenizer: Any, wording: Wording) -> tuple[Rendered, tu
     """
     written = Rendered(text=message, day=None)
     if wording.chat:
-        turn = [{"role": "user", "content": message}]
-        written = render_chat(tokenizer, turn, switches=wording.switches, day=wording.day)
+        turns = [{"role": "system", "content": wording.system}] if wording.system else []
+        turns.append({"role": "user", "content": message})
+        written = render_chat(tokenizer, turns, switches=wording.switches, day=wording.day)
     written = replace(written, text=written.text + wording.prefill)
     ids = encoded(written.text, tokenizer, special=not wording.chat)
     _refuse_bos(message, written.text, ids, tokenizer)
@@ -131,6 +136,15 @@ def refuse_damaged(tokenizer: Any) -> None:
             "so it has lost its merges",
             "copy the original tokenizer.json of the base model into the folder",
         )
+
+
+def refuse_torn(text: str, tokenizer: Any) -> None:
+    """Refuse turn marks and reserved tokens of a prompt (``<|...|>``) that are no single token of this tokenizer."""
+    for word in dict.fromkeys(_RESERVED.findall(text)):
+        count = len(encoded(word, tokenizer))
+        if count != 1:
+            why = f"this tokenizer splits {word} into {count} tokens, and the prompt was trained with it as one"
+            raise Refusal("verbalizer prompt", why, "use the tokenizer, or the prompt, that it was trained with")
 
 
 def _refuse_other_marker(sidecar: Sidecar, tokenizer: Any) -> None:

@@ -13,15 +13,16 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dragoman.core import Refusal, Site
 from dragoman.store.plainyaml import parse_yaml
 from dragoman.store.spans import shown
+from dragoman.verbalizers.modelnames import family, same_but_tuning, same_model
 
-Contract = Literal["kitft", "karvonen", "oracle", "universal", "span-add", "unknown"]
+Contract = Literal["kitft", "karvonen", "oracle", "universal", "selfie", "continuous", "span-add", "unknown"]
 Mark = Literal["confirmed", "second-hand", "unknown"]
 Role = Literal["av", "ar", "pair", "map"]
 Relation = Literal["native", "other tuning", "own encoder", "family", "foreign"]
@@ -29,9 +30,8 @@ Scale = Annotated[float | Literal["sqrt_d_model", "raw"] | None, Field(union_mod
 # YAML folds long lines; a sentence is one line again here.
 Words = Annotated[str, BeforeValidator(lambda text: " ".join(text.split()) if isinstance(text, str) else text)]
 
+TRAINED_ON_ROWS: tuple[Contract, ...] = ("selfie", "continuous", "span-add")  # their files say no base to read for
 _CACHED = re.compile(r"(?:^|[/\\])models--(?P<org>[^/\\]+?)--(?P<name>[^/\\]+)(?=$|[/\\])")
-_TUNING = re.compile(r"[-_](instruct|it|chat|base|pt|hf|bnb-4bit|fp8|awq|gptq)(?=$|[-_])")
-_FAMILY = re.compile(r"^([a-z]+(?:-[a-z]+)*)[-_]?v?(\d+)")
 _ORDER: Sequence[Relation] = ("native", "other tuning", "own encoder", "family", "foreign")
 # GB of weights in bfloat16 that leave room for activations, and where they then fit.
 FITS = ((4.0, "fits a laptop"), (18.0, "fits a 24 GB card"), (40.0, "fits a 48 GB card"), (66.0, "fits an 80 GB card"))
@@ -79,8 +79,9 @@ class Switches(_Record):
 
     ``scale``: L2 norm of the injected vector, ``raw`` for none. ``opens_tag``: the prompt already ends in
     ``<explanation>``. ``slots``: further names in the template. ``hook_block``: whose output is added to.
-    ``ar_bos``: whether the reconstructor's text starts with BOS where the tokenizer has one. ``stacked_on``: what an
-    adapter sits on when it is not the base.
+    ``prompt``: which of its contract's published prompts it was trained with. ``ar_bos``: whether the reconstructor's
+    text starts with BOS where the tokenizer has one. ``stacked_on``: what an adapter sits on when its files do not say,
+    or it is not the base.
     """
 
     weights: Literal["full", "lora"] | None = None
@@ -92,6 +93,7 @@ class Switches(_Record):
     opens_tag: bool = False
     slots: tuple[str, ...] = ()
     hook_block: int | None = None
+    prompt: str | None = None
     ar_bos: bool | None = None
     ar_head_bias: bool | None = None
     stacked_on: str | None = None
@@ -188,6 +190,10 @@ class Checkpoint(_Record):
             said["chat_template"] = False
         if self.switches.opens_tag:
             said["prefill"] = "<explanation>"
+        if self.switches.prompt:
+            said["prompt"] = self.switches.prompt
+        if self.usable and self.contract in TRAINED_ON_ROWS:
+            said["model"] = self.base
         return said
 
     @property
@@ -272,7 +278,8 @@ def contract_of(ref: str) -> Contract:
         Refusal: it is not in the registry, or its layout is not known at first hand; the sentence says what is missing.
     """
     found = find(ref)
-    instead = "read its card and name the contract yourself (kitft, karvonen, oracle or universal)"
+    named = [name for name in get_args(Contract) if name != "unknown"]
+    instead = f"read its card and name the contract yourself ({', '.join(named[:-1])} or {named[-1]})"
     if found is None:
         raise Refusal(
             f"checkpoint {ref}",
@@ -285,24 +292,6 @@ def contract_of(ref: str) -> Contract:
     if found.mark == "second-hand":
         raise Refusal(f"checkpoint {ref}", f"its layout is known second-hand only; missing: {found.missing}", instead)
     return found.contract
-
-
-def family(model: str) -> str:
-    """A model's family by its name: ``qwen 2``, ``gemma 3``, ``llama 3``; the bare name where it shows no number."""
-    name = _bare(model).removeprefix("meta-").removeprefix("tiny-")
-    found = _FAMILY.match(name)
-    alone = {"gemma": "gemma 3", "smollm2": "smollm 2"}  # the embedded pair, by its packaged names
-    return alone.get(name) or (f"{found[1]} {found[2]}" if found else name)
-
-
-def same_model(one: str, other: str) -> bool:
-    """Equal but for organisation and case."""
-    return _bare(one) == _bare(other)
-
-
-def same_but_tuning(one: str, other: str) -> bool:
-    """Equal but for what was done after pretraining: ``-Instruct``, ``-it``, ``-Base`` and the like."""
-    return _untuned(one) == _untuned(other)
 
 
 def recommend(
@@ -322,7 +311,7 @@ def recommend(
     if re.search(r":\d+$", source):
         site = Site.parse(source)
         source, block = site.model, site.block if block is None else block
-    runs = {"kitft", "karvonen", "oracle", "universal", "span-add"} if built is None else set(built)
+    runs = set(get_args(Contract)) - {"unknown"} if built is None else set(built)
     readers = [c for c in checkpoints() if c.role in ("av", "pair") and c.older is None]
     found = []
     for c in readers:
@@ -391,11 +380,3 @@ def _size(c: Checkpoint) -> str:
     if held is None:
         return ""
     return f"{held:.3g} GB in bfloat16, " + next((fits for most, fits in FITS if held <= most), "needs several cards")
-
-
-def _bare(model: str) -> str:
-    return model.partition("@")[0].rpartition("/")[2].casefold()
-
-
-def _untuned(model: str) -> str:
-    return _TUNING.sub("", _bare(model))

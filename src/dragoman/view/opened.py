@@ -25,6 +25,7 @@ from dragoman.neuronpedia.ids import parse
 from dragoman.records import TokenWindow
 from dragoman.report.cards import ConditionTexts, FeatureCard, feature_cards
 from dragoman.report.claims import Piece
+from dragoman.report.lit import Lit, lit, lit_tokens
 from dragoman.report.opened import Manifest, ShownRun, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import Passage, Scores
@@ -37,7 +38,7 @@ from dragoman.view.build import Bar, index_of, nothing
 from dragoman.view.directions import Directions
 from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of
 from dragoman.view.index import state_of
-from dragoman.view.marked import Lit, Stretch, compared, lit, lit_tokens, others_of
+from dragoman.view.marked import Stretch, compared, others_of
 from dragoman.view.meaning import Meaning, best
 from dragoman.view.part import Source, shown_run
 

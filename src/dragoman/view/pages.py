@@ -18,10 +18,10 @@ from urllib.parse import quote, urlencode
 from dragoman.report import words
 from dragoman.report.figures import number
 from dragoman.report.headline import Counted, headline
+from dragoman.report.lit import LEVELS, OF_LARGEST
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
-from dragoman.view.marked import LEVELS, OF_LARGEST
 from dragoman.view.opened import FeaturePage, Viewed
 
 if TYPE_CHECKING:

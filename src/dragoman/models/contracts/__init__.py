@@ -1,4 +1,4 @@
-"""How published verbalizers want to be fed: one file, one contract, found by its file's name.
+"""How published verbalizers want to be fed: one file, one contract, found by its file's name (a hyphen for its ``_``).
 
 In: the name a person or the registry gives, and the file beside a checkpoint. Out: that contract, ready to feed.
 Refuses unknown names, checkpoints whose file does not say which contract they want when nobody else does, and names
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Refusal
@@ -25,7 +26,7 @@ _NOT_CONTRACTS = ("base",)
 def contract_names() -> tuple[str, ...]:
     """Names of all contracts, sorted; loads none of them."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name for name in found if name not in _NOT_CONTRACTS))
+    return tuple(sorted(name.replace("_", "-") for name in found if name not in _NOT_CONTRACTS))
 
 
 def contract_class(name: str) -> type[Contract]:
@@ -40,7 +41,7 @@ def contract_class(name: str) -> type[Contract]:
         )
     from dragoman.models.contracts.base import Contract
 
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     (found,) = (
         thing
         for thing in vars(module).values()
@@ -64,7 +65,19 @@ def contract_for(request: CheckpointRequest, name: str | None) -> Contract:
     why = f"its sidecar names contract '{shown(named)}'" if named not in (None, name) else chosen.contradiction(stated)
     if why:
         raise Refusal(f"contract '{name}' for {request.sidecar_name}", why, "pass the contract it was trained in")
-    return chosen(request)
+    return chosen(_with_settings(request, stated))
+
+
+def _with_settings(request: CheckpointRequest, stated: Mapping[str, Any]) -> CheckpointRequest:
+    """With the settings that its sidecar holds for whoever says none; refuse words that contradict them."""
+    kept = stated.get("settings")
+    if not isinstance(kept, Mapping) or not kept:
+        return request
+    odd = next((key for key in kept if key in request.settings and request.settings[key] != kept[key]), None)
+    if odd is not None:
+        why = f"it says {shown(odd)} {shown(kept[odd])}, and the setting says {shown(request.settings[odd])}"
+        raise Refusal(request.sidecar_name, why, "leave the setting out")
+    return replace(request, settings={**{str(key): value for key, value in kept.items()}, **request.settings})
 
 
 def _claimed(request: CheckpointRequest, stated: Mapping[str, Any]) -> str:

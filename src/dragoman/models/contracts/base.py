@@ -7,7 +7,7 @@ In: ``CheckpointRequest``, the checkpoint with everything said about it. Out: a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,16 @@ from dragoman.models.load import check_site
 from dragoman.models.resolve import called
 from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import DAY, Prompt, Wording, build_prompt, checked_day
-from dragoman.verbalizers.sidecar import Overrides, Sidecar, read_sidecar, sidecar_file, stated_in
+from dragoman.verbalizers.sidecar import (
+    Described,
+    Origin,
+    Overrides,
+    Sidecar,
+    checked,
+    read_sidecar,
+    sidecar_file,
+    stated_in,
+)
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,12 +80,14 @@ class CheckpointRequest:
     """A checkpoint and what is said about it.
 
     ``ref``: what it was asked for by. ``folder``: its files. ``settings``: what a person or the registry says where
-    the file is silent. ``width_of``: width of a model by its reference, None if it cannot be told.
+    the file is silent. ``base``: the model under it, where a person names one. ``width_of``: width of a model by its
+    reference, None if it cannot be told.
     """
 
     ref: str
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
     width_of: Callable[[str], int | None] = lambda _ref: None
 
     @property
@@ -126,6 +137,12 @@ class Contract(ABC):
         "date": (str,),
     }
     scaled: ClassVar[bool] = True
+    # Why the plain loop alone can feed it; empty where the captured engine can too.
+    loop_only: ClassVar[str] = ""
+    # Whether it was trained on bare dictionary rows, so that washing takes a vector off what it knows.
+    trained_on_rows: ClassVar[bool] = False
+    # Texts that end an answer, beside the closing tag and the model's own end of a text.
+    closing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, request: CheckpointRequest) -> None:
         """Read what the contract needs; refuse what it lacks."""
@@ -171,6 +188,15 @@ class Contract(ABC):
         return self.request.settings.get("tagged", True)
 
     @property
+    def reads_length(self) -> bool:
+        """Whether a vector's length counts, and not its direction alone."""
+        return False
+
+    def answer(self, said: str) -> tuple[str, tuple[str, ...]]:
+        """What of a decoded text is the answer, and what is wrong with its form; tags are taken off later."""
+        return said, ()
+
+    @property
     def identity(self) -> dict[str, object]:
         """What of it decides the words, beside the sidecar's bytes and the prompt."""
         scale, settings = self.sidecar.injection_scale, dict(sorted(self.request.settings.items()))
@@ -209,6 +235,23 @@ class Contract(ABC):
             vectors: (n, width) float32 on the CPU, each with a direction.
         """
 
+    def places(self, prompt: Prompt) -> tuple[int, ...]:
+        """Positions of the prompt that the vector changes."""
+        return (prompt.slot,)
+
+    def carried(self, vectors: torch.Tensor) -> torch.Tensor:
+        """What stands in the prompt of vectors (n, width) and turns round with them; (n, stream)."""
+        norm = self.sidecar.injection_scale
+        return vectors if norm is None else at_norm(vectors, norm, self.request.what)
+
+    def resting(self) -> torch.Tensor | None:
+        """What stands beside it, whatever the vector is, (stream,); None for nothing."""
+        return None
+
+    def added(self, stream: torch.Tensor) -> torch.Tensor:
+        """Norms (k,) of what is added to a block's output (k, d) at the places of the vector, where hooks add."""
+        return torch.linalg.vector_norm(stream, dim=-1)
+
     def _refuse_settings(self, said: Mapping[str, Any]) -> None:
         known = {**self.common, **self.settings}
         for key, value in said.items():
@@ -219,6 +262,30 @@ class Contract(ABC):
             if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
                 kinds = " or ".join(kind.__name__ for kind in known[key])
                 raise Refusal(f"setting '{key}' of contract '{self.name}'", f"{value!r} is no {kinds}", "give one")
+
+
+class _Beside(Described[Origin]):
+    """What a sidecar may say of a checkpoint that was published without one."""
+
+    extraction: Origin = Origin()
+
+
+def beside(request: CheckpointRequest) -> tuple[str | None, int]:
+    """Base and block of a checkpoint whose contract has no sidecar of its own: by words, and by a sidecar all the same.
+
+    Raises:
+        Refusal: nothing tells the block, or two things tell two.
+    """
+    found = checked(_Beside, request.stated, request.sidecar_name) if request.has_file else _Beside()
+    said = request.settings.get("block")
+    blocks = {*found.blocks.values(), *([] if said is None else [said])}
+    if len(blocks) > 1:
+        why = f"its file and what is said tell of blocks {', '.join(map(str, sorted(blocks)))}"
+        raise Refusal(request.what, why, "name the one it was trained on")
+    if not blocks or min(blocks) < 0:
+        why = "nothing says whose output its vectors are"
+        raise Refusal(request.what, why, "pass --setting block=K, or write settings.block into its nla_meta.yaml")
+    return request.base or found.base, blocks.pop()
 
 
 def section(stated: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -234,6 +301,15 @@ def other_kind(stated: Mapping[str, Any]) -> str:
     return f"its sidecar is of kind '{shown(stated['kind'])}'"
 
 
+def scale_stated(stated: Mapping[str, Any]) -> str:
+    """Why a sidecar is of a contract that fixes a norm, or says its injection mode; empty where it says neither."""
+    for part, key in (("extraction", "injection_scale"), ("training", "injection_mode")):
+        value = section(stated, part).get(key)
+        if value is not None:
+            return f"its sidecar states {part}.{key} {shown(value)}, and this contract has none"
+    return ""
+
+
 def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:
     """Rows (n, d) at L2 norm ``norm``, in float32; refuse norms beyond float32. Magnitude is lost, sign is not."""
     norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-12)
@@ -242,8 +318,9 @@ def at_norm(vectors: torch.Tensor, norm: float, what: str) -> torch.Tensor:
     return vectors / (norms / norm)
 
 
-def replaced(rows: torch.Tensor, slot: int, vectors: torch.Tensor) -> torch.Tensor:
-    """Embeddings (n, T, d): ``rows`` (T, d) with each of ``vectors`` (n, d) at ``slot``, in the rows' dtype."""
+def replaced(rows: torch.Tensor, slot: int | Sequence[int], vectors: torch.Tensor) -> torch.Tensor:
+    """Embeddings (n, T, d): ``rows`` (T, d) with each of ``vectors`` (n, d) at the slot or slots, in rows' dtype."""
     out = rows.expand(len(vectors), -1, -1).clone()
-    out[:, slot] = vectors.to(out.device, out.dtype)
+    for place in [slot] if isinstance(slot, int) else slot:
+        out[:, place] = vectors.to(out.device, out.dtype)
     return out

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm, other_kind, section
+from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm, other_kind, scale_stated
 from dragoman.models.load import decoder_blocks
-from dragoman.store.spans import shown
 from dragoman.verbalizers.prompt import Prompt
 
 BLOCK = 1
@@ -36,11 +35,7 @@ class Karvonen(Contract):
     @classmethod
     def contradiction(cls, stated: Mapping[str, Any]) -> str:
         """A stated scale or mode belongs to another way of feeding."""
-        for part, key in (("extraction", "injection_scale"), ("training", "injection_mode")):
-            value = section(stated, part).get(key)
-            if value is not None:
-                return f"its sidecar states {part}.{key} {shown(value)}, and this contract has none"
-        return other_kind(stated)
+        return scale_stated(stated) or other_kind(stated)
 
     @property
     def hook_block(self) -> int:

@@ -1,0 +1,177 @@
+"""What models would take, told by their files alone: nothing is opened, fetched, converted or written.
+
+In: references, and how a verbalizer is fed. Out: ``ModelNeeds``; where a verbalizer reads, and what it is made of.
+Refuses embedded models whose packages are absent, and verbalizers whose place only files that are not here would tell.
+Asks the hub for a listing where it has to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dragoman import tiny
+from dragoman.core import Refusal, Site
+from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, read_config, shapes_in, weight_files
+from dragoman.models.resolve import cached, converted_at, how_fed, hub_place
+from dragoman.models.sizes import sizes_of
+from dragoman.store import refusing
+from dragoman.tiny import model_parts
+from dragoman.verbalizers import registry
+
+STORED = 2  # bytes of a number in weights of which nothing but the size is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNeeds:
+    """Of one model; None of what nothing tells.
+
+    ``parameters``: of the whole. ``width``, ``blocks``: of its stream. ``keys``: width of
+    one block's keys. ``vocabulary``: tokens it knows. ``tokenizer``:
+    its tokenizer.json, None where it is not here. ``tokenizer_bytes``: of that. ``fetched``: bytes that would come from
+    the hub. ``written``: bytes that making a plain copy of it would put on the disk besides. ``why``: what is not
+    known.
+    """
+
+    ref: str
+    parameters: int | None
+    width: int | None = None
+    blocks: int | None = None
+    keys: int | None = None
+    vocabulary: int | None = None
+    tokenizer: Path | None = None
+    tokenizer_bytes: int = 0
+    fetched: int | None = 0
+    written: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerbalizerNeeds:
+    """Where a verbalizer reads; ``whole``: the model that is opened for it; ``fetched``: of its adapter, if any."""
+
+    site: Site
+    whole: ModelNeeds
+    fetched: int | None = 0
+
+
+def model_needs(ref: str, pair: Mapping[str, Mapping[str, int]]) -> ModelNeeds:
+    """What opening a model takes.
+
+    Args:
+        ref: a packaged name, folder or hub id.
+        pair: of the embedded models, what their packages' files do not tell before they are converted.
+
+    Raises:
+        Refusal: an embedded model whose package is absent; weights of a folder here that no library could read.
+    """
+    if ref in tiny.MODELS:
+        model = tiny.MODELS[ref]
+        folder, told = converted_at(model), dict[str, Any](pair.get(ref, {}))
+        if folder.is_dir():
+            return _of_folder(ref, folder)
+        model_parts(model)
+        written = told.pop("stored_bytes", 0)
+        return ModelNeeds(ref=ref, parameters=told.pop("parameters", None), written=written, **told)
+    folder = folder_here(ref)
+    return _of_folder(ref, folder) if folder is not None else _of_hub(ref)
+
+
+def verbalizer_needs(ref: str, fed: Mapping[str, Any], pair: Mapping[str, Mapping[str, int]]) -> VerbalizerNeeds:
+    """Where a verbalizer reads and what opening it takes.
+
+    Args:
+        ref: packaged name, folder or hub id.
+        fed: ``contract``, ``settings`` and ``base``, as they are said.
+        pair: see `model_needs`.
+
+    Raises:
+        Refusal: its files are not here, and dragoman's registry does not know where it reads; or what is said
+            contradicts what is known.
+    """
+    how = how_fed(ref, fed.get("contract"), fed.get("settings") or {}, fed.get("base"))
+    folder, known = folder_here(ref), registry.find(ref)
+    sure = known is not None and known.usable and len(known.blocks) == 1 and known.contract != "universal"
+    if folder is not None and not sure:
+        from dragoman.models.contracts import contract_for
+        from dragoman.models.contracts.base import CheckpointRequest
+        from dragoman.models.load import base_of, is_adapter
+
+        request = CheckpointRequest(
+            ref=ref, folder=folder, settings=dict(how["settings"] or {}), width_of=lambda base: sizes_of(base).width
+        )
+        contract = contract_for(request, how["contract"])
+        base = base_of(contract.weights, contract.sidecar.base, how["base"], f"verbalizer {ref}")
+        whole = model_needs(base, pair) if is_adapter(contract.weights) else _of_folder(ref, contract.weights)
+        return VerbalizerNeeds(site=contract.site(base), whole=whole)
+    block = known.blocks[0] if known is not None and len(known.blocks) == 1 else (how["settings"] or {}).get("block")
+    if known is None or not isinstance(block, int):
+        why = "its files are not here, and dragoman's registry does not know where it reads"
+        place = hub_place(ref)
+        raise Refusal(f"verbalizer {ref}", why, f"fetch them first: {place.command if place else ref}")
+    base = how["base"] or known.base
+    own = _of_hub(ref, known) if folder is None else ModelNeeds(ref=ref, parameters=None)
+    if known.switches.weights == "full" and folder is not None:
+        own = _of_folder(ref, folder)
+    if known.switches.weights == "lora":
+        return VerbalizerNeeds(site=Site(base, block), whole=model_needs(base, pair), fetched=own.fetched)
+    return VerbalizerNeeds(site=Site(base, block), whole=own)
+
+
+def folder_here(ref: str) -> Path | None:
+    """The folder of a packaged verbalizer, of a path, or of the hub's cache; nothing is fetched or converted for it."""
+    if ref in tiny.DATA:
+        return tiny.data(ref)
+    with refusing("reading", Path(ref)):
+        path = Path(ref).expanduser()
+        return path if path.is_dir() else cached(ref)
+
+
+def _of_folder(ref: str, folder: Path) -> ModelNeeds:
+    """By headers and settings."""
+    shapes = shapes_in(weight_files(folder, ref), quantised=True)
+    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    text = config.get("text_config")
+    known = {**config, **text} if isinstance(text, dict) else config
+    tokenizer, sizes = folder / TOKENIZER, sizes_of(str(folder))
+    words, heads, head = (known.get(name) for name in ("vocab_size", "num_key_value_heads", "head_dim"))
+    if not isinstance(head, int) and isinstance(count := known.get("num_attention_heads"), int) and sizes.width:
+        head = sizes.width // max(count, 1)
+    return ModelNeeds(
+        ref=ref,
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        width=sizes.width,
+        blocks=sizes.blocks,
+        keys=heads * head if isinstance(heads, int) and isinstance(head, int) else None,
+        vocabulary=words if isinstance(words, int) else None,
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokenizer_bytes=tokenizer.stat().st_size if tokenizer.is_file() else 0,
+    )
+
+
+def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
+    """By the hub's listing, of what would be fetched; ``known``: what the registry says of it."""
+    from huggingface_hub import snapshot_download
+
+    place, sizes = hub_place(ref), sizes_of(ref if known is None else known.base)
+    billions = None if known is None else known.billions
+    if place is None:
+        raise Refusal(f"'{ref}'", "there is no such folder here, and it is no hub id", "check the name")
+    least = None if billions is None else int(billions * 1e9)
+    told: dict[str, Any] = {"ref": ref, "width": sizes.width, "blocks": sizes.blocks}
+    how: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
+    try:
+        files = snapshot_download(
+            place.repo, revision=place.revision, ignore_patterns=list(NEVER_READ), dry_run=True, **how
+        )
+        weights = sum(file.file_size or 0 for file in files if str(file.filename).endswith(".safetensors"))
+        fetched = sum(file.file_size or 0 for file in files if file.will_download)
+    # Whatever keeps the hub from answering, the size is not known then.
+    except Exception as error:
+        why = f"the hub does not say how large {ref} is ({type(error).__name__})"
+        return ModelNeeds(parameters=least, fetched=None, why=why, **told)
+    why = "" if least else f"{ref} is taken to be stored in 16 bits"
+    return ModelNeeds(parameters=least or weights // STORED, fetched=fetched, why=why, **told)

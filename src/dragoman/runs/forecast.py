@@ -1,0 +1,219 @@
+"""What explaining will take, reckoned from sizes alone: memory at the peak, tokens, time, disk.
+
+In: sizes of models, dictionary and texts; constants that were measured, with the machine they were measured on. Out: a
+``Forecast``, which is JSON too. Refuses nothing: what is not known is None, and a sentence says what and why.
+
+Memory is that of the step that takes most. Reading: the verbalizers are open, source and target beside them, with sums
+over pairs of tokens (``maps.moments``, ``models.aligned``) that do not grow with more texts. Saying: the verbalizers
+alone, with a cache of keys and values and the logits of one step. Constants: the process itself with its libraries, and
+what a tokenizer takes for every byte of its file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from dragoman.maps.direct import WHOLE
+from dragoman.maps.moments import FOLDS
+from dragoman.models.needs import ModelNeeds
+from dragoman.records import Record
+
+_SINGLE, _DOUBLE = 4, 8  # bytes of a number
+_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BATCH, _LONGEST = 32, 256  # texts read together, tokens of one that are read
+_INSIDE = 12  # rows of a block's width that are held inside it: queries, keys, values, the wider layer, its products
+_WAITING = 1024  # rows that wait for their product, by fold
+_CALIBRATED = 512  # features by which the penalty is chosen, by fold
+_GRAM = 12  # bytes of an entry of features that fire together, sparse
+_TOGETHER = 0.02  # of all pairs of features, how many ever do
+_CELLS = 2**24  # activations encoded at a time
+_LOGITS = 3  # copies of one step's logits: as they come, in float32, their logarithms
+_PROMPT = 150  # tokens of a verbalizer's prompt, about
+_RIVALS, _OTHERS = 50, 2000  # watched besides each feature of a dictionary too large to count whole; besides all
+
+
+class ModelForecast(Record):
+    """A model that is opened. ``as_``: by, native, source, target. ``bytes``: its weights in memory."""
+
+    model: str
+    roles: tuple[str, ...]
+    parameters: int | None
+    bytes: int | None
+    fetched_bytes: int | None
+
+
+class Forecast(Record):
+    """What a run will take; None where something is not known, which ``unknown`` says.
+
+    ``features``, ``texts``: how many. ``conditions``: features by condition, at most. ``read_tokens``: by model.
+    ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, by that if all features
+    fire often enough to have the reading "fires", which reading alone tells, or the most there can be.
+    ``fetched_bytes``: from the hub. ``written_bytes``: on the disk, of ``free_bytes`` there. ``host_bytes``,
+    ``gpu_bytes``: memory at the peak, in the step ``peak_step``. ``seconds``: from constants of ``machine``.
+    """
+
+    source: str
+    target: str
+    device: str
+    dtype: str
+    features: int
+    conditions: dict[str, int]
+    samples: int
+    texts: int
+    models: tuple[ModelForecast, ...]
+    read_tokens: dict[str, int]
+    decoded_tokens: int
+    decoded_by: Literal["measured mean", "measured mean if all fire", "the most"]
+    fetched_bytes: int | None
+    written_bytes: int
+    free_bytes: int
+    host_bytes: int | None
+    gpu_bytes: int | None
+    peak_step: str
+    seconds: int | None
+    machine: str | None
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What memory and time follow from.
+
+    ``p``, ``q``: widths of source and target. ``held``: verbalizers that stay open. ``read``: models opened to read
+    texts, none where nothing is read. ``d_sae``: features of the dictionary; ``aligned``: whether they are counted
+    token by token. ``rows``: said together. ``most``: tokens of a long one
+    among their explanations.
+    """
+
+    p: int
+    q: int
+    held: Sequence[ModelNeeds]
+    read: Sequence[ModelNeeds]
+    d_sae: int
+    features: int
+    aligned: bool
+    rows: int
+    most: int
+    dtype: str
+
+
+@cache
+def constants() -> Mapping[str, Any]:
+    """What was measured."""
+    return json.loads((files("dragoman.runs") / "constants.json").read_text(encoding="utf-8"))
+
+
+def weights_bytes(model: ModelNeeds, dtype: str) -> int | None:
+    """Of a model in memory."""
+    return None if model.parameters is None else model.parameters * _NUMBER[dtype]
+
+
+def host_peak(sizes: Sizes) -> tuple[int, str] | None:
+    """Bytes at the peak where all is computed on the CPU, and the step; None where a model's size is not known."""
+    weights = [weights_bytes(model, sizes.dtype) for model in (*sizes.held, *sizes.read)]
+    if None in weights:
+        return None
+    held = _together(sizes.held, sizes.dtype)
+    steps = {"saying": held + _saying(sizes)}
+    if sizes.read:
+        steps["reading"] = held + _together(sizes.read, sizes.dtype) + _working(sizes) + _sums(sizes)
+    step = max(steps, key=lambda name: steps[name])
+    return int(constants()["process_bytes"] + steps[step]), step
+
+
+def gpu_peak(sizes: Sizes) -> tuple[int, int, str] | None:
+    """Bytes at the peak on a GPU and on its host, and the GPU's step; the sums stay on the host."""
+    every = (*sizes.held, *sizes.read)
+    if any(model.parameters is None for model in every):
+        return None
+    held, read = (sum(weights_bytes(m, sizes.dtype) or 0 for m in some) for some in (sizes.held, sizes.read))
+    steps = {"saying": held + _saying(sizes)}
+    if sizes.read:
+        steps["reading"] = held + read + _working(sizes)
+    step = max(steps, key=lambda name: steps[name])
+    host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
+    return int(steps[step]), int(host), step
+
+
+def _together(models: Sequence[ModelNeeds], dtype: str) -> int:
+    return sum((weights_bytes(model, dtype) or 0) + _tokenizer(model) for model in models)
+
+
+def _tokenizer(model: ModelNeeds) -> int:
+    told = constants()
+    return int(model.tokenizer_bytes * told["tokenizer_bytes_a_byte"]) or told["tokenizer_bytes"]
+
+
+def _working(sizes: Sizes) -> int:
+    """One batch of texts inside a model, and its rows of both."""
+    tokens = _BATCH * _LONGEST
+    return tokens * (_INSIDE * max(sizes.p, sizes.q) * _NUMBER[sizes.dtype] + _SINGLE * (sizes.p + 2 * sizes.q))
+
+
+def _sums(sizes: Sizes) -> int:
+    """Sums over pairs of tokens, and what they are made with."""
+    p, q = sizes.p, sizes.q
+    moments = _DOUBLE * (p * p + p * q + q * q) * (FOLDS + 1) + FOLDS * _WAITING * _SINGLE * (p + q)
+    if not sizes.aligned:
+        return moments
+    watched = sizes.d_sae if sizes.d_sae <= WHOLE else min(sizes.d_sae, _OTHERS + sizes.features * (1 + _RIVALS))
+    firing = _DOUBLE * watched * (p + q) + FOLDS * _CALIBRATED * _DOUBLE * q
+    gram = _GRAM * watched**2 * _TOGETHER if watched <= WHOLE else 0
+    encoder = 3 * _SINGLE * sizes.d_sae * p  # both of its matrices, and the rows as directions
+    return int(moments + firing + gram + encoder + _SINGLE * _CELLS)
+
+
+def _saying(sizes: Sizes) -> int:
+    """Cache and logits of rows that are said together."""
+    number, most = _NUMBER[sizes.dtype], 0
+    for model in sizes.held:
+        keys = 2 * (model.blocks or 0) * (model.keys or model.width or 0) * (_PROMPT + sizes.most) * number
+        most = max(most, sizes.rows * (keys + _LOGITS * _SINGLE * (model.vocabulary or 0)))
+    return most
+
+
+def this_machine(device: str, dtype: str) -> tuple[Mapping[str, Any] | None, str]:
+    """The constants measured on a machine like this one, and what this one is called."""
+    name = f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else device
+    found = [m for m in constants()["machines"] if m["machine"] == name and m["dtype"] == dtype]
+    return (found[0] if found else None), name
+
+
+@cache
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        told = []
+    named = (line.partition(":")[2].strip() for line in told if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def seconds_on(
+    machine: Mapping[str, Any], sizes: Sizes, read_tokens: Mapping[str, int], said: Mapping[str, int]
+) -> int:
+    """About how long it takes.
+
+    Args:
+        machine: constants of it, operations a second.
+        sizes: of what is opened.
+        read_tokens: by model.
+        said: tokens to say, by verbalizer's model.
+    """
+    by_name = {model.ref: model for model in (*sizes.held, *sizes.read)}
+    read = sum(2 * (by_name[name].parameters or 0) * tokens for name, tokens in read_tokens.items())
+    if sizes.aligned and sizes.read:
+        read += 2 * sizes.d_sae * sizes.p * read_tokens.get(sizes.read[0].ref, 0)
+    decoded = sum(2 * (by_name[name].parameters or 0) * tokens for name, tokens in said.items())
+    opened = sum(model.parameters or 0 for model in by_name.values())
+    whole = opened / machine["opened_a_second"] + read / machine["read_a_second"] + decoded / machine["said_a_second"]
+    return max(1, round(whole + machine["start_seconds"]))
