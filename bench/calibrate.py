@@ -20,10 +20,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "research"))
 
 from dragoman.calibration.answers import calibrated, gathered, names  # noqa: E402
-from dragoman.calibration.body import work_of  # noqa: E402
-from dragoman.calibration.cast import MADE  # noqa: E402
-from dragoman.calibration.judged import asked_of  # noqa: E402
+from dragoman.calibration.calibrate import work_of  # noqa: E402
+from dragoman.calibration.outcome import sentences_of  # noqa: E402
 from dragoman.calibration.sizes import Sizes  # noqa: E402
+from dragoman.calibration.texts import CONCEPTS  # noqa: E402
 from dragoman.confidence.fit import ece_estimate  # noqa: E402
 from dragoman.core import Refusal, Talk  # noqa: E402
 from dragoman.models.embedder import SentenceEmbedder  # noqa: E402
@@ -45,28 +45,27 @@ def say(text):
     sys.stderr.write(text + "\n")
 
 
-def halves(facts, found, seed):
+def halves(watched, found, seed):
     """The latents drawn in two halves, each with its own texts and nulls."""
-    order = sorted(facts.latents, key=lambda name: digest("half", str(seed), name))
+    order = sorted(watched.latents, key=lambda name: digest("half", str(seed), name))
     parts = [set(order[k::2]) for k in range(2)]
     made = []
     for k, own in enumerate(parts):
-        latents = tuple(name for name in facts.latents if name in own)
-        ids = {s.feature: int(digest("null", s.feature)[:4], 16) % 2 for s in found.said if s.null}
+        latents = tuple(name for name in watched.latents if name in own)
+        ids = {s.feature: int(digest("null", s.feature)[:4], 16) % 2 for s in found.texts if s.null}
         mine = [
             s
-            for s in found.said
+            for s in found.texts
             if (s.null and (s.feature in own or ids[s.feature] == k and s.feature.startswith("fake")))
         ]
         mine += [
             s
-            for s in found.said
-            if not s.null and (s.feature in own or s.condition == MADE or s.feature in facts.extra)
+            for s in found.texts
+            if not s.null and (s.feature in own or s.condition == CONCEPTS or s.feature in watched.extra)
         ]
-        judged = set(latents) | set(facts.extra) | set(facts.windows) - set(facts.latents)
-        outcomes = {a: o for a, o in found.outcomes.items() if a.feature in judged}
-        dealt = {a: o for a, o in found.dealt.items() if a.feature in judged}
-        made.append((replace(facts, latents=latents), replace(found, said=mine, outcomes=outcomes, dealt=dealt)))
+        judged = set(latents) | set(watched.extra) | set(watched.held_out) - set(watched.latents)
+        own_ones, dealt = ({a: o for a, o in some.items() if a.feature in judged} for some in (found.own, found.dealt))
+        made.append((replace(watched, latents=latents), replace(found, texts=mine, own=own_ones, dealt=dealt)))
     return made
 
 
@@ -90,10 +89,10 @@ def selective(score, right, share):
     return rate(int(right[surest].sum()), count)
 
 
-def judge(made, facts, found, embedder, topicless, seed):
+def judge(made, watched, found, embedder, topicless, seed):
     """What a calibration is worth on latents that it was not fitted on."""
     reference = Reference(sentences=made.sentences, embedder=embedder)
-    own, nulls = gathered(found, facts, reference)
+    own, nulls = gathered(found, watched, reference)
     rng, right = np.random.default_rng(seed), own.right
     predicted = made.predict(own.evidence)
     p = np.array([one.probability for one in predicted])
@@ -117,26 +116,26 @@ def judge(made, facts, found, embedder, topicless, seed):
         "right": rate(int(right.sum()), len(p)),
         "ece": told(ece, floor=ece.extra["if_calibrated"], above_floor=ece.value - ece.extra["if_calibrated"]),
         "auroc": told(auroc_estimate(outcomes, rng=rng)) if 0 < right.sum() < len(right) else None,
-        "auroc_firing_word": firing_word(made, facts, found, reference, rng),
+        "auroc_firing_word": firing_word(made, watched, found, reference, rng),
         "nulls_confident": {name: rate(sum(some), len(some)) for name, some in by_null.items()},
         "answered": rate(int(answered.sum()), len(p)),
         "error_among_answered": rate(int((~right[answered]).sum()), int(answered.sum())),
         "accuracy_at_80": {"confidence": selective(p, right, 0.8), best: selective(single[best], right, 0.8)},
         "accuracy_at_50": {"confidence": selective(p, right, 0.5), best: selective(single[best], right, 0.5)},
         "accuracy_at_100": every,
-        "sure_topics_of_topicless": topics(made, facts, found, reference, topicless),
+        "sure_topics_of_topicless": topics(made, watched, found, reference, topicless),
     }
 
 
-def firing_word(made, facts, found, reference, rng):
+def firing_word(made, watched, found, reference, rng):
     """AUROC of P for naming the word, of sentences that name words about one-word latents that were not fitted on."""
     p, right, whose = [], [], []
-    for one in found.said:
-        truth = facts.truth.get(one.feature)
-        if one.null or one.condition == MADE or truth is None or truth.word is None:
+    for one in found.texts:
+        truth = watched.truth.get(one.feature)
+        if one.null or one.condition == CONCEPTS or truth is None or truth.word is None:
             continue
-        asks = asked_of(one, facts)
-        for ask, chance in zip(asks, made.predict(sentence_evidence(one.told, reference)), strict=False):
+        asks = sentences_of(one)
+        for ask, chance in zip(asks, made.predict(sentence_evidence(one.text, reference)), strict=True):
             if ask.kind != "theme":
                 p.append(chance.probability)
                 right.append(names(truth, ask))
@@ -146,13 +145,13 @@ def firing_word(made, facts, found, reference, rng):
     return told(auroc_estimate(Outcomes.of(p, right, clusters=whose), rng=rng), latents=len(set(whose)))
 
 
-def topics(made, facts, found, reference, topicless):
+def topics(made, watched, found, reference, topicless):
     """Theme sentences at P >= .5 of latents without a topic."""
-    sure, n, chosen = 0, 0, set(facts.latents) & topicless
-    for one in found.said:
-        if one.feature in chosen and not one.null and one.condition != MADE:
-            chances = made.predict(sentence_evidence(one.told, reference))
-            for claim, chance in zip(one.told.claims, chances, strict=True):
+    sure, n, chosen = 0, 0, set(watched.latents) & topicless
+    for one in found.texts:
+        if one.feature in chosen and not one.null and one.condition != CONCEPTS:
+            chances = made.predict(sentence_evidence(one.text, reference))
+            for claim, chance in zip(one.text.claims, chances, strict=True):
                 if claim.kind == "theme":
                     n += 1
                     sure += chance.probability >= 0.5
@@ -187,9 +186,9 @@ def main():
     for name in names_of:
         ground = GROUNDS[name]
         work = work_of(ground.dictionary, ground.by, Texts.of(None), sizes, options, {}, how, talk)
-        first, second[name] = halves(work.ground.facts, work.found, args.seed)
+        first, second[name] = halves(work.inputs.watched, work.verdicts, args.seed)
         try:
-            made = calibrated(*first, work.made, sizes, args.seed, "bench", work.texts, embedder, talk)
+            made = calibrated(*first, work.identity, sizes, args.seed, "bench", work.texts, embedder, talk)
         except Refusal as refusal:
             told_of[name] = {"refused": str(refusal)}
             continue

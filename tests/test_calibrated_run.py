@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dragoman.calibration.answers import calibrated
-from dragoman.calibration.judged import weigh_said
+from dragoman.calibration.outcome import verdicts
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
 from dragoman.report import write_page
@@ -15,17 +15,16 @@ from dragoman.scoring.calibrated import calibrated_claims, calibration_of, check
 from dragoman.scoring.claims import claim_scores
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.store import RunFolder
-from planted_calibration import MADE, SIZES, knowing, word, world
+from planted_calibration import IDENTITY, SIZES, word, world
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    texts, facts = world()
-    how = {"plan": "p", "second": EMBEDDER, "talk": Talk(), "seed": 0}
-    found = weigh_said(texts, facts, knowing, SIZES, kept=tmp_path_factory.mktemp("c") / "rises.jsonl", **how)
-    return calibrated(facts, found, MADE, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk()), texts
+def made():
+    texts, watched = world()
+    found = verdicts(texts, watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
+    return calibrated(watched, found, IDENTITY, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk()), texts
 
 
 def run_of(folder, texts, **changes):
@@ -33,17 +32,18 @@ def run_of(folder, texts, **changes):
     some = [one for one in texts if not one.null][:12]
     entry = {"name": "fires", "route": "direct", "washout": "on-shell", "verbalizer": "av", "reading": "fires"}
     manifest = {
-        "source": MADE.source, "target": MADE.target, "features": [one.feature for one in some], "rows": len(some),
+        "source": IDENTITY.source, "target": IDENTITY.target,
+        "features": [one.feature for one in some], "rows": len(some),
         "conditions": [entry],
-        "dictionary": {"ref": "sae", "digest": MADE.dictionary}, "verbalizers": {"by": {"name": "av"}},
+        "dictionary": {"ref": "sae", "digest": IDENTITY.dictionary}, "verbalizers": {"by": {"name": "av"}},
         "settings": {"map": "aligned", "washout": "on-shell", "samples": 1, "temperature": 0.0, "max_new_tokens": 60},
         "plan_digest": "0" * 64,
     } | changes  # fmt: skip
     run = RunFolder.create(folder, manifest)
-    run.append([one.told.row.to_json() for one in some])
+    run.append([one.text.row.to_json() for one in some])
     windows = {
-        one.feature: {"firing": list(one.told.windows.firing), "silent": list(one.told.windows.silent),
-                      "words": dict(one.told.windows.words)} for one in some
+        one.feature: {"firing": list(one.text.windows.firing), "silent": list(one.text.windows.silent),
+                      "words": dict(one.text.windows.words)} for one in some
     }  # fmt: skip
     run.write_contexts(windows)
     return RunFolder.open(folder)
@@ -66,7 +66,7 @@ def test_every_sentence_has_a_chance_and_the_page_tells_whose(made, tmp_path):
     folder.write_scores(scores.to_json())
     page = write_page(folder, folder.page).read_text()
     assert f"P {sure['1']:.2f}" in page and "calibrated on 60 latents of this dictionary on 2026-01-02" in page
-    assert "P(passes detection on unseen windows) = " in page
+    assert "P(borne out by held-out documents) = " in page
 
 
 @pytest.mark.parametrize(

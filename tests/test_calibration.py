@@ -1,4 +1,6 @@
-"""A calibration: right sentences sure, nulls never answered, a judge that knows nothing refused; bounds and lines."""
+"""A calibration: right sentences sure, nulls never answered, verdicts that know nothing refused; bounds and lines."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,36 +12,39 @@ from dragoman.calibration.answers import agreement_with_known, calibrated, gathe
 from dragoman.calibration.deal import dealt
 from dragoman.calibration.draw import Truth, drawn
 from dragoman.calibration.fitted import components
-from dragoman.calibration.judged import weigh_said
-from dragoman.calibration.outcome import Asked, areas, dealt_lines, kappa
+from dragoman.calibration.inputs import concept
+from dragoman.calibration.outcome import SentenceAbout, dealt_sentences, kappa, sentences_of, verdicts
 from dragoman.confidence.calibration import Calibration
 from dragoman.confidence.fit import fit_unseen
 from dragoman.confidence.risk import answer_line, design_effect, error_bound
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
+from dragoman.measures.claims import Windows, check_claims, claims_of, token_of
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.sentences import Reference
-from planted_calibration import MADE, SIZES, another, ignorant, knowing, word, world
+from planted_calibration import IDENTITY, SIZES, another, held_out, text_of, with_text, word, world
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
 
 
-def found_by(weigh, folder, seed=0):
-    texts, facts = world()
-    how = {"kept": folder / "rises.jsonl", "plan": "p", "second": EMBEDDER, "talk": Talk(), "seed": seed}
-    return weigh_said(texts, facts, weigh, SIZES, **how), facts
+def checked(**how):
+    texts, watched = world(**how)
+    return verdicts(texts, watched, EMBEDDER, dealt=1, seed=0, talk=Talk()), watched
+
+
+def calibration_of(found, watched):
+    return calibrated(watched, found, IDENTITY, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk())
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    found, facts = found_by(knowing, tmp_path_factory.mktemp("planted"))
-    made = calibrated(facts, found, MADE, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk())
-    return made, found, facts
+def planted():
+    found, watched = checked()
+    return calibration_of(found, watched), found, watched
 
 
 def test_right_sentences_are_sure_and_wrong_ones_are_not(planted):
-    made, found, facts = planted
-    own, _ = gathered(found, facts, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    made, found, watched = planted
+    own, _ = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
     p = np.array([one.probability for one in made.predict(own.evidence)])
     token = np.array([row["of_token"] == 1 for row in own.evidence])
     named = np.array([int(one) % 3 > 0 for one in own.group])  # groups are latents, in their order
@@ -48,8 +53,8 @@ def test_right_sentences_are_sure_and_wrong_ones_are_not(planted):
 
 
 def test_no_null_is_answered_where_truth_is_planted(planted):
-    made, found, facts = planted
-    _, nulls = gathered(found, facts, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    made, found, watched = planted
+    _, nulls = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
     assert made.line is not None and len(nulls) == 60
     assert not any(one.answered for text in nulls for one in made.predict(text.evidence))
     assert set(made.reliability.nulls.values()) == {0.0}
@@ -66,17 +71,16 @@ def test_what_it_is_worth_is_told(planted):
     )
 
 
-def test_a_judge_that_knows_nothing_is_refused(tmp_path):
-    found, facts = found_by(ignorant, tmp_path)
-    assert abs(agreement_with_known(found, facts)[0]) < 0.3
-    with pytest.raises(Refusal, match="agree with .* known answers by kappa"):
-        calibrated(facts, found, MADE, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk())
+def test_verdicts_that_know_nothing_are_refused():
+    found, watched = checked(moved=7)
+    assert abs(agreement_with_known(found, watched)[0]) < 0.3
+    with pytest.raises(Refusal, match=r"the verdicts agree with \d+ known answers by kappa"):
+        calibration_of(found, watched)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_comes_back_from_its_file(planted, tmp_path):
     made, _, _ = planted
-    found, facts = found_by(knowing, tmp_path)
-    again = calibrated(facts, found, MADE, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk())
+    again = calibration_of(*checked())
     again.save(tmp_path / "a.json")
     made.save(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -94,10 +98,10 @@ def test_the_same_seed_gives_the_same_bytes_and_comes_back_from_its_file(planted
 )  # fmt: skip
 def test_a_run_of_another_kind_is_refused(planted, changes, told):
     made, _, _ = planted
-    made.refuse_another(MADE, "pair.json")
-    made.refuse_another(another(MADE, routes=("map",)), "pair.json")
+    made.refuse_another(IDENTITY, "pair.json")
+    made.refuse_another(another(IDENTITY, routes=("map",)), "pair.json")
     with pytest.raises(Refusal, match=told):
-        made.refuse_another(another(MADE, **changes), "pair.json")
+        made.refuse_another(another(IDENTITY, **changes), "pair.json")
 
 
 @pytest.mark.parametrize("text", ['{"kind": "dragoman calibration", "format": 9}', '{"kind": "x"}', "[]"])
@@ -107,33 +111,71 @@ def test_other_files_and_versions_are_refused(tmp_path, text):
         Calibration.load(tmp_path / "x.json")
 
 
-def test_weighing_goes_on_where_it_was_killed(tmp_path):
-    calls = []
-
-    def until_killed(sentences, windows):
-        calls.append(len(sentences))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return knowing(sentences, windows)
-
-    with pytest.raises(KeyboardInterrupt):
-        found_by(until_killed, tmp_path)
-    kept = (tmp_path / "rises.jsonl").read_bytes()
-    with (tmp_path / "rises.jsonl").open("ab") as file:
-        file.write(b'{"key": "torn')
-    weighed = []
-    found, _ = found_by(lambda s, w: weighed.append(len(s)) or knowing(s, w), tmp_path)
-    whole, _ = found_by(knowing, tmp_path / "anew")
-    assert found.outcomes == whole.outcomes and sum(weighed) + calls[0] == len({*whole.outcomes, *whole.dealt})
-    bytes_now = (tmp_path / "rises.jsonl").read_bytes()
-    assert bytes_now.startswith(kept) and bytes_now == (tmp_path / "anew" / "rises.jsonl").read_bytes()
+def claims(*sentences):
+    return [claim for one in sentences for claim in claims_of(one)]
 
 
-def test_rises_of_another_judge_are_refused(tmp_path):
-    asked, windows = [Asked("s", "token", "1")], {"1": {"firing": ["a b"], "silent": ["c d"], "hard": []}}
-    areas(asked, windows, lambda s, w: [[1.0, 0.0] for _ in s], tmp_path / "r", "one judge")
-    with pytest.raises(Refusal):
-        areas(asked, windows, lambda s, w: [[1.0, 0.0] for _ in s], tmp_path / "r", "another")
+def test_verdicts_are_those_of_a_runs_own_sentences_on_held_out_documents(planted):
+    _, found, watched = planted
+    for k, (one, right) in enumerate(found.own.items()):
+        entry = watched.held_out[one.feature]
+        if one.kind == "token":
+            assert right == (token_of(one.sentence)[0] in entry["words"])
+        elif k % 8 == 0:
+            own = [text for text in found.texts if not text.null and text.feature != one.feature]
+            others = sorted(set(watched.latents) - {one.feature})
+            status = check_claims(
+                claims(one.sentence),
+                Windows(**entry),
+                others=[Windows(**watched.held_out[name]) for name in others],
+                dealt=[s.sentence for text in own for s in sentences_of(text) if s.kind == "theme"],
+                embedder=EMBEDDER,
+            )[0]
+            assert right == (status.status == "supported")
+
+
+def test_a_theme_is_borne_out_where_its_words_are_those_of_the_firing_windows():
+    texts, watched = world()
+    texts[1] = with_text(texts[1], f"It is about {word(1)}.")
+    texts[2] = with_text(texts[2], f'The vocabulary is marked by "{word(2)}" and "{word(90)}".')
+    texts[4] = with_text(texts[4], f'The vocabulary is marked by "{word(91)}", "{word(92)}" and "{word(4)}".')
+    wide = CachedEmbedder(LexicalEmbedder())  # few words share a place
+    found = verdicts(texts, watched, wide, dealt=1, seed=0, talk=Talk()).own
+    assert [found[sentences_of(texts[k])[0]] for k in (1, 2, 4)] == [True, True, False]
+    assert not found[sentences_of(texts[5])[0]]
+
+
+def test_what_cannot_be_checked_has_no_verdict():
+    texts, watched = world()
+    watched.held_out["1"] |= {"firing": ["only one window"], "words": {}}
+    texts[2] = with_text(texts[2], "The final token is a word.")
+    found = verdicts(texts, watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
+    assert not [one for one in (*found.own, *found.dealt) if one.feature == "1"]
+    assert not [one for one in found.own if one.feature == "2"]
+    own, _ = gathered(found, watched, Reference(sentences={}, embedder=EMBEDDER))
+    assert len(own.right) == len(found.own) == 2 * 60 - 4
+
+
+def test_texts_of_a_concept_are_about_its_word():
+    texts, watched = world()
+    rng = np.random.default_rng(1)
+    one = replace(text_of(100, 100, rng), condition="concepts", feature=f"{word(100)} at 0.7")
+    known = replace(watched, words=(word(100),), held_out={**watched.held_out, concept(word(100)): held_out(100, rng)})
+    found = verdicts([*texts, one], known, EMBEDDER, dealt=2, seed=0, talk=Talk())
+    assert found.own[SentenceAbout(f'The final token is "{word(100)}".', "token", concept(word(100)))]
+    dealt_to = [about for about in found.dealt if about.feature == concept(word(100))]
+    assert [about.kind for about in dealt_to] == ["theme", "theme", "token", "token"]
+    assert not any(found.dealt[about] for about in dealt_to)
+
+
+@given(st.integers(1, 3), st.integers(0, 5))
+@settings(max_examples=20, deadline=None)
+def test_dealt_sentences_are_of_others(n, seed):
+    own = {str(k): claims(f'About {word(k)}. The final token is "{word(k)}".') for k in range(6)}
+    given_out = dealt_sentences(own, ["0", "3", "none"], n, seed=seed)
+    for name, some in given_out.items():
+        assert [one.kind for one in some] == ["theme"] * n + ["token"] * n
+        assert len(set(some)) == 2 * n and not set(some) & set(own.get(name, ()))
 
 
 @given(st.integers(1, 300), st.data())
@@ -235,18 +277,6 @@ def test_truths_know_what_names_them():
     assert Truth(word="need").named_by('The final token is "needs".', ("needs",))
     assert not Truth(word="need").named_by('The final token is "want".', ("want",))
     assert Truth(form="digit").named_by("", ("1999",)) and not Truth(form="digit").named_by("", ("year",))
-
-
-def test_dealt_lines_follow_latents_that_anything_tells():
-    rng = np.random.default_rng(0)
-    own = {str(k): 0.2 * (k % 2) for k in range(200)}
-    some = {
-        Asked(f"{kind}{j}", kind, name): 0.5 + part + 0.05 * rng.normal()
-        for name, part in own.items() for kind in ("theme", "token") for j in range(2)
-    }  # fmt: skip
-    line = dealt_lines(some)
-    easy, plain = (np.mean([line("token", str(k)) for k in range(start, 200, 2)]) for start in (1, 0))
-    assert easy == pytest.approx(0.5 + 0.2 + 0.05 * 1.64, abs=0.03) and plain == pytest.approx(0.58, abs=0.03)
 
 
 def test_kappa_and_groups():

@@ -1,4 +1,4 @@
-"""Windows held out end at their token: firing ones of all strengths, silent ones beside them, siblings'; bounded."""
+"""What held-out documents tell: windows of all strengths, silent documents, shares of words; nothing hangs on order."""
 
 import numpy as np
 import pytest
@@ -6,43 +6,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from dragoman.calibration.held_out import KEPT, OutcomeTally, of_words
-from dragoman.calibration.sizes import BEFORE, Sizes
+from dragoman.calibration.held_out import KEPT, HeldOutTally, of_words
+from dragoman.calibration.sizes import Sizes
 from dragoman.core import Refusal
-from dragoman.maps.windows import ending_at
 
-SIZES = Sizes(firing=6, silent=5, hard=4)
+SIZES = Sizes(firing=6, silent=5)
 LEAD = "long long ago somebody said something "
 
 
 def read(n, order, *, batches=1, seed=0):
-    """Latent 0 fires on "apple" and 1, its sibling, on "pear"; each text has one of them, and other words."""
-    texts = {k: f"{LEAD}item{k} {'apple' if k % 3 else 'pear'} then rested{k}" for k in range(n)}
-    tally = OutcomeTally(("0", "1"), {"0": "1"}, seed=seed)
+    """Latent 0 fires on "apple", the more the later the text, and at half of that on "then"; 1 fires nowhere.
+
+    Every third text has "pear" in its place.
+    """
+    texts = {k: f"{LEAD}item{k} {'apple then' if k % 3 else 'pear now'} rested{k}" for k in range(n)}
+    tally = HeldOutTally(("0", "1"), seed=seed)
     for part in np.array_split(np.array(order), batches):
         rows, documents, ends = [], [], []
         for k in part.tolist():
-            start = len(LEAD)
-            for token in texts[k][start:].split():
+            start = 0
+            for token in texts[k].split():
                 end = texts[k].index(token, start) + len(token)
-                rows.append([1.0 + k if token == "apple" else 0.0, 2.0 if token == "pear" else 0.0])
+                start = end
+                rows.append([{"apple": 1.0, "then": 0.5}.get(token, 0.0) * (1 + k), 0.0])
                 documents.append(k)
                 ends.append(end)
         tally.add(csr_array(np.array(rows)), np.array(documents), np.array(ends), texts)
     return tally.finish(texts, SIZES)
 
 
-def test_windows_end_where_the_latent_fires_is_silent_and_where_its_sibling_fires():
+def test_windows_are_of_all_strengths_and_silent_ones_of_documents_without_a_firing():
     found = read(60, range(60))["0"]
-    assert [len(found[kind]) for kind in ("firing", "silent", "hard")] == [6, 5, 4]
-    assert {w.split()[-1] for w in found["firing"]} == {"apple"} and {w.split()[-1] for w in found["hard"]} == {"pear"}
-    assert not any(w.endswith(("apple", "pear")) for w in found["silent"])
-    strengths = sorted(int(w.split()[-2].removeprefix("item")) for w in found["firing"])
-    assert strengths[0] < 12 < 45 < strengths[-1]  # of all strengths, which rise with the number
+    assert [len(found[kind]) for kind in ("firing", "silent")] == [6, 5]
+    assert all("apple then rested" in window for window in found["firing"])
+    assert not any("apple" in window or "then" in window for window in found["silent"])
+    strengths = [int(window.split("item")[1].split()[0]) for window in found["firing"]]
+    assert strengths == sorted(strengths, reverse=True)  # which rise with the number
+    assert strengths[-1] < 12 and strengths[0] > 45
 
 
-def test_no_window_is_kept_of_a_latent_that_fires_too_rarely():
-    assert "0" not in read(3, range(3))
+def test_words_have_their_shares_of_the_activation():
+    found = read(30, range(30))
+    assert found["0"]["words"] == {"apple": pytest.approx(2 / 3, abs=1e-4), "then": pytest.approx(1 / 3, abs=1e-4)}
+    assert found["1"] | {"silent": []} == {"firing": [], "silent": [], "words": {}}
 
 
 @given(st.permutations(range(40)), st.integers(1, 5))
@@ -51,30 +57,30 @@ def test_neither_order_nor_batches_matter(order, batches):
     assert read(40, order, batches=batches) == read(40, range(40))
 
 
+def test_another_seed_draws_other_windows():
+    assert read(200, range(200), seed=1)["0"]["silent"] != read(200, range(200))["0"]["silent"]
+
+
 def test_what_is_held_is_bounded():
-    tally = OutcomeTally(("0",), {"0": "0"})
+    tally = HeldOutTally(("0", "1"))
     texts = {k: f"word{k} and more" for k in range(500)}
     for k in texts:
-        tally.add(csr_array([[1.0], [0.0]]), np.array([k, k]), np.array([len(f"word{k}"), len(texts[k])]), texts)
-    assert len(tally._fires["0"]) <= 2 * KEPT
-    found = tally.finish(texts, SIZES)["0"]
-    assert len(found["firing"]) == 6 and len(found["silent"]) <= 5
+        fired = csr_array([[1.0, 0.0], [0.0, 0.0]])
+        tally.add(fired, np.array([k, k]), np.array([len(f"word{k}"), len(texts[k])]), texts)
+    assert len(tally._firing[0]) <= 2 * KEPT and len(tally._silent[1]) <= 2 * KEPT
+    assert not tally._silent[0] and not tally._firing[1]
+    found = tally.finish(texts, SIZES)
+    assert len(found["0"]["firing"]) == 6 and len(found["1"]["silent"]) == 5
 
 
 def test_windows_of_words():
-    texts = [f"{LEAD}{LEAD}about item{k} garden with rain{k}" for k in range(20)]
+    texts = [f"{LEAD}about item{k} {'garden' if k % 2 else 'house'} with rain{k}" for k in range(20)]
     found = of_words(texts, ["garden", "absent"], SIZES, seed=0)
-    assert list(found) == ["garden"] and [len(found["garden"][kind]) for kind in found["garden"]] == [6, 5, 0]
-    assert all(w.endswith(" garden") for w in found["garden"]["firing"])
-    assert not any(w.endswith("garden") for w in found["garden"]["silent"])
-
-
-@given(st.text(alphabet="ab \n", min_size=1, max_size=80), st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_window_ends_at_its_place_and_is_no_longer_than_asked_for(text, data):
-    stop = data.draw(st.integers(1, len(text)))
-    window = ending_at(text, stop, before=BEFORE)
-    assert text[:stop].endswith(window) and len(window) <= BEFORE
+    assert [len(found["garden"][kind]) for kind in ("firing", "silent")] == [6, 5]
+    assert all("garden" in window for window in found["garden"]["firing"])
+    assert not any("garden" in window for window in found["garden"]["silent"])
+    assert found["garden"]["words"] == {"garden": 1.0} and found["absent"]["firing"] == []
+    assert of_words(texts, ["absent", "garden"], SIZES, seed=0) == found
 
 
 def test_too_little_is_refused():

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dragoman.calibration.body import calibrate
+    from dragoman.calibration.calibrate import calibrate
     from dragoman.confidence.calibration import Calibration
     from dragoman.confidence.model import ConfidenceSet
     from dragoman.core import Background, Directions, Estimate, Interrupted, Refusal, Site, Talk
@@ -58,7 +58,7 @@ _HOMES = {
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
-    "calibrate": "calibration.body",
+    "calibrate": "calibration.calibrate",
     "compare": "runs.compare",
     "examine": "doctor",
     "explain": "runs.explain",

@@ -229,8 +229,8 @@ class ClaimStatus(Record):
 
     ``sentence``: as the text has it. ``kind``: it speaks of a theme, of salient words, or of the final token.
     ``quoted``: the words it quotes. ``status``: "unchecked" where there is too little to check it by. ``why``: in one
-    clause. ``figures``: what was measured, and what the line was. By a calibration besides, ``probability``: that it
-    passes detection on unseen windows; ``answered``: that is enough for an answer.
+    clause. ``figures``: what was measured, and what the line was. By a calibration besides, ``probability``: that
+    held-out documents bear it out; ``answered``: that is enough for an answer.
     """
 
     sentence: str
@@ -243,7 +243,7 @@ class ClaimStatus(Record):
     answered: bool | None = None
 
 
-class CalibrationTold(Record):
+class CalibrationSummary(Record):
     """The calibration that sentences' probabilities are by: one line of it, its line for answers, on what, when."""
 
     told: str
@@ -340,7 +340,7 @@ class Scores(Record):
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
     claims: Mapping[str, tuple[FeatureClaims, ...]] = {}
-    calibration: CalibrationTold | None = None
+    calibration: CalibrationSummary | None = None
     generated: Mapping[str, tuple[FeatureGenerated, ...]] = {}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

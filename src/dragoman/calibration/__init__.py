@@ -1,6 +1,7 @@
-"""A probability on a person's own models: what sentences pass on unseen windows, calibrated where nobody planted truth.
+"""A probability on a person's own models: what held-out documents bear out, calibrated where nobody planted truth.
 
-``deal``: documents into evidence and outcome. ``draw``: latents at random. ``held_out``: windows of the outcome's
-documents. ``made``: known answers and nulls made in the models. ``cast``: what is said, one run folder. ``outcome``:
-what the source's model makes of each sentence. ``fitted``: the calibration. ``body``: all of it, step by step.
+``deal``: documents into evidence and outcome. ``draw``: latents at random. ``inputs``: what is read. ``held_out``: what
+the outcome's documents tell of each latent. ``constructed``: known answers and nulls built in the models. ``texts``:
+what is said, one run folder. ``outcome``: which sentences are borne out. ``fitted``, ``answers``: the calibration.
+``calibrate``: all of it, step by step.
 """

@@ -107,7 +107,6 @@ def reliability(
     features: int,
     kappa: float,
     known: int,
-    second: float | None,
     left_out: int,
     seed: int,
 ) -> Reliability:
@@ -129,7 +128,6 @@ def reliability(
         nulls=line.nulls,
         kappa=kappa,
         known=known,
-        second=second,
         bins=tuple((one.predicted, one.observed, one.n) for one in reliability_curve(outcomes, bins=bins)),
         left_out=left_out,
         why=line.why,

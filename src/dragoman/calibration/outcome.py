@@ -1,183 +1,139 @@
-"""Which sentences pass detection on windows that no evidence was made of, by the source's own model.
+"""Which sentences held-out documents bear out, by the rules by which a run's own sentences are checked.
 
-In: sentences, windows of documents held out, a judge. Out: ``Outcome`` by sentence: the AUROC of its rises at firing
-windows against silent and hard ones, the line it has to pass, whether it does. Refuses what weighing refuses. What was
-weighed is kept as it goes, so that a killed calibration goes on.
+In: texts; what is known of each latent from documents that no evidence was made of; an embedder other than the
+evidence's. Out: ``Verdicts``: by sentence, whether it is borne out. Refuses what the embedder refuses.
 
-A sentence is right if its AUROC is 0.75 or more, and above what 95 % of other latents' sentences of its kind reach on
-the same windows. Few of these are weighed on each latent's windows, so that quantile is told from all of them: a mean
-by kind, the latent's own part, shrunk by how much latents differ at all, and the 95th percentile of what is left.
+The rules are those of ``measures.claims.check_claims``, and no model judges: enough of the source's activation is on
+the token that a sentence names; at least half of the words it quotes stand out; a theme tells windows where the latent
+fires from silent ones, better than other latents' sentences do, and is nearer to them than to where others fire. A
+sentence that cannot be checked has no verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dragoman.calibration.held_out import OutcomeWindows
+from dragoman.calibration.inputs import WatchedLatents, concept
+from dragoman.calibration.texts import CONCEPTS, CalibrationText
+from dragoman.core import Talk
 from dragoman.embed import Embedder
-from dragoman.stats.roc import auroc
-from dragoman.store import Rows, digest
+from dragoman.measures.claims import FEWEST, Claim, Windows, check_claims
+from dragoman.scoring.claims import known_windows
+from dragoman.store import digest
 
-AREA, ABOVE = 0.75, 0.95
-TOGETHER = 64  # sentences whose outcomes are kept at a time
-Weigh = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[Any]]  # sentences, windows of each -> rises of each
+OTHERS = 64  # latents whose windows a sentence is compared with
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A sentence of a ``kind`` on the windows of a latent (or a concept's word)."""
+class SentenceAbout:
+    """A sentence of a ``kind``, about a latent or a concept."""
 
     sentence: str
     kind: str
     feature: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """``area``: AUROC. ``line``: what has to be passed. ``right``: it is."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdicts:
+    """``texts``; of their sentences, and of ``dealt`` ones of others, whether held-out documents bear them out."""
 
-    area: float
-    line: float
-
-    @property
-    def right(self) -> bool:
-        """Whether the sentence passes."""
-        return self.area >= AREA and self.area > self.line
+    texts: Sequence[CalibrationText]
+    own: Mapping[SentenceAbout, bool]
+    dealt: Mapping[SentenceAbout, bool]
 
 
-def windows_in_order(windows: OutcomeWindows, feature: str) -> tuple[list[str], int]:
-    """A latent's windows, firing ones first, and how many these are."""
-    kinds = windows[feature]
-    return [*kinds["firing"], *kinds["silent"], *kinds["hard"]], len(kinds["firing"])
-
-
-def areas(
-    asked: Sequence[Asked], windows: OutcomeWindows, weigh: Weigh, kept: Path, plan: str, progress: Any = None
-) -> dict[Asked, float]:
-    """The AUROC of each sentence, of those whose latent has windows.
+def verdicts(
+    texts: Sequence[CalibrationText], watched: WatchedLatents, embedder: Embedder, *, dealt: int, seed: int, talk: Talk
+) -> Verdicts:
+    """Check the sentences of every latent and concept, and of others about those whose answer is known.
 
     Args:
-        asked: sentences on windows; what comes twice is weighed once.
-        windows: held out.
-        weigh: rises of each sentence at each of its windows.
-        kept: file of what was weighed before, and is from now on.
-        plan: digest of what decides rises besides sentence and windows.
-        progress: sentences weighed, and all.
+        texts: of latents, concepts and nulls; those of nulls are not checked.
+        watched: what is known of the latents and concepts.
+        embedder: places themes and windows; any but the evidence's.
+        dealt: sentences of other latents about each whose answer is known, of each kind.
+        seed: of what is drawn.
+        talk: where progress goes.
     """
-    wanted = [one for one in dict.fromkeys(asked) if one.feature in windows]
-    jobs = {one: (*windows_in_order(windows, one.feature), _key(one, windows)) for one in wanted}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    rows = Rows(kept, plan)
-    try:
-        known = {row["key"]: [float(v) for v in row["rises"]] for row in rows.read()}
-        order = sorted(wanted, key=lambda one: (len(one.sentence), one.sentence, one.feature, one.kind))
-        # The same pieces whoever weighs them: rises depend, in their last digits, on what is weighed together.
-        for start in range(0, len(order), TOGETHER):
-            piece = order[start : start + TOGETHER]
-            if any(jobs[one][2] not in known for one in piece):
-                rises = weigh([one.sentence for one in piece], [jobs[one][0] for one in piece])
-                made = {
-                    jobs[one][2]: [round(float(v), 4) for v in some] for one, some in zip(piece, rises, strict=True)
-                }
-                rows.append([{"key": key, "rises": some} for key, some in made.items()])
-                known |= made
-            if progress is not None:
-                progress(start + len(piece), len(order))
-    finally:
-        rows.close()
-    found = {}
-    for one in wanted:
-        _, firing, key = jobs[one]
-        values = np.array(known[key])
-        found[one] = auroc(values[:firing], values[firing:])
-    return found
+    own: dict[str, dict[Claim, None]] = {}
+    for one in texts:
+        if not one.null:
+            own.setdefault(about(one), {}).update(dict.fromkeys(one.text.claims))
+    own = {feature: claims for feature, claims in own.items() if feature in watched.held_out}
+    known = [*watched.truth, *(concept(word) for word in watched.words)]
+    latents = {
+        feature: list(claims) for feature, claims in own.items() if feature not in set(map(concept, watched.words))
+    }
+    others = dealt_sentences(latents, [f for f in known if f in watched.held_out], dealt, seed=seed)
+    talk.say(f"checking {sum(map(len, own.values()))} sentences by documents that no evidence was made of")
+    windows = {name: known_windows(entry) for name, entry in watched.held_out.items()}
+    order = sorted(watched.latents, key=lambda name: digest("others", str(seed), name))
+    elsewhere = [name for name in order if name in windows and len(windows[name].firing) >= FEWEST][: OTHERS + 1]
+    themes = {f: [claim.text for claim in some if claim.kind == "theme"][:2] for f, some in own.items()}
+    of_own, of_others = dict[SentenceAbout, bool](), dict[SentenceAbout, bool]()
+    features = list(dict.fromkeys((*own, *others)))
+    for k, feature in enumerate(features):
+        how: dict[str, Any] = {
+            "others": [windows[name] for name in elsewhere if name != feature][:OTHERS],
+            "dealt": _of_others(themes, feature),
+            "embedder": embedder,
+        }
+        mine = list(own.get(feature, ()))
+        checked = _borne_out(feature, [*mine, *others.get(feature, ())], windows[feature], **how)
+        for claim, verdict in checked.items():
+            (of_own if claim in own.get(feature, ()) else of_others)[_sentence(claim, feature)] = verdict
+        talk.towards("sentences")(k + 1, len(features))
+    return Verdicts(texts=texts, own=of_own, dealt=of_others)
 
 
-def _key(one: Asked, windows: OutcomeWindows) -> str:
-    return digest(one.sentence, *windows_in_order(windows, one.feature)[0])[:24]
+def about(one: CalibrationText) -> str:
+    """The latent or the concept that a text is about."""
+    return concept(one.feature.rsplit(" at ", 1)[0]) if one.condition == CONCEPTS else one.feature
 
 
-def by_embedder(asked: Sequence[Asked], windows: OutcomeWindows, embedder: Embedder) -> dict[Asked, float]:
-    """The same by the cosine of sentence and window: a second opinion."""
-    found: dict[Asked, float] = {}
-    for one in dict.fromkeys(asked):
-        if one.feature in windows:
-            every, firing = windows_in_order(windows, one.feature)
-            cosines = embedder.encode(every).astype(np.float64) @ embedder.encode([one.sentence])[0]
-            found[one] = auroc(cosines[:firing], cosines[firing:])
-    return found
+def sentences_of(one: CalibrationText) -> list[SentenceAbout]:
+    """The sentences of a text, in their order."""
+    return [_sentence(claim, about(one)) for claim in one.text.claims]
+
+
+def _sentence(claim: Claim, feature: str) -> SentenceAbout:
+    return SentenceAbout(claim.text, claim.kind, feature)
+
+
+def _borne_out(feature: str, claims: Sequence[Claim], windows: Windows, **how: Any) -> dict[Claim, bool]:
+    statuses = check_claims(claims, windows, **how)
+    return {
+        claim: one.status == "supported"
+        for claim, one in zip(claims, statuses, strict=True)
+        if one.status != "unchecked"
+    }
+
+
+def _of_others(themes: Mapping[str, Sequence[str]], feature: str) -> list[str]:
+    mine = set(themes.get(feature, ()))
+    return [text for name, some in themes.items() if name != feature for text in some if text not in mine]
 
 
 def dealt_sentences(
-    own: Mapping[str, Mapping[str, Sequence[str]]], features: Sequence[str], n: int, *, seed: int
-) -> list[Asked]:
-    """For each latent ``n`` sentences of each kind that it has, of other latents.
-
-    ``own``: kind -> latent -> its sentences.
-    """
-    made: list[Asked] = []
-    for kind, by_feature in own.items():
-        names = sorted(by_feature, key=lambda name: digest("dealt", str(seed), kind, name))
+    own: Mapping[str, Sequence[Claim]], features: Iterable[str], n: int, *, seed: int
+) -> dict[str, list[Claim]]:
+    """For each of ``features``, ``n`` sentences of each kind of other latents; ``own``: latent -> its sentences."""
+    found: dict[str, list[Claim]] = {name: [] for name in features}
+    for kind in ("theme", "words", "token"):
+        able = {name: [claim for claim in claims if claim.kind == kind] for name, claims in own.items()}
+        names = sorted((f for f, some in able.items() if some), key=lambda f: digest("dealt", str(seed), kind, f))
         at = {name: k for k, name in enumerate(names)}
-        for feature in features:
-            mine, taken = set(by_feature.get(feature, ())), 0
-            for step in range(1, len(names)):
-                if taken == n:
-                    break
-                other = names[(at.get(feature, len(feature)) + step) % len(names)]
-                said = [text for text in by_feature[other] if text not in mine]
-                if other != feature and said:
-                    made.append(Asked(said[0], kind, feature))
-                    taken += 1
-    return made
-
-
-def judged(own: Mapping[Asked, float], dealt: Mapping[Asked, float]) -> dict[Asked, Outcome]:
-    """Outcomes of sentences, by the line that dealt ones on the same windows give."""
-    lines = dealt_lines(dealt)
-    return {one: Outcome(area=area, line=lines(one.kind, one.feature)) for one, area in own.items()}
-
-
-def dealt_lines(dealt: Mapping[Asked, float]) -> Callable[[str, str], float]:
-    """(kind, latent) -> what 95 % of dealt sentences of the kind keep below on the latent's windows."""
-    kinds = sorted({one.kind for one in dealt})
-    values = {kind: np.array([area for one, area in dealt.items() if one.kind == kind]) for kind in kinds}
-    mean = {kind: float(some.mean()) for kind, some in values.items()}
-    by_feature: dict[str, list[float]] = {}
-    for one, area in dealt.items():
-        by_feature.setdefault(one.feature, []).append(area - mean[one.kind])
-    shrunk = _shrunk(by_feature)
-    left = {
-        kind: np.array([a - mean[kind] - shrunk[one.feature] for one, a in dealt.items() if one.kind == kind])
-        for kind in kinds
-    }
-    above = {kind: float(np.quantile(some, ABOVE)) for kind, some in left.items()}
-
-    def line(kind: str, feature: str) -> float:
-        if kind not in mean:
-            return AREA
-        return mean[kind] + shrunk.get(feature, 0.0) + above[kind]
-
-    return line
-
-
-def _shrunk(by_feature: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Each latent's own part: its mean, shrunk by the share of its variance that is of latents."""
-    several = [np.array(some) for some in by_feature.values() if len(some) > 1]
-    within = float(np.mean([some.var(ddof=1) for some in several])) if several else 0.0
-    means = np.array([np.mean(some) for some in by_feature.values()])
-    sizes = np.array([len(some) for some in by_feature.values()])
-    between = (
-        max(float(means.var(ddof=1)) - within * float(np.mean(1 / sizes)), 0.0) if several and len(means) > 1 else 0.0
-    )
-    total = between + within / sizes
-    weights = np.divide(between, total, out=np.zeros_like(means), where=total > 0)
-    return dict(zip(by_feature, (weights * means).tolist(), strict=True))
+        for feature, taken in found.items():
+            mine = {claim.text for claim in own.get(feature, ())}
+            start = at.get(feature, int(digest("dealt", str(seed), kind, feature)[:8], 16))
+            others = (names[(start + step) % len(names)] for step in range(1, len(names)))
+            left = (next((c for c in able[name] if c.text not in mine), None) for name in others if name != feature)
+            taken += [claim for claim in left if claim is not None][:n]
+    return found
 
 
 def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:

@@ -1,4 +1,4 @@
-"""How much a calibration reads, says and weighs.
+"""How much a calibration reads and says.
 
 In: numbers. Out: ``Sizes``. Refuses numbers below what anything can be learnt from.
 """
@@ -9,25 +9,22 @@ from dataclasses import dataclass, fields
 
 from dragoman.core import Refusal
 
-BEFORE = 40  # characters before the end of a window's last word
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """``documents``: read at most, drawn by the seed. ``latents``: drawn at random. ``known``: known answers of a kind.
 
-    ``nulls``: of each null. ``firing``, ``silent``, ``hard``: windows of a latent. ``dealt``: sentences of other
-    latents weighed on each latent's windows, of each kind. ``paired``: documents of which both models' tokens are held
-    in memory, for what is made.
+    ``nulls``: of each null. ``firing``, ``silent``: windows of a latent. ``dealt``: sentences of other latents held
+    against each known answer, of each kind. ``paired``: documents of which both models' tokens are held in memory, for
+    what is constructed.
     """
 
     documents: int = 6000
     latents: int = 400
     known: int = 40
     nulls: int = 60
-    firing: int = 8
-    silent: int = 8
-    hard: int = 4
+    firing: int = 24
+    silent: int = 24
     dealt: int = 1
     paired: int = 600
 

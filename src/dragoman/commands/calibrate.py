@@ -92,11 +92,11 @@ def calibrate(
 ) -> None:
     """Learn how likely each sentence about a feature is right, on your own two models and texts.
 
-    Right means: it passes detection on windows that no evidence was made of, by the source's own model.
+    Right means: documents that no evidence was made of bear it out, by where the feature fires in them.
 
     Interrupted, the same command goes on. explain and score take the file with --confidence.
     """
-    from dragoman.calibration.body import calibrate as run_calibrate
+    from dragoman.calibration.calibrate import calibrate as run_calibrate
     from dragoman.dictionaries import open_dictionary
     from dragoman.runs.texts import Texts as BothTexts
 
@@ -139,7 +139,7 @@ def lines_of(made: Calibration) -> list[str]:
     """What a calibration is worth, as lines of at most 80 columns."""
     worth = made.reliability
     lines = [
-        f"{worth.n} sentences of {worth.features} {made.on}, {worth.right} of which pass detection",
+        f"{worth.n} sentences of {worth.features} {made.on}, {worth.right} of which are borne out",
         "each judged by a fit that had not seen its feature",
         "",
         "    n  predicted  observed",

@@ -254,7 +254,6 @@ def explain(
     from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.prompted import refuse_of_features
-    from dragoman.scores import Scores
     from dragoman.scoring import check_confidence
 
     check_device(device)
@@ -314,8 +313,7 @@ def explain(
             put_record("row", row)
     else:
         show_rows(rows, run.manifest)
-        if run.folder.scores and run.folder.scores.get("calibration"):
-            show_calibration(Scores.of(run.folder.scores, "the scores"))
+        show_calibration(run.folder.scores)
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
 

@@ -280,14 +280,16 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
     console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
 
 
-def show_calibration(scores: Scores) -> None:
+def show_calibration(scores: Scores | Json | None) -> None:
     """How many sentences are answered for, and what the calibration says of itself; nothing where there is none."""
-    if scores.calibration is None:
+    if not isinstance(scores, Scores):
+        scores = Scores.of(scores, "the scores") if scores and scores.get("calibration") else None
+    if scores is None or scores.calibration is None:
         return
     every = [claim for some in scores.claims.values() for one in some for claim in one.claims]
     told = [claim for claim in every if claim.probability is not None]
     answered = sum(bool(claim.answered) for claim in told)
-    console().print(f"sentences: answers for {answered} of {len(told)} by P(passes detection on unseen windows)")
+    console().print(f"sentences: answers for {answered} of {len(told)} by P(borne out by held-out documents)")
     console().print(scores.calibration.told, style="dim")
 
 

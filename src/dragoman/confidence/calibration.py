@@ -1,4 +1,4 @@
-"""A calibration: how likely each sentence of a text passes detection on unseen windows, on a person's own two models.
+"""A calibration: how likely held-out documents bear out each sentence of a text, on a person's own two models.
 
 In: evidence on sentences. Out: probabilities with their reasons; JSON and back. Refuses files that hold anything else
 or are of another version, and runs of another pair of sites, verbalizer, dictionary, route or washout.
@@ -28,7 +28,7 @@ FORMAT = 1
 On = Literal["latents", "made directions"]
 
 
-class Made(Record):
+class RunIdentity(Record):
     """What a calibration is of, and what a run must be of to be judged by it.
 
     ``source``, ``target``: sites. ``dictionary``: digest of its rows. ``verbalizer``: its identity. ``map``: kind of
@@ -53,9 +53,9 @@ class Reliability(Record):
 
     ``n`` sentences of ``features``, ``right`` of them; ``ece`` beside ``ece_floor``, that of exact ones; ``auroc``.
     ``answered``: share that reaches the line, ``error``: of those wrong; ``bound``: at most so many with 90 %
-    confidence. ``nulls``: share of each null's texts with an answer. ``kappa``: agreement of what the source's model
-    says with known answers, over ``known`` sentences; ``second``: the same with words alone. ``bins``: predicted,
-    observed, how many. ``left_out``: latents drawn whose windows were too few.
+    confidence. ``nulls``: share of each null's texts with an answer. ``kappa``: agreement of what
+    held-out documents bear out with known answers, over ``known`` sentences. ``bins``: predicted, observed, how many.
+    ``left_out``: latents drawn of whom no sentence could be checked.
     """
 
     n: int
@@ -70,7 +70,6 @@ class Reliability(Record):
     nulls: Mapping[str, Number]
     kappa: Number
     known: int
-    second: Number | None
     bins: tuple[tuple[Number, Number, int], ...]
     left_out: int
     why: str = ""
@@ -97,7 +96,7 @@ class Calibration(Record):
     format: Literal[1] = FORMAT
     kind: Literal["dragoman calibration"] = KIND
     version: str
-    made: Made
+    identity: RunIdentity
     on: On
     when: str
     seed: int
@@ -154,7 +153,7 @@ class Calibration(Record):
             return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
         return f"calibrated on {what} on {self.when}; answers {worth.answered:.0%} at <= 20 % error"
 
-    def refuse_another(self, found: Made, what: str) -> None:
+    def refuse_another(self, found: RunIdentity, what: str) -> None:
         """Refuse to judge a run of another pair, dictionary, verbalizer, route or way of saying.
 
         ``found``: of the run; ``what``: how the file is called.
@@ -162,7 +161,7 @@ class Calibration(Record):
         Raises:
             Refusal: naming the first thing that differs.
         """
-        own = self.made
+        own = self.identity
         pairs: dict[str, tuple[Any, Any]] = {
             "the source": (own.source, found.source),
             "the target": (own.target, found.target),

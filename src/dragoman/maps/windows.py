@@ -38,16 +38,6 @@ def span_around(text: str, end: int, *, before: int, after: int) -> tuple[int, i
     return start, start + len(found.strip())
 
 
-def ending_at(text: str, stop: int, *, before: int) -> str:
-    """The words of ``text`` that end at ``stop``, as many as begin within ``before`` characters ahead of it.
-
-    The last word is whole even where it is longer, cut at ``before`` where it has no beginning there.
-    """
-    low = max(stop - before, 0)
-    begin = next((m.start() for m in _WORD.finditer(text, 0, stop) if m.start() >= low), low)
-    return text[begin:stop]
-
-
 def sentences_around(text: str, start: int, stop: int) -> tuple[str, str]:
     """What of the first and the last sentence of ``text[start:stop]`` stands before and after it, cut at words."""
     low, high = max(start - SENTENCE, 0), min(stop + SENTENCE, len(text))

@@ -53,11 +53,6 @@ class Judge:
         """See that the model's last step is known."""
         object.__setattr__(self, "_logits", logits_of(self.model))
 
-    @property
-    def logits(self) -> Logits:
-        """Logits of rows behind the final norm."""
-        return self._logits
-
     @classmethod
     def open(cls, ref: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Self:
         """Open a causal language model.

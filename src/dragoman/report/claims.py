@@ -47,11 +47,11 @@ class Piece:
 
 
 def chance_words(claim: ClaimStatus) -> str:
-    """``P(passes detection on unseen windows) = 0.72``, and that nothing is answered below the line; else ""."""
+    """``P(borne out by held-out documents) = 0.72``, and that nothing is answered below the line; else ""."""
     if claim.probability is None:
         return ""
     abstains = "" if claim.answered else " (no answer)"
-    return f"P(passes detection on unseen windows) = {claim.probability:.2f}{abstains}"
+    return f"P(borne out by held-out documents) = {claim.probability:.2f}{abstains}"
 
 
 def paragraphs(text: str, claims: Sequence[ClaimStatus] = ()) -> list[list[Piece]]:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dragoman.confidence.calibration import Made
+from dragoman.confidence.calibration import RunIdentity
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Asked, Dictionary, Features
@@ -186,13 +186,13 @@ def refuse_uncalibrated(confidence: str | Path, chosen: Features, by: AnyVerbali
     """
     calibration = calibration_of(confidence)
     if calibration is not None:
-        calibration.refuse_another(made_of(chosen, by, options), str(confidence))
+        calibration.refuse_another(run_identity(chosen, by, options), str(confidence))
 
 
-def made_of(chosen: Features, by: AnyVerbalizer, options: Options, routes: Sequence[str] = ()) -> Made:
+def run_identity(chosen: Features, by: AnyVerbalizer, options: Options, routes: Sequence[str] = ()) -> RunIdentity:
     """What explaining these features is of, as calibrations tell it."""
     entry = entry_of(chosen.dictionary, chosen.directions)
-    return Made(
+    return RunIdentity(
         source=str(chosen.directions.site),
         target=str(by.site),
         dictionary=str(entry.get("at") or entry["digest"]),

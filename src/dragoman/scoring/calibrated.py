@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.confidence.calibration import Calibration, Made, is_calibration
+from dragoman.confidence.calibration import Calibration, RunIdentity, is_calibration
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
-from dragoman.measures.claims import Windows
 from dragoman.records import Row
-from dragoman.scores import CalibrationTold, ClaimStatus, FeatureClaims
+from dragoman.scores import CalibrationSummary, ClaimStatus, FeatureClaims
+from dragoman.scoring.claims import known_windows
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
-from dragoman.scoring.sentences import Reference, Told, sentence_evidence
+from dragoman.scoring.sentences import Reference, TextInContext, sentence_evidence
 from dragoman.store import read_json
 
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
@@ -47,13 +47,13 @@ def refuse_another_run(calibration: Calibration, run: JudgedRun, path: str | Pat
     Raises:
         Refusal: naming what differs, or that the run does not say it.
     """
-    calibration.refuse_another(made_of_run(run), str(path))
+    calibration.refuse_another(identity_of_run(run), str(path))
     if embedder != calibration.embedder:
         why = f"its evidence was placed by {calibration.embedder}, and {embedder} is here"
         raise Refusal(f"{path}", why, "calibrate again")
 
 
-def made_of_run(run: JudgedRun) -> Made:
+def identity_of_run(run: JudgedRun) -> RunIdentity:
     """What a run is of, as calibrations tell it.
 
     Raises:
@@ -76,7 +76,7 @@ def made_of_run(run: JudgedRun) -> Made:
     except (KeyError, TypeError) as error:
         why = "its manifest does not tell how it was made"
         raise Refusal(f"a calibration for {run.folder.path}", why, "explain anew, or leave --confidence out") from error
-    return Made.of(told, str(run.folder.path))
+    return RunIdentity.of(told, str(run.folder.path))
 
 
 def calibrated_claims(run: JudgedRun, calibration: Calibration, claims: Claims, embedder: Embedder) -> dict[str, Any]:
@@ -86,43 +86,40 @@ def calibrated_claims(run: JudgedRun, calibration: Calibration, claims: Claims, 
     lens = run.folder.lens or {}
     made: dict[str, tuple[FeatureClaims, ...]] = {}
     for condition, some in claims.items():
-        told = (_told(run, condition, one.feature, rows, lens) for one in some)
+        told = (_known(run, condition, one.feature, rows, lens) for one in some)
         made[condition] = tuple(
             _with_chances(one, of, calibration, reference) for one, of in zip(some, told, strict=True)
         )
-    line = CalibrationTold(told=calibration.told, line=calibration.line, on=calibration.on, when=calibration.when)
+    line = CalibrationSummary(told=calibration.told, line=calibration.line, on=calibration.on, when=calibration.when)
     return {"claims": made, "calibration": line}
 
 
-def _told(
+def _known(
     run: JudgedRun, condition: str, feature: str, rows: Mapping[tuple[str, str], Row], lens: Mapping[str, Any]
-) -> Told | None:
+) -> TextInContext | None:
     """A text with what the run knows around it; None of a condition that no claim is made of."""
     row, entry = rows.get((condition, feature)), run.entries.get(condition)
     if row is None or entry is None or condition not in run.claims:
         return None
     known, written = run.contexts.get(feature), lens.get(condition, {}).get(feature)
-    windows = None
-    if known is not None:
-        firing, silent = ([w for w in known[kind] if w.strip()] for kind in ("firing", "silent"))
-        windows = Windows(firing=firing, silent=silent, words=known.get("words"))
+    windows = None if known is None else known_windows(known)
     readings = {name: run.entries[name].reading for name in run.claims}
     pair = next(
         (n for n, r in readings.items() if r is not None and entry.reading is not None and r != entry.reading), ""
     )
     other = rows.get((pair, feature))
-    return Told(
+    return TextInContext(
         row=row, reading=entry.reading, windows=windows, other="" if other is None else other.text,
         lens=None if written is None else (written["source"], written["carried"]),
     )  # fmt: skip
 
 
 def _with_chances(
-    one: FeatureClaims, told: Told | None, calibration: Calibration, reference: Reference
+    one: FeatureClaims, text: TextInContext | None, calibration: Calibration, reference: Reference
 ) -> FeatureClaims:
-    if told is None or told.windows is None:
+    if text is None or text.windows is None:
         return one
-    chances = calibration.predict(sentence_evidence(told, reference))
+    chances = calibration.predict(sentence_evidence(text, reference))
     claims: list[ClaimStatus] = list(one.claims)
     for k, chance in enumerate(chances[: len(claims)]):
         told_of = {"probability": round(chance.probability, 4), "answered": chance.answered}

@@ -34,7 +34,7 @@ _MOST = 8  # sentences of a text that are judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class TextInContext:
     """One text and what is known around it.
 
     ``reading``: which of a feature's two it is, if one. ``windows``: where the feature fires, as a run keeps it.
@@ -69,17 +69,17 @@ class Reference:
         return self._rows.get(kind)
 
 
-def sentence_evidence(told: Told, reference: Reference) -> list[Evidence]:
+def sentence_evidence(text: TextInContext, reference: Reference) -> list[Evidence]:
     """Evidence on each of the text's sentences, in their order."""
-    known = _contexts(told.windows, reference.embedder)
-    shared: dict[str, Any] = {"log_probability": told.row.log_probability, "by_firing": _flag(told.reading)}
-    shared |= {"one_word_share": _largest(told.windows), "lens_overlap": _overlap(told.lens)}
-    card = told.row.card
+    known = _contexts(text.windows, reference.embedder)
+    shared: dict[str, Any] = {"log_probability": text.row.log_probability, "by_firing": _flag(text.reading)}
+    shared |= {"one_word_share": _largest(text.windows), "lens_overlap": _overlap(text.lens)}
+    card = text.row.card
     bare = None if card is None else Card(**{name: getattr(card, name) for name in CARD})
     found = []
-    for claim in told.claims:
-        more: dict[str, Any] = shared | _kind(claim) | _placed(claim, told, known, reference) | _worded(claim, told)
-        made = evidence(bare, problems=told.row.problems, **more)
+    for claim in text.claims:
+        more: dict[str, Any] = shared | _kind(claim) | _placed(claim, text, known, reference) | _worded(claim, text)
+        made = evidence(bare, problems=text.row.problems, **more)
         found.append({name: value for name, value in made.items() if name not in ("tokens", "sample_agreement")})
     return found
 
@@ -106,7 +106,9 @@ def _kind(claim: Claim) -> dict[str, float]:
     return {"of_token": float(claim.kind == "token"), "of_words": float(claim.kind == "words")}
 
 
-def _placed(claim: Claim, told: Told, known: ContextEmbeddings | None, reference: Reference) -> dict[str, float | None]:
+def _placed(
+    claim: Claim, text: TextInContext, known: ContextEmbeddings | None, reference: Reference
+) -> dict[str, float | None]:
     """What the embedder tells: of the feature's windows, of other texts' sentences, of the other reading."""
     names = ("detection", "detection_cosine", "detection_centred", "detection_rank", "context_gap", "readings_agree")
     found: dict[str, float | None] = dict.fromkeys(names)
@@ -125,29 +127,29 @@ def _placed(claim: Claim, told: Told, known: ContextEmbeddings | None, reference
             found["detection_centred"] = float(bare @ contrast / max(float(np.linalg.norm(bare)), 1e-12))
             areas = detection_table(rivals, [known])[:, 0]
             found["detection_rank"] = float(np.mean(areas < area) + np.mean(areas == area) / 2)
-    if told.other:
-        same = [one.text for one in claims_of(told.other) if one.kind == claim.kind]
+    if text.other:
+        same = [one.text for one in claims_of(text.other) if one.kind == claim.kind]
         if same:
             found["readings_agree"] = float(np.max(reference.embedder.encode(same).astype(np.float64) @ own))
     return found
 
 
-def _worded(claim: Claim, told: Told) -> dict[str, float | None]:
+def _worded(claim: Claim, text: TextInContext) -> dict[str, float | None]:
     """What the words it quotes are worth: of the activation, in windows, among those that the feature's row writes."""
     quotes = token_of(claim.text) if claim.kind == "token" else claim.quoted
     words = {w for said in quotes for w in WORD.findall(said.lower())} | {q for q in quotes if not WORD.search(q)}
     found: dict[str, float | None] = dict.fromkeys(("named_share", "words_held", "lens_named"))
     forms = {word: variants(word) for word in words}
-    if words and told.windows is not None:
-        shares = told.windows.words
+    if words and text.windows is not None:
+        shares = text.windows.words
         if shares:
             found["named_share"] = max(sum(shares.get(one, 0.0) for one in own) for own in forms.values())
-        firing, silent = told.windows.spoken["firing"], told.windows.spoken["silent"]
+        firing, silent = text.windows.spoken["firing"], text.windows.spoken["silent"]
         if firing and silent:
             held = [_held(own, firing) - _held(own, silent) for own in forms.values()]
             found["words_held"] = float(np.mean(held))
-    if told.lens is not None:
-        written = {word.strip().lower() for word in told.lens[0]}
+    if text.lens is not None:
+        written = {word.strip().lower() for word in text.lens[0]}
         said = words or set(WORD.findall(claim.text.lower()))
         found["lens_named"] = float(any(variants(word) & written for word in said))
     return found

@@ -1,7 +1,7 @@
-"""The body of ``dragoman calibrate``: from a dictionary, a verbalizer and texts to a calibration.
+"""What ``dragoman calibrate`` does: from a dictionary, a verbalizer and texts to a calibration.
 
 In: names or open things, sizes, a seed. Out: a ``Calibration``. Refuses what reading, crossing and explaining refuse;
-verbalizers of the dictionary's own stream; too few texts or latents; and a source model whose verdicts do not agree
+verbalizers of the dictionary's own stream; too few texts or latents; and held-out documents whose verdicts do not agree
 with the known answers. Goes on where it was interrupted.
 """
 
@@ -14,22 +14,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dragoman.calibration.answers import calibrated
+from dragoman.calibration.constructed import COSINES, mean_differences, mixtures
 from dragoman.calibration.deal import dealt
-from dragoman.calibration.ground import Ground, read_ground
-from dragoman.calibration.judged import Judged, say_and_weigh
-from dragoman.calibration.made import COSINES
+from dragoman.calibration.inputs import Inputs, read_inputs
+from dragoman.calibration.outcome import Verdicts, verdicts
 from dragoman.calibration.sizes import Sizes
-from dragoman.confidence.calibration import Calibration, Made
+from dragoman.calibration.texts import CalibrationText, TextPlan
+from dragoman.confidence.calibration import Calibration, RunIdentity
 from dragoman.core import Interrupted, Refusal, Talk
 from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.layout import VECTORS
-from dragoman.embed import Embedder
+from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.maps import Crossing
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.carried import conditions_of
-from dragoman.runs.explain import made_of, speakers
+from dragoman.runs.explain import run_identity, speakers
 from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.options import AskedReading, Options, check_seed
 from dragoman.runs.plan import MAX_NEW_TOKENS
@@ -40,8 +43,8 @@ from dragoman.store import Cache, digest, plain
 from dragoman.store.outputs import check_file
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
-SENTENCES = 3  # of a text, as a guess of what there is to weigh
-_MAKING = "calibration-1"  # goes up when what is made from the same texts changes
+KEPT = 4096  # texts whose places by rare words are held
+_MAKING = "calibration-2"  # goes up when what is made from the same texts changes
 
 
 def calibrate(
@@ -68,11 +71,11 @@ def calibrate(
     engine: str = "auto",
     talk: Talk | None = None,
 ) -> Calibration:
-    """Learn how likely each sentence about a latent passes detection on unseen windows, on these two models.
+    """Learn how likely held-out documents bear out each sentence about a latent, on these two models.
 
     Reads both models over two thirds of the texts, and the source over the rest, which no evidence is made of. Latents
-    are drawn at random; the source's own model says which sentences are right, and has to agree with known answers.
-    Interrupted or killed, the same call goes on.
+    are drawn at random; where they fire in the source's documents says which sentences are right, and has to agree with
+    known answers. Interrupted or killed, the same call goes on.
 
     Args:
         dictionary: an open one with an encoder, or its reference.
@@ -81,7 +84,7 @@ def calibrate(
         texts: that both models read: a file, texts, or None for those that come with the embedded pair.
         latents: drawn at random.
         documents: of the texts, read at most.
-        known: known answers of each kind, made or found.
+        known: known answers of each kind.
         nulls: texts of each null.
         reading: which readings are calibrated; both when None.
         washout: as of ``explain``.
@@ -115,7 +118,8 @@ def calibrate(
     how = {"dtype": dtype, "device": device, "engine": engine}
     done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
     day = when or datetime.now(UTC).date().isoformat()
-    calibration = calibrated(done.ground.facts, done.found, done.made, sizes, seed, day, done.texts, embedder, talk)
+    watched, by_documents = done.inputs.watched, done.verdicts
+    calibration = calibrated(watched, by_documents, done.identity, sizes, seed, day, done.texts, embedder, talk)
     if path is not None:
         calibration.save(path)
     return calibration
@@ -123,11 +127,11 @@ def calibrate(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """All that is dear: what was read, said and weighed, of what; ``texts``: digest of the documents."""
+    """What was read, said and checked, of what; ``texts``: digest of the documents."""
 
-    ground: Ground
-    found: Judged
-    made: Made
+    inputs: Inputs
+    verdicts: Verdicts
+    identity: RunIdentity
     texts: str
 
 
@@ -141,7 +145,7 @@ def work_of(
     how: Mapping[str, str],
     talk: Talk,
 ) -> Work:
-    """Read, say and weigh; what was done before is kept.
+    """Read, say and check; what was read and said before is kept.
 
     Args:
         dictionary: an open one, or its reference.
@@ -173,23 +177,45 @@ def work_of(
     talk.say(cost(sizes, evidence, outcome))
     work = Cache(say=talk.say).path("calibration", key)
     try:
-        ground = read_ground(opened, readings, evidence, outcome, sizes, work, seed)
-        found = say_and_weigh(ground, opened, readings, by, options, sizes, work)
+        inputs = read_inputs(opened, readings, evidence, outcome, sizes, work, seed)
+        texts_of_all = said_texts(inputs, opened, readings, by, options, sizes, work)
+        rare = CachedEmbedder(LexicalEmbedder(evidence), KEPT)
+        found = verdicts(texts_of_all, inputs.watched, rare, dealt=sizes.dealt, seed=seed, talk=talk)
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted: what was read, said and weighed is kept; the same command goes on.") from stop
-    made = _made(opened, ground.facts.latents[:1], by, options, ground.crossing)
-    return Work(ground=ground, found=found, made=made, texts=documents)
+        raise Interrupted("interrupted: what was read and said is kept; the same command goes on.") from stop
+    identity = _identity(opened, inputs.watched.latents[:1], by, options, inputs.crossing)
+    return Work(inputs=inputs, verdicts=found, identity=identity, texts=documents)
+
+
+def said_texts(
+    inputs: Inputs,
+    dictionary: Dictionary,
+    readings: Readings,
+    by: AnyVerbalizer,
+    options: Options,
+    sizes: Sizes,
+    work: Path,
+) -> list[CalibrationText]:
+    """Have everything said that was not said before."""
+    seed, watched, rows = options.seed, inputs.watched, dictionary.rows()
+    every, concepts = (*watched.latents, *watched.extra), None
+    if watched.words:
+        means = mean_differences(inputs.pairs, list(watched.words), readings.source)
+        concepts = mixtures(means, rows, seed=seed)[0]
+    many = np.diff(watched.fired.tocsc().indptr) / max(watched.fired.shape[0], 1)
+    plan = TextPlan.of(
+        inputs.crossing, readings, options, rows.pick(every), inputs.pairs, concepts,
+        rates=dict(zip(every, many.tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
+    )  # fmt: skip
+    return plan.write(work / "run", by, readings.talk)[1]
 
 
 def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:
-    """What is read, said and weighed, in one sentence, told before any of it is done."""
+    """What is read and said, in one sentence, told before any of it is done."""
     said = 2 * (sizes.latents + sizes.known) + len(COSINES) * sizes.known + 4 * sizes.nulls
-    sentences = SENTENCES * (2 * (sizes.latents + sizes.known) + (len(COSINES) + sizes.dealt) * sizes.known)
-    sentences += SENTENCES * sizes.dealt * sizes.latents
-    windows = sizes.firing + sizes.silent + sizes.hard
     return (
-        f"this reads {len(evidence)} documents with both models and {len(outcome)} with the source, says about {said} "
-        f"texts, and weighs about {sentences} sentences on {windows} windows each"
+        f"this reads {len(evidence)} documents with both models and {len(outcome)} with the source, and says about "
+        f"{said} texts"
     )
 
 
@@ -207,11 +233,13 @@ def _refuse_early(dictionary: Dictionary, target: Any) -> None:
     refuse_unusable_encoder(dictionary, required=True)
 
 
-def _made(dictionary: Dictionary, some: Sequence[str], by: AnyVerbalizer, options: Options, crossing: Crossing) -> Made:
+def _identity(
+    dictionary: Dictionary, some: Sequence[str], by: AnyVerbalizer, options: Options, crossing: Crossing
+) -> RunIdentity:
     """What a calibration of this is of; ``some``: latents that go by every route asked for."""
     chosen = dictionary.features(some)
     carried, _ = conditions_of(chosen.directions, crossing, options, lambda _text: None)
-    return made_of(chosen, by, options, sorted({one.route for one in carried}))
+    return run_identity(chosen, by, options, sorted({one.route for one in carried}))
 
 
 def _embedder(device: str) -> Embedder:

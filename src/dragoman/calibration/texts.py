@@ -1,7 +1,8 @@
-"""What a calibration has said, in one run folder: latents by the pipeline's own routes, nulls, made directions.
+"""The texts of a calibration, in one run folder: of latents by the pipeline's own routes, of nulls, of concepts.
 
-In: a crossing, latents, nulls and made directions at the source. Out: a run folder with windows, lens words and rows;
-from it ``Said``: each text with what is known around it. Refuses what building a run refuses. Resumes as a run does.
+In: a crossing, latents, nulls and directions of concepts at the source. Out: a run folder with windows, lens words and
+rows; from it ``CalibrationText``: each text with what is known around it. Refuses what building a run refuses. Resumes
+as a run does.
 
 A null stands under the name of a latent, as it would in a dictionary that were wrong: its evidence is the latent's
 windows, with the null's own row, card and words. Fake latents have windows of their own.
@@ -16,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.calibration.made import Pairs, fakes_of, like_activations, shuffled_map
+from dragoman.calibration.constructed import Pairs, fakes_of, like_activations, shuffled_map
 from dragoman.core import Directions, Talk
 from dragoman.maps import Crossing
 from dragoman.maps.direct import FLOOR
-from dragoman.measures.claims import Windows
 from dragoman.records import Card, Reading, Row
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.carried import Carried, conditions_of
@@ -28,31 +28,32 @@ from dragoman.runs.crossings import lens_words, windows_of
 from dragoman.runs.grow import keep_windows, keep_words
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
-from dragoman.scoring.sentences import Told
+from dragoman.scoring.claims import known_windows
+from dragoman.scoring.sentences import TextInContext
 from dragoman.store import RunFolder, digest
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE = "random", "shuffled map", "another's row", "fake latents", "background alone"
 NULLS = (RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE)
-MADE, BACKGROUND = "made", "background"
+CONCEPTS, BACKGROUND = "concepts", "background"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One text: ``told``, with the ``feature`` under whose name it stands; ``null``: which null it is, "" for none."""
+class CalibrationText:
+    """One ``text``, with the ``feature`` under whose name it stands; ``null``: which null it is, "" for none."""
 
-    told: Told
+    text: TextInContext
     feature: str
     condition: str
     null: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cast:
-    """What is to be said.
+class TextPlan:
+    """Of what texts are asked for.
 
     ``latents``: at the source. ``under``: those under whose names nulls stand. ``fakes`` and ``counted``: fake latents
-    and the crossing that counted them. ``made``: made directions at the source.
+    and the crossing that counted them. ``concepts``: constructed directions at the source.
     """
 
     crossing: Crossing
@@ -63,7 +64,7 @@ class Cast:
     pairs: Pairs
     fakes: Directions
     counted: Crossing
-    made: Directions | None
+    concepts: Directions | None
     seed: int
 
     @classmethod
@@ -74,12 +75,12 @@ class Cast:
         options: Options,
         latents: Directions,
         pairs: Pairs,
-        made: Directions | None,
+        concepts: Directions | None,
         *,
         rates: Mapping[str, float],
         nulls: int,
         seed: int,
-    ) -> Cast:
+    ) -> TextPlan:
         """Nulls of what was read; ``rates``: latent -> share of tokens at which it fires."""
         order = sorted(latents.ids, key=lambda name: digest("null", str(seed), name))
         under = latents.pick(order[:nulls])
@@ -87,17 +88,17 @@ class Cast:
         fakes, counted = fakes_of(pairs, often, crossing, seed=seed)
         return cls(
             crossing=crossing, readings=readings, options=options, latents=latents, under=under, pairs=pairs,
-            fakes=fakes, counted=counted, made=made, seed=seed,
+            fakes=fakes, counted=counted, concepts=concepts, seed=seed,
         )  # fmt: skip
 
-    def write(self, out: Path, by: AnyVerbalizer, talk: Talk) -> tuple[RunFolder, list[Said]]:
+    def write(self, out: Path, by: AnyVerbalizer, talk: Talk) -> tuple[RunFolder, list[CalibrationText]]:
         """Have it said, or what is left of it; the folder, and every text with what is known around it."""
         own, _ = conditions_of(self.latents, self.crossing, self.options, talk.say)
         conditions = [("", self.latents, one) for one in own] + self._nulls(own)
-        if self.made is not None:
-            rows = self.crossing.directions(self.made, "map")
-            cards = self.crossing.cards(self.made)
-            conditions.append((MADE, self.made, _carried(MADE, rows, "map", cards, "writes")))
+        if self.concepts is not None:
+            rows = self.crossing.directions(self.concepts, "map")
+            cards = self.crossing.cards(self.concepts)
+            conditions.append((CONCEPTS, self.concepts, _carried(CONCEPTS, rows, "map", cards, "writes")))
         builder = RunBuilder(directions=self.latents, backgrounds={"by": self.crossing.background})
         for _, _, one in conditions:
             how = {"route": one.route, "washout": self.options.washout, "cards": one.cards, "reading": one.reading}
@@ -113,7 +114,7 @@ class Cast:
             lens |= lens_words(self.readings, source.pick(one.directions.ids), {one.name: one.directions})
         if lens:
             keep_words(folder, lens)
-        return folder, self._said(folder, [(null, one) for null, _, one in conditions], windows, lens)
+        return folder, self._texts(folder, [(null, one) for null, _, one in conditions], windows, lens)
 
     def _alone(self) -> Directions:
         background = self.crossing.background
@@ -145,9 +146,9 @@ class Cast:
     def _mapped(self, name: str, rows: Directions, crossing: Crossing, reading: Reading | None) -> Carried:
         return _carried(name, crossing.directions(rows, "map"), "map", crossing.cards(rows), reading)
 
-    def _said(
+    def _texts(
         self, folder: RunFolder, conditions: Sequence[tuple[str, Carried]], windows: Mapping[str, Any], lens: Any
-    ) -> list[Said]:
+    ) -> list[CalibrationText]:
         rows: dict[str, dict[str, Row]] = {}
         for k, row in enumerate(folder.rows(), 1):
             if row["sample"] == 0:
@@ -156,13 +157,13 @@ class Cast:
         readings = {one.name: one.reading for _, one in conditions}
         mine = [one for null, one in conditions if not null]
         others = {one.name: _other(one, mine) for one in mine}
-        found: list[Said] = []
+        found: list[CalibrationText] = []
 
         def add(condition: str, name: str, row: Row, null: str, other: str, written: Any) -> None:
-            told = Told(
+            known_text = TextInContext(
                 row=row, reading=readings.get(condition), windows=known.get(name), other=other, lens=_lens(written)
             )
-            found.append(Said(told=told, feature=name, condition=condition, null=null))
+            found.append(CalibrationText(text=known_text, feature=name, condition=condition, null=null))
 
         for null, one in conditions:
             for name, row in rows.get(one.name, {}).items():
@@ -195,12 +196,6 @@ class Cast:
 
 def _carried(name: str, rows: Directions, route: str, cards: Sequence[Card], reading: Reading | None) -> Carried:
     return Carried(name=name, directions=rows, route=route, cards=cards, reading=reading)
-
-
-def known_windows(entry: Mapping[str, Any]) -> Windows:
-    """One feature's entry of a run's contexts; windows without a word tell nothing and are left out."""
-    firing, silent = ([window for window in entry[kind] if window.strip()] for kind in ("firing", "silent"))
-    return Windows(firing=firing, silent=silent, words=entry.get("words"))
 
 
 def _other(one: Carried, own: Sequence[Carried]) -> str | None:

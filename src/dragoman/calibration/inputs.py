@@ -1,8 +1,8 @@
 """What a calibration reads: both models over the evidence's documents, the source over the outcome's.
 
-In: a dictionary, readings, documents dealt in two. Out: ``Ground``: a crossing, latents drawn at random and some whose
-answer is known, tokens of both models, windows held out. Refuses what reading refuses, and too few latents that fire
-often enough. What was read is kept beside what is said later.
+In: a dictionary, readings, documents dealt in two. Out: ``Inputs``: a crossing, latents drawn at random and some whose
+answer is known, tokens of both models, windows and words held out. Refuses what reading refuses, and too few latents
+that fire often enough. What was read is kept beside what is said later.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.calibration.constructed import PARTS, Pairs, concept_words, read_pairs, read_rows
 from dragoman.calibration.draw import Truth, drawn, truths
-from dragoman.calibration.held_out import OutcomeTally, OutcomeWindows, of_words
-from dragoman.calibration.made import PARTS, Pairs, concept_words, read_pairs, read_rows
+from dragoman.calibration.held_out import HeldOut, HeldOutTally, of_words
 from dragoman.calibration.sizes import Sizes
 from dragoman.core import Refusal
 from dragoman.dictionaries import Dictionary, Encoder
@@ -31,33 +31,33 @@ from dragoman.store import digest, document_name, read_arrays, read_json, write_
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Facts:
+class WatchedLatents:
     """Of ``latents`` drawn at random and ``extra`` ones: ``truth`` of those that have one, and when they fire.
 
-    ``fired``: (n, latents and extra) activations at some tokens. ``windows``: held out, by latent and by concept.
-    ``words``: concept's word -> the key of its windows.
+    ``fired``: (n, latents and extra) activations at some tokens. ``held_out``: what documents that no evidence was made
+    of tell of each latent and each concept. ``words``: of concepts.
     """
 
     latents: tuple[str, ...]
     extra: tuple[str, ...]
     truth: Mapping[str, Truth]
     fired: Any
-    windows: OutcomeWindows
-    words: Mapping[str, str]
+    held_out: HeldOut
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ground:
+class Inputs:
     """What was read of the ``evidence`` and the ``outcome`` documents."""
 
     evidence: Sequence[str]
     outcome: Sequence[str]
     crossing: Crossing
     pairs: Pairs
-    facts: Facts
+    watched: WatchedLatents
 
 
-def read_ground(
+def read_inputs(
     dictionary: Dictionary,
     readings: Readings,
     evidence: Sequence[str],
@@ -65,8 +65,8 @@ def read_ground(
     sizes: Sizes,
     work: Path,
     seed: int,
-) -> Ground:
-    """Read the models, and settle what is said and on which windows it is judged."""
+) -> Inputs:
+    """Read the models, and settle of what texts are asked for and by what they are judged."""
     talk, rows = readings.talk, dictionary.rows()
     asked: Sequence[str] = ()
     if len(rows) > WHOLE:  # of a large dictionary candidates alone are counted
@@ -90,23 +90,23 @@ def read_ground(
     pairs = _pairs(readings, some, work)
     fired = encoded(encoder, pairs.x, np.array([int(i) for i in every]))
     words = concept_words(some, outcome, sizes.known, seed=seed)
-    windows = _held_out(dictionary, encoder, readings, every, words, outcome, sizes, work, seed)
-    facts = Facts(
+    held_out = _held_out(encoder, readings, every, words, outcome, sizes, work, seed)
+    watched = WatchedLatents(
         latents=latents,
         extra=extra,
         truth={name: truth[name] for name in every if name in truth},
         fired=fired,
-        windows=windows,
-        words={word: concept(word) for word in words if concept(word) in windows},
+        held_out=held_out,
+        words=words,
     )
-    return Ground(evidence=evidence, outcome=outcome, crossing=crossing, pairs=pairs, facts=facts)
+    return Inputs(evidence=evidence, outcome=outcome, crossing=crossing, pairs=pairs, watched=watched)
 
 
 def _pairs(readings: Readings, texts: Sequence[str], work: Path) -> Pairs:
     """Some documents' tokens in both models, read once and kept."""
     kept, talk = work / "pairs.safetensors", readings.talk
     if not kept.exists():
-        talk.say(f"reading {len(texts)} documents with both models again, for what is made")
+        talk.say(f"reading {len(texts)} documents with both models again, for what is constructed")
         how = {"dtype": readings.dtype, "device": readings.device}
         source, target = (Reader.open(site, **how) for site in (readings.source, readings.target))
         made = read_pairs(source, target, texts, talk.towards("pairs"))
@@ -127,12 +127,11 @@ def _known(truth: Mapping[str, Truth], latents: Sequence[str], n: int) -> tuple[
 
 
 def concept(word: str) -> str:
-    """The key of a concept's windows, which no latent's id is."""
+    """The key of a concept, which no latent's id is."""
     return f"word:{word}"
 
 
 def _held_out(
-    dictionary: Dictionary,
     encoder: Encoder,
     readings: Readings,
     latents: Sequence[str],
@@ -141,17 +140,15 @@ def _held_out(
     sizes: Sizes,
     work: Path,
     seed: int,
-) -> OutcomeWindows:
-    """Windows of the outcome's documents, read once and kept."""
-    kept, talk = work / "windows.json", readings.talk
+) -> HeldOut:
+    """What the outcome's documents tell, read once and kept."""
+    kept, talk = work / "held_out.json", readings.talk
     if kept.exists():
         return read_json(kept)
     source = Reader.open(readings.source, dtype=readings.dtype, device=readings.device)
     talk.say(f"reading {len(outcome)} documents with {source.site.model}, which nothing else is made of")
-    siblings = siblings_of(dictionary, latents)
-    ids = tuple(dict.fromkeys((*latents, *siblings.values())))
-    columns, texts = np.array([int(i) for i in ids]), {document_name(text): text for text in outcome}
-    tally = OutcomeTally(ids, siblings, seed=seed)
+    columns, texts = np.array([int(i) for i in latents]), {document_name(text): text for text in outcome}
+    tally = HeldOutTally(latents, seed=seed)
 
     def take(x: NDArray[Any], documents: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         if len(x):
@@ -162,16 +159,4 @@ def _held_out(
     found |= {concept(word): own for word, own in of_words(outcome, words, sizes, seed=seed).items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, found)
-    return found
-
-
-def siblings_of(dictionary: Dictionary, latents: Sequence[str]) -> dict[str, str]:
-    """Of each latent the one with the nearest row."""
-    rows = dictionary.rows()
-    at = {name: k for k, name in enumerate(rows.ids)}
-    found = {}
-    for name in latents:
-        cosines = rows.unit @ rows.unit[at[name]]
-        cosines[at[name]] = -np.inf
-        found[name] = rows.ids[int(np.argmax(cosines))]
     return found

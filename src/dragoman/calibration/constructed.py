@@ -1,4 +1,4 @@
-"""Known answers and nulls made in a person's own two models, from tokens that both of them read.
+"""Known answers and nulls constructed in a person's own two models, from tokens that both of them read.
 
 In: documents of the evidence, two readers, a crossing. Out: ``Pairs``; mean differences of concept words and mixtures
 of them; random directions of the stream's covariance; fake latents with all that a crossing counts of real ones; a map
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.calibration.sizes import BEFORE
 from dragoman.core import Directions, Floats, Refusal, Site
 from dragoman.maps import Crossing, FiringSums, LinearMap, Moments
 from dragoman.maps.aligned import FiringsTally
@@ -29,7 +28,8 @@ from dragoman.store import digest, document_name
 
 PARTS = ("documents", "ends", "x", "y")  # arrays of pairs
 CHUNK = 64  # documents read together
-COSINES = (1.0, 0.7, 0.5)  # of a made direction with its concept's mean difference
+EARLY = 40  # characters of a document that no concept's word counts in
+COSINES = (1.0, 0.7, 0.5)  # of a constructed direction with its concept's mean difference
 SHORTEST, RAREST = 4, 6  # letters of a concept's word, and documents that hold it
 _ORDINARY = 0.1  # share of documents above which a word is no concept
 
@@ -103,7 +103,7 @@ def concept_words(evidence: Sequence[str], outcome: Sequence[str], n: int, *, se
 def _documents_with(texts: Sequence[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for text in texts:
-        late = {m.group().lower() for m in WORD.finditer(text) if m.start() >= BEFORE}
+        late = {m.group().lower() for m in WORD.finditer(text) if m.start() >= EARLY}
         found.update(w for w in late if len(w) >= SHORTEST and w.isalpha())
     return found
 
@@ -124,7 +124,9 @@ def mean_differences(pairs: Pairs, words: Sequence[str], site: Site) -> Directio
             rows.append(pairs.x[own].mean(axis=0, dtype=np.float64) - pairs.x[others].mean(axis=0, dtype=np.float64))
             kept.append(word)
     if not kept:
-        raise Refusal("made directions", "no concept's word stands in the texts read by both models", "read more texts")
+        raise Refusal(
+            "constructed directions", "no concept's word stands in the texts read by both models", "read more texts"
+        )
     return Directions.of(site, np.array(rows), kept, kind="custom", origin="mean differences of words")
 
 
