@@ -32,8 +32,9 @@ from dragoman.maps import Crossing
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.carried import conditions_of
-from dragoman.runs.explain import run_identity, speakers
+from dragoman.runs.explain import speakers
 from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.identity import run_identity
 from dragoman.runs.options import AskedReading, Options, check_seed
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder

@@ -67,8 +67,8 @@ def read_pairs(source: Reader, target: Reader, texts: Sequence[str], progress: A
         parts.append((names[x.document[left]], x.end[left], x.x[left], y.x[right]))
         if progress is not None:
             progress(min(start + CHUNK, len(texts)), len(texts))
-    documents, ends = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    x, y = (np.concatenate([part[k] for part in parts]) for k in (2, 3))
+    documents, ends = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    x, y = np.concatenate([part[2] for part in parts]), np.concatenate([part[3] for part in parts])
     if not len(documents):
         raise Refusal("these texts", "the two tokenizers share no token end late enough", "give longer running text")
     order = np.lexsort((ends, documents))

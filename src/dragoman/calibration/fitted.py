@@ -60,7 +60,7 @@ class Fitted:
 def components(fired: Any) -> NDArray[np.int64]:
     """Groups (m,) of latents that fire together, by the correlation of activations (n, m)."""
     f = csr_array(fired, dtype=np.float64)
-    n, m = f.shape
+    n, m = fired.shape
     mean = np.asarray(f.sum(axis=0)).ravel() / max(n, 1)
     second = (f.T @ f).toarray() / max(n, 1) - np.outer(mean, mean)
     spread = np.sqrt(np.maximum(np.diag(second), 0))

@@ -75,13 +75,13 @@ class HeldOutTally:
         """What is known of every latent."""
         counted = self._words.finish()
         found: HeldOut = {}
-        for k, name in enumerate(self._ids):
-            rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
+        for k, latent in enumerate(self._ids):
+            rng = np.random.default_rng([self._seed, zlib.crc32(latent.encode())])
             chosen = _of_all_strengths(_trimmed(self._firing[k]), sizes.firing)
             firing = [around(texts[one.name], one.end, before=BEFORE, after=AFTER) for one in chosen]
             quiet = [texts[one.name][: one.end] for one in _trimmed(self._silent[k])[: sizes.silent]]
             words = {word: round(share, 4) for word, share in counted.words[k].items()}
-            found[name] = _entry(firing, _alike(quiet, firing, rng), words)
+            found[latent] = _entry(firing, _alike(quiet, firing, rng), words)
         return found
 
 
@@ -91,7 +91,7 @@ def of_words(texts: Sequence[str], words: Sequence[str], sizes: Sizes, *, seed: 
     places = [{m.group().lower(): m.end() for m in reversed(list(WORD.finditer(text)))} for text in texts]
     for word in words:
         rng = np.random.default_rng([seed, zlib.crc32(word.encode())])
-        order = rng.permutation(len(texts)).tolist()
+        order: list[int] = rng.permutation(len(texts)).tolist()
         holding = [k for k in order if word in places[k]][: sizes.firing]
         quiet = [texts[k] for k in order if word not in places[k]][: sizes.silent]
         firing = [around(texts[k], places[k][word], before=BEFORE, after=AFTER) for k in holding]

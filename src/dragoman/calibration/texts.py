@@ -123,7 +123,7 @@ class TextPlan:
     def _nulls(self, own: Sequence[Carried]) -> list[tuple[str, Directions, Carried]]:
         """Nulls by the routes that the latents go by."""
         found: list[tuple[str, Directions, Carried]] = []
-        routes = {one.route: one.reading for one in own}
+        routes: dict[str, Reading | None] = {one.route: one.reading for one in own}
         by_map = [route for route in ("map", "blend", "auto", "dictionary") if route in routes]
         if by_map:
             reading = routes[by_map[0]]
@@ -154,7 +154,7 @@ class TextPlan:
             if row["sample"] == 0:
                 rows.setdefault(row["condition"], {})[row["feature"]] = Row.of(row, f"{folder.path}, row {k}")
         known = {name: known_windows(entry) for name, entry in windows.items()}
-        readings = {one.name: one.reading for _, one in conditions}
+        readings: dict[str, Reading | None] = {one.name: one.reading for _, one in conditions}
         mine = [one for null, one in conditions if not null]
         others = {one.name: _other(one, mine) for one in mine}
         found: list[CalibrationText] = []

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dragoman.confidence.calibration import RunIdentity
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
+from dragoman.core import Background, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
@@ -33,14 +32,15 @@ from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
+from dragoman.runs.identity import entry_of, refuse_uncalibrated
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.progress import logged
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
-from dragoman.scoring import add_claims, add_confidence, calibration_of, check_confidence
-from dragoman.store import RunFolder, digest, plain
+from dragoman.scoring import add_claims, add_confidence, check_confidence
+from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -177,33 +177,6 @@ def _refuse_unread(confidence: str | Path) -> None:
 
     check_confidence(confidence)
     packaged_folder()
-
-
-def refuse_uncalibrated(confidence: str | Path, chosen: Features, by: AnyVerbalizer, options: Options) -> None:
-    """Refuse, before anything is read, a calibration of another pair, dictionary, verbalizer or way of saying.
-
-    By which routes features go is known later, and refused then.
-    """
-    calibration = calibration_of(confidence)
-    if calibration is not None:
-        calibration.refuse_another(run_identity(chosen, by, options), str(confidence))
-
-
-def run_identity(chosen: Features, by: AnyVerbalizer, options: Options, routes: Sequence[str] = ()) -> RunIdentity:
-    """What explaining these features is of, as calibrations tell it."""
-    entry = entry_of(chosen.dictionary, chosen.directions)
-    return RunIdentity(
-        source=str(chosen.directions.site),
-        target=str(by.site),
-        dictionary=str(entry.get("at") or entry["digest"]),
-        verbalizer=plain(by.identity),
-        map=options.map,
-        routes=tuple(sorted(routes)),
-        washout=options.washout,
-        samples=options.samples,
-        temperature=options.drawn_at,
-        max_new_tokens=options.max_new_tokens,
-    )
 
 
 def opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
@@ -383,18 +356,3 @@ def _own(crossing: Crossing) -> Background:
     if crossing.source_background is None:
         raise Refusal("a native verbalizer", "the source's background was not read", "fit the crossing again")
     return crossing.source_background
-
-
-def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
-    """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
-
-    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``dead``: of those set aside
-    because they have no direction, where any are, how many.
-    """
-    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref, files=dictionary.fingerprint())
-    if isinstance(where, Path):
-        entry |= {"digest": digest(where)}
-    else:
-        entry |= {"at": str(where), "digest": digest(str(where), directions.unit)}
-    dead = directions.dead or dead
-    return entry | ({"dead": len(dead)} if dead else {})
