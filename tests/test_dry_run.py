@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import pytest
 from dragoman import cli, tiny
 from dragoman.core import Refusal, Site
 from dragoman.dictionaries import Asked, Dictionary, open_dictionary
+from dragoman.maps import Crossing
+from dragoman.maps.direct import FLOOR
 from dragoman.models.needs import ModelNeeds, model_needs
 from dragoman.runs import forecast
+from dragoman.runs.crossings import firings_of, fit_crossing
 from dragoman.runs.dry_run import dry_run
 from dragoman.runs.forecast import Forecast, Sizes, constants, gpu_peak, host_peak, seconds_on, this_machine
 from dragoman.runs.options import Options
 from dragoman.runs.texts import Texts
-from dragoman.store import read_json
+from dragoman.store import RunFolder, read_json
 from schemas import FOLDER
 from small_world import D_SAE, World
 from store_faults import one_sentence
@@ -93,6 +97,57 @@ def test_words_settle_conditions(reckoned: Callable[..., Forecast]) -> None:
 def test_what_words_and_sizes_tell_is_refused(reckoned: Callable[..., Forecast], how: dict[str, Any], why: str) -> None:
     with pytest.raises(Refusal, match=why) as error:
         reckoned(**how)
+    assert one_sentence(error)
+
+
+@pytest.fixture(scope="module")
+def crossing(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dry") / "crossing"
+    fit_crossing(world.request().open(), world.target, texts=world.root / "texts.txt").save(folder)
+    return folder
+
+
+def test_through_a_crossing_nothing_is_read_and_only_what_fires_is_said(
+    reckoned: Callable[..., Forecast], crossing: Path
+) -> None:
+    loaded = Crossing.load(crossing)
+    often = {name for name, n in (firings_of(loaded) or {}).items() if n >= FLOOR}
+    found = reckoned(features="0-9", through=loaded)
+    assert found.conditions == {"fires": len(often & set(map(str, range(10)))), "writes": 10}
+    assert (found.texts, found.read_tokens, len(found.models)) == (0, {}, 1) and found.peak_step == "saying"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--through", "CROSSING", "--texts", "TEXTS"), "it was fitted on texts of its own"),
+        (("--through", "CROSSING", "--map", "post"), "it was fitted as aligned"),
+        (("--through", "CROSSING", "--route", "as-is"), "directions cross by nothing"),
+        (("--through", "CROSSING", "--source", "TARGET"), "it is needed at"),
+        (("--route", "as-is"), "they are streams of different models"),
+        (("--device", "banana"), "it is no device"),
+        (("--engine", "banana"), "known are auto, loop, captured"),
+        (("--at", "last"), "there is no prompt"),
+        (("--labels", "nonsense"), "there is no such folder"),
+        (("--confidence", "TEXTS"), "it is not JSON"),
+        (("--features", "1", "--graph", "TEXTS"), "both say which features"),
+        (("--out", "OTHER"), "it holds another run"),
+    ],
+)
+def test_words_that_explain_refuses_are_refused_dry(
+    world: World, crossing: Path, tmp_path: Path, words: tuple[str, ...], why: str
+) -> None:
+    told = {"plan_digest": "0", "source": "m:1", "target": "n:1", "features": ["1"], "rows": 1}
+    told |= {"conditions": [{"name": "writes"}]}
+    RunFolder.create(tmp_path / "other", told)
+    texts = str(world.root / "texts.txt")
+    named = {"CROSSING": str(crossing), "TEXTS": texts, "TARGET": str(world.target), "OTHER": str(tmp_path / "other")}
+    usual = {"--source": str(world.source), "--by": world.av, "--out": str(tmp_path / "run")}
+    if "--through" not in words:
+        usual["--texts"] = texts
+    asked = usual | {word: named.get(value, value) for word, value in zip(words[::2], words[1::2], strict=True)}
+    with pytest.raises(Refusal, match=why) as error:
+        cli.app(["explain", world.sae, "--dry-run", *chain(*asked.items())], standalone_mode=False)
     assert one_sentence(error)
 
 

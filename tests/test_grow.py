@@ -167,3 +167,34 @@ def test_a_manifest_whose_parts_are_odd_is_refused(ask: Ask, bare: None, tmp_pat
     path.write_text(json.dumps(told | {"parts": [{"features": ["0"]}]}))
     with pytest.raises(Refusal, match="its parts are no list of features with rows and a plan"):
         Run.open(tmp_path / "run")
+
+
+def test_a_copy_another_spelling_and_notes_beside_are_no_other_files(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world.sae, tmp_path / "sae")
+    shutil.copytree(world.sae, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(tmp_path / "sae")
+    for name in (".DS_Store", "README.md"):
+        (tmp_path / "copy" / name).write_text("of no reader's")
+    monkeypatch.chdir(tmp_path)
+
+    def told(where: str, **how: Any) -> str:
+        return dragoman.open_dictionary(where, site=world.source, **how).fingerprint()
+
+    same = told(str(tmp_path / "sae"))
+    assert {told(where) for where in (f"{tmp_path}/sae/", "sae", "./sae", "link", str(tmp_path / "copy"))} == {same}
+    arrays = load_file(tmp_path / "copy" / "sae_weights.safetensors")
+    save_file(arrays | {"b_enc": arrays["b_enc"] + 1}, tmp_path / "copy" / "sae_weights.safetensors")
+    assert told("copy") != same
+    assert told("sae", k=3) != same
+
+
+def test_a_run_whose_dictionary_got_notes_beside_it_grows(ask: Ask, world: World, bare: None, tmp_path: Path) -> None:
+    ask("0,3", tmp_path / "run")
+    note = Path(world.sae) / ".DS_Store"
+    note.write_text("of the system's")
+    try:
+        assert {row["feature"] for row in ask("0,3,7", tmp_path / "run").folder.rows()} == {"0", "3", "7"}
+    finally:
+        note.unlink()

@@ -180,5 +180,5 @@ def test_a_file_holds_a_prompt_a_line_or_json_lines_that_say_their_own_token(tmp
     with pytest.raises(Refusal, match="c.jsonl, prompt 0: it is no text"):
         prompts_of(tmp_path / "c.jsonl")
     (tmp_path / "d.csv").write_text("the city")
-    with pytest.raises(Refusal, match="texts are not read from '.csv' files"):
+    with pytest.raises(Refusal, match="prompts are not read from '.csv' files; pass a .txt"):
         prompts_of(tmp_path / "d.csv")

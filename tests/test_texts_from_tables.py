@@ -144,8 +144,8 @@ def test_texts_tell_what_they_were_read_as(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", "body")
     read = Texts.read(path, column="body", most=3)
     assert read.own == tuple(KEPT[:3])
-    assert read.told == {"texts": str(path), "text_column": "body", "max_texts": 3}
-    assert Texts.of(None).told == {"texts": None}
+    assert read.settings == {"texts": str(path), "text_column": "body", "max_texts": 3}
+    assert Texts.of(None).settings == {"texts": None}
     with pytest.raises(Refusal, match="a column of texts: no texts are named"):
         Texts.read(None, column="body")
     with pytest.raises(Refusal, match="a number of texts: no texts are named"):
@@ -169,3 +169,31 @@ def test_where_no_texts_are_given_nor_installed_ways_to_get_some_are_named_befor
     with pytest.raises(Refusal, match="texts for both models: none are given"):
         dragoman.explain(str(tmp_path / "sae"), by="org/av", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_columns_of_one_name_are_refused_and_a_field_within_another_column_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,n,text\nfirst,1,second\n")
+    twice = pa.Table.from_arrays([pa.array(["first"]), pa.array(["second"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(Refusal, match="2 of its columns are named 'text'") as error:
+            store.read_texts(path)
+        assert one_sentence(error)
+    pq.write_table(pa.table({"a": [{"b": "of the struct"}], "a.b": ["told"]}), tmp_path / "dots.parquet")
+    assert store.read_texts(tmp_path / "dots.parquet", "a.b") == ["told"]
+    table(tmp_path / "view.parquet", texts=pa.array(TOLD, pa.string_view()))
+    assert store.read_texts(tmp_path / "view.parquet") == KEPT
+
+
+def test_names_in_capitals_are_read_and_in_a_folder_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_text("first\n")
+    (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(cells().encode()))
+    assert store.read_texts(tmp_path / "A.TXT") == ["first"]
+    assert store.read_texts(tmp_path) == ["first", *KEPT]
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_no_name_is_no_folder_of_texts(nothing: str) -> None:
+    with pytest.raises(Refusal, match="it names nothing; name some with --texts") as error:
+        Texts.read(nothing)
+    assert one_sentence(error)

@@ -127,6 +127,7 @@ def test_no_more_is_fetched_than_is_asked_for(hub: Served) -> None:
     ("files", "asked", "expected"),
     [
         (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002-abc1.parquet"], "", "default/train"),
+        (["train-01-of-02.csv", "train-02-of-02.csv"], "", "default/train"),
         (["en/train/0000.parquet", "default/train/0000.parquet"], "", "default/train"),
         (["a/partial-train/0000.parquet"], "", "a/train"),
         (["mine.jsonl", "README.txt"], "", "default/mine"),
@@ -147,6 +148,8 @@ def test_splits_are_told_by_the_files(hub: Served, files: list[str], asked: str,
         (["weights.bin", "data.json"], "", "no file of it ends in .txt, .jsonl, .csv or .parquet"),
         (["train.jsonl"], ":trian", "it has no split 'trian', but default/train; did you mean 'train'"),
         (["en/train.csv", "de/train.csv"], "", "it has de/train, en/train; name one: hf:org/data:de/train"),
+        (["data/train-00001-of-00002.parquet"], "", "its 1 files are named as parts of 2, and are not one of each"),
+        (["train-00000-of-00001.csv", "train-00000-of-00002.csv"], "", "are named as parts of 1 and of 2, and are not"),
         (["a.csv", "b.csv"], "", "it has default/a, default/b; name one: hf:org/data:default/a"),
     ],
 )
@@ -193,7 +196,11 @@ def test_texts_of_a_data_set_are_both_models_texts(hub: Served) -> None:
     hub.commits[("org/data", "main")] = COMMIT
     made = Texts.read("hf:org/data", most=20)
     assert made.sentences == made.openings == [f"text {n}" for n in range(20)]
-    assert made.told == {"texts": f"hf:org/data@{COMMIT}:default/train:text", "text_column": "text", "max_texts": 20}
+    assert made.settings == {
+        "texts": f"hf:org/data@{COMMIT}:default/train:text",
+        "text_column": "text",
+        "max_texts": 20,
+    }
     assert ENOUGH <= MOST
     few = Texts.read("hf:org/data", most=3)
     with pytest.raises(Refusal, match="hf:org/data@c.*: it holds 3 texts"):

@@ -5,6 +5,7 @@ In: words of the command line. Out: a run folder, rows on stdout. Refuses what `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,6 +210,8 @@ def explain(
     from dragoman.dictionaries import open_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
+    from dragoman.models.asked import check_engine
+    from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
 
@@ -227,20 +230,25 @@ def explain(
     asked, stated = features_from(features), Site.parse(source) if source is not None else None
     fed = settings_from(setting or [])
     options = Options(map="aligned" if kind is None else kind, **how)
+    read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
+    read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
     if dry:
         if prompt or prompts is not None:
             raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
-        taken = {"key": key, "orientation": orientation, "d_model": d_model, "k": k, "site": stated}
+        _prompts(None, None, at)
+        check_engine(engine)
+        _refuse_words_of_features(graph, asked, confidence)
+        crossing = opened_crossing(through, texts, kind)
         forecast = _forecast(
             sae,
-            taken,
+            read_as,
             graph,
             by=by,
             native=native,
             fed={"contract": contract, "settings": fed, "base": base},
             features=asked,
-            through=None if through is None else Crossing.load(through),
-            options=options,
+            through=crossing,
+            options=replace(options, map=crossing.recipe) if crossing is not None else options,
             texts=BothTexts.read(texts, column=text_column, most=max_texts),
             dtype=dtype,
             device=device,
@@ -249,17 +257,13 @@ def explain(
         put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)
         return
     # What computes is loaded where something is computed.
-    from dragoman.models.engines import check_engine
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.prompted import refuse_of_features
-    from dragoman.scoring import check_confidence
 
     check_device(device)
     check_engine(engine)
-    if confidence is not None:
-        check_confidence(confidence)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
         named = {
@@ -271,13 +275,10 @@ def explain(
         }
         refuse_of_features(options, **named)
     _refuse_nothing(sae, prompted, stated)
-    if graph is not None and asked is not None:
-        raise Refusal("--graph beside --features", "both say which features", "use one of the two")
+    _refuse_words_of_features(graph, asked, confidence)
     crossing = None if through is None else Crossing.load(through)
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
-        read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
-        read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
         opened = None if sae is None else open_dictionary(sae, **read_as)
         what: Any = opened
         chosen: Any = asked
@@ -338,6 +339,16 @@ def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> N
         raise typer.BadParameter("Name an SAE, or a text with --prompt.", param_hint="'SAE'")
     if sae is None and stated is None:
         raise Refusal("prompts", "nothing says which model reads them, and where", "say --source MODEL:BLOCK")
+
+
+def _refuse_words_of_features(graph: Path | None, asked: object, confidence: Path | None) -> None:
+    """Refuse features said twice, and a file of confidences that is none."""
+    from dragoman.scoring import check_confidence
+
+    if graph is not None and asked is not None:
+        raise Refusal("--graph beside --features", "both say which features", "use one of the two")
+    if confidence is not None:
+        check_confidence(confidence)
 
 
 def _prompts(texts: list[str] | None, file: Path | None, at: str | None) -> list[str] | Path | None:

@@ -108,7 +108,7 @@ class Asked:
         """Whether it takes counts of firings to tell which are meant."""
         return any(isinstance(part, _Some) and part.how == "top" for part in self.parts)
 
-    def told(self, count: int, name: str, own: Sequence[str] = ()) -> tuple[list[str] | None, int]:
+    def ids_and_count(self, count: int, name: str, own: Sequence[str] = ()) -> tuple[list[str] | None, int]:
         """Ids, where the words tell them without looking at a row, and how many features are meant at most.
 
         Args:

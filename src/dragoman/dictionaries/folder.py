@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.store import ArraysFile, refusing
+from dragoman.store import ArraysFile, fingerprint_of, refusing
 from dragoman.store.controlvectors import GGUF, ControlVectors
 from dragoman.store.numpyfile import NumpyFile
 from dragoman.store.spans import Arrays, Bytes, LocalBytes, Matrix, Whole, read_bytes
@@ -24,6 +24,7 @@ from dragoman.store.tables import TABLES, TableFile
 
 TORCH = {".pt", ".pth", ".bin", ".ckpt"}
 PICKLES = {".pkl", ".pickle"}
+_SETTINGS_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
 _JSON_LIMIT = 32 << 20  # bytes; labels of a million features take that
 _INSIDE = ("checkpoints",)  # folders whose files belong to a dictionary
 
@@ -81,6 +82,21 @@ class LocalFolder(Folder):
             # A pipe, a device or a link to nothing bears its name here too, and is refused by it when it is read.
             self.names = frozenset(p.relative_to(self.path).as_posix() for p in (*entries, *inner) if not p.is_dir())
         self.entries: tuple[str, ...] = tuple(entry.name for entry in entries)
+
+    def digest(self, *, without: str, alone: bool) -> list[str]:
+        """The file that is named, which names lie beside it, and a digest of the files; notes are left out.
+
+        Args:
+            without: a name that is left out too.
+            alone: whether the file that is named is all, with what tells of it.
+        """
+        own = {n for n in self.names - {without} if n == self.focus or not _is_note(n)}
+        # What is no file is refused when it is read, and stands in the way of nothing else.
+        names = {n for n in own if (self.path / n).is_file()}
+        if self.focus is not None and alone:
+            names = {n for n in names if n == self.focus or PurePath(n).suffix.lower() in _SETTINGS_IN}
+        # Which names are there decides the layout.
+        return [self.focus or "", "\n".join(sorted(own)), fingerprint_of(self.path, names)]
 
     def bytes_of(self, name: str) -> LocalBytes:
         """A file that lies in the folder. Refused when it is not there, or is a link that leads out."""
@@ -165,3 +181,9 @@ class _Outline(Whole):
         one = self.matrix.rows([0]) if 0 not in self.shape else np.zeros(1, np.float32)
         kind = np.float32 if one.dtype.kind == "f" else one.dtype
         return np.broadcast_to(np.zeros((), kind), self.shape)
+
+
+def _is_note(name: str) -> bool:
+    """Whether no reader opens a file, which the system or a person leaves beside: hidden, or Markdown."""
+    path = PurePath(name)
+    return path.name.startswith(".") or path.suffix.lower() == ".md"

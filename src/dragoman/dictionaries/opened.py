@@ -40,12 +40,11 @@ from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
 from dragoman.dictionaries.rows import ids_of, living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
-from dragoman.store import digest, fingerprint_of, plain
+from dragoman.store import digest, plain
 from dragoman.store.spans import shown
 
 READ_AS = ("key", "orientation", "d_model", "k")  # words by which `open_dictionary` is told how arrays are read
 _RECORD = "its record, which names these weights"
-_SETTINGS_IN = {".json", ".yaml", ".yml"}  # files in which layouts, shapes and labels are told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -272,18 +271,16 @@ class Dictionary:
         return direct_folder(self.where, target) if stated is None or stated == self.site else None
 
     def fingerprint(self) -> str:
-        """Digest of its files and of what is asked of them; files of the hub are named by the commit they lie in."""
-        asked = f"{dict(self.read_as)} {'' if isinstance(self.where, Path) else self.where}"
-        folder, extra = self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
-        if not isinstance(folder, LocalFolder):
-            return digest(asked, extra)
-        # What is no file is refused when it is read, and stands in the way of nothing else.
-        names = frozenset(n for n in folder.names - {CONFIDENCE} if (folder.path / n).is_file())
-        if folder.focus is not None and self.layout == VECTORS:  # the file, and what tells of it
-            names = frozenset(n for n in names if n == folder.focus or Path(n).suffix.lower() in _SETTINGS_IN)
-        # Which names are there decides the layout.
-        there = "\n".join(sorted(folder.names - {CONFIDENCE}))
-        return digest(asked, extra, folder.focus or "", there, fingerprint_of(folder.path, names))
+        """Digest of its files and of what is asked of them; files of the hub are named by the commit they lie in.
+
+        Of a folder here the place has no part in it, nor have notes: a copy under another path holds the same.
+        """
+        where, folder, extra = self.where, self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
+        here = isinstance(folder, LocalFolder)
+        told = "" if isinstance(where, Path) else (where.inside, where.key, where.indices) if here else where
+        asked = f"{dict(self.read_as)} {told}"
+        contents = folder.digest(without=CONFIDENCE, alone=self.layout == VECTORS) if here else []
+        return digest(asked, extra, *contents)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

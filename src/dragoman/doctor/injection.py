@@ -17,7 +17,7 @@ from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.stream import FACTOR, median_norm, overflow
 from dragoman.doctor.subject import Subject
 from dragoman.models.decode import Verbalizer
-from dragoman.models.watch import Meant, bare_logits, bare_text, dtype_of, embedding_factors, meant
+from dragoman.models.watch import Expected, bare_logits, bare_text, dtype_of, embedding_factors, expected_of
 from dragoman.verbalizers.protocol import AnyVerbalizer, parse
 
 COSINE = 0.99  # bfloat16 rounds each entry by 0.4 % at most: the cosine of a rounded vector stays above 0.9999
@@ -74,7 +74,7 @@ def check_injection(subject: Subject) -> list[Finding]:
     places = _places(half)
     found = [slot(subject, places)]
     if len(places) == len(subject.places):
-        wanted = meant(local, subject.opposite[0], mean[places].astype(np.float32))
+        wanted = expected_of(local, subject.opposite[0], mean[places].astype(np.float32))
         brought, held = half[places[0]], mean[places[0]]
         found += [sign(subject, brought, wanted), scale(name, local, brought, held, block, wanted)]
     return [*found, scale_at_site(subject, local), embedding_scale(subject, local)]
@@ -115,7 +115,7 @@ def slot(subject: Subject, places: list[int]) -> Finding:
     return SLOT.of(subject.verbalizer_name, measured, ", ".join(map(str, wanted)), fault)
 
 
-def sign(subject: Subject, brought: NDArray[np.float64], wanted: Meant) -> Finding:
+def sign(subject: Subject, brought: NDArray[np.float64], wanted: Expected) -> Finding:
     """What arrives must point where the contract turns the vector to: verbalizers drop length, not sign."""
     if not subject.at_home:
         return SIGN.skipped(subject.verbalizer_name, "its contract carries the vector into another space first")
@@ -135,7 +135,7 @@ def scale(
     change: NDArray[np.float64],
     stream: NDArray[np.float64],
     block: int,
-    wanted: Meant,
+    wanted: Expected,
 ) -> Finding:
     """Norm the vector arrives with: the contract's where it replaces, a share of the stream's where it is added.
 

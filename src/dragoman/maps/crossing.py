@@ -359,6 +359,15 @@ def neighbouring(directions: Directions, target: Site) -> Directions:
         Refusal: another model or revision, or a block more than two away.
     """
     source = directions.site
+    refuse_far(source, target)
+    if source.block == target.block:
+        return replace(directions, site=target)
+    origin = f"{directions.origin or source}, read as it is at block {target.block}"
+    return replace(directions, site=target, origin=origin)
+
+
+def refuse_far(source: Site, target: Site) -> None:
+    """Refuse sites whose streams are not read as they are: see `neighbouring`."""
     away = abs(source.block - target.block)
     revisions = source.revision and target.revision and source.revision != target.revision
     if source.model != target.model or revisions:
@@ -371,10 +380,6 @@ def neighbouring(directions: Directions, target: Site) -> Directions:
             f"they are {away} blocks apart, and {REACH} count as neighbours",
             "fit a map between the two blocks",
         )
-    if not away:
-        return replace(directions, site=target)
-    origin = f"{directions.origin or source}, read as it is at block {target.block}"
-    return replace(directions, site=target, origin=origin)
 
 
 def judged(aligned: Aligned, forward: LinearMap) -> LinearMap:

@@ -26,10 +26,11 @@ from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import ADAPTER, refuse_quantised
+from dragoman.models.asked import check_engine
 from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, uniform_numbers
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
-from dragoman.models.engines import TOGETHER, SlotEngine, check_engine, engine_for
+from dragoman.models.engines import TOGETHER, SlotEngine, engine_for
 from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, digests, read_template
 from dragoman.models.hooked import hooked
 from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype

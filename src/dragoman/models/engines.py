@@ -18,12 +18,11 @@ import torch
 
 from dragoman.core import Refusal
 from dragoman.models import slots as over
+from dragoman.models.asked import check_engine
 from dragoman.models.captured import AT_ONCE, STRIDE, Captured, FeedOf, RowTokens, outputs_of, room
 from dragoman.models.choose import Ending
 from dragoman.models.contracts.base import Feed
-from dragoman.store.spans import shown
 
-ENGINES = ("auto", "loop", "captured")
 MOST_SLOTS = 512  # more of them gain 2 to 5 % on an H200
 MOST_SLOTS_CPU = 128  # products of so many rows keep two cores busy
 TOGETHER = {"loop": 64, "captured": 2048}  # rows of a call: some for every slot, or the last ones are said by few
@@ -31,12 +30,6 @@ LEFT_FREE = 0.15  # of the memory that is free when slots are counted
 # Of the largest logit: another order of sums, in half precision over all blocks.
 _CLOSE = {torch.float32: 1e-3}
 _CLOSE_HALF = 0.1
-
-
-def check_engine(word: str) -> None:
-    """Refuse words that are no engine."""
-    if word not in ENGINES:
-        raise Refusal(f"engine '{shown(word, 40)}'", f"known are {', '.join(ENGINES)}", "use one of these")
 
 
 class SlotEngine:

@@ -26,6 +26,7 @@ from dragoman.models.load import check_device, text_stack
 from dragoman.records import PromptToken
 from dragoman.store import read_jsonl, read_texts, refuse_halves
 from dragoman.store.spans import shown
+from dragoman.store.textfiles import kind_of
 
 MOST_TOKENS = 4096  # of a prompt
 NAMED = 24  # tokens that a refusal names
@@ -122,8 +123,11 @@ def prompts_of(given: object, at: str | int = "last") -> list[Prompt]:
 
 
 def _entries(path: Path) -> list[object]:
-    named = path.name.removesuffix(".gz")
-    return list(read_jsonl(path)) if named.endswith(".jsonl") else list(read_texts(path))
+    kind = kind_of(path.name)
+    if kind not in (".txt", ".jsonl"):
+        why = f"prompts are not read from '{shown(path.suffix)}' files"
+        raise Refusal(f"{path}", why, "pass a .txt of a prompt a line, or a .jsonl")
+    return list(read_jsonl(path)) if kind == ".jsonl" else list(read_texts(path))
 
 
 def _prompt(entry: object, at: str | int, what: str) -> Prompt:

@@ -233,7 +233,7 @@ def _hooks_of(verbalizer: Verbalizer, vectors: Floats) -> tuple[Hook, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meant:
+class Expected:
     """What a contract means a vector to bring: ``carried`` (d,) in place of an embedding, beside ``resting`` (d,).
 
     ``added``: norm of what is added to the stream at the first place, None where nothing is.
@@ -244,14 +244,14 @@ class Meant:
     added: float | None
 
 
-def meant(verbalizer: Verbalizer, vector: Floats, stream: Floats) -> Meant:
+def expected_of(verbalizer: Verbalizer, vector: Floats, stream: Floats) -> Expected:
     """What a vector (d,) is meant to bring where the stream is ``stream`` (k, d), at the k places of it."""
     contract, row = verbalizer.contract, torch.tensor(vector)[None]
     adds = bool(_hooks_of(verbalizer, vector[None]))
     at_home = verbalizer.width == contract.stream
     carried = contract.carried(row)[0] if at_home and not adds else row[0]
     resting = contract.resting()
-    return Meant(
+    return Expected(
         carried=numbers(carried),
         resting=np.zeros_like(numbers(carried)) if resting is None else numbers(resting),
         added=float(contract.added(torch.tensor(stream))[0]) if adds else None,

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal, Site
+from dragoman.core import Refusal, Site, refuse_other_site
 from dragoman.dictionaries import Asked, Dictionary
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable
+from dragoman.maps.crossing import refuse_far
 from dragoman.maps.direct import FLOOR
+from dragoman.models.asked import check_device_word
 from dragoman.models.needs import ModelNeeds, VerbalizerNeeds, folder_here, model_needs, verbalizer_needs
 from dragoman.models.sizes import check_place
 from dragoman.runs.forecast import (
@@ -30,8 +32,11 @@ from dragoman.runs.forecast import (
     this_machine,
     weights_bytes,
 )
+from dragoman.runs.given import refuse_crossed_as_is
+from dragoman.runs.grow import refuse_another
 from dragoman.runs.options import Options
 from dragoman.runs.texts import Texts
+from dragoman.store.outputs import check_run
 
 _SAMPLED = 200  # texts whose tokens are counted
 _LONGEST = 256  # tokens of a text that are read
@@ -65,6 +70,7 @@ def dry_run(
     target, alike = first.site, first.site == source
     check_place(source, dictionary.d_model)
     check_place(target, what="what the verbalizer reads")
+    _refuse_early(source, target, options, through, out, device)
     ids, count = _features(dictionary, features)
     beside = dictionary.direct_folder(target) if texts.own is None else None
     if through is None:
@@ -129,6 +135,21 @@ def dry_run(
     )
 
 
+def _refuse_early(
+    source: Site, target: Site, options: Options, through: Crossing | None, out: Path, device: str
+) -> None:
+    """Refuse what ``explain`` refuses by places, words and the folder that is there."""
+    check_device_word(device)
+    if options.serving == "as-is":
+        refuse_crossed_as_is(through)
+        refuse_far(source, target)
+    elif through is not None:
+        refuse_other_site("dictionary directions", source, through.source)
+        through.refuse_others(None, target)
+    check_run(out)
+    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
+
+
 def _given(texts: Texts, options: Options, alike: bool, beside: bool, native: bool) -> list[str]:
     """The texts that are read, as ``prepare`` has it. ``beside``: whether the direct route's table lies there."""
     if not alike and options.map == "aligned" and options.serving != "as-is":
@@ -148,7 +169,7 @@ def _features(dictionary: Dictionary, asked: Asked | None) -> tuple[list[str] | 
     if asked is None:
         ids = [str(one) for one in dictionary.indices]
         return (ids, len(ids)) if ids else (None, dictionary.d_sae)
-    return asked.told(dictionary.d_sae, dictionary.name, dictionary.weights.names)
+    return asked.ids_and_count(dictionary.d_sae, dictionary.name, dictionary.weights.names)
 
 
 def _conditions(
@@ -190,7 +211,8 @@ def _models(
     told: list[tuple[ModelNeeds, str]] = [(first.whole, f"by {by}")]
     if second is not None:
         told.append((second.whole, f"native {native}"))
-    told += zip(read, ("source", "target") if len(read) == 2 else ("source and target",), strict=True)
+    roles = ("source", "target") if len(read) == 2 else ("source and target",)
+    told += zip(read, roles[: len(read)], strict=True)
     seen, models = set[str](), []
     for needs, role in told:
         fetched = 0 if needs.ref in seen else needs.fetched

@@ -9,7 +9,6 @@ what decides it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
+from dragoman.models.asked import check_engine
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
-from dragoman.models.engines import check_engine
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
 from dragoman.models.sizes import check_place
@@ -30,7 +29,15 @@ from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.carried import conditions_of, unusable
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
-from dragoman.runs.given import crossing_of, dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.given import (
+    dictionary_of,
+    opened_crossing,
+    path_of,
+    refuse_crossed_as_is,
+    talk_of,
+    verbalizer_of,
+    washout_of,
+)
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.identity import entry_of, refuse_uncalibrated
 from dragoman.runs.options import AskedReading, MapKind, Options
@@ -156,7 +163,7 @@ def explain(
         if confidence is not None and not isinstance(chosen, Activations):
             refuse_uncalibrated(confidence, chosen, by, options)
         readings = Readings(source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk)
-        how |= read.told
+        how |= read.settings
         if isinstance(chosen, Activations):
             return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
         crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
@@ -177,18 +184,6 @@ def _refuse_unread(confidence: str | Path) -> None:
 
     check_confidence(confidence)
     packaged_folder()
-
-
-def opened_crossing(through: Crossing | str | Path | None, texts: object, map: MapKind | None) -> Crossing | None:
-    """The crossing that is named; refuse words that speak of fitting another."""
-    crossing = crossing_of(through)
-    if crossing is None:
-        return None
-    if texts is not None:
-        raise Refusal(f"texts beside {crossing.name}", "it was fitted on texts of its own", "name one of the two")
-    if map is not None and map != crossing.recipe:
-        raise Refusal(f"map '{map}' with {crossing.name}", f"it was fitted as {crossing.recipe}", "leave --map out")
-    return crossing
 
 
 def speakers(
@@ -272,16 +267,13 @@ def _refuse_early(
     if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
         ConfidenceSet.load(calibrated)
     if options.serving == "as-is":
-        if fitted is not None:
-            raise Refusal(
-                f"route 'as-is' through {fitted.name}", "as they are, directions cross by nothing", "leave it out"
-            )
+        refuse_crossed_as_is(fitted)
         neighbouring(chosen.directions, target)
     elif fitted is not None:
         fitted.refuse_others(None, target)
     elif source != target and options.asks_firings:
         refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
-    refuse_another(out, {"source": str(source), "target": str(target), "settings": _told(options)})
+    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
@@ -324,7 +316,7 @@ def written_run(
         talk,
         {
             "dictionary": entry_of(chosen.dictionary, directions, crossing.dead),
-            "settings": {**_told(options), "batch_size": together(options, verbalizers), **settings},
+            "settings": {**options.settings, "batch_size": together(options, verbalizers), **settings},
             **({"labels": whose} if (whose := chosen.dictionary.labelled.to_json()) else {}),
             "digests": dict(crossing.digests),
             "map_report": {crossing.map.method: crossing.map.report["held_out"]} if crossing.map else {},
@@ -343,12 +335,6 @@ def written_run(
         if words := lens_words(readings, directions, rows):
             keep_words(folder, words)
     return folder
-
-
-def _told(options: Options) -> dict[str, Any]:
-    """The options as a manifest tells them; how many vectors are handed over together only where that was said."""
-    told = {**asdict(options), "temperature": options.drawn_at}
-    return told if options.batch_size else {name: one for name, one in told.items() if name != "batch_size"}
 
 
 def _own(crossing: Crossing) -> Background:

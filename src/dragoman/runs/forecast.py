@@ -41,7 +41,7 @@ _RIVALS, _OTHERS = 50, 2000  # watched besides each feature of a dictionary too 
 
 
 class ModelForecast(Record):
-    """A model that is opened. ``as_``: by, native, source, target. ``bytes``: its weights in memory."""
+    """A model that is opened. ``roles``: by, native, source, target. ``bytes``: its weights in memory."""
 
     model: str
     roles: tuple[str, ...]

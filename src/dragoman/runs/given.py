@@ -42,6 +42,25 @@ def crossing_of(given: object) -> Crossing | None:
     return Crossing.load(path_of(given, "through", "pass a crossing, or its folder"))
 
 
+def opened_crossing(through: Crossing | str | Path | None, texts: object, map: str | None) -> Crossing | None:
+    """The crossing that is named; refuse words that speak of fitting another."""
+    crossing = crossing_of(through)
+    if crossing is None:
+        return None
+    if texts is not None:
+        raise Refusal(f"texts beside {crossing.name}", "it was fitted on texts of its own", "name one of the two")
+    if map is not None and map != crossing.recipe:
+        raise Refusal(f"map '{map}' with {crossing.name}", f"it was fitted as {crossing.recipe}", "leave --map out")
+    return crossing
+
+
+def refuse_crossed_as_is(crossing: Crossing | None) -> None:
+    """Refuse a crossing where directions cross as they are."""
+    if crossing is not None:
+        what = f"route 'as-is' through {crossing.name}"
+        raise Refusal(what, "as they are, directions cross by nothing", "leave it out")
+
+
 def target_of(given: object) -> Site:
     """Where directions should arrive: a site, its text, or what an open verbalizer reads."""
     if isinstance(given, Site):

@@ -24,8 +24,8 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs import prompted
 from dragoman.runs.crossings import map_alone, nothing_to_cross, prepare
-from dragoman.runs.explain import opened_crossing, speakers, tell_labels, written_run
-from dragoman.runs.given import dictionary_of
+from dragoman.runs.explain import speakers, tell_labels, written_run
+from dragoman.runs.given import dictionary_of, opened_crossing
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
@@ -202,7 +202,7 @@ class Opened:
 
     def _written(self, chosen: Features, crossing: Crossing, out: Path, options: Mapping[str, Any]) -> Run:
         asked, device = replace(self.options, **options), self.readings.device
-        how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.told}
+        how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.settings}
         folder = written_run(chosen, crossing, self.readings, self.by, None, asked, out, how)
         if self.embedder is not None:
             say = self.readings.talk.say

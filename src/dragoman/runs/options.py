@@ -7,7 +7,7 @@ map or washout, pairs of them that do not go together, and samples that could on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -72,6 +72,12 @@ class Options:
         if self.temperature is not None:
             return self.temperature
         return 1.0 if self.samples > 1 else 0.0
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """As a manifest tells them; how many vectors are handed over together only where that was said."""
+        told = {**asdict(self), "temperature": self.drawn_at}
+        return told if self.batch_size else {name: one for name, one in told.items() if name != "batch_size"}
 
     @property
     def serving(self) -> Route:

@@ -1,22 +1,20 @@
 """Long steps as plain lines, and the log that a run keeps of what was said.
 
 In: what is said and how far it is, as ``Talk`` has it. Out: lines with the time that is left, some seconds apart; a
-``Talk`` that also writes them, with times, to ``log.txt`` in the run's folder. The log names no password or token and
-holds no control characters; it decides nothing, is no part of any digest, and a run that goes on goes on with it.
-Refuses nothing: a log that cannot be written is left out.
+``Talk`` that also has them kept, with times, in the log of the run's folder, which a run that goes on goes on with.
+Refuses nothing.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from dragoman.core import Refusal, Talk, without_secrets
-from dragoman.store.runs import LOG
+from dragoman.core import Refusal, Talk
+from dragoman.store.logfile import append_log, stamped
 
 EVERY = 30.0  # seconds between two lines of one step
 FIRST = 5.0  # after which a step that goes on says how long it will take
@@ -71,26 +69,13 @@ class _Log:
 
     def line(self, text: str) -> None:
         """Keep one."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._held.append(f"{stamp} {_plain(text)}\n")
+        self._held.append(stamped(text))
         if self._folder is not None:
             self._write(self._folder)
 
     def _write(self, folder: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-        with suppress(OSError):  # a disk that is full is told by who writes rows
-            handle = os.open(folder / LOG, flags, 0o666)
-            try:
-                os.write(handle, "".join(self._held).encode("utf-8", "backslashreplace"))
-            finally:
-                os.close(handle)
+        append_log(folder, self._held)
         self._held.clear()
-
-
-def _plain(text: str) -> str:
-    """On one line, without secrets; what is not printed is shown as an escape."""
-    told = without_secrets(str(text))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in told)
 
 
 @contextmanager

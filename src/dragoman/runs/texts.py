@@ -80,11 +80,13 @@ class Texts:
             most = MOST if most is None else most
             texts, ref = dataset_texts(DatasetRef.parse(where), column, most)
             return cls(own=tuple(texts), path=str(ref), column=ref.column, most=most)
+        if isinstance(where, str) and not where.strip():
+            raise Refusal(f"texts '{where}'", "it names nothing", WAYS)
         texts = read_texts(Path(where), COLUMN if column is None else column, most)
         return cls(own=tuple(texts), path=str(where), column=column, most=most)
 
     @property
-    def told(self) -> dict[str, object]:
+    def settings(self) -> dict[str, object]:
         """Where they are from, as a manifest tells it."""
         said = {"text_column": self.column, "max_texts": self.most}
         return {"texts": self.path, **{name: one for name, one in said.items() if one is not None}}

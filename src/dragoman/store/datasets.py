@@ -4,7 +4,8 @@ In: ``hf:ORG/NAME[@REVISION][:SPLIT[:COLUMN]]``. Out: texts, and the reference w
 they are of. Read are the hub's own Parquet files of the data set (its reference ``refs/convert/parquet``), or, where
 there are none or a revision is named, files of texts in the repository; kept in the cache. Refuses what is no such
 reference, data sets that are gated, absent or of other files, splits and columns that are not there (naming those that
-are), and all that readers of files refuse. No code of a data set is run, and nothing is unpickled.
+are), splits of which files are missing by their names, and all that readers of files refuse. No code of a data set is
+run, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _REF = re.compile(
     r"(?::(?P<split>[^:@]+)(?::(?P<column>[^:]+))?)?"
 )
 _PIECE = 1 << 20  # bytes of one request for lines
-_SHARD = re.compile(r"(?P<split>.+?)-\d{2,}-of-\d{2,}(?:-[0-9a-f]+)?")
+_SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d{2,})-of-(?P<of>\d{2,})(?:-[0-9a-f]+)?")
 _USUAL = ("train",)
 _ALONE = "default"  # how the hub calls the one configuration of a data set
 _PREFERRED = (".parquet", ".jsonl", ".csv", ".txt")
@@ -121,6 +122,7 @@ def pinned(ref: DatasetRef) -> DatasetFiles:
     sha = _commit(ref, what)
     sizes = hub.sizes(ref.repo, sha, what, "datasets")
     name, files = _chosen(ref, _splits(sizes), what)
+    _refuse_missing(files, what)
     return DatasetFiles(ref=replace(ref, revision=sha, split=name), files={file: sizes[file] for file in files})
 
 
@@ -162,6 +164,18 @@ def _split_of(path: str) -> tuple[str, str]:
     return "/".join(folders) or _ALONE, split
 
 
+def _refuse_missing(files: Sequence[str], what: str) -> None:
+    """Refuse a split that its files' names tell to be of so many, where these are not exactly all of them."""
+    shards = [found for path in files if (found := _SHARD.fullmatch(PurePosixPath(path).name.partition(".")[0]))]
+    many = {int(found["of"]) for found in shards}
+    there = (*sorted(int(found["number"]) for found in shards),)
+    whole = {(*range(first, n + first),) for n in many for first in (0, 1)}
+    if shards and (len(many) > 1 or there not in whole):
+        told = " and of ".join(map(str, sorted(many)))
+        why = f"its {len(there)} files are named as parts of {told}, and are not one of each"
+        raise Refusal(what, why, "name another revision or split")
+
+
 def _chosen(ref: DatasetRef, splits: Mapping[tuple[str, str], Sequence[str]], what: str) -> tuple[str, Sequence[str]]:
     """The split that is asked for, as CONFIGURATION/SPLIT, and its files."""
     if not splits:
@@ -196,7 +210,7 @@ def _read(there: DatasetFiles, column: str, most: int) -> list[str]:
         with closing(RemoteStream(RemoteFile(url, headers=build_hf_headers(), name=name))) as raw:
             # Parquet asks for what it needs; lines come in pieces.
             file = cast(IO[bytes], raw if kind_of(path) == ".parquet" else BufferedReader(raw, _PIECE))
-            packed = size if path.endswith(".gz") else None
+            packed = size if path.lower().endswith(".gz") else None
             with closing(texts_in(file, name, column, packed)) as found:
                 texts += islice(found, most - len(texts))
         if len(texts) >= most:

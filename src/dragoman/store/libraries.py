@@ -1,7 +1,7 @@
 """Libraries that only some of dragoman needs: whether they are installed, told before anything is done with them.
 
-In: what needs them, their names, the extra that brings them. Out: nothing. Refuses where one is
-absent, with the line to type.
+In: what needs them, their names, the extra that brings them. Out: nothing. Refuses where one is absent, with the line
+to type.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def read_texts(path: Path | str, column: str = COLUMN, most: int | None = None) 
 
 def kind_of(name: str) -> str:
     """How a file is read, by its name: one of ``KINDS``, or nothing where no reader knows it."""
-    pure = PurePath(name)
+    pure = PurePath(name.lower())
     packed = PurePath(pure.stem).suffix if pure.suffix == ".gz" else ""
     kind = packed if packed in _PACKED else pure.suffix
     return kind if kind in KINDS else ""
@@ -144,8 +144,7 @@ def _cells(raw: IO[bytes], name: str, column: str, packed: int | None) -> Genera
             delimiter = max(",;\t", key=first.count)
             rows = csv.reader(_from(first, told), delimiter=delimiter, strict=True)
             heading = next(rows, [])
-            if column not in heading:
-                raise _no_column(name, column, heading)
+            _check_named(name, column, heading)
             at = heading.index(column)
             for number, row in enumerate((row for row in rows if row), 1):
                 if len(row) != len(heading):
@@ -167,6 +166,15 @@ _READERS: dict[str, Callable[[IO[bytes], str, str, int | None], Generator[tuple[
 }
 
 
+def _check_named(name: str, column: str, there: Sequence[str]) -> None:
+    """Refuse a table without that column, and one with several of its name: which is meant nothing tells."""
+    if column not in there:
+        raise _no_column(name, column, there)
+    if (count := there.count(column)) > 1:
+        why = f"{count} of its columns are named '{shown(column)}'"
+        raise Refusal(name, why, f"name them differently, or name another with {_OPTION}")
+
+
 def _no_column(name: str, column: str, there: Sequence[str]) -> Refusal:
     why = f"it has no column '{shown(column)}', but {listed(there)}" if there else "it has no columns"
     return Refusal(name, why, f"name one of its columns with {_OPTION}")
@@ -181,7 +189,8 @@ def _parquet(raw: IO[bytes], name: str, column: str) -> Generator[tuple[int, str
         number = 0
         for group in range(file.metadata.num_row_groups):
             for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False):
-                for text in batch.column(0).to_pylist():
+                # By its name: of "a.b", pyarrow reads the field b of a column a too.
+                for text in batch.column(column).to_pylist():
                     number += 1
                     if text is not None:
                         yield number, text
@@ -193,15 +202,18 @@ def _parquet(raw: IO[bytes], name: str, column: str) -> Generator[tuple[int, str
         raise Refusal(name, why, "fetch or write the file again") from error
 
 
+def _is_text(kinds: Any, kind: Any) -> bool:
+    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+
+
 def _check_column(file: Any, kinds: Any, name: str, column: str) -> None:
     """Refuse a table without that column of text, and one that unpacks to more than can be held."""
     schema = file.schema_arrow
-    if column not in schema.names:
-        raise _no_column(name, column, schema.names)
+    _check_named(name, column, schema.names)
     kind = schema.field(column).type
     kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
-        texts = [one.name for one in schema if kinds.is_string(one.type) or kinds.is_large_string(one.type)]
+    if not _is_text(kinds, kind):
+        texts = [one.name for one in schema if _is_text(kinds, one.type)]
         why = f"its column '{shown(column)}' holds {shown(str(kind))}, not text"
         told = f"columns of text are {listed(texts)}" if texts else "no column holds text"
         raise Refusal(name, f"{why}, and {told}", f"name one with {_OPTION}" if texts else "name another file")

@@ -53,7 +53,7 @@ def objects(name: str, raw: IO[bytes], packed: int | None = None) -> Generator[d
 def packed_size(path: Path) -> int | None:
     """How many bytes a gzip file has, by its name; None of any other."""
     with refusing("reading", path):
-        return path.stat().st_size if path.suffix == ".gz" else None
+        return path.stat().st_size if path.suffix.lower() == ".gz" else None
 
 
 def refuse_halves(text: str, what: str) -> None:

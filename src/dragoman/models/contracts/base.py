@@ -158,8 +158,11 @@ class Contract(ABC):
 
     @classmethod
     def contradiction(cls, stated: Mapping[str, Any]) -> str:
-        """Why a sidecar cannot be of this contract; empty when it can."""
-        return ""
+        """Why a sidecar cannot be of this contract; empty when it can.
+
+        Of a contract without a scale: a stated scale or mode belongs to another way of feeding.
+        """
+        return "" if cls.scaled else scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """Resolve the sidecar."""

@@ -15,7 +15,6 @@ read in a public copy of their repository.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +27,7 @@ from dragoman.models.contracts.base import (
     Feed,
     Sampling,
     beside,
-    other_kind,
     replaced,
-    scale_stated,
 )
 from dragoman.store import ArraysFile
 from dragoman.store.spans import shown
@@ -63,11 +60,6 @@ class Continuous(Contract):
     closing = (" [END]", "\n", ">>>.")
     scaled = False
     trained_on_rows = True
-
-    @classmethod
-    def contradiction(cls, stated: Mapping[str, Any]) -> str:
-        """A stated scale or mode belongs to another way of feeding."""
-        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """All is given, but for the width."""

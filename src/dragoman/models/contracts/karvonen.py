@@ -10,13 +10,12 @@ Source: Karvonen et al. 2025, Activation Oracles (arXiv 2512.15674), equation 1;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from dragoman.core import Refusal, Site
-from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm, other_kind, scale_stated
+from dragoman.models.contracts.base import Change, Contract, Feed, Hook, Sampling, at_norm
 from dragoman.models.load import decoder_blocks
 from dragoman.verbalizers.prompt import Prompt
 
@@ -31,11 +30,6 @@ class Karvonen(Contract):
     sampling = Sampling(temperature=0.0, max_new_tokens=200, source="EasyNLA's script that shows generations")
     settings = {"hook_block": (int,)}
     scaled = False
-
-    @classmethod
-    def contradiction(cls, stated: Mapping[str, Any]) -> str:
-        """A stated scale or mode belongs to another way of feeding."""
-        return scale_stated(stated) or other_kind(stated)
 
     @property
     def hook_block(self) -> int:

@@ -32,9 +32,7 @@ from dragoman.models.contracts.base import (
     Sampling,
     at_norm,
     beside,
-    other_kind,
     replaced,
-    scale_stated,
     section,
 )
 from dragoman.models.resolve import folder_of
@@ -84,11 +82,6 @@ class Selfie(Contract):
         """Read the adapter; the weights are those of the model it was trained on."""
         super().__init__(request)
         self.weights = folder_of(self._base)
-
-    @classmethod
-    def contradiction(cls, stated: Mapping[str, Any]) -> str:
-        """A stated scale or mode belongs to another way of feeding."""
-        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """The adapter, its header, and what neither says."""

@@ -13,7 +13,6 @@ Source: Meng et al. 2026 (arXiv 2608.13538), SAEVerbalizer: their script of infe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +27,6 @@ from dragoman.models.contracts.base import (
     Sampling,
     at_norm,
     beside,
-    other_kind,
-    scale_stated,
 )
 from dragoman.models.contracts.karvonen import refuse_block
 from dragoman.store.spans import shown
@@ -58,11 +55,6 @@ class SpanAdd(Contract):
     loop_only = "its vector is added at the last position of the prompt, which the captured engine reads by its step"
     scaled = False
     trained_on_rows = True
-
-    @classmethod
-    def contradiction(cls, stated: Mapping[str, Any]) -> str:
-        """A stated scale or mode belongs to another way of feeding."""
-        return scale_stated(stated) or other_kind(stated)
 
     def read(self, request: CheckpointRequest) -> Sidecar:
         """All is given, but for the width."""
