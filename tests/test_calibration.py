@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binomtest
 
-from dragoman.calibration.answers import agreement_with_known, calibrated, gathered
+from dragoman.calibration.answers import FEWEST_RIGHT, agreement_with_known, calibrated, gathered, kinds_of, of_kinds
 from dragoman.calibration.deal import dealt
 from dragoman.calibration.draw import Truth, drawn
 from dragoman.calibration.fitted import components
 from dragoman.calibration.inputs import concept
 from dragoman.calibration.outcome import SentenceAbout, dealt_sentences, kappa, sentences_of, verdicts
-from dragoman.confidence.calibration import Calibration
+from dragoman.confidence.calibration import Calibration, kind_of
+from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_unseen
 from dragoman.confidence.risk import answer_line, design_effect, error_bound
 from dragoman.core import Refusal, Talk
@@ -45,11 +46,37 @@ def planted():
 def test_right_sentences_are_sure_and_wrong_ones_are_not(planted):
     made, found, watched = planted
     own, _ = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
-    p = np.array([one.probability for one in made.predict(own.evidence)])
-    token = np.array([row["of_token"] == 1 for row in own.evidence])
+    p = np.array([one.probability for one in made.predict(own.evidence)], dtype=object)
+    token = np.array([kind_of(row) == "token" for row in own.evidence])
     named = np.array([int(one) % 3 > 0 for one in own.group])  # groups are latents, in their order
     assert own.right[token & named].all() and own.right[~named].mean() < 0.2
-    assert p[token & named].min() > 0.7 and p[token & ~named].mean() < 0.2 and p[~token].mean() < 0.2
+    assert min(p[token & named]) > 0.7 and np.mean(p[token & ~named]) < 0.2
+
+
+def test_a_kind_of_sentence_that_is_hardly_ever_borne_out_has_no_answer_and_is_named(planted):
+    made, found, watched = planted
+    own, _ = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    kinds = [kind_of(row) for row in own.evidence]
+    counts = {kind: (kinds.count(kind), sum(own.right[k] for k in range(len(kinds)) if kinds[k] == kind))
+              for kind in set(kinds)}  # fmt: skip
+    assert {kind: (one.n, one.right) for kind, one in made.kinds.items()} == counts
+    assert {kind for kind, one in made.kinds.items() if one.calibrated} == {"token"}
+    for kind, one in zip(kinds, made.predict(own.evidence), strict=True):
+        assert (one.probability is None) == (kind != "token") and (kind == "token" or not one.answered)
+    assert made.reliability.n == counts["token"][0]
+    n, right = counts["theme"]
+    assert made.told.endswith(f"; none about themes ({right} of {n} borne out)")
+
+
+def test_where_no_kind_is_borne_out_nothing_is_calibrated(planted):
+    made, found, watched = planted
+    own, nulls = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    few = np.zeros(len(own.right), bool)
+    few[np.flatnonzero([kind_of(row) == "token" for row in own.evidence])[: FEWEST_RIGHT - 1]] = True
+    kinds = kinds_of(replace(own, right=few))
+    assert not any(one.calibrated for one in kinds.values())
+    with pytest.raises(Refusal, match="of no kind of sentence are 10 borne out"):
+        of_kinds(own, nulls, [kind for kind, one in kinds.items() if one.calibrated])
 
 
 def test_no_null_is_answered_where_truth_is_planted(planted):
@@ -64,10 +91,10 @@ def test_what_it_is_worth_is_told(planted):
     made, _, _ = planted
     worth = made.reliability
     assert worth.kappa > 0.9 and worth.known >= 30 and worth.auroc > 0.85
-    assert worth.error is not None and worth.error <= worth.bound <= 0.2
-    assert (
-        made.told
-        == f"calibrated on 60 latents of this dictionary on 2026-01-02; answers {worth.answered:.0%} at <= 20 % error"
+    assert worth.error is not None and worth.bound is not None and worth.error <= worth.bound <= 0.2
+    assert made.told.startswith(
+        f"calibrated on 60 latents of this dictionary on 2026-01-02; answers {worth.answered:.0%} of sentences about "
+        "final tokens at <= 20 % error"
     )
 
 
@@ -206,7 +233,8 @@ def test_a_line_keeps_what_it_promises(seed):
         assert line.why and not line.answered
         return
     taken = p >= line.threshold
-    assert line.answered == taken.sum() and line.wrong == (~right[taken]).sum() and line.bound <= 0.2
+    assert line.answered == taken.sum() and line.wrong == (~right[taken]).sum()
+    assert line.bound is not None and line.bound <= 0.2
     assert all(np.mean(some >= line.threshold) <= 0.02 for some in nulls.values())
 
 
@@ -240,7 +268,7 @@ def test_unseen_probabilities_are_of_fits_without_the_group():
     rng = np.random.default_rng(0)
     x, groups = rng.normal(size=(120, 2)), np.repeat(np.arange(40), 3)
     y = rng.random(120) < 1 / (1 + np.exp(-2 * x[:, 0]))
-    rows = [{"a": float(a), "b": float(b)} for a, b in x]
+    rows: list[Evidence] = [{"a": float(a), "b": float(b)} for a, b in x]
     step, unseen = fit_unseen(rows, y, groups=groups, seed=0)
     penalty = step.report["penalty"]
     wide = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -280,7 +308,8 @@ def test_truths_know_what_names_them():
 
 
 def test_kappa_and_groups():
-    assert kappa([1, 1, 0, 0], [1, 1, 0, 0]) == 1 and kappa([1, 0, 1, 0], [1, 1, 0, 0]) == 0 == kappa([1], [1])
+    half, crossed = [True, True, False, False], [True, False, True, False]
+    assert kappa(half, half) == 1 and kappa(crossed, half) == 0 == kappa([True], [True])
     together = np.zeros((50, 3))
     together[:10, :2] = 1
     together[20:30, 2] = 1

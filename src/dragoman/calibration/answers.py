@@ -1,12 +1,16 @@
 """Verdicts and evidence brought together: verdicts that know nothing refused, the rest fitted.
 
 In: verdicts on sentences, what is known of the latents, the evidence's embedder. Out: a ``Calibration``. Refuses
-verdicts of held-out documents that do not agree with the known answers, and what fitting refuses.
+verdicts of held-out documents that do not agree with the known answers, dictionaries of whose sentences hardly one is
+borne out, and what fitting refuses.
+
+A kind of sentence of which fewer than ten are borne out is left out by name: from so few nothing is learnt.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -17,17 +21,19 @@ from dragoman.calibration.inputs import WatchedLatents, concept
 from dragoman.calibration.outcome import SentenceAbout, Verdicts, kappa, sentences_of
 from dragoman.calibration.sizes import Sizes
 from dragoman.calibration.texts import CONCEPTS
-from dragoman.confidence.calibration import Calibration, RunIdentity
+from dragoman.confidence.calibration import KINDS, Calibration, Kind, KindOfSentence, RunIdentity, kind_of
 from dragoman.core import Refusal, Talk
 from dragoman.embed import Embedder
-from dragoman.measures.claims import token_of
+from dragoman.measures.claims import claims_of, token_of
 from dragoman.measures.firing import quoted
-from dragoman.scoring.sentences import Reference, sentence_evidence
+from dragoman.scoring.sentences import Reference, TextInContext, sentence_evidence
 from dragoman.store import digest
 
 AGREEMENT = 0.4  # Cohen's kappa with the known answers below which nothing is calibrated
 FEWEST_KNOWN = 30  # sentences by which that is told
 REFERENCE = 64  # sentences of a kind that others are held against
+FEWEST_RIGHT = 10  # sentences of a kind borne out, below which none of that kind is answered
+AT_ONCE = 4096  # texts that are placed together
 
 
 def calibrated(
@@ -51,10 +57,12 @@ def calibrated(
     talk.say(f"held-out documents agree with {known} known answers by kappa {agreement:.2f}; gathering evidence")
     reference = Reference(sentences=_reference(found, seed), embedder=embedder)
     own, nulls = gathered(found, watched, reference)
-    talk.say(
-        f"fitting on {len(own.right)} sentences, {int(own.right.sum())} of which are borne out, and on {len(nulls)} "
-        "texts of nulls"
-    )
+    kinds = kinds_of(own)
+    for kind, one in kinds.items():
+        no = "" if one.calibrated else f": too few to learn from ({FEWEST_RIGHT} at least), so none will be answered"
+        talk.say(f"about {KINDS[kind]}: {one.right} of {one.n} sentences are borne out{no}")
+    own, nulls = of_kinds(own, nulls, [kind for kind, one in kinds.items() if one.calibrated], identity.source)
+    talk.say(f"fitting on {len(own.right)} sentences, and on {len(nulls)} texts of nulls")
     result = fitted(own, nulls, seed=seed)
     judged_ones = {one.feature for one in found.own} & set(watched.latents)
     worth = reliability(
@@ -70,6 +78,7 @@ def calibrated(
         texts=texts,
         sizes=asdict(sizes),
         embedder=embedder.name,
+        kinds=kinds,
         sentences={kind: tuple(some) for kind, some in reference.sentences.items()},
         right=result.right,
         with_nulls=result.with_nulls,
@@ -114,12 +123,55 @@ def _reference(found: Verdicts, seed: int) -> dict[str, list[str]]:
     }
 
 
+def kinds_of(own: Sentences) -> dict[Kind, KindOfSentence]:
+    """Of each kind how many were judged and are borne out, and whether these are enough."""
+    kinds = np.array([kind_of(row) for row in own.evidence], dtype=object)
+    found: dict[Kind, KindOfSentence] = {}
+    for kind in KINDS:
+        mine = own.right[kinds == kind]
+        if len(mine):
+            right = int(mine.sum())
+            found[kind] = KindOfSentence(n=len(mine), right=right, calibrated=right >= FEWEST_RIGHT)
+    return found
+
+
+def of_kinds(
+    own: Sentences, nulls: Sequence[NullText], kinds: Sequence[Kind], source: str = "the source"
+) -> tuple[Sentences, list[NullText]]:
+    """Those of these kinds alone; a null's text without one stays, as a text that no answer is given to.
+
+    Raises:
+        Refusal: there is no kind.
+    """
+    if not kinds:
+        why = f"of no kind of sentence are {FEWEST_RIGHT} borne out by held-out documents"
+        raise Refusal(f"calibrating by where latents of {source} fire", why, "ask for more latents, or read more texts")
+    kept = np.array([kind_of(row) in kinds for row in own.evidence], dtype=bool)
+    rows = [row for row, one in zip(own.evidence, kept, strict=True) if one]
+    mine = Sentences(evidence=rows, right=own.right[kept], group=own.group[kept])
+    return mine, [replace(text, evidence=[row for row in text.evidence if kind_of(row) in kinds]) for text in nulls]
+
+
+def read_together(texts: Iterable[TextInContext], reference: Reference) -> None:
+    """Place what evidence is made of in large batches; asked for sentence by sentence, batches hold one."""
+    wanted: dict[str, None] = {}
+    for text in texts:
+        others = claims_of(text.other) if text.other else ()
+        wanted |= dict.fromkeys(claim.text for claim in (*text.claims, *others))
+        if text.windows is not None:
+            wanted |= dict.fromkeys((*text.windows.firing, *text.windows.silent))
+    every = list(wanted)
+    for at in range(0, len(every), AT_ONCE):
+        reference.embedder.encode(every[at : at + AT_ONCE])
+
+
 def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> tuple[Sentences, list[NullText]]:
     """Evidence on the drawn latents' sentences that have a verdict, and on every null's."""
     group = dict(zip((*watched.latents, *watched.extra), components(watched.fired).tolist(), strict=True))
     most = max(group.values(), default=0) + 1
     evidence, right, groups = [], [], []
     nulls: list[NullText] = []
+    read_together((one.text for one in found.texts), reference)
     chosen, fakes = set(watched.latents), dict[str, int]()
     for one in found.texts:
         if one.null:

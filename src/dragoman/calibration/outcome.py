@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from dragoman.scoring.claims import known_windows
 from dragoman.store import digest
 
 OTHERS = 64  # latents whose windows a sentence is compared with
+DEALT = 200  # theme sentences of others that a theme is compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,13 @@ def verdicts(
     order = sorted(watched.latents, key=lambda name: digest("others", str(seed), name))
     elsewhere = [name for name in order if name in windows and len(windows[name].firing) >= FEWEST][: OTHERS + 1]
     themes = {f: [claim.text for claim in some if claim.kind == "theme"][:2] for f, some in own.items()}
+    drawn = sorted(themes, key=lambda name: digest("themes", str(seed), name))
     of_own, of_others = dict[SentenceAbout, bool](), dict[SentenceAbout, bool]()
     features = list(dict.fromkeys((*own, *others)))
     for k, feature in enumerate(features):
         how: dict[str, Any] = {
             "others": [windows[name] for name in elsewhere if name != feature][:OTHERS],
-            "dealt": _of_others(themes, feature),
+            "dealt": _of_others(themes, drawn, feature),
             "embedder": embedder,
         }
         mine = list(own.get(feature, ()))
@@ -113,9 +116,11 @@ def _borne_out(feature: str, claims: Sequence[Claim], windows: Windows, **how: A
     }
 
 
-def _of_others(themes: Mapping[str, Sequence[str]], feature: str) -> list[str]:
+def _of_others(themes: Mapping[str, Sequence[str]], order: Sequence[str], feature: str) -> list[str]:
+    """Theme sentences of others, taken in this order."""
     mine = set(themes.get(feature, ()))
-    return [text for name, some in themes.items() if name != feature for text in some if text not in mine]
+    every = (text for name in order if name != feature for text in themes[name] if text not in mine)
+    return list(islice(every, DEALT))
 
 
 def dealt_sentences(

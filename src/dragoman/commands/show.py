@@ -282,6 +282,8 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
 
 def show_calibration(scores: Scores | Json | None) -> None:
     """How many sentences are answered for, and what the calibration says of itself; nothing where there is none."""
+    from dragoman.scores import Scores
+
     if not isinstance(scores, Scores):
         scores = Scores.of(scores, "the scores") if scores and scores.get("calibration") else None
     if scores is None or scores.calibration is None:

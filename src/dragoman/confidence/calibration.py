@@ -4,7 +4,8 @@ In: evidence on sentences. Out: probabilities with their reasons; JSON and back.
 or are of another version, and runs of another pair of sites, verbalizer, dictionary, route or washout.
 
 Two steps read the same evidence: one fitted on features alone, one on features and nulls, of which none is right. The
-smaller of the two counts, scaled once more on sentences that neither had seen.
+smaller of the two counts, scaled once more on sentences that neither had seen. Kinds of sentences that held-out
+documents hardly ever bear out have no probability at all: there is nothing to learn it from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from dragoman.store import read_json, write_json
 KIND = "dragoman calibration"
 FORMAT = 1
 On = Literal["latents", "made directions"]
+Kind = Literal["token", "words", "theme"]
+KINDS: Mapping[Kind, str] = {"token": "final tokens", "words": "words that stand out", "theme": "themes"}
 
 
 class RunIdentity(Record):
@@ -75,10 +78,21 @@ class Reliability(Record):
     why: str = ""
 
 
-class SentencePrediction(Record):
-    """One sentence's chance; ``answered``: it reaches the line; ``why``: what weighed most."""
+class KindOfSentence(Record):
+    """``n`` sentences of a kind were judged, ``right`` of them borne out; ``calibrated``: enough to learn from."""
 
-    probability: float
+    n: int
+    right: int
+    calibrated: bool
+
+
+class SentencePrediction(Record):
+    """One sentence's chance, None of a kind that is not calibrated.
+
+    ``answered``: it reaches the line; ``why``: what weighed most.
+    """
+
+    probability: float | None
     answered: bool
     why: Mapping[str, float]
 
@@ -88,9 +102,9 @@ class Calibration(Record):
 
     ``right``: of features alone; ``with_nulls``: of features and nulls. ``slope``, ``offset``: of the smaller's
     log-odds. ``spans``: evidence -> least and most that was seen, to which it is drawn in. ``line``: answers are given
-    at or above it, None where no line was safe. ``sentences``: by kind, those that others are held against;
-    ``embedder``: which placed them. ``on``: what it was calibrated on, ``when``, with ``seed`` and ``texts`` (a
-    digest). ``version``: of dragoman.
+    at or above it, None where no line was safe. ``kinds``: what was judged of each kind of sentence, and which of them
+    are calibrated. ``sentences``: by kind, those that others are held against; ``embedder``: which placed them.
+    ``on``: what it was calibrated on, ``when``, with ``seed`` and ``texts`` (a digest). ``version``: of dragoman.
     """
 
     format: Literal[1] = FORMAT
@@ -103,6 +117,7 @@ class Calibration(Record):
     texts: str
     sizes: Mapping[str, int]
     embedder: str
+    kinds: Mapping[Kind, KindOfSentence]
     sentences: Mapping[str, tuple[str, ...]]
     right: Step
     with_nulls: Step | None
@@ -113,21 +128,20 @@ class Calibration(Record):
     reliability: Reliability
 
     def predict(self, rows: Sequence[Evidence]) -> list[SentencePrediction]:
-        """One prediction a sentence.
+        """One prediction a sentence; of a kind that is not calibrated none is answered, and has no probability.
 
         Raises:
             Refusal: none of the rows has any of the evidence it reads.
         """
-        if not rows:
-            return []
-        drawn = [self.drawn_in(row) for row in rows]
-        p = self.probabilities(drawn)
-        why = [dict(islice(self.right.why(row).items(), REASONS)) for row in drawn]
-        line = self.line
-        return [
-            SentencePrediction(probability=one, answered=line is not None and one >= line, why=reasons)
-            for one, reasons in zip(p.tolist(), why, strict=True)
-        ]
+        judged = {k: self.drawn_in(row) for k, row in enumerate(rows) if self.judges(row)}
+        p = dict(zip(judged, self.probabilities(list(judged.values())).tolist(), strict=True)) if judged else {}
+        return [self._prediction(p.get(k), judged.get(k)) for k in range(len(rows))]
+
+    def _prediction(self, p: float | None, drawn: Evidence | None) -> SentencePrediction:
+        if p is None or drawn is None:
+            return SentencePrediction(probability=None, answered=False, why={})
+        why = dict(islice(self.right.why(drawn).items(), REASONS))
+        return SentencePrediction(probability=p, answered=self.line is not None and p >= self.line, why=why)
 
     def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
         """(n,) of evidence that was drawn in."""
@@ -144,6 +158,11 @@ class Calibration(Record):
             for name, (low, high) in self.spans.items()
         }
 
+    def judges(self, row: Evidence) -> bool:
+        """Whether a sentence is of a kind that is calibrated."""
+        kind = self.kinds.get(kind_of(row))
+        return kind is not None and kind.calibrated
+
     @property
     def told(self) -> str:
         """What was calibrated, on what and when, and how much it answers: one line."""
@@ -151,7 +170,25 @@ class Calibration(Record):
         what = f"{worth.features} {'latents of this dictionary' if self.on == 'latents' else self.on}"
         if self.line is None:
             return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
-        return f"calibrated on {what} on {self.when}; answers {worth.answered:.0%} at <= 20 % error"
+        whose = " and ".join(KINDS[kind] for kind, one in self.kinds.items() if one.calibrated)
+        answers = f"answers {worth.answered:.0%} of sentences about {whose} at <= 20 % error"
+        return "; ".join(
+            [
+                f"calibrated on {what} on {self.when}",
+                answers,
+                *([self.unanswered_kinds] if self.unanswered_kinds else []),
+            ]
+        )
+
+    @property
+    def unanswered_kinds(self) -> str:
+        """Which kinds of sentences have no answer, and how many of those judged were borne out; "" where none has."""
+        none = [
+            f"{KINDS[kind]} ({one.right} of {one.n} borne out)"
+            for kind, one in self.kinds.items()
+            if not one.calibrated
+        ]
+        return f"none about {' or '.join(none)}" if none else ""
 
     def refuse_another(self, found: RunIdentity, what: str) -> None:
         """Refuse to judge a run of another pair, dictionary, verbalizer, route or way of saying.
@@ -207,6 +244,11 @@ _AGAIN = "calibrate on what this run is of, or leave --confidence out"
 def is_calibration(told: object) -> bool:
     """Whether what a file holds says that it is a calibration."""
     return isinstance(told, Mapping) and told.get("kind") == KIND
+
+
+def kind_of(row: Evidence) -> Kind:
+    """Of which kind the sentence is that evidence is about."""
+    return "token" if row.get("of_token") else "words" if row.get("of_words") else "theme"
 
 
 def _short(identity: Mapping[str, Any]) -> str:

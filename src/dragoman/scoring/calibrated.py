@@ -122,6 +122,7 @@ def _with_chances(
     chances = calibration.predict(sentence_evidence(text, reference))
     claims: list[ClaimStatus] = list(one.claims)
     for k, chance in enumerate(chances[: len(claims)]):
-        told_of = {"probability": round(chance.probability, 4), "answered": chance.answered}
-        claims[k] = claims[k].model_copy(update=told_of)
+        if chance.probability is not None:
+            more = {"probability": round(chance.probability, 4), "answered": chance.answered}
+            claims[k] = claims[k].model_copy(update=more)
     return one.model_copy(update={"claims": tuple(claims)})
