@@ -14,6 +14,7 @@ from dragoman.calibration.draw import Truth, drawn
 from dragoman.calibration.fitted import components
 from dragoman.calibration.inputs import concept
 from dragoman.calibration.outcome import SentenceAbout, dealt_sentences, kappa, sentences_of, verdicts
+from dragoman.commands.calibrate import lines_of
 from dragoman.confidence.calibration import Calibration, kind_of
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_unseen
@@ -96,6 +97,15 @@ def test_what_it_is_worth_is_told(planted):
         f"calibrated on 60 latents of this dictionary on 2026-01-02; answers {worth.answered:.0%} of sentences about "
         "final tokens at <= 20 % error"
     )
+
+
+def test_the_command_tells_it_in_lines_of_eighty_columns(planted):
+    made, _, _ = planted
+    lines = lines_of(made)
+    assert all(len(line) <= 80 for line in lines)
+    assert any(line.startswith("themes") and line.endswith("too few: no answer") for line in lines)
+    assert any(line.startswith("final tokens") and line.split()[-1] == str(made.kinds["token"].right) for line in lines)
+    assert any(line.startswith("answers ") and f"{made.reliability.bound:.0%}" in line for line in lines)
 
 
 def test_verdicts_that_know_nothing_are_refused():

@@ -137,10 +137,20 @@ def calibrate(
 
 def lines_of(made: Calibration) -> list[str]:
     """What a calibration is worth, as lines of at most 80 columns."""
+    from dragoman.confidence.calibration import KINDS
+
     worth = made.reliability
+    kinds = [
+        f"{KINDS[kind]:22s}{one.n:6d}{one.right:11d}{'' if one.calibrated else '  too few: no answer'}"
+        for kind, one in made.kinds.items()
+    ]
     lines = [
-        f"{worth.n} sentences of {worth.features} {made.on}, {worth.right} of which are borne out",
-        "each judged by a fit that had not seen its feature",
+        f"sentences of {worth.features} {made.on}, by documents held out",
+        "",
+        f"{'about':22s}{'judged':>6s}{'borne out':>11s}",
+        *kinds,
+        "",
+        f"those answered for, {worth.n}, each judged by a fit that had not seen its feature",
         "",
         "    n  predicted  observed",
         *(f"{n:5d}  {predicted:9.3f}  {observed:8.3f}" for predicted, observed, n in worth.bins),
@@ -152,5 +162,8 @@ def lines_of(made: Calibration) -> list[str]:
         lines.append(f"AUROC {worth.auroc:.3f}")
     if made.line is None:
         return [*lines, f"answers nothing: {worth.why}"]
-    lines.append(f"answers {worth.answered:.0%} at P >= {made.line:.2f}, of which {worth.error:.0%} are wrong")
+    lines.append(
+        f"answers {worth.answered:.0%} at P >= {made.line:.2f}, of which {worth.error:.0%} are wrong "
+        f"(at most {worth.bound:.0%})"
+    )
     return [*lines, *(f"null '{name}' answered: {share:.1%}" for name, share in worth.nulls.items())]
