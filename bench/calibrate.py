@@ -13,6 +13,7 @@ Models' readings and texts are kept, so that the same command goes on where it w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import sys
 import time
@@ -39,6 +40,7 @@ from dragoman.confidence.calibration import KINDS, Calibration, Kind  # noqa: E4
 from dragoman.confidence.fit import ece_estimate  # noqa: E402
 from dragoman.core import Estimate, Refusal, Talk  # noqa: E402
 from dragoman.models.embedder import SentenceEmbedder  # noqa: E402
+from dragoman.models.resolve import folder_of  # noqa: E402
 from dragoman.runs.options import Options  # noqa: E402
 from dragoman.runs.texts import Texts  # noqa: E402
 from dragoman.scoring.judged_run import CachedEmbedder  # noqa: E402
@@ -310,16 +312,28 @@ def child(name: str, args: argparse.Namespace, end: Any) -> None:
 
 def at_once(chosen: Sequence[str], args: argparse.Namespace) -> dict[str, Json]:
     """All directions side by side."""
+    for name in chosen:
+        for site in (GROUNDS[name].source, GROUNDS[name].target):
+            folder_of(site.model)  # unpacked once, not by both
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Any] = {}
     for name in chosen:
         ends[name], theirs = context.Pipe()
         context.Process(target=child, args=(name, args, theirs)).start()
         theirs.close()  # so that a child that dies is noticed
-    found = {name: end.recv() for name, end in ends.items()}
+    found = {name: received(end, ({"failed": "its process ended"}, None)) for name, end in ends.items()}
     for name, end in ends.items():
-        end.send(_other(name, found))
-    return {name: with_transfer(found[name][0], end.recv()) for name, end in ends.items()}
+        with contextlib.suppress(BrokenPipeError):
+            end.send(_other(name, found))
+    return {name: with_transfer(found[name][0], received(end, None)) for name, end in ends.items()}
+
+
+def received(end: Any, otherwise: Any) -> Any:
+    """What a child sends; ``otherwise`` of one that ended without."""
+    try:
+        return end.recv()
+    except EOFError:
+        return otherwise
 
 
 def one_by_one(chosen: Sequence[str], args: argparse.Namespace) -> dict[str, Json]:
@@ -353,12 +367,13 @@ def main() -> None:
     parse.add_argument("--paired", type=int, default=600)
     parse.add_argument("--dealt", type=int, default=1)
     parse.add_argument("--device", default="cpu")
-    parse.add_argument("--dtype", default="float32")
+    parse.add_argument("--dtype", default=None, help="bfloat16 on CUDA, else float32, where nothing is said")
     parse.add_argument("--batch-size", type=int, default=None)
     parse.add_argument("--at-once", type=int, default=1, choices=(1, 2), help="directions side by side")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--out", type=Path, default=HERE / "results" / "calibrate.json")
     args = parse.parse_args()
+    args.dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     chosen = list(GROUNDS) if args.direction == "both" else [args.direction]
     found = at_once(chosen, args) if args.at_once > 1 else one_by_one(chosen, args)
