@@ -137,8 +137,11 @@ def judge(
     outcomes = Outcomes.of(p, right, clusters=own.group)
     ece = ece_estimate(outcomes, rng=rng, bins=max(2, min(10, len(p) // 20)))
     by_null: dict[str, list[bool]] = {null: [] for null in NULLS}
+    wrongly: dict[str, list[bool]] = {null: [] for null in NULLS}
     for text in nulls:
-        by_null[text.null].append(any(one.answered for one in made.predict(text.evidence)))
+        sure = [one.answered for one in made.predict(text.evidence)]
+        by_null[text.null].append(any(sure))
+        wrongly[text.null].append(any(s and not r for s, r in zip(sure, text.outcomes, strict=True)))
     single = pieces(own)
     best = max(single, key=lambda piece: (selective(single[piece], right, 0.8)["value"], piece))
     return {
@@ -152,6 +155,7 @@ def judge(
         "auroc": stated(auroc_estimate(outcomes, rng=rng)) if 0 < right.sum() < len(right) else None,
         "auroc_firing_word": firing_word(made, watched, found, reference, rng),
         "nulls_confident": {null: rate(sum(some), len(some)) for null, some in by_null.items()},
+        "nulls_confident_and_not_borne_out": {null: rate(sum(some), len(some)) for null, some in wrongly.items()},
         "answered": rate(int(answered.sum()), len(p)),
         "answered_of_all_sentences": rate(int(answered.sum()), len(every.right)),
         "error_among_answered": rate(int((~right[answered]).sum()), int(answered.sum())),

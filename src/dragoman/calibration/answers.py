@@ -20,7 +20,7 @@ from dragoman.calibration.fitted import NullText, Sentences, components, fitted,
 from dragoman.calibration.inputs import WatchedLatents, concept
 from dragoman.calibration.outcome import SentenceAbout, Verdicts, kappa, sentences_of
 from dragoman.calibration.sizes import Sizes
-from dragoman.calibration.texts import CONCEPTS
+from dragoman.calibration.texts import CONCEPTS, FAKE
 from dragoman.confidence.calibration import KINDS, Calibration, Kind, KindOfSentence, RunIdentity, kind_of
 from dragoman.core import Refusal, Talk
 from dragoman.embed import Embedder
@@ -149,7 +149,12 @@ def of_kinds(
     kept = np.array([kind_of(row) in kinds for row in own.evidence], dtype=bool)
     rows = [row for row, one in zip(own.evidence, kept, strict=True) if one]
     mine = Sentences(evidence=rows, right=own.right[kept], group=own.group[kept])
-    return mine, [replace(text, evidence=[row for row in text.evidence if kind_of(row) in kinds]) for text in nulls]
+    return mine, [_of_kinds(text, kinds) for text in nulls]
+
+
+def _of_kinds(text: NullText, kinds: Sequence[Kind]) -> NullText:
+    kept = [k for k, row in enumerate(text.evidence) if kind_of(row) in kinds]
+    return replace(text, evidence=[text.evidence[k] for k in kept], right=[text.outcomes[k] for k in kept])
 
 
 def read_together(texts: Iterable[TextInContext], reference: Reference) -> None:
@@ -166,7 +171,11 @@ def read_together(texts: Iterable[TextInContext], reference: Reference) -> None:
 
 
 def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> tuple[Sentences, list[NullText]]:
-    """Evidence on the drawn latents' sentences that have a verdict, and on every null's."""
+    """Evidence on the drawn latents' sentences that have a verdict, and on every null's.
+
+    A null's sentences count as wrong, whatever documents say of the latent under whose name it stands; but a fake
+    latent fires somewhere, and of it a sentence is right that held-out documents bear out.
+    """
     group = dict(zip((*watched.latents, *watched.extra), components(watched.fired).tolist(), strict=True))
     most = max(group.values(), default=0) + 1
     evidence, right, groups = [], [], []
@@ -177,7 +186,9 @@ def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> 
         if one.null:
             name = one.feature
             mine = group[name] if name in group else fakes.setdefault(name, most + len(fakes))
-            nulls.append(NullText(null=one.null, group=mine, evidence=sentence_evidence(one.text, reference)))
+            borne_out = [found.fakes.get(sentence, False) and one.null == FAKE for sentence in sentences_of(one)]
+            rows = sentence_evidence(one.text, reference)
+            nulls.append(NullText(null=one.null, group=mine, evidence=rows, right=borne_out))
         elif one.feature in chosen and one.condition != CONCEPTS:
             for sentence, own in zip(sentences_of(one), sentence_evidence(one.text, reference), strict=True):
                 if sentence in found.own:

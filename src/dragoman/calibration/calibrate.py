@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dragoman.calibration.answers import calibrated
-from dragoman.calibration.constructed import COSINES, mean_differences, mixtures
+from dragoman.calibration.constructed import COSINES, firing_rates, mean_differences, mixtures
 from dragoman.calibration.deal import dealt
 from dragoman.calibration.inputs import Inputs, read_inputs
 from dragoman.calibration.outcome import Verdicts, verdicts
@@ -45,7 +43,7 @@ from dragoman.store.outputs import check_file
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 KEPT = 4096  # texts whose places by rare words are held
-_MAKING = "calibration-2"  # goes up when what is made from the same texts changes
+_MAKING = "calibration-3"  # goes up when what is made from the same texts changes
 
 
 def calibrate(
@@ -203,10 +201,9 @@ def said_texts(
     if watched.words:
         means = mean_differences(inputs.pairs, list(watched.words), readings.source)
         concepts = mixtures(means, rows, seed=seed)[0]
-    many = np.diff(watched.fired.tocsc().indptr) / max(watched.fired.shape[0], 1)
     plan = TextPlan.of(
         inputs.crossing, readings, options, rows.pick(every), inputs.pairs, concepts,
-        rates=dict(zip(every, many.tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
+        rates=dict(zip(every, firing_rates(watched.fired).tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
     )  # fmt: skip
     return plan.write(work / "run", by, readings.talk)[1]
 

@@ -176,11 +176,25 @@ def fakes_of(pairs: Pairs, rates: NDArray[Any], crossing: Crossing, *, seed: int
 
     They count as features of a dictionary of their own: cards, windows and firing words are made as of real ones.
     """
-    n = len(pairs.x)
-    able = np.clip(np.asarray(rates, dtype=np.float64), 2 / n, 0.5)
-    directions, encoder = fake_dictionary(pairs.x, able, site=crossing.source, seed=seed, draw="covariance")
+    directions, encoder = fake_latents(pairs, rates, crossing.source, seed=seed)
     directions = replace(directions, kind="feature")
     return directions, replace(crossing, **_counted(pairs, directions.ids, encoder, crossing))
+
+
+def fake_latents(pairs: Pairs, rates: NDArray[Any], site: Site, *, seed: int) -> tuple[Directions, FakeEncoder]:
+    """The same fake latents, with what says where they fire."""
+    able = np.clip(np.asarray(rates, dtype=np.float64), 2 / len(pairs.x), 0.5)
+    return fake_dictionary(pairs.x, able, site=site, seed=seed, draw="covariance")
+
+
+def under_nulls(names: Sequence[str], n: int, *, seed: int) -> list[str]:
+    """Latents under whose names nulls stand."""
+    return sorted(names, key=lambda name: digest("null", str(seed), name))[:n]
+
+
+def firing_rates(fired: Any) -> NDArray[np.float64]:
+    """Share of rows at which each column of (n, m) activations fires."""
+    return np.diff(fired.tocsc().indptr) / max(fired.shape[0], 1)
 
 
 def _counted(pairs: Pairs, ids: Sequence[str], encoder: FakeEncoder, crossing: Crossing) -> dict[str, Any]:

@@ -37,16 +37,29 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NullText:
-    """One text of a null: its name, the group it may not be parted from, evidence on each of its sentences."""
+    """One text of a null: its name, the group it may not be parted from, evidence on each of its sentences.
+
+    ``right``: whether each is borne out all the same, as what is said of a fake latent may be by where that one fires;
+    none is where nothing stands here.
+    """
 
     null: str
     group: int
     evidence: Sequence[Evidence]
+    right: Sequence[bool] = ()
+
+    @property
+    def outcomes(self) -> Sequence[bool]:
+        """One for each sentence."""
+        return self.right or (False,) * len(self.evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """Steps, the scale of the smaller one's log-odds, the line; ``unseen``: probabilities by fits without the group."""
+    """Steps, the scale of the smaller one's log-odds, the line; ``unseen``: probabilities by fits without the group.
+
+    ``answered``: share of each null's texts with an answer, borne out or not.
+    """
 
     right: Step
     with_nulls: Step | None
@@ -55,6 +68,7 @@ class Fitted:
     spans: Mapping[str, tuple[float, float]]
     line: Line
     unseen: Doubles
+    answered: Mapping[str, float]
 
 
 def components(fired: Any) -> NDArray[np.int64]:
@@ -79,25 +93,37 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
     evidence = [_within(row, spans) for row in own.evidence]
     right, z = fit_unseen(evidence, own.right, groups=own.group, seed=seed)
     rows = [(k, _within(row, spans)) for k, text in enumerate(nulls) for row in text.evidence]
+    borne_out = np.array([one for text in nulls for one in text.outcomes], dtype=bool)
     of_nulls, with_nulls = np.zeros(len(rows)), None
     if rows:
         groups = np.append(own.group, [nulls[k].group for k, _ in rows])
         together = [*evidence, *(row for _, row in rows)]
-        outcome = np.append(own.right, np.zeros(len(rows), dtype=bool))
+        outcome = np.append(own.right, borne_out)
         with_nulls, second = fit_unseen(together, outcome, groups=groups, seed=seed)
         z = np.minimum(z, second[: len(evidence)])
         alone = [row for _, row in rows]
         of_nulls = np.minimum(right.slope * right.log_odds(alone) + right.offset, second[len(evidence) :])
     slope, offset = platt(z, own.right)
     unseen = expit(slope * z + offset)
-    surest: dict[str, dict[int, float]] = {}
-    for (k, _), p in zip(rows, expit(slope * of_nulls + offset).tolist(), strict=True):
-        by_text = surest.setdefault(nulls[k].null, {})
-        by_text[k] = max(p, by_text.get(k, 0.0))
-    for k, text in enumerate(nulls):
-        surest.setdefault(text.null, {}).setdefault(k, 0.0)  # a text without a sentence has none that is answered
-    line = answer_line(unseen, own.right, own.group, {name: list(some.values()) for name, some in surest.items()})
-    return Fitted(right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen)
+    p = expit(slope * of_nulls + offset)
+    whose = np.array([k for k, _ in rows], dtype=np.int64)
+    line = answer_line(unseen, own.right, own.group, _surest(p[~borne_out], whose[~borne_out], nulls))
+    reached = np.inf if line.threshold is None else line.threshold
+    answered = {name: float(np.mean(np.array(some) >= reached)) for name, some in _surest(p, whose, nulls).items()}
+    return Fitted(
+        right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen,
+        answered=answered,
+    )  # fmt: skip
+
+
+def _surest(p: Doubles, whose: NDArray[np.int64], nulls: Sequence[NullText]) -> dict[str, list[float]]:
+    """By null, the largest probability among each text's sentences; 0 of a text without one."""
+    surest = np.zeros(len(nulls))
+    np.maximum.at(surest, whose, p)
+    found: dict[str, list[float]] = {}
+    for text, most in zip(nulls, surest.tolist(), strict=True):
+        found.setdefault(text.null, []).append(most)
+    return found
 
 
 def reliability(
@@ -126,6 +152,7 @@ def reliability(
         error=line.wrong / line.answered if line.answered else None,
         bound=line.bound,
         nulls=line.nulls,
+        nulls_answered=made.answered,
         kappa=kappa,
         known=known,
         bins=tuple((one.predicted, one.observed, one.n) for one in reliability_curve(outcomes, bins=bins)),

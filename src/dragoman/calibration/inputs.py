@@ -15,12 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.calibration.constructed import PARTS, Pairs, concept_words, read_pairs, read_rows
+from dragoman.calibration.constructed import (
+    PARTS,
+    Pairs,
+    concept_words,
+    fake_latents,
+    firing_rates,
+    read_pairs,
+    read_rows,
+    under_nulls,
+)
 from dragoman.calibration.draw import Truth, drawn, truths
 from dragoman.calibration.held_out import HeldOut, HeldOutTally, of_words
 from dragoman.calibration.sizes import Sizes
 from dragoman.core import Refusal
-from dragoman.dictionaries import Dictionary, Encoder
+from dragoman.dictionaries import Dictionary
 from dragoman.maps import Crossing
 from dragoman.maps.direct import FLOOR, WHOLE
 from dragoman.models.aligned import encoded
@@ -35,7 +44,7 @@ class WatchedLatents:
     """Of ``latents`` drawn at random and ``extra`` ones: ``truth`` of those that have one, and when they fire.
 
     ``fired``: (n, latents and extra) activations at some tokens. ``held_out``: what documents that no evidence was made
-    of tell of each latent and each concept. ``words``: of concepts.
+    of tell of each latent, fake latent and concept. ``words``: of concepts.
     """
 
     latents: tuple[str, ...]
@@ -90,7 +99,12 @@ def read_inputs(
     pairs = _pairs(readings, some, work)
     fired = encoded(encoder, pairs.x, np.array([int(i) for i in every]))
     words = concept_words(some, outcome, sizes.known, seed=seed)
-    held_out = _held_out(encoder, readings, every, words, outcome, sizes, work, seed)
+    rates = dict(zip(every, firing_rates(fired).tolist(), strict=True))
+    often_of_fakes = np.array([rates[name] for name in under_nulls(every, sizes.nulls, seed=seed)])
+    fakes, fake = fake_latents(pairs, often_of_fakes, readings.source, seed=seed)
+    columns = np.array([int(i) for i in every])
+    encoders = [(every, encoder, columns), (fakes.ids, fake, None)]
+    held_out = _held_out(encoders, readings, words, outcome, sizes, work, seed)
     watched = WatchedLatents(
         latents=latents,
         extra=extra,
@@ -132,30 +146,32 @@ def concept(word: str) -> str:
 
 
 def _held_out(
-    encoder: Encoder,
+    encoders: Sequence[tuple[Sequence[str], Any, NDArray[np.int64] | None]],
     readings: Readings,
-    latents: Sequence[str],
     words: Sequence[str],
     outcome: Sequence[str],
     sizes: Sizes,
     work: Path,
     seed: int,
 ) -> HeldOut:
-    """What the outcome's documents tell, read once and kept."""
+    """What the outcome's documents tell, read once and kept; ``encoders``: latents, what encodes, which columns."""
     kept, talk = work / "held_out.json", readings.talk
     if kept.exists():
         return read_json(kept)
     source = Reader.open(readings.source, dtype=readings.dtype, device=readings.device)
     talk.say(f"reading {len(outcome)} documents with {source.site.model}, which nothing else is made of")
-    columns, texts = np.array([int(i) for i in latents]), {document_name(text): text for text in outcome}
-    tally = HeldOutTally(latents, seed=seed)
+    texts = {document_name(text): text for text in outcome}
+    tallies = [HeldOutTally(ids, seed=seed) for ids, _, _ in encoders]
 
     def take(x: NDArray[Any], documents: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         if len(x):
-            tally.add(encoded(encoder, x, columns), documents, ends, texts)
+            for tally, (_, encoder, columns) in zip(tallies, encoders, strict=True):
+                tally.add(encoded(encoder, x, columns), documents, ends, texts)
 
     read_rows(source, outcome, take, talk.towards("outcome"))
-    found = tally.finish(texts, sizes)
+    found: HeldOut = {}
+    for tally in tallies:
+        found |= tally.finish(texts, sizes)
     found |= {concept(word): own for word, own in of_words(outcome, words, sizes, seed=seed).items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, found)

@@ -12,14 +12,14 @@ sentence that cannot be checked has no verdict.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from dragoman.calibration.inputs import WatchedLatents, concept
-from dragoman.calibration.texts import CONCEPTS, CalibrationText
+from dragoman.calibration.texts import CONCEPTS, FAKE, CalibrationText
 from dragoman.core import Talk
 from dragoman.embed import Embedder
 from dragoman.measures.claims import FEWEST, Claim, Windows, check_claims
@@ -41,11 +41,15 @@ class SentenceAbout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdicts:
-    """``texts``; of their sentences, and of ``dealt`` ones of others, whether held-out documents bear them out."""
+    """``texts``; of their sentences, and of ``dealt`` ones of others, whether held-out documents bear them out.
+
+    ``fakes``: of sentences about fake latents, which fire somewhere as well.
+    """
 
     texts: Sequence[CalibrationText]
     own: Mapping[SentenceAbout, bool]
     dealt: Mapping[SentenceAbout, bool]
+    fakes: Mapping[SentenceAbout, bool] = field(default_factory=dict)
 
 
 def verdicts(
@@ -54,18 +58,21 @@ def verdicts(
     """Check the sentences of every latent and concept, and of others about those whose answer is known.
 
     Args:
-        texts: of latents, concepts and nulls; those of nulls are not checked.
+        texts: of latents, concepts and nulls; of nulls, those of fake latents alone are checked, where these fire.
         watched: what is known of the latents and concepts.
         embedder: places themes and windows; any but the evidence's.
         dealt: sentences of other latents about each whose answer is known, of each kind.
         seed: of what is drawn.
         talk: where progress goes.
     """
-    own: dict[str, dict[Claim, None]] = {}
+    own, fake = dict[str, dict[Claim, None]](), dict[str, dict[Claim, None]]()
     for one in texts:
         if not one.null:
             own.setdefault(about(one), {}).update(dict.fromkeys(one.text.claims))
+        elif one.null == FAKE and one.feature in watched.held_out:
+            fake.setdefault(one.feature, {}).update(dict.fromkeys(one.text.claims))
     own = {feature: claims for feature, claims in own.items() if feature in watched.held_out}
+    fake = {feature: claims for feature, claims in fake.items() if feature not in own}
     known = [*watched.truth, *(concept(word) for word in watched.words)]
     latents = {
         feature: list(claims) for feature, claims in own.items() if feature not in set(map(concept, watched.words))
@@ -77,20 +84,21 @@ def verdicts(
     elsewhere = [name for name in order if name in windows and len(windows[name].firing) >= FEWEST][: OTHERS + 1]
     themes = {f: [claim.text for claim in some if claim.kind == "theme"][:2] for f, some in own.items()}
     drawn = sorted(themes, key=lambda name: digest("themes", str(seed), name))
-    of_own, of_others = dict[SentenceAbout, bool](), dict[SentenceAbout, bool]()
-    features = list(dict.fromkeys((*own, *others)))
+    of_own, of_others, of_fakes = (dict[SentenceAbout, bool]() for _ in range(3))
+    features = list(dict.fromkeys((*own, *others, *fake)))
     for k, feature in enumerate(features):
         how: dict[str, Any] = {
             "others": [windows[name] for name in elsewhere if name != feature][:OTHERS],
             "dealt": _of_others(themes, drawn, feature),
             "embedder": embedder,
         }
-        mine = list(own.get(feature, ()))
+        mine = list(own.get(feature, fake.get(feature, ())))
         checked = _borne_out(feature, [*mine, *others.get(feature, ())], windows[feature], **how)
         for claim, verdict in checked.items():
-            (of_own if claim in own.get(feature, ()) else of_others)[_sentence(claim, feature)] = verdict
+            found = of_fakes if feature in fake else of_own if claim in own.get(feature, ()) else of_others
+            found[_sentence(claim, feature)] = verdict
         talk.towards("sentences")(k + 1, len(features))
-    return Verdicts(texts=texts, own=of_own, dealt=of_others)
+    return Verdicts(texts=texts, own=of_own, dealt=of_others, fakes=of_fakes)
 
 
 def about(one: CalibrationText) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.calibration.constructed import Pairs, fakes_of, like_activations, shuffled_map
+from dragoman.calibration.constructed import Pairs, fakes_of, like_activations, shuffled_map, under_nulls
 from dragoman.core import Directions, Talk
 from dragoman.maps import Crossing
 from dragoman.maps.direct import FLOOR
@@ -30,7 +30,7 @@ from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.scoring.claims import known_windows
 from dragoman.scoring.sentences import TextInContext
-from dragoman.store import RunFolder, digest
+from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
 RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE = "random", "shuffled map", "another's row", "fake latents", "background alone"
@@ -82,8 +82,7 @@ class TextPlan:
         seed: int,
     ) -> TextPlan:
         """Nulls of what was read; ``rates``: latent -> share of tokens at which it fires."""
-        order = sorted(latents.ids, key=lambda name: digest("null", str(seed), name))
-        under = latents.pick(order[:nulls])
+        under = latents.pick(under_nulls(latents.ids, nulls, seed=seed))
         often = np.array([rates[name] for name in under.ids])
         fakes, counted = fakes_of(pairs, often, crossing, seed=seed)
         return cls(

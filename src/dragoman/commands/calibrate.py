@@ -166,4 +166,10 @@ def lines_of(made: Calibration) -> list[str]:
         f"answers {worth.answered:.0%} at P >= {made.line:.2f}, of which {worth.error:.0%} are wrong "
         f"(at most {worth.bound:.0%})"
     )
-    return [*lines, *(f"null '{name}' answered: {share:.1%}" for name, share in worth.nulls.items())]
+    return [*lines, *(null_line(name, share, worth.nulls_answered[name]) for name, share in worth.nulls.items())]
+
+
+def null_line(name: str, wrong: float, answered: float) -> str:
+    """Of one null's texts how many have an answer that is not borne out, and any, where that is another number."""
+    line = f"null '{name}' answered wrongly: {wrong:.1%}"
+    return line if wrong == answered else f"{line}; with what is true of it: {answered:.1%}"

@@ -3,9 +3,10 @@
 In: evidence on sentences. Out: probabilities with their reasons; JSON and back. Refuses files that hold anything else
 or are of another version, and runs of another pair of sites, verbalizer, dictionary, route or washout.
 
-Two steps read the same evidence: one fitted on features alone, one on features and nulls, of which none is right. The
-smaller of the two counts, scaled once more on sentences that neither had seen. Kinds of sentences that held-out
-documents hardly ever bear out have no probability at all: there is nothing to learn it from.
+Two steps read the same evidence: one fitted on features alone, one on features and nulls, of which nothing is right but
+what is true of where a fake latent fires. The smaller of the two counts, scaled once more on sentences that neither had
+seen. Kinds of sentences that held-out documents hardly ever bear out have no probability at all: there is nothing to
+learn it from.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Reliability(Record):
 
     ``n`` sentences of ``features``, ``right`` of them; ``ece`` beside ``ece_floor``, that of exact ones; ``auroc``.
     ``answered``: share that reaches the line, ``error``: of those wrong; ``bound``: at most so many with 90 %
-    confidence. ``nulls``: share of each null's texts with an answer. ``kappa``: agreement of what
-    held-out documents bear out with known answers, over ``known`` sentences. ``bins``: predicted, observed, how many.
+    confidence. ``nulls``: share of each null's texts with an answer that is not borne out; ``nulls_answered``: with
+    any, since what is said of a fake latent may be true of where that one fires. ``kappa``: agreement of what held-out
+    documents bear out with known answers, over ``known`` sentences. ``bins``: predicted, observed, how many.
     ``left_out``: latents drawn of whom no sentence could be checked.
     """
 
@@ -71,6 +73,7 @@ class Reliability(Record):
     error: Number | None
     bound: Number | None
     nulls: Mapping[str, Number]
+    nulls_answered: Mapping[str, Number]
     kappa: Number
     known: int
     bins: tuple[tuple[Number, Number, int], ...]
