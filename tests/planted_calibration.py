@@ -59,6 +59,12 @@ def with_text(one: CalibrationText, text: str) -> CalibrationText:
     return replace(one, text=replace(one.text, row=one.text.row.model_copy(update={"text": text})))
 
 
+def with_feature(one: CalibrationText, name: str) -> CalibrationText:
+    """The same under another name."""
+    row = one.text.row.model_copy(update={"feature": name})
+    return replace(one, feature=name, text=replace(one.text, row=row))
+
+
 def world(seed: int = 0, *, moved: int = 0) -> tuple[list[CalibrationText], WatchedLatents]:
     """Texts of which two thirds name the word, nulls that name another, and what is known of the latents.
 

@@ -14,6 +14,7 @@ from dragoman.calibration.draw import Truth, drawn
 from dragoman.calibration.fitted import components
 from dragoman.calibration.inputs import concept
 from dragoman.calibration.outcome import SentenceAbout, dealt_sentences, kappa, sentences_of, verdicts
+from dragoman.calibration.texts import ANOTHER, FAKE
 from dragoman.commands.calibrate import lines_of
 from dragoman.confidence.calibration import Calibration, kind_of
 from dragoman.confidence.evidence import Evidence
@@ -24,7 +25,7 @@ from dragoman.embed import LexicalEmbedder
 from dragoman.measures.claims import Windows, check_claims, claims_of, token_of
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.sentences import Reference
-from planted_calibration import IDENTITY, SIZES, another, held_out, text_of, with_text, word, world
+from planted_calibration import IDENTITY, SIZES, another, held_out, text_of, with_feature, with_text, word, world
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
 
@@ -86,6 +87,32 @@ def test_no_null_is_answered_where_truth_is_planted(planted):
     assert made.line is not None and len(nulls) == 60
     assert not any(one.answered for text in nulls for one in made.predict(text.evidence))
     assert set(made.reliability.nulls.values()) == {0.0}
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_what_is_true_of_where_a_fake_latent_fires_is_no_false_answer(planted, true):
+    """Fakes that fire on a word of their own in documents of the evidence; in held-out ones on the same, or not."""
+    made, rng = planted[0], np.random.default_rng(5)
+    texts, watched = world()
+    fakes = [f"fake-{k}" for k in range(12)]
+    said = [with_feature(text_of(150 + k, 150 + k, rng, null=FAKE, sure=2.0), name) for k, name in enumerate(fakes)]
+    held = {name: held_out(150 + k if true else 130 + k, rng) for k, name in enumerate(fakes)}
+    watched = replace(watched, held_out=watched.held_out | held)
+    found = verdicts([*(t for t in texts if t.null != FAKE), *said], watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
+    about = {one.feature: right for one, right in found.fakes.items() if one.kind == "token"}
+    assert about == dict.fromkeys(fakes, true) and not {one.feature for one in found.own} & set(fakes)
+    _, nulls = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    chances = [(made.predict(text.evidence), text.outcomes) for text in nulls if text.null == FAKE]
+    answered = np.mean([any(one.answered for one in some) for some, _ in chances])
+    false = np.mean([any(p.answered and not r for p, r in zip(some, own, strict=True)) for some, own in chances])
+    assert answered > 0.5 and false == (0 if true else answered)
+    again = calibration_of(found, watched)
+    worth = again.reliability
+    assert worth.nulls[ANOTHER] == worth.nulls_answered[ANOTHER] == 0
+    if true:
+        assert again.line is not None and worth.nulls[FAKE] == 0 and worth.nulls_answered[FAKE] > 0.5
+    else:
+        assert worth.nulls[FAKE] == worth.nulls_answered[FAKE] <= 0.02
 
 
 def test_what_it_is_worth_is_told(planted):

@@ -31,7 +31,7 @@ class Line:
     """``threshold``: answers are given at or above it; None where no line is safe, and ``why``.
 
     ``answered`` of ``n`` reach it, ``wrong`` of these are wrong, and at most ``bound`` would be with 90 % confidence.
-    ``nulls``: null -> share of its texts with a sentence that reaches it.
+    ``nulls``: null -> share of its texts with a sentence that counts as wrong and reaches it.
     """
 
     threshold: float | None
@@ -86,7 +86,7 @@ def answer_line(
         p: probabilities (n,) of the sentences, each by a fit that had not seen its group.
         right: (n,) whether each is right.
         clusters: (n,) groups of sentences that are right together.
-        nulls: null -> the largest probability among the sentences of each of its texts.
+        nulls: null -> the largest probability among those sentences of each of its texts that count as wrong.
         error: of the answered at most.
         sure: how surely.
         of_null: share of every null's texts that may be answered.
@@ -110,7 +110,7 @@ def answer_line(
         if worst is None or shares[worst] <= of_null:
             safe = (threshold, bound)
         elif safe is None:
-            why = f"{shares[worst]:.0%} of the texts of the null '{worst}' would be answered ({of_null:.0%} at most)"
+            why = f"{shares[worst]:.0%} of the texts of the null '{worst}' would be answered wrongly ({of_null:.0%} at most)"
     if safe is None:
         return Line(threshold=None, why=why, n=len(p), answered=0, wrong=0, bound=None, nulls=_shares(nulls, np.inf))
     threshold, bound = safe
