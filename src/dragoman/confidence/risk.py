@@ -110,7 +110,8 @@ def answer_line(
         if worst is None or shares[worst] <= of_null:
             safe = (threshold, bound)
         elif safe is None:
-            why = f"{shares[worst]:.0%} of the texts of the null '{worst}' would be answered wrongly ({of_null:.0%} at most)"
+            many = f"{shares[worst]:.0%} of the texts of the null '{worst}'"
+            why = f"{many} would be answered wrongly ({of_null:.0%} at most)"
     if safe is None:
         return Line(threshold=None, why=why, n=len(p), answered=0, wrong=0, bound=None, nulls=_shares(nulls, np.inf))
     threshold, bound = safe
