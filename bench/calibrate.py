@@ -42,6 +42,7 @@ from dragoman.core import Estimate, Refusal, Talk  # noqa: E402
 from dragoman.models.embedder import SentenceEmbedder  # noqa: E402
 from dragoman.models.resolve import folder_of  # noqa: E402
 from dragoman.runs.options import Options  # noqa: E402
+from dragoman.runs.progress import Paced  # noqa: E402
 from dragoman.runs.texts import Texts  # noqa: E402
 from dragoman.scoring.judged_run import CachedEmbedder  # noqa: E402
 from dragoman.scoring.sentences import Reference, sentence_evidence  # noqa: E402
@@ -252,7 +253,7 @@ class Direction:
         """Read, say, check, fit on one half and judge the other; figures, and the calibration as JSON."""
         args, began = self.args, time.monotonic()
         ground, self.embedder = GROUNDS[self.name], CachedEmbedder(SentenceEmbedder(device=args.device))
-        talk = Talk(say=self.say)
+        talk = Talk(say=self.say, bar=Paced(self.say).bar)
         sizes = Sizes(
             latents=2 * args.latents, documents=args.documents, known=args.known, nulls=args.nulls, paired=args.paired,
             dealt=args.dealt,
