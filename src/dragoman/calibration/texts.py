@@ -169,7 +169,8 @@ class TextPlan:
                 pair = others.get(one.name) if not null else _pair_of(one, conditions)
                 other = rows.get(pair or "", {}).get(name)
                 written = lens.get(one.name, {}).get(name)
-                add(one.name, name, row, null, "" if other is None else other.text, written)
+                named = "" if null == CONCEPTS else null  # what is made of a known word is no null
+                add(one.name, name, row, named, "" if other is None else other.text, written)
         self._dealt(rows, [one for null, one in conditions if not null], lens, add)
         return found
 
