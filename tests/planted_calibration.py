@@ -65,19 +65,19 @@ def with_feature(one: CalibrationText, name: str) -> CalibrationText:
     return replace(one, feature=name, text=replace(one.text, row=row))
 
 
-def world(seed: int = 0, *, moved: int = 0) -> tuple[list[CalibrationText], WatchedLatents]:
+def world(seed: int = 0, *, moved: int = 0, latents: int = LATENTS) -> tuple[list[CalibrationText], WatchedLatents]:
     """Texts of which two thirds name the word, nulls that name another, and what is known of the latents.
 
     ``moved``: of the held-out documents each latent has those of the one so many places on.
     """
     rng = np.random.default_rng(seed)
-    texts = [text_of(k, k if k % 3 else 100 + k % 40, rng, sure=2.0 if k % 3 else 0.0) for k in range(LATENTS)]
-    texts += [text_of(k, 150 + k, rng, null=null) for null in NULLS for k in range(12)]
+    texts = [text_of(k, k if k % 3 else latents + 40 + k % 40, rng, sure=2.0 if k % 3 else 0.0) for k in range(latents)]
+    texts += [text_of(k, latents + 90 + k, rng, null=null) for null in NULLS for k in range(12)]
     watched = WatchedLatents(
-        latents=tuple(str(k) for k in range(LATENTS)), extra=(),
-        truth={str(k): Truth(word=word(k)) for k in range(0, LATENTS, 2)},
-        fired=csr_array(np.eye(LATENTS)), words=(),
-        held_out={str(k): held_out((k + moved) % LATENTS, rng) for k in range(LATENTS)},
+        latents=tuple(str(k) for k in range(latents)), extra=(),
+        truth={str(k): Truth(word=word(k)) for k in range(0, latents, 2)},
+        fired=csr_array(np.eye(latents)), words=(),
+        held_out={str(k): held_out((k + moved) % latents, rng) for k in range(latents)},
     )  # fmt: skip
     return texts, watched
 
