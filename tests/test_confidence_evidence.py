@@ -15,8 +15,11 @@ from dragoman.confidence.evidence import (
 )
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Directions, Refusal, Site
+from dragoman.embed import LexicalEmbedder
+from dragoman.measures.claims import Windows
 from dragoman.records import Card, Row
 from dragoman.report.words import DIAGNOSTICS
+from dragoman.scoring.sentences import Reference, TextInContext, sentence_evidence
 from dragoman.stats.roc import ContextEmbeddings
 from judging import whole
 
@@ -59,6 +62,18 @@ def test_evidence_refuses_infinite_numbers():
         evidence(Card(margin=float("inf")))
 
 
+def _of_a_sentence():
+    """Names of what a calibration reads of a sentence, where everything is known around it."""
+    windows = Windows(firing=["one two"] * 3, silent=["three four"] * 3, words={"one": 1.0})
+    row = {"feature": "7", "condition": "fires", "sample": 0, "text": 'The final token is "one".'}
+    text = TextInContext(
+        row=Row.of(whole(row), "rows.jsonl"), reading="fires", windows=windows, lens=(["one"], ["one"]),
+        other='The final token is "two".',
+    )  # fmt: skip
+    reference = Reference(sentences={"token": ['The final token is "three".']}, embedder=LexicalEmbedder(width=64))
+    return {name for name, value in sentence_evidence(text, reference)[0].items() if value is not None}
+
+
 def test_every_piece_of_evidence_that_can_be_had_has_words_of_its_own():
     """The page prints these, so that no raw name reaches it."""
     numbers = [name for name, field in Card.model_fields.items() if "float" in str(field.annotation)]
@@ -71,7 +86,7 @@ def test_every_piece_of_evidence_that_can_be_had_has_words_of_its_own():
         read_back={"reconstruction": back, "reconstruction_source": back},
         contexts=contexts,
     )["7"]
-    assert {*numbers, *had, "arrived"} == set(WORDS)
+    assert {*numbers, *had, *_of_a_sentence(), "arrived"} == set(WORDS)
     assert len(set(WORDS.values())) == len(WORDS)
     assert set(SIGNS) <= set(WORDS)
 

@@ -224,6 +224,13 @@ def test_without_a_confidence_supported_sentences_are_and_without_evidence_nothi
     told = believed([row("7", "fires", **held), row("7", "writes", claims=[{"status": "unsupported"}])], MANIFEST)
     assert len(told) == 1 and told[0].startswith("Believe of 1 of 2 texts the sentences without a mark")
     assert told[0].endswith("7 fires on. No confidence is calibrated for these models.")
+    sentences = [{"status": "unsupported"}, {"status": "supported", "probability": 0.9, "answered": True}]
+    unsure = [{"status": "supported", "probability": 0.3, "answered": False}]
+    calibrated = [row("7", "fires", claims=sentences), row("7", "writes", claims=unsure)]
+    assert believed(calibrated, MANIFEST) == [
+        "Believe of 1 of 2 texts the sentences whose P has an answer: 7 fires on. Of all others nothing is answered."
+    ]
+    assert believed(calibrated[1:], MANIFEST) == ["Believe no sentence: none is sure enough for an answer."]
     assert believed([row("7", "fires", claims=[])], MANIFEST) == [
         "Believe no sentence: none is borne out where its feature fires."
     ]

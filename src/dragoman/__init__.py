@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dragoman.calibration.calibrate import calibrate
+    from dragoman.confidence.calibration import Calibration
     from dragoman.confidence.model import ConfidenceSet
     from dragoman.core import Background, Directions, Estimate, Interrupted, Refusal, Site, Talk
     from dragoman.dictionaries import Dictionary, Features, open_dictionary
@@ -34,6 +36,7 @@ _HOMES = {
     "Activations": "models.prompts",
     "AnyVerbalizer": "verbalizers.protocol",
     "Background": "core",
+    "Calibration": "confidence.calibration",
     "Card": "records",
     "ConfidenceSet": "confidence.model",
     "Crossing": "maps",
@@ -55,6 +58,7 @@ _HOMES = {
     "Talk": "core",
     "Verbalizer": "models.decode",
     "activations": "models.prompts",
+    "calibrate": "calibration.calibrate",
     "compare": "runs.compare",
     "examine": "doctor",
     "explain": "runs.explain",
@@ -69,6 +73,7 @@ __all__ = [
     "Activations",
     "AnyVerbalizer",
     "Background",
+    "Calibration",
     "Card",
     "ConfidenceSet",
     "Crossing",
@@ -91,6 +96,7 @@ __all__ = [
     "Verbalizer",
     "__version__",
     "activations",
+    "calibrate",
     "compare",
     "examine",
     "explain",

@@ -13,6 +13,7 @@ import typer
 
 from dragoman.commands.boundary import Command, Commands, Debug, Verbose
 from dragoman.commands.boundary import run as run_commands
+from dragoman.commands.calibrate import calibrate
 from dragoman.commands.checkpoints import checkpoints
 from dragoman.commands.compare import compare
 from dragoman.commands.confidence import confidence as confidence_commands
@@ -127,7 +128,7 @@ def demo(
     put("next: dragoman explain tiny-sae --features 4497,1505 --by tiny-gemma-av")
 
 
-for command in (explain, fit, inspect):
+for command in (explain, fit, inspect, calibrate):
     app.command(cls=Command, epilog=examples(command.__name__))(command)
 
 

@@ -19,7 +19,7 @@ from dragoman.maps import Crossing, LinearMap, fit_pooled
 from dragoman.models.decode import Verbalizer
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.crossings import by_texts
-from dragoman.runs.explain import entry_of
+from dragoman.runs.identity import entry_of
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.texts import Texts

@@ -229,7 +229,8 @@ class ClaimStatus(Record):
 
     ``sentence``: as the text has it. ``kind``: it speaks of a theme, of salient words, or of the final token.
     ``quoted``: the words it quotes. ``status``: "unchecked" where there is too little to check it by. ``why``: in one
-    clause. ``figures``: what was measured, and what the line was.
+    clause. ``figures``: what was measured, and what the line was. By a calibration besides, ``probability``: that
+    held-out documents bear it out; ``answered``: that is enough for an answer.
     """
 
     sentence: str
@@ -238,6 +239,17 @@ class ClaimStatus(Record):
     why: str
     figures: Mapping[str, float] = {}
     quoted: tuple[str, ...] = ()
+    probability: float | None = None
+    answered: bool | None = None
+
+
+class CalibrationSummary(Record):
+    """The calibration that sentences' probabilities are by: one line of it, its line for answers, on what, when."""
+
+    told: str
+    line: float | None
+    on: str
+    when: str
 
 
 class FeatureClaims(Record):
@@ -303,9 +315,9 @@ class Scores(Record):
     ``window_lift``: by condition, where there are no natives but windows in which features fire. ``measures``: by
     condition, then ``firing_word``, ``final_token``, ``lens_overlap``, ``steering``, ``generation``: what texts and
     rows say of features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``.
-    ``generated``: by condition, what the source's model wrote from the texts. ``measured``: of ``window_lift`` and of
-    steering, each feature's own, by condition. ``plan_digest``: of the run they are of, which the run's folder writes
-    and compares.
+    ``calibration``: by which sentences have probabilities. ``generated``: by condition, what the source's model wrote
+    from the texts. ``measured``: of ``window_lift`` and of steering, each feature's own, by condition. ``plan_digest``:
+    of the run they are of, which the run's folder writes and compares.
     """
 
     format: Literal[2]
@@ -328,6 +340,7 @@ class Scores(Record):
     reconstruction: Reconstruction | None = None
     confidence: ConfidenceScores | None = None
     claims: Mapping[str, tuple[FeatureClaims, ...]] = {}
+    calibration: CalibrationSummary | None = None
     generated: Mapping[str, tuple[FeatureGenerated, ...]] = {}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

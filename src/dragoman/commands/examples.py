@@ -20,6 +20,11 @@ _EXAMPLES = {
         "dragoman explain SAE --features 982 --route as-is --by AV",
     ),
     "fit": ("dragoman fit tiny-sae --by tiny-gemma-av -o pair", "dragoman fit SAE --target MODEL:41 --texts mine.txt"),
+    "calibrate": (
+        "dragoman calibrate tiny-sae --by tiny-gemma-av -o pair.json",
+        "dragoman calibrate SAE --by AV --texts mine.txt --latents 400 -o pair.json",
+        "dragoman explain SAE --by AV --confidence pair.json",
+    ),
     "inspect": ("dragoman inspect pair",),
     "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
     "view": ("dragoman view runs/explain", "dragoman view runs/a runs/b", "dragoman view runs/explain --bundle shared"),

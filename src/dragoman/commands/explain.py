@@ -13,7 +13,7 @@ import typer
 
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import put, put_record, talking
-from dragoman.commands.show import show_rows, with_scores
+from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
     CROSSES,
@@ -314,6 +314,7 @@ def explain(
             put_record("row", row)
     else:
         show_rows(rows, run.manifest)
+        show_calibration(run.folder.scores)
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
 
@@ -342,12 +343,12 @@ def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> N
 
 def _refuse_words_of_features(graph: Path | None, asked: object, confidence: Path | None) -> None:
     """Refuse features said twice, and a file of confidences that is none."""
-    from dragoman.confidence.model import ConfidenceSet
+    from dragoman.scoring import check_confidence
 
     if graph is not None and asked is not None:
         raise Refusal("--graph beside --features", "both say which features", "use one of the two")
     if confidence is not None:
-        ConfidenceSet.load(Path(confidence))
+        check_confidence(confidence)
 
 
 def _prompts(texts: list[str] | None, file: Path | None, at: str | None) -> list[str] | Path | None:

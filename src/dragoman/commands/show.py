@@ -117,10 +117,15 @@ def _show_row(row: Row, more: Json) -> None:
     if short := more.get("short"):
         out.print(styled(short, "green"))
     for piece in by_support(row.text, [ClaimStatus.of(one, "a claim") for one in claims]):
+        chance = (
+            [styled(piece.chance, "green" if piece.claim and piece.claim.answered else "yellow")]
+            if piece.chance
+            else []
+        )
         if piece.status == "unsupported":
-            out.print(styled("(unsupported)", "yellow"), styled(piece.text, "dim"))
+            out.print(styled("(unsupported)", "yellow"), *chance, styled(piece.text, "dim"))
         else:
-            out.print(styled(piece.text))
+            out.print(*chance, styled(piece.text))
     out.print()
 
 
@@ -147,6 +152,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
         show_ceiling(judged.ceiling)
     if judged.confidence:
         _show_confidence(judged.confidence)
+    show_calibration(judged)
     if run.map_report:
         _show_map(run.map_report)
     around = run.background
@@ -272,6 +278,21 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
     for condition, n, answered in answer_counts(confidence, Controls()):
         console().print(f"confidence: {condition}, answers for {answered} of {n}, abstains on {n - answered}")
     console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
+
+
+def show_calibration(scores: Scores | Json | None) -> None:
+    """How many sentences are answered for, and what the calibration says of itself; nothing where there is none."""
+    from dragoman.scores import Scores
+
+    if not isinstance(scores, Scores):
+        scores = Scores.of(scores, "the scores") if scores and scores.get("calibration") else None
+    if scores is None or scores.calibration is None:
+        return
+    every = [claim for some in scores.claims.values() for one in some for claim in one.claims]
+    told = [claim for claim in every if claim.probability is not None]
+    answered = sum(bool(claim.answered) for claim in told)
+    console().print(f"sentences: answers for {answered} of {len(told)} by P(borne out by held-out documents)")
+    console().print(scores.calibration.told, style="dim")
 
 
 def _show_map(report: Mapping[str, HeldOut]) -> None:

@@ -28,12 +28,16 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What speaks for one text: its name, and whether it is borne out, in part, or not; None where nothing tells."""
+    """What speaks for one text: its name, and whether it is borne out, in part, or not; None where nothing tells.
+
+    ``calibrated``: a sentence of it has a probability, and it holds where one has an answer.
+    """
 
     feature: str
     reading: str
     chance: float | None
     holds: bool | None
+    calibrated: bool = False
 
 
 def beliefs(rows: Sequence[Json], manifest: Json) -> list[Belief]:
@@ -54,12 +58,17 @@ def beliefs(rows: Sequence[Json], manifest: Json) -> list[Belief]:
         if row["sample"] != 0 or condition in controls or carried_by_none:
             continue
         confidence, claims = row.get("confidence"), row.get("claims")
-        chance, holds = None, None
+        chance, holds, calibrated = None, None, False
         if isinstance(confidence, Mapping):
             chance, holds = float(confidence["probability"]), bool(confidence["answered"])
         elif isinstance(claims, Sequence) and not isinstance(claims, str):
-            holds = any(isinstance(one, Mapping) and one.get("status") == "supported" for one in claims)
-        found.append(Belief(feature=str(row["feature"]), reading=title(condition), chance=chance, holds=holds))
+            some = [one for one in claims if isinstance(one, Mapping)]
+            calibrated = any(one.get("probability") is not None for one in some)
+            holds = any(one.get("answered") if calibrated else one.get("status") == "supported" for one in some)
+        belief = Belief(
+            feature=str(row["feature"]), reading=title(condition), chance=chance, holds=holds, calibrated=calibrated
+        )
+        found.append(belief)
     return found
 
 
@@ -95,8 +104,13 @@ def _by_confidence(judged: Sequence[Belief]) -> list[str]:
 
 def _by_claims(judged: Sequence[Belief]) -> list[str]:
     some = [one for one in judged if one.holds]
+    if not some and any(one.calibrated for one in judged):
+        return ["Believe no sentence: none is sure enough for an answer."]
     if not some:
         return ["Believe no sentence: none is borne out where its feature fires."]
+    if any(one.calibrated for one in judged):
+        answered = f"Believe of {_share(some, judged)} the sentences whose P has an answer: {_named(some)}."
+        return [f"{answered} Of all others nothing is answered."]
     return [
         f"Believe of {_share(some, judged)} the sentences without a mark, which are borne out where the feature "
         f"fires: {_named(some)}. No confidence is calibrated for these models."

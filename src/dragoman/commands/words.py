@@ -123,7 +123,8 @@ ConfidenceFile = Annotated[
         parser=folder_path,
         metavar="FILE",
         rich_help_panel=SAYS,
-        help="File of fitted confidences: how likely each text is right; default: those beside the dictionary.",
+        help="How likely texts are right: a file of fitted confidences, or what dragoman calibrate wrote; default: "
+        "the confidences beside the dictionary.",
     ),
 ]
 Out = Annotated[

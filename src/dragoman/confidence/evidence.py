@@ -58,6 +58,16 @@ _EVIDENCE: Mapping[str, tuple[str, int]] = {
     "reconstruction_source": ("what was read back at the source", 1),
     "reconstruction_source_rank": ("rank of what was read back at the source", -1),
     "arrived": ("whether the vector arrived at all", 0),
+    "detection_rank": ("telling where it fires, among other texts' sentences", 1),
+    "named_share": ("activation on the words it quotes", 1),
+    "words_held": ("its quoted words where it fires, less where it is silent", 1),
+    "one_word_share": ("activation on one word", 0),
+    "lens_overlap": ("words that both rows write", 1),
+    "lens_named": ("naming a word that its row writes", 1),
+    "readings_agree": ("agreement of the two readings", 1),
+    "of_token": ("it speaks of the final token", 0),
+    "of_words": ("it quotes several words", 0),
+    "by_firing": ("it is the reading of where it fires", 0),
 }
 WORDS: Mapping[str, str] = {name: words for name, (words, _) in _EVIDENCE.items()}
 SIGNS: Mapping[str, int] = {name: sign for name, (_, sign) in _EVIDENCE.items() if sign}

@@ -59,6 +59,13 @@ def fit_step(
         Refusal: fewer than 30 rows, fewer than 5 right or wrong, no number that varies, or groups that leave a
             fold without one class.
     """
+    return fit_unseen(rows, right, groups=groups, seed=seed)[0]
+
+
+def fit_unseen(
+    rows: Sequence[Evidence], right: Sequence[Any] | NDArray[Any], *, groups: Groups = None, seed: int = 0
+) -> tuple[Step, Doubles]:
+    """As ``fit_step``, and the calibrated log-odds (n,) of each row by a fit that had not seen its group."""
     y = outcomes_of(rows, right)
     names = tuple(sorted({name for row in rows for name, value in row.items() if value is not None}))
     named, flagged, centre, scale = _scales(tabled(rows, names), names)
@@ -84,7 +91,7 @@ def fit_step(
         "log_loss_base_rate": log_loss(np.full(len(y), np.log(rate / (1 - rate))), y),
         "dropped": sorted(set(names) - set(named)),
     }
-    return Step(
+    step = Step(
         names=named,
         flagged=flagged,
         centre=centre,
@@ -96,6 +103,7 @@ def fit_step(
         threshold=THRESHOLD,
         report=report,
     )
+    return step, slope * unseen[best] + offset
 
 
 def outcomes_of(rows: Sequence[Evidence], right: Sequence[Any] | NDArray[Any]) -> Doubles:

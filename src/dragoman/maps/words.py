@@ -57,8 +57,12 @@ def _items(text: str) -> tuple[list[int], list[int]]:
     return [a for a, _ in spans], [b for _, b in spans]
 
 
-def _place(text: str, end: int) -> tuple[int, int]:
-    """Start and stop of the word, or of the single mark, that holds character ``end - 1``."""
+def word_span(text: str, end: int) -> tuple[int, int]:
+    """Start and stop of the word, or of the single mark, that holds character ``end - 1``.
+
+    Raises:
+        Refusal: the text has no such character.
+    """
     if not 0 < end <= len(text):
         raise Refusal(
             f"a token that ends at character {end}", f"its text has {len(text)}", "pass ends within their texts"
@@ -74,7 +78,7 @@ def word_at(text: str, end: int) -> str:
     Raises:
         Refusal: the text has no such character.
     """
-    start, stop = _place(text, end)
+    start, stop = word_span(text, end)
     return text[start:stop].lower()
 
 
@@ -120,7 +124,7 @@ _BY_PLACE: dict[str, Callable[[str, int], bool]] = {
 
 def _of_word(rule: Callable[[str], bool]) -> Callable[[str, int], bool]:
     def judged(text: str, end: int) -> bool:
-        start, stop = _place(text, end)
+        start, stop = word_span(text, end)
         return rule(text[start:stop])
 
     return judged
@@ -128,7 +132,7 @@ def _of_word(rule: Callable[[str], bool]) -> Callable[[str, int], bool]:
 
 def _of_place(rule: Callable[[str, int], bool]) -> Callable[[str, int], bool]:
     def judged(text: str, end: int) -> bool:
-        return rule(text, _place(text, end)[0])
+        return rule(text, word_span(text, end)[0])
 
     return judged
 
@@ -281,7 +285,7 @@ class WordTally:
         """Number of each row's word (n,), and its forms (n, F)."""
         word, pattern, placed = list[int](), list[int](), list[tuple[bool, ...]]()
         for text, end in zip(texts, ends.tolist(), strict=True):
-            start, stop = _place(text, end)
+            start, stop = word_span(text, end)
             item = text[start:stop]
             known = self._surface.get(item)
             if known is None:

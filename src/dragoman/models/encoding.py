@@ -133,9 +133,11 @@ def encoding_of(encoder: Encoder, device: str | None) -> HostEncoding | DeviceEn
     return HostEncoding(encoder) if device is None else DeviceEncoding(encoder, device)
 
 
-def encoded(encoder: Encoder, x: Any, *, device: str | None = None) -> csr_array:
-    """Sparse activations (n, d_sae) of rows, on the host."""
-    return encoding_of(encoder, device).sparse(x)
+def encoded(
+    encoder: Encoder, x: Any, columns: NDArray[np.int64] | None = None, *, device: str | None = None
+) -> csr_array:
+    """Sparse activations (n, M) of rows, on the host; of all features or of those in ``columns``."""
+    return encoding_of(encoder, device).sparse(x, columns)
 
 
 def to_host(f: torch.Tensor) -> csr_array:

@@ -31,11 +31,27 @@ class Piece:
         return self.claim.status if self.claim else "unchecked"
 
     @property
+    def chance(self) -> str:
+        """``P 0.72``, or that there is no answer; "" where no calibration judged it."""
+        if self.claim is None or self.claim.probability is None:
+            return ""
+        return f"P {self.claim.probability:.2f}{'' if self.claim.answered else ', no answer'}"
+
+    @property
     def why(self) -> str:
         """The reason, with a word before it where the piece is not supported."""
         if self.claim is None:
             return ""
-        return f"{UNSUPPORTED}: {self.claim.why}" if self.claim.status == "unsupported" else self.claim.why
+        why = f"{UNSUPPORTED}: {self.claim.why}" if self.claim.status == "unsupported" else self.claim.why
+        return f"{chance_words(self.claim)}; {why}" if self.claim.probability is not None else why
+
+
+def chance_words(claim: ClaimStatus) -> str:
+    """``P(borne out by held-out documents) = 0.72``, and that nothing is answered below the line; else ""."""
+    if claim.probability is None:
+        return ""
+    abstains = "" if claim.answered else " (no answer)"
+    return f"P(borne out by held-out documents) = {claim.probability:.2f}{abstains}"
 
 
 def paragraphs(text: str, claims: Sequence[ClaimStatus] = ()) -> list[list[Piece]]:

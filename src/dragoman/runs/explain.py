@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
+from dragoman.core import Background, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
@@ -39,6 +39,7 @@ from dragoman.runs.given import (
     washout_of,
 )
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
+from dragoman.runs.identity import entry_of, refuse_uncalibrated
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.order import one_at_a_time
 from dragoman.runs.plan import MAX_NEW_TOKENS
@@ -47,8 +48,8 @@ from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.runs.turns import InTurn
-from dragoman.scoring import add_claims, add_confidence, confidence_set
-from dragoman.store import RunFolder, digest, plain
+from dragoman.scoring import add_claims, add_confidence, check_confidence
+from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -110,7 +111,8 @@ def explain(
         max_new_tokens: of one explanation.
         batch_size: vectors handed over together; what suits the verbalizers' engine when None.
         seed: of all randomness.
-        confidence: a file of confidences; those that lie beside the dictionary, if of this pair, when None.
+        confidence: a file of confidences, or a calibration; the confidences that lie beside the dictionary, if of this
+            pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
         engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
@@ -165,6 +167,7 @@ def explain(
         about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids), **how}
         one = one_at_a_time((by, fed), native, directions.site, target, options, talk, read=fitted is None, **about)
         by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled}, one_at_a_time=one)
+        refuse_uncalibrated(confidence, chosen, by, options)
         readings = Readings(
             source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk, once=True
         )
@@ -187,7 +190,7 @@ def _refuse_unread(confidence: str | Path) -> None:
     """Refuse a file of confidences that is none, and one without the embedder that it reads with."""
     from dragoman.models.embedder import packaged_folder
 
-    confidence_set(confidence)
+    check_confidence(confidence)
     packaged_folder()
 
 
@@ -369,18 +372,3 @@ def _own(crossing: Crossing) -> Background:
     if crossing.source_background is None:
         raise Refusal("a native verbalizer", "the source's background was not read", "fit the crossing again")
     return crossing.source_background
-
-
-def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
-    """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
-
-    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``dead``: of those set aside
-    because they have no direction, where any are, how many.
-    """
-    where, entry = dictionary.where, dict[str, object](ref=dictionary.ref, files=dictionary.fingerprint())
-    if isinstance(where, Path):
-        entry |= {"digest": digest(where)}
-    else:
-        entry |= {"at": str(where), "digest": digest(str(where), directions.unit)}
-    dead = directions.dead or dead
-    return entry | ({"dead": len(dead)} if dead else {})

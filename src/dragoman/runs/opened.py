@@ -31,7 +31,7 @@ from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
-from dragoman.scoring import add_claims, add_confidence, confidence_set
+from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.store import write_arrays
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -140,7 +140,7 @@ class Opened:
             counted = dictionary is not None and dictionary.direct_folder(target) is not None
             read.refuse_few(source, target, map=options.map, route=options.serving, counted=counted)
         if confidence is not None:
-            confidence_set(confidence)
+            check_confidence(confidence)
         if dictionary is not None:
             tell_labels(dictionary, talk)
         how: dict[str, Any] = {"dtype": dtype, "device": device}

@@ -1,5 +1,6 @@
 """A finished run scored: against natives, nulls, planted truth, contexts, a reconstructor; confidence; sentences."""
 
+from dragoman.scoring.calibrated import calibration_of, check_confidence
 from dragoman.scoring.claims import add_claims, claim_scores
 from dragoman.scoring.confidence import confidence_set, run_evidence
 from dragoman.scoring.judge import judge_run
@@ -14,6 +15,8 @@ __all__ = [
     "JudgedRun",
     "add_claims",
     "add_confidence",
+    "calibration_of",
+    "check_confidence",
     "claim_scores",
     "confidence_set",
     "fit_from",

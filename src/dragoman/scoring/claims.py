@@ -30,7 +30,7 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
     these are too few.
     """
     embedder = CachedEmbedder(embedder)
-    known = {feature: _windows(entry) for feature, entry in run.contexts.items()}
+    known = {feature: known_windows(entry) for feature, entry in run.contexts.items()}
     often = {feature: windows for feature, windows in known.items() if len(windows.firing) >= FEWEST}
     asked = {feature for texts in run.texts.values() for feature in texts}
     unasked = [windows for feature, windows in often.items() if feature not in asked]
@@ -65,7 +65,7 @@ def _read_together(
         embedder.encode(texts[at : at + AT_ONCE])
 
 
-def _windows(entry: Mapping[str, Any]) -> Windows:
+def known_windows(entry: Mapping[str, Any]) -> Windows:
     """One feature's entry of the run's contexts; windows without a word tell nothing and are left out."""
     firing, silent = ([window for window in entry[kind] if window.strip()] for kind in ("firing", "silent"))
     return Windows(firing=firing, silent=silent, words=entry.get("words"))

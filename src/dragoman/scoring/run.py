@@ -24,6 +24,7 @@ from dragoman.core import Directions, Estimate, Refusal
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
+from dragoman.scoring.calibrated import calibrated_claims, calibration_of, refuse_another_run
 from dragoman.scoring.claims import claim_scores, held_back
 from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, run_evidence, set_beside
 from dragoman.scoring.generation import Generated, generation_scores, generative
@@ -59,8 +60,9 @@ def score_run(
 ) -> Scores:
     """Judge the run with MiniLM, as the post did, by words alone, by a reconstructor if named; keep the scores.
 
-    ``confidence``: a file of confidences; if None those beside the dictionary, if of the run's pair. A run that only
-    they can judge is judged by them alone. ``steer``: open the target's model too, and steer it by the carried rows.
+    ``confidence``: a file of confidences, or a calibration; if None those beside the dictionary, if of the run's pair.
+    A run that only they can judge is judged by them alone. ``steer``: open the target's model too, and steer it by the
+    carried rows.
     ``generate``: open the source's model too, and let it write from the texts; ``progress``: passages written, and all.
 
     Raises:
@@ -75,9 +77,12 @@ def score_run(
     if steer:
         steerable(run)  # refused before anything dear is done
     written_from = generative(run) if generate else None
-    confidences = confidence_set(confidence, say, run)
+    calibration, embedder = calibration_of(confidence), SentenceEmbedder(device=device)
+    if calibration is not None and confidence is not None:
+        refuse_another_run(calibration, run, confidence, embedder.name)
+    confidences = None if calibration is not None else confidence_set(confidence, say, run)
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
-    embedder, also = SentenceEmbedder(device=device), [second_opinion(say)]
+    also = [second_opinion(say)]
     scores = Scores(format=FORMAT)
     if confidences is None or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
@@ -95,6 +100,8 @@ def score_run(
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
         scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
+    if calibration is not None:
+        scores = scores.model_copy(update=calibrated_claims(run, calibration, scores.claims, embedder))
     if confidences is not None:
         evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)
         found = held_back(confidence_scores(evidence, confidences, embedder.name), scores.claims)
@@ -114,9 +121,9 @@ def add_confidence(
     Raises:
         Refusal: a file was named, and it or the embedder is not there.
     """
-    run = JudgedRun.of(folder)
-    confidences = confidence_set(path, say, run)
-    if confidences is None:
+    run, calibration = JudgedRun.of(folder), calibration_of(path)
+    confidences = None if calibration is not None else confidence_set(path, say, run)
+    if confidences is None and calibration is None:
         return
     from dragoman.models.embedder import SentenceEmbedder, packaged_folder
 
@@ -129,9 +136,15 @@ def add_confidence(
         return
     say("judging how far to trust each text")
     embedder = SentenceEmbedder(device=device) if embedder is None else embedder
-    found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     before = folder.scores
     scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    if calibration is not None and path is not None:
+        refuse_another_run(calibration, run, path, embedder.name)
+        told = calibrated_claims(run, calibration, scores.claims, embedder)
+        folder.write_scores(scores.model_copy(update=told).to_json())
+    if confidences is None:
+        return
+    found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
     folder.write_scores(scores.model_copy(update={"confidence": held_back(found, scores.claims)}).to_json())
 
 

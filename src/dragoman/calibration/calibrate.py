@@ -1,0 +1,247 @@
+"""What ``dragoman calibrate`` does: from a dictionary, a verbalizer and texts to a calibration.
+
+In: names or open things, sizes, a seed. Out: a ``Calibration``. Refuses what reading, crossing and explaining refuse;
+verbalizers of the dictionary's own stream; too few texts or latents; and held-out documents whose verdicts do not agree
+with the known answers. Goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dragoman.calibration.answers import calibrated
+from dragoman.calibration.constructed import COSINES, firing_rates, mean_differences, mixtures
+from dragoman.calibration.deal import dealt
+from dragoman.calibration.inputs import Inputs, read_inputs
+from dragoman.calibration.outcome import Verdicts, verdicts
+from dragoman.calibration.sizes import Sizes
+from dragoman.calibration.texts import CalibrationText, TextPlan
+from dragoman.confidence.calibration import Calibration, RunIdentity
+from dragoman.core import Interrupted, Refusal, Talk
+from dragoman.dictionaries import Dictionary
+from dragoman.dictionaries.layout import VECTORS
+from dragoman.embed import Embedder, LexicalEmbedder
+from dragoman.maps import Crossing
+from dragoman.models.decode import site_of_verbalizer
+from dragoman.models.load import check_device
+from dragoman.runs.carried import conditions_of
+from dragoman.runs.explain import speakers
+from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.identity import run_identity
+from dragoman.runs.options import AskedReading, Options, check_seed
+from dragoman.runs.plan import MAX_NEW_TOKENS
+from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.texts import Texts
+from dragoman.scoring.judged_run import CachedEmbedder
+from dragoman.store import Cache, digest, plain
+from dragoman.store.outputs import check_file
+from dragoman.verbalizers.protocol import AnyVerbalizer
+
+KEPT = 4096  # texts whose places by rare words are held
+_MAKING = "calibration-3"  # goes up when what is made from the same texts changes
+
+
+def calibrate(
+    dictionary: Dictionary | str | Path,
+    *,
+    by: AnyVerbalizer | str | Path,
+    out: str | Path | None = None,
+    texts: Texts | Sequence[str] | str | Path | None = None,
+    latents: int = 400,
+    documents: int = 6000,
+    known: int = 40,
+    nulls: int = 60,
+    reading: AskedReading | None = None,
+    washout: str | float = "on-shell",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int | None = None,
+    contract: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    seed: int = 0,
+    when: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    engine: str = "auto",
+    talk: Talk | None = None,
+) -> Calibration:
+    """Learn how likely held-out documents bear out each sentence about a latent, on these two models.
+
+    Reads both models over two thirds of the texts, and the source over the rest, which no evidence is made of. Latents
+    are drawn at random; where they fire in the source's documents says which sentences are right, and has to agree with
+    known answers. Interrupted or killed, the same call goes on.
+
+    Args:
+        dictionary: an open one with an encoder, or its reference.
+        by: the verbalizer, or its reference.
+        out: file to write the calibration to, if any.
+        texts: that both models read: a file, texts, or None for those that come with the embedded pair.
+        latents: drawn at random.
+        documents: of the texts, read at most.
+        known: known answers of each kind.
+        nulls: texts of each null.
+        reading: which readings are calibrated; both when None.
+        washout: as of ``explain``.
+        max_new_tokens: of one text.
+        batch_size: vectors handed over together; what suits the verbalizer's engine when None.
+        contract: how ``by`` is fed, where it is a reference that does not say.
+        settings: what that contract leaves open.
+        base: the model that the adapter of ``by`` sits on.
+        seed: of all randomness.
+        when: the day that is written down; today when None.
+        dtype: what is opened here computes in.
+        device: what is opened here runs on.
+        engine: what says the words, as of ``explain``.
+        talk: where progress goes.
+
+    Raises:
+        Refusal: as the module says; nothing is written then.
+        Interrupted: on Ctrl-C; what was finished is kept.
+    """
+    talk, sizes = talk_of(talk), Sizes(latents=latents, documents=documents, known=known, nulls=nulls)
+    check_seed(seed)
+    check_device(device)
+    path = None if out is None else path_of(out, "out")
+    if path is not None:
+        check_file(path)
+    options = Options(
+        reading=reading, washout=washout_of(washout), max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
+    )
+    embedder = _embedder(device)  # what is not installed is told before anything is read
+    fed = {"contract": contract, "settings": settings, "base": base}
+    how = {"dtype": dtype, "device": device, "engine": engine}
+    done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
+    day = when or datetime.now(UTC).date().isoformat()
+    watched, by_documents = done.inputs.watched, done.verdicts
+    calibration = calibrated(watched, by_documents, done.identity, sizes, seed, day, done.texts, embedder, talk)
+    if path is not None:
+        calibration.save(path)
+    return calibration
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """What was read, said and checked, of what; ``texts``: digest of the documents."""
+
+    inputs: Inputs
+    verdicts: Verdicts
+    identity: RunIdentity
+    texts: str
+
+
+def work_of(
+    dictionary: Dictionary | str | Path,
+    by: AnyVerbalizer | str | Path,
+    texts: Texts,
+    sizes: Sizes,
+    options: Options,
+    fed: Mapping[str, Any],
+    how: Mapping[str, str],
+    talk: Talk,
+) -> Work:
+    """Read, say and check; what was read and said before is kept.
+
+    Args:
+        dictionary: an open one, or its reference.
+        by: the verbalizer, or its reference.
+        texts: dealt into evidence and outcome.
+        sizes: how much.
+        options: as of ``explain``.
+        fed: how a verbalizer that is a reference is fed.
+        how: dtype, device, engine.
+        talk: where progress goes.
+
+    Raises:
+        Refusal: as ``calibrate``.
+        Interrupted: on Ctrl-C.
+    """
+    by, seed = verbalizer_of(by, "by"), options.seed
+    opened = dictionary_of(dictionary)
+    target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
+    _refuse_early(opened, target)
+    evidence, outcome = dealt(texts.all, sizes.documents, seed)
+    Texts(own=tuple(evidence), path=texts.path).refuse_few(opened.site, target, map="aligned")
+    by, _ = speakers(by, None, fed, talk, {**how, "compiled": False})
+    where: dict[str, Any] = {"dtype": how["dtype"], "device": how["device"]}
+    readings = Readings(source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, **where)
+    documents = digest(*evidence, "", *outcome)
+    key = readings.key(
+        _MAKING, [documents], opened.fingerprint(), _told(asdict(options)), _told(by.identity), _told(asdict(sizes))
+    )
+    talk.say(cost(sizes, evidence, outcome))
+    work = Cache(say=talk.say).path("calibration", key)
+    try:
+        inputs = read_inputs(opened, readings, evidence, outcome, sizes, work, seed)
+        texts_of_all = said_texts(inputs, opened, readings, by, options, sizes, work)
+        rare = CachedEmbedder(LexicalEmbedder(evidence), KEPT)
+        found = verdicts(texts_of_all, inputs.watched, rare, dealt=sizes.dealt, seed=seed, talk=talk)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted: what was read and said is kept; the same command goes on.") from stop
+    identity = _identity(opened, inputs.watched.latents[:1], by, options, inputs.crossing)
+    return Work(inputs=inputs, verdicts=found, identity=identity, texts=documents)
+
+
+def said_texts(
+    inputs: Inputs,
+    dictionary: Dictionary,
+    readings: Readings,
+    by: AnyVerbalizer,
+    options: Options,
+    sizes: Sizes,
+    work: Path,
+) -> list[CalibrationText]:
+    """Have everything said that was not said before."""
+    seed, watched, rows = options.seed, inputs.watched, dictionary.rows()
+    every, concepts = (*watched.latents, *watched.extra), None
+    if watched.words:
+        means = mean_differences(inputs.pairs, list(watched.words), readings.source)
+        concepts = mixtures(means, rows, seed=seed)[0]
+    plan = TextPlan.of(
+        inputs.crossing, readings, options, rows.pick(every), inputs.pairs, concepts,
+        rates=dict(zip(every, firing_rates(watched.fired).tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
+    )  # fmt: skip
+    return plan.write(work / "run", by, readings.talk)[1]
+
+
+def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:
+    """What is read and said, in one sentence, told before any of it is done."""
+    said = 2 * (sizes.latents + sizes.known) + len(COSINES) * sizes.known + 4 * sizes.nulls
+    return (
+        f"this reads {len(evidence)} documents with both models and {len(outcome)} with the source, and says about "
+        f"{said} texts"
+    )
+
+
+def _told(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, default=str)
+
+
+def _refuse_early(dictionary: Dictionary, target: Any) -> None:
+    if dictionary.site == target:
+        why = "the verbalizer reads the dictionary's own stream, and what crosses nothing is not calibrated yet"
+        raise Refusal(f"calibrating {dictionary.name}", why, "explain without --confidence")
+    if dictionary.layout == VECTORS:
+        why = "it holds vectors without an encoder, and nothing tells where they fire"
+        raise Refusal(f"calibrating {dictionary.name}", why, "name a dictionary with an encoder")
+    refuse_unusable_encoder(dictionary, required=True)
+
+
+def _identity(
+    dictionary: Dictionary, some: Sequence[str], by: AnyVerbalizer, options: Options, crossing: Crossing
+) -> RunIdentity:
+    """What a calibration of this is of; ``some``: latents that go by every route asked for."""
+    chosen = dictionary.features(some)
+    carried, _ = conditions_of(chosen.directions, crossing, options, lambda _text: None)
+    return run_identity(chosen, by, options, sorted({one.route for one in carried}))
+
+
+def _embedder(device: str) -> Embedder:
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
+
+    packaged_folder()
+    return CachedEmbedder(SentenceEmbedder(device=device))

@@ -1,0 +1,177 @@
+"""From evidence and outcomes to a calibration: two steps, the smaller probability, a line, and what that is worth.
+
+In: sentences of latents with evidence, outcome and group; texts of nulls with their sentences' evidence. Out:
+``Fitted``. Refuses what fitting refuses: too few sentences, too few right or wrong, evidence that does not vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from dragoman.confidence.calibration import Reliability
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.fit import calibration_error, ece_estimate, fit_unseen, platt, reliability_curve
+from dragoman.confidence.model import Doubles, Step, expit, tabled
+from dragoman.confidence.risk import Line, answer_line
+from dragoman.stats.roc import Outcomes, area_of
+
+TOGETHER = 0.3  # correlation of firing above which two latents count as one
+_DRAWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentences:
+    """n sentences: ``evidence``, whether each is ``right``, and the ``group`` of features that it belongs to."""
+
+    evidence: Sequence[Evidence]
+    right: NDArray[np.bool_]
+    group: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullText:
+    """One text of a null: its name, the group it may not be parted from, evidence on each of its sentences.
+
+    ``right``: whether each is borne out all the same, as what is said of a fake latent may be by where that one fires;
+    none is where nothing stands here.
+    """
+
+    null: str
+    group: int
+    evidence: Sequence[Evidence]
+    right: Sequence[bool] = ()
+
+    @property
+    def outcomes(self) -> Sequence[bool]:
+        """One for each sentence."""
+        return self.right or (False,) * len(self.evidence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """Steps, the scale of the smaller one's log-odds, the line; ``unseen``: probabilities by fits without the group.
+
+    ``answered``: share of each null's texts with an answer, borne out or not.
+    """
+
+    right: Step
+    with_nulls: Step | None
+    slope: float
+    offset: float
+    spans: Mapping[str, tuple[float, float]]
+    line: Line
+    unseen: Doubles
+    answered: Mapping[str, float]
+
+
+def components(fired: Any) -> NDArray[np.int64]:
+    """Groups (m,) of latents that fire together, by the correlation of activations (n, m)."""
+    f = csr_array(fired, dtype=np.float64)
+    n, m = fired.shape
+    mean = np.asarray(f.sum(axis=0)).ravel() / max(n, 1)
+    second = (f.T @ f).toarray() / max(n, 1) - np.outer(mean, mean)
+    spread = np.sqrt(np.maximum(np.diag(second), 0))
+    scale = np.outer(spread, spread)
+    alike = np.divide(second, scale, out=np.zeros_like(second), where=scale > 0) > TOGETHER
+    return connected_components(csr_array(alike), directed=False)[1].astype(np.int64)[:m]
+
+
+def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
+    """Fit on sentences of latents, and beside nulls.
+
+    Raises:
+        Refusal: as the module says.
+    """
+    spans = _spans(own.evidence)
+    evidence = [_within(row, spans) for row in own.evidence]
+    right, z = fit_unseen(evidence, own.right, groups=own.group, seed=seed)
+    rows = [(k, _within(row, spans)) for k, text in enumerate(nulls) for row in text.evidence]
+    borne_out = np.array([one for text in nulls for one in text.outcomes], dtype=bool)
+    of_nulls, with_nulls = np.zeros(len(rows)), None
+    if rows:
+        groups = np.append(own.group, [nulls[k].group for k, _ in rows])
+        together = [*evidence, *(row for _, row in rows)]
+        outcome = np.append(own.right, borne_out)
+        with_nulls, second = fit_unseen(together, outcome, groups=groups, seed=seed)
+        z = np.minimum(z, second[: len(evidence)])
+        alone = [row for _, row in rows]
+        of_nulls = np.minimum(right.slope * right.log_odds(alone) + right.offset, second[len(evidence) :])
+    slope, offset = platt(z, own.right)
+    unseen = expit(slope * z + offset)
+    p = expit(slope * of_nulls + offset)
+    whose = np.array([k for k, _ in rows], dtype=np.int64)
+    line = answer_line(unseen, own.right, own.group, _surest(p[~borne_out], whose[~borne_out], nulls))
+    reached = np.inf if line.threshold is None else line.threshold
+    answered = {name: float(np.mean(np.array(some) >= reached)) for name, some in _surest(p, whose, nulls).items()}
+    return Fitted(
+        right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen,
+        answered=answered,
+    )  # fmt: skip
+
+
+def _surest(p: Doubles, whose: NDArray[np.int64], nulls: Sequence[NullText]) -> dict[str, list[float]]:
+    """By null, the largest probability among each text's sentences; 0 of a text without one."""
+    surest = np.zeros(len(nulls))
+    np.maximum.at(surest, whose, p)
+    found: dict[str, list[float]] = {}
+    for text, most in zip(nulls, surest.tolist(), strict=True):
+        found.setdefault(text.null, []).append(most)
+    return found
+
+
+def reliability(
+    made: Fitted,
+    own: Sentences,
+    *,
+    features: int,
+    kappa: float,
+    known: int,
+    left_out: int,
+    seed: int,
+) -> Reliability:
+    """What the probabilities are worth on sentences that no fit had seen."""
+    outcomes, line = Outcomes.of(made.unseen, own.right), made.line
+    bins = max(2, min(10, len(own.right) // 20))
+    ece = ece_estimate(outcomes, rng=np.random.default_rng(seed), bins=bins, draws=_DRAWS)
+    area = area_of(outcomes.score, outcomes.right)
+    return Reliability(
+        n=len(own.right),
+        features=features,
+        right=int(own.right.sum()),
+        ece=calibration_error(made.unseen, own.right, bins),
+        ece_floor=float(ece.extra["if_calibrated"]),
+        auroc=None if np.isnan(area) else area,
+        answered=line.answered / line.n,
+        error=line.wrong / line.answered if line.answered else None,
+        bound=line.bound,
+        nulls=line.nulls,
+        nulls_answered=made.answered,
+        kappa=kappa,
+        known=known,
+        bins=tuple((one.predicted, one.observed, one.n) for one in reliability_curve(outcomes, bins=bins)),
+        left_out=left_out,
+        why=line.why,
+    )
+
+
+def _spans(rows: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
+    names = sorted({name for row in rows for name, value in row.items() if value is not None})
+    table = tabled(rows, names)
+    return {
+        name: (float(np.nanmin(column)), float(np.nanmax(column))) for name, column in zip(names, table.T, strict=True)
+    }
+
+
+def _within(row: Evidence, spans: Mapping[str, tuple[float, float]]) -> Evidence:
+    """Evidence on names that the latents have, drawn in to what was seen of them."""
+    return {
+        name: None if (value := row.get(name)) is None else min(max(value, low), high)
+        for name, (low, high) in spans.items()
+    }

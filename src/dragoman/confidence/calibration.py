@@ -1,0 +1,264 @@
+"""A calibration: how likely held-out documents bear out each sentence of a text, on a person's own two models.
+
+In: evidence on sentences. Out: probabilities with their reasons; JSON and back. Refuses files that hold anything else
+or are of another version, and runs of another pair of sites, verbalizer, dictionary, route or washout.
+
+Two steps read the same evidence: one fitted on features alone, one on features and nulls, of which nothing is right but
+what is true of where a fake latent fires. The smaller of the two counts, scaled once more on sentences that neither had
+seen. Kinds of sentences that held-out documents hardly ever bear out have no probability at all: there is nothing to
+learn it from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
+from dragoman.core import Refusal
+from dragoman.records import Record
+from dragoman.store import read_json, write_json
+
+KIND = "dragoman calibration"
+FORMAT = 1
+On = Literal["latents", "made directions"]
+Kind = Literal["token", "words", "theme"]
+KINDS: Mapping[Kind, str] = {"token": "final tokens", "words": "words that stand out", "theme": "themes"}
+
+
+class RunIdentity(Record):
+    """What a calibration is of, and what a run must be of to be judged by it.
+
+    ``source``, ``target``: sites. ``dictionary``: digest of its rows. ``verbalizer``: its identity. ``map``: kind of
+    crossing. ``routes``: of the readings, or the one route. ``washout``, ``samples``, ``temperature``,
+    ``max_new_tokens``: as of ``explain``.
+    """
+
+    source: str
+    target: str
+    dictionary: str
+    verbalizer: Mapping[str, Any]
+    map: str
+    routes: tuple[str, ...]
+    washout: str
+    samples: int
+    temperature: float
+    max_new_tokens: int
+
+
+class Reliability(Record):
+    """What the probabilities are worth on sentences of features that no fit had seen.
+
+    ``n`` sentences of ``features``, ``right`` of them; ``ece`` beside ``ece_floor``, that of exact ones; ``auroc``.
+    ``answered``: share that reaches the line, ``error``: of those wrong; ``bound``: at most so many with 90 %
+    confidence. ``nulls``: share of each null's texts with an answer that is not borne out; ``nulls_answered``: with
+    any, since what is said of a fake latent may be true of where that one fires. ``kappa``: agreement of what held-out
+    documents bear out with known answers, over ``known`` sentences. ``bins``: predicted, observed, how many.
+    ``left_out``: latents drawn of whom no sentence could be checked.
+    """
+
+    n: int
+    features: int
+    right: int
+    ece: Number
+    ece_floor: Number
+    auroc: Number | None
+    answered: Number
+    error: Number | None
+    bound: Number | None
+    nulls: Mapping[str, Number]
+    nulls_answered: Mapping[str, Number]
+    kappa: Number
+    known: int
+    bins: tuple[tuple[Number, Number, int], ...]
+    left_out: int
+    why: str = ""
+
+
+class KindOfSentence(Record):
+    """``n`` sentences of a kind were judged, ``right`` of them borne out; ``calibrated``: enough to learn from."""
+
+    n: int
+    right: int
+    calibrated: bool
+
+
+class SentencePrediction(Record):
+    """One sentence's chance, None of a kind that is not calibrated.
+
+    ``answered``: it reaches the line; ``why``: what weighed most.
+    """
+
+    probability: float | None
+    answered: bool
+    why: Mapping[str, float]
+
+
+class Calibration(Record):
+    """Fitted steps, what they are of, what they are worth.
+
+    ``right``: of features alone; ``with_nulls``: of features and nulls. ``slope``, ``offset``: of the smaller's
+    log-odds. ``spans``: evidence -> least and most that was seen, to which it is drawn in. ``line``: answers are given
+    at or above it, None where no line was safe. ``kinds``: what was judged of each kind of sentence, and which of them
+    are calibrated. ``sentences``: by kind, those that others are held against; ``embedder``: which placed them.
+    ``on``: what it was calibrated on, ``when``, with ``seed`` and ``texts`` (a digest). ``version``: of dragoman.
+    """
+
+    format: Literal[1] = FORMAT
+    kind: Literal["dragoman calibration"] = KIND
+    version: str
+    identity: RunIdentity
+    on: On
+    when: str
+    seed: int
+    texts: str
+    sizes: Mapping[str, int]
+    embedder: str
+    kinds: Mapping[Kind, KindOfSentence]
+    sentences: Mapping[str, tuple[str, ...]]
+    right: Step
+    with_nulls: Step | None
+    slope: Number
+    offset: Number
+    spans: Mapping[str, tuple[Number, Number]]
+    line: Annotated[float, Field(ge=0, le=1)] | None
+    reliability: Reliability
+
+    def predict(self, rows: Sequence[Evidence]) -> list[SentencePrediction]:
+        """One prediction a sentence; of a kind that is not calibrated none is answered, and has no probability.
+
+        Raises:
+            Refusal: none of the rows has any of the evidence it reads.
+        """
+        judged = {k: self.drawn_in(row) for k, row in enumerate(rows) if self.judges(row)}
+        p = dict(zip(judged, self.probabilities(list(judged.values())).tolist(), strict=True)) if judged else {}
+        return [self._prediction(p.get(k), judged.get(k)) for k in range(len(rows))]
+
+    def _prediction(self, p: float | None, drawn: Evidence | None) -> SentencePrediction:
+        if p is None or drawn is None:
+            return SentencePrediction(probability=None, answered=False, why={})
+        why = dict(islice(self.right.why(drawn).items(), REASONS))
+        return SentencePrediction(probability=p, answered=self.line is not None and p >= self.line, why=why)
+
+    def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
+        """(n,) of evidence that was drawn in."""
+        z = self.right.slope * self.right.log_odds(drawn) + self.right.offset
+        if self.with_nulls is not None:
+            other = self.with_nulls
+            z = np.minimum(z, other.slope * other.log_odds(drawn) + other.offset)
+        return expit(self.slope * z + self.offset)
+
+    def drawn_in(self, row: Evidence) -> Evidence:
+        """Evidence within what was seen when it was fitted: nothing is known of what lies beyond."""
+        return {
+            name: None if (value := row.get(name)) is None else min(max(value, low), high)
+            for name, (low, high) in self.spans.items()
+        }
+
+    def judges(self, row: Evidence) -> bool:
+        """Whether a sentence is of a kind that is calibrated."""
+        kind = self.kinds.get(kind_of(row))
+        return kind is not None and kind.calibrated
+
+    @property
+    def told(self) -> str:
+        """What was calibrated, on what and when, and how much it answers: one line."""
+        worth = self.reliability
+        what = f"{worth.features} {'latents of this dictionary' if self.on == 'latents' else self.on}"
+        if self.line is None:
+            return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
+        whose = " and ".join(KINDS[kind] for kind, one in self.kinds.items() if one.calibrated)
+        answers = f"answers {worth.answered:.0%} of sentences about {whose} at <= 20 % error"
+        return "; ".join(
+            [
+                f"calibrated on {what} on {self.when}",
+                answers,
+                *([self.unanswered_kinds] if self.unanswered_kinds else []),
+            ]
+        )
+
+    @property
+    def unanswered_kinds(self) -> str:
+        """Which kinds of sentences have no answer, and how many of those judged were borne out; "" where none has."""
+        none = [
+            f"{KINDS[kind]} ({one.right} of {one.n} borne out)"
+            for kind, one in self.kinds.items()
+            if not one.calibrated
+        ]
+        return f"none about {' or '.join(none)}" if none else ""
+
+    def refuse_another(self, found: RunIdentity, what: str) -> None:
+        """Refuse to judge a run of another pair, dictionary, verbalizer, route or way of saying.
+
+        ``found``: of the run; ``what``: how the file is called.
+
+        Raises:
+            Refusal: naming the first thing that differs.
+        """
+        own = self.identity
+        pairs: dict[str, tuple[Any, Any]] = {
+            "the source": (own.source, found.source),
+            "the target": (own.target, found.target),
+            "the dictionary": (own.dictionary[:12], found.dictionary[:12]),
+            "the verbalizer": (_short(own.verbalizer), _short(found.verbalizer)),
+            "the map": (own.map, found.map),
+            "the washout": (own.washout, found.washout),
+            "the number of samples": (own.samples, found.samples),
+            "the temperature": (own.temperature, found.temperature),
+            "the most new tokens": (own.max_new_tokens, found.max_new_tokens),
+        }
+        for name, (mine, theirs) in pairs.items():
+            if mine != theirs:
+                raise Refusal(f"{what}", f"{name} it was calibrated on is {mine}, and this run's is {theirs}", _AGAIN)
+        other = sorted(set(found.routes) - set(own.routes))
+        if other:
+            why = f"it was calibrated by {' and '.join(own.routes)}, and this run goes by {other[0]}"
+            raise Refusal(f"{what}", why, _AGAIN)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read what ``save`` wrote.
+
+        Raises:
+            Refusal: the file is none, of another version, or damaged.
+        """
+        told = read_json(path)
+        if not is_calibration(told):
+            raise Refusal(f"{path}", "it is no calibration", "name a file that dragoman calibrate wrote")
+        if told.get("format") != FORMAT:
+            why = f"it is a calibration of format {told.get('format')}, and this version reads {FORMAT}"
+            raise Refusal(f"{path}", why, "calibrate again")
+        return cls.of(told, str(path))
+
+
+_AGAIN = "calibrate on what this run is of, or leave --confidence out"
+
+
+def is_calibration(told: object) -> bool:
+    """Whether what a file holds says that it is a calibration."""
+    return isinstance(told, Mapping) and told.get("kind") == KIND
+
+
+def kind_of(row: Evidence) -> Kind:
+    """Of which kind the sentence is that evidence is about."""
+    return "token" if row.get("of_token") else "words" if row.get("of_words") else "theme"
+
+
+def _short(identity: Mapping[str, Any]) -> str:
+    """A verbalizer's identity as a few characters that tell it from others."""
+    import json
+
+    from dragoman.store import digest, plain
+
+    name = identity.get("name") or identity.get("ref") or "verbalizer"
+    return f"{name} ({digest(json.dumps(plain(identity), sort_keys=True))[:8]})"

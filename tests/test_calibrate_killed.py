@@ -1,0 +1,80 @@
+"""``dragoman calibrate`` killed while it reads and while it writes: the same command ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from small_world import World, command
+from test_explain import ENV, Nursery
+from tiny_checkpoints import CORPUS
+
+KEPT = ("held_out.json", "pairs.safetensors", "run/rows.jsonl", "run/contexts.json", "run/vectors.safetensors")
+
+
+@pytest.fixture(scope="module")
+def arguments(world: World) -> list[str]:
+    """Its words, over enough texts for features to fire often in two thirds of them."""
+    lines = [f"{' '.join(CORPUS)[7 * (i % 60) : 7 * (i % 60) + 90]} number {i}".split() for i in range(90)]
+    (world.root / "many.txt").write_text("\n".join(map(" ".join, lines)))
+    return [
+        *("calibrate", world.sae, "--by", world.av, "--source", str(world.source)),
+        *("--texts", str(world.root / "many.txt"), "--documents", "90", "--latents", "20", "--nulls", "3"),
+        *("--known", "3", "--max-new-tokens", "8", "--batch-size", "3", "-o", str(world.root / "pair.json")),
+    ]
+
+
+def work(cache: Path) -> Path:
+    """Where a calibration keeps what was read and said."""
+    (found,) = (cache / "calibration").iterdir()
+    return found
+
+
+def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
+    world: World, arguments: list[str], tmp_path: Path
+) -> None:
+    whole, torn, codes = tmp_path / "whole", tmp_path / "torn", list[int]()
+    for cache, kills in ((whole, 0), (torn, 6)):
+        nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(cache)})
+        chance, killed = random.Random(3), 0
+        for _ in range(kills):
+            before = sizes(cache)
+            child = nursery.start(arguments)
+            deadline = time.monotonic() + 300
+            while sizes(cache) <= before and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            killed += int(nursery.said()) == -signal.SIGKILL
+        assert killed == kills
+        nursery.start(arguments)
+        codes.append(int(nursery.said()))
+        nursery.close()
+    assert codes == [1, 1]  # models of chance: what they say is not borne out, and no calibration is written
+    assert not (world.root / "pair.json").exists()
+    for name in KEPT:
+        assert (work(torn) / name).read_bytes() == (work(whole) / name).read_bytes(), name
+    assert len((work(whole) / "run/rows.jsonl").read_text().splitlines()) > 40
+
+
+def sizes(cache: Path) -> int:
+    """Bytes of what was read and said; grows with every step that is kept."""
+    total = 0
+    for file in cache.glob("calibration/**/*"):
+        with contextlib.suppress(FileNotFoundError):  # written under another name first, and renamed meanwhile
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def test_what_is_refused_in_the_end_is_said(
+    world: World, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = command(monkeypatch, capsys, *arguments)
+    assert said.code == 1 and not said.out
+    assert "calibrating by where latents of" in said.err and not (world.root / "pair.json").exists()
