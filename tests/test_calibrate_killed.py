@@ -41,7 +41,7 @@ def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
 ) -> None:
     whole, torn, codes = tmp_path / "whole", tmp_path / "torn", list[int]()
     for cache, kills in ((whole, 0), (torn, 6)):
-        nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(cache)})
+        nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(cache)}, [])
         chance, killed = random.Random(3), 0
         for _ in range(kills):
             before = sizes(cache)

@@ -208,7 +208,7 @@ def test_direct_statistics_read_in_chunks_equal_one_pass(
     encoder = read_encoder(world["root"] / "sae")
     whole, background, _ = direct_statistics(*readers, encoder, TEXTS)
     monkeypatch.setattr(paired, "CHUNK", 7)
-    monkeypatch.setattr(paired, "SLICE", 50)
+    monkeypatch.setattr("dragoman.models.encoding._CELLS", 50 * 50)
     pieces, other, _ = direct_statistics(*readers, encoder, TEXTS)
     np.testing.assert_allclose(pieces.beta(), whole.beta(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(pieces.n_eff, whole.n_eff, rtol=1e-3)

@@ -33,7 +33,7 @@ def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def reader(world: World) -> Reader:
-    return Reader.open(world.source)
+    return Reader.open(world.source, whole=True)
 
 
 class Planted:

@@ -121,7 +121,7 @@ def _pairs(readings: Readings, texts: Sequence[str], work: Path) -> Pairs:
     kept, talk = work / "pairs.safetensors", readings.talk
     if not kept.exists():
         talk.say(f"reading {len(texts)} documents with both models again, for what is constructed")
-        how = {"dtype": readings.dtype, "device": readings.device}
+        how: dict[str, Any] = {"dtype": readings.dtype, "device": readings.device}
         source, target = (Reader.open(site, **how) for site in (readings.source, readings.target))
         made = read_pairs(source, target, texts, talk.towards("pairs"))
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -197,8 +197,8 @@ class _Reading:
         if self.device is None or kept is not None:
             return _Ready(name=name, kept=kept)
         texts = [d.text for d in documents]
-        both = tuple(r.prepared(texts, max_tokens=self.options.max_tokens) for r in (self.source, self.target))
-        return _Ready(name=name, batches=both)
+        first, second = (r.prepared(texts, max_tokens=self.options.max_tokens) for r in (self.source, self.target))
+        return _Ready(name=name, batches=(first, second))
 
     def pairs(self, documents: Sequence[Document], ready: _Ready) -> _Pairs:
         """The pairs of a batch, as they were kept before or read now, and what was counted of it."""
@@ -207,7 +207,8 @@ class _Reading:
             self.counts.update(counted["counts"])
             for side in SIDES:
                 self.tokens[side].update(counted[side])
-            return _Pairs(**{key: arrays[key] for key in _PAIRS})
+            kept: dict[str, Any] = {key: arrays[key] for key in _PAIRS}
+            return _Pairs(**kept)
         before = {"counts": self.counts.copy()} | {side: self.tokens[side].copy() for side in SIDES}
         pairs = self._pairs(documents, ready)
         after = {"counts": self.counts} | self.tokens

@@ -11,6 +11,7 @@ stopped from here: it is tried in a process of its own first (`tokenizer_child`)
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -81,7 +82,7 @@ def quietly() -> Iterator[None]:
     One inside another costs nothing; the outermost makes Python forget of every logger what it lets through.
     """
     before = talk.get_verbosity()
-    if before >= talk.ERROR:
+    if before >= logging.ERROR:
         yield
         return
     talk.set_verbosity_error()

@@ -127,11 +127,12 @@ class Reader:
     def prepared(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> Batch:
         """A few texts, ready to be read together; made beforehand, it spares a device waiting for it."""
         encoded = encoded_whole(self.tokenizer, texts, max_tokens)
-        batch = Batch.of(encoded, shortest_first(encoded), self._pad)
+        batch = Batch.of(encoded, shortest_first(encoded), self.pad)
         return batch.pinned() if self.model.device.type == "cuda" else batch
 
     @property
-    def _pad(self) -> int:
+    def pad(self) -> int:
+        """What fills up the shorter texts of a batch."""
         pad: Any = self.tokenizer.pad_token_id
         return pad or 0
 
@@ -272,7 +273,7 @@ def _batches(
         encoded = cut_at(encoded, until)
     order = shortest_first(encoded)
     for start in range(0, len(order), batch_size):
-        yield Batch.of(encoded, order[start : start + batch_size], reader._pad)
+        yield Batch.of(encoded, order[start : start + batch_size], reader.pad)
 
 
 def shortest_first(encoded: Encoded) -> list[int]:
@@ -296,7 +297,7 @@ def _keep(hidden: torch.Tensor, batch: Batch, longest: float, *, stay: bool) -> 
     finite = np.isfinite(norms)
     keep = finite & (norms <= longest)
     return TokenRows(
-        x=x if keep.all() else x[keep],
+        x=x if keep.all() else x[keep] if isinstance(x, np.ndarray) else x[torch.from_numpy(keep)],
         document=batch.document[keep],
         end=batch.end[keep],
         position=batch.position.numpy()[keep],

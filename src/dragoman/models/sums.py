@@ -258,7 +258,7 @@ class Weighted:
         self._rows = torch.zeros(sums.y_sum.shape, dtype=torch.float64, device=device)
         self._gram = None
         if sums.gram is not None:
-            self._gram = torch.zeros(sums.gram.shape, dtype=torch.float64, device=device)
+            self._gram = torch.zeros((len(sums.ids), len(sums.ids)), dtype=torch.float64, device=device)
 
     def add(self, dense: torch.Tensor, y: torch.Tensor, fired: csr_array, documents: NDArray[np.int64]) -> None:
         """Add activations (n, M), dense there and sparse here, and float64 rows (n, q) at the same positions."""
