@@ -33,6 +33,9 @@ from dragoman.core import Directions, Site
 from dragoman.dictionaries import Encoder
 from dragoman.maps import Crossing
 from dragoman.maps.dictionary import to_watch
+from dragoman.maps.linear import relative_lambda
+from dragoman.maps.moments import FOLDS, MomentStream, fold_of
+from dragoman.maps.penalty import GRID
 from dragoman.models.algebra import algebra_of, in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
@@ -208,6 +211,41 @@ def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, w
         )
 
 
+def beside_ridgecv(device: str) -> None:
+    """The penalty and the map beside scikit-learn's RidgeCV, at a size that it can hold; both are timed."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import PredefinedSplit
+
+    rng, n, p, q = np.random.default_rng(0), 20_000, 512, 384
+    x = rng.standard_normal((n, p)) * np.geomspace(3, 0.03, p) @ np.linalg.qr(rng.standard_normal((p, p)))[0]
+    y = x @ rng.standard_normal((p, q)) / 20 + rng.standard_normal((n, q)) + 2
+    documents = np.arange(n) // 20
+    algebra, clock = algebra_of(device), time.perf_counter
+    begun = clock()
+    stream = MomentStream(p, q)
+    for start in range(0, n, 2000):
+        piece = slice(start, start + 2000)
+        stream.add(x[piece], y[piece], documents[piece])
+    moments = stream.finish()
+    errors = np.sum([algebra.left_out(moments, k, None).errors(GRID) for k in range(FOLDS)], axis=0)
+    lam = relative_lambda(moments.total, float(GRID[np.argmin(errors)]))
+    total = algebra.total(moments)
+    weight = algebra.solve_shifted(total.sxx, lam, total.sxy)
+    ours = clock() - begun
+    alphas = [relative_lambda(moments.total, float(g)) for g in GRID]
+    begun = clock()
+    found = RidgeCV(alphas, cv=PredefinedSplit(fold_of(documents)), scoring="neg_mean_squared_error").fit(x, y)
+    theirs = clock() - begun
+    apart = float(np.abs(found.coef_.T - weight).max() / np.abs(weight).max())
+    told = {
+        "rows": n, "widths": [p, q], "penalties": len(GRID), "same_penalty": bool(np.isclose(found.alpha_, lam)),
+        "largest_difference": apart, "seconds": round(ours, 2), "scikit_learn_seconds": round(theirs, 2),
+        "ratio": round(theirs / ours, 1), "machine": machine(device),
+    }  # fmt: skip
+    print(told, flush=True)
+    keep(ridgecv=told)
+
+
 def main() -> None:
     """Measure what was asked for."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,7 +254,11 @@ def main() -> None:
     parse.add_argument("--texts", default=None, help="a file of texts; those of the embedded pair without it")
     parse.add_argument("--most", type=int, default=10_000)
     parse.add_argument("--batch-size", type=int, default=32)
+    parse.add_argument("--ridgecv", action="store_true", help="only the comparison with scikit-learn")
     args = parse.parse_args()
+    if args.ridgecv:
+        beside_ridgecv(args.device)
+        return
     texts = Texts.of(args.texts).all[: args.most]
     timed(SHAPES[args.shape], args.device, texts, batch_size=args.batch_size, write=args.shape == "real")
 

@@ -1,8 +1,10 @@
-"""Reading, encoding and fitting in torch say what numpy says; torch's CPU stands for the device."""
+"""Reading, encoding and fitting in torch say what numpy says; torch's CPU stands for the device where there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from dragoman.store.spool import Spool
 from planted_readers import FIRST, FLOAT32, TEXTS, PlantedPair, sae, same_everything
 from planted_worlds import SOURCE, TARGET, at_source, sparse_world, sums_by_fold
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 D, M = 24, 60
 KINDS: dict[str, dict[str, Any]] = {
     "relu": {"architecture": "relu"},
@@ -65,34 +68,34 @@ def test_activations_are_those_of_numpy(kind: str) -> None:
     x[7] = 0
     want = encoder.encode(x)
     assert (want > 0).any() == (kind != "never"), "there is something to compare"
-    found = encoded(encoder, x, device="cpu")
+    found = encoded(encoder, x, device=DEVICE)
     assert_allclose(found.toarray(), want, rtol=1e-4, atol=1e-4)
     assert_array_equal(encoded(encoder, x).toarray(), want)
     some = np.array([5, 0, 41])
-    assert_allclose(DeviceEncoding(encoder, "cpu").sparse(x, some).toarray(), want[:, some], rtol=1e-4, atol=1e-4)
+    assert_allclose(DeviceEncoding(encoder, DEVICE).sparse(x, some).toarray(), want[:, some], rtol=1e-4, atol=1e-4)
 
 
 def test_slices_of_rows_and_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of("topk")
     x = np.random.default_rng(5).normal(size=(50, D)).astype(np.float32)
-    whole = encoded(encoder, x, device="cpu").toarray()
+    whole = encoded(encoder, x, device=DEVICE).toarray()
     monkeypatch.setattr("dragoman.models.encoding._DEVICE_CELLS", M * 7)
     monkeypatch.setattr("dragoman.models.encoding._CELLS", M * 7)
-    assert_allclose(encoded(encoder, x, device="cpu").toarray(), whole, rtol=1e-5, atol=1e-6)
+    assert_allclose(encoded(encoder, x, device=DEVICE).toarray(), whole, rtol=1e-5, atol=1e-6)
     assert_allclose(HostEncoding(encoder).sparse(x).toarray(), whole, rtol=1e-4, atol=1e-4)
-    assert DeviceEncoding(encoder, "cpu").sparse(x[:0]).shape == (0, M)
+    assert DeviceEncoding(encoder, DEVICE).sparse(x[:0]).shape == (0, M)
 
 
 def test_rows_of_another_width_are_refused() -> None:
     with pytest.raises(Refusal, match="the dictionary reads width 24"):
-        encoded(encoder_of("relu"), np.zeros((3, 8), np.float32), device="cpu")
+        encoded(encoder_of("relu"), np.zeros((3, 8), np.float32), device=DEVICE)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_read_is_summed_alike(pair: PlantedPair, found: Aligned) -> None:
-    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device="cpu")
+    again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device=DEVICE)
     same_everything(again, found, 1e-10, FLOAT32)
     assert again.words and found.words and again.words.ids == found.words.ids
     assert again.words.base_forms == found.words.base_forms
@@ -104,24 +107,25 @@ def test_what_is_read_is_summed_alike(pair: PlantedPair, found: Aligned) -> None
 def test_sums_that_differ_are_told_apart(pair: PlantedPair, found: Aligned) -> None:
     """The comparison above fails where a dictionary is another one."""
     other = sae(48, m=40)
-    again = read_aligned(pair.source, pair.target, pair.texts, other, options=FIRST, device="cpu")
+    again = read_aligned(pair.source, pair.target, pair.texts, other, options=FIRST, device=DEVICE)
     with pytest.raises(AssertionError):
         same_everything(again, found, 1e-10, FLOAT32)
 
 
 def test_rows_of_models_stay_in_torch(readers: tuple[Reader, Reader]) -> None:
+    both = [replace(one, model=deepcopy(one.model).to(DEVICE)) for one in readers]
     encoder, options = sae(readers[0].width), ReadingOptions(first=1, batch_size=8)
-    host = read_aligned(*readers, TEXTS, encoder, options=options)
-    there = read_aligned(*readers, TEXTS, encoder, options=options, device="cpu")
+    host = read_aligned(*both, TEXTS, encoder, options=options)
+    there = read_aligned(*both, TEXTS, encoder, options=options, device=DEVICE)
     same_everything(there, host, 1e-10, 1e-5)
-    rows = readers[0].rows(TEXTS[:3], np.inf, stay=True)
-    assert isinstance(rows.x, torch.Tensor)
-    assert_array_equal(rows.x.numpy(), readers[0].rows(TEXTS[:3], np.inf).x)
+    rows = both[0].rows(TEXTS[:3], np.inf, stay=True)
+    assert isinstance(rows.x, torch.Tensor) and rows.x.device.type == DEVICE
+    assert_array_equal(rows.x.cpu().numpy(), both[0].rows(TEXTS[:3], np.inf).x)
 
 
 def test_without_an_encoder_moments_alone_are_summed(pair: PlantedPair) -> None:
     host = read_aligned(pair.source, pair.target, pair.texts, options=FIRST)
-    there = read_aligned(pair.source, pair.target, pair.texts, options=FIRST, device="cpu")
+    there = read_aligned(pair.source, pair.target, pair.texts, options=FIRST, device=DEVICE)
     assert there.sums is None and there.firings is None
     for mine, theirs in zip(there.folded.folds, host.folded.folds, strict=True):
         assert_allclose(mine.sxy, theirs.sxy, rtol=1e-9, atol=1e-9 * np.abs(theirs.sxy).max())
@@ -131,7 +135,7 @@ def test_all_features_get_direct_rows_besides_the_watched_ones(
     pair: PlantedPair, found: Aligned, tmp_path: Path
 ) -> None:
     options = ReadingOptions(first=1, watched=("3", "17"))
-    how: dict[str, Any] = {"options": options, "device": "cpu"}
+    how: dict[str, Any] = {"options": options, "device": DEVICE}
     again = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, every=True, **how)
     assert again.sums and again.sums.ids == ("3", "17") and again.table and found.sums
     want = found.sums.table()
@@ -151,9 +155,9 @@ def test_all_features_get_direct_rows_besides_the_watched_ones(
 
 def test_silent_features_have_no_direct_row() -> None:
     sums = FiringSums(TARGET, "abc", 4)
-    there, dense = Weighted(sums, "cpu"), torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    there, dense = Weighted(sums, DEVICE), torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]], device=DEVICE)
     y = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]], dtype=torch.float64)
-    there.add(dense, y, to_host(dense), np.array([1, 2]))
+    there.add(dense, y.to(DEVICE), to_host(dense), np.array([1, 2]))
     table = there.table()
     assert_allclose(table.beta, [(y[0] + 3 * y[1]) / 4 - y.mean(0), np.zeros(4), y[0] - y.mean(0)], atol=1e-6)
     there.finish()
@@ -163,7 +167,7 @@ def test_silent_features_have_no_direct_row() -> None:
 def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:
     encoder = sae(readers[0].width)
     host, around, left = direct_statistics(*readers, encoder, TEXTS)
-    there, background, left_out = direct_statistics(*readers, encoder, TEXTS, device="cpu")
+    there, background, left_out = direct_statistics(*readers, encoder, TEXTS, device=DEVICE)
     assert left == left_out and there.count == host.count
     assert_allclose(there.beta(), host.beta(), rtol=1e-4, atol=1e-5)
     assert_allclose(there.n_eff, host.n_eff, rtol=1e-4)
@@ -178,7 +182,7 @@ def test_a_reading_begun_on_a_device_goes_on_on_the_host(pair: PlantedPair, tmp_
     how: dict[str, Any] = {"options": FIRST}
     with pytest.raises(KeyboardInterrupt):
         read_aligned(
-            pair.source, pair.target, pair.texts, pair.encoder, progress=stop, device="cpu",
+            pair.source, pair.target, pair.texts, pair.encoder, progress=stop, device=DEVICE,
             spool=Spool(tmp_path / "spool"), **how,
         )  # fmt: skip
     spool = Spool(tmp_path / "spool")
@@ -193,7 +197,7 @@ def test_what_goes_wrong_beside_ends_the_reading(pair: PlantedPair, monkeypatch:
 
     monkeypatch.setattr("dragoman.maps.words.WordTally.add", full)
     with pytest.raises(Refusal, match="the disk: it is full"):
-        read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device="cpu")
+        read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=FIRST, device=DEVICE)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -230,7 +234,7 @@ def test_a_left_out_fold_is_judged_alike(made: Any, scaled: bool) -> None:
     moments, _, world = made
     scale = np.sqrt(moments.source_variance()) if scaled else None
     grid, rows = np.logspace(-6, 3, 10), np.random.default_rng(0).normal(size=(7, 40))
-    there = DeviceAlgebra("cpu")
+    there = DeviceAlgebra(DEVICE)
     for k in (0, 3):
         mine, theirs = there.left_out(moments, k, scale), HOST.left_out(moments, k, scale)
         assert mine.spread == pytest.approx(theirs.spread, rel=1e-10)
@@ -244,13 +248,13 @@ def test_a_left_out_fold_is_judged_alike(made: Any, scaled: bool) -> None:
 
 def test_the_same_penalty_is_chosen_and_the_same_map_fitted(made: Any) -> None:
     moments, calibration, _ = made
-    mine, theirs = (choose_penalty(moments, calibration, algebra=a) for a in (DeviceAlgebra("cpu"), HOST))
+    mine, theirs = (choose_penalty(moments, calibration, algebra=a) for a in (DeviceAlgebra(DEVICE), HOST))
     assert (mine.lam_rel, mine.rule, mine.edge) == (theirs.lam_rel, theirs.rule, theirs.edge)
     assert mine.cofiring and theirs.cofiring
     assert_allclose(mine.r2, theirs.r2, atol=1e-9)
     assert_allclose(mine.cofiring, theirs.cofiring, atol=1e-9)
     here = fit_map(moments, SOURCE, TARGET, calibration=calibration)
-    there = fit_map(moments, SOURCE, TARGET, calibration=calibration, algebra=DeviceAlgebra("cpu"))
+    there = fit_map(moments, SOURCE, TARGET, calibration=calibration, algebra=DeviceAlgebra(DEVICE))
     assert_allclose(there.weight, here.weight, rtol=1e-8, atol=1e-11)
 
 
@@ -259,14 +263,14 @@ def test_ridge_at_a_penalty_is_scikit_learns(made: Any) -> None:
 
     world = made[2]
     moments, lam = Moments.of(world.x, world.y), 3.0
-    found = DeviceAlgebra("cpu").solve_shifted(moments.sxx, lam, moments.sxy)
+    found = DeviceAlgebra(DEVICE).solve_shifted(moments.sxx, lam, moments.sxy)
     assert_allclose(found, Ridge(alpha=lam).fit(world.x, world.y).coef_.T, rtol=1e-7, atol=1e-10)
 
 
 def test_a_crossing_is_the_same_crossing(pair: PlantedPair, found: Aligned) -> None:
     rows = at_source(pair.world.source)
     here = Crossing.from_tokens(found, rows)
-    there = Crossing.from_tokens(found, rows, algebra=DeviceAlgebra("cpu"))
+    there = Crossing.from_tokens(found, rows, algebra=DeviceAlgebra(DEVICE))
     assert_allclose(there.directions(rows).unit, here.directions(rows).unit, rtol=1e-5, atol=1e-6)
     assert there.map and here.map and there.map.report["usable"] == here.map.report["usable"]
     for mine, theirs in zip(there.cards(rows), here.cards(rows), strict=True):
@@ -276,7 +280,7 @@ def test_a_crossing_is_the_same_crossing(pair: PlantedPair, found: Aligned) -> N
 
 def test_a_penalty_that_is_none_is_refused(made: Any) -> None:
     with pytest.raises(Refusal, match="the penalty must be a positive number"):
-        DeviceAlgebra("cpu").paths(made[0].total).images(np.ones((1, 40)), 0.0)
+        DeviceAlgebra(DEVICE).paths(made[0].total).images(np.ones((1, 40)), 0.0)
 
 
 def test_cards_that_compute_in_float64_are_used_and_no_others() -> None:

@@ -238,7 +238,8 @@ class DeviceFirings:
     @torch.inference_mode()
     def add(self, x: Any, y: Any, documents: NDArray[np.int64]) -> None:
         """Add rows at the same positions, all of a document's at once."""
-        dense, wide = self._encoding.dense(x), y.double()
+        dense = self._encoding.dense(torch.as_tensor(x, device=self._units.device))
+        wide = torch.as_tensor(y, device=self._units.device).double()
         self._weighted.add(dense, wide, to_host(dense), documents)
         self._units += _unit(wide).sum(dim=0)
 
