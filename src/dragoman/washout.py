@@ -135,10 +135,20 @@ def _unit(mean: NDArray[Any]) -> NDArray[np.float64]:
     return mean / np.linalg.norm(mean)
 
 
+def nothing_else(directions: Directions, background: Background) -> NDArray[np.bool_]:
+    """Which directions (n,) are nothing but background, so that they cannot be washed."""
+    return np.abs(_along(directions, background)) > _SAME
+
+
+def _along(directions: Directions, background: Background) -> NDArray[np.float64]:
+    """Cosines (n,) with the background."""
+    return directions.unit.astype(np.float64) @ _unit(background.mean)
+
+
 def _refuse_same(directions: Directions, background: Background) -> None:
     """Refuse directions that are nothing but background."""
-    along = directions.unit.astype(np.float64) @ _unit(background.mean)
-    if (np.abs(along) > _SAME).any():
+    along = _along(directions, background)
+    if nothing_else(directions, background).any():
         row = int(np.argmax(np.abs(along)))
         raise Refusal(
             f"feature {directions.ids[row]}",

@@ -32,6 +32,7 @@ from dragoman.scoring.claims import known_windows
 from dragoman.scoring.sentences import TextInContext
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.washout import nothing_else
 
 RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE = "random", "shuffled map", "another's row", "fake latents", "background alone"
 NULLS = (RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE)
@@ -98,6 +99,7 @@ class TextPlan:
             rows = self.crossing.directions(self.concepts, "map")
             cards = self.crossing.cards(self.concepts)
             conditions.append((CONCEPTS, self.concepts, _carried(CONCEPTS, rows, "map", cards, "writes")))
+        conditions = [(null, rows, self._washable(one, talk)) for null, rows, one in conditions]
         builder = RunBuilder(directions=self.latents, backgrounds={"by": self.crossing.background})
         for _, _, one in conditions:
             how = {"route": one.route, "washout": self.options.washout, "cards": one.cards, "reading": one.reading}
@@ -114,6 +116,19 @@ class TextPlan:
         if lens:
             keep_words(folder, lens)
         return folder, self._texts(folder, [(null, one) for null, _, one in conditions], windows, lens)
+
+    def _washable(self, one: Carried, talk: Talk) -> Carried:
+        """Without rows that are nothing but the target's background, as some by chance are: nothing can be washed off.
+
+        Where none is left, building the run refuses them.
+        """
+        lost = nothing_else(one.directions, self.crossing.background)
+        if self.options.washout == "none" or not lost.any() or lost.all():
+            return one
+        kept = np.flatnonzero(~lost)
+        talk.say(f"left out {int(lost.sum())} of {len(lost)} rows of {one.name}: they are the background's own")
+        rows = one.directions.pick([one.directions.ids[k] for k in kept])
+        return replace(one, directions=rows, cards=[one.cards[k] for k in kept] if one.cards else ())
 
     def _alone(self) -> Directions:
         background = self.crossing.background
