@@ -172,6 +172,12 @@ def test_the_peak_is_that_of_the_step_that_takes_most() -> None:
     assert step == "reading" and 82e9 < gpu < whole and host < 8 * GIB and gpu_peak(sizes(read=[needed(None)])) is None
 
 
+def test_a_gpu_sums_direct_rows_of_all_features_of_a_large_dictionary() -> None:
+    large, small = (gpu_peak(sizes(d_sae=n, features=45)) or (0, 0, "") for n in (65_536, 8_192))
+    assert large[2] == small[2] == "reading"
+    assert large[0] - small[0] > 65_536 * 8 * sizes().q
+
+
 def test_time_is_told_by_constants_of_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"start_seconds": 10, "opened_a_second": 1e9, "read_a_second": 1e12, "said_a_second": 1e12}
     machine = {"machine": "one, 2 cores", "dtype": "float32", **rates}

@@ -89,6 +89,18 @@ def test_washout_refuses_directions_that_are_nothing_but_background():
         on_shell(directions(-nearly), background())
 
 
+def test_all_directions_that_are_nothing_but_background_are_named_at_once():
+    nearly = np.eye(8)[0] * 0.95 + np.eye(8)[1] * 0.2
+    several = directions(np.stack([nearly, np.eye(8)[2], -nearly]))
+    with pytest.raises(Refusal, match=r"2 of 3 features \(0, 2\): their cosines with the background are beyond 0\.9 "):
+        on_shell(several, background())
+    many = directions(np.repeat(nearly[None], 21, axis=0))
+    with pytest.raises(
+        Refusal, match=r"21 of 21 features \(0, 1, .*, 19, \.\.\.\): their cosines .*; leave them out, or"
+    ):
+        on_shell(many, background())
+
+
 @pytest.mark.parametrize("form", [lambda d, b: mix(d, b, 0.3), on_shell])
 def test_washout_refuses_another_site(form):
     with pytest.raises(Refusal, match="a background at third-model:3: it is needed at target-model:12"):

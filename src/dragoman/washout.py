@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dragoman.core import Background, Directions, Floats, Refusal, refuse_other_site, unit_rows
 
 RIGHT = float(np.pi / 2)
+_NAMED = 20  # features that a refusal names
 _SAME = 0.9  # |cos(d, background)| above which too little of the direction is left
 
 
@@ -147,14 +148,19 @@ def _along(directions: Directions, background: Background) -> NDArray[np.float64
 
 def _refuse_same(directions: Directions, background: Background) -> None:
     """Refuse directions that are nothing but background."""
-    along = _along(directions, background)
-    if nothing_else(directions, background).any():
-        row = int(np.argmax(np.abs(along)))
-        raise Refusal(
-            f"feature {directions.ids[row]}",
-            f"its cosine with the background is {along[row]:+.2f}, so little of it would be left",
-            "leave it out, or check that the map has not collapsed onto the mean",
-        )
+    along, lost = _along(directions, background), np.flatnonzero(nothing_else(directions, background))
+    if not len(lost):
+        return
+    row, instead = int(np.argmax(np.abs(along))), "check that the map has not collapsed onto the mean"
+    if len(lost) == 1:
+        why = f"its cosine with the background is {along[row]:+.2f}, so little of it would be left"
+        raise Refusal(f"feature {directions.ids[row]}", why, f"leave it out, or {instead}")
+    named = ", ".join(directions.ids[k] for k in lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
+    raise Refusal(
+        f"{len(lost)} of {len(directions)} features ({named})",
+        f"their cosines with the background are beyond {_SAME} (up to {along[row]:+.2f}), so little of them would be left",
+        f"leave them out, or {instead}",
+    )
 
 
 def _refuse_mismatch(directions: Directions, background: Background) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dragoman.maps.direct import WHOLE
-from dragoman.maps.moments import FOLDS
+from dragoman.maps.moments import FOLDS, PER_DOCUMENT
 from dragoman.models.needs import ModelNeeds
 from dragoman.records import Record
 
@@ -130,7 +130,7 @@ def host_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, str] | None:
 
     steps = _steps(sizes, order, lying)
     if sizes.read:
-        steps["reading"] += _sums(sizes)
+        steps["reading"] += _sums(sizes) + _every_row(sizes)
     step = max(steps, key=lambda name: steps[name])
     return int(constants()["process_bytes"] + steps[step]), step
 
@@ -141,7 +141,7 @@ def gpu_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, int, str] | N
         return None
     steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0)
     if sizes.read:
-        steps["reading"] += _sums(sizes)
+        steps["reading"] += _sums(sizes) + _every_row(sizes)
     step = max(steps, key=lambda name: steps[name])
     every = (*sizes.held, *sizes.read)
     host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
@@ -175,6 +175,12 @@ def _working(sizes: Sizes) -> int:
     """One batch of texts inside a model, and its rows of both."""
     tokens = _BATCH * _LONGEST
     return tokens * (_INSIDE * max(sizes.p, sizes.q) * _NUMBER[sizes.dtype] + _SINGLE * (sizes.p + 2 * sizes.q))
+
+
+def _every_row(sizes: Sizes) -> int:
+    """Direct rows of all features of a large dictionary, which a GPU sums besides those that are counted."""
+    large = sizes.aligned and sizes.d_sae > WHOLE
+    return sizes.d_sae * (_DOUBLE * sizes.q + 2 * _SINGLE * _BATCH * PER_DOCUMENT) if large else 0
 
 
 def _sums(sizes: Sizes) -> int:
