@@ -158,7 +158,7 @@ def _refuse_same(directions: Directions, background: Background) -> None:
     named = ", ".join(directions.ids[k] for k in lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
     raise Refusal(
         f"{len(lost)} of {len(directions)} features ({named})",
-        f"their cosines with the background are beyond {_SAME} (up to {along[row]:+.2f}), so little of them would be left",
+        f"their cosines with the background are beyond {_SAME} (up to {along[row]:+.2f}), so little would be left",
         f"leave them out, or {instead}",
     )
 
