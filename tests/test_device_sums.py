@@ -164,6 +164,25 @@ def test_silent_features_have_no_direct_row() -> None:
     assert_allclose(sums.table().beta, table.beta, atol=1e-6)
 
 
+def test_products_in_float32_keep_what_varies_where_means_are_large() -> None:
+    rng = np.random.default_rng(7)
+    dense = torch.tensor((rng.random((4000, 30)) < 0.05) * rng.lognormal(0, 0.5, (4000, 30)), dtype=torch.float32)
+    y = 1e4 + rng.normal(size=(4000, 12)) + dense.numpy()[:, :12]
+    documents = np.arange(4000) // 20
+    want = FiringSums(TARGET, range(30), 12).add(dense.numpy(), y, documents).table().beta
+
+    def error(taken_off: float, **how: bool) -> float:
+        there = Weighted(FiringSums(TARGET, range(30), 12), DEVICE, **how)
+        for k in range(0, 4000, 400):
+            piece = dense[k : k + 400].to(DEVICE)
+            rows = torch.tensor(y[k : k + 400] - taken_off, device=DEVICE)
+            there.add(piece, rows, to_host(piece), documents[k : k + 400])
+        return float(np.abs(there.table().beta - want).max())
+
+    assert error(0.0) < 1e-6 and error(1e4, single=True) < 1e-5
+    assert error(0.0, single=True) > 1e-4, "what is taken off is what keeps the digits"
+
+
 def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:
     encoder = sae(readers[0].width)
     host, around, left = direct_statistics(*readers, encoder, TEXTS)

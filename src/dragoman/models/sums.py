@@ -156,7 +156,7 @@ class DeviceSums:
             self._columns, self._few = (torch.as_tensor(a, device=device) for a in (watched.columns, watched.chosen))
         self._all: Weighted | None = None
         if every and encoding is not None:
-            self._all = Weighted(FiringSums(sites[1], range(encoding.encoder.d_sae), widths[1]), device)
+            self._all = Weighted(FiringSums(sites[1], range(encoding.encoder.d_sae), widths[1]), device, single=True)
 
     @torch.inference_mode()
     def add(self, x: Any, y: Any, documents: NDArray[np.int64]) -> csr_array | None:
@@ -170,7 +170,7 @@ class DeviceSums:
             return None
         dense = self._encoding.dense(single, None if self._all is not None else self._columns)
         if self._all is not None:
-            self._all.add(dense, wide[1], to_host(dense), documents)
+            self._all.add(dense, wide[1] - self._moments.shift[1], to_host(dense), documents)
             dense = dense[:, self._columns]
         fired = to_host(dense)
         target, source, *calibration = self._weighted
@@ -250,11 +250,16 @@ class DeviceFirings:
 
 
 class Weighted:
-    """The dear half of ``FiringSums`` on a device: sums of activation times row; the rest is counted on the host."""
+    """The dear half of ``FiringSums`` on a device: sums of activation times row; the rest is counted on the host.
 
-    def __init__(self, sums: FiringSums, device: str | torch.device) -> None:
+    ``single``: whether a batch's products are made in float32 and only then added in float64: of all features of a
+    dictionary that is most of the work, and many cards compute float64 at a fiftieth of the speed. Rows should then
+    come near their mean (`table` does not mind what was taken off), so that what varies keeps its digits.
+    """
+
+    def __init__(self, sums: FiringSums, device: str | torch.device, *, single: bool = False) -> None:
         """Nothing seen yet; ``sums`` gets everything."""
-        self._sums = sums
+        self._sums, self._single = sums, single
         self._total = torch.zeros(sums.weighted_sum.shape, dtype=torch.float64, device=device)
         self._rows = torch.zeros(sums.y_sum.shape, dtype=torch.float64, device=device)
         self._gram = None
@@ -269,7 +274,10 @@ class Weighted:
             self._gram.addmm_(wide.T, wide)
         for start in range(0, len(self._total), _BAND):
             band = slice(start, start + _BAND)
-            self._total[band].addmm_(dense[:, band].double().T, y)
+            if self._single:
+                self._total[band] += dense[:, band].T @ y.float()
+            else:
+                self._total[band].addmm_(dense[:, band].double().T, y)
         self._rows += y.sum(dim=0)
 
     @torch.inference_mode()
@@ -299,14 +307,14 @@ class _Moments:
         self._parts: list[tuple[torch.Tensor, ...] | None] = [None] * folds
         self._counts = [0] * folds
         self._documents = np.empty(0, dtype=np.int64)
-        self._shift: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.shift = tuple(torch.zeros(width, dtype=torch.float64, device=device) for width in (p, q))
 
     def add(self, x: torch.Tensor, y: torch.Tensor, documents: NDArray[np.int64]) -> None:
         """Add float64 rows."""
+        if not len(self._documents):
+            self.shift = x.mean(dim=0), y.mean(dim=0)
         self._documents = np.union1d(self._documents, documents)
-        if self._shift is None:
-            self._shift = x.mean(dim=0), y.mean(dim=0)
-        a, b = x - self._shift[0], y - self._shift[1]
+        a, b = x - self.shift[0], y - self.shift[1]
         mine = fold_of(documents, len(self._parts))
         for k in np.unique(mine):
             rows = np.flatnonzero(mine == k)
@@ -336,8 +344,8 @@ class _Moments:
 
     def _centred(self, k: int) -> Moments:
         """A fold's moments; its sums are given up."""
-        part, n, shift = self._parts[k], self._counts[k], self._shift
-        if part is None or shift is None:
+        part, n, shift = self._parts[k], self._counts[k], self.shift
+        if part is None:
             raise RuntimeError("a fold without rows passed for one with some")
         sum_x, sum_y, sxx, sxy, syy = part
         for products, left, right in ((sxx, sum_x, sum_x), (sxy, sum_x, sum_y), (syy, sum_y, sum_y)):
