@@ -245,6 +245,11 @@ class Verbalizer:
             return self._engine.together
         return TOGETHER["loop" if self._engine is None else "captured"]
 
+    def close(self) -> None:
+        """Stop an engine that holds memory of its own, which outlives whoever holds the verbalizer; it starts again."""
+        if self._engine is not None:
+            self._engine.close()
+
     @contextmanager
     def looped(self) -> Iterator[None]:
         """Inside, the plain loop says the words: it alone calls the model's modules at every token, hooks and all."""
