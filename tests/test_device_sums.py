@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
@@ -162,6 +163,24 @@ def test_silent_features_have_no_direct_row() -> None:
     assert_allclose(table.beta, [(y[0] + 3 * y[1]) / 4 - y.mean(0), np.zeros(4), y[0] - y.mean(0)], atol=1e-6)
     there.finish()
     assert_allclose(sums.table().beta, table.beta, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "documents"), [((2, 3), 1), ((2, 7), 2), ((2, 3), 3)])
+def test_activations_that_fit_nothing_are_refused_and_nothing_is_counted(
+    shape: tuple[int, int], documents: int
+) -> None:
+    sums = FiringSums(TARGET, "abc", 4)
+    with pytest.raises(Refusal, match="3 features are watched; pass f \\(n, M\\) and documents"):
+        sums.add_activations(csr_array(np.ones(shape)), np.arange(documents))
+    assert sums.count == 0 and not len(sums.documents) and not sums.weight_sum.any()
+
+
+@pytest.mark.parametrize("device", [None, DEVICE])
+def test_watching_no_feature_is_refused(pair: PlantedPair, device: str | None) -> None:
+    with pytest.raises(Refusal, match="watching no feature"):
+        read_aligned(
+            pair.source, pair.target, pair.texts, pair.encoder, options=ReadingOptions(watched=()), device=device
+        )
 
 
 def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:
