@@ -144,7 +144,9 @@ class Calibration(Record):
             raise ValueError("more sentences are right than were judged")
         if worth.nulls.keys() != worth.nulls_answered.keys():
             raise ValueError("it does not tell both shares of every null")
-        alone = [kind for kind, one in self.kinds.items() if one.calibrated and not self.sentences.get(kind)]
+        alone: list[Kind] = [
+            kind for kind, one in self.kinds.items() if one.calibrated and not self.sentences.get(kind)
+        ]
         if alone:
             raise ValueError(f"it has no sentences that others about {KINDS[alone[0]]} are held against")
         answers = any(one.calibrated for one in self.kinds.values())
