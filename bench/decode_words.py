@@ -32,7 +32,7 @@ def said_by(verbalizer: Verbalizer, vectors: np.ndarray, new: int) -> dict[str, 
         ]
     engine = SlotEngine(verbalizer.model, verbalizer.ending)
     try:
-        return {"loop": loop, "captured": verbalizer._over_slots(engine, vectors, 0.0, 0, new)}
+        return {"loop": loop, "captured": verbalizer._by_engine(engine, vectors, 0.0, 0, new)}
     finally:
         engine.close()
 

@@ -25,6 +25,7 @@ from dragoman.embed import LexicalEmbedder
 from dragoman.measures.claims import Windows, check_claims, claims_of, token_of
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.sentences import Reference
+from dragoman.store import form_of
 from planted_calibration import IDENTITY, SIZES, another, held_out, text_of, with_feature, with_text, word, world
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
@@ -322,8 +323,9 @@ def test_unseen_probabilities_are_of_fits_without_the_group():
 @settings(max_examples=50, deadline=None)
 def test_no_document_is_evidence_and_outcome(texts, seed, most):
     first, second = dealt(texts, most, seed)
-    kept = {text for text in texts if text.strip()}
-    assert not set(first) & set(second) and len(first) + len(second) == min(most, len(kept))
+    kept = {form_of(text) for text in texts} - {""}
+    mine, theirs = (set(map(form_of, some)) for some in (first, second))
+    assert not mine & theirs and len(first) + len(second) == len(mine | theirs) == min(most, len(kept))
     assert [*map(set, dealt(texts[::-1], most, seed))] == [set(first), set(second)]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
@@ -181,6 +182,24 @@ def test_products_in_float32_keep_what_varies_where_means_are_large() -> None:
 
     assert error(0.0) < 1e-6 and error(1e4, single=True) < 1e-5
     assert error(0.0, single=True) > 1e-4, "what is taken off is what keeps the digits"
+
+
+@pytest.mark.parametrize(("shape", "documents"), [((2, 3), 1), ((2, 7), 2), ((2, 3), 3)])
+def test_activations_that_fit_nothing_are_refused_and_nothing_is_counted(
+    shape: tuple[int, int], documents: int
+) -> None:
+    sums = FiringSums(TARGET, "abc", 4)
+    with pytest.raises(Refusal, match="3 features are watched; pass f \\(n, M\\) and documents"):
+        sums.add_activations(csr_array(np.ones(shape)), np.arange(documents))
+    assert sums.count == 0 and not len(sums.documents) and not sums.weight_sum.any()
+
+
+@pytest.mark.parametrize("device", [None, DEVICE])
+def test_watching_no_feature_is_refused(pair: PlantedPair, device: str | None) -> None:
+    with pytest.raises(Refusal, match="watching no feature"):
+        read_aligned(
+            pair.source, pair.target, pair.texts, pair.encoder, options=ReadingOptions(watched=()), device=device
+        )
 
 
 def test_direct_statistics_are_summed_alike(readers: tuple[Reader, Reader]) -> None:

@@ -21,6 +21,7 @@ from dragoman.models import load
 from dragoman.models.decode import Verbalizer
 from dragoman.models.needs import ModelNeeds
 from dragoman.models.prompts import activations
+from dragoman.models.vllm import engine
 from dragoman.runs import order, plan, readings
 from dragoman.runs.dry_run import dry_run
 from dragoman.runs.forecast import Sizes, gpu_peak, host_peak
@@ -30,6 +31,7 @@ from dragoman.runs.texts import Texts
 from dragoman.runs.turns import InTurn, speaking
 from small_world import TEXTS, World, write_sae
 from tiny_checkpoints import BLOCK, save_checkpoint, sidecar_of
+from vllm_double import Double, install
 
 pytestmark = pytest.mark.usefixtures("no_hub")
 FAMILY = {"source": "qwen2", "target": "gemma3"}
@@ -239,6 +241,19 @@ def test_a_closed_verbalizer_tells_what_the_open_one_does(place: Path):
     assert one.verbalize(vectors, max_new_tokens=4) == opened.verbalize(vectors, max_new_tokens=4)
     with speaking(one):
         assert "open)" in repr(one)
+
+
+def test_a_vllm_that_runs_is_stopped_when_its_verbalizer_is_closed(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """The module holds the one that runs, so that dropping the verbalizer alone would leave it on the card."""
+    double = install(Double(), monkeypatch)
+    how: dict[str, Any] = {"engine": "vllm"}
+    one = InTurn(lambda: Verbalizer.open(str(place / "target"), **how), lambda it: None, "cpu", Talk())
+    vectors = np.random.default_rng(0).standard_normal((2, one.width)).astype(np.float32)
+    with speaking(one):
+        one.verbalize(vectors, max_new_tokens=4)
+        assert (len(double.started), double.stopped, len(engine._running)) == (1, 0, 1)
+        held = weakref.ref(one._opened.model)
+    assert double.stopped == 1 and engine._running == [] and held() is None
 
 
 def needs(parameters: int | None) -> ModelNeeds:

@@ -19,7 +19,7 @@ from dragoman.calibration.constructed import COSINES, firing_rates, mean_differe
 from dragoman.calibration.deal import dealt
 from dragoman.calibration.inputs import Inputs, read_inputs
 from dragoman.calibration.outcome import Verdicts, verdicts
-from dragoman.calibration.sizes import Sizes
+from dragoman.calibration.sizes import LEAST, Sizes
 from dragoman.calibration.texts import CalibrationText, TextPlan
 from dragoman.confidence.calibration import Calibration, RunIdentity
 from dragoman.core import Interrupted, Refusal, Talk
@@ -27,6 +27,7 @@ from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.layout import VECTORS
 from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.maps import Crossing
+from dragoman.models.asked import check_engine
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.carried import conditions_of
@@ -38,7 +39,7 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 from dragoman.scoring.judged_run import CachedEmbedder
-from dragoman.store import Cache, digest, plain
+from dragoman.store import Cache, digest, plain, refuse_alike
 from dragoman.store.outputs import check_file
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -106,6 +107,7 @@ def calibrate(
     talk, sizes = talk_of(talk), Sizes(latents=latents, documents=documents, known=known, nulls=nulls)
     check_seed(seed)
     check_device(device)
+    check_engine(engine)
     path = None if out is None else path_of(out, "out")
     if path is not None:
         check_file(path)
@@ -164,6 +166,8 @@ def work_of(
     opened = dictionary_of(dictionary)
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
     _refuse_early(opened, target)
+    if texts.own is not None:  # counted before they are dealt: the sentence tells how many a person gave
+        refuse_alike(texts.own, LEAST["documents"], "a third of them is held out", str(texts.path or ""))
     evidence, outcome = dealt(texts.all, sizes.documents, seed)
     Texts(own=tuple(evidence), path=texts.path).refuse_few(opened.site, target, map="aligned")
     by, _ = speakers(by, None, fed, talk, {**how, "compiled": False})

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 
 from dragoman.core import Refusal
 
+LEAST = {"documents": 40, "latents": 20, "known": 3, "nulls": 3, "firing": 3, "silent": 3, "paired": 20}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
@@ -30,9 +32,8 @@ class Sizes:
 
     def __post_init__(self) -> None:
         """Refuse too few of anything."""
-        least = {"documents": 40, "latents": 20, "known": 3, "nulls": 3, "firing": 3, "silent": 3, "paired": 20}
         for one in fields(self):
-            value, fewest = getattr(self, one.name), least.get(one.name, 1)
+            value, fewest = getattr(self, one.name), LEAST.get(one.name, 1)
             if value < fewest:
                 name = one.name
                 raise Refusal(

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
@@ -29,6 +29,8 @@ KIND = "dragoman calibration"
 FORMAT = 1
 On = Literal["latents", "made directions"]
 Kind = Literal["token", "words", "theme"]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 KINDS: Mapping[Kind, str] = {"token": "final tokens", "words": "words that stand out", "theme": "themes"}
 
 
@@ -63,29 +65,29 @@ class Reliability(Record):
     ``left_out``: latents drawn of whom no sentence could be checked.
     """
 
-    n: int
-    features: int
-    right: int
-    ece: Number
-    ece_floor: Number
-    auroc: Number | None
-    answered: Number
-    error: Number | None
-    bound: Number | None
-    nulls: Mapping[str, Number]
-    nulls_answered: Mapping[str, Number]
-    kappa: Number
-    known: int
-    bins: tuple[tuple[Number, Number, int], ...]
-    left_out: int
+    n: Count
+    features: Count
+    right: Count
+    ece: Share
+    ece_floor: Share
+    auroc: Share | None
+    answered: Share
+    error: Share | None
+    bound: Share | None
+    nulls: Mapping[str, Share]
+    nulls_answered: Mapping[str, Share]
+    kappa: Annotated[float, Field(ge=-1, le=1)]
+    known: Count
+    bins: tuple[tuple[Share, Share, Count], ...]
+    left_out: Count
     why: str = ""
 
 
 class KindOfSentence(Record):
     """``n`` sentences of a kind were judged, ``right`` of them borne out; ``calibrated``: enough to learn from."""
 
-    n: int
-    right: int
+    n: Count
+    right: Count
     calibrated: bool
 
 
@@ -116,9 +118,9 @@ class Calibration(Record):
     identity: RunIdentity
     on: On
     when: str
-    seed: int
+    seed: Count
     texts: str
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, Count]
     embedder: str
     kinds: Mapping[Kind, KindOfSentence]
     sentences: Mapping[str, tuple[str, ...]]
@@ -127,8 +129,30 @@ class Calibration(Record):
     slope: Number
     offset: Number
     spans: Mapping[str, tuple[Number, Number]]
-    line: Annotated[float, Field(ge=0, le=1)] | None
+    line: Share | None
     reliability: Reliability
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        steps, worth = [step for step in (self.right, self.with_nulls) if step is not None], self.reliability
+        lost = sorted({name for step in steps for name in step.names} - set(self.spans))
+        if lost:
+            raise ValueError(f"it has no span of {lost[0]}, which its steps read")
+        if any(low > high for low, high in self.spans.values()):
+            raise ValueError("the least of a span is above its most")
+        if any(one.right > one.n for one in (worth, *self.kinds.values())):
+            raise ValueError("more sentences are right than were judged")
+        if worth.nulls.keys() != worth.nulls_answered.keys():
+            raise ValueError("it does not tell both shares of every null")
+        alone: list[Kind] = [
+            kind for kind, one in self.kinds.items() if one.calibrated and not self.sentences.get(kind)
+        ]
+        if alone:
+            raise ValueError(f"it has no sentences that others about {KINDS[alone[0]]} are held against")
+        answers = any(one.calibrated for one in self.kinds.values())
+        if self.line is not None and (not answers or worth.error is None or worth.bound is None):
+            raise ValueError("it has a line, and does not say of what, or how many of the answers are wrong")
+        return self
 
     def predict(self, rows: Sequence[Evidence]) -> list[SentencePrediction]:
         """One prediction a sentence; of a kind that is not calibrated none is answered, and has no probability.

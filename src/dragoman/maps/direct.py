@@ -105,8 +105,14 @@ class FiringSums:
         ``gram`` too, unless ``pairs``.
 
         Raises:
-            Refusal: activations that are negative or not finite, or a document seen before.
+            Refusal: shapes that do not fit, activations that are negative or not finite, or a document seen before.
         """
+        if f.shape != (len(documents), len(self.ids)) or documents.ndim != 1:
+            raise Refusal(
+                f"activations {f.shape} and documents {documents.shape}",
+                f"{len(self.ids)} features are watched",
+                "pass f (n, M) and documents (n,) of the same rows",
+            )
         refuse_impossible(f)
         if not np.issubdtype(documents.dtype, np.integer):
             raise Refusal(f"document ids of type {documents.dtype}", "they are integers", "number the documents")

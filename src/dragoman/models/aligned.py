@@ -145,7 +145,9 @@ def _columns(
             raise Refusal(f"feature {name}", f"the dictionary has 0 to {encoder.d_sae - 1}", "name one of these")
     columns = np.arange(encoder.d_sae)
     if options.watched is not None:
-        columns = np.array(sorted({int(name) for name in (*options.watched, *(options.calibration or ()))}))
+        columns = np.array(sorted({int(name) for name in (*options.watched, *(options.calibration or ()))}), np.int64)
+    if not len(columns):
+        raise Refusal("watching no feature", "there is nothing to count", "name some, or read without an encoder")
     need = 8.0 * len(columns) * (source.width + target.width)
     if need > ROOM:
         raise Refusal(

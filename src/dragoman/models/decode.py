@@ -219,10 +219,8 @@ class Verbalizer:
         rows = checked_vectors(vectors, self.width, self._what)
         if not len(rows):
             return []
-        if isinstance(self._engine, VllmEngine):
-            said = self._served(self._engine, rows, temperature, seed, max_new_tokens)
-        elif self._engine is not None:
-            said = self._over_slots(self._engine, rows, temperature, seed, max_new_tokens)
+        if self._engine is not None:
+            said = self._by_engine(self._engine, rows, temperature, seed, max_new_tokens)
         else:
             choose = Sampler(rows, temperature, seed, max_new_tokens) if temperature > 0 else likeliest
             said = self._decode(self.feed(rows), choose, max_new_tokens)
@@ -245,6 +243,11 @@ class Verbalizer:
             return self._engine.together
         return TOGETHER["loop" if self._engine is None else "captured"]
 
+    def close(self) -> None:
+        """Stop an engine that holds memory of its own, which outlives whoever holds the verbalizer; it starts again."""
+        if self._engine is not None:
+            self._engine.close()
+
     @contextmanager
     def looped(self) -> Iterator[None]:
         """Inside, the plain loop says the words: it alone calls the model's modules at every token, hooks and all."""
@@ -256,22 +259,17 @@ class Verbalizer:
         finally:
             self._engine = engine
 
-    def _over_slots(
-        self, engine: SlotEngine, rows: Floats, temperature: float, seed: int, limit: int
+    def _by_engine(
+        self, engine: SlotEngine | VllmEngine, rows: Floats, temperature: float, seed: int, limit: int
     ) -> list[tuple[list[int], float]]:
-        """As ``_decode``, by the captured engine."""
-        uniform = uniform_numbers(rows, seed, limit) if temperature > 0 else None
-        feed_of = lambda part: self.feed(rows[part.start : part.stop])  # noqa: E731
-        found = engine.say(feed_of, len(rows), limit, temperature=temperature, uniform=uniform)
-        return [(ids, sum(sure) / len(sure)) for ids, sure in found]
-
-    def _served(
-        self, engine: VllmEngine, rows: Floats, temperature: float, seed: int, limit: int
-    ) -> list[tuple[list[int], float]]:
-        """As ``_decode``, by vLLM."""
-        seeds = row_seeds(rows, seed) if temperature > 0 else None
-        feed_of = lambda part: self.feed(rows[part.start : part.stop])  # noqa: E731
-        found = engine.say(feed_of, len(rows), limit, temperature=temperature, seeds=seeds)
+        """As ``_decode``, by the captured engine or vLLM; above temperature 0 each draws by numbers of its own."""
+        feed_of, warm = lambda part: self.feed(rows[part.start : part.stop]), temperature > 0
+        if isinstance(engine, VllmEngine):
+            seeds = row_seeds(rows, seed) if warm else None
+            found = engine.say(feed_of, len(rows), limit, temperature=temperature, seeds=seeds)
+        else:
+            uniform = uniform_numbers(rows, seed, limit) if warm else None
+            found = engine.say(feed_of, len(rows), limit, temperature=temperature, uniform=uniform)
         return [(ids, sum(sure) / len(sure)) for ids, sure in found]
 
     def _by_vllm(self) -> VllmEngine:

@@ -71,8 +71,11 @@ class InTurn:
             self.close()
 
     def close(self) -> None:
-        """Give its memory back."""
-        self._opened = None
+        """Give its memory back, its engine's too: a vLLM that runs is held by its module."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+        del opened
         let_go(self._device)
 
     def verbalize(

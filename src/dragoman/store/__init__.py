@@ -24,7 +24,7 @@ from dragoman.store.files import (
 )
 from dragoman.store.runs import Rows, RunFolder
 from dragoman.store.textfiles import read_texts
-from dragoman.store.texts import document_name, listed_texts, read_jsonl, refuse_alike, refuse_halves
+from dragoman.store.texts import document_name, form_of, listed_texts, read_jsonl, refuse_alike, refuse_halves
 
 __all__ = [
     "ArraysFile",
@@ -39,6 +39,7 @@ __all__ = [
     "file_sha256",
     "fingerprint",
     "fingerprint_of",
+    "form_of",
     "held",
     "listed_texts",
     "opened",

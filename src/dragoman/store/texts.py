@@ -97,7 +97,7 @@ def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> 
     Raises:
         Refusal: there are too few.
     """
-    forms = {" ".join(text.split()).casefold() for text in texts} - {""}
+    forms = {form_of(text) for text in texts} - {""}
     if len(forms) < least:
         count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
         if len(forms) < len(texts):
@@ -106,6 +106,11 @@ def refuse_alike(texts: Sequence[str], least: int, why: str, what: str = "") -> 
             count = f"1 text, repeated {len(texts)} times"
         what, why = (what, f"it holds {count}, and {why}") if what else (count, why)
         raise Refusal(what, why, f"give at least {least} different texts")
+
+
+def form_of(text: str) -> str:
+    """A text without its capitals and with single spaces: texts of one form count as one; "" without a word."""
+    return " ".join(text.split()).casefold()
 
 
 def document_name(text: str) -> int:
