@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from dragoman.maps.aligned import Aligned
     from dragoman.models.harvest import Reader
     from planted_readers import PlantedPair
     from small_world import World
+
+# A busy machine is no fault of what is tested: no example of a property has a clock.
+settings.register_profile("dragoman", deadline=None)
+settings.load_profile("dragoman")
 
 
 def pytest_collection_finish() -> None:
