@@ -125,7 +125,7 @@ class TextPlan:
         lost = nothing_else(one.directions, self.crossing.background)
         if self.options.washout == "none" or not lost.any() or lost.all():
             return one
-        kept = np.flatnonzero(~lost)
+        kept = np.flatnonzero(~lost).tolist()
         talk.say(f"left out {int(lost.sum())} of {len(lost)} rows of {one.name}: they are the background's own")
         rows = one.directions.pick([one.directions.ids[k] for k in kept])
         return replace(one, directions=rows, cards=[one.cards[k] for k in kept] if one.cards else ())
