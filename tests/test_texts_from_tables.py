@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,15 @@ def test_links_out_of_a_folder_are_refused(tmp_path: Path) -> None:
         assert one_sentence(error)
 
 
+@pytest.fixture
+def usual_limit() -> Iterator[None]:
+    """Of the csv module's cells, whatever a library that other tests loaded has made of it (scipy.io lifts it)."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.usefixtures("usual_limit")
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
