@@ -8,15 +8,12 @@ firings, every penalty, the map, the map back, and the direct table. Prints each
 ``aligned_seconds`` and ``aligned_peak_gb`` (beside the models) into ``bench/results/real_size.json``.
 
 ``--shape tiny`` rehearses it on a CPU. ``--ridgecv`` compares the penalty that is chosen by left-out documents with
-scikit-learn's at a size that it can hold, here, and writes ``ridgecv``. Random models say nothing about quality.
+scikit-learn's at a size that it can hold, here, and writes ``ridgecv_ratio``. Random models say nothing about quality.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +30,7 @@ from dragoman.core import Directions, Site
 from dragoman.dictionaries import Encoder
 from dragoman.maps import Crossing
 from dragoman.maps.dictionary import to_watch
+from dragoman.maps.direct import FLOOR
 from dragoman.maps.linear import relative_lambda
 from dragoman.maps.moments import FOLDS, MomentStream, fold_of
 from dragoman.maps.penalty import GRID
@@ -41,7 +39,7 @@ from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions
 from dragoman.runs.texts import Texts
-from dragoman.store import read_json, write_json
+from measured import GIB, Peak, Record, machine_of
 
 RESULTS = Path(__file__).parent / "results" / "real_size.json"
 ASKED = 45  # features, as in the post
@@ -124,94 +122,50 @@ def dictionary_of(reader: Reader, texts: Sequence[str], d_sae: int) -> tuple[Enc
     return encoder, Directions.of(reader.site, w, range(d_sae), origin="random features")
 
 
-class Peak:
-    """The most that the device held, as its driver tells it, and as torch does; on a CPU the process's peak."""
-
-    def __init__(self, device: str) -> None:
-        """Begin to look, some times a second."""
-        self.cuda = device.startswith("cuda")
-        self.driver = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self._thread.start()
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.2):
-            free, total = torch.cuda.mem_get_info()
-            self.driver = max(self.driver, total - free)
-
-    def stop(self) -> dict[str, float]:
-        """In GB."""
-        self._stop.set()
-        if not self.cuda:
-            import resource
-
-            return {"torch_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "driver_gb": float("nan")}
-        return {"torch_gb": torch.cuda.max_memory_allocated() / 1e9, "driver_gb": self.driver / 1e9}
-
-
-def machine(device: str) -> str:
-    """What it ran on."""
-    cores = f"{os.cpu_count()} cores"
-    return f"{torch.cuda.get_device_name()}, {cores}" if device.startswith("cuda") else f"{platform.machine()}, {cores}"
-
-
-def keep(**found: Any) -> None:
-    """Write figures beside those that are there."""
-    write_json(RESULTS, (read_json(RESULTS) if RESULTS.is_file() else {}) | found)
-
-
-def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, write: bool) -> None:
-    """Read, sum, fit; print and keep what it took."""
+def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, record: Record | None) -> None:
+    """Read, sum, fit; print what it took, and keep it in ``record``."""
     names, clock = ("a source", "a target"), time.perf_counter
     readers = []
     for make, block, words, name in zip(shape.configs, shape.blocks, shape.words, names, strict=True):
         readers.append(reader_of(make, block, tokenizer_of(texts, words), name, shape, device))
-    held = torch.cuda.memory_allocated() / 1e9 if device.startswith("cuda") else 0.0
+    gpu = device.startswith("cuda")
+    models_gb = torch.cuda.memory_allocated(device) / 1e9 if gpu else 0.0
     encoder, rows = dictionary_of(readers[0], texts, shape.d_sae)
     watched = to_watch(rows, range(ASKED), seed=0)
-    print(f"models and dictionary made; they hold {held:.1f} GB, and {len(watched)} features are watched", flush=True)
-    peak, told, begun = Peak(device), {}, clock()
-    said = [0.0]
+    print(f"models and dictionary made; they hold {models_gb:.1f} GB, {len(watched)} features are watched", flush=True)
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    peak, begun, last = Peak(device), clock(), [0.0]
 
     def progress(done: int, of: int) -> None:
-        if clock() - said[0] > 5 or done == of:
-            said[0] = clock()
+        if clock() - last[0] > 5 or done == of:
+            last[0] = clock()
             print(f"  {done} of {of} texts, {clock() - begun:.1f} s", flush=True)
 
-    options = ReadingOptions(watched=watched, batch_size=batch_size)
+    how: dict[str, Any] = {"options": ReadingOptions(watched=watched, batch_size=batch_size), "progress": progress}
     there = in_double(device)
-    aligned = read_aligned(
-        *readers, texts, encoder, options=options, progress=progress, device=there, every=there is not None
-    )
-    told["reading and sums"] = clock() - begun
-    print(f"reading and sums {told['reading and sums']:.1f} s, {aligned.report['pairs']} pairs", flush=True)
-    before = clock()
+    aligned = read_aligned(*readers, texts, encoder, device=there, every=there is not None, **how)
+    reading = clock() - begun
+    print(f"reading and sums {reading:.1f} s, {aligned.report['pairs']} pairs", flush=True)
     crossing = Crossing.from_tokens(aligned, rows, algebra=algebra_of(device))
-    told["penalties, maps and tables"] = clock() - before
-    total, found = clock() - begun, peak.stop()
-    print(f"penalties, maps and tables {told['penalties, maps and tables']:.1f} s; in all {total:.1f} s", flush=True)
-    print(f"peak {found}", flush=True)
+    total, memory = clock() - begun, peak.told()
+    print(f"penalties, maps and tables {total - reading:.1f} s; in all {total:.1f} s; {memory}", flush=True)
+    if record is None:
+        return
     fires = aligned.fired.n_eff if aligned.fired is not None else np.zeros(1)
-    told = {name: round(seconds, 1) for name, seconds in told.items()}
-    facts = {
-        "texts": len(texts), "pairs": aligned.report["pairs"], "features": shape.d_sae, "watched": len(watched),
-        "features_with_20_documents": int((fires >= 20).sum()), "models_gb": round(held, 1),
-        "direct_rows": 0 if crossing.direct is None else int((crossing.direct.n_eff >= 20).sum()),
-        "batch_size": batch_size, **{k: round(v, 2) for k, v in found.items()},
-    }  # fmt: skip
-    print(told, facts, flush=True)
-    if write:
-        on = machine(device)
-        keep(
-            aligned_seconds={"value": round(total, 1), "machine": on, **told, **facts},
-            aligned_peak_gb={"value": round(found["torch_gb"] - held, 2), "machine": on},
-        )
+    record.put(
+        "aligned_seconds", round(total, 1), **{"reading and sums": round(reading, 1)},
+        **{"penalties, maps and tables": round(total - reading, 1)},
+        texts=len(texts), pairs=aligned.report["pairs"], features=shape.d_sae, watched=len(watched),
+        features_with_20_documents=int((fires >= FLOOR).sum()), models_gb=round(models_gb, 1), batch_size=batch_size,
+        direct_rows=0 if crossing.direct is None else int((crossing.direct.n_eff >= FLOOR).sum()),
+        **{name: round(value, 2) for name, value in memory.items()},
+    )  # fmt: skip
+    if gpu:
+        record.put("aligned_peak_gb", round(memory["allocated_gib"] * GIB / 1e9 - models_gb, 2))
 
 
-def beside_ridgecv(device: str) -> None:
+def beside_ridgecv(device: str, record: Record) -> None:
     """The penalty and the map beside scikit-learn's RidgeCV, at a size that it can hold; both are timed."""
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import PredefinedSplit
@@ -237,13 +191,11 @@ def beside_ridgecv(device: str) -> None:
     found = RidgeCV(alphas, cv=PredefinedSplit(fold_of(documents)), scoring="neg_mean_squared_error").fit(x, y)
     theirs = clock() - begun
     apart = float(np.abs(found.coef_.T - weight).max() / np.abs(weight).max())
-    told = {
-        "rows": n, "widths": [p, q], "penalties": len(GRID), "same_penalty": bool(np.isclose(found.alpha_, lam)),
-        "largest_difference": apart, "seconds": round(ours, 2), "scikit_learn_seconds": round(theirs, 2),
-        "ratio": round(theirs / ours, 1), "machine": machine(device),
-    }  # fmt: skip
-    print(told, flush=True)
-    keep(ridgecv=told)
+    record.put(
+        "ridgecv_ratio", round(theirs / ours, 1), rows=n, widths=[p, q], penalties=len(GRID),
+        same_penalty=bool(np.isclose(found.alpha_, lam)), largest_difference=apart, seconds=round(ours, 2),
+        scikit_learn_seconds=round(theirs, 2),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -257,10 +209,11 @@ def main() -> None:
     parse.add_argument("--ridgecv", action="store_true", help="only the comparison with scikit-learn")
     args = parse.parse_args()
     if args.ridgecv:
-        beside_ridgecv(args.device)
+        beside_ridgecv(args.device, Record(RESULTS, machine_of(args.device, "real")))
         return
     texts = Texts.of(args.texts).all[: args.most]
-    timed(SHAPES[args.shape], args.device, texts, batch_size=args.batch_size, write=args.shape == "real")
+    record = Record(RESULTS, machine_of(args.device, args.shape)) if args.shape == "real" else None
+    timed(SHAPES[args.shape], args.device, texts, batch_size=args.batch_size, record=record)
 
 
 if __name__ == "__main__":

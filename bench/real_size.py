@@ -21,12 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import yaml
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -44,10 +40,10 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedToken
 from decode import gemma, qwen
 from dragoman import tiny
 from dragoman.core import Refusal, Site, Talk
-from dragoman.store import read_json, read_jsonl, write_json, write_text
+from dragoman.store import read_jsonl, write_json, write_text
+from measured import GIB, Peak, Record, machine_of
 
 HERE = Path(__file__).parent
-GIB = 2**30
 SHARD = 4 * 10**9
 WHOLE = "whole.json"  # written last: what lies beside it is whole
 WORDS, SHARED_WORDS = 8000, 40_000  # that are trained; further ones of letters alone, which both vocabularies have
@@ -291,41 +287,6 @@ def dictionary_of(shape: Shape, scratch: list[Path], device: str) -> Path:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-class Peak:
-    """The largest memory of this process, and on a GPU what torch allocated and the driver gave out; GiB.
-
-    The driver is asked by ``nvidia-smi``, in a process of its own: while a step is captured nothing else may be asked
-    of CUDA here.
-    """
-
-    def __init__(self, device: str) -> None:
-        """Watch from now on."""
-        self._device, self._driver = device, list[int]()
-        self._gpu = device.startswith("cuda")
-        if self._gpu:
-            torch.cuda.init()
-            number = device.partition(":")[2] or "0"
-            asked = ["nvidia-smi", "-i", number, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-            line_by_line = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
-            self._smi = subprocess.Popen([*line_by_line, *asked, "-lms", "20"], stdout=subprocess.PIPE, text=True)
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-
-    def _watch(self) -> None:
-        self._driver += (int(line) for line in self._smi.stdout or () if line.strip().isdigit())
-
-    def told(self) -> dict[str, float]:
-        """Of all this time; ``driver_gib`` with the driver's own share and whatever else lies on the card."""
-        found = {"host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
-        if self._gpu:
-            self._smi.terminate()
-            self._thread.join()
-            found["allocated_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
-            found["reserved_gib"] = torch.cuda.max_memory_reserved(self._device) / GIB
-            found["driver_gib"] = max(self._driver, default=0) / 1024
-        return found
-
-
 def explain_part(what: Made, args: argparse.Namespace, record: Record) -> None:
     """``explain_native_peak_gib``: the whole of ``explain --map post --native``, seen from a process of its own."""
     out = args.scratch[-1] / "real-size-run"
@@ -397,27 +358,6 @@ def explained(asked: dict[str, Any]) -> None:
 
 # Each is given what was made, the words of the call, and where its figures go.
 PARTS: dict[str, Callable[[Made, argparse.Namespace, Record], None]] = {"explain": explain_part}
-
-
-class Record:
-    """The figures, on disk as soon as they are there."""
-
-    def __init__(self, out: Path, machine: str) -> None:
-        """``machine``: what they were measured on."""
-        self._out, self._machine = out, machine
-
-    def put(self, name: str, value: float, **more: Any) -> None:
-        """Keep a figure and what belongs to it, and print it."""
-        whole = read_json(self._out) if self._out.is_file() else {}
-        write_json(self._out, whole | {name: {"value": value, "machine": self._machine, **more}})
-        print(f"{name} {value:.2f} {json.dumps(more)}", flush=True)
-
-
-def machine_of(device: str, shape: str) -> str:
-    """What figures are measured on."""
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    told = f"{where}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
-    return told if shape == "real" else f"{told}, shape {shape}"
 
 
 def main() -> None:

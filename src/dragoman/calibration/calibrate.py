@@ -7,7 +7,6 @@ with the known answers. Goes on where it was interrupted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,7 +38,7 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 from dragoman.scoring.judged_run import CachedEmbedder
-from dragoman.store import Cache, digest, plain, refuse_alike
+from dragoman.store import Cache, digest, refuse_alike, stable_json
 from dragoman.store.outputs import check_file
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -175,7 +174,12 @@ def work_of(
     readings = Readings(source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, **where)
     documents = digest(*evidence, "", *outcome)
     key = readings.key(
-        _MAKING, [documents], opened.fingerprint(), _told(asdict(options)), _told(by.identity), _told(asdict(sizes))
+        _MAKING,
+        [documents],
+        opened.fingerprint(),
+        stable_json(asdict(options)),
+        stable_json(by.identity),
+        stable_json(asdict(sizes)),
     )
     talk.say(cost(sizes, evidence, outcome))
     work = Cache(say=talk.say).path("calibration", key)
@@ -219,10 +223,6 @@ def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:
         f"this reads {len(evidence)} documents with both models and {len(outcome)} with the source, and says about "
         f"{said} texts"
     )
-
-
-def _told(value: Any) -> str:
-    return json.dumps(plain(value), sort_keys=True, default=str)
 
 
 def _refuse_early(dictionary: Dictionary, target: Any) -> None:

@@ -280,9 +280,7 @@ def kind_of(row: Evidence) -> Kind:
 
 def _short(identity: Mapping[str, Any]) -> str:
     """A verbalizer's identity as a few characters that tell it from others."""
-    import json
-
-    from dragoman.store import digest, plain
+    from dragoman.store import digest, stable_json
 
     name = identity.get("name") or identity.get("ref") or "verbalizer"
-    return f"{name} ({digest(json.dumps(plain(identity), sort_keys=True))[:8]})"
+    return f"{name} ({digest(stable_json(identity))[:8]})"

@@ -9,7 +9,6 @@ not finite.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
 from dragoman.dictionaries.rows import ids_of, living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
 from dragoman.neuronpedia import Export, NeuronpediaRef, SourceRecord, is_reference, parse
-from dragoman.store import digest, plain
+from dragoman.store import digest, stable_json
 from dragoman.store.spans import shown
 
 READ_AS = ("key", "orientation", "d_model", "k")  # words by which `open_dictionary` is told how arrays are read
@@ -275,7 +274,7 @@ class Dictionary:
 
         Of a folder here the place has no part in it, nor have notes: a copy under another path holds the same.
         """
-        where, folder, extra = self.where, self.folder, json.dumps(plain(self.folder.extra), sort_keys=True)
+        where, folder, extra = self.where, self.folder, stable_json(self.folder.extra)
         here = isinstance(folder, LocalFolder)
         told = "" if isinstance(where, Path) else (where.inside, where.key, where.indices) if here else where
         asked = f"{dict(self.read_as)} {told}"

@@ -12,7 +12,6 @@ the verbalizer is of it. Scores read the first.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
 from dragoman.records import Card, PromptToken
 from dragoman.runs.turns import speaking
-from dragoman.store import Rows, RunFolder, digest, plain
+from dragoman.store import Rows, RunFolder, digest, stable_json
 from dragoman.verbalizers.protocol import check_temperature
 
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ class Plan:
                 *c.flags,
                 *([[token.to_json() for token in c.tokens]] if c.tokens else []),
             ]
-            parts += [_stable(told), c.vectors]
+            parts += [stable_json(told), c.vectors]
         return digest(*parts, *more)
 
 
@@ -371,8 +370,3 @@ def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dic
             "report this as a fault of that verbalizer",
         )
     return [condition.row(at, batch.sample, one) for (condition, at), one in zip(batch.items, said, strict=True)]
-
-
-def _stable(value: Any) -> str:
-    """The same text for equal values, whatever order their keys are in."""
-    return json.dumps(plain(value), sort_keys=True, ensure_ascii=True, allow_nan=False)

@@ -136,7 +136,7 @@ class Readings:
         more = [
             dictionary.fingerprint() if dictionary else "no dictionary",
             repr(options),
-            *["every row"][: int(every)],
+            *(["every row"] if every else []),
         ]
         key = self.key("aligned-8", texts, *more)
 

@@ -230,6 +230,11 @@ def read_json(path: Path | str) -> Any:
         raise Refusal(f"{path}", f"it is not JSON ({error})", "mend the file or make it again") from error
 
 
+def stable_json(value: Any) -> str:
+    """The same text for equal values, whatever order their keys are in: what digests are made of."""
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=True, allow_nan=False)
+
+
 def plain(obj: Any) -> Any:
     """A value as JSON has it.
 
