@@ -11,7 +11,11 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from dragoman.models import kernels
 from dragoman.models.board import COUNT, DONE, LIMIT, Board, _chosen_plainly
@@ -99,6 +103,44 @@ def choice(vocabulary: int, *, draws: bool, odd: str = "") -> list[float]:
     return [float(facts), float((boards[0].sure.cpu() - boards[1].sure).abs().max())]
 
 
+def norms() -> float:
+    """The largest difference of a norm from transformers' own, on layouts that models hand over, in steps of size."""
+    torch.manual_seed(5)
+    worst = 0.0
+    kinds: Any = ((Qwen2RMSNorm, False), (Gemma3RMSNorm, True))
+    for (kind, around_one), dtype in itertools.product(kinds, (torch.float32, torch.bfloat16)):
+        for d, shape in ((12, (2, 3, 12)), (96, (2, 5, 3, 96)), (3000, (1, 4, 3000))):
+            own = kind(d, eps=1e-6).to(dtype)
+            own.weight.data.normal_()
+            x = torch.randn(shape).to(dtype) * 30
+            x = x.transpose(1, 2) if x.ndim == 4 else x
+            wanted = own(x).detach()
+            weight = own.weight.data.to(DEVICE)
+            found = kernels.norm(x.to(DEVICE), weight, 1e-6, around_one=around_one).cpu()
+            assert found.shape == wanted.shape and found.stride() == wanted.stride() and found.dtype == dtype
+            apart = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp_min(1e-30)
+            worst = max(worst, float(apart.max()) / torch.finfo(dtype).eps)
+    return worst
+
+
+def firings() -> float:
+    """The largest relative difference of sums over firings from a dense product; untouched features stay."""
+    rng = np.random.default_rng(1)
+    dense = (rng.random((50, 40)) < 0.1) * rng.lognormal(size=(50, 40))
+    dense[:, [3, 39]] = 0
+    fired = csr_array(dense)
+    y, total = rng.normal(size=(50, 1100)) + 1e3, rng.normal(size=(40, 1100))
+    there = torch.tensor(total, device=DEVICE)
+    columns = fired.tocsc()
+    firing = np.flatnonzero(np.diff(columns.indptr))
+    parts = firing, columns.indptr[np.append(firing, 40)], columns.indices
+    places = [torch.tensor(part, dtype=torch.int64, device=DEVICE) for part in parts]
+    values, rows = (torch.tensor(a, device=DEVICE) for a in (columns.data, y))
+    kernels.firing_sums(there, *places, values, rows)
+    wanted = total + fired.T @ y
+    return float(np.abs(there.cpu().numpy() / wanted - 1).max())
+
+
 def vars_of(board: Board) -> tuple[torch.Tensor, torch.Tensor]:
     """What is compared exactly."""
     return board.state, board.said
@@ -109,6 +151,7 @@ def main() -> int:
     kinds = ("shared", "prompt", "one prompt", "step")
     worst = max(attention(*one) for one in itertools.product((1, 3), (16, 12), (FAR, 5, 40), kinds))
     found: dict[str, Any] = {"attention": worst, "wide": attention(2, 64, FAR, "step")}
+    found |= {"norms": norms(), "firings": firings()}
     for draws in (False, True):
         for vocabulary in (300, kernels.CHUNK + 77) if DEVICE.type == "cpu" else (300, 152_064, 262_208):
             for odd in ("", "masked", "nan"):

@@ -26,6 +26,7 @@ from dragoman.models.algebra import DeviceAlgebra, algebra_of, in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.behind import one_behind
 from dragoman.models.encoding import DeviceEncoding, HostEncoding, encoded, to_host
+from dragoman.models.fused import add_sums
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions, direct_statistics
 from dragoman.models.sums import Weighted
@@ -158,30 +159,22 @@ def test_silent_features_have_no_direct_row() -> None:
     sums = FiringSums(TARGET, "abc", 4)
     there, dense = Weighted(sums, DEVICE), torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]], device=DEVICE)
     y = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]], dtype=torch.float64)
-    there.add(dense, y.to(DEVICE), to_host(dense), np.array([1, 2]))
+    there.add(to_host(dense), y.to(DEVICE), np.array([1, 2]))
     table = there.table()
     assert_allclose(table.beta, [(y[0] + 3 * y[1]) / 4 - y.mean(0), np.zeros(4), y[0] - y.mean(0)], atol=1e-6)
     there.finish()
     assert_allclose(sums.table().beta, table.beta, atol=1e-6)
 
 
-def test_products_in_float32_keep_what_varies_where_means_are_large() -> None:
-    rng = np.random.default_rng(7)
-    dense = torch.tensor((rng.random((4000, 30)) < 0.05) * rng.lognormal(0, 0.5, (4000, 30)), dtype=torch.float32)
-    y = 1e4 + rng.normal(size=(4000, 12)) + dense.numpy()[:, :12]
-    documents = np.arange(4000) // 20
-    want = FiringSums(TARGET, range(30), 12).add(dense.numpy(), y, documents).table().beta
-
-    def error(taken_off: float, **how: bool) -> float:
-        there = Weighted(FiringSums(TARGET, range(30), 12), DEVICE, **how)
-        for k in range(0, 4000, 400):
-            piece = dense[k : k + 400].to(DEVICE)
-            rows = torch.tensor(y[k : k + 400] - taken_off, device=DEVICE)
-            there.add(piece, rows, to_host(piece), documents[k : k + 400])
-        return float(np.abs(there.table().beta - want).max())
-
-    assert error(0.0) < 1e-6 and error(1e4, single=True) < 1e-5
-    assert error(0.0, single=True) > 1e-4, "what is taken off is what keeps the digits"
+def test_sums_over_firings_are_scipys_also_of_a_batch_in_which_nothing_fires() -> None:
+    rng, total = np.random.default_rng(7), torch.zeros((30, 12), dtype=torch.float64, device=DEVICE)
+    wanted = np.zeros((30, 12))
+    for share in (0.05, 0.0, 0.4):
+        fired = csr_array(((rng.random((40, 30)) < share) * rng.lognormal(0, 0.5, (40, 30))).astype(np.float32))
+        y = 1e4 + rng.normal(size=(40, 12))
+        add_sums(total, fired, torch.tensor(y, device=DEVICE))
+        wanted += fired.astype(np.float64).T @ y
+    assert_allclose(total.cpu().numpy(), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "documents"), [((2, 3), 1), ((2, 7), 2), ((2, 3), 3)])
@@ -241,7 +234,7 @@ def test_what_goes_wrong_beside_ends_the_reading(pair: PlantedPair, monkeypatch:
 @pytest.mark.parametrize("beside", [False, True])
 def test_pieces_of_work_are_done_in_their_order(beside: bool) -> None:
     done: list[int] = []
-    with one_behind(beside=beside) as later:
+    with one_behind(DEVICE if beside else None) as later:
         for k in range(50):
             later(lambda k=k: done.append(k))
     assert done == list(range(50))
@@ -251,7 +244,7 @@ def test_the_last_piece_is_heard_too() -> None:
     def wrong() -> None:
         raise ValueError("the last one")
 
-    with pytest.raises(ValueError, match="the last one"), one_behind(beside=True) as later:
+    with pytest.raises(ValueError, match="the last one"), one_behind(DEVICE) as later:
         later(wrong)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from dragoman.models import captured, engines
 from dragoman.models.decode import Verbalizer
+from dragoman.models.fused import fused_norms
 from dragoman.models.slots import FAR, Rows, attended
 from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, model_of, save_checkpoint, sidecar_of
 
@@ -39,6 +41,7 @@ def compared(*where: str, **environment: str) -> dict[str, Any]:
 def test_kernels_say_what_plain_torch_says() -> None:
     found = compared(TRITON_INTERPRET="1")
     assert found.pop("attention") < 1e-5 and found.pop("wide") < 1e-5
+    assert found.pop("norms") <= 4 and found.pop("firings") < 1e-12
     assert len(found) == 12
     assert all(facts == 0 and difference < 1e-5 for facts, difference in found.values())
 
@@ -47,8 +50,30 @@ def test_kernels_say_what_plain_torch_says() -> None:
 def test_kernels_say_so_on_the_device_too() -> None:
     found = compared("cuda")
     assert found.pop("attention") < 1e-5 and found.pop("wide") < 1e-5
+    assert found.pop("norms") <= 4 and found.pop("firings") < 1e-12
     assert len(found) == 18
     assert all(facts == 0 and difference < 1e-4 for facts, difference in found.values())
+
+
+@cuda
+def test_a_models_norms_are_replaced_while_it_is_read_and_its_own_again_afterwards() -> None:
+    for family in ALL_FAMILIES:
+        model = model_of(family).to("cuda", torch.bfloat16)
+        named = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
+        ids = torch.arange(24, device="cuda")[None] % 20
+        with torch.inference_mode():
+            own = model(input_ids=ids).logits
+            with fused_norms("cuda", SimpleNamespace(model=model)) as replaced:
+                quick = model(input_ids=ids).logits
+            assert replaced == len(named), family
+            assert torch.equal(model(input_ids=ids).logits, own)
+        assert float((quick - own).abs().max()) < 0.05 * float(own.abs().max()), family
+
+
+def test_without_a_gpu_no_norm_is_replaced() -> None:
+    reader = SimpleNamespace(model=model_of("gemma3"))
+    with fused_norms(None, reader) as none, fused_norms("cpu", reader) as none_either:
+        assert none == none_either == 0
 
 
 def test_plain_attention_is_that_of_a_softmax_row_by_row() -> None:

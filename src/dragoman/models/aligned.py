@@ -37,6 +37,7 @@ from dragoman.maps.words import WordTally
 from dragoman.models.batches import Batch
 from dragoman.models.behind import ahead, one_behind
 from dragoman.models.encoding import Encodes, encoding_of
+from dragoman.models.fused import fused_norms
 from dragoman.models.harvest import (
     Progress,
     Reader,
@@ -123,9 +124,9 @@ def read_aligned(
     reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
     batches = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
-    beside, done = device is not None, 0
-    with one_behind(beside=beside) as count:
-        for batch, ready in ahead(reading.prepared, batches, beside=beside):
+    done = 0
+    with fused_norms(device, source, target), one_behind(device) as count:
+        for batch, ready in ahead(reading.prepared, batches, beside=device is not None):
             pairs = reading.pairs(batch, ready)
             count(partial(reading.take, batch, ready, pairs))
             done += len(batch)

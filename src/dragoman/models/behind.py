@@ -10,7 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,25 +21,44 @@ AHEAD = 2  # pieces that are done before they are asked for
 
 
 @contextmanager
-def one_behind(*, beside: bool) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """What does pieces of work: at once; or ``beside`` its caller, on one thread, never more than one of them waiting.
+def one_behind(device: str | None) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """What does pieces of work: at once where no device is named; else beside its caller, never more than one waiting.
 
-    A device computes while the host waits for it, so what the host has to count of one batch costs nothing there.
+    A device computes while the host waits for it, so what the host has to count of one batch costs nothing there. On
+    CUDA the work has a stream of its own: whoever waits for a number in it does not wait for the batch that is being
+    read. It starts when what its caller asked of the device before is done, and is done there when it ends.
     """
-    if not beside:
+    if device is None:
         yield lambda work: work()
         return
     waiting: list[Future[None]] = []
+    beside = _own_stream(torch.device(device))
 
     def later(work: Callable[[], None]) -> None:
         if waiting:
             waiting.pop().result()
-        waiting.append(thread.submit(work))
+        waiting.append(thread.submit(beside(work)))
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         yield later
         if waiting:
             waiting.pop().result()
+
+
+def _own_stream(device: torch.device) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """What makes a piece of work one of a stream that goes first; on a CPU nothing has to be made of it."""
+    if device.type != "cuda":
+        return lambda work: work
+    stream = torch.cuda.Stream(device, priority=-1)
+
+    def done(work: Callable[[], None], before: Any) -> None:
+        with torch.cuda.stream(stream):
+            stream.wait_event(before)
+            work()
+            # What the caller made is given up when the work ends: its memory must not be read any more by then.
+            stream.synchronize()
+
+    return lambda work: partial(done, work, torch.cuda.current_stream(device).record_event())
 
 
 def ahead(make: Callable[[T], R], every: Iterable[T], *, beside: bool) -> Iterator[tuple[T, R]]:

@@ -1,8 +1,9 @@
-"""Three Triton kernels of the captured engine: attention of rows over slots, and the choice of a row's next token.
+"""Triton kernels: of decoding, attention and a row's next token; of reading, a norm and sums over firings.
 
-In: tensors as ``slots`` and ``captured`` keep them, on a GPU, or on the CPU in Triton's interpreter
-(``TRITON_INTERPRET=1``). Out: written in place. What each must say, ``slots.attended`` and ``board.chosen`` say in
-plain torch. Needs Triton, which torch brings along where it was built for CUDA; importing this without it fails.
+In: tensors as ``slots``, ``captured`` and ``fused`` keep them, on a GPU, or on the CPU in Triton's interpreter
+(``TRITON_INTERPRET=1``). Out: written in place, but for a norm. What each must say, ``slots.attended``,
+``board.chosen``, a model's own norm and ``fused.add_sums`` say in plain torch. Needs Triton, which torch brings along
+where it was built for CUDA; importing this without it fails.
 
 Attention is the online softmax of Milakov and Gimelshein 2018 (arXiv 1805.02867), one program a row and a key head, as
 in Dao et al. 2022 (arXiv 2205.14135); a draw inverts the cumulative distribution, chunk by chunk of the vocabulary.
@@ -22,6 +23,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 CHUNK = 4096  # logits one program reads
 KEYS = 16  # keys a step of the loop takes; with one warp and three stages the fastest that was measured on an H200
 _WARPS, _STAGES, _PICKING_WARPS = 1, 3, 8
+_WIDTH = 1024  # of a sum over firings one program adds up
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -229,3 +231,61 @@ def choose(logits: torch.Tensor, slot: torch.Tensor, board: Any, *, draws: bool)
         board.ends, vocabulary, logits.stride(0), chunks, board.state.shape[1], board.said.shape[1],
         CP=max(16, triton.next_power_of_2(chunks)), CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
     )  # fmt: skip
+
+
+@jit
+def _norm(x, weight, out, eps, D: tl.constexpr, DP: tl.constexpr, AROUND_ONE: tl.constexpr):
+    """One row: divided by the root of its mean square, then weighed, in float32 or in its own precision."""
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, DP)
+    inside = d < D
+    a = tl.load(x + row * D + d, mask=inside, other=0.0).to(tl.float32)
+    a = a * tl.rsqrt(tl.sum(a * a, 0) / D + eps)
+    w = tl.load(weight + d, mask=inside, other=0.0).to(tl.float32)
+    # Gemma's weights lie around zero, and there is one rounding, at the end; Llama's rows are rounded, then weighed.
+    a = a * (1.0 + w) if AROUND_ONE else a.to(out.dtype.element_ty).to(tl.float32) * w
+    tl.store(out + row * D + d, a.to(out.dtype.element_ty), mask=inside)
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, *, around_one: bool) -> torch.Tensor:
+    """RMS norm of rows (..., d) of any layout; laid out as they are."""
+    turned = x.ndim == 4 and not x.is_contiguous()  # heads before positions, as attention wants them
+    rows = (x.transpose(1, 2) if turned else x).contiguous()
+    out, d = torch.empty_like(rows), rows.shape[-1]
+    size = triton.next_power_of_2(d)
+    _norm[(rows.numel() // d,)](
+        rows, weight.contiguous(), out, eps, D=d, DP=size, AROUND_ONE=around_one,
+        num_warps=max(1, min(8, size // 512)),
+    )  # fmt: skip
+    return out.transpose(1, 2) if turned else out
+
+
+@jit
+def _firing_sums(total, features, begins, rows, values, y, q, WIDTH: tl.constexpr):
+    """One feature and some columns: its firings one after the other, so that the same firings give the same bits."""
+    at = tl.program_id(0)
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = d < q
+    here = total + tl.load(features + at) * q + d
+    found = tl.load(here, mask=inside, other=0.0)
+    for k in range(tl.load(begins + at), tl.load(begins + at + 1)):
+        found += tl.load(values + k) * tl.load(y + tl.load(rows + k) * q + d, mask=inside, other=0.0)
+    tl.store(here, found, mask=inside)
+
+
+def firing_sums(
+    total: torch.Tensor,
+    features: torch.Tensor,
+    begins: torch.Tensor,
+    rows: torch.Tensor,
+    values: torch.Tensor,
+    y: torch.Tensor,
+) -> None:
+    """Add to ``total`` (M, q) at ``features`` (k,) their values times rows of ``y`` (n, q); see ``fused.add_sums``.
+
+    ``begins`` (k + 1,): where each feature's entries of ``rows`` and ``values`` begin and the last one's end.
+    """
+    _laid_out(total)
+    q = total.shape[1]
+    grid = (len(features), triton.cdiv(q, _WIDTH))
+    _firing_sums[grid](total, features, begins, rows, values, y.contiguous(), q, WIDTH=_WIDTH)

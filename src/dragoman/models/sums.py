@@ -6,8 +6,8 @@ what ``maps.moments`` and ``maps.direct`` refuse.
 
 A device holds, at p = 3584 and q = 5376 with M features watched, in float64: moments of five folds 2.4 GB, sums of
 firings 8 M (p + q + M), and of calibration 0.11 GB, and 2.8 GB where direct rows of all 65,536 features are asked for;
-in float32 the encoder, 0.94 GB for so many, and some slices of its activations, 0.5 GB each. Products there are in
-float64 throughout, which costs seconds on cards made for it.
+in float32 the encoder, 0.94 GB for so many, and some slices of its activations, 0.5 GB each. Sums there are in float64
+throughout; those over firings touch only the features that fire.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dragoman.maps import DirectTable, FiringSums
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.moments import FoldedMoments, Moments, MomentStream, fold_of, refuse_empty
 from dragoman.models.encoding import DeviceEncoding, Encodes, HostEncoding, to_host
+from dragoman.models.fused import add_sums
 from dragoman.models.harvest import unit_sum
 
 _BAND = 8192  # features whose sums are made at a time
@@ -153,10 +154,10 @@ class DeviceSums:
         if self._firing is not None and watched is not None:
             parts = (self._firing.target, self._firing.source, *(self._firing.calibration or ()))
             self._weighted = [Weighted(part, device) for part in parts]
-            self._columns, self._few = (torch.as_tensor(a, device=device) for a in (watched.columns, watched.chosen))
+            self._columns = torch.as_tensor(watched.columns, device=device)
         self._all: Weighted | None = None
         if every and encoding is not None:
-            self._all = Weighted(FiringSums(sites[1], range(encoding.encoder.d_sae), widths[1]), device, single=True)
+            self._all = Weighted(FiringSums(sites[1], range(encoding.encoder.d_sae), widths[1]), device)
 
     @torch.inference_mode()
     def add(self, x: Any, y: Any, documents: NDArray[np.int64]) -> csr_array | None:
@@ -170,35 +171,27 @@ class DeviceSums:
             return None
         dense = self._encoding.dense(single, None if self._all is not None else self._columns)
         if self._all is not None:
-            self._all.add(dense, wide[1] - self._moments.shift[1], to_host(dense), documents)
+            self._all.add(to_host(dense), wide[1], documents)
             dense = dense[:, self._columns]
         fired = to_host(dense)
         target, source, *calibration = self._weighted
-        target.add(dense, wide[1], fired, documents)
-        source.add(dense, wide[0], fired, documents)
-        self._calibrate(calibration, dense, wide[1], fired, documents)
+        target.add(fired, wide[1], documents)
+        target.add_pairs(dense)
+        source.add(fired, wide[0], documents)
+        self._calibrate(calibration, wide[1], fired, documents)
         return fired
 
     def _calibrate(
-        self,
-        folds: Sequence[Weighted],
-        dense: torch.Tensor,
-        y: torch.Tensor,
-        fired: csr_array,
-        documents: NDArray[np.int64],
+        self, folds: Sequence[Weighted], y: torch.Tensor, fired: csr_array, documents: NDArray[np.int64]
     ) -> None:
         """Add the few features' firings to the folds of their documents."""
         if not folds or self._watched is None:
             return
-        few, sparse, mine = (
-            dense[:, self._few],
-            fired.tocsc()[:, self._watched.chosen].tocsr(),
-            fold_of(documents, len(folds)),
-        )
+        few, mine = fired.tocsc()[:, self._watched.chosen].tocsr(), fold_of(documents, len(folds))
         for k in np.unique(mine):
             rows = np.flatnonzero(mine == k)
             there = torch.as_tensor(rows, device=self._device)
-            folds[k].add(few[there], y[there], csr_array(sparse[rows]), documents[rows])
+            folds[k].add(csr_array(few[rows]), y[there], documents[rows])
 
     def finish(self) -> Summed:
         """As the protocol says."""
@@ -240,7 +233,7 @@ class DeviceFirings:
         """Add rows at the same positions, all of a document's at once."""
         dense = self._encoding.dense(torch.as_tensor(x, device=self._units.device))
         wide = torch.as_tensor(y, device=self._units.device).double()
-        self._weighted.add(dense, wide, to_host(dense), documents)
+        self._weighted.add(to_host(dense), wide, documents)
         self._units += _unit(wide).sum(dim=0)
 
     def finish(self) -> Doubles:
@@ -250,35 +243,28 @@ class DeviceFirings:
 
 
 class Weighted:
-    """The dear half of ``FiringSums`` on a device: sums of activation times row; the rest is counted on the host.
+    """The dear half of ``FiringSums`` on a device: sums of activation times row; the rest is counted on the host."""
 
-    ``single``: whether a batch's products are made in float32 and only then added in float64: of all features of a
-    dictionary that is most of the work, and many cards compute float64 at a fiftieth of the speed. Rows should then
-    come near their mean (`table` does not mind what was taken off), so that what varies keeps its digits.
-    """
-
-    def __init__(self, sums: FiringSums, device: str | torch.device, *, single: bool = False) -> None:
+    def __init__(self, sums: FiringSums, device: str | torch.device) -> None:
         """Nothing seen yet; ``sums`` gets everything."""
-        self._sums, self._single = sums, single
+        self._sums = sums
         self._total = torch.zeros(sums.weighted_sum.shape, dtype=torch.float64, device=device)
         self._rows = torch.zeros(sums.y_sum.shape, dtype=torch.float64, device=device)
         self._gram = None
         if sums.gram is not None:
             self._gram = torch.zeros((len(sums.ids), len(sums.ids)), dtype=torch.float64, device=device)
 
-    def add(self, dense: torch.Tensor, y: torch.Tensor, fired: csr_array, documents: NDArray[np.int64]) -> None:
-        """Add activations (n, M), dense there and sparse here, and float64 rows (n, q) at the same positions."""
+    def add(self, fired: csr_array, y: torch.Tensor, documents: NDArray[np.int64]) -> None:
+        """Add activations (n, M) of the host and float64 rows (n, q) at the same positions."""
         self._sums.add_activations(csr_array(fired, dtype=np.float64), documents, pairs=False)
+        add_sums(self._total, fired, y)
+        self._rows += y.sum(dim=0)
+
+    def add_pairs(self, dense: torch.Tensor) -> None:
+        """Count which features fire together, where that is counted, by the same activations (n, M) there."""
         if self._gram is not None:
             wide = dense.double()
             self._gram.addmm_(wide.T, wide)
-        for start in range(0, len(self._total), _BAND):
-            band = slice(start, start + _BAND)
-            if self._single:
-                self._total[band] += dense[:, band].T @ y.float()
-            else:
-                self._total[band].addmm_(dense[:, band].double().T, y)
-        self._rows += y.sum(dim=0)
 
     @torch.inference_mode()
     def table(self) -> DirectTable:
