@@ -49,6 +49,7 @@ from dragoman.scoring.sentences import Reference, sentence_evidence  # noqa: E40
 from dragoman.stats.intervals import wilson_interval  # noqa: E402
 from dragoman.stats.roc import Outcomes, auroc_estimate  # noqa: E402
 from dragoman.store import digest, write_json  # noqa: E402
+from measured import machine_of  # noqa: E402
 from studies.ground import FAINT, GROUNDS, SHARP  # noqa: E402
 
 SINGLE = ("detection", "detection_centred", "detection_rank", "named_share", "words_held", "log_probability")
@@ -383,7 +384,7 @@ def main() -> None:
     chosen = list(GROUNDS) if args.direction == "both" else [args.direction]
     found = at_once(chosen, args) if args.at_once > 1 else one_by_one(chosen, args)
     sizes = {name: getattr(args, name) for name in ("latents", "documents", "known", "nulls", "paired", "seed")}
-    write_json(args.out, {"sizes": sizes, **found})
+    write_json(args.out, {"sizes": sizes, "machine": f"{machine_of(args.device, 'real')}, {args.dtype}", **found})
     sys.stdout.write(args.out.read_text() + "\n")
 
 
