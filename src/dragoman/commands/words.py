@@ -259,6 +259,12 @@ ArLayout = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
+RunOrRuns = Annotated[
+    Path,
+    typer.Argument(
+        parser=folder_path, metavar="RUN", help="A run folder, or a folder of runs of several dictionaries."
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(callback=known_dtype, metavar="NAME", rich_help_panel=MACHINE, help="float32, bfloat16 or float16."),

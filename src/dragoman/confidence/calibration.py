@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
 from dragoman.core import Refusal
-from dragoman.records import Record
+from dragoman.records import Record, is_format
 from dragoman.store import read_json, write_json
 
 KIND = "dragoman calibration"
@@ -259,7 +259,7 @@ class Calibration(Record):
         told = read_json(path)
         if not is_calibration(told):
             raise Refusal(f"{path}", "it is no calibration", "name a file that dragoman calibrate wrote")
-        if told.get("format") != FORMAT:
+        if not is_format(told.get("format"), FORMAT):
             why = f"it is a calibration of format {told.get('format')}, and this version reads {FORMAT}"
             raise Refusal(f"{path}", why, "calibrate again")
         return cls.of(told, str(path))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.records import is_format
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
 from dragoman.store.forms import is_lens, is_windows, public
@@ -242,7 +243,7 @@ class RunFolder:
         if not written:
             raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or not is_format(manifest.get("format"), FORMAT):
             found = manifest.get("format") if isinstance(manifest, dict) else None
             why = f"its format is {shown(found)}, this dragoman reads {FORMAT}"
             raise Refusal(f"{path}", why, "make the run again in another folder, or use the version that wrote it")
