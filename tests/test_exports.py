@@ -186,7 +186,7 @@ def test_a_page_of_a_feature_is_what_the_viewer_reads(run: RunFolder, tmp_path: 
 )
 def test_a_graph_that_is_none_is_refused(change: Any, message: str) -> None:
     with pytest.raises(Refusal, match=message):
-        labelled_graph({**graph_of(), **change}, {(20, 982): "thorns"})
+        labelled_graph({**graph_of(), **change}, {(20, 982): "thorns"}, [20])
 
 
 def test_a_csv_reads_back_and_holds_no_formula(run: RunFolder, tmp_path: Path) -> None:
@@ -338,9 +338,7 @@ def with_windows(folder: Path, count: int) -> tuple[RunFolder, int]:
 
 
 @pytest.mark.parametrize("format_", ["circuit-tracer", "neuronpedia"])
-def test_windows_are_read_one_feature_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
-) -> None:
+def test_windows_are_read_one_feature_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str) -> None:
     import tracemalloc
 
     named = {"model_id": "m", "source_id": "20-x", "author_id": "me"} if format_ == "neuronpedia" else {}

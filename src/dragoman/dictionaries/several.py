@@ -110,29 +110,27 @@ def folder_names(refs: Sequence[str], known: Mapping[str, str]) -> list[str]:
 
     Args:
         refs: of the dictionaries, as they were named.
-        known: names that earlier ones were given, by reference; they keep them.
+        known: names that earlier ones were given, by `identity`; they keep them.
 
     Raises:
         Refusal: a dictionary is named twice.
     """
-    parts = [_parts(ref) for ref in refs]
-    seen: dict[tuple[str, ...], str] = {}
-    for ref, one in zip(refs, parts, strict=True):
-        if one in seen:
-            raise Refusal(
-                f"dictionary '{shown(ref)}'", "it is named twice", "name each once, its features with --features"
-            )
-        seen[one] = ref
+    ours = [identity(ref) for ref in refs]
+    for k, one in enumerate(ours):
+        if one in ours[:k]:
+            what = f"dictionary '{shown(refs[k])}'"
+            raise Refusal(what, "it is named twice", "name each once, its features with --features")
+    parts = [[part for part in re.split("[/:#]", one) if part] for one in ours]
     taken = {name.casefold() for name in known.values()}
-    new = [one for ref, one in zip(refs, parts, strict=True) if ref not in known]
+    new = [some for one, some in zip(ours, parts, strict=True) if one not in known]
     depth = 1
     while depth < max(map(len, new), default=1) and not _apart([_name(one, depth) for one in new], taken):
         depth += 1
     names = list[str]()
-    for ref, one in zip(refs, parts, strict=True):
-        name = own = known.get(ref) or _name(one, depth)
+    for one, some in zip(ours, parts, strict=True):
+        name = own = known.get(one) or _name(some, depth)
         more = 1
-        while ref not in known and name.casefold() in taken:
+        while one not in known and name.casefold() in taken:
             more += 1
             name = f"{own}-{more}"
         taken.add(name.casefold())
@@ -140,15 +138,15 @@ def folder_names(refs: Sequence[str], known: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _parts(ref: str) -> tuple[str, ...]:
-    """What a reference consists of, its features and its revision left out."""
+def identity(ref: str) -> str:
+    """What a reference names, whatever it is called from where: its features and its revision have no part in it."""
     where = located(ref)
     if isinstance(where, Path):
-        return (ref,) if ref in tiny.DATA else where.resolve().parts
-    if where.kind == "file":
-        key = (where.key,) if where.key else ()
-        return (*Path(where.place).expanduser().resolve().parts, *key)
-    return (*where.place.split("/"), *(part for part in where.inside.split("/") if part))
+        return ref if ref in tiny.DATA else f"{where.resolve()}"
+    if where.kind != "file":
+        return f"{replace(where, indices=(), revision=None)}"
+    place = f"{Path(where.place).expanduser().resolve()}"
+    return f"{place}#{where.key}" if where.key else place
 
 
 def _name(parts: Sequence[str], depth: int) -> str:

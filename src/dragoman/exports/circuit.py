@@ -72,7 +72,7 @@ def write_circuit(folder: Path, blocks: Sequence[Block], graph: Path | None = No
         for layer, one in by_layer.items()
     }
     labels = {(layer, n): each.brief for layer, some in found.items() for n, each in some.items()}
-    drawn = None if graph is None else labelled_graph(_graph(graph), labels)
+    drawn = None if graph is None else labelled_graph(_graph(graph), labels, list(by_layer))
     files: dict[str, Any] = {
         "labels.json": {f"{layer}_{n}": label for (layer, n), label in labels.items()},
         "clerps.json": [[str(cantor(layer, n)), label] for (layer, n), label in labels.items()],
@@ -140,11 +140,13 @@ def _feature_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
         yield k, layer, number
 
 
-def labelled_graph(graph: Mapping[str, Any], labels: Mapping[tuple[int, int], str]) -> dict[str, Any]:
+def labelled_graph(
+    graph: Mapping[str, Any], labels: Mapping[tuple[int, int], str], layers: Sequence[int]
+) -> dict[str, Any]:
     """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
 
-    ``labels``: by layer and number. Where ``feature`` is the number alone, one with labels in several layers is left
-    out of ``qParams.clerps``, which could not tell them apart.
+    ``labels``: by layer and number; ``layers``: which are explained. Where ``feature`` is the number alone, one with
+    labels in several layers is left out of ``qParams.clerps``, which could not tell them apart.
 
     Raises:
         Refusal: it has no nodes, a node's two ids contradict each other, or no node is of these features.
@@ -161,9 +163,9 @@ def labelled_graph(graph: Mapping[str, Any], labels: Mapping[tuple[int, int], st
             pairs[key] = label
             made[k] = {**made[k], "clerp": label}
     if not pairs:
-        layers = ", ".join(map(str, sorted({layer for layer, _ in labels}))) or "none"
-        what = f"none of its features of layer {layers} is explained here"
-        raise Refusal("the graph", what, "name another graph or run")
+        raise Refusal(
+            "the graph", f"none of its features of {_called(layers)} is explained here", "name another graph or run"
+        )
     pairs = {key: label for key, label in pairs.items() if len(whose[key]) == 1}
     kept = query.get("clerps")
     kept = json.loads(kept) if isinstance(kept, str) and kept else kept or []
@@ -217,12 +219,15 @@ def _example(found: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
     }
 
 
+def _called(layers: Sequence[int]) -> str:
+    return f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
+
+
 def _readme(layers: Sequence[int], count: int, graph: bool) -> str:
     """What is in the folder and how it is used."""
     drawn = "`graph.json`: the graph with these labels in its nodes and in `qParams.clerps`.\n\n" if graph else ""
-    where = f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
     return f"""\
-# Labels of {count} features of {where}, for circuit-tracer
+# Labels of {count} features of {_called(layers)}, for circuit-tracer
 
 Written by dragoman. A label that begins with "unsure: " is one that dragoman does not answer for.
 

@@ -11,6 +11,7 @@ is looked at, so a run that is done stays done whatever comes later. What was fi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.confidence.calibration import is_calibration
-from dragoman.core import Interrupted, Refusal, Site, Talk, public_address
+from dragoman.core import Interrupted, Refusal, Site, Talk, public_address, refuse_other_site
 from dragoman.dictionaries import Asked, Dictionary, open_dictionary
-from dragoman.dictionaries.several import folder_names
+from dragoman.dictionaries.several import folder_names, identity
+from dragoman.models.decode import site_of_verbalizer
 from dragoman.runs.explain import Common, chosen_of, tell_labels
+from dragoman.runs.forecast import Forecast, ModelForecast
 from dragoman.runs.grow import left_of
 from dragoman.runs.progress import logged
 from dragoman.runs.run import Run
@@ -29,6 +32,7 @@ from dragoman.store import RunFolder, digest, read_json, stable_json
 from dragoman.store.outputs import check_folder, check_run
 from dragoman.store.runsets import RunSet, SetEntry, check_set, entries_in_order, locked
 from dragoman.store.spans import shown
+from dragoman.verbalizers.protocol import AnyVerbalizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,11 +138,14 @@ def explain_each(
     about = {"width": max(one.d_model for one in dictionaries), "d_sae": max(one.d_sae for one in dictionaries)}
     about["features"] = max(_count(one) for one in asked)
     farthest = max((one.site for one in dictionaries), key=lambda site: site.block)
-    done, runs = 0, list[Run]()
+    common = common.opened(farthest, target, talk, **about)
+    now = [
+        SetEntry(name=one.name, dictionary=identity(one.dictionary.ref), source=f"{one.dictionary.site}")
+        for one in asked
+    ]
+    done, runs, new = 0, list[Run](), not out.exists()
     try:
         with locked(_made(out)):
-            common = common.opened(farthest, target, talk, **about)
-            now = [SetEntry(name=n.name, dictionary=n.dictionary.ref, source=f"{n.dictionary.site}") for n in asked]
             runset = entries_in_order(RunSet.at(out), now)
             runset.write(out)
             for done, one in enumerate(asked):
@@ -151,6 +158,10 @@ def explain_each(
     except KeyboardInterrupt as stop:
         kept = f"{done} of {len(asked)} dictionaries are done in {out}"
         raise Interrupted(f"interrupted: {kept}; run the same command again to go on.") from stop
+    except Refusal:
+        if new and not any((out / entry.name).exists() for entry in now):
+            shutil.rmtree(out)  # it was made here, and nothing was begun
+        raise
     return runs
 
 
@@ -164,10 +175,13 @@ def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
         raise Refusal(f"{what} by {common.confidence}", "a calibration is of one", "explain it alone, or leave it out")
     check_set(check_folder(out))
     target, options = common.target, common.options
+    native = None if common.native is None else _site_of(common.native, common.how["engine"])
     for one in asked:
         dictionary, words = one.dictionary, one.features
         with _of(dictionary.ref):
             later = words if isinstance(words, Asked) and words.needs_firings else None
+            if native is not None:
+                refuse_other_site("the verbalizer named by --native", native, dictionary.site)
             common.refuse_early(dictionary, None, later, target, out / one.name)
             check_run(out / one.name)
             if words is None or (isinstance(words, Asked) and words.every):
@@ -177,6 +191,10 @@ def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
             else:
                 later.ids_and_count(dictionary.d_sae, dictionary.name, dictionary.weights.names)
     return target
+
+
+def _site_of(verbalizer: AnyVerbalizer | str, engine: str) -> Site:
+    return site_of_verbalizer(verbalizer, engine=engine) if isinstance(verbalizer, str) else verbalizer.site
 
 
 def _explained(one: Named, common: Common, out: Path, runset: RunSet, talk: Talk) -> tuple[Run, RunSet]:
@@ -245,7 +263,8 @@ def of_graph(asked: Sequence[Named], layers: Mapping[int, Sequence[str]], talk: 
         talk.say(f"no node of the graph is of {_blocks(without)}: left out")
     if lost := [layer for layer in layers if layer not in by_block]:
         nodes = sum(len(layers[layer]) for layer in lost)
-        talk.say(f"{nodes} features of the graph are of {_blocks(lost)}, of which no dictionary is named")
+        of = f"{nodes} feature{' of the graph is' if nodes == 1 else 's of the graph are'} of {_blocks(lost)}"
+        talk.say(f"{of}, of which no dictionary is named")
     found = [replace(one, features=list(layers[block])) for block, one in by_block.items() if block in layers]
     if not found:
         have = ", ".join(map(str, sorted(layers))) or "none"
@@ -256,3 +275,41 @@ def of_graph(asked: Sequence[Named], layers: Mapping[int, Sequence[str]], talk: 
 
 def _blocks(blocks: Sequence[int]) -> str:
     return f"block{'' if len(blocks) == 1 else 's'} {', '.join(map(str, sorted(blocks)))}"
+
+
+def together(found: Sequence[Forecast]) -> Forecast:
+    """What all of them take: sums of what adds up, the most of memory, which is free again after each."""
+    sites = [Site.parse(one.source) for one in found]
+    models, again = dict[tuple[str, tuple[str, ...]], ModelForecast](), 0
+    for one in found:
+        for each in one.models:
+            before = models.get(key := (each.model, each.roles))
+            again += 0 if before is None else each.fetched_bytes or 0
+            size = None if each.bytes is None else max(each.bytes, before.bytes or 0 if before else 0)
+            models[key] = each.model_copy(update={"bytes": size})
+    most = max(found, key=lambda one: one.host_bytes or 0)
+    fetched, seconds = [one.fetched_bytes for one in found], [one.seconds for one in found]
+    worst = ("the most", "measured mean if all fire", "measured mean")
+    return most.model_copy(
+        update={
+            "source": f"{sites[0].model}:{','.join(str(site.block) for site in sites)}",
+            "features": sum(one.features for one in found),
+            "conditions": _summed([one.conditions for one in found]),
+            "models": tuple(models.values()),
+            "read_tokens": _summed([one.read_tokens for one in found]),
+            "decoded_tokens": sum(one.decoded_tokens for one in found),
+            "decoded_by": min((one.decoded_by for one in found), key=worst.index),
+            "fetched_bytes": None if None in fetched else sum(one or 0 for one in fetched) - again,
+            "written_bytes": sum(one.written_bytes for one in found),
+            "host_bytes": None if any(one.host_bytes is None for one in found) else most.host_bytes,
+            "gpu_bytes": max((one.gpu_bytes for one in found if one.gpu_bytes is not None), default=None),
+            "order": max((one.order for one in found), key=("at once", "one at a time").index),
+            "seconds": None if None in seconds else sum(one or 0 for one in seconds),
+            "unknown": tuple(dict.fromkeys(sentence for one in found for sentence in one.unknown)),
+        }
+    )
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    names = dict.fromkeys(name for one in counts for name in one)
+    return {name: sum(one.get(name, 0) for one in counts) for name in names}

@@ -29,6 +29,7 @@ from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
+RUNS = "runs.json"  # of a folder of runs, see `runsets`
 LOG = "log.txt"  # what was said while the run was made; it decides nothing
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
@@ -220,6 +221,8 @@ class RunFolder:
             written = (path / "manifest.json").exists()
         # Dot files are ours: a lock, or what a process killed before its first rename left behind.
         others = [name for name in inside if not name.startswith(".")]
+        if RUNS in others:
+            raise Refusal(f"output folder {path}", "it is a folder of several runs", "name one in it, or a new folder")
         if others and not written:
             raise Refusal(f"output folder {path}", f"it holds other files ({min(others)})", "name a new folder")
         return written

@@ -17,15 +17,14 @@ from pydantic import Field, model_validator
 from dragoman.core import Refusal
 from dragoman.records import Record
 from dragoman.store.files import held, refusing, write_json
-from dragoman.store.runs import RunFolder
+from dragoman.store.runs import RUNS, RunFolder
 from dragoman.store.spans import shown
 
-FILE = "runs.json"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 
 class SetEntry(Record):
-    """A run: its folder's ``name``; the ``dictionary`` as it was named, the ``source`` it lives at.
+    """A run: its folder's ``name``; which ``dictionary`` it is of, the ``source`` that lives at.
 
     ``done``: digest of what was asked for when it was finished, None before.
     """
@@ -57,7 +56,7 @@ class RunSet(Record):
         Raises:
             Refusal: the file holds something else.
         """
-        path = folder / FILE
+        path = folder / RUNS
         with refusing("reading", path):
             if not path.is_file():
                 return None
@@ -66,7 +65,7 @@ class RunSet(Record):
 
     def write(self, folder: Path) -> None:
         """Keep it, in place of an earlier one."""
-        write_json(folder / FILE, self.to_json())
+        write_json(folder / RUNS, self.to_json())
 
 
 def check_set(folder: Path) -> RunSet | None:
