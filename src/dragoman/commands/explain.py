@@ -315,7 +315,8 @@ def explain(
         what: Any = opened
         chosen: Any = asked
         if graph is not None and opened is not None:
-            chosen = features_of_graph(graph, opened.site.block)
+            of_graph = opened.features(features_of_graph(graph, opened.site.block))
+            what, chosen = replace(of_graph, by_id=frozenset()), None  # a graph names them, no person
         if prompted is not None:
             where: Any = stated if opened is None else opened.site
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)

@@ -28,7 +28,7 @@ from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, together
-from dragoman.runs.carried import conditions_of, unusable
+from dragoman.runs.carried import Carried, conditions_of, unusable, washable, without
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import (
     dictionary_of,
@@ -52,7 +52,9 @@ from dragoman.runs.turns import InTurn
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
+from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.washout import wash
 
 
 def explain(
@@ -406,6 +408,9 @@ def written_run(
     """Carry, wash, say and keep."""
     directions, talk = chosen.directions, readings.talk
     carried, about = conditions_of(directions, crossing, options, talk.say)
+    if native is not None:
+        carried = _with_natives(chosen.directions, carried, _own(crossing), options, about, talk)
+    directions = _explained(chosen, carried, about.get("background", {}))
     verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
     if native is not None:
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
@@ -448,6 +453,41 @@ def written_run(
     if words:
         keep_words(folder, words)
     return folder
+
+
+def _with_natives(
+    directions: Directions,
+    carried: Sequence[Carried],
+    own: Background,
+    options: Options,
+    about: dict[str, Any],
+    talk: Talk,
+) -> list[Carried]:
+    """Conditions without features whose native row cannot be washed: every text is judged beside its native one."""
+    rows = Carried(name="native", directions=directions, route="identity", cards=(), reading=None)
+    left, aside = washable(rows, own, options.washout, talk.say)
+    if left is None:
+        wash(directions, own, options.washout)  # refuses, with the reason
+    if not aside:
+        return list(carried)
+    about["background"] = {"native": aside, **about.get("background", {})}
+    kept = [without(one, set(aside)) for one in carried]
+    return [one for one in kept if one is not None]
+
+
+def _explained(chosen: Features, carried: Sequence[Carried], background: Mapping[str, Sequence[str]]) -> Directions:
+    """The directions without those set aside in every condition they might have; refuse the latter asked for by id.
+
+    ``background``: by condition, which are set aside.
+    """
+    kept, ids = {name for one in carried for name in one.directions.ids}, chosen.directions.ids
+    aside = {name for some in background.values() for name in some} - kept
+    named = [name for name in ids if name in aside and (not kept or name in chosen.by_id)]
+    if named:
+        of = f"feature {shown(named[0])}" if len(named) == 1 else f"{len(named)} features ({shown(', '.join(named))})"
+        why = "what is injected would be nothing but background, of which washing leaves nothing"
+        raise Refusal(f"{of} of {chosen.dictionary.name}", why, "leave it out of --features, or say --washout none")
+    return chosen.directions.pick([name for name in ids if name not in aside]) if aside else chosen.directions
 
 
 def _own(crossing: Crossing) -> Background:

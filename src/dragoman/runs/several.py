@@ -209,6 +209,8 @@ def _explained(one: Named, common: Common, out: Path, runset: RunSet, talk: Talk
             return Run(found), runset
     with logged(talk) as own:
         chosen, later = chosen_of(dictionary, one.features, common.options, None)
+        if not isinstance(one.features, Asked):
+            chosen = replace(chosen, by_id=frozenset())  # a graph names them, no person
         if later is None:
             chosen = left_of(folder, chosen)
         run = common.explained(chosen, later, folder, own)
