@@ -282,6 +282,7 @@ def explain(
             through=crossing,
             options=replace(options, map=crossing.recipe) if crossing is not None else options,
             texts=BothTexts.read(texts, column=text_column, most=max_texts),
+            confidence=confidence,
             dtype=dtype,
             device=device,
             out=out,

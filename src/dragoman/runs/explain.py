@@ -158,11 +158,11 @@ def explain(
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
         about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids)}
         common = common.opened(directions.site, target, talk, **about)
-        refuse_uncalibrated(confidence, chosen, common.open_by, options)
         if isinstance(chosen, Activations):
             readings, settings_of = common.readings(directions.site, talk), common.settings
             how = (options, fitted, out, settings_of)
             return Run(prompted.written(chosen, readings, common.open_by, common.open_native, *how))
+        refuse_uncalibrated(confidence, chosen.dictionary, target, options, common.open_by)
         return common.explained(chosen, later, out, talk)
 
 
@@ -271,7 +271,7 @@ class Common:
         if fitted is not None or chosen.directions is not chosen.dictionary.rows():
             tell_dead(chosen.directions, talk)
         how = self.settings | {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
-        folder = written_run(chosen, crossing, readings, by, native, options, out, how)
+        folder = written_run(chosen, crossing, readings, by, native, options, out, how, self.confidence)
         add_claims(folder, talk.say, device=self.how["device"])
         add_confidence(folder, self.confidence, talk.say, device=self.how["device"])
         return Run(folder)
@@ -309,6 +309,7 @@ class Common:
             fitted.refuse_others(None, target)
         elif source != target and options.asks_firings:
             refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
+        refuse_uncalibrated(self.confidence, dictionary, target, options)
         refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
@@ -404,10 +405,13 @@ def written_run(
     options: Options,
     out: Path,
     settings: Mapping[str, Any],
+    confidence: str | Path | None = None,
 ) -> RunFolder:
-    """Carry, wash, say and keep."""
+    """Carry, wash, say and keep; a calibration of other routes is refused before anything is said."""
     directions, talk = chosen.directions, readings.talk
     carried, about = conditions_of(directions, crossing, options, talk.say)
+    routes = sorted({one.route for one in carried})
+    refuse_uncalibrated(confidence, chosen.dictionary, by.site, options, by, routes)
     if native is not None:
         carried = _with_natives(chosen.directions, carried, _own(crossing), options, about, talk)
     directions = _explained(chosen, carried, about.get("background", {}))
