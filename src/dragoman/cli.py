@@ -188,7 +188,8 @@ def score(
             put_record("scores", {**several, **scores.to_json()})
             continue
         if several:
-            put(f"\n{folder.path.name}: {folder.manifest.get('source')}")
+            put("")
+            put(f"{folder.path.name}: {folder.manifest.get('source')}")
         show_scores(scores.to_json(), folder.manifest)
 
 
