@@ -18,7 +18,8 @@ from dragoman.core import Interrupted, Refusal, Site, Talk
 from dragoman.dictionaries import Asked, several
 from dragoman.dictionaries.several import folder_names, named
 from dragoman.models.decode import Verbalizer
-from dragoman.runs import plan
+from dragoman.models.harvest import Reader
+from dragoman.runs import order, plan
 from dragoman.runs.explain import Common
 from dragoman.runs.readings import Readings
 from dragoman.runs.several import explain_each, of_graph, opened
@@ -147,11 +148,13 @@ def test_each_run_is_that_of_its_dictionary_alone_and_the_verbalizer_is_opened_o
     world: World, blocks: Path, words: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    opening, times = Verbalizer.open, list[str]()
-    monkeypatch.setattr(Verbalizer, "open", lambda ref, **how: times.append(ref) or opening(ref, **how))
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+    times = list[str]()
+    for opened_once in (Verbalizer, Reader):
+        patched(monkeypatch, opened_once, times)
     done = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "set"))
     assert done.code == 0, done.err
-    assert times == [world.av]
+    assert times == [world.av, f"{world.source.model}:1", str(world.target)]
     assert [path.name for path in runs_of(tmp_path / "set")] == ["layers.1", "layers.2"]
     assert done.out.endswith(f"next: dragoman view {tmp_path / 'set'}\n") and "layers.2: " in done.out
     for block in BLOCKS:
@@ -163,6 +166,26 @@ def test_each_run_is_that_of_its_dictionary_alone_and_the_verbalizer_is_opened_o
     told = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "set"), "--json")
     rows = [json.loads(line) for line in told.out.splitlines()]
     assert [row["run"] for row in rows] == ["layers.1"] * 2 + ["layers.2"] * 2
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, kind: Any, times: list[str]) -> None:
+    """Note what is opened."""
+    opening = kind.open
+    monkeypatch.setattr(kind, "open", lambda ref, **how: times.append(f"{ref}") or opening(ref, **how))
+
+
+@pytest.mark.parametrize(("free", "readers"), [(None, 4), (0, 4)])
+def test_where_room_is_short_or_unknown_the_readers_go_before_words_are_said(
+    world: World, words: list[str], tmp_path: Path, free: int | None, readers: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(order, "free_bytes", lambda device: free)
+    times = list[str]()
+    patched(monkeypatch, Reader, times)
+    done = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "set"))
+    assert done.code == 0, done.err
+    assert len(times) == readers and ("one model at a time" in done.err) == (free == 0)
 
 
 def test_what_is_finished_is_not_looked_at_again_and_more_features_are_added(

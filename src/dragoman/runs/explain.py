@@ -45,7 +45,7 @@ from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.order import one_at_a_time
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.progress import logged
-from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.readings import Held, Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.runs.turns import InTurn
@@ -171,7 +171,7 @@ class Common:
     """What explaining goes by, whatever is explained: the verbalizers, the options, the texts, where it computes.
 
     ``by``, ``native``: open, or references, fed as ``fed`` says. ``fitted``: a crossing that is named. ``how``: dtype,
-    device, engine and whether it is compiled, of what is opened here.
+    device, engine and whether it is compiled, of what is opened here. ``held``: models that stay open to be read.
     """
 
     by: AnyVerbalizer | str
@@ -182,6 +182,7 @@ class Common:
     texts: Texts
     confidence: str | Path | None
     how: Mapping[str, Any]
+    held: Held | None = None
 
     @classmethod
     def of(
@@ -257,7 +258,7 @@ class Common:
         """What both models make of the texts."""
         return Readings(
             source=source, target=self.open_by.site, texts=self.texts, dtype=self.how["dtype"],
-            device=self.how["device"], talk=talk, once=True,
+            device=self.how["device"], talk=talk, once=True, held=self.held,
         )  # fmt: skip
 
     def explained(self, chosen: Features, later: Asked | None, out: Path, talk: Talk) -> Run:

@@ -26,7 +26,9 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.runs.explain import Common, chosen_of, tell_labels
 from dragoman.runs.forecast import Forecast, ModelForecast
 from dragoman.runs.grow import left_of
+from dragoman.runs.order import readers_stay
 from dragoman.runs.progress import logged
+from dragoman.runs.readings import Held
 from dragoman.runs.run import Run
 from dragoman.store import RunFolder, digest, read_json, stable_json
 from dragoman.store.outputs import check_folder, check_run
@@ -138,7 +140,10 @@ def explain_each(
     about = {"width": max(one.d_model for one in dictionaries), "d_sae": max(one.d_sae for one in dictionaries)}
     about["features"] = max(_count(one) for one in asked)
     farthest = max((one.site for one in dictionaries), key=lambda site: site.block)
-    common = common.opened(farthest, target, talk, **about)
+    sites = [*(one.site for one in dictionaries), target]
+    where = {"dtype": common.how["dtype"], "device": common.how["device"]}
+    stay = readers_stay((common.by, common.fed), common.native, farthest, target, common.options, **about, **where)
+    common = replace(common.opened(farthest, target, talk, **about), held=Held(sites) if stay else None)
     now = [
         SetEntry(name=one.name, dictionary=identity(one.dictionary.ref), source=f"{one.dictionary.site}")
         for one in asked
@@ -162,6 +167,9 @@ def explain_each(
         if new and not any((out / entry.name).exists() for entry in now):
             shutil.rmtree(out)  # it was made here, and nothing was begun
         raise
+    finally:
+        if common.held is not None:
+            common.held.close(common.how["device"])
     return runs
 
 
