@@ -204,8 +204,9 @@ def explain(
 ) -> None:
     """Put a dictionary's features, or activations at tokens of prompts, into the words of a verbalizer.
 
-    The verbalizer may be of another model or of their own. Several dictionaries of one model give a run each in one
-    folder, which view, score and export take as a whole.
+    The verbalizer may be of another model or of their own.
+
+    Several dictionaries of one model give a run each in one folder, which view, score and export take whole.
 
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """

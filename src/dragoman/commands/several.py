@@ -7,6 +7,7 @@ Refuses what ``dragoman.runs.several`` refuses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import console, put, put_record, styled, talking
 from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Talk
 
 if TYPE_CHECKING:
     from dragoman.dictionaries import Asked
@@ -35,29 +36,38 @@ def explain_several(
 ) -> None:
     """Explain them, and show each run when it is done; ``how``: as of ``Common.of``."""
     from dragoman.runs.explain import Common
+    from dragoman.runs.opened import Progress
     from dragoman.runs.several import explain_each
 
-    with talking() as talk:
-        asked, common = _asked(refs, out, source, read_as, features, graph, talk), Common.of(**how)
-
-        def finished(one: Named, run: Run) -> None:
-            page = run.write_page()
-            rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
-            if as_json:
-                for row in rows:
-                    put_record("row", {"run": one.name, **row})
-                return
-            console().print(styled(f"{one.name}: {one.dictionary.site}\n", "bold underline"))
-            show_rows(rows, run.manifest)
-            show_calibration(run.folder.scores)
-            put(f"page: {page}")
-            show_believed(rows, run.manifest, None)
-            put("")
-
-        explain_each(asked, common, out, talk, finished=finished)
+    progress = Progress(Talk())
+    with talking() as progress.now:
+        asked, common = _asked(refs, out, source, read_as, features, graph, progress.talk()), Common.of(**how)
+    with closing(explain_each(asked, common, out, progress.talk())) as work:
+        while True:
+            with talking() as progress.now:  # bars go before rows are shown
+                found = next(work, None)
+            if found is None:
+                break
+            _show(*found, as_json=as_json)
     if not as_json:
         labels = f"export {out} --format circuit-tracer --graph {graph}"
         console().print(styled(f"next: dragoman {f'view {out}' if graph is None else labels}"), soft_wrap=True)
+
+
+def _show(one: Named, run: Run, *, as_json: bool) -> None:
+    """One run, as ``explain`` of its dictionary alone shows it."""
+    page = run.write_page()
+    rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
+    if as_json:
+        for row in rows:
+            put_record("row", {"run": one.name, **row})
+        return
+    console().print(styled(f"{one.name}: {one.dictionary.site}\n", "bold underline"))
+    show_rows(rows, run.manifest)
+    show_calibration(run.folder.scores)
+    put(f"page: {page}")
+    show_believed(rows, run.manifest, None)
+    put("")
 
 
 def forecast_several(

@@ -12,7 +12,7 @@ is looked at, so a run that is done stays done whatever comes later. What was fi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,8 @@ from dragoman.store.outputs import check_folder, check_run
 from dragoman.store.runsets import RunSet, SetEntry, check_set, entries_in_order, locked
 from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
+
+_STAY = "models that are read stay open beside those that speak where three quarters of the free memory hold them all"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,16 +119,11 @@ def _of(ref: str) -> Iterator[None]:
 
 
 def explain_each(
-    asked: Sequence[Named],
-    common: Common,
-    out: Path,
-    talk: Talk,
-    *,
-    finished: Callable[[Named, Run], None] = lambda _one, _run: None,
-) -> list[Run]:
+    asked: Sequence[Named], common: Common, out: Path, talk: Talk
+) -> Generator[tuple[Named, Run], None, None]:
     """Explain every dictionary into a run of its own, ``out/NAME``; the same call goes on where it stopped.
 
-    ``finished``: told of each run once it is whole, in order.
+    Each is given once it is whole; then the next one is begun.
 
     Raises:
         Refusal: as the module says.
@@ -148,7 +145,7 @@ def explain_each(
         SetEntry(name=one.name, dictionary=identity(one.dictionary.ref), source=f"{one.dictionary.site}")
         for one in asked
     ]
-    done, runs, new = 0, list[Run](), not out.exists()
+    done, new = 0, not out.exists()
     try:
         with locked(_made(out)):
             runset = entries_in_order(RunSet.at(out), now)
@@ -156,8 +153,7 @@ def explain_each(
             for done, one in enumerate(asked):
                 talk.say(f"dictionary {done + 1} of {len(asked)}: {one.name}, at {one.dictionary.site}")
                 run, runset = _explained(one, common, out, runset, talk)
-                finished(one, run)
-                runs.append(run)
+                yield one, run
     except Interrupted as stop:
         raise Interrupted(f"{stop} ({done} of {len(asked)} dictionaries are done.)") from stop
     except KeyboardInterrupt as stop:
@@ -170,7 +166,6 @@ def explain_each(
     finally:
         if common.held is not None:
             common.held.close(common.how["device"])
-    return runs
 
 
 def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
@@ -315,7 +310,7 @@ def together(found: Sequence[Forecast]) -> Forecast:
             "gpu_bytes": max((one.gpu_bytes for one in found if one.gpu_bytes is not None), default=None),
             "order": max((one.order for one in found), key=("at once", "one at a time").index),
             "seconds": None if None in seconds else sum(one or 0 for one in seconds),
-            "unknown": tuple(dict.fromkeys(sentence for one in found for sentence in one.unknown)),
+            "unknown": tuple(dict.fromkeys([_STAY, *(sentence for one in found for sentence in one.unknown)])),
         }
     )
 
