@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ar_checkpoints import WIDTH
 from asking import explain
+from dragoman import explain as main_job
 from dragoman.core import Background, Directions, Refusal, Site, Talk
 from dragoman.maps import Crossing
 from dragoman.report import write_page
@@ -18,6 +20,7 @@ from dragoman.runs.carried import Carried, washable
 from dragoman.runs.options import Options
 from dragoman.scoring import score_run
 from small_world import World
+from verbalizer_doubles import ScriptedVerbalizer
 
 OFTEN, RARE = ("3", "7", "11"), ("0",)  # of the features that are asked for, by effective documents
 
@@ -201,3 +204,26 @@ def test_asked_for_by_its_id_or_alone_such_a_feature_is_refused(world: World, ti
     with pytest.raises(Refusal, match=r"feature 0: its cosine with the background is \+1\.00"):
         explain(world.request(features="0-0", reading="writes"), tmp_path / "alone")
     assert not (tmp_path / "ids").exists() and not (tmp_path / "alone").exists()
+
+
+def test_where_the_native_row_is_background_nothing_of_the_feature_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dragoman.runs import carried
+
+    real = carried.nothing_else
+
+    def odd(rows: Directions, background: Background, how: str) -> Any:
+        return real(rows, background, how) | np.array([rows.site == world.source and i == "3" for i in rows.ids])
+
+    monkeypatch.setattr(carried, "nothing_else", odd)
+    both = [
+        ScriptedVerbalizer(at, WIDTH, lambda v: f"Text {int(np.argmax(v))}.") for at in (world.source, world.target)
+    ]
+    asked = {"features": "1-4", "texts": world.root / "texts.txt", "out": tmp_path / "run"}
+    run = main_job(world.request().open(), native=both[0], by=both[1], **asked)
+    assert run.manifest["about"]["background"] == {"native": ["3"]} and run.manifest["features"] == ["1", "2", "4"]
+    said = {(e.condition, e.feature) for e in run.explanations() if e.condition != "fires"}
+    assert said == {(condition, name) for condition in ("native", "writes") for name in ("1", "2", "4")}
+    assert "3" not in {e.feature for e in run.explanations()}
+    assert score_run(run.folder).table

@@ -246,6 +246,7 @@ def test_nothing_is_opened_where_one_of_them_cannot_be_explained(
     (tmp_path / "strange" / "thesis.txt").write_text("mine")
     (tmp_path / "pair.json").write_text('{"kind": "dragoman calibration"}')
     plain = [word for word in words if word not in ("--source", world.source.model)]
+    bare = words[2 : words.index("--features")]
     cases: list[tuple[list[str], str]] = [
         ([words[0], str(far), *words[1:]], "has 4 blocks"),
         ([words[0], str(broken), *words[1:]], str(broken)),
@@ -255,6 +256,7 @@ def test_nothing_is_opened_where_one_of_them_cannot_be_explained(
         ([*words, "--prompt", "a text"], "they are read at one place"),
         ([*plain, "--source", str(world.source)], "every dictionary has a block of its own"),
         ([*words[:-3], "0-99", *words[-2:]], "it has 30 features"),
+        (["explain", f"{blocks / 'layers.1'}#[77]", f"{blocks / 'layers.2'}", *bare], "feature 77"),
         ([*words, "--native", world.av], "it is needed at"),
         ([*words, "-o", str(run)], "it holds a run, and several dictionaries take a folder"),
         ([*words, "-o", str(tmp_path / "strange")], "it holds other files (thesis.txt)"),
@@ -362,6 +364,8 @@ def test_view_score_rank_and_export_take_the_folder(
     assert mixed.code == 1 and "it is one run, and others are folders of several" in mixed.err
     table = command(monkeypatch, capsys, "export", str(folder), "--format", "csv", "-o", str(tmp_path / "t"))
     assert table.code == 1 and "it is a folder of 2 runs, and --format csv takes one" in table.err
+    page = command(monkeypatch, capsys, "report", str(folder))
+    assert page.code == 1 and "it is a folder of several runs; name one in it" in page.err
     one = command(monkeypatch, capsys, "explain", "tiny-sae", "-o", str(folder))
     assert one.code == 1 and "it is a folder of several runs" in one.err
 

@@ -187,7 +187,7 @@ def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
                 refuse_other_site("the verbalizer named by --native", native, dictionary.site)
             common.refuse_early(dictionary, None, later, target, out / one.name)
             check_run(out / one.name)
-            if words is None or (isinstance(words, Asked) and words.every):
+            if (words is None and not dictionary.indices) or (isinstance(words, Asked) and words.every):
                 continue  # of a whole dictionary the rows are read when its turn comes
             if later is None:
                 chosen_of(replace(dictionary), words, options, None)

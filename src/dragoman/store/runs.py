@@ -242,7 +242,9 @@ class RunFolder:
         """A run that is there, to read or to score."""
         path = Path(path)
         with refusing("reading", path):
-            written = (path / "manifest.json").exists()
+            written, several = ((path / name).exists() for name in ("manifest.json", RUNS))
+        if several and not written:
+            raise Refusal(f"{path}", "it is a folder of several runs", "name one in it")
         if not written:
             raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
