@@ -251,6 +251,7 @@ def test_nothing_is_opened_where_one_of_them_cannot_be_explained(
         ([words[0], str(far), *words[1:]], "has 4 blocks"),
         ([words[0], str(broken), *words[1:]], str(broken)),
         ([plain[0], str(other), *plain[1:]], "they are of several models (n, m)"),
+        ([words[0], str(other), *words[1:]], "they are of several models (n, m)"),
         ([words[0], str(blocks / "layers.1"), *words[1:]], "it is named twice"),
         ([*words, "--labels", str(tmp_path)], "an export has those of one"),
         ([*words, "--prompt", "a text"], "they are read at one place"),

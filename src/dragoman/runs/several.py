@@ -80,7 +80,11 @@ def opened(refs: Sequence[str], source: str | None, out: Path, **read_as: Any) -
                 dictionary = replace(dictionary, asked_site=_at(dictionary, model, revision))
             _ = dictionary.site
         found.append(Named(name=name, dictionary=dictionary))
+    stated = {
+        name.rpartition("/")[2].casefold(): name for one in found if (name := one.dictionary.weights.stated.model)
+    }
     models = list(dict.fromkeys(one.dictionary.site.model for one in found))
+    models = models if len(models) > 1 else list(stated.values())  # one model may go by a long and a short name
     if len(models) > 1:
         why = f"they are of several models ({shown(', '.join(models), 200)}), and one is read here"
         raise Refusal(f"{len(found)} dictionaries", why, "explain those of each model in a folder of their own")
