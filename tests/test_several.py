@@ -24,7 +24,7 @@ from dragoman.runs.explain import Common
 from dragoman.runs.readings import Readings
 from dragoman.runs.several import explain_each, of_graph, opened
 from dragoman.store import RunFolder
-from dragoman.store.runsets import RunSet, runs_of
+from dragoman.store.runsets import RunSet, check_set, one_run, runs_of
 from small_world import World, command
 from test_graphs import graph_at, node
 from test_remote import REGISTRY
@@ -92,9 +92,11 @@ def speak(world: World, blocks: Path, tmp_path: Path) -> Speak:
 def test_a_folder_and_a_pattern_name_their_dictionaries_in_order(world: World, blocks: Path, tmp_path: Path) -> None:
     for block in (10, 9):
         at_block(world, tmp_path / f"layers.{block}" / "resid", block)
+        at_block(world, tmp_path / f"[a-z]?{block}", block)
     assert named([str(blocks)]) == ([str(blocks / "layers.1"), str(blocks / "layers.2")], True)
     inner = [str(tmp_path / f"layers.{block}/resid") for block in (9, 10)]
     assert named([f"{tmp_path}/layers.*/resid"]) == (inner, True)
+    assert named([f"{tmp_path}/[a-z]?*"])[0] == [f"{tmp_path}/[a-z]?9", f"{tmp_path}/[a-z]?10"]
     assert named([world.sae]) == ([world.sae], False) and named(["tiny-sae"]) == (["tiny-sae"], False)
     assert named([world.sae, "tiny-sae"]) == ([world.sae, "tiny-sae"], True)
     with pytest.raises(Refusal, match="nothing fits the pattern"):
@@ -369,6 +371,17 @@ def test_view_score_rank_and_export_take_the_folder(
     assert page.code == 1 and "it is a folder of several runs; name one in it" in page.err
     one = command(monkeypatch, capsys, "explain", "tiny-sae", "-o", str(folder))
     assert one.code == 1 and "it is a folder of several runs" in one.err
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["[]", "{", '{"format": true, "kind": "dragoman runs", "runs": []}', '{"format": 1, "kind": "x", "runs": []}'],
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, told: str) -> None:
+    (tmp_path / "runs.json").write_text(told)
+    for read in (runs_of, check_set, lambda path: one_run(path, "compare")):
+        with pytest.raises(Refusal, match=r"runs\.json"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc", "a/b", "", ".hidden", "x" * 300, "a\x1b[31m"])

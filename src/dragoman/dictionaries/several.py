@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import translate
+from glob import escape
 from pathlib import Path
 
 from dragoman import tiny
@@ -53,13 +53,13 @@ def _inside(ref: str) -> list[str] | None:
         root = Path(where.place).expanduser()
         anchor = Path(root.anchor) if root.is_absolute() else Path()
         with refusing("reading", anchor):
-            paths = [p for p in anchor.glob(str(root.relative_to(anchor))) if p.is_file() or _is_dictionary(p)]
+            pattern = _ANY.join(map(escape, str(root.relative_to(anchor)).split(_ANY)))
+            paths = [p for p in anchor.glob(pattern) if p.is_file() or _is_dictionary(p)]
         fitting = [str(replace(where, place=str(p))) if where.key or where.indices else str(p) for p in paths]
     else:
-        fits = re.compile(translate(where.inside)).fullmatch
-        of_release = where.kind == "sae"
+        of_release, fits = where.kind == "sae", _pattern(where.inside)
         inside = ids_of_release(where) if of_release else _folders(where)
-        fitting = [str(replace(where, inside=one)) for one in inside if not of_release or fits(one)]
+        fitting = [str(replace(where, inside=one)) for one in inside if not of_release or fits.fullmatch(one)]
     if not fitting:
         raise Refusal(f"dictionaries '{shown(ref)}'", "nothing fits the pattern", "write * for any part of a name")
     if len(fitting) > _MOST:
@@ -75,15 +75,20 @@ def _folders(where: DictionaryRef) -> list[str]:
         if _ANY not in part:
             found = [f"{above}/{part}".lstrip("/") for above in found]
             continue
-        fits, last = re.compile(translate(part)).fullmatch, k == len(parts) - 1
+        fits, last = _pattern(part), k == len(parts) - 1
         listed = {above: hub.listing(where.place, commit, above, str(where)) for above in found}
         found = [
             f"{above}/{name}".lstrip("/")
             for above, entries in listed.items()
             for name, is_file in entries.items()
-            if fits(name) and not name.startswith(".") and (not is_file or (last and part.count(".")))
+            if fits.fullmatch(name) and not name.startswith(".") and (not is_file or (last and part.count(".")))
         ]
     return found
+
+
+def _pattern(words: str) -> re.Pattern[str]:
+    """A star stands for any characters, and nothing else is special."""
+    return re.compile(".*".join(map(re.escape, words.split(_ANY))), re.DOTALL)
 
 
 def _in_folder(ref: str) -> list[str] | None:

@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 
 from dragoman.core import Refusal
 from dragoman.records import Record
-from dragoman.store.files import held, refusing, write_json
+from dragoman.store.files import held, read_bounded, refusing, write_json
 from dragoman.store.runs import RUNS, RunFolder
 from dragoman.store.spans import shown
 
+_MOST_BYTES = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 
@@ -40,7 +41,7 @@ class RunSet(Record):
 
     format: Literal[1] = 1
     kind: Literal["dragoman runs"] = "dragoman runs"
-    runs: tuple[SetEntry, ...]
+    runs: Annotated[tuple[SetEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -58,10 +59,9 @@ class RunSet(Record):
         """
         path = folder / RUNS
         with refusing("reading", path):
-            if not path.is_file():
+            if not path.exists():
                 return None
-            text = path.read_bytes()
-        return cls.read(text, f"{path}")
+        return cls.read(read_bounded(path, _MOST_BYTES, "an index of runs"), f"{path}")
 
     def write(self, folder: Path) -> None:
         """Keep it, in place of an earlier one."""
@@ -114,8 +114,8 @@ def one_run(path: Path, what: str) -> Path:
     found = None if (path / "manifest.json").exists() else RunSet.at(path)
     if found is None:
         return path
-    some = f"{path / found.runs[0].name}" if found.runs else "one"
-    raise Refusal(f"{path}", f"it is a folder of {len(found.runs)} runs, and {what} takes one", f"name one, {some}")
+    why = f"it is a folder of {len(found.runs)} runs, and {what} takes one"
+    raise Refusal(f"{path}", why, f"name one, such as {path / found.runs[0].name}")
 
 
 def _said(folder: Path) -> bool:
