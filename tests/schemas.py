@@ -9,6 +9,7 @@ from dragoman.maps.artifact import CrossingIndex
 from dragoman.records import ConditionEntry, Record, Row
 from dragoman.runs.forecast import Forecast
 from dragoman.scores import Scores
+from dragoman.store.runsets import RunSet
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 OF: dict[str, type[Record]] = {
@@ -17,6 +18,7 @@ OF: dict[str, type[Record]] = {
     "scores": Scores,
     "crossing": CrossingIndex,
     "forecast": Forecast,
+    "runs": RunSet,
 }
 
 

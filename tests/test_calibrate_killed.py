@@ -78,32 +78,3 @@ def test_what_is_refused_in_the_end_is_said(
     said = command(monkeypatch, capsys, *arguments)
     assert said.code == 1 and not said.out
     assert "calibrating by where latents of" in said.err and not (world.root / "pair.json").exists()
-
-
-def test_rows_that_are_the_background_s_own_are_left_out_and_told() -> None:
-    from types import SimpleNamespace
-    from typing import Any, cast
-
-    import numpy as np
-
-    from dragoman.calibration.texts import TextPlan
-    from dragoman.core import Background, Directions, Site, Talk
-    from dragoman.runs.carried import Carried
-
-    site, mean = Site("m", 3), np.array([1.0, 0, 0, 0], np.float32)
-    rows = Directions.of(site, np.array([[0.0, 1, 0, 0], [-3.0, 0.1, 0, 0], [0.5, 0, 1, 0]]), "abc")
-    one = Carried(name="random", directions=rows, route="map", cards=(), reading=None)
-    crossing = SimpleNamespace(background=Background(site, mean, 9, "digest"))
-
-    def left(washout: str, carried: Carried) -> tuple[Carried, list[str]]:
-        said: list[str] = []
-        plan = SimpleNamespace(crossing=crossing, options=SimpleNamespace(washout=washout))
-        return TextPlan._washable(cast(Any, plan), carried, Talk(say=said.append)), said
-
-    kept, said = left("on-shell", one)
-    assert kept.directions.ids == ("a", "c") and said == [
-        "left out 1 of 3 rows of random: they are the background's own"
-    ]
-    assert left("none", one) == (one, [])
-    alone = Carried(name="random", directions=rows.pick("b"), route="map", cards=(), reading=None)
-    assert left("on-shell", alone) == (alone, []), "building the run refuses it"

@@ -5,24 +5,37 @@ import json
 import numpy as np
 import pytest
 
+from ar_checkpoints import WIDTH
 from dragoman.calibration.answers import calibrated
 from dragoman.calibration.outcome import verdicts
+from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
+from dragoman.models.decode import Verbalizer
 from dragoman.report import write_page
+from dragoman.runs import plan
+from dragoman.runs.dry_run import dry_run
+from dragoman.runs.explain import explain
+from dragoman.runs.identity import run_identity
+from dragoman.runs.opened import Opened
+from dragoman.runs.options import Options
+from dragoman.runs.readings import Readings
+from dragoman.runs.texts import Texts
 from dragoman.scores import FORMAT, FeatureClaims, Scores
 from dragoman.scoring.calibrated import calibrated_claims, calibration_of, check_confidence, refuse_another_run
 from dragoman.scoring.claims import claim_scores
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
-from dragoman.store import RunFolder
-from planted_calibration import IDENTITY, SIZES, word, world
+from dragoman.store import RunFolder, plain
+from planted_calibration import IDENTITY, SIZES, word
+from planted_calibration import world as planted
+from verbalizer_doubles import ScriptedVerbalizer
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
 
 
 @pytest.fixture(scope="module")
 def made():
-    texts, watched = world()
+    texts, watched = planted()
     found = verdicts(texts, watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
     return calibrated(watched, found, IDENTITY, SIZES, 0, "2026-01-02", "texts", EMBEDDER, Talk()), texts
 
@@ -110,3 +123,79 @@ def test_the_file_is_told_from_a_set_of_confidences(made, tmp_path):
     with pytest.raises(Refusal):
         check_confidence(tmp_path / "set.json")
     assert word(1)
+
+
+# --- refused before anything dear -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_of(made, world, tmp_path):
+    """A calibration's file, of the small world and a scripted verbalizer but for what is changed."""
+    by = ScriptedVerbalizer(world.target, WIDTH, lambda v: f"Text {int(np.argmax(v))}.")
+
+    def write(**changes):
+        options = Options(max_new_tokens=6)
+        own = run_identity(world.request().open(), world.target, options, plain(by.identity), ("direct", "map"))
+        calibration = made[0].model_copy(update={"identity": own.model_copy(update=changes)})
+        calibration.save(tmp_path / "pair.json")
+        return tmp_path / "pair.json", by
+
+    return write
+
+
+def test_serve_refuses_a_calibration_of_something_else_when_it_starts(file_of, world, monkeypatch):
+    options = Options(max_new_tokens=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Verbalizer, "open", lambda *_, **__: pytest.fail("a verbalizer was opened"))
+        path, _ = file_of(source="m:1")
+        with pytest.raises(Refusal, match="the source it was calibrated on is m:1"):
+            Opened.open(world.request().open(), by=world.av, confidence=path, options=options)
+        with pytest.raises(Refusal, match="which is of a dictionary, and none is named"):
+            Opened.open(world.target, by=world.av, confidence=path, options=options)
+    monkeypatch.setattr(Readings, "aligned", lambda *_, **__: pytest.fail("texts were read"))
+    path, by = file_of(verbalizer={"name": "another"})
+    texts = {"texts": str(world.root / "texts.txt"), "options": options}
+    with pytest.raises(Refusal, match="the verbalizer it was calibrated on is another"):
+        Opened.open(world.request().open(), by=by, confidence=path, **texts)
+
+
+def test_a_dry_run_refuses_one_of_something_else(file_of, world, tmp_path):
+    texts = Texts.read(world.root / "texts.txt")
+    how = {"by": world.av, "out": tmp_path / "run", "texts": texts, "options": Options(max_new_tokens=6)}
+    path, _ = file_of()
+    assert dry_run(world.request().open(), confidence=path, **how).features == 30
+    path, _ = file_of(dictionary="e" * 40)
+    with pytest.raises(Refusal, match="the dictionary it was calibrated on is eeee"):
+        dry_run(world.request().open(), confidence=path, **how)
+
+
+def test_another_route_is_refused_before_anything_is_said(file_of, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_verbalized", lambda *_: pytest.fail("something was said"))
+    path, by = file_of(routes=("map",))
+    how = {"by": by, "texts": world.root / "texts.txt", "max_new_tokens": 6, "confidence": path}
+    with pytest.raises(Refusal, match="it was calibrated by map, and this run goes by direct"):
+        explain(world.request().open(), features="0-9", out=tmp_path / "both", **how)
+    monkeypatch.setattr(Readings, "aligned", lambda *_, **__: pytest.fail("texts were read"))
+    with pytest.raises(Refusal, match="it was calibrated by map, and this run goes by direct"):
+        explain(world.request().open(), features="0-9", reading="fires", out=tmp_path / "fires", **how)
+    assert not (tmp_path / "both").exists() and not (tmp_path / "fires").exists()
+
+
+@pytest.mark.parametrize("number", [True, 1.0, "1", None, 2])
+def test_a_number_of_a_format_is_an_int(made, tmp_path, number):
+    told = made[0].to_json() | {"format": number}
+    (tmp_path / "pair.json").write_text(json.dumps(told))
+    with pytest.raises(Refusal, match=r"of format (True|1\.0|1|None|2), and this version reads 1"):
+        check_confidence(tmp_path / "pair.json")
+    with pytest.raises(Refusal, match="format: "):
+        type(made[0]).of(told, "pair.json")
+    with pytest.raises(Refusal, match="format: "):
+        type(made[0]).read(json.dumps(told), "pair.json")
+    confidences = {"kind": "dragoman confidences", "format": number, "kits": []}
+    with pytest.raises(Refusal, match="not a set of confidences in format 1"):
+        ConfidenceSet.from_json(confidences)
+    run = run_of(tmp_path / "run", made[1])
+    manifest = json.loads((run.path / "manifest.json").read_text()) | {"format": 2.0}
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Refusal, match="its format is 2.0"):
+        RunFolder.open(run.path)

@@ -186,7 +186,7 @@ def test_a_page_of_a_feature_is_what_the_viewer_reads(run: RunFolder, tmp_path: 
 )
 def test_a_graph_that_is_none_is_refused(change: Any, message: str) -> None:
     with pytest.raises(Refusal, match=message):
-        labelled_graph({**graph_of(), **change}, {982: "thorns"}, 20)
+        labelled_graph({**graph_of(), **change}, {(20, 982): "thorns"}, [20])
 
 
 def test_a_csv_reads_back_and_holds_no_formula(run: RunFolder, tmp_path: Path) -> None:
@@ -323,3 +323,32 @@ def test_a_circuit_page_bears_the_strength_of_each_token(run: RunFolder, tmp_pat
     with pytest.raises(Refusal, match="activations of feature 982: its tokens are not those of its windows"):
         written(run, tmp_path / "wrong", "circuit-tracer", condition="fires")
     assert not (tmp_path / "wrong").exists()
+
+
+def with_windows(folder: Path, count: int) -> tuple[RunFolder, int]:
+    """A run of so many features, each with a long window in tokens; and how many characters its windows have."""
+    entry = {"name": "fires", "reading": "fires", "route": "direct", "washout": "on-shell", "verbalizer": VERBALIZER}
+    manifest = {"source": "qwen:20", "target": "gemma:41", "conditions": [entry], "plan_digest": "e" * 64}
+    made, texts = RunFolder.create(folder, manifest), {str(n): f"{n} " + "a thorn " * 4_000 for n in range(count)}
+    with made.writing() as rows:
+        rows.append([row(feature, "fires", "About thorns.") for feature in texts])
+    made.write_contexts({feature: {"firing": [text], "silent": []} for feature, text in texts.items()})
+    write_tokens(made, {name: [TokenWindow(ends=(3, 9), at=(1,), fires=(2.0,))] for name in texts})
+    return made, sum(map(len, texts.values()))
+
+
+@pytest.mark.parametrize("format_", ["circuit-tracer", "neuronpedia"])
+def test_windows_are_read_one_feature_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str) -> None:
+    import tracemalloc
+
+    named = {"model_id": "m", "source_id": "20-x", "author_id": "me"} if format_ == "neuronpedia" else {}
+    monkeypatch.setattr(RunFolder, "contexts", property(lambda _: pytest.fail("all windows were read")))
+    peaks, sizes = list[int](), list[int]()
+    for count in (40, 160):
+        run, size = with_windows(tmp_path / f"run{count}", count)
+        sizes.append(size)
+        tracemalloc.start()
+        written(run, tmp_path / f"out{count}", format_, **named)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 2

@@ -36,6 +36,7 @@ from dragoman.commands.words import (
     Dtype,
     Out,
     Run,
+    RunOrRuns,
     Seed,
     out_file,
 )
@@ -134,7 +135,7 @@ for command in (explain, fit, inspect, calibrate):
 
 @app.command(cls=Command, epilog=examples("score"))
 def score(
-    run: Run,
+    run: RunOrRuns,
     ar: Ar = None,
     ar_layout: ArLayout = None,
     confidence: ConfidenceFile = None,
@@ -156,31 +157,39 @@ def score(
 
     A run needs native texts (explain --native), categories (tiny-sae), contexts (an encoder), --ar, or a confidence.
 
-    Writes scores.json, which dragoman report then shows.
+    Writes scores.json, which dragoman report then shows. Of a folder of runs all are judged, each by itself.
     """
     from dragoman.models.load import check_device
     from dragoman.scoring import score_run
     from dragoman.store import RunFolder
+    from dragoman.store.runsets import runs_of
 
-    folder = RunFolder.open(run)
+    folders = [RunFolder.open(path) for path in runs_of(run)]
     check_device(device)
-    with talking() as talk:
-        scores = score_run(
-            folder,
-            seed=seed,
-            device=device,
-            ar=ar,
-            layout=ar_layout,
-            dtype=dtype,
-            confidence=confidence,
-            steer=steer,
-            generate=generate,
-            say=talk.say,
-            progress=talk.towards("writing passages"),
-        )
-    if as_json:
-        put_record("scores", scores.to_json())
-    else:
+    for folder in folders:
+        several = {} if folder.path == run else {"run": folder.path.name}
+        with talking() as talk:
+            if several:
+                talk.say(f"scoring {folder.path}")
+            scores = score_run(
+                folder,
+                seed=seed,
+                device=device,
+                ar=ar,
+                layout=ar_layout,
+                dtype=dtype,
+                confidence=confidence,
+                steer=steer,
+                generate=generate,
+                say=talk.say,
+                progress=talk.towards("writing passages"),
+            )
+        if as_json:
+            put_record("scores", {**several, **scores.to_json()})
+            continue
+        if several:
+            put("")
+            put(f"{folder.path.name}: {folder.manifest.get('source')}")
         show_scores(scores.to_json(), folder.manifest)
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from dragoman.core import Refusal
 
@@ -37,10 +37,22 @@ def _with_tuples(value: object) -> object:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+def is_format(told: object, number: int) -> bool:
+    """Whether what a file says of its format is this number; true and 1.0 are none."""
+    return type(told) is int and told == number
+
+
 class Record(BaseModel):
     """A frozen record that knows all of its fields; numbers are not taken from text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("format", mode="before", check_fields=False)
+    @classmethod
+    def _whole_number(cls, value: object) -> object:
+        if type(value) is not int:
+            raise ValueError("a format is a whole number")
+        return value
 
     @classmethod
     def read(cls, text: str | bytes, where: str) -> Self:

@@ -136,8 +136,14 @@ def _unit(mean: NDArray[Any]) -> NDArray[np.float64]:
     return mean / np.linalg.norm(mean)
 
 
-def nothing_else(directions: Directions, background: Background) -> NDArray[np.bool_]:
-    """Which directions (n,) are nothing but background, so that they cannot be washed."""
+def nothing_else(directions: Directions, background: Background, how: str) -> NDArray[np.bool_]:
+    """Which directions (n,) are nothing but background, so that washing them ``how`` would refuse them."""
+    if understood(how)[0] in ("none", "mix"):
+        return np.zeros(len(directions), dtype=np.bool_)
+    return _beyond(directions, background)
+
+
+def _beyond(directions: Directions, background: Background) -> NDArray[np.bool_]:
     return np.abs(_along(directions, background)) > _SAME
 
 
@@ -148,7 +154,7 @@ def _along(directions: Directions, background: Background) -> NDArray[np.float64
 
 def _refuse_same(directions: Directions, background: Background) -> None:
     """Refuse directions that are nothing but background."""
-    along, lost = _along(directions, background), np.flatnonzero(nothing_else(directions, background))
+    along, lost = _along(directions, background), np.flatnonzero(_beyond(directions, background))
     if not len(lost):
         return
     row, instead = int(np.argmax(np.abs(along))), "check that the map has not collapsed onto the mean"

@@ -38,7 +38,7 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
 from dragoman.runs.texts import Texts
 from dragoman.scoring.judged_run import CachedEmbedder
-from dragoman.store import Cache, digest, refuse_alike, stable_json
+from dragoman.store import Cache, digest, plain, refuse_alike, stable_json
 from dragoman.store.outputs import check_file
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
@@ -241,7 +241,7 @@ def _identity(
     """What a calibration of this is of; ``some``: latents that go by every route asked for."""
     chosen = dictionary.features(some)
     carried, _ = conditions_of(chosen.directions, crossing, options, lambda _text: None)
-    return run_identity(chosen, by, options, sorted({one.route for one in carried}))
+    return run_identity(dictionary, by.site, options, plain(by.identity), sorted({one.route for one in carried}))
 
 
 def _embedder(device: str) -> Embedder:

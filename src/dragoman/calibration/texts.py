@@ -23,7 +23,7 @@ from dragoman.maps import Crossing
 from dragoman.maps.direct import FLOOR
 from dragoman.records import Card, Reading, Row
 from dragoman.runs.build import RunBuilder
-from dragoman.runs.carried import Carried, conditions_of
+from dragoman.runs.carried import Carried, conditions_of, washable
 from dragoman.runs.crossings import lens_words, windows_of
 from dragoman.runs.grow import keep_windows, keep_words
 from dragoman.runs.options import Options
@@ -32,7 +32,6 @@ from dragoman.scoring.claims import known_windows
 from dragoman.scoring.sentences import TextInContext
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import AnyVerbalizer
-from dragoman.washout import nothing_else
 
 RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE = "random", "shuffled map", "another's row", "fake latents", "background alone"
 NULLS = (RANDOM, SHUFFLED, ANOTHER, FAKE, ALONE)
@@ -99,7 +98,7 @@ class TextPlan:
             rows = self.crossing.directions(self.concepts, "map")
             cards = self.crossing.cards(self.concepts)
             conditions.append((CONCEPTS, self.concepts, _carried(CONCEPTS, rows, "map", cards, "writes")))
-        conditions = [(null, rows, self._washable(one, talk)) for null, rows, one in conditions]
+        conditions = [(null, rows, self._left(one, talk)) for null, rows, one in conditions]
         builder = RunBuilder(directions=self.latents, backgrounds={"by": self.crossing.background})
         for _, _, one in conditions:
             how = {"route": one.route, "washout": self.options.washout, "cards": one.cards, "reading": one.reading}
@@ -117,18 +116,9 @@ class TextPlan:
             keep_words(folder, lens)
         return folder, self._texts(folder, [(null, one) for null, _, one in conditions], windows, lens)
 
-    def _washable(self, one: Carried, talk: Talk) -> Carried:
-        """Without rows that are nothing but the target's background, as some by chance are: nothing can be washed off.
-
-        Where none is left, building the run refuses them.
-        """
-        lost = nothing_else(one.directions, self.crossing.background)
-        if self.options.washout == "none" or not lost.any() or lost.all():
-            return one
-        kept = np.flatnonzero(~lost).tolist()
-        talk.say(f"left out {int(lost.sum())} of {len(lost)} rows of {one.name}: they are the background's own")
-        rows = one.directions.pick([one.directions.ids[k] for k in kept])
-        return replace(one, directions=rows, cards=[one.cards[k] for k in kept] if one.cards else ())
+    def _left(self, one: Carried, talk: Talk) -> Carried:
+        """Without rows that cannot be washed; where none can, all, which building the run refuses."""
+        return washable(one, self.crossing.background, self.options.washout, talk.say)[0] or one
 
     def _alone(self) -> Directions:
         background = self.crossing.background

@@ -18,6 +18,7 @@ _EXAMPLES = {
         "dragoman explain SAE --features top:100 --through CROSSING --by AV -o runs/top",
         "dragoman explain probes.npz --source MODEL:20 --by AV",
         "dragoman explain SAE --features 982 --route as-is --by AV",
+        "dragoman explain 'sae:RELEASE/layer_*/16k' --graph graph.json --by AV -o runs/graph",
     ),
     "fit": ("dragoman fit tiny-sae --by tiny-gemma-av -o pair", "dragoman fit SAE --target MODEL:41 --texts mine.txt"),
     "calibrate": (

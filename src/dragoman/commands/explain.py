@@ -13,6 +13,7 @@ import typer
 
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import put, put_record, talking
+from dragoman.commands.several import explain_several, forecast_several
 from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
@@ -34,12 +35,12 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     MaxTexts,
-    Out,
+    OutRuns,
     PromptFile,
     PromptTexts,
     ReadingOf,
     ResidPre,
-    SaeUnlessPrompt,
+    SaesUnlessPrompt,
     Seed,
     Settings,
     Source,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    sae: SaeUnlessPrompt = None,
+    sae: SaesUnlessPrompt = None,
     features: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +79,7 @@ def explain(
             parser=file_path,
             metavar="FILE",
             rich_help_panel=EXPLAINED,
-            help="The features that the nodes of a circuit-tracer graph are of, in the dictionary's layer; export "
+            help="The features that the nodes of a circuit-tracer graph are of, in each dictionary's layer; export "
             "--graph writes their labels into a copy.",
         ),
     ] = None,
@@ -173,7 +174,7 @@ def explain(
         typer.Option(metavar="N", min=1, max=MOST_TOKENS, rich_help_panel=SAYS, help="Longest answer, in tokens."),
     ] = 200,
     confidence: ConfidenceFile = None,
-    out: Out = Path("runs/explain"),
+    out: OutRuns = Path("runs/explain"),
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -205,15 +206,19 @@ def explain(
 
     The verbalizer may be of another model or of their own.
 
+    Several dictionaries of one model give a run each in one folder, which view, score and export take whole.
+
     The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
     """
     from dragoman.dictionaries import open_dictionary
+    from dragoman.dictionaries.several import named as each_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
     from dragoman.models.asked import check_engine
     from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
+    from dragoman.store.outputs import check_run
 
     how: dict[str, Any] = {
         "reading": reading,
@@ -227,11 +232,39 @@ def explain(
     }
     kind: Any = map_kind  # a word that is none is refused by Options
     # Words are refused before the dictionary is opened, which may be far away.
-    asked, stated = features_from(features), Site.parse(source) if source is not None else None
-    fed = settings_from(setting or [])
+    asked, fed = features_from(features), settings_from(setting or [])
+    refs, several = each_dictionary(sae or [])
+    alone = refs[0] if refs else None
+    stated = Site.parse(source) if source is not None and not several else None
     options = Options(map="aligned" if kind is None else kind, **how)
     read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
-    read_as |= {"labels": labels, "resid_pre": resid_pre, "site": stated}
+    read_as |= {"labels": labels, "resid_pre": resid_pre}
+    if several:
+        if prompt or prompts is not None or at is not None:
+            raise Refusal("prompts beside several dictionaries", "they are read at one place", "name one, or none")
+        _refuse_words_of_features(graph, asked, confidence)
+        work = forecast_several if dry else explain_several
+        work(
+            refs,
+            out,
+            source=source,
+            read_as=read_as,
+            features=asked,
+            graph=graph,
+            as_json=as_json,
+            by=by,
+            native=native,
+            fed={"contract": contract, "settings": fed, "base": base},
+            options=how,
+            through=through,
+            map=kind,
+            texts=None if texts is None else BothTexts.read(texts, column=text_column, most=max_texts),
+            confidence=confidence,
+            how={"dtype": dtype, "device": device, "engine": engine, "compiled": compiled},
+        )
+        return
+    check_run(out)
+    read_as["site"] = stated
     if dry:
         if prompt or prompts is not None:
             raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
@@ -240,7 +273,7 @@ def explain(
         _refuse_words_of_features(graph, asked, confidence)
         crossing = opened_crossing(through, texts, kind)
         forecast = _forecast(
-            sae,
+            alone,
             read_as,
             graph,
             by=by,
@@ -250,6 +283,7 @@ def explain(
             through=crossing,
             options=replace(options, map=crossing.recipe) if crossing is not None else options,
             texts=BothTexts.read(texts, column=text_column, most=max_texts),
+            confidence=confidence,
             dtype=dtype,
             device=device,
             out=out,
@@ -274,16 +308,17 @@ def explain(
             "--confidence": confidence,
         }
         refuse_of_features(options, **named)
-    _refuse_nothing(sae, prompted, stated)
+    _refuse_nothing(alone, prompted, stated)
     _refuse_words_of_features(graph, asked, confidence)
     crossing = None if through is None else Crossing.load(through)
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
-        opened = None if sae is None else open_dictionary(sae, **read_as)
+        opened = None if alone is None else open_dictionary(alone, **read_as)
         what: Any = opened
         chosen: Any = asked
         if graph is not None and opened is not None:
-            chosen = features_of_graph(graph, opened.site.block)
+            of_graph = opened.features(features_of_graph(graph, opened.site.block))
+            what, chosen = replace(of_graph, by_id=frozenset()), None  # a graph names them, no person
         if prompted is not None:
             where: Any = stated if opened is None else opened.site
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)

@@ -9,13 +9,15 @@ is not the run's own place in the model, and options of another format.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dragoman.commands.printing import put, put_record, tell, tell_lines
-from dragoman.commands.words import Run, file_path, out_folder
+from dragoman.commands.words import RunOrRuns, file_path, out_folder
 from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _OTHER_WAY = "without access to its bucket: POST /api/feature/upload-batch takes
 
 
 def export(
-    run: Run,
+    run: RunOrRuns,
     model_id: Annotated[
         str | None, typer.Option(metavar="ID", help="Neuronpedia's id of the source model, for example qwen2.5-7b-it.")
     ] = None,
@@ -103,7 +105,8 @@ def export(
     from dragoman.neuronpedia import must_exist
     from dragoman.report.opened import ShownRun
     from dragoman.store import RunFolder
-    from dragoman.store.firing import read_tokens
+    from dragoman.store.apart import tokens_apart, windows_apart
+    from dragoman.store.runsets import one_run, runs_of
 
     if format_ not in FORMATS:
         raise Refusal(
@@ -111,28 +114,32 @@ def export(
         )
     of_formats = {"hookpoint": hookpoint, "graph": graph, "licence": licence, "model-id": model_id}
     _refuse_other_formats(format_, of_formats | {"source-id": source_id, "author-id": author_id or None})
-    folder = RunFolder.open(run)
-    shown = ShownRun.of(folder)
+    if format_ == "circuit-tracer":
+        _tell_paths(_circuit(runs_of(run), out, condition, graph), {"format": format_} if as_json else None)
+        return
+    folder = RunFolder.open(one_run(run, f"--format {format_}"))
+    shown = ShownRun.of(folder, windows=False)
     if format_ != "neuronpedia":
-        paths = _written(format_, folder, shown, out, condition, hookpoint=hookpoint, graph=graph, licence=licence)
+        paths = _written(format_, folder, shown, out, condition, hookpoint=hookpoint, licence=licence)
         _tell_paths(paths, {"format": format_} if as_json else None)
         return
-    made = write_neuronpedia(
-        shown,
-        out,
-        f"{run}",
-        Asked(
-            model_id=model_id,
-            source_id=source_id,
-            author_id=author_id,
-            condition=condition,
-            type_name=type_name,
-            explanation_model=explanation_model,
-            batch_size=batch_size,
-            resid_pre=resid_pre,
-        ),
-        read_tokens(folder),
-    )
+    with windows_apart(folder) as contexts:
+        made = write_neuronpedia(
+            replace(shown, contexts=contexts),
+            out,
+            f"{run}",
+            Asked(
+                model_id=model_id,
+                source_id=source_id,
+                author_id=author_id,
+                condition=condition,
+                type_name=type_name,
+                explanation_model=explanation_model,
+                batch_size=batch_size,
+                resid_pre=resid_pre,
+            ),
+            tokens_apart(folder),
+        )
     names, empty, source, paths = made.conditions, made.empty, made.source, made.paths
     if empty:
         tell(
@@ -177,18 +184,15 @@ def _written(
     condition: str | None,
     *,
     hookpoint: str | None,
-    graph: Path | None,
     licence: str | None,
 ) -> list[Path]:
-    """Write another format than Neuronpedia's."""
+    """Write another format than Neuronpedia's and circuit-tracer's."""
     from dragoman.core import Site
-    from dragoman.exports.circuit import write_circuit
     from dragoman.exports.delphi import write_delphi
     from dragoman.exports.entries import entries_of_run
     from dragoman.exports.hub import write_dataset
     from dragoman.exports.neuronpedia import default_conditions
     from dragoman.exports.tables import write_csv, write_parquet
-    from dragoman.store.firing import read_tokens
     from dragoman.store.outputs import refuse_there
 
     asked = [condition] if condition else []
@@ -202,7 +206,27 @@ def _written(
     (name,) = asked or default_conditions(shown, f"{folder.path}")[:1]
     entries = entries_of_run(shown, [name], samples=False)
     block = Site.parse(shown.manifest.source).block
-    if format_ == "delphi":
-        return write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
-    how = {"contexts": shown.contexts, "tokens": read_tokens(folder), "lens": shown.lens.get(name, {}), "graph": graph}
-    return write_circuit(out, entries, block, **how)
+    return write_delphi(out, entries, f"layers.{block}" if hookpoint is None else hookpoint)
+
+
+def _circuit(runs: Sequence[Path], out: Path, condition: str | None, graph: Path | None) -> list[Path]:
+    """Write labels of one run, or of all runs of a folder, a layer each."""
+    from dragoman.core import Site
+    from dragoman.exports.circuit import Block, write_circuit
+    from dragoman.exports.entries import entries_of_run
+    from dragoman.exports.neuronpedia import default_conditions
+    from dragoman.report.opened import ShownRun
+    from dragoman.store import RunFolder
+    from dragoman.store.apart import lens_apart, tokens_apart, windows_apart
+
+    blocks = list[Block]()
+    with ExitStack() as stack:
+        for path in runs:
+            folder = RunFolder.open(path)
+            shown = ShownRun.of(folder, windows=False)
+            (name,) = [condition] if condition else default_conditions(shown, f"{path}")[:1]
+            how: dict[str, Any] = {"contexts": stack.enter_context(windows_apart(folder))}
+            how |= {"tokens": tokens_apart(folder), "lens": stack.enter_context(lens_apart(folder, name))}
+            entries = entries_of_run(shown, [name], samples=False)
+            blocks.append(Block(layer=Site.parse(shown.manifest.source).block, entries=entries, **how))
+        return write_circuit(out, blocks, graph)

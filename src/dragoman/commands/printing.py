@@ -189,7 +189,7 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
 
         yield Talk(say=said, bar=Paced(said).bar, step=lambda name: tell(told.begun(name)))
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description:<20}", markup=False),
@@ -198,12 +198,10 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=shown, transient=quiet) as progress:
-        tasks: dict[str, TaskID] = {}
+        tasks: dict[str, Any] = {}
 
         def bar(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(spoken(what), total=total)
-            progress.update(tasks[what], completed=done, total=total)
+            _moved(progress, tasks, what, done, total)
 
         def say(text: str) -> None:
             if not quiet:
@@ -215,6 +213,15 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
             shown.print(spoken(told.begun(name)))
 
         yield Talk(say=say, bar=bar, step=step)
+
+
+def _moved(progress: Any, tasks: dict[str, Any], what: str, done: int, total: int) -> None:
+    """A bar, made when it is first heard of; one that begins again is of the next dictionary, and has another end."""
+    if what not in tasks:
+        tasks[what] = progress.add_task(spoken(what), total=total)
+    elif done == 0:
+        progress.reset(tasks[what])
+    progress.update(tasks[what], completed=done, total=total)
 
 
 class Steps:

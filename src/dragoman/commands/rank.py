@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dragoman.commands.printing import console, put, put_record, styled, talking
+from dragoman.commands.printing import console, put, put_record, styled, talking, tell
 from dragoman.commands.tables import show_table
 from dragoman.commands.words import (
     CROSSES,
@@ -41,6 +41,7 @@ from dragoman.store import check_name
 if TYPE_CHECKING:
     from dragoman.comparison.records import RankedCondition, RankedMeasure, Ranking
     from dragoman.store import RunFolder
+    from dragoman.store.runsets import RunSet
 
 
 # What says how runs are made, and nothing of runs that are there.
@@ -53,7 +54,9 @@ def rank(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN", help="Run folders, a verbalizer each; or one SAE, with --by, whose runs are made first."
+            metavar="RUN",
+            help="Run folders, or folders of runs of the same dictionaries, a verbalizer each; or one SAE, with --by, "
+            "whose runs are made first.",
         ),
     ],
     by: Annotated[
@@ -113,6 +116,7 @@ def rank(
     from dragoman.comparison.ranked import rank_runs
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.store import RunFolder
+    from dragoman.store.runsets import RunSet
 
     if by:
         read = BothTexts.read(texts, column=text_column, most=max_texts)
@@ -123,7 +127,20 @@ def rank(
         if said := next((name for name in _OF_MAKING if _typed(context, name)), None):
             option = f"--{said.replace('_', '-')}"
             raise Refusal(f"{option} of finished runs", "it says how runs are made", "leave it out, or name --by")
-        folders = [RunFolder.open(folder_path(one)) for one in runs]
+        paths = [folder_path(one) for one in runs]
+        if (sets := [RunSet.at(one) for one in paths]) != [None] * len(paths):
+            if page is not None:
+                raise Refusal("--page of folders of runs", "each dictionary has a table", "name one run of each")
+            for name, own in _by_dictionary(paths, sets):
+                found = rank_runs(list(map(RunFolder.open, own)), conditions=condition or (), seed=seed)
+                if as_json:
+                    put_record("ranking", {"dictionary": name, **found.to_json()})
+                else:
+                    console().print(styled(f"{name}\n", "bold underline"))
+                    show_ranking(found)
+                    put("")
+            return
+        folders = list(map(RunFolder.open, paths))
     found = rank_runs(folders, conditions=condition or (), seed=seed)
     written = None if page is None else write_ranking(found, page)
     if as_json:
@@ -132,6 +149,28 @@ def rank(
     show_ranking(found)
     if written is not None:
         put(f"page: {written}")
+
+
+def _by_dictionary(paths: Sequence[Path], sets: Sequence[RunSet | None]) -> list[tuple[str, list[Path]]]:
+    """Each dictionary of which every folder of runs holds one, and those runs, in the first folder's order.
+
+    Raises:
+        Refusal: a path is a single run, or the folders have no dictionary in common.
+    """
+    from dragoman.store.runsets import runs_of
+
+    found = list[dict[str, Path]]()
+    for path, one in zip(paths, sets, strict=True):
+        if one is None:
+            why = "it is one run, and others are folders of several"
+            raise Refusal(f"{path}", why, "name folders alone, or one run of each")
+        found.append(dict(zip([each.dictionary for each in one.runs], runs_of(path), strict=True)))
+    both = [name for name in found[0] if all(name in one for one in found)]
+    if not both:
+        raise Refusal("these folders of runs", "they have no dictionary in common", "name folders of the same ones")
+    for name in dict.fromkeys(name for one in found for name in one if name not in both):
+        tell(f"{name}: not all of these folders have a run of it, so it is left out")
+    return [(name, [one[name] for one in found]) for name in both]
 
 
 def _typed(context: typer.Context, name: str) -> bool:

@@ -70,7 +70,7 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
         more = {key: value for key, value in fields.items() if key in _MORE}
         row = Row.of({key: value for key, value in fields.items() if key not in more}, f"row {number}")
         typed.setdefault(row.feature, []).append((row, more))
-    told = Manifest.of(manifest, "the manifest") if manifest else Manifest()
+    absences = (Manifest.of(manifest, "the manifest") if manifest else Manifest()).absences
     for feature, some in typed.items():
         if (token := some[0][0].token) is not None:
             before, written, after = token.around(_AROUND)
@@ -80,15 +80,19 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
             )
         for row, more in some:
             _show_row(row, more)
-        if (why := told.too_rare(feature)) is not None:
-            _show_too_rare(f"{feature} {some[0][0].label}", why)
-    for feature in told.all_too_rare:
+        _show_absent(f"{feature} {some[0][0].label}", absences.get(feature, {}))
+    for feature, whys in absences.items():
         if feature not in typed:
-            _show_too_rare(feature, told.too_rare(feature) or "")
+            _show_absent(feature, whys)
 
 
-def _show_too_rare(name: str, why: str) -> None:
-    console().print(styled(name.strip(), "bold"), styled("[fires on]", "dim"), styled(f"{why}\n", "yellow"))
+def _show_absent(name: str, whys: Mapping[str, str]) -> None:
+    """Why a feature has no text of some conditions."""
+    from dragoman.report.words import title
+
+    for condition, why in whys.items():
+        head = styled(f"[{title(condition)}]", "dim")
+        console().print(styled(name.strip(), "bold"), head, styled(f"{why}\n", "yellow"))
 
 
 def _show_row(row: Row, more: Json) -> None:

@@ -131,8 +131,8 @@ def _named(some: Sequence[Belief]) -> str:
     return "; ".join(first) + more
 
 
-def show_believed(rows: Sequence[Json], manifest: Json, run: Path) -> None:
-    """The sentences, what a confidence rests on, and the next command."""
+def show_believed(rows: Sequence[Json], manifest: Json, run: Path | None) -> None:
+    """The sentences, what a confidence rests on, and the next command where a run is named."""
     out, told = console(), believed(rows, manifest)
     for line in told:
         out.print(styled(line, "bold"))
@@ -140,7 +140,8 @@ def show_believed(rows: Sequence[Json], manifest: Json, run: Path) -> None:
         from dragoman.report.tables import GUESS
 
         out.print(styled(f"A confidence is as good as what it was fitted on; {GUESS}.", "dim"))
-    out.print(styled(f"next: {next_after(rows, manifest, run)}"), soft_wrap=True)
+    if run is not None:
+        out.print(styled(f"next: {next_after(rows, manifest, run)}"), soft_wrap=True)
 
 
 def next_after(rows: Sequence[Json], manifest: Json, run: Path) -> str:

@@ -25,7 +25,8 @@ _SERVER = ("starlette", "uvicorn")
 
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", parser=folder_path, help="Run folders that dragoman wrote.")
+        list[Path],
+        typer.Argument(metavar="RUN", parser=folder_path, help="Run folders that dragoman wrote, or folders of runs."),
     ],
     port: Annotated[
         int, typer.Option(metavar="N", help="Port on this machine; 0 takes any that is free.", min=0, max=65535)
@@ -72,10 +73,11 @@ def view(
 def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
     """The runs, each under a name of its own."""
     from dragoman.store import RunFolder
+    from dragoman.store.runsets import runs_of
     from dragoman.view.opened import Viewed
 
     views, names = list[Viewed](), {"static"}
-    folders = [RunFolder.open(path) for path in runs]
+    folders = [RunFolder.open(one) for path in runs for one in runs_of(path, begun=True)]
     with talking() as talk:
         for folder in folders:
             name = own = folder.path.resolve().name or "run"

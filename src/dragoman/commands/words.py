@@ -18,6 +18,7 @@ import typer
 from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
+from dragoman.store.runsets import RunSet
 from dragoman.store.spans import meant, shown
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ _DEVICE = re.compile(r"[a-z]+(?::[0-9]{1,3})?")
 def named(param: typer.CallbackParam, value: str | None) -> str | None:
     """A word that names a file, a folder or a repository; nothing is looked for."""
     return value if value is None else check_name(value, _called(param))
+
+
+def each_named(param: typer.CallbackParam, values: list[str] | None) -> list[str] | None:
+    """Such words, several."""
+    return values and [check_name(value, _called(param)) for value in values]
 
 
 def folder_path(value: str | Path) -> Path:
@@ -51,6 +57,12 @@ def file_path(value: str | Path) -> Path:
 def out_run(value: str | Path) -> Path:
     """The folder of a run to write or to go on with; refuses what could not be written, before anything is opened."""
     return check_run(folder_path(value))
+
+
+def out_run_or_runs(value: str | Path) -> Path:
+    """The folder of a run, or of several, to write or to go on with; refused as above."""
+    path = folder_path(value)
+    return check_folder(path) if RunSet.at(path) is not None else check_run(path)
 
 
 def out_folder(value: str | Path) -> Path:
@@ -138,6 +150,17 @@ Out = Annotated[
         help="Folder to write; the same command goes on where it stopped.",
     ),
 ]
+OutRuns = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        parser=out_run_or_runs,
+        metavar="FOLDER",
+        rich_help_panel=MACHINE,
+        help="Folder to write, of several dictionaries a folder of runs; the same command goes on where it stopped.",
+    ),
+]
 OutCrossing = Annotated[
     Path,
     typer.Option(
@@ -154,7 +177,15 @@ _SAE = (
 )
 _WHERE = "With --prompt it only tells where activations are read."
 Sae = Annotated[str, typer.Argument(metavar="SAE", callback=named, help=_SAE)]
-SaeUnlessPrompt = Annotated[str | None, typer.Argument(metavar="SAE", callback=named, help=f"{_SAE} {_WHERE}")]
+SaesUnlessPrompt = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SAE",
+        callback=each_named,
+        help=f"{_SAE} Several, a folder of them, or a pattern (sae:RELEASE/layer_*/width_16k/canonical) give a run "
+        f"each. {_WHERE}",
+    ),
+]
 PromptTexts = Annotated[
     list[str] | None,
     typer.Option(
@@ -190,7 +221,7 @@ Source = Annotated[
         callback=named,
         metavar="MODEL:BLOCK",
         rich_help_panel=EXPLAINED,
-        help="Where the directions live, if the dictionary does not say.",
+        help="Where the directions live, if the dictionary does not say; of several dictionaries their MODEL alone.",
     ),
 ]
 MapKind = Annotated[
@@ -259,6 +290,12 @@ ArLayout = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(parser=folder_path, metavar="RUN", help="A run folder.")]
+RunOrRuns = Annotated[
+    Path,
+    typer.Argument(
+        parser=folder_path, metavar="RUN", help="A run folder, or a folder of runs of several dictionaries."
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(callback=known_dtype, metavar="NAME", rich_help_panel=MACHINE, help="float32, bfloat16 or float16."),

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
 from dragoman.core import Refusal
-from dragoman.records import Record
+from dragoman.records import Record, is_format
 from dragoman.store import read_json, write_json
 
 KIND = "dragoman calibration"
@@ -220,7 +220,7 @@ class Calibration(Record):
     def refuse_another(self, found: RunIdentity, what: str) -> None:
         """Refuse to judge a run of another pair, dictionary, verbalizer, route or way of saying.
 
-        ``found``: of the run; ``what``: how the file is called.
+        ``found``: of the run, its verbalizer empty where it is not known yet; ``what``: how the file is called.
 
         Raises:
             Refusal: naming the first thing that differs.
@@ -230,13 +230,14 @@ class Calibration(Record):
             "the source": (own.source, found.source),
             "the target": (own.target, found.target),
             "the dictionary": (own.dictionary[:12], found.dictionary[:12]),
-            "the verbalizer": (_short(own.verbalizer), _short(found.verbalizer)),
             "the map": (own.map, found.map),
             "the washout": (own.washout, found.washout),
             "the number of samples": (own.samples, found.samples),
             "the temperature": (own.temperature, found.temperature),
             "the most new tokens": (own.max_new_tokens, found.max_new_tokens),
         }
+        if found.verbalizer:
+            pairs["the verbalizer"] = _short(own.verbalizer), _short(found.verbalizer)
         for name, (mine, theirs) in pairs.items():
             if mine != theirs:
                 raise Refusal(f"{what}", f"{name} it was calibrated on is {mine}, and this run's is {theirs}", _AGAIN)
@@ -259,7 +260,7 @@ class Calibration(Record):
         told = read_json(path)
         if not is_calibration(told):
             raise Refusal(f"{path}", "it is no calibration", "name a file that dragoman calibrate wrote")
-        if told.get("format") != FORMAT:
+        if not is_format(told.get("format"), FORMAT):
             why = f"it is a calibration of format {told.get('format')}, and this version reads {FORMAT}"
             raise Refusal(f"{path}", why, "calibrate again")
         return cls.of(told, str(path))

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import MISSING, Evidence
 from dragoman.core import Refusal, Site
-from dragoman.records import Record
+from dragoman.records import Record, is_format
 from dragoman.store import read_json, write_json
 
 Doubles = NDArray[np.float64]
@@ -266,7 +266,7 @@ class ConfidenceSet(Record):
         Raises:
             Refusal: anything else, in one sentence that begins with ``what``.
         """
-        if not isinstance(data, Mapping) or data.get("kind") != KIND or data.get("format") != FORMAT:
+        if not isinstance(data, Mapping) or data.get("kind") != KIND or not is_format(data.get("format"), FORMAT):
             raise Refusal(what, f"it is not a set of confidences in format {FORMAT}", "use one that this version wrote")
         members = data.get("kits")
         ready = [_in_steps(one) for one in members] if isinstance(members, list) else members

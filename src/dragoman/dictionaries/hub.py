@@ -195,8 +195,17 @@ def entry_of(ref: DictionaryRef) -> dict[str, object]:
     return _entry(_release(_registry(ref), ref), ref)
 
 
+def ids_of_release(ref: DictionaryRef) -> list[str]:
+    """All SAE ids of a release in SAELens' registry. Refused as `registered` does."""
+    return list(_ids(_release(_registry(ref), ref)))
+
+
+def _ids(release: Mapping[str, Any]) -> dict[str, dict[str, object]]:
+    return {str(e.get("id")): e for e in release.get("saes") or [] if isinstance(e, dict)}
+
+
 def _entry(release: Mapping[str, Any], ref: DictionaryRef) -> dict[str, object]:
-    entries = {str(e.get("id")): e for e in release.get("saes") or [] if isinstance(e, dict)}
+    entries = _ids(release)
     if ref.inside not in entries:
         some = ", ".join(list(entries)[:4])
         raise Refusal(f"{ref}", f"release {ref.place} has no such id (it has {some}, ...)", "name one of its ids")

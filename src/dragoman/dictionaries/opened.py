@@ -154,9 +154,13 @@ class Dictionary:
             raise Refusal(f"'{self.ref}'", "its features are named twice", instead)
         asked = Asked.parse(ids) if isinstance(ids, str) else ids
         if isinstance(asked, Asked):
-            return Features(directions=self._asked(asked, seed, firings), dictionary=self)
+            by_id = frozenset(part for part in asked.parts if isinstance(part, str))
+            return Features(directions=self._asked(asked, seed, firings), dictionary=self, by_id=by_id)
         chosen = self.indices or None if asked is None else ids_of(asked)
-        return Features(directions=self.rows() if chosen is None else self._read(chosen), dictionary=self)
+        if chosen is None:
+            return Features(directions=self.rows(), dictionary=self)
+        directions = self._read(chosen)
+        return Features(directions=directions, dictionary=self, by_id=frozenset(directions.ids))
 
     def _asked(self, asked: Asked, seed: int, firings: Mapping[str, float] | None) -> Directions:
         """Directions of what was asked for in words; rows set aside are named as ``dead``."""
@@ -293,10 +297,14 @@ class Dictionary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Some features of a dictionary: their ``directions``, and the ``dictionary``; iterates over their ids."""
+    """Some features of a dictionary: their ``directions``, and the ``dictionary``; iterates over their ids.
+
+    ``by_id``: those that were asked for by their id, and not by a range or with all.
+    """
 
     directions: Directions
     dictionary: Dictionary
+    by_id: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """How many."""

@@ -1,6 +1,6 @@
 """Labels for attribution graphs of circuit-tracer, and its local feature files.
 
-In: entries of one condition, the layer; perhaps a graph. Out: which features a graph's nodes are of; a new folder:
+In: entries of one condition by layer; perhaps a graph. Out: which features a graph's nodes are of; a new folder:
 labels under both ids that a graph has for a feature, a page of each feature, a copy of the graph with its labels.
 Refuses features without a number, and graphs that are no such JSON.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,47 +38,60 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def write_circuit(
-    folder: Path,
-    entries: Sequence[Entry],
-    layer: int,
-    *,
-    contexts: Mapping[str, Mapping[str, Any]] | None = None,
-    tokens: Mapping[str, Sequence[TokenWindow]] | None = None,
-    lens: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-    graph: Path | None = None,
-) -> list[Path]:
-    """Write labels, feature pages and, where one is given, the graph with its labels.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """The features of one layer: ``entries`` of one condition, and by feature what is known around them.
+
+    ``contexts``: the run's windows; ``tokens``: of each of these windows, its tokens and activations, where the run
+    keeps them; ``lens``: "source": the words that its row writes most. Each is asked for one feature at a time.
+    """
+
+    layer: int
+    entries: Sequence[Entry]
+    contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
+    lens: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+
+def write_circuit(folder: Path, blocks: Sequence[Block], graph: Path | None = None) -> list[Path]:
+    """Write labels, feature pages and, where one is given, the graph with its labels; a page at a time is held.
 
     Args:
         folder: to be made.
-        entries: of one condition.
-        layer: of the features.
-        contexts: the run's windows by feature.
-        tokens: of each of these windows, its tokens and activations, where the run keeps them.
-        lens: by feature, "source": the words that its row writes most.
+        blocks: of which the features are.
         graph: a graph's JSON file.
+
+    Raises:
+        Refusal: two blocks are of one layer, or as the module says.
     """
-    found = {n: one for n, one in numbered(entries, "circuit-tracer").items() if one.brief}
-    labels = {number: one.brief for number, one in found.items()}
-    drawn = None if graph is None else labelled_graph(_graph(graph), labels, layer)
-    pages = {
-        f"features/{cantor(layer, n)}.json": _page(n, layer, one, contexts or {}, tokens or {}, lens or {})
-        for n, one in found.items()
+    by_layer = {one.layer: one for one in blocks}
+    if len(by_layer) < len(blocks):
+        raise Refusal("labels of two runs of one layer", "a node has one label", "export them one at a time")
+    found = {
+        layer: {n: each for n, each in numbered(one.entries, "circuit-tracer").items() if each.brief}
+        for layer, one in by_layer.items()
     }
+    labels = {(layer, n): each.brief for layer, some in found.items() for n, each in some.items()}
+    drawn = None if graph is None else labelled_graph(_graph(graph), labels, list(by_layer))
     files: dict[str, Any] = {
-        "labels.json": {f"{layer}_{n}": label for n, label in labels.items()},
-        "clerps.json": [[str(cantor(layer, n)), label] for n, label in labels.items()],
-        "local-clerps.json": [[f"\N{ROBOT FACE}{layer}_{n}", label] for n, label in labels.items()],
+        "labels.json": {f"{layer}_{n}": label for (layer, n), label in labels.items()},
+        "clerps.json": [[str(cantor(layer, n)), label] for (layer, n), label in labels.items()],
+        "local-clerps.json": [[f"\N{ROBOT FACE}{layer}_{n}", label] for (layer, n), label in labels.items()],
         **({} if drawn is None else {"graph.json": drawn}),
-        **pages,
     }
     with new_folder(folder) as made:
         (made / "features").mkdir()
         for name, value in files.items():
-            (made / name).write_bytes(json.dumps(value, allow_nan=False).encode("ascii"))
-        (made / "README.md").write_text(_readme(layer, len(labels), drawn is not None), encoding="utf-8")
-    return [folder / name for name in files if not name.startswith("features/")] + [folder / "features"]
+            _write(made / name, value)
+        for layer, some in found.items():
+            for n, each in some.items():
+                _write(made / f"features/{cantor(layer, n)}.json", _page(n, by_layer[layer], each))
+        (made / "README.md").write_text(_readme(list(by_layer), len(labels), drawn is not None), encoding="utf-8")
+    return [folder / name for name in files] + [folder / "features"]
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_bytes(json.dumps(value, allow_nan=False).encode("ascii"))
 
 
 def features_of_graph(path: Path, layer: int) -> list[str]:
@@ -90,16 +104,20 @@ def features_of_graph(path: Path, layer: int) -> list[str]:
     Raises:
         Refusal: it is no graph, a node's two ids contradict each other, or no node is of that layer.
     """
-    found, layers = dict[str, None](), set[int]()
-    for _, at, number in _feature_nodes(_graph(path)):
-        layers.add(at)
-        if at == layer:
-            found[str(number)] = None
-    if not found:
-        have = ", ".join(map(str, sorted(layers))) or "none"
+    found = features_by_layer(path)
+    if layer not in found:
+        have = ", ".join(map(str, sorted(found))) or "none"
         why = f"no node is a feature of layer {layer} (it has features of layers {have})"
         raise Refusal(f"graph {path}", why, "name the dictionary of one of these, or another graph")
-    return list(found)
+    return found[layer]
+
+
+def features_by_layer(path: Path) -> dict[int, list[str]]:
+    """The features that a graph's nodes are of, by layer. Refused as by `features_of_graph`, but for a layer."""
+    found: dict[int, dict[str, None]] = {}
+    for _, layer, number in _feature_nodes(_graph(path)):
+        found.setdefault(layer, {})[str(number)] = None
+    return {layer: list(some) for layer, some in found.items()}
 
 
 def _feature_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
@@ -122,8 +140,13 @@ def _feature_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
         yield k, layer, number
 
 
-def labelled_graph(graph: Mapping[str, Any], labels: Mapping[int, str], layer: int) -> dict[str, Any]:
+def labelled_graph(
+    graph: Mapping[str, Any], labels: Mapping[tuple[int, int], str], layers: Sequence[int]
+) -> dict[str, Any]:
     """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
+
+    ``labels``: by layer and number; ``layers``: which are explained. Where ``feature`` is the number alone, one with
+    labels in several layers is left out of ``qParams.clerps``, which could not tell them apart.
 
     Raises:
         Refusal: it has no nodes, a node's two ids contradict each other, or no node is of these features.
@@ -132,15 +155,18 @@ def labelled_graph(graph: Mapping[str, Any], labels: Mapping[int, str], layer: i
     if not isinstance(query, dict):
         raise Refusal("the graph", "its qParams are no object", "name a file that circuit-tracer wrote")
     made, pairs = list[dict[str, Any]](graph["nodes"]), dict[str, str]()
+    whose = dict[str, set[tuple[int, int]]]()
     for k, at, number in named:
-        label = labels.get(number) if at == layer else None
-        if label is not None:
-            pairs[str(made[k]["feature"])] = label
+        if (label := labels.get((at, number))) is not None:
+            key = str(made[k]["feature"])
+            whose.setdefault(key, set()).add((at, number))
+            pairs[key] = label
             made[k] = {**made[k], "clerp": label}
     if not pairs:
         raise Refusal(
-            "the graph", f"none of its features of layer {layer} is explained here", "name another graph or run"
+            "the graph", f"none of its features of {_called(layers)} is explained here", "name another graph or run"
         )
+    pairs = {key: label for key, label in pairs.items() if len(whose[key]) == 1}
     kept = query.get("clerps")
     kept = json.loads(kept) if isinstance(kept, str) and kept else kept or []
     others = [pair for pair in kept if isinstance(pair, list) and pair and str(pair[0]) not in pairs]
@@ -160,21 +186,15 @@ def _graph(path: Path) -> dict[str, Any]:
     return told
 
 
-def _page(
-    number: int,
-    layer: int,
-    one: Entry,
-    contexts: Mapping[str, Mapping[str, Any]],
-    tokens: Mapping[str, Sequence[TokenWindow]],
-    lens: Mapping[str, Mapping[str, Sequence[str]]],
-) -> dict[str, Any]:
+def _page(number: int, block: Block, one: Entry) -> dict[str, Any]:
     """What the page shows of a feature: where it fires, with strengths where the run keeps them by token."""
-    windows = windows_in_tokens(one.feature, contexts, tokens)
+    layer, own = block.layer, block.contexts.get(one.feature, {})
+    windows = windows_in_tokens(one.feature, {one.feature: own}, block.tokens)
     if not windows:
-        windows = [[(str(text), None)] for text in contexts.get(one.feature, {}).get("firing", [])]
+        windows = [[(str(text), None)] for text in own.get("firing", [])]
     examples = [_example(found) for found in windows]
     largest = max((max(example["tokens_acts_list"]) for example in examples), default=0.0)
-    words = [str(word) for word in lens.get(one.feature, {}).get("source", [])]
+    words = [str(word) for word in block.lens.get(one.feature, {}).get("source", [])]
     return {
         "layer": layer,
         "index": number,
@@ -199,11 +219,15 @@ def _example(found: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
     }
 
 
-def _readme(layer: int, count: int, graph: bool) -> str:
+def _called(layers: Sequence[int]) -> str:
+    return f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
+
+
+def _readme(layers: Sequence[int], count: int, graph: bool) -> str:
     """What is in the folder and how it is used."""
     drawn = "`graph.json`: the graph with these labels in its nodes and in `qParams.clerps`.\n\n" if graph else ""
     return f"""\
-# Labels of {count} features of layer {layer}, for circuit-tracer
+# Labels of {count} features of {_called(layers)}, for circuit-tracer
 
 Written by dragoman. A label that begins with "unsure: " is one that dragoman does not answer for.
 

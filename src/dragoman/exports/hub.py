@@ -60,7 +60,8 @@ def write_dataset(folder: Path, entries: Sequence[Entry], run: ShownRun, *, lice
         raise Refusal("explanations", "there are none to write", "choose a condition that has some")
     with new_folder(folder) as made:
         (made / "data").mkdir()
-        (made / FILE).write_bytes(b"".join(as_jsonl(entries)))
+        with (made / FILE).open("wb") as file:
+            file.writelines(as_jsonl(entries))
         (made / "README.md").write_text(card(entries, run, licence), encoding="utf-8")
     return [folder / "README.md", folder / FILE]
 

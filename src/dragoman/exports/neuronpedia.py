@@ -81,11 +81,11 @@ def write_neuronpedia(
         empty += without
     entry = entries[0]
     verbalizer = entry.verbalizer if entry else ""
-    windows = [
+    windows = (
         Window(index=feature, tokens=one)
         for feature in dict.fromkeys(one.index for one in explained)
         for one in windows_in_tokens(feature, shown.contexts, tokens)
-    ]
+    )
     paths = write_explanations(
         out,
         source,

@@ -21,7 +21,7 @@ from typing import Any
 
 from dragoman.exports.entries import Entry
 from dragoman.records import Card
-from dragoman.store import write_bytes
+from dragoman.store import replacing, write_bytes
 from dragoman.store.cells import arrow, csv_cell, whole
 
 _OF_ENTRY = tuple(field.name for field in fields(Entry) if field.name != "card")
@@ -89,7 +89,8 @@ def as_parquet(entries: Iterable[Entry], what: str) -> bytes:
 
 def write_csv(path: Path, entries: Sequence[Entry]) -> Path:
     """Write a CSV."""
-    write_bytes(path, b"".join(as_csv(entries)))
+    with replacing(path) as file:
+        file.writelines(as_csv(entries))
     return path
 
 

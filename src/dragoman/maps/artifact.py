@@ -29,7 +29,7 @@ from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.maps.words import FiringWords
-from dragoman.records import Record
+from dragoman.records import Record, is_format
 from dragoman.store import (
     Contents,
     digest,
@@ -104,7 +104,7 @@ class CrossingIndex(Record):
         stated = read_json(path) if path.is_file() else {}
         if not isinstance(stated, dict) or stated.get("holds") != "crossing":
             raise Refusal(f"{folder}", "it does not hold a crossing", "name a folder that dragoman fit wrote")
-        if stated.get("format") != FORMAT:
+        if not is_format(stated.get("format"), FORMAT):
             raise Refusal(
                 f"{folder}",
                 f"it is a crossing of format {stated.get('format')}, and this dragoman reads format {FORMAT}",

@@ -7,7 +7,7 @@ word for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -28,28 +28,24 @@ class Window:
 
 
 def activation_rows(
-    windows: Sequence[Window], model: str, source: str, author: str, made_id: Callable[..., str]
-) -> list[dict[str, object]]:
+    windows: Iterable[Window], model: str, source: str, author: str, made_id: Callable[..., str]
+) -> Iterator[dict[str, object]]:
     """One row a window, with the columns that have no default. ``made_id``: of parts of text."""
-    rows = list[dict[str, object]]()
     for number, window in enumerate(windows):
         known = window.known
         if not known:
             continue
         tokens, values = [text for text, _ in known], [value for _, value in known]
         most = max(range(len(values)), key=values.__getitem__)
-        rows.append(
-            {
-                "id": made_id("activation", model, source, window.index, str(number), *tokens, *map(str, values)),
-                "tokens": tokens,
-                "index": window.index,
-                "layer": source,
-                "modelId": model,
-                "maxValue": values[most],
-                "maxValueTokenIndex": most,
-                "minValue": min(values),
-                "values": values,
-                "creatorId": author,
-            }
-        )
-    return rows
+        yield {
+            "id": made_id("activation", model, source, window.index, str(number), *tokens, *map(str, values)),
+            "tokens": tokens,
+            "index": window.index,
+            "layer": source,
+            "modelId": model,
+            "maxValue": values[most],
+            "maxValueTokenIndex": most,
+            "minValue": min(values),
+            "values": values,
+            "creatorId": author,
+        }

@@ -12,9 +12,13 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from dragoman.core import Refusal
 from dragoman.neuronpedia.activations import Window, activation_rows
 from dragoman.neuronpedia.files import batch_files
 from dragoman.neuronpedia.ids import NeuronpediaRef
-from dragoman.store import opened, plain, read_jsonl, write_bytes
+from dragoman.store import file_sha256, plain, read_jsonl, refusing, replacing, write_bytes
 from dragoman.store.spans import shown
 
 LONGEST = 512  # UTF-16 units, which is how their site counts characters
@@ -60,11 +64,11 @@ def write_explanations(
     model_name: str,
     author: str,
     batch_size: int = BATCH,
-    windows: Sequence[Window] = (),
+    windows: Iterable[Window] = (),
 ) -> list[Path]:
     """Write the batches under ``out``, with their README and the importer's other files, and give their paths.
 
-    ``windows``: in which the features fire, written beside as ``activations``.
+    ``windows``: in which the features fire, written beside as ``activations``; a batch of them is held at a time.
 
     A file that is already there with the same bytes stays; so a second call changes nothing. The time is in none of
     them: the database says when a row came in.
@@ -92,21 +96,49 @@ def write_explanations(
         seen.add(row["id"])
     root = Path(out) / "v1"
     folder = root / source.model / source.source / "explanations"
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    contents = {folder / f"batch-{n}.jsonl.gz": packed(batch) for n, batch in enumerate(batches)}
-    fires = activation_rows(_whole_windows(windows), source.model, source.source, author, _id)
     held = folder.parent / "activations"
-    pieces = [fires[start : start + batch_size] for start in range(0, len(fires), batch_size)]
-    active = {held / f"batch-{n}.jsonl.gz": packed(piece) for n, piece in enumerate(pieces)}
-    there = _refuse_others(folder, contents) | _refuse_others(held, active)
-    how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
-    indices = [str(row["index"]) for row in rows]
-    description = readme(source, **how, indices=indices, files=len(batches), windows=len(fires))
-    beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
-    for path, content in (contents | active | beside).items():
-        if path not in there:
+    with _aside(Path(out)) as aside:
+        ready, _ = _batches(aside / "explanations", folder, rows, batch_size)
+        fires = activation_rows(_whole_windows(windows), source.model, source.source, author, _id)
+        active, count = _batches(aside / "activations", held, fires, batch_size)
+        there = _refuse_others(folder, ready) | _refuse_others(held, active)
+        how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
+        indices = [str(row["index"]) for row in rows]
+        description = readme(source, **how, indices=indices, files=len(ready), windows=count)
+        beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
+        for path, made in (ready | active).items():
+            if path not in there:
+                with refusing("writing", path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    made.replace(path)
+        for path, content in beside.items():
             write_bytes(path, content)
-    return list(contents)
+    return list(ready)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A folder on the same disk for what is not in its place yet; gone when the block ends."""
+    whole = out.absolute()
+    with refusing("writing", out):
+        nearest = next(place for place in (whole, *whole.parents) if place.is_dir())
+        made = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=nearest))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _batches(aside: Path, folder: Path, rows: Iterable[Mapping[str, Any]], size: int) -> tuple[dict[Path, Path], int]:
+    """Rows in files of so many; where each belongs and where it lies now, and how many rows there are."""
+    found, count, rows = dict[Path, Path](), 0, iter(rows)
+    aside.mkdir()
+    while batch := list(islice(rows, size)):
+        name = f"batch-{len(found)}.jsonl.gz"
+        with replacing(aside / name) as file:
+            file.write(packed(batch))
+        found[folder / name], count = aside / name, count + len(batch)
+    return found, count
 
 
 def short_label(text: str, most: int = LONGEST) -> str:
@@ -176,24 +208,23 @@ def _order(one: Explained) -> tuple[int, int, str]:
     return (0, int(one.index), "") if one.index.isdecimal() else (1, 0, one.index)
 
 
-def _refuse_others(folder: Path, contents: Mapping[Path, bytes]) -> set[Path]:
+def _refuse_others(folder: Path, ready: Mapping[Path, Path]) -> set[Path]:
     """Refuse a folder whose batches are not these ones: labels of another run must not be mixed in or written over.
 
-    Gives those of these that are there already.
+    ``ready``: by where it belongs, where each batch lies. Gives those of these that are there already.
     """
     there = set(batch_files(folder))
     for path in sorted(there):
-        with opened(path) as file:
-            most = len(contents.get(path, b""))
-            same = path in contents and file.read(most + 1) == contents[path]
-        if not same:
+        own = ready.get(path)
+        if own is None or file_sha256(path) != file_sha256(own):
             raise Refusal(f"{path}", "it holds other explanations", "name a new folder")
     return there
 
 
-def _whole_windows(windows: Sequence[Window]) -> list[Window]:
+def _whole_windows(windows: Iterable[Window]) -> Iterator[Window]:
     """Windows whose tokens the importer leaves whole."""
-    return [Window(index=one.index, tokens=[(_importable(t), value) for t, value in one.tokens]) for one in windows]
+    for one in windows:
+        yield Window(index=one.index, tokens=[(_importable(t), value) for t, value in one.tokens])
 
 
 def _untagged(text: str) -> str:

@@ -179,7 +179,6 @@ class _Lookup:
         rows, at = sorted(rows, key=lambda row: row.sample), (condition, feature)
         card, reading = rows[0].card if rows else None, self.readings.get(condition)
         status = "" if card is None or reading else "no map" if self.unmapped(condition, card) else card.status
-        rare = self.run.manifest.too_rare(feature) if reading == "fires" else None
         return ConditionTexts(
             condition=condition,
             reading=reading,
@@ -191,7 +190,7 @@ class _Lookup:
             confidence=self.sure.get(at),
             claims=self.claims.get(at),
             evidence=evidence_of(self.run, feature, condition, card) if reading and rows else Evidence(),
-            absent=rare or "not in this run",
+            absent=self.run.manifest.absent(feature, condition) or "not in this run",
             status=status,
         )
 

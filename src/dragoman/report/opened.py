@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
 from dragoman.records import ConditionEntry, Record, Row, TokenWindow
-from dragoman.report.words import Controls, too_rare
+from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import read_tokens
@@ -86,10 +86,12 @@ class About(Part):
     """What else a manifest tells.
 
     ``map``: what is wrong with the map, where anything is. ``too_rare``: features without the reading "fires".
+    ``background``: by condition, features that are set aside because what was carried of them is nothing else.
     """
 
     map: str | None = None
     too_rare: TooRare | None = None
+    background: Mapping[str, tuple[str, ...]] = {}
 
 
 class Manifest(Part):
@@ -125,6 +127,20 @@ class Manifest(Part):
         """Why a feature has no reading "fires", in words; None where nothing says so."""
         rare = self.about.too_rare if self.about else None
         return too_rare(rare.documents[feature], rare.least) if rare and feature in rare.documents else None
+
+    def absent(self, feature: str, condition: str) -> str | None:
+        """Why a feature has no text of a condition, in words; None where nothing says so."""
+        aside = self.about.background.get(condition, ()) if self.about else ()
+        return BACKGROUND_ALONE if feature in aside else self.too_rare(feature) if condition == "fires" else None
+
+    @property
+    def absences(self) -> Mapping[str, Mapping[str, str]]:
+        """By feature and condition, why a feature has no text of it."""
+        found = {name: {"fires": self.too_rare(name) or ""} for name in self.all_too_rare}
+        for condition, some in (self.about.background if self.about else {}).items():
+            for name in some:
+                found.setdefault(name, {})[condition] = BACKGROUND_ALONE
+        return found
 
     @property
     def doubtful_labels(self) -> str | None:

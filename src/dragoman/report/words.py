@@ -169,6 +169,9 @@ def problem_words(problem: str) -> str:
     return f"{problem} ({PROBLEMS[problem]})" if problem in PROBLEMS else problem
 
 
+BACKGROUND_ALONE = "its row there is nothing but background, so nothing of it is explained"
+
+
 def too_rare(documents: float | None, least: float) -> str:
     """Why a feature has no reading of what it fires on; ``documents`` are effective ones, None where nobody counted."""
     if documents is None:

@@ -10,10 +10,13 @@ the other, and where they differ that says something of the feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dragoman.core import Directions
+import numpy as np
+
+from dragoman.core import Background, Directions
 from dragoman.maps import Crossing
 from dragoman.maps.cards import by_route
 from dragoman.maps.crossing import Route
@@ -22,6 +25,7 @@ from dragoman.maps.direct import FLOOR
 from dragoman.records import READINGS, Card, Reading
 from dragoman.report.words import too_rare
 from dragoman.runs.options import READING_OF, Options
+from dragoman.washout import nothing_else, wash
 
 TOLD = 5  # features named in one sentence
 
@@ -43,10 +47,11 @@ def conditions_of(
     """The conditions asked for, and entries of the manifest's ``about``.
 
     Of ``about``, ``map``: what is wrong with the map, where a text crossed by it. ``too_rare``: the effective documents
-    (None where nobody counted) of features without the reading "fires", and how many are the ``least``.
+    (None where nobody counted) of features without the reading "fires", and how many are the ``least``. ``background``:
+    by condition, the features that are set aside there because what was carried of them is nothing else.
 
     Raises:
-        Refusal: as ``Crossing.carry``; "fires" alone was asked for, and no feature has it.
+        Refusal: as ``Crossing.carry``; "fires" alone was asked for, and no feature has it; every row is background.
     """
     about: dict[str, Any] = {}
     if options.route is not None or crossing.source == crossing.target:
@@ -61,7 +66,39 @@ def conditions_of(
     if doubt:
         say(f"{doubt}; believe no text it carried, or fit it on more texts")
         about["map"] = doubt
-    return made, about
+    kept, lost = list[Carried](), dict[str, list[str]]()
+    for one in made:
+        left, aside = washable(one, crossing.background, options.washout, say)
+        kept += [left] if left is not None else []
+        lost |= {one.name: aside} if aside else {}
+    if not kept:
+        wash(made[-1].directions, crossing.background, options.washout)  # refuses, with the reason
+    return kept, about | ({"background": lost} if lost else {})
+
+
+def washable(
+    one: Carried, background: Background, washout: str, say: Callable[[str], None]
+) -> tuple[Carried | None, list[str]]:
+    """Without rows that are nothing but background, and their ids: washing would leave nothing of them.
+
+    None where no row is left.
+    """
+    lost, ids = nothing_else(one.directions, background, washout), one.directions.ids
+    aside = [ids[k] for k in np.flatnonzero(lost)]
+    if not aside:
+        return one, []
+    first, more = ", ".join(aside[:TOLD]), ", ..." if len(aside) > TOLD else ""
+    say(f"set aside {len(aside)} of {len(ids)} rows of {one.name}: nothing but background ({first}{more})")
+    return without(one, set(aside)), aside
+
+
+def without(one: Carried, ids: AbstractSet[str]) -> Carried | None:
+    """The rows of other features; None where there are none."""
+    kept = [k for k, name in enumerate(one.directions.ids) if name not in ids]
+    if not kept:
+        return None
+    cards = [one.cards[k] for k in kept] if one.cards else ()
+    return replace(one, directions=one.directions.pick([one.directions.ids[k] for k in kept]), cards=cards)
 
 
 def _by_one_route(directions: Directions, crossing: Crossing, options: Options) -> Carried:

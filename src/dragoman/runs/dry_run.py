@@ -34,6 +34,7 @@ from dragoman.runs.forecast import (
 )
 from dragoman.runs.given import refuse_crossed_as_is
 from dragoman.runs.grow import refuse_another
+from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.options import Options
 from dragoman.runs.order import COMFORT, ROWS, Planned, planned, readers
 from dragoman.runs.texts import Texts
@@ -55,6 +56,7 @@ def dry_run(
     fed: Mapping[str, Any] | None = None,
     options: Options | None = None,
     texts: Texts | None = None,
+    confidence: Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Forecast:
@@ -71,6 +73,7 @@ def dry_run(
     check_place(source, dictionary.d_model)
     check_place(target, what="what the verbalizer reads")
     _refuse_early(source, target, options, through, out, device)
+    refuse_uncalibrated(confidence, dictionary, target, options)
     ids, count = _features(dictionary, features)
     beside = dictionary.direct_folder(target) if texts.own is None else None
     if through is None:

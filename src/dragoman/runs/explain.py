@@ -9,16 +9,17 @@ what decides it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Background, Refusal, Site, Talk, public_address
+from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
 from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
-from dragoman.maps.crossing import Route, neighbouring
+from dragoman.maps.crossing import Route, refuse_far
 from dragoman.models.asked import check_engine
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
@@ -27,7 +28,7 @@ from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, together
-from dragoman.runs.carried import conditions_of, unusable
+from dragoman.runs.carried import Carried, conditions_of, unusable, washable, without
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import (
     dictionary_of,
@@ -44,14 +45,16 @@ from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.order import one_at_a_time
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.progress import logged
-from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.readings import Held, Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.runs.turns import InTurn
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
+from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.washout import wash
 
 
 def explain(
@@ -124,66 +127,191 @@ def explain(
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
     with logged(talk_of(talk)) as talk:
-        by, out = verbalizer_of(by, "by"), path_of(out, "out")
-        native = None if native is None else verbalizer_of(native, "native")
-        fitted = opened_crossing(through, texts, map)
-        options = Options(
-            reading=reading,
-            route=route,
-            map=map if map is not None else fitted.recipe if fitted is not None else "aligned",
-            washout=washout_of(washout),
-            samples=samples,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            seed=seed,
+        out, options = path_of(out, "out"), {"reading": reading, "route": route, "washout": washout_of(washout)}
+        options |= {"samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+        common = Common.of(
+            verbalizer_of(by, "by"),
+            None if native is None else verbalizer_of(native, "native"),
+            fed={"contract": contract, "settings": settings, "base": base},
+            options=options | {"batch_size": batch_size, "seed": seed},
+            through=through,
+            map=map,
+            texts=texts,
+            confidence=confidence,
+            how={"dtype": dtype, "device": device, "engine": engine, "compiled": compiled},
         )
+        options, fitted = common.options, common.fitted
         if isinstance(what, Activations):
             prompted.refuse_of_features(options, features=features, confidence=confidence)
         check_run(out)
-        check_device(device)
-        check_engine(engine)
-        read = Texts.of(texts)
-        read.tell(talk)
-        if confidence is not None:
-            _refuse_unread(confidence)
-        chosen, later = (what, None) if isinstance(what, Activations) else _chosen(what, features, options, fitted)
-        directions = chosen.directions
-        fed = {"contract": contract, "settings": settings, "base": base}
-        if not isinstance(by, str) and any(fed.values()):
-            raise Refusal(f"verbalizer {by.name}", "it is open, and fed as it was opened", "pass its reference")
-        target = site_of_verbalizer(by, **fed, engine=engine) if isinstance(by, str) else by.site
-        if isinstance(native, str) and engine == "vllm":
-            site_of_verbalizer(native, engine=engine)
+        common.check()
+        common.texts.tell(talk)
+        chosen, later = (what, None) if isinstance(what, Activations) else chosen_of(what, features, options, fitted)
+        directions, target = chosen.directions, common.target
         if isinstance(chosen, Activations):
-            prompted.refuse_early(directions.site, target, options, fitted, read)
+            prompted.refuse_early(directions.site, target, options, fitted, common.texts)
         else:
-            _refuse_early(chosen, later, target, options, fitted, read, out, native=native is not None)
+            common.refuse_early(chosen.dictionary, chosen.directions, later, target, out)
             if later is None:
                 chosen = left_of(out, chosen)
             tell_labels(chosen.dictionary, talk)
-        how: dict[str, Any] = {"dtype": dtype, "device": device}
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
-        about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids), **how}
-        one = one_at_a_time((by, fed), native, directions.site, target, options, talk, read=fitted is None, **about)
-        by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled}, one_at_a_time=one)
-        refuse_uncalibrated(confidence, chosen, by, options)
-        readings = Readings(
-            source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk, once=True
-        )
-        how |= read.settings
+        about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids)}
+        common = common.opened(directions.site, target, talk, **about)
         if isinstance(chosen, Activations):
-            return Run(prompted.written(chosen, readings, by, native, options, fitted, out, how))
+            readings, settings_of = common.readings(directions.site, talk), common.settings
+            how = (options, fitted, out, settings_of)
+            return Run(prompted.written(chosen, readings, common.open_by, common.open_native, *how))
+        refuse_uncalibrated(confidence, chosen.dictionary, target, options, common.open_by)
+        return common.explained(chosen, later, out, talk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What explaining goes by, whatever is explained: the verbalizers, the options, the texts, where it computes.
+
+    ``by``, ``native``: open, or references, fed as ``fed`` says. ``fitted``: a crossing that is named. ``how``: dtype,
+    device, engine and whether it is compiled, of what is opened here. ``held``: models that stay open to be read.
+    """
+
+    by: AnyVerbalizer | str
+    native: AnyVerbalizer | str | None
+    fed: Mapping[str, Any]
+    options: Options
+    fitted: Crossing | None
+    texts: Texts
+    confidence: str | Path | None
+    how: Mapping[str, Any]
+    held: Held | None = None
+
+    @classmethod
+    def of(
+        cls,
+        by: AnyVerbalizer | str,
+        native: AnyVerbalizer | str | None,
+        *,
+        fed: Mapping[str, Any],
+        options: Mapping[str, Any],
+        through: Crossing | str | Path | None,
+        map: MapKind | None,
+        texts: Texts | Sequence[str] | str | Path | None,
+        confidence: str | Path | None,
+        how: Mapping[str, Any],
+    ) -> Common:
+        """Words as what they mean; ``options``: all of ``Options`` but the map."""
+        fitted = opened_crossing(through, texts, map)
+        kind: MapKind = map if map is not None else fitted.recipe if fitted is not None else "aligned"
+        made = Options(map=kind, **options)
+        read = Texts.of(texts)
+        return cls(
+            by=by, native=native, fed=fed, options=made, fitted=fitted, texts=read, confidence=confidence, how=how
+        )
+
+    def check(self) -> None:
+        """Refuse what can be told without a dictionary: devices, engines, a file of confidences that is none."""
+        check_device(self.how["device"])
+        check_engine(self.how["engine"])
+        if self.confidence is not None:
+            _refuse_unread(self.confidence)
+        if not isinstance(self.by, str) and any(self.fed.values()):
+            raise Refusal(f"verbalizer {self.by.name}", "it is open, and fed as it was opened", "pass its reference")
+
+    @property
+    def target(self) -> Site:
+        """What ``by`` reads; refuses references of which nobody knows it."""
+        engine = self.how["engine"]
+        if isinstance(self.native, str) and engine == "vllm":
+            site_of_verbalizer(self.native, engine=engine)
+        return site_of_verbalizer(self.by, **self.fed, engine=engine) if isinstance(self.by, str) else self.by.site
+
+    @property
+    def open_by(self) -> AnyVerbalizer:
+        """The verbalizer, once it was opened."""
+        if isinstance(self.by, str):
+            raise TypeError(f"{self.by} was not opened")
+        return self.by
+
+    @property
+    def open_native(self) -> AnyVerbalizer | None:
+        """The source's own, once it was opened."""
+        if isinstance(self.native, str):
+            raise TypeError(f"{self.native} was not opened")
+        return self.native
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a manifest tells of texts and machine."""
+        return {"dtype": self.how["dtype"], "device": self.how["device"], **self.texts.settings}
+
+    def opened(self, source: Site, target: Site, talk: Talk, **about: Any) -> Common:
+        """With the verbalizers open, or closed until they speak where the memory would not do for all at once.
+
+        ``about``: ``width``, ``d_sae`` and ``features`` of what is explained.
+        """
+        how = {"dtype": self.how["dtype"], "device": self.how["device"]}
+        who, read = ((self.by, self.fed), self.native), self.fitted is None
+        one = one_at_a_time(*who, source, target, self.options, talk, read=read, **about, **how)
+        by, native = speakers(self.by, self.native, self.fed, talk, self.how, one_at_a_time=one)
+        return replace(self, by=by, native=native)
+
+    def readings(self, source: Site, talk: Talk) -> Readings:
+        """What both models make of the texts."""
+        return Readings(
+            source=source, target=self.open_by.site, texts=self.texts, dtype=self.how["dtype"],
+            device=self.how["device"], talk=talk, once=True, held=self.held,
+        )  # fmt: skip
+
+    def explained(self, chosen: Features, later: Asked | None, out: Path, talk: Talk) -> Run:
+        """Cross, say, check; ``later``: words that only firings tell. Refused as the module says."""
+        options, fitted, by, native = self.options, self.fitted, self.open_by, self.open_native
+        readings = self.readings(chosen.directions.site, talk)
         crossing = fitted if fitted is not None else _prepared(chosen, readings, options, native=native is not None)
         if later is not None:
-            chosen = left_of(out, chosen.dictionary.features(later, seed=seed, firings=firings_of(crossing)))
+            asked = chosen.dictionary.features(later, seed=options.seed, firings=firings_of(crossing))
+            chosen = left_of(out, asked)
         if fitted is not None or chosen.directions is not chosen.dictionary.rows():
             tell_dead(chosen.directions, talk)
-        how |= {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
-        folder = written_run(chosen, crossing, readings, by, native, options, out, how)
-        add_claims(folder, talk.say, device=device)
-        add_confidence(folder, confidence, talk.say, device=device)
+        how = self.settings | {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
+        folder = written_run(chosen, crossing, readings, by, native, options, out, how, self.confidence)
+        add_claims(folder, talk.say, device=self.how["device"])
+        add_confidence(folder, self.confidence, talk.say, device=self.how["device"])
         return Run(folder)
+
+    def refuse_early(
+        self, dictionary: Dictionary, directions: Directions | None, later: Asked | None, target: Site, out: Path
+    ) -> None:
+        """Refuse, before models are opened, what could not be carried, counted, read, kept or told later.
+
+        ``directions``: what is explained, where it was read; their width and place are the dictionary's.
+
+        Raises:
+            Refusal: the crossing or the dictionary's encoder cannot be used, the texts are too few or alike, another
+                run lies in the folder, or what lies beside the dictionary (planted truth, confidence) is no file of
+                that kind.
+        """
+        source, options, fitted = dictionary.site, self.options, self.fitted
+        if fitted is not None and directions is not None:
+            fitted.refuse_others(directions, None)
+        if later is not None:
+            refuse_uncounted(later, dictionary, target, options)
+        check_place(source, dictionary.d_model)
+        check_place(target, what="what the verbalizer reads")
+        if fitted is None:
+            counted = dictionary.direct_folder(target) is not None
+            how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": self.native is not None}
+            self.texts.refuse_few(source, target, counted=counted, **how)
+        _ = dictionary.truth  # read when it is asked for
+        if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
+            ConfidenceSet.load(calibrated)
+        if options.serving == "as-is":
+            refuse_crossed_as_is(fitted)
+            refuse_far(source, target)
+        elif fitted is not None:
+            fitted.refuse_others(None, target)
+        elif source != target and options.asks_firings:
+            refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
+        refuse_uncalibrated(self.confidence, dictionary, target, options)
+        refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
 def _refuse_unread(confidence: str | Path) -> None:
@@ -233,7 +361,7 @@ def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: 
     return made
 
 
-def _chosen(
+def chosen_of(
     what: Features | Dictionary | str | Path,
     features: Sequence[str | int] | str | Asked | None,
     options: Options,
@@ -262,47 +390,6 @@ def _prepared(chosen: Features, readings: Readings, options: Options, *, native:
     return prepare(chosen.dictionary, () if whole else chosen.directions.ids, readings, options, native=native)
 
 
-def _refuse_early(
-    chosen: Features,
-    later: Asked | None,
-    target: Site,
-    options: Options,
-    fitted: Crossing | None,
-    texts: Texts,
-    out: Path,
-    *,
-    native: bool,
-) -> None:
-    """Refuse, before models are opened, what could not be carried, counted, read, kept or told later.
-
-    Raises:
-        Refusal: the crossing or the dictionary's encoder cannot be used, the texts are too few or alike, another run
-            lies in the folder, or what lies beside the dictionary (planted truth, confidence) is no file of that kind.
-    """
-    source, dictionary = chosen.directions.site, chosen.dictionary
-    if fitted is not None:
-        fitted.refuse_others(chosen.directions, None)
-    if later is not None:
-        refuse_uncounted(later, dictionary, target, options)
-    check_place(source, chosen.directions.d_model)
-    check_place(target, what="what the verbalizer reads")
-    if fitted is None:
-        counted = dictionary.direct_folder(target) is not None
-        how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": native, "counted": counted}
-        texts.refuse_few(source, target, **how)
-    _ = dictionary.truth  # read when it is asked for
-    if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
-        ConfidenceSet.load(calibrated)
-    if options.serving == "as-is":
-        refuse_crossed_as_is(fitted)
-        neighbouring(chosen.directions, target)
-    elif fitted is not None:
-        fitted.refuse_others(None, target)
-    elif source != target and options.asks_firings:
-        refuse_unusable_encoder(dictionary, required=options.serving not in ("map", "auto"))
-    refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
-
-
 def tell_labels(dictionary: Dictionary, talk: Talk) -> None:
     """Say where nothing tells that an export's labels are this dictionary's own."""
     labels = dictionary.labelled
@@ -319,10 +406,16 @@ def written_run(
     options: Options,
     out: Path,
     settings: Mapping[str, Any],
+    confidence: str | Path | None = None,
 ) -> RunFolder:
-    """Carry, wash, say and keep."""
+    """Carry, wash, say and keep; a calibration of other routes is refused before anything is said."""
     directions, talk = chosen.directions, readings.talk
     carried, about = conditions_of(directions, crossing, options, talk.say)
+    routes = sorted({one.route for one in carried})
+    refuse_uncalibrated(confidence, chosen.dictionary, by.site, options, by, routes)
+    if native is not None:
+        carried = _with_natives(chosen.directions, carried, _own(crossing), options, about, talk)
+    directions = _explained(chosen, carried, about.get("background", {}))
     verbalizers, backgrounds = {"by": by}, {"by": crossing.background}
     if native is not None:
         # Native and foreign are fed alike: a bare decoder row is as far off one model's shell as off the other's.
@@ -365,6 +458,41 @@ def written_run(
     if words:
         keep_words(folder, words)
     return folder
+
+
+def _with_natives(
+    directions: Directions,
+    carried: Sequence[Carried],
+    own: Background,
+    options: Options,
+    about: dict[str, Any],
+    talk: Talk,
+) -> list[Carried]:
+    """Conditions without features whose native row cannot be washed: every text is judged beside its native one."""
+    rows = Carried(name="native", directions=directions, route="identity", cards=(), reading=None)
+    left, aside = washable(rows, own, options.washout, talk.say)
+    if left is None:
+        wash(directions, own, options.washout)  # refuses, with the reason
+    if not aside:
+        return list(carried)
+    about["background"] = {"native": aside, **about.get("background", {})}
+    kept = [without(one, set(aside)) for one in carried]
+    return [one for one in kept if one is not None]
+
+
+def _explained(chosen: Features, carried: Sequence[Carried], background: Mapping[str, Sequence[str]]) -> Directions:
+    """The directions without those set aside in every condition they might have; refuse the latter asked for by id.
+
+    ``background``: by condition, which are set aside.
+    """
+    kept, ids = {name for one in carried for name in one.directions.ids}, chosen.directions.ids
+    aside = {name for some in background.values() for name in some} - kept
+    named = [name for name in ids if name in aside and (not kept or name in chosen.by_id)]
+    if named:
+        of = f"feature {shown(named[0])}" if len(named) == 1 else f"{len(named)} features ({shown(', '.join(named))})"
+        why = "what is injected would be nothing but background, of which washing leaves nothing"
+        raise Refusal(f"{of} of {chosen.dictionary.name}", why, "leave it out of --features, or say --washout none")
+    return chosen.directions.pick([name for name in ids if name not in aside]) if aside else chosen.directions
 
 
 def _own(crossing: Crossing) -> Background:

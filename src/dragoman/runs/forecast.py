@@ -120,26 +120,32 @@ def weights_bytes(model: ModelNeeds, dtype: str) -> int | None:
     return None if count is None else count * _NUMBER[dtype]
 
 
-def host_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, str] | None:
-    """Bytes at the peak where all is computed on the CPU, and the step; None where a model's size is not known."""
+def host_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> tuple[int, str] | None:
+    """Bytes at the peak where all is computed on the CPU, and the step; None where a model's size is not known.
+
+    ``stay``: whether models that are read stay open while words are said.
+    """
     if not _known(sizes):
         return None
 
     def lying(model: ModelNeeds) -> int:
         return (weights_bytes(model, sizes.dtype) or 0) + _tokenizer(model)
 
-    steps = _steps(sizes, order, lying)
+    steps = _steps(sizes, order, lying, stay=stay)
     if sizes.read:
         steps["reading"] += _sums(sizes) + _every_row(sizes)
     step = max(steps, key=lambda name: steps[name])
     return int(constants()["process_bytes"] + steps[step]), step
 
 
-def gpu_peak(sizes: Sizes, order: Order = "at once") -> tuple[int, int, str] | None:
-    """Bytes at the peak on a GPU and on its host, and the GPU's step; sums lie on both, as they go to the disk."""
+def gpu_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> tuple[int, int, str] | None:
+    """Bytes at the peak on a GPU and on its host, and the GPU's step; sums lie on both, as they go to the disk.
+
+    ``stay``: as of ``host_peak``.
+    """
     if not _known(sizes):
         return None
-    steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0)
+    steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0, stay=stay)
     if sizes.read:
         steps["reading"] += _sums(sizes) + _every_row(sizes)
     step = max(steps, key=lambda name: steps[name])
@@ -152,7 +158,7 @@ def _known(sizes: Sizes) -> bool:
     return all(weights_bytes(model, sizes.dtype) is not None for model in (*sizes.held, *sizes.read))
 
 
-def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int]) -> dict[str, int]:
+def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int], *, stay: bool) -> dict[str, int]:
     """Bytes of each step on the device; ``lying``: of one open model. One at a time no verbalizer stays open."""
     alone, held = [lying(model) for model in sizes.held], 0
     if order == "at once":
@@ -162,7 +168,9 @@ def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int]) -> di
         each = (one + _saying(sizes, model) for one, model in zip(alone, sizes.held, strict=True))
         steps = {"saying": max(each, default=0)}
     if sizes.read:
-        steps["reading"] = held + sum(map(lying, sizes.read)) + _working(sizes)
+        read = sum(map(lying, sizes.read))
+        steps["reading"] = held + read + _working(sizes)
+        steps["saying"] += read if stay else 0
     return steps
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,23 @@ def left_of(out: Path, chosen: Features) -> Features:
     found = RunFolder.open(out)
     parts, asked = parts_of(found.manifest), chosen.directions.ids
     known = {name for part in parts for name in part.features}
-    if new := [name for name in asked if name not in known]:
+    aside = [name for name in dict.fromkeys(_background(found.manifest)) if name not in known]
+    if new := [name for name in asked if name not in known and name not in aside]:
         _refuse_unfinished(found)
         _refuse_changed(found, chosen)
-    wanted = tuple(new) or parts[-1].features
-    if wanted == asked:
+    # What was set aside is carried and set aside again: what is read may depend on all that was asked for.
+    wanted = tuple(new) or (*parts[-1].features, *(aside if len(parts) == 1 else ()))
+    if [name for name in wanted if name not in aside] == [name for name in asked if name not in aside]:
         return chosen
     if set(wanted) <= set(asked):
-        return Features(directions=chosen.directions.pick(wanted), dictionary=chosen.dictionary)
-    return chosen.dictionary.features(wanted)
+        return replace(chosen, directions=chosen.directions.pick(wanted))
+    return replace(chosen.dictionary.features(wanted), by_id=frozenset())
+
+
+def _background(manifest: Mapping[str, Any]) -> list[str]:
+    """Features that a run set aside in some condition because nothing but background was carried of them."""
+    told = (manifest.get("about") or {}).get("background") or {}
+    return [name for some in told.values() for name in some]
 
 
 def _refuse_unfinished(run: RunFolder) -> None:
@@ -184,7 +192,10 @@ def _merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
     there = {one["name"] for one in before["conditions"]}
     about, more = dict(before.get("about") or {}), now.get("about") or {}
     rare = [one["too_rare"] for one in (about, more) if "too_rare" in one]
-    about |= {key: value for key, value in more.items() if key != "too_rare"}
+    lost = [one.get("background") or {} for one in (about, more)]
+    about |= {key: value for key, value in more.items() if key not in ("too_rare", "background")}
+    if any(lost):
+        about["background"] = {name: [*lost[0].get(name, ()), *lost[1].get(name, ())] for name in lost[0] | lost[1]}
     if rare:
         about["too_rare"] = {
             "least": rare[0]["least"],

@@ -1,18 +1,18 @@
 """What explaining is of: the dictionary's entry in a manifest, and what a calibration must be of to judge the run.
 
-In: features, a verbalizer, options. Out: an entry; a ``RunIdentity``. Refuses, before anything is read, a calibration
-of something else.
+In: a dictionary, a verbalizer, options. Out: an entry; a ``RunIdentity``. Refuses, before anything is read, a
+calibration of something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dragoman.confidence.calibration import RunIdentity
-from dragoman.core import Directions
-from dragoman.dictionaries import Dictionary, Features
-from dragoman.models.prompts import Activations
+from dragoman.core import Directions, Refusal, Site
+from dragoman.dictionaries import Dictionary
 from dragoman.runs.options import Options
 from dragoman.scoring import calibration_of
 from dragoman.store import digest, plain
@@ -20,27 +20,50 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 
 
 def refuse_uncalibrated(
-    confidence: str | Path | None, chosen: Features | Activations, by: AnyVerbalizer, options: Options
+    confidence: str | Path | None,
+    dictionary: Dictionary | None,
+    target: Site,
+    options: Options,
+    by: AnyVerbalizer | None = None,
+    routes: Sequence[str] = (),
 ) -> None:
-    """Refuse, before anything is read, a calibration of another pair, dictionary, verbalizer or way of saying.
+    """Refuse, before anything is read or said, a calibration of another pair, dictionary, verbalizer, route or way.
 
-    By which routes features go is known later, and refused then. Activations have no confidence, and no file is none.
+    Args:
+        confidence: the file; none, or one that is no calibration, is not refused.
+        dictionary: whose features are explained, None where no dictionary is open.
+        target: where the verbalizer reads.
+        options: of the run.
+        by: the verbalizer; not compared before it is open.
+        routes: that features go by; where left out, what the options alone tell of them.
     """
-    if confidence is None or isinstance(chosen, Activations):
+    if (calibration := calibration_of(confidence)) is None:
         return
-    calibration = calibration_of(confidence)
-    if calibration is not None:
-        calibration.refuse_another(run_identity(chosen, by, options), str(confidence))
+    if dictionary is None:
+        why = "it is a calibration, which is of a dictionary, and none is named"
+        raise Refusal(f"{confidence}", why, "name the dictionary, or leave --confidence out")
+    verbalizer = None if by is None else plain(by.identity)
+    found = run_identity(dictionary, target, options, verbalizer or {}, routes or _sure_routes(options))
+    calibration.refuse_another(found, f"{confidence}")
 
 
-def run_identity(chosen: Features, by: AnyVerbalizer, options: Options, routes: Sequence[str] = ()) -> RunIdentity:
-    """What explaining these features is of, as calibrations tell it."""
-    entry = entry_of(chosen.dictionary, chosen.directions)
+def _sure_routes(options: Options) -> tuple[str, ...]:
+    """The routes that features go by whatever is read; which of them have the reading "fires" is known later."""
+    if options.route is not None:
+        return (options.route,)
+    return ("direct",) if options.reading == "fires" else ("map",)
+
+
+def run_identity(
+    dictionary: Dictionary, target: Site, options: Options, verbalizer: Mapping[str, Any], routes: Sequence[str] = ()
+) -> RunIdentity:
+    """What explaining features of a dictionary is of, as calibrations tell it."""
+    where = dictionary.where
     return RunIdentity(
-        source=str(chosen.directions.site),
-        target=str(by.site),
-        dictionary=str(entry.get("at") or entry["digest"]),
-        verbalizer=plain(by.identity),
+        source=str(dictionary.site),
+        target=str(target),
+        dictionary=digest(where) if isinstance(where, Path) else str(where),
+        verbalizer=verbalizer,
         map=options.map,
         routes=tuple(sorted(routes)),
         washout=options.washout,

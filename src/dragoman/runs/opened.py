@@ -27,6 +27,7 @@ from dragoman.runs import prompted
 from dragoman.runs.crossings import map_alone, nothing_to_cross, prepare
 from dragoman.runs.explain import speakers, tell_labels, written_run
 from dragoman.runs.given import dictionary_of, opened_crossing
+from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
@@ -141,10 +142,12 @@ class Opened:
             read.refuse_few(source, target, map=options.map, route=options.serving, counted=counted)
         if confidence is not None:
             check_confidence(confidence)
+            refuse_uncalibrated(confidence, dictionary, target, options)
         if dictionary is not None:
             tell_labels(dictionary, talk)
         how: dict[str, Any] = {"dtype": dtype, "device": device}
         by, _ = speakers(by, None, fed, talk, {**how, "engine": "auto", "compiled": False})
+        refuse_uncalibrated(confidence, dictionary, by.site, options, by)
         progress = Progress(talk)
         readings = Readings(source=source, target=by.site, texts=read, talk=progress.talk(), **how)
         crossing = fitted if fitted is not None else _prepared(dictionary, readings, options)
@@ -204,7 +207,7 @@ class Opened:
     def _written(self, chosen: Features, crossing: Crossing, out: Path, options: Mapping[str, Any]) -> Run:
         asked, device = replace(self.options, **options), self.readings.device
         how = {"dtype": self.readings.dtype, "device": device, **self.readings.texts.settings}
-        folder = written_run(chosen, crossing, self.readings, self.by, None, asked, out, how)
+        folder = written_run(chosen, crossing, self.readings, self.by, None, asked, out, how, self.confidence)
         if self.embedder is not None:
             say = self.readings.talk.say
             add_claims(folder, say, device=device, embedder=self.embedder)

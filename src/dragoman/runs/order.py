@@ -53,9 +53,10 @@ def planned(sizes: Sizes, device: str) -> Planned:
     return Planned(order, peak, free)
 
 
-def peak_of(sizes: Sizes, device: str, order: Order) -> int | None:
-    """Bytes at the peak on the device."""
-    found = host_peak(sizes, order) if device == "cpu" else gpu_peak(sizes, order)
+def peak_of(sizes: Sizes, device: str, order: Order, *, stay: bool = False) -> int | None:
+    """Bytes at the peak on the device; ``stay``: with models that are read left open while words are said."""
+    peak = host_peak if device == "cpu" else gpu_peak
+    found = peak(sizes, order, stay=stay)
     return None if found is None else found[0]
 
 
@@ -90,17 +91,55 @@ def one_at_a_time(
         read: whether texts are read.
         about: ``width`` of the source's stream, ``d_sae`` and ``features`` of the dictionary, ``dtype``, ``device``.
     """
+    sizes = _sizes(by, native, source, target, options, read=read, **about)
+    if sizes is None:
+        return False
+    found = planned(sizes, about["device"])
+    if found.order == "one at a time":
+        talk.say(found.sentence)
+    return found.order == "one at a time"
+
+
+def readers_stay(
+    by: tuple[AnyVerbalizer | str, Mapping[str, Any]],
+    native: AnyVerbalizer | str | None,
+    source: Site,
+    target: Site,
+    options: Options,
+    **about: Any,
+) -> bool:
+    """Whether there is room for the models that are read beside those that speak, from one dictionary to the next.
+
+    As of ``one_at_a_time``; not where nothing tells what is free.
+    """
+    sizes = _sizes(by, native, source, target, options, read=True, **about)
+    peak = None if sizes is None else peak_of(sizes, about["device"], "at once", stay=True)
+    free = free_bytes(about["device"])
+    return peak is not None and free is not None and peak <= COMFORT * free
+
+
+def _sizes(
+    by: tuple[AnyVerbalizer | str, Mapping[str, Any]],
+    native: AnyVerbalizer | str | None,
+    source: Site,
+    target: Site,
+    options: Options,
+    *,
+    read: bool,
+    **about: Any,
+) -> Sizes | None:
+    """What memory follows from; None where a caller opened the verbalizers, or nothing can be opened."""
     refs = [(one, fed) for one, fed in (by, (native, {})) if isinstance(one, str)]
     if not refs:  # what a caller opened is the caller's
-        return False
+        return None
     pair, device, width = constants()["pair"], about["device"], about["width"]
     try:
         held = [verbalizer_needs(ref, fed, pair).whole for ref, fed in refs]
         opened = readers(source, target, pair) if read else []
     except Refusal:  # whoever opens it says what is wrong with it
-        return False
+        return None
     rows = options.batch_size or ROWS["cpu" if device == "cpu" else "gpu"]
-    sizes = Sizes(
+    return Sizes(
         p=width,
         q=held[0].width or width,
         held=held,
@@ -112,7 +151,3 @@ def one_at_a_time(
         most=options.max_new_tokens,
         dtype=about["dtype"],
     )
-    found = planned(sizes, device)
-    if found.order == "one at a time":
-        talk.say(found.sentence)
-    return found.order == "one at a time"

@@ -12,7 +12,7 @@ the device and threads, which move sums by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,12 +43,35 @@ _LEFT_OUT = "left_out.json"
 T = TypeVar("T")
 
 
+class Held:
+    """Models that are read again and again, each opened once up to the farthest block that it is read at."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        """``sites``: all that will be read."""
+        self._open = dict[str, Reader]()
+        self._blocks = dict[str, int]()
+        for site in sites:
+            self._blocks[model_ref(site)] = max(site.block, self._blocks.get(model_ref(site), 0))
+
+    def reader(self, site: Site, how: Mapping[str, Any]) -> Reader:
+        """The model of a site, open to be read there; ``how``: in what and where it computes."""
+        ref = model_ref(site)
+        if ref not in self._open:
+            self._open[ref] = Reader.open(site, upto=self._blocks[ref], **how)
+        return replace(self._open[ref], site=site)
+
+    def close(self, device: str) -> None:
+        """Give their memory back."""
+        self._open.clear()
+        let_go(device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readings:
     """Two models over the same texts.
 
     ``dtype``, ``device``: what they compute in, and where. ``once``: for one run alone, so that what was opened to read
-    is closed before anything is said.
+    is closed before anything is said. ``held``: models that stay open for other readings.
     """
 
     source: Site
@@ -58,6 +81,7 @@ class Readings:
     device: str = "cpu"
     talk: Talk = field(default_factory=Talk)
     once: bool = False
+    held: Held | None = None
 
     @cached_property
     def lenses(self) -> LensPair | None:
@@ -199,6 +223,8 @@ class Readings:
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""
         how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        if self.held is not None:
+            return self.held.reader(self.source, how), self.held.reader(self.target, how)
         if model_ref(self.source) == model_ref(self.target):
             source = Reader.open(self.source, upto=self.target.block, **how)
             return source, replace(source, site=self.target)

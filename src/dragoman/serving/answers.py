@@ -110,6 +110,7 @@ def _answer(run: Run, seconds: float) -> Answer:
         explanations=tuple(_explained(one) for one in run.explanations()),
         map_doubt=manifest.about.map if manifest.about else None,
         too_rare={name: manifest.too_rare(name) or "" for name in manifest.all_too_rare},
+        background=manifest.about.background if manifest.about else {},
         seconds=round(seconds, 3),
     )
 

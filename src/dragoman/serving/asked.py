@@ -103,7 +103,8 @@ class Answer(_Plain):
     """What was said.
 
     ``map_doubt``: what is wrong with the map, where texts crossed by one that is no better than none; believe none of
-    them then. ``too_rare``: features without the reading "fires", and why. ``seconds``: of work.
+    them then. ``too_rare``: features without the reading "fires", and why. ``background``: by condition, features of
+    which nothing but background arrived, so that nothing is said. ``seconds``: of work.
     """
 
     dragoman: str
@@ -114,6 +115,7 @@ class Answer(_Plain):
     explanations: tuple[Explained, ...]
     map_doubt: str | None
     too_rare: Mapping[str, str]
+    background: Mapping[str, tuple[str, ...]]
     seconds: float
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
+from dragoman.records import is_format
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
 from dragoman.store.forms import is_lens, is_windows, public
@@ -28,6 +29,7 @@ from dragoman.store.spans import shown
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
+RUNS = "runs.json"  # of a folder of runs, see `runsets`
 LOG = "log.txt"  # what was said while the run was made; it decides nothing
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
@@ -219,6 +221,8 @@ class RunFolder:
             written = (path / "manifest.json").exists()
         # Dot files are ours: a lock, or what a process killed before its first rename left behind.
         others = [name for name in inside if not name.startswith(".")]
+        if RUNS in others:
+            raise Refusal(f"output folder {path}", "it is a folder of several runs", "name one in it, or a new folder")
         if others and not written:
             raise Refusal(f"output folder {path}", f"it holds other files ({min(others)})", "name a new folder")
         return written
@@ -238,11 +242,13 @@ class RunFolder:
         """A run that is there, to read or to score."""
         path = Path(path)
         with refusing("reading", path):
-            written = (path / "manifest.json").exists()
+            written, several = ((path / name).exists() for name in ("manifest.json", RUNS))
+        if several and not written:
+            raise Refusal(f"{path}", "it is a folder of several runs", "name one in it")
         if not written:
             raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or not is_format(manifest.get("format"), FORMAT):
             found = manifest.get("format") if isinstance(manifest, dict) else None
             why = f"its format is {shown(found)}, this dragoman reads {FORMAT}"
             raise Refusal(f"{path}", why, "make the run again in another folder, or use the version that wrote it")

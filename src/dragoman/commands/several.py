@@ -1,0 +1,128 @@
+"""``dragoman explain`` of several dictionaries: a run each in one folder, the verbalizers opened once for all.
+
+In: references, and the words of ``explain``. Out: a folder of runs, rows on stdout run by run; or what all would take.
+Refuses what ``dragoman.runs.several`` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dragoman.commands.forecast import show_forecast
+from dragoman.commands.printing import console, put, put_record, styled, talking
+from dragoman.commands.show import show_calibration, show_rows, with_scores
+from dragoman.commands.verdict import show_believed
+from dragoman.core import Refusal, Talk
+
+if TYPE_CHECKING:
+    from dragoman.dictionaries import Asked
+    from dragoman.runs.run import Run
+    from dragoman.runs.several import Named
+
+
+def explain_several(
+    refs: Sequence[str],
+    out: Path,
+    *,
+    source: str | None,
+    read_as: Mapping[str, Any],
+    features: Asked | None,
+    graph: Path | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Explain them, and show each run when it is done; ``how``: as of ``Common.of``."""
+    from dragoman.runs.explain import Common
+    from dragoman.runs.opened import Progress
+    from dragoman.runs.several import explain_each
+
+    progress = Progress(Talk())
+    with talking() as progress.now:
+        asked, common = _asked(refs, out, source, read_as, features, graph, progress.talk()), Common.of(**how)
+    with closing(explain_each(asked, common, out, progress.talk())) as work:
+        while True:
+            with talking() as progress.now:  # bars go before rows are shown
+                found = next(work, None)
+            if found is None:
+                break
+            _show(*found, as_json=as_json)
+    if not as_json:
+        labels = f"export {out} --format circuit-tracer --graph {graph}"
+        console().print(styled(f"next: dragoman {f'view {out}' if graph is None else labels}"), soft_wrap=True)
+
+
+def _show(one: Named, run: Run, *, as_json: bool) -> None:
+    """One run, as ``explain`` of its dictionary alone shows it."""
+    page = run.write_page()
+    rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
+    if as_json:
+        for row in rows:
+            put_record("row", {"run": one.name, **row})
+        return
+    console().print(styled(f"{one.name}: {one.dictionary.site}\n", "bold underline"))
+    show_rows(rows, run.manifest)
+    show_calibration(run.folder.scores)
+    put(f"page: {page}")
+    show_believed(rows, run.manifest, None)
+    put("")
+
+
+def forecast_several(
+    refs: Sequence[str],
+    out: Path,
+    *,
+    source: str | None,
+    read_as: Mapping[str, Any],
+    features: Asked | None,
+    graph: Path | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Tell what all of them would take; ``how``: as of ``Common.of``."""
+    from dragoman.dictionaries import Asked as Words
+    from dragoman.runs.dry_run import dry_run
+    from dragoman.runs.explain import Common
+    from dragoman.runs.several import check_each, together
+
+    with talking() as talk:
+        asked, common = _asked(refs, out, source, read_as, features, graph, talk), Common.of(**how)
+    check_each(asked, common, out)
+    by, native = common.by, common.native
+    if not isinstance(by, str) or not (native is None or isinstance(native, str)):
+        raise Refusal("a forecast", "it is of verbalizers that are not open", "pass their references")
+    said: dict[str, Any] = {"by": by, "native": native, "fed": common.fed, "options": common.options}
+    said |= {"texts": common.texts, "dtype": common.how["dtype"], "device": common.how["device"]}
+    found = []
+    for one in asked:
+        words = one.features if one.features is None or isinstance(one.features, Words) else Words.parse(one.words)
+        found.append(dry_run(one.dictionary, out=out / one.name, features=words, **said))
+    whole = together(found)
+    if as_json:
+        put_record("forecast", whole.to_json())
+        return
+    for one, own in zip(asked, found, strict=True):
+        put(f"{one.name}: {own.features} features at {own.source}, {own.decoded_tokens} tokens to say")
+    put(f"{len(found)} dictionaries together:")
+    show_forecast(whole)
+
+
+def _asked(
+    refs: Sequence[str],
+    out: Path,
+    source: str | None,
+    read_as: Mapping[str, Any],
+    features: Asked | None,
+    graph: Path | None,
+    talk: Any,
+) -> list[Named]:
+    from dataclasses import replace
+
+    from dragoman.exports.circuit import features_by_layer
+    from dragoman.runs.several import of_graph, opened
+
+    layers = None if graph is None else features_by_layer(graph)
+    asked = opened(refs, source, out, **read_as)
+    return [replace(one, features=features) for one in asked] if layers is None else of_graph(asked, layers, talk)
