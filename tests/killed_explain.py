@@ -1,8 +1,8 @@
-"""A nursery for processes that are killed: imports dragoman once, then forks a child per line of standard input.
+"""A nursery for processes that are killed: one run in the process itself, then a forked child per line of its input.
 
-Each line is a JSON list of command-line arguments; the child runs them as ``dragoman`` would. The parent prints the
-child's process id, and its exit status once it has ended. Folders of models named on the nursery's own command line are
-opened once by the parent: their tokenizers have been tried by then, and all that transformers imports is there.
+Each line is a JSON list, of a folder for the cache and the command-line arguments, which are run as ``dragoman`` would.
+The process prints the id of who runs them, and its exit status once it has ended. What the first run has imported, and
+what the embedder has read in it, its children find there: they start at once.
 """
 
 import json
@@ -11,33 +11,43 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers.models.bert.modeling_bert
-import transformers.models.gemma3.modeling_gemma3
-import transformers.models.llama.modeling_llama  # noqa: F401  (imported before forking, so that children start at once)
 
-import dragoman.commands.explain
-import dragoman.scoring.claims
-import dragoman.scoring.run  # noqa: F401
 from dragoman import cli
-from dragoman.models.embedder import SentenceEmbedder  # noqa: F401
-from dragoman.models.load import load_model
-from dragoman.runs.explain import explain  # noqa: F401
+from dragoman.models import embedder
+from embedded_once import opened
 
 torch.set_num_threads(1)
-for folder in sys.argv[1:]:
-    load_model(folder)
+vars(embedder)["SentenceEmbedder"] = opened
 
+
+def run(words: list[str]) -> int:
+    os.environ["DRAGOMAN_CACHE"], *sys.argv[1:] = words
+    sys.argv[0] = "dragoman"
+    told = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            sys.stdout, sys.stderr = told
+    return 0
+
+
+def say(number: int) -> None:
+    os.write(1, f"{number}\n".encode())
+
+
+first = True
 for line in sys.stdin:
+    if first:
+        first = False
+        say(os.getpid())
+        say(run(json.loads(line)))
+        continue
     child = os.fork()
     if child == 0:
-        sys.argv = ["dragoman", *json.loads(line)]
-        with Path(os.devnull).open("w") as nowhere:
-            sys.stdout = sys.stderr = nowhere
-            try:
-                cli.main()
-            except SystemExit as end:
-                os._exit(int(end.code or 0))
-        os._exit(0)
-    os.write(1, f"{child}\n".encode())
-    _, status = os.waitpid(child, 0)
-    os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(run(json.loads(line)))
+    say(child)
+    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

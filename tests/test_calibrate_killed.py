@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from small_world import World, command
-from test_explain import ENV, Nursery
+from test_explain import Nursery
 from tiny_checkpoints import CORPUS
 
 KEPT = ("held_out.json", "pairs.safetensors", "run/rows.jsonl", "run/contexts.json", "run/vectors.safetensors")
@@ -40,12 +40,12 @@ def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
     world: World, arguments: list[str], tmp_path: Path
 ) -> None:
     whole, torn, codes = tmp_path / "whole", tmp_path / "torn", list[int]()
+    nursery = Nursery()
     for cache, kills in ((whole, 0), (torn, 6)):
-        nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(cache)}, [])
         chance, killed = random.Random(3), 0
         for _ in range(kills):
             before = sizes(cache)
-            child = nursery.start(arguments)
+            child = nursery.start(cache, arguments)
             deadline = time.monotonic() + 300
             while sizes(cache) <= before and time.monotonic() < deadline:
                 time.sleep(0.002)
@@ -53,9 +53,9 @@ def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
             os.kill(child, signal.SIGKILL)
             killed += int(nursery.said()) == -signal.SIGKILL
         assert killed == kills
-        nursery.start(arguments)
+        nursery.start(cache, arguments)
         codes.append(int(nursery.said()))
-        nursery.close()
+    nursery.close()
     assert codes == [1, 1]  # models of chance: what they say is not borne out, and no calibration is written
     assert not (world.root / "pair.json").exists()
     for name in KEPT:

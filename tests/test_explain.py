@@ -287,21 +287,20 @@ def test_a_run_without_natives_or_planted_truth_has_nothing_to_be_judged_by(tmp_
         judged(run, HashEmbedder(), seed=0)
 
 
-ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+HERE = os.pathsep.join(map(str, (Path(dragoman.core.__file__).parents[1], Path(__file__).parent)))
+ENV = {**os.environ, "PYTHONPATH": HERE, "OMP_NUM_THREADS": "1"}
 
 
 class Nursery:
-    """Starts ``dragoman`` in forked children (see killed_explain.py): nothing is imported twice."""
+    """Runs ``dragoman`` in a process, then in children forked from it (see killed_explain.py)."""
 
-    def __init__(self, environment: dict[str, str], models: list[str]) -> None:
-        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py"), *models]
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py")]
+        self.process = subprocess.Popen(command, env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def start(self, arguments: list[str]) -> int:
+    def start(self, cache: Path, arguments: list[str]) -> int:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.write(json.dumps([str(cache), *arguments]) + "\n")
         self.process.stdin.flush()
         return int(self.said())
 
@@ -317,26 +316,17 @@ def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: 
     arguments = [
         *("explain", str(world["root"] / "sae"), "--by", world["av"], "--native", world["native"]),
         *("--source", str(world["source"]), "--texts", str(world["root"] / "texts.txt"), "--max-new-tokens", "8"),
-        *(
-            "--features",
-            ",".join(map(str, range(18))),
-            "--batch-size",
-            "3",
-            "--samples",
-            "3",
-            "--temperature",
-            "1",
-            "-o",
-        ),
+        *("--features", ",".join(map(str, range(8))), "--batch-size", "2"),
+        *("--samples", "3", "--temperature", "1", "-o"),
     ]
-    nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(world["root"] / "cache")}, [world["av"], world["native"]])
-    nursery.start([*arguments, str(tmp_path / "whole")])
+    cache, nursery = world["root"] / "cache", Nursery()
+    nursery.start(cache, [*arguments, str(tmp_path / "whole")])
     assert int(nursery.said()) == 0
     whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
     chance, rows, kills = random.Random(7), tmp_path / "torn" / "rows.jsonl", 0
     for _ in range(10):
         before = rows.stat().st_size if rows.exists() else 0
-        child = nursery.start([*arguments, str(tmp_path / "torn")])
+        child = nursery.start(cache, [*arguments, str(tmp_path / "torn")])
         deadline = time.monotonic() + 600
         while not (rows.exists() and rows.stat().st_size > before) and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -344,7 +334,7 @@ def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: 
         os.kill(child, signal.SIGKILL)
         kills += int(nursery.said()) == -signal.SIGKILL
         assert whole.startswith(rows.read_bytes().rpartition(b"\n")[0])
-    nursery.start([*arguments, str(tmp_path / "torn")])
+    nursery.start(cache, [*arguments, str(tmp_path / "torn")])
     assert int(nursery.said()) == 0
     assert rows.read_bytes() == whole
     assert kills == 10
