@@ -15,6 +15,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from dragoman.maps.aligned import Aligned
     from dragoman.models.harvest import Reader
+    from nursery import Nursery
     from planted_readers import PlantedPair
     from small_world import World
 
@@ -36,6 +37,16 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("a test asked the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where processes are forked that a test kills, interrupts or waits for."""
+    from nursery import Nursery
+
+    one = Nursery()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")
