@@ -6,7 +6,10 @@ What they are made of loads torch, so it is imported when one is asked for.
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from dragoman.maps.aligned import Aligned
     from dragoman.models.harvest import Reader
+    from nursery import Nursery
     from planted_readers import PlantedPair
     from small_world import World
 
@@ -23,8 +27,24 @@ settings.register_profile("dragoman", deadline=None)
 settings.load_profile("dragoman")
 
 
+MEMORY, ROOM = Path("/dev/shm"), 8 << 30  # noqa: S108  (a file system in memory, and bytes that are to be free there)
+
+
+def pytest_configure() -> None:
+    """Folders of tests lie in memory where there is room: what is written is synced thousands of times."""
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected is there to the end: garbage is looked for in what tests make, not in that."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _others_are_no_garbage() -> None:
+    """Nor in what the files before have imported or hold: whoever closes a model looks for garbage."""
+    gc.collect()
     gc.freeze()
 
 
@@ -36,6 +56,16 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("a test asked the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where processes are forked that a test kills, interrupts or waits for."""
+    from nursery import Nursery
+
+    one = Nursery()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

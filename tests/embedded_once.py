@@ -44,7 +44,7 @@ def packaged() -> ReadOnce:
     return ReadOnce(_Opened())
 
 
-def _open(folder: Any = None, **how: Any) -> Any:
+def opened(folder: Any = None, **how: Any) -> Any:
     if folder is not None:
         return _Opened(folder, **how)
     room.packaged_folder()  # refuses where a test says that it is not installed
@@ -53,4 +53,4 @@ def _open(folder: Any = None, **how: Any) -> Any:
 
 def shared(patch: pytest.MonkeyPatch) -> None:
     """What opens the packaged embedder gets the worker's own."""
-    patch.setattr(room, "SentenceEmbedder", _open)
+    patch.setattr(room, "SentenceEmbedder", opened)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nursery import Nursery, wait_until
 from small_world import World, command
-from test_explain import ENV, Nursery
 from tiny_checkpoints import CORPUS
 
 KEPT = ("held_out.json", "pairs.safetensors", "run/rows.jsonl", "run/contexts.json", "run/vectors.safetensors")
@@ -37,25 +37,19 @@ def work(cache: Path) -> Path:
 
 
 def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
-    world: World, arguments: list[str], tmp_path: Path
+    world: World, arguments: list[str], tmp_path: Path, nursery: Nursery
 ) -> None:
-    whole, torn, codes = tmp_path / "whole", tmp_path / "torn", list[int]()
-    for cache, kills in ((whole, 0), (torn, 6)):
-        nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(cache)}, [])
-        chance, killed = random.Random(3), 0
-        for _ in range(kills):
-            before = sizes(cache)
-            child = nursery.start(arguments)
-            deadline = time.monotonic() + 300
-            while sizes(cache) <= before and time.monotonic() < deadline:
-                time.sleep(0.002)
-            time.sleep(chance.uniform(0, 0.05))
-            os.kill(child, signal.SIGKILL)
-            killed += int(nursery.said()) == -signal.SIGKILL
-        assert killed == kills
-        nursery.start(arguments)
-        codes.append(int(nursery.said()))
-        nursery.close()
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    codes, chance, killed = [nursery.run(arguments, cache=whole, here=True)], random.Random(3), 0
+    for _ in range(6):
+        before = sizes(torn)
+        child = nursery.start(arguments, cache=torn)
+        wait_until(lambda before=before: sizes(torn) > before)
+        time.sleep(chance.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        killed += nursery.ended() == -signal.SIGKILL
+    assert killed == 6
+    codes.append(nursery.run(arguments, cache=torn))
     assert codes == [1, 1]  # models of chance: what they say is not borne out, and no calibration is written
     assert not (world.root / "pair.json").exists()
     for name in KEPT:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,9 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-import dragoman
-import slow_explain
 from dragoman.core import Interrupted, Refusal
 from dragoman.store import RunFolder
+from nursery import Nursery, wait_until
 from small_world import Said, World, command
 
 Dragoman = Callable[..., Said]
@@ -132,22 +127,12 @@ def test_exit_codes_of_commands_are_kept(dragoman_: Dragoman) -> None:
     assert "No such command 'translate'" in dragoman_("translate").err
 
 
-def start(words: list[str], seconds: float, log: Path) -> subprocess.Popen[str]:
-    home = Path(dragoman.__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1", "SECONDS": str(seconds), "LOG": str(log)}
-    command = [sys.executable, str(Path(slow_explain.__file__)), *words]
-    # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
-    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=env, text=True, preexec_fn=ready, **pipes)
-
-
 def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
-    world: World, tmp_path: Path, dragoman_: Dragoman
+    world: World, tmp_path: Path, dragoman_: Dragoman, nursery: Nursery
 ) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     words = [
@@ -155,14 +140,12 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
         *("--texts", str(world.root / "texts.txt"), "--map", "post", "--route", "map"),
         *("--features", ",".join(map(str, range(12))), "--batch-size", "2", "-o", str(out)),
     ]
-    process = start(words, 10, log)
-    deadline = time.monotonic() + 300
-    while lines_in(log) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    said, talk = process.communicate(timeout=120)
+    process = nursery.start(words, log=tmp_path / "said", SLOWLY="slow_explain", SECONDS="10", LOG=str(log))
+    wait_until(lambda: lines_in(log) >= 2)
+    os.kill(process, signal.SIGINT)
+    code, said, talk = nursery.ended(), *((tmp_path / f"said.{end}").read_text() for end in ("out", "err"))
     kept = lines_in(out / "rows.jsonl")
-    assert (process.returncode, said) == (130, "") and kept == 2, talk
+    assert (code, said) == (130, "") and kept == 2, talk
     assert talk.endswith(
         f"dragoman: interrupted: {kept} of 12 rows are kept in {out}; run the same command again to go on.\n"
     )

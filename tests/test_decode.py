@@ -24,7 +24,7 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 from tiny_checkpoints import BLOCK, FAMILIES, WIDTH, model_of, save_adapter, save_checkpoint, sidecar_of, write_sidecar
 from verbalizer_doubles import prompt_embeddings
 
-TOKENS = 24
+TOKENS = 18
 CLOSE = "</explanation>"
 
 

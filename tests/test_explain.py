@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import typer.testing
 
-import dragoman.core
 from asking import Asked, explain
 from dragoman import cli
 from dragoman.commands.show import show_rows
@@ -30,6 +29,7 @@ from dragoman.runs.options import check_route
 from dragoman.store import RunFolder, read_arrays
 from embedded_once import shared
 from judging import judged, whole
+from nursery import HERE, Nursery, wait_until
 from tiny_checkpoints import CORPUS, WIDTH, save_checkpoint, sidecar_of
 from word_hash import HashEmbedder
 
@@ -237,7 +237,10 @@ def test_score_and_report_follow_a_run(world: dict[str, Any], tmp_path: Path) ->
 def test_a_refusal_is_one_sentence_on_stderr_and_exit_code_1(tmp_path: Path) -> None:
     code = "from dragoman.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, text=True, env=ENV
+        [sys.executable, "-c", code, "report", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": HERE},
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("dragoman: ") and done.stderr.count("\n") == 1 and "not a run folder" in done.stderr
@@ -287,68 +290,30 @@ def test_a_run_without_natives_or_planted_truth_has_nothing_to_be_judged_by(tmp_
         judged(run, HashEmbedder(), seed=0)
 
 
-ENV = {**os.environ, "PYTHONPATH": str(Path(dragoman.core.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-
-
-class Nursery:
-    """Starts ``dragoman`` in forked children (see killed_explain.py): nothing is imported twice."""
-
-    def __init__(self, environment: dict[str, str], models: list[str]) -> None:
-        command = [sys.executable, str(Path(__file__).parent / "killed_explain.py"), *models]
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, arguments: list[str]) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(arguments) + "\n")
-        self.process.stdin.flush()
-        return int(self.said())
-
-    def said(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def close(self) -> None:
-        self.process.communicate(timeout=600)
-
-
-def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(world: dict[str, Any], tmp_path: Path) -> None:
+def test_explain_killed_ten_times_ends_with_the_rows_of_one_that_was_not(
+    world: dict[str, Any], tmp_path: Path, nursery: Nursery
+) -> None:
     arguments = [
         *("explain", str(world["root"] / "sae"), "--by", world["av"], "--native", world["native"]),
         *("--source", str(world["source"]), "--texts", str(world["root"] / "texts.txt"), "--max-new-tokens", "8"),
-        *(
-            "--features",
-            ",".join(map(str, range(18))),
-            "--batch-size",
-            "3",
-            "--samples",
-            "3",
-            "--temperature",
-            "1",
-            "-o",
-        ),
+        *("--features", ",".join(map(str, range(8))), "--batch-size", "2"),
+        *("--samples", "3", "--temperature", "1", "-o"),
     ]
-    nursery = Nursery({**ENV, "DRAGOMAN_CACHE": str(world["root"] / "cache")}, [world["av"], world["native"]])
-    nursery.start([*arguments, str(tmp_path / "whole")])
-    assert int(nursery.said()) == 0
+    cache = world["root"] / "cache"
+    assert nursery.run([*arguments, str(tmp_path / "whole")], cache=cache, here=True) == 0
     whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
     chance, rows, kills = random.Random(7), tmp_path / "torn" / "rows.jsonl", 0
     for _ in range(10):
         before = rows.stat().st_size if rows.exists() else 0
-        child = nursery.start([*arguments, str(tmp_path / "torn")])
-        deadline = time.monotonic() + 600
-        while not (rows.exists() and rows.stat().st_size > before) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        child = nursery.start([*arguments, str(tmp_path / "torn")], cache=cache)
+        wait_until(lambda before=before: rows.exists() and rows.stat().st_size > before)
         time.sleep(chance.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
-        kills += int(nursery.said()) == -signal.SIGKILL
+        kills += nursery.ended() == -signal.SIGKILL
         assert whole.startswith(rows.read_bytes().rpartition(b"\n")[0])
-    nursery.start([*arguments, str(tmp_path / "torn")])
-    assert int(nursery.said()) == 0
+    assert nursery.run([*arguments, str(tmp_path / "torn")], cache=cache) == 0
     assert rows.read_bytes() == whole
     assert kills == 10
-    nursery.close()
 
 
 @pytest.mark.parametrize("route", ["map", "direct", "dictionary", "blend", "auto"])

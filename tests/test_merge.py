@@ -87,8 +87,7 @@ def test_embeddings_that_were_one_matrix_are_two_after_merging(bases: dict[str, 
 
 
 @pytest.mark.parametrize("what", ["plain", "input embeddings", "dora", "trained output layer"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("base", ["llama", "gemma3"])
+@pytest.mark.parametrize(("dtype", "base"), [("bfloat16", "gemma3"), ("float16", "llama")])
 def test_half_precision_is_within_its_own_limit(
     bases: dict[str, Path], tmp_path: Path, base: str, dtype: str, what: str
 ) -> None:
@@ -216,9 +215,12 @@ def named(folder: Path, adapter: Path, was: str, new: str, **changes: Any) -> Pa
     return told(folder, **changes)
 
 
-@pytest.mark.parametrize("text", [True, False], ids=["text adapter", "multimodal adapter"])
-@pytest.mark.parametrize("old", [True, False], ids=["old names", "new names"])
-@pytest.mark.parametrize("pattern", [True, False], ids=["pattern", "list"])
+# Any two of the three choices meet in one of the four.
+@pytest.mark.parametrize(
+    ("text", "old", "pattern"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, True)],
+    ids=["text, old names, pattern", "text, list", "multimodal, old names, list", "multimodal, pattern"],
+)
 def test_an_adapter_fits_its_text_model_alone_and_inside_the_multimodal_one(
     tmp_path: Path, text: bool, old: bool, pattern: bool
 ) -> None:

@@ -6,7 +6,7 @@ import gc
 import json
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from dragoman.runs.order import COMFORT, planned
 from dragoman.runs.run import Run
 from dragoman.runs.texts import Texts
 from dragoman.runs.turns import InTurn, speaking
+from embedded_once import shared
 from small_world import TEXTS, World, write_sae
 from tiny_checkpoints import BLOCK, save_checkpoint, sidecar_of
 from vllm_double import Double, install
@@ -39,7 +40,7 @@ Explained = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A source with a verbalizer of its own, a target with another, a dictionary, texts."""
     root = tmp_path_factory.mktemp("one")
     for name, family in FAMILY.items():
@@ -47,7 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     World(root)
     write_sae_of(root / "sae", 48)
     (root / "texts.txt").write_text("\n".join(" ".join(text.split()) for text in TEXTS))
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        shared(patch)
+        yield root
 
 
 def write_sae_of(folder: Path, width: int) -> None:
@@ -86,10 +89,24 @@ def written(run: Run) -> dict[str, bytes]:
     return {path.relative_to(run.folder.path).as_posix(): path.read_bytes() for path in paths}
 
 
+@pytest.fixture(scope="module")
+def usual() -> dict[str, bytes]:
+    """Files of the usual run at once, which the first test that asks for it makes."""
+    return {}
+
+
+def whole(explained: Explained, usual: dict[str, bytes]) -> dict[str, bytes]:
+    if not usual:
+        usual.update(written(explained("at once")))
+    return usual
+
+
 @pytest.mark.parametrize("how", [{}, {"map": "post", "batch_size": None}, {"samples": 2, "native": None}])
-def test_both_orders_write_the_same_run_byte_for_byte(explained: Explained, how: dict[str, Any]):
-    at_once, low = explained("at once", **how), explained("low", free=0, **how)
-    mine, theirs = written(at_once), written(low)
+def test_both_orders_write_the_same_run_byte_for_byte(
+    explained: Explained, usual: dict[str, bytes], how: dict[str, Any]
+):
+    mine = written(explained("at once", **how)) if how else whole(explained, usual)
+    theirs = written(explained("low", free=0, **how))
     assert set(mine) == set(theirs) and mine["rows.jsonl"] == theirs["rows.jsonl"] and mine["rows.jsonl"]
     assert [name for name in mine if mine[name] != theirs[name]] == []
 
@@ -182,9 +199,14 @@ def test_the_lenses_are_gone_when_words_are_said(explained: Explained, monkeypat
 
 @pytest.mark.parametrize(("frees", "calls"), [((None, 0), 1), ((0, None), 1), ((0, 0), 3)])
 def test_a_run_that_was_stopped_goes_on_in_either_order(
-    explained: Explained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, frees: tuple[Any, Any], calls: int
+    explained: Explained,
+    usual: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    frees: tuple[Any, Any],
+    calls: int,
 ):
-    whole = written(explained("whole"))["rows.jsonl"]
+    rows = whole(explained, usual)["rows.jsonl"]
     real, made = plan._verbalized, [0]
 
     def stopped(*args: Any) -> Any:
@@ -197,8 +219,8 @@ def test_a_run_that_was_stopped_goes_on_in_either_order(
         patch.setattr(plan, "_verbalized", stopped)
         with pytest.raises(dragoman.core.Interrupted):
             explained("run", free=frees[0])
-    assert 0 < len((tmp_path / "run" / "rows.jsonl").read_bytes()) < len(whole)
-    assert written(explained("run", free=frees[1]))["rows.jsonl"] == whole
+    assert 0 < len((tmp_path / "run" / "rows.jsonl").read_bytes()) < len(rows)
+    assert written(explained("run", free=frees[1]))["rows.jsonl"] == rows
 
 
 def test_a_run_grows_in_the_other_order(explained: Explained):
@@ -292,9 +314,10 @@ def test_the_order_follows_from_sizes_and_what_is_free(monkeypatch: pytest.Monke
 
 def test_the_order_is_told_in_one_sentence_and_by_a_dry_run(explained: Explained, place: Path, tmp_path: Path):
     said: list[str] = []
-    explained("low", free=1, talk=Talk(say=said.append))
+    brief: dict[str, Any] = {"talk": Talk(say=said.append), "features": ["0"], "native": None, "map": "post"}
+    explained("low", free=1, **brief)
     assert len([line for line in said if line.startswith("one model at a time: ")]) == 1
-    explained("at once", talk=Talk(say=said.append))
+    explained("at once", **brief)
     assert len([line for line in said if line.startswith("one model at a time")]) == 1
     dictionary = open_dictionary(str(place / "sae"), site=Site(str(place / "source"), BLOCK))
     found = []
@@ -315,7 +338,9 @@ def test_the_order_is_told_in_one_sentence_and_by_a_dry_run(explained: Explained
     assert found[1].host_bytes < found[0].host_bytes
 
 
-def test_a_verbalizer_that_a_caller_opened_stays_the_callers(explained: Explained, place: Path):
+def test_a_verbalizer_that_a_caller_opened_stays_the_callers(
+    explained: Explained, usual: dict[str, bytes], place: Path
+):
     opened = Verbalizer.open(str(place / "source"))
     rows = written(explained("a", free=0, native=opened))["rows.jsonl"]
-    assert rows == written(explained("b"))["rows.jsonl"] and opened.model is not None
+    assert rows == whole(explained, usual)["rows.jsonl"] and opened.model is not None

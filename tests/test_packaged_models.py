@@ -7,6 +7,8 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from dragoman import tiny
@@ -147,3 +149,27 @@ def test_a_packaged_tokenizer_is_opened_once_while_it_is_held(tmp_path: Path, mo
     tokenizer_of("qwen2", merges=False).save_pretrained(tmp_path)  # what changes on disk is another tokenizer
     with pytest.raises(Refusal, match="lost merges"):
         load_tokenizer("tiny-planted")
+
+
+def test_while_it_is_converted_a_file_is_read_once_as_the_library_reads_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["a", "été", "▁the"])
+    writer.add_token_scores([0.0, -1.5, 2.0])
+    writer.add_tensor("token_embd.weight", np.arange(64, dtype=np.float32).reshape(2, 32))
+    writer.add_tensor("output.weight", np.arange(64, dtype=np.float16).reshape(2, 32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
+    with pytest.raises(OSError, match="as it ends"), convert._read_once():
+        read = gguf.GGUFReader(str(path))
+        assert gguf.GGUFReader(str(path)) is read
+        raise OSError("as it ends")
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own
+    whole = gguf.GGUFReader(path)
+    assert {k: f.contents() for k, f in read.fields.items()} == {k: f.contents() for k, f in whole.fields.items()}
+    assert [(t.name, t.tensor_type) for t in read.tensors] == [(t.name, t.tensor_type) for t in whole.tensors]
+    assert all(np.array_equal(a.data, b.data) for a, b in zip(read.tensors, whole.tensors, strict=True))

@@ -1,15 +1,13 @@
-"""``dragoman serve`` as a person starts and ends it: a process of its own, asked over HTTP, ended by a signal."""
+"""``dragoman serve`` as a person ends it: a process of its own, asked over HTTP, ended by a signal."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from asking import explain
 from dragoman.maps import Crossing
 from dragoman.runs.crossings import fit_crossing
+from nursery import Nursery, wait_until
 from small_world import World, command
 
 pytest.importorskip("fastapi", reason="run: pip install 'dragoman[serve]'")
@@ -29,32 +28,38 @@ def fitted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Served(NamedTuple):
+    process: int
+    address: str
+    nursery: Nursery
+    log: Path
+
+    def end(self, signal: signal.Signals) -> tuple[int, str, str]:
+        """End it so; its exit code, and what came on stdout and stderr."""
+        os.kill(self.process, signal)
+        return self.nursery.ended(), *(self.log.with_suffix(end).read_text() for end in (".out", ".err"))
+
+
 @pytest.fixture
-def served(world: World, fitted: Path) -> Iterator[tuple[Any, str]]:
-    """The process and its address."""
+def served(world: World, fitted: Path, nursery: Nursery, tmp_path: Path) -> Iterator[Served]:
+    """A process that serves."""
     words = ["serve", world.sae, "--source", str(world.source), "--by", world.av, "--through", str(fitted)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dragoman", *words, "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "80"},
-    )
-    assert process.stdout is not None
-    address = process.stdout.readline().strip()
+    log = tmp_path / "log"
+    process = nursery.start([*words, "--port", "0"], log=log, COLUMNS="80")
+    out = log.with_suffix(".out")
+    wait_until(lambda: out.exists() and out.read_text().endswith("\n"))
+    address = out.read_text().strip()
     if not address.startswith("http://127.0.0.1:"):
-        process.kill()
-        raise AssertionError(process.communicate()[1])
-    yield process, address
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+        nursery.end()
+        raise AssertionError(log.with_suffix(".err").read_text())
+    yield Served(process, address, nursery, log)
+    nursery.end()
 
 
 def test_it_answers_with_the_texts_of_explain_and_ends_cleanly_on_a_signal(
-    served: tuple[Any, str], world: World, fitted: Path, tmp_path: Path
+    served: Served, world: World, fitted: Path, tmp_path: Path
 ) -> None:
-    process, address = served
+    address = served.address
     body = {"features": ["7", "11"], "max_new_tokens": 6, "samples": 3}  # drawn ones tell features apart
     answer = httpx.post(address, json=body, timeout=300)
     asked = world.request(features=("7", "11"), through=Crossing.load(fitted), texts=None, batch_size=None, samples=3)
@@ -63,22 +68,19 @@ def test_it_answers_with_the_texts_of_explain_and_ends_cleanly_on_a_signal(
     assert len({row["text"] for row in run.rows()}) > 4
     folders = list(Path(os.environ.get("TMPDIR", "/tmp")).glob("dragoman-answer-*"))
     start = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    code, out, err = served.end(signal.SIGTERM)
+    assert code == 0, err
     assert time.monotonic() - start < 150
-    assert out == "" and "Traceback" not in err and "Ctrl-C ends" in err
+    assert out == f"{address}\n" and "Traceback" not in err and "Ctrl-C ends" in err
     assert not [one for one in folders if one.exists()]
     with pytest.raises(httpx.ConnectError):
         httpx.get(address.replace("explain", "health"))
 
 
-def test_control_c_ends_it_too(served: tuple[Any, str]) -> None:
-    process, address = served
-    assert httpx.get(address.replace("explain", "health"), timeout=300).json()["status"] == "ok"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0 and "Traceback" not in err, err
+def test_control_c_ends_it_too(served: Served) -> None:
+    assert httpx.get(served.address.replace("explain", "health"), timeout=300).json()["status"] == "ok"
+    code, _, err = served.end(signal.SIGINT)
+    assert code == 0 and "Traceback" not in err, err
 
 
 def test_words_that_cannot_be_served_are_refused_early(

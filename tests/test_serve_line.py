@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="run: pip install 'dragoman[serve]'")
 from dragoman.serving.app import _waited
 from dragoman.serving.worker import Check, Full, Job, Late, Unheard, Worker
+from records_of_logs import logged
 
 
 class Asking:
@@ -71,7 +71,7 @@ def test_who_has_gone_takes_no_place_in_the_line(gate: threading.Event) -> None:
     assert worker.join(10)
 
 
-def test_what_was_given_up_is_no_error_in_the_log(gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_given_up_is_no_error_in_the_log(gate: threading.Event) -> None:
     worker, first = busy_worker(gate, 1)
     first.ends = time.monotonic() + 0.05
     jobs = [first]
@@ -89,10 +89,10 @@ def test_what_was_given_up_is_no_error_in_the_log(gate: threading.Event, caplog:
         gc.collect()
         return said
 
-    with caplog.at_level(logging.WARNING):
+    with logged() as records:
         assert asyncio.run(late()) == "late"
         gc.collect()
-    assert not caplog.records
+    assert not records
     worker.end()
     assert worker.join(10)
 

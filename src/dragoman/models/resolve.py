@@ -20,10 +20,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Refusal, public_address
@@ -243,7 +246,7 @@ def _refuse_top(what: str, ref: str, folder: str | None, whole: str | None) -> N
 
 
 def converted(model: PackagedModel) -> Path:
-    """Folder of the converted checkpoint; made on first use (about a minute on two cores), reused after that."""
+    """Folder of the converted checkpoint; made on first use (about half a minute), reused after that."""
     folder, reused = Cache().get_or_make("model", converted_at(model).name, lambda p: _make(model, p))
     if not reused:
         log.info("converted %s from its package into %s", model.name, folder)
@@ -300,10 +303,11 @@ def _convert(scratch: Path, gguf: str, folder: Path, model: PackagedModel) -> No
     from transformers.utils import logging as talk
 
     talk.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf)
-    check_tokens(model, tokenizer.tokenize(model.sentence))
-    _save_tokenizer(tokenizer, folder)
-    net = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf, dtype=torch.bfloat16)
+    with _read_once():
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf)
+        check_tokens(model, tokenizer.tokenize(model.sentence))
+        _save_tokenizer(tokenizer, folder)
+        net = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf, dtype=torch.bfloat16)
     # A model loaded from GGUF is marked quantised and refuses save_pretrained: write its state dict instead.
     tied = "lm_head.weight" if net.config.tie_word_embeddings else None
     state = {k: v.to(torch.bfloat16).contiguous() for k, v in net.state_dict().items() if k != tied}
@@ -318,6 +322,34 @@ def _convert(scratch: Path, gguf: str, folder: Path, model: PackagedModel) -> No
         config.pop(key, None)
     config.update(dtype="bfloat16", architectures=[type(net).__name__])
     write_text(folder / "config.json", json.dumps(config, indent=1))
+
+
+@contextmanager
+def _read_once() -> Generator[None]:
+    """Have transformers read a GGUF once for its tokenizer, config and weights, and tensor names once for all modules.
+
+    Its vocabulary is a million small arrays in Python: read three times, they are most of the minute it takes.
+    """
+    import gguf
+
+    class Plain(gguf.GGUFReader):
+        """Of its mapped bytes a plain array: a slice of that costs a quarter."""
+
+        @property
+        def data(self) -> Any:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._bytes = np.asarray(mapped)
+
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
+    module: Any = gguf
+    try:
+        module.GGUFReader, module.get_tensor_name_map = cache(Plain), cache(gguf.get_tensor_name_map)
+        yield
+    finally:
+        module.GGUFReader, module.get_tensor_name_map = own
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

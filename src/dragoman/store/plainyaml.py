@@ -6,6 +6,8 @@ other objects, aliases that would multiply the file or hold themselves, large fi
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,22 @@ def parse_yaml(text: str, what: str, why: str = "it cannot be read as plain YAML
     ``instead``.
     """
     try:
-        loader = _Shallow(text)
-        root = loader.get_single_node()
-        if root is None:
-            return None
-        _written_out(root, {}, set())
-        return loader.construct_document(root)
+        return deepcopy(_parsed(text))
     # Beside its own errors the parser lets through whatever a value's conversion meets: dates that are none, numbers
     # of ten thousand digits, words under a number's tag.
     except Exception as error:
         raise Refusal(what, f"{why} ({words_of(error, 160)})", instead) from error
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
+    """A checkpoint's sidecar is asked for a dozen times a run, and the parser takes milliseconds a time."""
+    loader = _Shallow(text)
+    root = loader.get_single_node()
+    if root is None:
+        return None
+    _written_out(root, {}, set())
+    return loader.construct_document(root)
 
 
 class _Shallow(yaml.SafeLoader):
