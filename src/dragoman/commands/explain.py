@@ -34,6 +34,7 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     MaxTexts,
+    On,
     Out,
     PromptFile,
     PromptTexts,
@@ -47,6 +48,7 @@ from dragoman.commands.words import (
     Texts,
     TopK,
     Width,
+    Workers,
     features_from,
     file_path,
     finite,
@@ -188,6 +190,8 @@ def explain(
     device: Device = "cpu",
     engine: Engine = "auto",
     compiled: Compile = False,
+    on: On = None,
+    workers: Workers = None,
     seed: Seed = 0,
     dry: Annotated[
         bool,
@@ -210,7 +214,7 @@ def explain(
     from dragoman.dictionaries import open_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
-    from dragoman.models.asked import check_engine
+    from dragoman.models.asked import check_engine, check_on
     from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
@@ -235,6 +239,8 @@ def explain(
     if dry:
         if prompt or prompts is not None:
             raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
+        if on is not None:
+            raise Refusal("--dry-run beside --on", "it is reckoned for this process alone", "leave one out")
         _prompts(None, None, at)
         check_engine(engine)
         _refuse_words_of_features(graph, asked, confidence)
@@ -264,6 +270,7 @@ def explain(
 
     check_device(device)
     check_engine(engine)
+    check_on(on, workers, device)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
         named = {
@@ -304,6 +311,8 @@ def explain(
             device=device,
             engine=engine,
             compiled=compiled,
+            on=on,
+            workers=workers,
             talk=talk,
             **how,
         )

@@ -9,6 +9,7 @@ what decides it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, neighbouring
-from dragoman.models.asked import check_engine
+from dragoman.models.asked import check_engine, check_on
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
+from dragoman.models.ray_pool import Cluster, Pool, cluster
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
@@ -80,6 +82,8 @@ def explain(
     device: str = "cpu",
     engine: str = "auto",
     compiled: bool = False,
+    on: str | None = None,
+    workers: int | None = None,
     talk: Talk | None = None,
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
@@ -117,13 +121,17 @@ def explain(
         device: what is opened here runs on.
         engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
         compiled: whether the captured engine's step goes through ``torch.compile``.
+        on: where verbalizers speak, if not in this process: "ray", workers on this machine's GPUs, or
+            "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``. Models are read here all the same.
+        workers: how many, one a GPU when None (one a node where ``device`` is none).
         talk: where progress goes.
 
     Raises:
-        Refusal: something is not as it must be; nothing is written by halves.
+        Refusal: something is not as it must be; nothing is written by halves. Or a row ended every worker that was to
+            say it: all others are written.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
-    with logged(talk_of(talk)) as talk:
+    with logged(talk_of(talk)) as talk, ExitStack() as held:
         by, out = verbalizer_of(by, "by"), path_of(out, "out")
         native = None if native is None else verbalizer_of(native, "native")
         fitted = opened_crossing(through, texts, map)
@@ -143,6 +151,8 @@ def explain(
         check_run(out)
         check_device(device)
         check_engine(engine)
+        check_on(on, workers, device)
+        _refuse_open(on, by, native)
         read = Texts.of(texts)
         read.tell(talk)
         if confidence is not None:
@@ -165,8 +175,12 @@ def explain(
         how: dict[str, Any] = {"dtype": dtype, "device": device}
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
         about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids), **how}
-        one = one_at_a_time((by, fed), native, directions.site, target, options, talk, read=fitted is None, **about)
-        by, native = speakers(by, native, fed, talk, {**how, "engine": engine, "compiled": compiled}, one_at_a_time=one)
+        pool = held.enter_context(cluster(on, workers, device, talk))
+        one = pool is None and one_at_a_time(
+            (by, fed), native, directions.site, target, options, talk, read=fitted is None, **about
+        )
+        speak: dict[str, Any] = {**how, "engine": engine, "compiled": compiled}
+        by, native = speakers(by, native, fed, talk, speak, one_at_a_time=one, pool=pool)
         refuse_uncalibrated(confidence, chosen, by, options)
         readings = Readings(
             source=directions.site, target=by.site, texts=read, dtype=dtype, device=device, talk=talk, once=True
@@ -202,11 +216,16 @@ def speakers(
     how: Mapping[str, Any],
     *,
     one_at_a_time: bool = False,
+    pool: Cluster | None = None,
 ) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
     """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor.
 
-    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak.
+    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak. ``pool``: the
+    workers that open them in place of this process.
     """
+    if pool is not None:
+        own = None if native is None else _in_workers(native, {}, talk, how, pool)
+        return _in_workers(by, fed, talk, how, pool), own
     if one_at_a_time:
         return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
     if isinstance(by, str):
@@ -231,6 +250,25 @@ def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: 
     if how["engine"] != "auto":
         talk.say(made.engine)
     return made
+
+
+def _in_workers(
+    one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: Mapping[str, Any], pool: Cluster
+) -> AnyVerbalizer:
+    """A verbalizer that workers open, and the doctor has looked at in one of them."""
+    talk.say(f"opening verbalizer {public_address(str(one))} in a worker and checking it")
+    return Pool(str(one), {**fed, **how}, pool, _looked_at, talk)
+
+
+def _looked_at(one: AnyVerbalizer) -> None:
+    quick([one])
+
+
+def _refuse_open(on: str | None, *verbalizers: AnyVerbalizer | str | None) -> None:
+    """Refuse verbalizers that are open here where workers are to open them."""
+    for one in verbalizers:
+        if on is not None and one is not None and not isinstance(one, str):
+            raise Refusal(f"verbalizer {one.name} on {on}", "it is open in this process", "pass its reference")
 
 
 def _chosen(
