@@ -1,4 +1,4 @@
-"""Shards without workers: all rows come back in order, whoever ends when; a row that ends everyone is found and named."""
+"""Shards without workers: all rows come back in order, whoever ends when; a row that ends everyone is found."""
 
 from __future__ import annotations
 

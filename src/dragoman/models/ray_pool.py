@@ -334,6 +334,9 @@ def _ray(where: str | None = None) -> Any:
 def _connect(ray: Any, where: str, workers: int | None) -> None:
     try:
         if where == LOCAL:
+            # Read from the environment when ray is imported, which somebody may have done before.
+            ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+            ray._private.worker._worker_logs_enabled = False  # it tells of ended workers on stdout, whatever is said
             own = {"num_cpus": max(os.cpu_count() or 1, workers or 1), "object_store_memory": STORE}
             ray.init(address="local", include_dashboard=False, **own, **_QUIET)
         else:
