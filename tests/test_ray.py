@@ -37,6 +37,14 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "seed": 0, "max_new_tokens": 4}
 COUNT = deadly_worker.ROWS * deadly_worker.SAMPLES
 
 
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """Workers find what is written for them here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(deadly_worker.__file__).parent), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_checkpoint(tmp_path_factory.mktemp("av") / "av", "llama"))

@@ -13,6 +13,7 @@ for reading. All are started when it speaks. What a worker does not survive, `sh
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -240,6 +241,7 @@ class Pool:
         return found
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _AGAIN = "look whether dragoman doctor says the same"
 
 
@@ -305,7 +307,7 @@ def _heard(ray: Any, ref: Any) -> Any:
         cause = getattr(error, "cause", error)
         return _Ended(f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}")
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+        lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
         told = next((line for line in lines if line.startswith("The actor is dead because")), lines[0] if lines else "")
         return _Ended(told[:200].rstrip(". ") or type(error).__name__)
     if isinstance(found, _Refused):
@@ -343,7 +345,7 @@ def _connect(ray: Any, where: str, workers: int | None) -> None:
             ray.init(address=where, **_QUIET)
     except Exception as error:  # whatever a network, another version or a disk raises
         told = " ".join(str(error).split())[:200]
-        instead = "check the address and that the cluster runs" if where != LOCAL else "see what Ray says of it"
+        instead = "check its address, and the token: RAY_AUTH_MODE=token" if where != LOCAL else "look into Ray's logs"
         raise Refusal(f"--on {where}", f"no cluster answers ({type(error).__name__}: {told})", instead) from error
 
 

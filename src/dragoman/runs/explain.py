@@ -257,7 +257,10 @@ def _in_workers(
 ) -> AnyVerbalizer:
     """A verbalizer that workers open, and the doctor has looked at in one of them."""
     talk.say(f"opening verbalizer {public_address(str(one))} in a worker and checking it")
-    return Pool(str(one), {**fed, **how}, pool, _looked_at, talk)
+    made = Pool(str(one), {**fed, **how}, pool, _looked_at, talk)
+    if how["engine"] != "auto":
+        talk.say(made.engine)
+    return made
 
 
 def _looked_at(one: AnyVerbalizer) -> None:
