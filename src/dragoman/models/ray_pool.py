@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,13 @@ def _told(opened: Any) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _SAME}
+    found = {}
+    for name in _SAME:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of a source tree on the path
+            found[name] = "of a source tree"
+    return found
 
 
 def _ray(where: str | None = None) -> Any:
