@@ -24,7 +24,7 @@ from dragoman.dictionaries import open_dictionary
 from dragoman.models import ray_pool
 from dragoman.models.decode import Verbalizer
 from dragoman.models.ray_pool import Cluster, Pool, cluster
-from dragoman.models.shards import ENDED
+from dragoman.records import ENDED
 from dragoman.runs.plan import Done
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import Call

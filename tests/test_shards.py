@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from dragoman import Refusal, Site
 from dragoman.core import Explanation
-from dragoman.models.shards import AHEAD, ENDED, MOST_ENDED, TRIES, Deal, Shard, cut
+from dragoman.models.shards import AHEAD, MOST_ENDED, TRIES, Deal, Shard, cut
+from dragoman.records import ENDED
 from dragoman.runs.plan import Condition, Done, Plan, execute
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import Call

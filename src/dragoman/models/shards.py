@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from dragoman.core import Explanation, Refusal
+from dragoman.records import ENDED
 
-ENDED = "ended its workers"  # the problem of a row that no worker survived
 TRIES = 3  # of a shard before it is halved; a half has one, a single row two
 # Workers that end without an answer in between: one row among 65,536 is found by 21, if nothing else is said meanwhile.
 MOST_IN_A_ROW = 24

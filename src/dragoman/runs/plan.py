@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
-from dragoman.models.shards import ENDED
-from dragoman.records import Card, PromptToken
+from dragoman.records import ENDED, Card, PromptToken
 from dragoman.runs.turns import speaking
 from dragoman.store import Rows, RunFolder, digest, stable_json
 from dragoman.verbalizers.protocol import Call, answers, check_temperature
