@@ -74,8 +74,8 @@ def sheet(shape: str, features: int, verbalizers: int, gpus: int) -> dict[str, A
         "decoding": rows * TOKENS / (gpus * rate),
         # Source and target, read once a dictionary and verbalizer, on one GPU of each node.
         "reading": verbalizers * math.ceil(features / A_DICTIONARY) * real["aligned_seconds"]["value"] / nodes,
-        # Twice a run: to be looked at, and to speak.
-        "opening": runs * 2 * weights / opened_a_second / nodes,
+        # Once a run, as all go through a fitted crossing.
+        "opening": runs * weights / opened_a_second / nodes,
         "keeping rows": rows * a_row / nodes,
     }
     vectors = features * verbalizers * 4 * (2 * READINGS * width + SOURCE_WIDTH)

@@ -6,7 +6,7 @@ row by row on the disk. First in one process on one GPU, then by workers, one a 
 
 Each is a process of its own and says all of it three times. Steady: the faster of the second and third time, when
 models are open and steps are captured. Whole: from the start of the process until the first rows are all on the disk,
-with starting Ray, opening the model twice over (once to be looked at, once to speak) and capturing. ``two_gpu_ratio``
+with starting Ray, opening the model and capturing, as in a run that goes through a fitted crossing. ``two_gpu_ratio``
 in ``bench/results/real_size.json`` (``--out``) is the ratio of the steady seconds; that of the whole ones is beside it.
 ``--shape tiny`` rehearses all of it on a CPU, with two workers. Some 3 minutes at the real shape.
 
@@ -55,7 +55,7 @@ def speaker(how: dict[str, Any]) -> Iterator[Any]:
     talk = Talk(say=lambda line: print(f"  {line}", flush=True))
     with cluster("ray", how["workers"], how["device"], talk) as where:
         assert where is not None  # noqa: S101
-        pool = Pool(how["ref"], opened, where, unlooked, talk)
+        pool = Pool(how["ref"], opened, where, unlooked, talk, stays=True)
         with pool.speaking():
             yield pool
 

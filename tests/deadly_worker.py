@@ -79,11 +79,11 @@ def said(by: Any, out: Path) -> Done:
     return execute(plan, RunFolder.create(out, manifest), {"by": by})
 
 
-def pooled(checkpoint: str, where: Cluster, lines: list[str] | None = None) -> Pool:
+def pooled(checkpoint: str, where: Cluster, lines: list[str] | None = None, *, stays: bool = False) -> Pool:
     """The checkpoint, in deadly workers."""
     ray_pool._Worker = DeadlyWorker
     told = Talk(say=(lines if lines is not None else []).append)
-    return Pool(checkpoint, HOW, where, looked_at, told)
+    return Pool(checkpoint, HOW, where, looked_at, told, stays=stays)
 
 
 def main(checkpoint: str, out: str) -> None:
@@ -91,7 +91,7 @@ def main(checkpoint: str, out: str) -> None:
     with ray_pool.cluster("ray", 2, "cpu", Talk()) as where:
         assert where is not None
         try:
-            sys.stdout.write(f"{said(pooled(checkpoint, where), Path(out))}\n")
+            sys.stdout.write(f"{said(pooled(checkpoint, where, stays=True), Path(out))}\n")
         except KeyboardInterrupt as stop:
             sys.stdout.write(f"{stop}\n")
             raise SystemExit(130) from stop

@@ -6,8 +6,9 @@ cluster that does not answer or has no such workers, workers of other versions o
 they open the verbalizer, and what ``shards`` refuses.
 
 A worker is a process with one open verbalizer, on one GPU, or a share of the threads where there is none. Workers write
-nothing. One opens the verbalizer first, is asked what it is and looked at by the doctor, and ends: the memory is wanted
-for reading. All are started when it speaks. What a worker does not survive, `shards` deals again.
+nothing. One opens the verbalizer first, is asked what it is and looked at by the doctor. Where texts are to be read it
+ends then, as they want the memory, and all are started when it speaks. What a worker does not survive, `shards` deals
+again.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Cluster:
 
 @contextmanager
 def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> Iterator[Cluster | None]:
-    """Inside, a cluster is there; None where none is asked for.
+    """Inside, a cluster is there; None where none is asked for. One that this process is connected to is taken.
 
     Args:
         where: ``ray``: this machine's processors and GPUs; ``ray://HOST:PORT``: a cluster that runs.
@@ -72,7 +73,7 @@ def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> 
     ray, ours = _ray(where), False
     try:
         if not ray.is_initialized():
-            _connect(ray, where, workers)
+            _connect(ray, where, workers, device)
             ours = True
         yield _places(ray, where, workers, device, talk)
     finally:
@@ -97,7 +98,14 @@ class Pool:
     engine: str
 
     def __init__(
-        self, ref: str, how: Mapping[str, Any], where: Cluster, look: Callable[[Any], object], talk: Talk
+        self,
+        ref: str,
+        how: Mapping[str, Any],
+        where: Cluster,
+        look: Callable[[Any], object],
+        talk: Talk,
+        *,
+        stays: bool = False,
     ) -> None:
         """Have one worker open it, tell what it is, and end.
 
@@ -107,6 +115,7 @@ class Pool:
             where: its workers run.
             look: refuses it where something is wrong with it; found by its name in the worker.
             talk: where it is told of workers that come and end.
+            stays: all workers are started at once, and stay to speak.
         """
         self._ref, self._how, self._cluster, self._talk = ref, dict(how), where, talk
         self._idle: list[Any] = []
@@ -114,14 +123,16 @@ class Pool:
         self._saying: dict[Any, tuple[Any, Shard]] = {}
         self._speaking, self._failed = False, 0
         try:
-            self._start()
             while not self._idle:
-                self._hear(None)
-                if not self._opening and not self._idle:
+                while len(self._opening) < (where.workers if stays else 1):
                     self._start()
+                self._hear(None)
             self.__dict__ |= self._asked(self._idle[0], _told)
             self._asked(self._idle[0], look)
-        finally:
+        except BaseException:
+            self.close()
+            raise
+        if not stays:
             self.close()
 
     def __repr__(self) -> str:
@@ -162,7 +173,7 @@ class Pool:
     def answers(self, calls: Sequence[Call]) -> Iterator[list[Explanation]]:
         """What each call is answered, in order.
 
-        A row that no worker survives has no text and the problem ``shards.ENDED``.
+        A row that no worker survives has no text and the problem ``records.ENDED``.
 
         Raises:
             Refusal: as the module says.
@@ -307,9 +318,9 @@ def _heard(ray: Any, ref: Any) -> Any:
         cause = getattr(error, "cause", error)
         return _Ended(f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}")
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
-        told = next((line for line in lines if line.startswith("The actor is dead because")), lines[0] if lines else "")
-        return _Ended(told[:200].rstrip(". ") or type(error).__name__)
+        lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+        dead = (line for line in lines if line.startswith("The actor is dead because"))
+        return _Ended(next(dead, lines[-1] if lines else type(error).__name__)[:200].rstrip(". "))
     if isinstance(found, _Refused):
         raise Refusal(found.what, found.why, found.instead)
     return found
@@ -339,13 +350,16 @@ def _ray(where: str | None = None) -> Any:
     return ray
 
 
-def _connect(ray: Any, where: str, workers: int | None) -> None:
+def _connect(ray: Any, where: str, workers: int | None, device: str) -> None:
+    import torch
+
     try:
         if where == LOCAL:
             # Read from the environment when ray is imported, which somebody may have done before.
             ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
             ray._private.worker._worker_logs_enabled = False  # it tells of ended workers on stdout, whatever is said
             own = {"num_cpus": max(os.cpu_count() or 1, workers or 1), "object_store_memory": STORE}
+            own["num_gpus"] = torch.cuda.device_count() if device == "cuda" else 0
             ray.init(address="local", include_dashboard=False, **own, **_QUIET)
         else:
             ray.init(address=where, **_QUIET)

@@ -5,7 +5,7 @@ the answers of whole calls, in order. Refuses workers that end whatever they are
 
 Calls are dealt whole, but for the last ones where they are too few for all workers: those are cut. A shard whose worker
 ended is dealt again, twice; then by halves, until a single row is left that ends its workers. That row is answered with
-no text and the problem ``ENDED``, and the others are said.
+no text and the problem ``records.ENDED``, and the others are said.
 """
 
 from __future__ import annotations

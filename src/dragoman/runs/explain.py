@@ -176,9 +176,8 @@ def explain(
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
         about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids), **how}
         pool = held.enter_context(cluster(on, workers, device, talk))
-        one = pool is None and one_at_a_time(
-            (by, fed), native, directions.site, target, options, talk, read=fitted is None, **about
-        )
+        about |= {"read": fitted is None, "workers": pool is not None}
+        one = one_at_a_time((by, fed), native, directions.site, target, options, talk, **about)
         speak: dict[str, Any] = {**how, "engine": engine, "compiled": compiled}
         by, native = speakers(by, native, fed, talk, speak, one_at_a_time=one, pool=pool)
         refuse_uncalibrated(confidence, chosen, by, options)
@@ -224,8 +223,9 @@ def speakers(
     workers that open them in place of this process.
     """
     if pool is not None:
-        own = None if native is None else _in_workers(native, {}, talk, how, pool)
-        return _in_workers(by, fed, talk, how, pool), own
+        stays = not one_at_a_time and native is None
+        own = None if native is None else _in_workers(native, {}, talk, how, pool, stays=stays)
+        return _in_workers(by, fed, talk, how, pool, stays=stays), own
     if one_at_a_time:
         return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
     if isinstance(by, str):
@@ -253,11 +253,17 @@ def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: 
 
 
 def _in_workers(
-    one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: Mapping[str, Any], pool: Cluster
+    one: AnyVerbalizer | str,
+    fed: Mapping[str, Any],
+    talk: Talk,
+    how: Mapping[str, Any],
+    pool: Cluster,
+    *,
+    stays: bool,
 ) -> AnyVerbalizer:
-    """A verbalizer that workers open, and the doctor has looked at in one of them."""
+    """A verbalizer that workers open, and the doctor has looked at in one of them; ``stays``: they are kept then."""
     talk.say(f"opening verbalizer {public_address(str(one))} in a worker and checking it")
-    made = Pool(str(one), {**fed, **how}, pool, _looked_at, talk)
+    made = Pool(str(one), {**fed, **how}, pool, _looked_at, talk, stays=stays)
     if how["engine"] != "auto":
         talk.say(made.engine)
     return made
