@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # vLLM pins torch and transformers, so it has an environment of its own.
 VLLM := .venv-vllm
+# Ray over what .venv has, so that its tests, which take minutes, are no part of check.
+RAY := .venv-ray
 SETTLED_BY := pyproject.toml packages/dragoman-tiny/pyproject.toml $(wildcard requirements/*.txt)
 CODE := $(wildcard src tests training bench research)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check check-vllm fuzz fmt docs notebook bench clean
+.PHONY: help install demo check check-vllm check-ray fuzz fmt docs notebook bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +50,16 @@ $(VLLM)/.installed: $(SETTLED_BY)
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+check-ray: $(RAY)/.installed ## two workers of Ray killed and misled (0.3 GB, some 5 minutes; no part of check)
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest -q -rs tests/test_ray.py
+
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+$(RAY)/.installed: $(INSTALLED)
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE)')')" > "$$($(RAY)/bin/python -c '$(SITE)')/over.pth"
+	$(RAY)/bin/python -m pip install --quiet --editable '.[ray]'
+	touch $@
+
 fuzz: install ## mutated files at every reader, for a minute
 	$(BIN)/python tests/fuzz.py --seconds 60
 
@@ -67,4 +79,4 @@ bench: install ## each benchmark: a table here, JSON in bench/results
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## take the environment and all caches of the tools away
-	rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(RAY) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -130,6 +130,7 @@ class Card(Record):
         return f"<p>{head}</p><table><tbody>{rows}</tbody></table>"
 
 
+ENDED = "ended its workers"  # a flag on a text that is none: no worker survived what it was to be said of
 UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing
 
 

@@ -35,6 +35,7 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     MaxTexts,
+    On,
     OutRuns,
     PromptFile,
     PromptTexts,
@@ -48,6 +49,7 @@ from dragoman.commands.words import (
     Texts,
     TopK,
     Width,
+    Workers,
     features_from,
     file_path,
     finite,
@@ -189,6 +191,8 @@ def explain(
     device: Device = "cpu",
     engine: Engine = "auto",
     compiled: Compile = False,
+    on: On = None,
+    workers: Workers = None,
     seed: Seed = 0,
     dry: Annotated[
         bool,
@@ -214,7 +218,7 @@ def explain(
     from dragoman.dictionaries.several import named as each_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
-    from dragoman.models.asked import check_engine
+    from dragoman.models.asked import check_engine, check_on
     from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
@@ -239,6 +243,8 @@ def explain(
     options = Options(map="aligned" if kind is None else kind, **how)
     read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
     read_as |= {"labels": labels, "resid_pre": resid_pre}
+    if dry and on is not None:
+        raise Refusal("--dry-run beside --on", "it is reckoned for this process alone", "leave one out")
     if several:
         if prompt or prompts is not None or at is not None:
             raise Refusal("prompts beside several dictionaries", "they are read at one place", "name one, or none")
@@ -261,6 +267,8 @@ def explain(
             texts=None if texts is None else BothTexts.read(texts, column=text_column, most=max_texts),
             confidence=confidence,
             how={"dtype": dtype, "device": device, "engine": engine, "compiled": compiled},
+            on=on,
+            workers=workers,
         )
         return
     check_run(out)
@@ -298,6 +306,7 @@ def explain(
 
     check_device(device)
     check_engine(engine)
+    check_on(on, workers, device)
     prompted = _prompts(prompt, prompts, at)
     if prompted is not None:
         named = {
@@ -339,6 +348,8 @@ def explain(
             device=device,
             engine=engine,
             compiled=compiled,
+            on=on,
+            workers=workers,
             talk=talk,
             **how,
         )

@@ -321,6 +321,24 @@ Compile = Annotated[
         help="Compile the captured engine's step; pays after some thousands of explanations.",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        rich_help_panel=MACHINE,
+        help="Deal what is said to workers, which need Ray: ray (this machine's GPUs) or ray://HOST:PORT (a cluster). "
+        "Models are read here all the same.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        rich_help_panel=MACHINE,
+        help="How many; default: one a GPU, or one a machine without --device cuda.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

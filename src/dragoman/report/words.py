@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dragoman.records import UNUSABLE_MAP, ConditionEntry
+from dragoman.records import ENDED, UNUSABLE_MAP, ConditionEntry
 from dragoman.verbalizers.protocol import STOCK_PHRASES
 
 SHOWN = (
@@ -109,6 +109,7 @@ PROBLEMS = {
     "other script": "part of it is in another script, as when the marker’s own embedding is read",
     "repeats itself": "it says the same thing over and over",
     "empty": "there is not a word in it",
+    ENDED: "every worker that was to say it ended, so nothing was said",
     UNUSABLE_MAP: "the map that carried it is no better than none, so it tells nothing of the feature",
 } | {phrase.name: f"a stock phrase of {phrase.whose}" for phrase in STOCK_PHRASES}
 

@@ -1,7 +1,7 @@
 """A run gathered condition by condition, and written: its manifest, its rows, its vectors.
 
-In: verbalizers, backgrounds, directions by condition. Out: a run folder. Refuses what ``plan`` and run folders refuse.
-Resumes: what was said stays said.
+In: verbalizers, backgrounds, directions by condition. Out: a run folder. Refuses what ``plan`` and run folders refuse,
+and, when all is written, rows that ended every worker. Resumes: what was said stays said.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Background, Directions, Floats, Site, Talk
+from dragoman.core import Background, Directions, Floats, Refusal, Site, Talk
 from dragoman.records import SOURCE_ROWS, Card, NullName, PromptToken, Reading
 from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.store import RunFolder
+from dragoman.store.runs import LOG
+from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from dragoman.washout import wash
 
@@ -135,6 +137,8 @@ class RunBuilder:
         vectors = with_vectors_before(run, vectors | {SOURCE_ROWS: self.directions.unit})
         if vectors is not None:
             run.write_vectors(vectors)
+        if done.ended:
+            raise _left_out(done.ended, run)
         return run
 
     def _tell_washed(self, verbalizers: Mapping[str, AnyVerbalizer], talk: Talk) -> None:
@@ -149,6 +153,15 @@ class RunBuilder:
         if not getattr(verbalizer, "reads_length", False):
             return condition
         return replace(condition, vectors=condition.vectors * self.lengths[condition.name][:, None])
+
+
+def _left_out(ended: Sequence[str], run: RunFolder) -> Refusal:
+    named = ", ".join(map(shown, ended[:10])) + (f" and {len(ended) - 10} more" if len(ended) > 10 else "")
+    return Refusal(
+        f"feature{'s' * (len(ended) > 1)} {named}",
+        "every worker that was to say them ended; their rows have no text, and all others are kept",
+        f"look into {run.path / LOG} for how they ended, and run the same command again to have these tried again",
+    )
 
 
 def together(options: Options, verbalizers: Mapping[str, AnyVerbalizer]) -> int:

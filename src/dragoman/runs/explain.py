@@ -9,6 +9,7 @@ what decides it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, refuse_far
-from dragoman.models.asked import check_engine
+from dragoman.models.asked import check_engine, check_on
 from dragoman.models.decode import Verbalizer, site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
+from dragoman.models.ray_pool import Cluster, Pool, cluster
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
@@ -83,6 +85,8 @@ def explain(
     device: str = "cpu",
     engine: str = "auto",
     compiled: bool = False,
+    on: str | None = None,
+    workers: int | None = None,
     talk: Talk | None = None,
 ) -> Run:
     """Explain features of the source model by a verbalizer of another (or the same) model, into a run folder.
@@ -120,13 +124,17 @@ def explain(
         device: what is opened here runs on.
         engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
         compiled: whether the captured engine's step goes through ``torch.compile``.
+        on: where verbalizers speak, if not in this process: "ray", workers on this machine's GPUs, or
+            "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``. Models are read here all the same.
+        workers: how many, one a GPU when None (one a node where ``device`` is none).
         talk: where progress goes.
 
     Raises:
-        Refusal: something is not as it must be; nothing is written by halves.
+        Refusal: something is not as it must be; nothing is written by halves. Or a row ended every worker that was to
+            say it: all others are written.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
-    with logged(talk_of(talk)) as talk:
+    with logged(talk_of(talk)) as talk, ExitStack() as held:
         out, options = path_of(out, "out"), {"reading": reading, "route": route, "washout": washout_of(washout)}
         options |= {"samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
         common = Common.of(
@@ -139,6 +147,8 @@ def explain(
             texts=texts,
             confidence=confidence,
             how={"dtype": dtype, "device": device, "engine": engine, "compiled": compiled},
+            on=on,
+            workers=workers,
         )
         options, fitted = common.options, common.fitted
         if isinstance(what, Activations):
@@ -157,7 +167,8 @@ def explain(
             tell_labels(chosen.dictionary, talk)
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
         about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids)}
-        common = common.opened(directions.site, target, talk, **about)
+        pool = held.enter_context(common.cluster(talk))
+        common = common.opened(directions.site, target, talk, pool, **about)
         if isinstance(chosen, Activations):
             readings, settings_of = common.readings(directions.site, talk), common.settings
             how = (options, fitted, out, settings_of)
@@ -171,7 +182,8 @@ class Common:
     """What explaining goes by, whatever is explained: the verbalizers, the options, the texts, where it computes.
 
     ``by``, ``native``: open, or references, fed as ``fed`` says. ``fitted``: a crossing that is named. ``how``: dtype,
-    device, engine and whether it is compiled, of what is opened here. ``held``: models that stay open to be read.
+    device, engine and whether it is compiled, of what is opened here. ``on``, ``workers``: where verbalizers speak, if
+    not here, and in how many. ``held``: models that stay open to be read.
     """
 
     by: AnyVerbalizer | str
@@ -182,6 +194,8 @@ class Common:
     texts: Texts
     confidence: str | Path | None
     how: Mapping[str, Any]
+    on: str | None = None
+    workers: int | None = None
     held: Held | None = None
 
     @classmethod
@@ -197,6 +211,8 @@ class Common:
         texts: Texts | Sequence[str] | str | Path | None,
         confidence: str | Path | None,
         how: Mapping[str, Any],
+        on: str | None = None,
+        workers: int | None = None,
     ) -> Common:
         """Words as what they mean; ``options``: all of ``Options`` but the map."""
         fitted = opened_crossing(through, texts, map)
@@ -204,13 +220,16 @@ class Common:
         made = Options(map=kind, **options)
         read = Texts.of(texts)
         return cls(
-            by=by, native=native, fed=fed, options=made, fitted=fitted, texts=read, confidence=confidence, how=how
-        )
+            by=by, native=native, fed=fed, options=made, fitted=fitted, texts=read, confidence=confidence, how=how,
+            on=on, workers=workers,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Refuse what can be told without a dictionary: devices, engines, a file of confidences that is none."""
         check_device(self.how["device"])
         check_engine(self.how["engine"])
+        check_on(self.on, self.workers, self.how["device"])
+        _refuse_open(self.on, self.by, self.native)
         if self.confidence is not None:
             _refuse_unread(self.confidence)
         if not isinstance(self.by, str) and any(self.fed.values()):
@@ -243,15 +262,19 @@ class Common:
         """What a manifest tells of texts and machine."""
         return {"dtype": self.how["dtype"], "device": self.how["device"], **self.texts.settings}
 
-    def opened(self, source: Site, target: Site, talk: Talk, **about: Any) -> Common:
+    def cluster(self, talk: Talk) -> AbstractContextManager[Cluster | None]:
+        """Inside, there are workers, where verbalizers are to speak in some."""
+        return cluster(self.on, self.workers, self.how["device"], talk)
+
+    def opened(self, source: Site, target: Site, talk: Talk, pool: Cluster | None, **about: Any) -> Common:
         """With the verbalizers open, or closed until they speak where the memory would not do for all at once.
 
-        ``about``: ``width``, ``d_sae`` and ``features`` of what is explained.
+        ``pool``: workers that open them. ``about``: ``width``, ``d_sae`` and ``features`` of what is explained.
         """
-        how = {"dtype": self.how["dtype"], "device": self.how["device"]}
-        who, read = ((self.by, self.fed), self.native), self.fitted is None
-        one = one_at_a_time(*who, source, target, self.options, talk, read=read, **about, **how)
-        by, native = speakers(self.by, self.native, self.fed, talk, self.how, one_at_a_time=one)
+        about |= {"dtype": self.how["dtype"], "device": self.how["device"]}
+        about |= {"read": self.fitted is None, "workers": pool is not None}
+        one = one_at_a_time((self.by, self.fed), self.native, source, target, self.options, talk, **about)
+        by, native = speakers(self.by, self.native, self.fed, talk, self.how, one_at_a_time=one, pool=pool)
         return replace(self, by=by, native=native)
 
     def readings(self, source: Site, talk: Talk) -> Readings:
@@ -330,11 +353,17 @@ def speakers(
     how: Mapping[str, Any],
     *,
     one_at_a_time: bool = False,
+    pool: Cluster | None = None,
 ) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
     """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor.
 
-    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak.
+    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak. ``pool``: the
+    workers that open them in place of this process.
     """
+    if pool is not None:
+        stays = not one_at_a_time and native is None
+        own = None if native is None else _in_workers(native, {}, talk, how, pool, stays=stays)
+        return _in_workers(by, fed, talk, how, pool, stays=stays), own
     if one_at_a_time:
         return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
     if isinstance(by, str):
@@ -359,6 +388,34 @@ def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: 
     if how["engine"] != "auto":
         talk.say(made.engine)
     return made
+
+
+def _in_workers(
+    one: AnyVerbalizer | str,
+    fed: Mapping[str, Any],
+    talk: Talk,
+    how: Mapping[str, Any],
+    pool: Cluster,
+    *,
+    stays: bool,
+) -> AnyVerbalizer:
+    """A verbalizer that workers open, and the doctor has looked at in one of them; ``stays``: they are kept then."""
+    talk.say(f"opening verbalizer {public_address(str(one))} in a worker and checking it")
+    made = Pool(str(one), {**fed, **how}, pool, _looked_at, talk, stays=stays)
+    if how["engine"] != "auto":
+        talk.say(made.engine)
+    return made
+
+
+def _looked_at(one: AnyVerbalizer) -> None:
+    quick([one])
+
+
+def _refuse_open(on: str | None, *verbalizers: AnyVerbalizer | str | None) -> None:
+    """Refuse verbalizers that are open here where workers are to open them."""
+    for one in verbalizers:
+        if on is not None and one is not None and not isinstance(one, str):
+            raise Refusal(f"verbalizer {one.name} on {on}", "it is open in this process", "pass its reference")
 
 
 def chosen_of(

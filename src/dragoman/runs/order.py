@@ -77,6 +77,7 @@ def one_at_a_time(
     talk: Talk,
     *,
     read: bool,
+    workers: bool = False,
     **about: Any,
 ) -> bool:
     """Whether a run opens its models one at a time, which is told then.
@@ -89,8 +90,11 @@ def one_at_a_time(
         options: of the run.
         talk: where it is told.
         read: whether texts are read.
+        workers: whether verbalizers are opened in workers, which give way to reading, whatever is free here.
         about: ``width`` of the source's stream, ``d_sae`` and ``features`` of the dictionary, ``dtype``, ``device``.
     """
+    if workers:
+        return read
     sizes = _sizes(by, native, source, target, options, read=read, **about)
     if sizes is None:
         return False

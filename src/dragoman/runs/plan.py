@@ -1,9 +1,9 @@
 """Conditions times features times samples, verbalized in fixed batches that survive being killed.
 
 In: conditions (vectors to inject, and which verbalizer says them), verbalizers, a run folder. Out: rows in the folder,
-one durable append per finished batch. What is batched with what, and which seed a batch draws with, depends on the
-plan alone, so a run that was killed and gone on with leaves the same bytes as one that was not. Refuses rows
-of another plan, verbalizers of another site, and samples that could only repeat themselves.
+one durable append per finished batch, in the plan's order. What is batched with what, and which seed a batch draws
+with, depends on the plan alone, so a run that was killed and gone on with leaves the same bytes as one that was not.
+Refuses rows of another plan, verbalizers of another site, and samples that could only repeat themselves.
 
 Of several samples the first is greedy and the others are drawn: the first says what is likeliest, the others how sure
 the verbalizer is of it. Scores read the first.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats, Interrupted, Refusal, Site, frozen, refuse_other_site
-from dragoman.records import Card, PromptToken
+from dragoman.records import ENDED, Card, PromptToken
 from dragoman.runs.turns import speaking
 from dragoman.store import Rows, RunFolder, digest, stable_json
-from dragoman.verbalizers.protocol import check_temperature
+from dragoman.verbalizers.protocol import Call, answers, check_temperature
 
 if TYPE_CHECKING:
     from dragoman.core import Explanation
@@ -238,10 +238,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How many rows were there already, and how many were made."""
+    """How many rows were there already, and how many were made; ``ended``: features that ended every worker."""
 
     reused: int
     made: int
+    ended: tuple[str, ...] = ()
 
 
 def execute(
@@ -254,7 +255,8 @@ def execute(
 ) -> Done:
     """Verbalize every condition into the folder, going on from wherever an earlier process stopped.
 
-    Finished batches are never said again; a batch that was cut short is said again whole.
+    Finished batches are never said again, but for rows that ended every worker (`models.shards`); a batch that was cut
+    short is said again whole.
     ``after``: rows of earlier parts of the run, which stand before its own.
     ``progress(condition, done, total)`` is called per condition with the rows there already, then after each batch.
 
@@ -266,23 +268,25 @@ def execute(
     batches = list(plan.batches())
     total = sum(len(b.items) for b in batches)
     made = reused = 0
+    ended: list[str] = []
     try:
         with folder.writing() as rows:
-            finished = _finished(rows, batches, after)
+            finished, again = _finished(rows, batches, after)
+            if again:
+                ended += _said_again(again, rows, plan, verbalizers)
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
-            for key, together in groupby(batches[finished:], key=lambda batch: batch.items[0][0].verbalizer):
-                with speaking(verbalizers[key]):
-                    for batch in together:
-                        rows.append(_verbalized(batch, plan, verbalizers[key]))
-                        made += len(batch.items)
-                        tally.count(batch)
+            for batch, found in _said(batches[finished:], plan, verbalizers):
+                rows.append(found)
+                made += len(batch.items)
+                ended += _ended(found)
+                tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "
             "run the same command again to go on."
         ) from stop
-    return Done(reused, made)
+    return Done(reused, made, tuple(dict.fromkeys(ended)))
 
 
 class _Tally:
@@ -329,10 +333,15 @@ def _refuse_verbalizers(plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) ->
             )
 
 
-def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> int:
-    """How many batches are on disk whole, behind the first rows; rows of a batch cut short are cut off."""
-    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in rows.read()[after:]]
+def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> tuple[int, dict[int, Batch]]:
+    """How many batches are on disk whole, behind the first rows; rows of a batch cut short are cut off.
+
+    And those of their rows that ended every worker, by their place in the file, each as a batch of its own.
+    """
+    read = rows.read()[after:]
+    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in read]
     finished = at = 0
+    again: dict[int, Batch] = {}
     for batch in batches:
         keys = batch.keys
         found = there[at : at + len(keys)]
@@ -340,11 +349,31 @@ def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> int:
             _refuse_rows(rows, after + at)
         if len(found) < len(keys):
             break
+        for number, item in enumerate(batch.items, at):
+            if ENDED in (read[number].get("problems") or ()):
+                again[after + number] = replace(batch, items=(item,))
         finished, at = finished + 1, at + len(keys)
     if finished == len(batches) and at < len(there):
         _refuse_rows(rows, after + at)
     rows.keep(after + at)
-    return finished
+    return finished, again
+
+
+def _said_again(
+    again: Mapping[int, Batch], rows: Rows, plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]
+) -> list[str]:
+    """Have rows that ended every worker said once more, and put in their places; features that did so again."""
+    found = [row for _, (row,) in _said(list(again.values()), plan, verbalizers)]
+    whole = rows.read()
+    for number, row in zip(again, found, strict=True):
+        whole[number] = row
+    rows.replace(whole)
+    return _ended(found)
+
+
+def _ended(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Features of rows that ended every worker that was to say them."""
+    return [row["feature"] for row in rows if ENDED in row["problems"]]
 
 
 def _refuse_rows(rows: Rows, at: int) -> None:
@@ -355,17 +384,31 @@ def _refuse_rows(rows: Rows, at: int) -> None:
     )
 
 
-def _verbalized(batch: Batch, plan: Plan, verbalizer: AnyVerbalizer) -> list[dict[str, object]]:
-    """One batch, verbalized, as rows."""
-    said = verbalizer.verbalize(
-        np.stack([condition.vectors[at] for condition, at in batch.items]),
-        temperature=plan.temperature_of(batch.sample),
-        seed=batch.seed,
-        max_new_tokens=plan.max_new_tokens,
-    )
+def _said(
+    batches: Sequence[Batch], plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]
+) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Batches, verbalized in order, as rows."""
+    for key, together in groupby(batches, key=lambda batch: batch.items[0][0].verbalizer):
+        verbalizer, ordered = verbalizers[key], list(together)
+        with speaking(verbalizer):
+            for batch, said in zip(ordered, answers(verbalizer, [_call(b, plan) for b in ordered]), strict=True):
+                yield batch, _verbalized(batch, said, verbalizer.name)
+
+
+def _call(batch: Batch, plan: Plan) -> Call:
+    """What the verbalizer of a batch is asked."""
+
+    def vectors(rows: range) -> Floats:
+        return np.stack([condition.vectors[at] for condition, at in batch.items[rows.start : rows.stop]])
+
+    how = {"temperature": plan.temperature_of(batch.sample), "max_new_tokens": plan.max_new_tokens}
+    return Call(count=len(batch.items), vectors=vectors, seed=batch.seed, **how)
+
+
+def _verbalized(batch: Batch, said: Sequence[Explanation], name: str) -> list[dict[str, Any]]:
     if len(said) != len(batch.items):
         raise Refusal(
-            f"verbalizer {verbalizer.name}",
+            f"verbalizer {name}",
             f"it gave {len(said)} explanations for {len(batch.items)} vectors",
             "report this as a fault of that verbalizer",
         )

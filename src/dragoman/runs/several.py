@@ -143,8 +143,19 @@ def explain_each(
     farthest = max((one.site for one in dictionaries), key=lambda site: site.block)
     sites = [*(one.site for one in dictionaries), target]
     where = {"dtype": common.how["dtype"], "device": common.how["device"]}
-    stay = readers_stay((common.by, common.fed), common.native, farthest, target, common.options, **about, **where)
-    common = replace(common.opened(farthest, target, talk, **about), held=Held(sites) if stay else None)
+    # Beside workers nothing stays: one of them has the device that models are read on.
+    stay = common.on is None and readers_stay(
+        (common.by, common.fed), common.native, farthest, target, common.options, **about, **where
+    )
+    with common.cluster(talk) as pool:
+        held = Held(sites) if stay else None
+        yield from _in_order(asked, replace(common.opened(farthest, target, talk, pool, **about), held=held), out, talk)
+
+
+def _in_order(
+    asked: Sequence[Named], common: Common, out: Path, talk: Talk
+) -> Generator[tuple[Named, Run], None, None]:
+    """One after the other, with the verbalizers open."""
     now = [
         SetEntry(name=one.name, dictionary=identity(one.dictionary.ref), source=f"{one.dictionary.site}")
         for one in asked

@@ -8,7 +8,7 @@ between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from numpy.typing import NDArray
@@ -88,9 +88,6 @@ class InTurn:
 
 @contextmanager
 def speaking(verbalizer: AnyVerbalizer) -> Iterator[None]:
-    """Inside, a verbalizer that is open only while it speaks is open; others are as they were."""
-    if isinstance(verbalizer, InTurn):
-        with verbalizer.speaking():
-            yield
-    else:
+    """Inside, a verbalizer that is open only while it speaks is open, here or in workers; others are as they were."""
+    with getattr(verbalizer, "speaking", nullcontext)():
         yield

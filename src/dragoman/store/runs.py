@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from dragoman.core import Refusal
 from dragoman.records import is_format
 from dragoman.store.arrays import read_arrays, write_arrays
-from dragoman.store.files import held, opened, plain, read_json, refuse_target, refusing, sync_folder, write_json
+from dragoman.store.files import (
+    held,
+    opened,
+    plain,
+    read_json,
+    refuse_target,
+    refusing,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from dragoman.store.forms import is_lens, is_windows, public
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
@@ -56,6 +66,9 @@ class Rows:
             Refusal: a link, pipe or device stands there, or the disk refuses.
         """
         self.path, self._plan = Path(path), plan
+        self._open()
+
+    def _open(self) -> None:
         refuse_target(self.path)
         with refusing("writing", self.path):
             new = not self.path.exists()
@@ -102,6 +115,17 @@ class Rows:
             if end < self._size:
                 self._cut(end)
             self._count = min(self._count, count)
+
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write these in place of all rows, in one go: killed meanwhile, it holds those or these.
+
+        Raises:
+            Refusal: on a full disk; the file is then as it was before.
+        """
+        blob = b"".join(_line(row, self._plan, number) for number, row in enumerate(rows, 1))
+        write_bytes(self.path, blob)
+        self.close()
+        self._open()
 
     def close(self) -> None:
         """Let go of the file."""

@@ -8,6 +8,7 @@ flagged. A stock phrase is a sign that a vector was read as empty or not read at
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,6 +56,43 @@ class AnyVerbalizer(Protocol):
     ) -> list[Explanation]:
         """One explanation per row of ``vectors`` (n, d_model); only a row's direction counts, sign included."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What ``verbalize`` is asked once, before it is asked.
+
+    ``count``: rows. ``vectors``: gives those of a range of them, (n, d_model). The rest as for ``verbalize``.
+    """
+
+    count: int
+    vectors: Callable[[range], NDArray[Any]]
+    temperature: float
+    seed: int
+    max_new_tokens: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``verbalize`` takes besides vectors."""
+        return {"temperature": self.temperature, "seed": self.seed, "max_new_tokens": self.max_new_tokens}
+
+
+@runtime_checkable
+class Dealing(Protocol):
+    """A verbalizer that has many calls said side by side."""
+
+    def answers(self, calls: Sequence[Call]) -> Iterator[list[Explanation]]:
+        """What each call is answered, in order."""
+        ...
+
+
+def answers(verbalizer: AnyVerbalizer, calls: Sequence[Call]) -> Iterator[list[Explanation]]:
+    """What each call is answered, in order; by a verbalizer that does not deal them, each when it is asked for."""
+    if isinstance(verbalizer, Dealing):
+        yield from verbalizer.answers(calls)
+        return
+    for call in calls:
+        yield verbalizer.verbalize(call.vectors(range(call.count)), **call.settings)
 
 
 def check_temperature(temperature: float) -> None:

@@ -1,0 +1,385 @@
+"""A verbalizer whose calls are dealt to workers of a Ray cluster; the one place where ray is imported.
+
+In: a verbalizer's reference and how it is opened; ``ray``, for a cluster started here and stopped again, or the address
+of one that runs. Out: a verbalizer that tells what a run has to know of it, and answers calls in order. Refuses a
+cluster that does not answer or has no such workers, workers of other versions or other files, those that end whenever
+they open the verbalizer, and what ``shards`` refuses.
+
+A worker is a process with one open verbalizer, on one GPU, or a share of the threads where there is none. Workers write
+nothing. One opens the verbalizer first, is asked what it is and looked at by the doctor. Where texts are to be read it
+ends then, as they want the memory, and all are started when it speaks. What a worker does not survive, `shards` deals
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dragoman.core import Explanation, Refusal, Site, Talk
+from dragoman.models.asked import LOCAL, check_on
+from dragoman.models.shards import Deal, Shard
+from dragoman.verbalizers.protocol import Call
+
+OPENINGS = 3  # in a row that end their workers
+STORE = 2**29  # bytes of vectors on their way; what is more goes to the disk
+# A cluster of our own is reached from this machine alone, tells nobody of itself, and kills no worker by its own count
+# of memory. The first is what Ray has for desktops: its nodes then lie at 127.0.0.1.
+_SETTINGS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_TOLD = ("name", "site", "width", "identity", "together", "reads_length", "trained_on_rows", "engine", "stamps")
+_SAME = ("dragoman", "torch", "transformers")  # what decides words besides files
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """``workers``: at most so many at once, of so many ``threads``. ``where``: as it was asked for."""
+
+    workers: int
+    threads: int
+    where: str
+
+
+@contextmanager
+def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> Iterator[Cluster | None]:
+    """Inside, a cluster is there; None where none is asked for. One that this process is connected to is taken.
+
+    Args:
+        where: ``ray``: this machine's processors and GPUs; ``ray://HOST:PORT``: a cluster that runs.
+        workers: one a GPU when None, or one a node where the device is none.
+        device: that workers open verbalizers on.
+        talk: where it is told.
+
+    Raises:
+        Refusal: ray is not installed, the cluster does not answer, or it has not so many GPUs or processors.
+    """
+    check_on(where, workers, device)
+    if where is None:
+        yield None
+        return
+    ray, ours = _ray(where), False
+    try:
+        if not ray.is_initialized():
+            _connect(ray, where, workers, device)
+            ours = True
+        yield _places(ray, where, workers, device, talk)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class Pool:
+    """A verbalizer that is open in workers, while it speaks.
+
+    It tells what a run asks of one: ``name``, ``site``, ``width``, ``identity``, ``together``, ``reads_length``,
+    ``trained_on_rows``, ``engine``.
+    """
+
+    name: str
+    site: Site
+    width: int
+    identity: dict[str, object]
+    together: int
+    reads_length: bool
+    trained_on_rows: bool
+    engine: str
+
+    def __init__(
+        self,
+        ref: str,
+        how: Mapping[str, Any],
+        where: Cluster,
+        look: Callable[[Any], object],
+        talk: Talk,
+        *,
+        stays: bool = False,
+    ) -> None:
+        """Have one worker open it, tell what it is, and end.
+
+        Args:
+            ref: its reference.
+            how: it is opened, as for ``Verbalizer.open``.
+            where: its workers run.
+            look: refuses it where something is wrong with it; found by its name in the worker.
+            talk: where it is told of workers that come and end.
+            stays: all workers are started at once, and stay to speak.
+        """
+        self._ref, self._how, self._cluster, self._talk = ref, dict(how), where, talk
+        self._idle: list[Any] = []
+        self._opening: dict[Any, Any] = {}  # reference of the answer -> worker
+        self._saying: dict[Any, tuple[Any, Shard]] = {}
+        self._speaking, self._failed = False, 0
+        try:
+            while not self._idle:
+                while len(self._opening) < (where.workers if stays else 1):
+                    self._start()
+                self._hear(None)
+            self.__dict__ |= self._asked(self._idle[0], _told)
+            self._asked(self._idle[0], look)
+        except BaseException:
+            self.close()
+            raise
+        if not stays:
+            self.close()
+
+    def __repr__(self) -> str:
+        """Its name, what it reads, where it is."""
+        return f"Pool({self.name!r} at {self.site}, {self._cluster.workers} workers of {self._cluster.where})"
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Inside, its workers stay."""
+        if self._speaking:
+            yield
+            return
+        self._speaking = True
+        try:
+            yield
+        finally:
+            self._speaking = False
+            self.close()
+
+    def close(self) -> None:
+        """End its workers."""
+        ray = _ray()
+        for worker in [*self._idle, *self._opening.values(), *(one for one, _ in self._saying.values())]:
+            with suppress(Exception):  # it may have ended, and its cluster too
+                ray.kill(worker)
+        self._idle.clear()
+        self._opening.clear()
+        self._saying.clear()
+
+    def verbalize(
+        self, vectors: NDArray[Any], *, temperature: float = 0.0, seed: int = 0, max_new_tokens: int = 200
+    ) -> list[Explanation]:
+        """As the verbalizer itself."""
+        how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+        call = Call(count=len(vectors), vectors=lambda rows: vectors[rows.start : rows.stop], **how)
+        return next(self.answers([call]))
+
+    def answers(self, calls: Sequence[Call]) -> Iterator[list[Explanation]]:
+        """What each call is answered, in order.
+
+        A row that no worker survives has no text and the problem ``records.ENDED``.
+
+        Raises:
+            Refusal: as the module says.
+        """
+        deal = Deal([call.count for call in calls], self._cluster.workers)
+        with self.speaking():
+            while not deal.over:
+                while self._idle and (shard := deal.next()) is not None:
+                    worker, call = self._idle.pop(), calls[shard.call]
+                    ref = worker.say.remote(call.vectors(shard.rows), call.settings)
+                    self._saying[ref] = worker, shard
+                at_work = len(self._idle) + len(self._saying)
+                while len(self._opening) < min(deal.waiting - len(self._idle), self._cluster.workers - at_work):
+                    self._start()
+                self._hear(deal)
+                yield from deal.whole()
+
+    def _start(self) -> None:
+        """Have another worker open the verbalizer."""
+        gpus = 1 if self._how.get("device", "cpu").startswith("cuda") else 0
+        kind = _ray().remote(_Worker).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        )  # fmt: skip
+        worker = kind.remote()
+        asked = self._ref, self._how, str(Path.cwd()), self._cluster.threads
+        self._opening[worker.open.remote(*asked)] = worker
+
+    def _hear(self, deal: Deal | None) -> None:
+        """Wait for the next answers, and take them."""
+        ray = _ray()
+        for ref in ray.wait([*self._opening, *self._saying], num_returns=1)[0]:
+            worker, shard = self._saying.pop(ref) if ref in self._saying else (self._opening.pop(ref), None)
+            found = _heard(ray, ref)
+            if isinstance(found, _Ended):
+                with suppress(Exception):
+                    ray.kill(worker)
+                self._ended(found.why, shard, deal)
+            elif shard is None:
+                self._check(worker, found)
+                self._failed = 0
+                self._idle.append(worker)
+            elif deal is not None:
+                deal.said(shard, found)
+                self._idle.append(worker)
+
+    def _ended(self, why: str, shard: Shard | None, deal: Deal | None) -> None:
+        """A worker has ended: deal again what it had, or have another one open the verbalizer."""
+        if shard is not None and deal is not None:
+            self._talk.say(f"a worker ended ({why}): {deal.lost(shard, why)}")
+            return
+        self._failed += 1
+        if self._failed >= OPENINGS:
+            ended = f"{self._failed} workers ended, one after another, while they opened it ({why})"
+            raise Refusal(f"verbalizer {self._ref}", ended, "look whether it opens without --on, and into its memory")
+        self._talk.say(f"a worker ended while it opened {self._ref} ({why}): another one opens it")
+
+    def _check(self, worker: Any, told: Mapping[str, Any]) -> None:
+        """Refuse a worker of other versions, or other files."""
+        ours = _versions()
+        for name, found in told["versions"].items():
+            if found != ours[name]:
+                why = f"it has {name} {found}, and here is {ours[name]}"
+                raise Refusal(f"a worker on {told['host']}", why, "install the same there: other ones say other words")
+        mine = self.__dict__.get("stamps")
+        if mine not in (None, told["stamps"]) and self._asked(worker, _told)["identity"] != self.identity:
+            why = f"its files of verbalizer {self._ref} are others than those that were looked at"
+            raise Refusal(f"a worker on {told['host']}", why, "give all nodes the same files")
+
+    def _asked(self, worker: Any, question: Callable[[Any], Any]) -> Any:
+        """What a worker's verbalizer is asked."""
+        found = _heard(ray := _ray(), worker.ask.remote(question))
+        if isinstance(found, _Ended):
+            with suppress(Exception):
+                ray.kill(worker)
+            raise Refusal(f"verbalizer {self._ref}", f"its worker ended while it was looked at ({found.why})", _AGAIN)
+        return found
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_AGAIN = "look whether dragoman doctor says the same"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """Of a worker, or of what it did, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A worker's refusal, in its three parts."""
+
+    what: str
+    why: str
+    instead: str
+
+
+class _Worker:
+    """One open verbalizer. What it refuses is an answer: only a worker that has failed raises."""
+
+    def __init__(self) -> None:
+        self._opened: Any = None
+
+    def open(self, ref: str, how: Mapping[str, Any], folder: str, threads: int) -> Any:
+        """Open it as the driver would: from its folder, where there is such a one."""
+        import torch
+
+        from dragoman.models.decode import Verbalizer
+
+        with suppress(OSError):
+            os.chdir(folder)
+        torch.set_num_threads(threads)
+
+        def told() -> dict[str, Any]:
+            self._opened = Verbalizer.open(ref, **how)
+            return {"stamps": self._opened.stamps, "versions": _versions(), "host": os.uname().nodename}
+
+        return _refusing(told)
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """Of the verbalizer."""
+        return _refusing(lambda: question(self._opened))
+
+    def say(self, vectors: NDArray[Any], settings: Mapping[str, Any]) -> Any:
+        """One explanation a row."""
+        return _refusing(lambda: self._opened.verbalize(vectors, **settings))
+
+
+def _refusing(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Refusal as refusal:
+        return _Refused(refusal.what, refusal.why, refusal.instead)
+
+
+def _heard(ray: Any, ref: Any) -> Any:
+    """An answer; `_Ended` where its worker has failed. Raises what a worker refuses."""
+    try:
+        found = ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = getattr(error, "cause", error)
+        return _Ended(f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}")
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+        dead = (line for line in lines if line.startswith("The actor is dead because"))
+        return _Ended(next(dead, lines[-1] if lines else type(error).__name__)[:200].rstrip(". "))
+    if isinstance(found, _Refused):
+        raise Refusal(found.what, found.why, found.instead)
+    return found
+
+
+def _told(opened: Any) -> dict[str, Any]:
+    """What a run asks of a verbalizer."""
+    return {name: getattr(opened, name) for name in _TOLD}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _SAME:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of a source tree on the path
+            found[name] = "of a source tree"
+    return found
+
+
+def _ray(where: str | None = None) -> Any:
+    if where == LOCAL:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+    import ray  # pyright: ignore[reportMissingImports]
+
+    return ray
+
+
+def _connect(ray: Any, where: str, workers: int | None, device: str) -> None:
+    import torch
+
+    try:
+        if where == LOCAL:
+            # Read from the environment when ray is imported, which somebody may have done before.
+            ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+            ray._private.worker._worker_logs_enabled = False  # it tells of ended workers on stdout, whatever is said
+            own = {"num_cpus": max(os.cpu_count() or 1, workers or 1), "object_store_memory": STORE}
+            own["num_gpus"] = torch.cuda.device_count() if device == "cuda" else 0
+            ray.init(address="local", include_dashboard=False, **own, **_QUIET)
+        else:
+            ray.init(address=where, **_QUIET)
+    except Exception as error:  # whatever a network, another version or a disk raises
+        told = " ".join(str(error).split())[:200]
+        instead = "check its address, and the token: RAY_AUTH_MODE=token" if where != LOCAL else "look into Ray's logs"
+        raise Refusal(f"--on {where}", f"no cluster answers ({type(error).__name__}: {told})", instead) from error
+
+
+def _places(ray: Any, where: str, workers: int | None, device: str, talk: Talk) -> Cluster:
+    """How many workers there are."""
+    import torch
+
+    gpu = device.startswith("cuda")
+    there = ray.cluster_resources()
+    most, what = int(there.get("GPU" if gpu else "CPU", 0)), "GPUs" if gpu else "processors"
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    count = workers or (most if gpu else nodes)
+    if not 0 < count <= most:
+        instead = "ask for fewer workers, or use --device cpu" if gpu else "ask for fewer workers"
+        raise Refusal(f"--on {where}, {max(count, 1)} workers", f"there are {most} {what} for them", instead)
+    talk.say(f"{where}: {count} worker{'s' * (count > 1)}, {'one a GPU' if gpu else 'on processors'}")
+    return Cluster(count, max(1, torch.get_num_threads() * nodes // count), where)
