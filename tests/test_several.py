@@ -301,6 +301,8 @@ def test_a_dry_run_sums_them(
     out = ["-o", str(tmp_path / "set"), "--dry-run"]
     done = command(monkeypatch, capsys, *words, *out)
     assert done.code == 0 and "layers.2: 2 features at" in done.out and "2 dictionaries together:" in done.out
+    elsewhere = command(monkeypatch, capsys, *words, *out, "--device", "cuda")
+    assert elsewhere.code == 0 and "of the GPU" in elsewhere.out, elsewhere.err
     told = json.loads(command(monkeypatch, capsys, *words, *out, "--json").out)
     assert told["features"] == 4 and told["conditions"] == {"writes": 4} and told["decoded_tokens"] == 4 * 6
     assert told["source"].endswith(":1,2") and len(told["models"]) == 3 and not (tmp_path / "set").exists()

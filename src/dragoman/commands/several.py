@@ -83,12 +83,14 @@ def forecast_several(
 ) -> None:
     """Tell what all of them would take; ``how``: as of ``Common.of``."""
     from dragoman.dictionaries import Asked as Words
+    from dragoman.models.asked import check_engine
     from dragoman.runs.dry_run import dry_run
     from dragoman.runs.explain import Common
     from dragoman.runs.several import check_each, together
 
     with talking() as talk:
         asked, common = _asked(refs, out, source, read_as, features, graph, talk), Common.of(**how)
+    check_engine(common.how["engine"])
     check_each(asked, common, out)
     by, native = common.by, common.native
     if not isinstance(by, str) or not (native is None or isinstance(native, str)):

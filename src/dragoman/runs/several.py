@@ -133,6 +133,7 @@ def explain_each(
         Refusal: as the module says.
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
+    common.check()
     target = check_each(asked, common, out)
     common.texts.tell(talk)
     for one in asked:
@@ -184,8 +185,7 @@ def _in_order(
 
 
 def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
-    """Refuse early what any of them would be refused for; where the verbalizer reads."""
-    common.check()
+    """Refuse early what any of them would be refused for, on whatever machine; where the verbalizer reads."""
     what = f"{len(asked)} dictionaries"
     if common.fitted is not None:
         raise Refusal(f"{what} through {common.fitted.name}", "a crossing is of one", "leave --through out")
