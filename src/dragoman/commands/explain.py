@@ -243,8 +243,8 @@ def explain(
     options = Options(map="aligned" if kind is None else kind, **how)
     read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
     read_as |= {"labels": labels, "resid_pre": resid_pre}
-    if dry and on is not None:
-        raise Refusal("--dry-run beside --on", "it is reckoned for this process alone", "leave one out")
+    if dry:
+        _refuse_beside_dry_run(on, prompted=bool(prompt) or prompts is not None)
     if several:
         if prompt or prompts is not None or at is not None:
             raise Refusal("prompts beside several dictionaries", "they are read at one place", "name one, or none")
@@ -274,8 +274,6 @@ def explain(
     check_run(out)
     read_as["site"] = stated
     if dry:
-        if prompt or prompts is not None:
-            raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
         _prompts(None, None, at)
         check_engine(engine)
         _refuse_words_of_features(graph, asked, confidence)
@@ -385,6 +383,14 @@ def _refuse_nothing(sae: str | None, prompted: object, stated: Site | None) -> N
         raise typer.BadParameter("Name an SAE, or a text with --prompt.", param_hint="'SAE'")
     if sae is None and stated is None:
         raise Refusal("prompts", "nothing says which model reads them, and where", "say --source MODEL:BLOCK")
+
+
+def _refuse_beside_dry_run(on: str | None, *, prompted: bool) -> None:
+    """Refuse what nothing is reckoned for."""
+    if prompted:
+        raise Refusal("--dry-run beside prompts", "it is reckoned for a dictionary's features", "leave one out")
+    if on is not None:
+        raise Refusal("--dry-run beside --on", "it is reckoned for this process alone", "leave one out")
 
 
 def _refuse_words_of_features(graph: Path | None, asked: object, confidence: Path | None) -> None:
