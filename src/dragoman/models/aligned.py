@@ -20,13 +20,12 @@ a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -62,7 +61,6 @@ from dragoman.store import digest, refuse_alike
 from dragoman.store.spool import Kept, Spool
 
 ROOM = 2e9  # bytes of sums over firings
-_MOST_LARGER = 16  # times as many of the shortest texts in a batch as of the longest
 _PAIRS = ("x", "y", "documents", "ends", "rest_x", "rest_documents", "rest_ends")
 
 
@@ -125,8 +123,8 @@ def read_aligned(
     pilot = look_first(source, target, [d.text for d in documents], encoding, options)
     reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
-    even = device is not None and torch.device(device).type == "cuda"
-    batches, done = list(in_batches(order, options.batch_size, even=even)), 0
+    batches = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
+    done = 0
     with fused_norms(device, source, target), one_behind(device) as count:
         for batch, ready in ahead(reading.prepared, batches, beside=device is not None):
             pairs = reading.pairs(batch, ready)
@@ -135,18 +133,6 @@ def read_aligned(
             if progress:
                 progress(done, len(order))
     return reading.finish(len(texts), left, digest("\n".join(texts)))
-
-
-def in_batches(order: Sequence[Document], size: int, *, even: bool) -> Iterator[Sequence[Document]]:
-    """Documents, longest first, in batches of ``size``; ``even``: shorter ones in larger batches, as long in all.
-
-    A GPU takes no longer for many short texts than for few long ones, and what is asked of it batch by batch costs the
-    host the same for both.
-    """
-    start, room = 0, size * max(len(order[0].text), 1) if order else 0
-    while start < len(order):
-        wide = min(room // max(len(order[start].text), 1), _MOST_LARGER * size)
-        yield order[start : (start := start + (wide if even else size))]
 
 
 def _columns(
