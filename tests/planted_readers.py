@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dragoman.core import Site
@@ -50,6 +51,7 @@ class PlantedReader:
     sinks: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
     dtype: str = "float32"
+    model: torch.nn.Module = field(default_factory=torch.nn.Module)  # of no parts: its rows are planted
 
     @property
     def width(self) -> int:
