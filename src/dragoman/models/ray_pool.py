@@ -70,11 +70,11 @@ def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> 
     if where is None:
         yield None
         return
-    ray, ours = _ray(where), False
+    ray = _ray(where)
+    ours = not ray.is_initialized()
     try:
-        if not ray.is_initialized():
+        if ours:
             _connect(ray, where, workers, device)
-            ours = True
         yield _places(ray, where, workers, device, talk)
     finally:
         if ours:
