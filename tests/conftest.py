@@ -36,8 +36,13 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+def pytest_collection() -> None:
+    """What is imported and collected is there to the end: garbage is looked for in what tests make, not in that."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What was imported and collected is there to the end: garbage is looked for in what tests make, not in that."""
+    gc.enable()
     gc.freeze()
 
 

@@ -28,6 +28,7 @@ class Nursery:
 
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": HERE, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment["PYTHONHASHSEED"] = "4242"  # any but the worker's: what is compared depends on none
         # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
         ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -40,7 +41,8 @@ class Nursery:
     ) -> int:
         """Begin a run; the id of its process. Its stdout and stderr go to ``log``.out and ``log``.err.
 
-        ``more``: of its environment; ``SLOWLY`` names a module whose ``patch`` is called first.
+        ``more``: of its environment; ``SLOWLY`` names a module whose ``patch`` is called first, ``PYTEST`` a folder in
+        which pytest is run instead.
         """
         self.end()
         more["DRAGOMAN_CACHE"] = str(cache or os.environ["DRAGOMAN_CACHE"])
@@ -95,6 +97,9 @@ def run(words: list[str], log: str, here: bool, more: dict[str, str]) -> int:
         os.dup2(file, number)
         os.close(file)
     try:
+        if "PYTEST" in more:
+            os.chdir(more["PYTEST"])
+            return import_module("pytest").main(words)
         cli.main()
     except SystemExit as end:
         return int(end.code or 0)

@@ -158,9 +158,9 @@ def test_rows_fit_into_slots_that_are_as_many_fewer_or_one(case: tuple[Verbalize
 
 
 def test_samples_are_a_rows_own_whatever_stands_beside_it(
-    case: tuple[Verbalizer, NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+    plain_case: tuple[Verbalizer, NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verbalizer, vectors = case
+    verbalizer, vectors = plain_case
     how = {"temperature": 0.8, "seed": 3, "max_new_tokens": 12}
     ours, loop = both(verbalizer, vectors, **how)
     same(ours, loop)

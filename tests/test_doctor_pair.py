@@ -15,6 +15,7 @@ from dragoman.dictionaries import open_dictionary
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.stream import overflow, reconstruction, unexplained
+from dragoman.models.decode import Verbalizer
 from dragoman.models.watch import Stream
 from dragoman.runs.explain import explain
 from dragoman.stats.planted import names_category
@@ -95,15 +96,12 @@ def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"
 
 
-def test_a_real_feature_is_named_in_the_real_target_s_words(
-    pair: Examined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dragoman.models.lens.FEWEST", 10**9)  # what its row writes is told of elsewhere
     truth = read_truth(tiny.data("tiny-truth"))
     info, words = truth.features, truth.category_words
     chosen = ("4497", "2511")  # comets, prime numbers
-    verbalizer = pair.subject.verbalizer
-    assert verbalizer is not None and verbalizer.name == "tiny-gemma-av"
+    verbalizer = Verbalizer.open("tiny-gemma-av", dtype="bfloat16")
     asked: dict[str, Any] = {"map": "post", "route": "direct", "max_new_tokens": 120}
     run = explain(open_dictionary("tiny-sae"), by=verbalizer, features=chosen, out=tmp_path / "run", **asked).folder
     for row in run.rows():

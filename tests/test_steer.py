@@ -188,5 +188,4 @@ def test_the_packaged_target_steered_by_its_own_unembedding_writes_those_words()
     typical = reader.typical(["The people of the city vote in an election.", "He laid another course of bricks."])
     table = steering_table(reader, rows, [[w] for w in PLAIN], median_norm=typical)
     assert rank_auroc(table).mean() > 0.95
-    dealt = steering_table(reader, np.roll(rows, 1, axis=0), [[w] for w in PLAIN], median_norm=typical)
-    assert rank_auroc(dealt).mean() < 0.6
+    assert rank_auroc(np.roll(table, 1, axis=0)).mean() < 0.6  # rows dealt to the next word
