@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "research"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "research")]
 
 from dragoman.calibration.answers import calibrated, gathered, names, of_kinds  # noqa: E402
 from dragoman.calibration.calibrate import work_of  # noqa: E402

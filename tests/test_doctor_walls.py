@@ -21,6 +21,8 @@ LIBRARIES = {"peft", "torch", "transformers", "tokenizers"}
 OF_TORCH = {"backward", "cpu", "detach", "forward", "generate", "get_input_embeddings", "get_output_embeddings"}
 OF_TORCH |= {"long", "named_modules", "named_parameters", "new_tensor", "new_zeros", "numpy", "parameters"}
 OF_TORCH |= {"register_forward_hook", "register_forward_pre_hook", "register_hook", "state_dict", "to"}
+# Nothing public keeps a cluster that Ray starts to this machine, where it was imported before, and off stdout.
+OF_OTHERS = {"ray_pool.py": {"_private", "_worker_logs_enabled"}}
 
 
 def private(name: object) -> bool:
@@ -39,7 +41,7 @@ def private_reads(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.parts[-2:]))
 def test_no_private_name_of_another_object_is_read(path: Path) -> None:
-    assert not list(private_reads(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not set(private_reads(ast.parse(path.read_text(encoding="utf-8")))) - OF_OTHERS.get(path.name, set())
 
 
 @pytest.mark.parametrize("line", ["x._net", "x.y._net.z", "getattr(x, '_net', None)", "hasattr(x, '_net')"])

@@ -147,7 +147,7 @@ def test_an_export_is_not_written_over_a_link_or_taken_for_written_where_a_pipe_
     said = [Explained(index="3", text="rivers", confidence=None, notes={})]
     told: dict[str, Any] = {"type_name": "t", "model_name": "m", "author": "someone"}
     source = parse("np:gemma-2-2b/20-res-16k")
-    for kind, why in (("a pipe", REPLACED), ("a link", "No such file")):
+    for kind, why in (("a pipe", REPLACED), ("a link", "No such file|links are not replaced")):
         out = tmp_path / kind
         batch = out / "v1" / "gemma-2-2b" / "20-res-16k" / "explanations" / "batch-0.jsonl.gz"
         batch.parent.mkdir(parents=True)

@@ -7,7 +7,6 @@ agree but for rounding. Refuses rows of another width.
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,6 @@ from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
 
 _CELLS = 2**24  # activations encoded at a time on the host: 64 MB
-_ALONE = ("relu", "jumprelu")  # kinds of encoders whose features do not ask what others do
 _DEVICE_CELLS = 2**27  # and on a device: 0.5 GB, and as much again for what is not chosen yet
 
 
@@ -80,23 +78,13 @@ class DeviceEncoding:
         if x.ndim != 2 or x.shape[1] != self.encoder.d_in:
             why = f"the dictionary reads width {self.encoder.d_in}"
             raise Refusal(f"activations of shape {tuple(x.shape)}", why, "pass (n, d_in) rows")
-        if columns is not None and self.encoder.architecture in _ALONE:
-            return self._of(columns).dense(x)
-        step = max(_DEVICE_CELLS // len(self._b_enc), 1)
+        step = max(_DEVICE_CELLS // self.encoder.d_sae, 1)
         parts = []
         for start in range(0, len(x), step):
             fired = self._chosen(self._before(self._normalised(x[start : start + step].to(self.device).float())))
             parts.append(fired if columns is None else fired[:, columns])
-        width = len(self._b_enc) if columns is None else len(columns)
+        width = self.encoder.d_sae if columns is None else len(columns)
         return torch.cat(parts) if parts else torch.zeros((0, width), device=self.device)
-
-    def _of(self, columns: torch.Tensor) -> DeviceEncoding:
-        """The encoder of some features, where each fires whatever the others do."""
-        some = copy(self)
-        some._w_enc, some._b_enc = self._w_enc[:, columns], self._b_enc[columns]
-        some._threshold = None if self._threshold is None else self._threshold[columns]
-        some._lengths = None if self._lengths is None else self._lengths[columns]
-        return some
 
     @torch.inference_mode()
     def sparse(self, x: Any, columns: NDArray[np.int64] | None = None) -> csr_array:

@@ -27,6 +27,7 @@ from dragoman.neuronpedia.activations import Window, activation_rows
 from dragoman.neuronpedia.files import batch_files
 from dragoman.neuronpedia.ids import NeuronpediaRef
 from dragoman.store import file_sha256, plain, read_jsonl, refusing, replacing, write_bytes
+from dragoman.store.files import refuse_target
 from dragoman.store.spans import shown
 
 LONGEST = 512  # UTF-16 units, which is how their site counts characters
@@ -106,11 +107,13 @@ def write_explanations(
         indices = [str(row["index"]) for row in rows]
         description = readme(source, **how, indices=indices, files=len(ready), windows=count)
         beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
-        for path, made in (ready | active).items():
-            if path not in there:
-                with refusing("writing", path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    made.replace(path)
+        moved = {path: made for path, made in (ready | active).items() if path not in there}
+        for path in moved:
+            refuse_target(path)
+        for path, made in moved.items():
+            with refusing("writing", path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made.replace(path)
         for path, content in beside.items():
             write_bytes(path, content)
     return list(ready)
