@@ -1,4 +1,4 @@
-"""The embedded pair, real weights: the doctor raises no alarm, sees the off-by-one and the overflow; a real feature."""
+"""The embedded pair in bfloat16: the doctor raises no alarm, sees the off-by-one and the overflow; a real feature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from dragoman.dictionaries import open_dictionary
 from dragoman.dictionaries.beside import read_truth
 from dragoman.doctor import Finding, examine, open_subject, quick
 from dragoman.doctor.stream import overflow, reconstruction, unexplained
-from dragoman.models.decode import Verbalizer
 from dragoman.models.watch import Stream
 from dragoman.runs.explain import explain
 from dragoman.stats.planted import names_category
@@ -27,10 +26,10 @@ class Examined:
     """The pair, opened and examined once for all tests of this file."""
 
     def __init__(self) -> None:
-        self.subject = open_subject(sae="tiny-sae", by="tiny-gemma-av")
+        self.subject = open_subject(sae="tiny-sae", by="tiny-gemma-av", dtype="bfloat16")
         assert self.subject.background is not None  # it lies beside the dictionary
         self.findings = examine(self.subject)
-        self.native = open_subject(by="tiny-smollm2-av")
+        self.native = open_subject(by="tiny-smollm2-av", dtype="bfloat16")
         self.findings += examine(self.native)
         self.stream = self.subject.source_stream
 
@@ -96,12 +95,15 @@ def test_the_embedded_gemma_would_overflow_float16(pair: Examined) -> None:
     assert overflow("m", "largest entry", found.measured, "float16").do == "use bfloat16 or float32"
 
 
-def test_a_real_feature_is_named_in_the_real_target_s_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_feature_is_named_in_the_real_target_s_words(
+    pair: Examined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dragoman.models.lens.FEWEST", 10**9)  # what its row writes is told of elsewhere
     truth = read_truth(tiny.data("tiny-truth"))
     info, words = truth.features, truth.category_words
     chosen = ("4497", "2511")  # comets, prime numbers
-    verbalizer = Verbalizer.open("tiny-gemma-av", dtype="bfloat16")
+    verbalizer = pair.subject.verbalizer
+    assert verbalizer is not None and verbalizer.name == "tiny-gemma-av"
     asked: dict[str, Any] = {"map": "post", "route": "direct", "max_new_tokens": 120}
     run = explain(open_dictionary("tiny-sae"), by=verbalizer, features=chosen, out=tmp_path / "run", **asked).folder
     for row in run.rows():
