@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +61,8 @@ class Nursery:
     def end(self) -> None:
         """Kill the run that a test has left behind, if one has."""
         if self._at_work is not None:
-            os.kill(self._at_work, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself, and its exit code waits to be read
+                os.kill(self._at_work, signal.SIGKILL)
             self.ended()
 
     def run(self, words: list[str], **how: Any) -> int:

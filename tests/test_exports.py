@@ -136,7 +136,9 @@ def test_a_graph_gets_labels_under_both_of_its_ids(run: RunFolder, tmp_path: Pat
     thorns, unsure = "About pricking, and thorns. (fires)", 'unsure: =SUM(A1) "quoted", ünï second line (fires)'
     assert [n["clerp"] for n in graph["nodes"]] == [thorns, unsure, "", "", ""]
     number = {f: str(cantor(20, f) if schema else f) for f in (982, 7)}
-    assert dict(json.loads(graph["qParams"]["clerps"])) == {"12": "kept", number[982]: thorns, number[7]: unsure}
+    # By its number alone 982 would be layer 19's too: what the graph said of it stays.
+    ours = {number[982]: thorns if schema else "replaced", number[7]: unsure}
+    assert dict(json.loads(graph["qParams"]["clerps"])) == {"12": "kept", **ours}
     labels = json.loads((out / "labels.json").read_text())
     assert labels["20_982"] == thorns and labels["20_7"] == unsure and set(labels) == {"20_7", "20_31", "20_982"}
     assert dict(json.loads((out / "clerps.json").read_text()))[str(cantor(20, 982))] == thorns

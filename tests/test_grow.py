@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import dragoman
 from dragoman.core import Refusal
+from dragoman.records import ENDED
 from dragoman.runs.crossings import fit_crossing
 from dragoman.runs.grow import parts_of
 from dragoman.runs.run import Run
@@ -102,6 +103,13 @@ def test_growing_that_was_cut_short_goes_on_to_the_same_bytes(ask: Ask, bare: No
     (tmp_path / "run" / "rows.jsonl").write_bytes(b"\n".join(want[:-1]) + b"\n" + want[-1][:20])
     with pytest.raises(Refusal, match=r"more features for .*: the run there is not finished \(\d of \d rows\)"):
         ask("12", tmp_path / "run")
+    (tmp_path / "run" / "rows.jsonl").write_bytes(b"\n".join(want) + b"\n")
+    with RunFolder.open(tmp_path / "run").writing() as rows:
+        said = rows.read()
+        rows.replace([*said[:-1], {**said[-1], "text": "", "problems": [ENDED, "empty"]}])
+    with pytest.raises(Refusal, match=r"more features for .*: the run there is not finished \(\d of \d rows\)"):
+        ask("12", tmp_path / "run")
+    (tmp_path / "run" / "rows.jsonl").write_bytes(b"\n".join(want[:-1]) + b"\n" + want[-1][:20])
     ask("7,11", tmp_path / "run")
     assert (
         lines(tmp_path / "run") == want and whole.folder.vectors()[1] == Run.open(tmp_path / "run").folder.vectors()[1]

@@ -203,6 +203,8 @@ def test_explain_on_ray_writes_the_single_runs_folder(
     sentence = "^feature 7: every worker that was to say them ended; their rows have no text, and all others are kept"
     with pytest.raises(Refusal, match=sentence):
         explained("poison", on="ray", workers=2)
+    # Everything else that is of the run is there all the same, as of the one that went well.
+    assert {path.name for path in (tmp_path / "poison").iterdir()} - {"log.txt"} == whole.keys()
     (told / "poison.npy").unlink()
     spoke(told)
     assert explained("poison") == whole

@@ -24,7 +24,7 @@ from dragoman.runs.explain import Common
 from dragoman.runs.readings import Readings
 from dragoman.runs.several import explain_each, of_graph, opened
 from dragoman.store import RunFolder
-from dragoman.store.runsets import RunSet, check_set, one_run, runs_of
+from dragoman.store.runsets import RunSet, SetEntry, check_set, one_run, runs_of
 from small_world import World, command
 from test_graphs import graph_at, node
 from test_remote import REGISTRY
@@ -201,6 +201,22 @@ def test_what_is_finished_is_not_looked_at_again_and_more_features_are_added(
     assert [run.manifest["features"] for run in runs] == [["0", "3", "7"]] * 2
     shutil.rmtree(tmp_path / "set" / "layers.2")
     assert [len(run.folder.rows()) for run in speak("0,3,7")] == [3, 3]
+    (tmp_path / "ids").write_text("0\n3\n7\n")
+    assert [len(run.folder.rows()) for run in speak(f"@{tmp_path / 'ids'}")] == [3, 3]
+    (tmp_path / "ids").write_text("0\n3\n7\n11\n")
+    assert [len(run.folder.rows()) for run in speak(f"@{tmp_path / 'ids'}")] == [4, 4], "a file of other ids is another"
+
+
+def test_what_was_never_begun_and_is_not_asked_for_any_more_is_forgotten(speak: Speak, tmp_path: Path) -> None:
+    speak()
+    named = RunSet.at(tmp_path / "set")
+    assert named is not None
+    never = SetEntry(name="layers.9", dictionary="elsewhere", source="m:9")
+    named.model_copy(update={"runs": (*named.runs, never)}).write(tmp_path / "set")
+    with pytest.raises(Refusal, match=r"1 of its 3 runs hold no explanation yet \(layers.9\)"):
+        runs_of(tmp_path / "set")
+    speak()
+    assert [path.name for path in runs_of(tmp_path / "set")] == ["layers.1", "layers.2"]
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(
@@ -347,6 +363,9 @@ def test_numbers_that_layers_share_are_not_mixed_up_in_graphs_of_the_first_versi
     made = labelled_graph({"nodes": nodes}, {(1, 3): "one", (2, 3): "two", (2, 7): "seven"}, [1, 2])
     assert [one["clerp"] for one in made["nodes"]] == ["one", "two", "seven"]
     assert json.loads(made["qParams"]["clerps"]) == [["7", "seven"]]
+    made = labelled_graph({"nodes": nodes}, {(1, 3): "one", (2, 7): "seven"}, [1, 2])
+    assert [one.get("clerp") for one in made["nodes"]] == ["one", nodes[1].get("clerp"), "seven"]
+    assert json.loads(made["qParams"]["clerps"]) == [["7", "seven"]], "a number that another layer has too"
 
 
 def test_view_score_rank_and_export_take_the_folder(

@@ -14,6 +14,7 @@ from dragoman import Refusal, Site
 from dragoman.core import Explanation
 from dragoman.models.shards import AHEAD, MOST_ENDED, TRIES, Deal, Shard, cut
 from dragoman.records import ENDED
+from dragoman.runs.build import refuse_ended
 from dragoman.runs.plan import Condition, Done, Plan, execute
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import Call
@@ -120,8 +121,11 @@ def test_a_row_that_ended_everyone_is_kept_without_text_and_tried_again(tmp_path
     done, whole = run("whole", -1)
     assert done == Done(0, 10)
     done, rows = run("run", 9)
-    assert done == Done(0, 10, ("e",))
+    assert done == Done(0, 10)
     ours, theirs = rows.splitlines(), whole.splitlines()
     assert [at for at in range(10) if ours[at] != theirs[at]] == [4] and f'"{ENDED}", "empty"'.encode() in ours[4]
-    assert run("run", 9) == (Done(10, 0, ("e",)), rows)
+    assert run("run", 9) == (Done(10, 0), rows)
+    with pytest.raises(Refusal, match="^feature e: every worker that was to say them ended; their rows have no text"):
+        refuse_ended(RunFolder.open(tmp_path / "run"))
     assert run("run", -1) == (Done(10, 0), whole)
+    assert refuse_ended(RunFolder.open(tmp_path / "run")).path == tmp_path / "run"

@@ -21,7 +21,7 @@ import numpy as np
 
 from dragoman.core import Refusal
 from dragoman.dictionaries.rows import wanted
-from dragoman.store import read_bounded
+from dragoman.store import read_bounded, stable_json
 from dragoman.store.spans import shown
 
 LONGEST_ID = 200
@@ -97,6 +97,11 @@ class Asked:
         parts = [part for word in words for part in _parts(word)]
         _refuse_twice(text, parts)
         return cls(text=text, parts=tuple(parts))
+
+    @property
+    def meant(self) -> str:
+        """What the words mean, as one text: a file of ids may hold others tomorrow."""
+        return self.text if self.every else stable_json([str(part) for part in self.parts])
 
     @property
     def every(self) -> bool:

@@ -145,8 +145,8 @@ def labelled_graph(
 ) -> dict[str, Any]:
     """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
 
-    ``labels``: by layer and number; ``layers``: which are explained. Where ``feature`` is the number alone, one with
-    labels in several layers is left out of ``qParams.clerps``, which could not tell them apart.
+    ``labels``: by layer and number; ``layers``: which are explained. Where ``feature`` is the number alone, one that
+    the graph has in several layers is left out of ``qParams.clerps``, which could not tell them apart.
 
     Raises:
         Refusal: it has no nodes, a node's two ids contradict each other, or no node is of these features.
@@ -157,9 +157,9 @@ def labelled_graph(
     made, pairs = list[dict[str, Any]](graph["nodes"]), dict[str, str]()
     whose = dict[str, set[tuple[int, int]]]()
     for k, at, number in named:
+        key = str(made[k]["feature"])
+        whose.setdefault(key, set()).add((at, number))
         if (label := labels.get((at, number))) is not None:
-            key = str(made[k]["feature"])
-            whose.setdefault(key, set()).add((at, number))
             pairs[key] = label
             made[k] = {**made[k], "clerp": label}
     if not pairs:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,18 @@ from scipy.sparse import csr_array
 _ROWS = 8  # random rows on which a norm's kernel is compared with the norm itself
 
 
+@cache
 def has_kernels(device: torch.device) -> bool:
-    """Whether kernels can be launched there."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    """Whether kernels can be launched there: one is, as Triton may lack the compiler that it asks for."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    from dragoman.models.kernels import norm
+
+    ones = torch.ones(2, 16, device=device)
+    try:
+        return bool(torch.allclose(norm(ones, ones[0], 1e-6, around_one=False), ones))
+    except Exception:  # whatever a compiler, a driver or Triton itself raises
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ in Dao et al. 2022 (arXiv 2205.14135); a draw inverts the cumulative distributio
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -125,14 +126,20 @@ def attend(
     slot, position = slot.contiguous(), position.contiguous()  # an expanded view steps by nothing
     out = query.new_empty(rows, 1, heads, d)
     strides = [x.stride(at) for x in (query, key, value) for at in (0, 1)]
-    _attend[(rows, kv_heads)](
-        query, key, value, k_shared, v_shared, k_own, v_own, out, slot, position,
-        *strides, k_shared.shape[1], k_own.shape[2], scale, window,
-        HEADS=kv_heads, GROUP=group, GP=max(16, triton.next_power_of_2(group)), D=d,
-        DP=max(16, triton.next_power_of_2(d)), BN=KEYS, WRITE=write,
-        EXACT="ieee" if query.dtype == torch.float32 else "tf32", num_warps=_WARPS, num_stages=_STAGES,
-    )  # fmt: skip
+    with _on(query):
+        _attend[(rows, kv_heads)](
+            query, key, value, k_shared, v_shared, k_own, v_own, out, slot, position,
+            *strides, k_shared.shape[1], k_own.shape[2], scale, window,
+            HEADS=kv_heads, GROUP=group, GP=max(16, triton.next_power_of_2(group)), D=d,
+            DP=max(16, triton.next_power_of_2(d)), BN=KEYS, WRITE=write,
+            EXACT="ieee" if query.dtype == torch.float32 else "tf32", num_warps=_WARPS, num_stages=_STAGES,
+        )  # fmt: skip
     return out
+
+
+def _on(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Inside, kernels are launched where the tensor is: Triton's are launched on the current device otherwise."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _laid_out(*written: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -222,15 +229,16 @@ def choose(logits: torch.Tensor, slot: torch.Tensor, board: Any, *, draws: bool)
     chunks = -(-vocabulary // CHUNK)
     tops, weights, heats = (torch.empty(rows, chunks, device=logits.device) for _ in range(3))
     where = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
-    _scan[(rows, chunks)](
-        logits, tops, where, weights, heats, board.inverse, vocabulary, logits.stride(0), chunks,
-        CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
-    )  # fmt: skip
-    _choose[(rows,)](
-        logits, tops, where, weights, heats, board.inverse, slot, board.state, board.said, board.sure, board.uniform,
-        board.ends, vocabulary, logits.stride(0), chunks, board.state.shape[1], board.said.shape[1],
-        CP=max(16, triton.next_power_of_2(chunks)), CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
-    )  # fmt: skip
+    with _on(logits):
+        _scan[(rows, chunks)](
+            logits, tops, where, weights, heats, board.inverse, vocabulary, logits.stride(0), chunks,
+            CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
+        )  # fmt: skip
+        _choose[(rows,)](
+            logits, tops, where, weights, heats, board.inverse, slot, board.state, board.said, board.sure,
+            board.uniform, board.ends, vocabulary, logits.stride(0), chunks, board.state.shape[1], board.said.shape[1],
+            CP=max(16, triton.next_power_of_2(chunks)), CHUNK=CHUNK, DRAWN=draws, num_warps=_PICKING_WARPS,
+        )  # fmt: skip
 
 
 @jit
@@ -253,10 +261,11 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, *, around_one: bool)
     rows = (x.transpose(1, 2) if turned else x).contiguous()
     out, d = torch.empty_like(rows), rows.shape[-1]
     size = triton.next_power_of_2(d)
-    _norm[(rows.numel() // d,)](
-        rows, weight.contiguous(), out, eps, D=d, DP=size, AROUND_ONE=around_one,
-        num_warps=max(1, min(8, size // 512)),
-    )  # fmt: skip
+    with _on(rows):
+        _norm[(rows.numel() // d,)](
+            rows, weight.contiguous(), out, eps, D=d, DP=size, AROUND_ONE=around_one,
+            num_warps=max(1, min(8, size // 512)),
+        )  # fmt: skip
     return out.transpose(1, 2) if turned else out
 
 
@@ -288,4 +297,5 @@ def firing_sums(
     _laid_out(total)
     q = total.shape[1]
     grid = (len(features), triton.cdiv(q, _WIDTH))
-    _firing_sums[grid](total, features, begins, rows, values, y.contiguous(), q, WIDTH=_WIDTH)
+    with _on(total):
+        _firing_sums[grid](total, features, begins, rows, values, y.contiguous(), q, WIDTH=_WIDTH)

@@ -30,6 +30,7 @@ from dragoman.models.shards import Deal, Shard
 from dragoman.verbalizers.protocol import Call
 
 OPENINGS = 3  # in a row that end their workers
+WAIT = 60  # seconds until it is told that workers are waited for
 STORE = 2**29  # bytes of vectors on their way; what is more goes to the disk
 # A cluster of our own is reached from this machine alone, tells nobody of itself, and kills no worker by its own count
 # of memory. The first is what Ray has for desktops: its nodes then lie at 127.0.0.1.
@@ -203,8 +204,12 @@ class Pool:
 
     def _hear(self, deal: Deal | None) -> None:
         """Wait for the next answers, and take them."""
-        ray = _ray()
-        for ref in ray.wait([*self._opening, *self._saying], num_returns=1)[0]:
+        ray, ready = _ray(), []
+        while not ready:
+            ready = ray.wait([*self._opening, *self._saying], num_returns=1, timeout=WAIT)[0]
+            if not ready and self._opening and not self._saying:
+                self._talk.say(f"{len(self._opening)} workers are not there yet: the cluster may be busy")
+        for ref in ready:
             worker, shard = self._saying.pop(ref) if ref in self._saying else (self._opening.pop(ref), None)
             found = _heard(ray, ref)
             if isinstance(found, _Ended):

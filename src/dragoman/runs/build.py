@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Background, Directions, Floats, Refusal, Site, Talk
-from dragoman.records import SOURCE_ROWS, Card, NullName, PromptToken, Reading
+from dragoman.records import ENDED, SOURCE_ROWS, Card, NullName, PromptToken, Reading
 from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
@@ -137,8 +137,6 @@ class RunBuilder:
         vectors = with_vectors_before(run, vectors | {SOURCE_ROWS: self.directions.unit})
         if vectors is not None:
             run.write_vectors(vectors)
-        if done.ended:
-            raise _left_out(done.ended, run)
         return run
 
     def _tell_washed(self, verbalizers: Mapping[str, AnyVerbalizer], talk: Talk) -> None:
@@ -155,9 +153,13 @@ class RunBuilder:
         return replace(condition, vectors=condition.vectors * self.lengths[condition.name][:, None])
 
 
-def _left_out(ended: Sequence[str], run: RunFolder) -> Refusal:
+def refuse_ended(run: RunFolder) -> RunFolder:
+    """The run; refuse one with rows that ended every worker, once all else that is of it has been written."""
+    ended = list(dict.fromkeys(row["feature"] for row in run.rows() if ENDED in (row.get("problems") or ())))
+    if not ended:
+        return run
     named = ", ".join(map(shown, ended[:10])) + (f" and {len(ended) - 10} more" if len(ended) > 10 else "")
-    return Refusal(
+    raise Refusal(
         f"feature{'s' * (len(ended) > 1)} {named}",
         "every worker that was to say them ended; their rows have no text, and all others are kept",
         f"look into {run.path / LOG} for how they ended, and run the same command again to have these tried again",

@@ -29,7 +29,7 @@ from dragoman.models.ray_pool import Cluster, Pool, cluster
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
-from dragoman.runs.build import RunBuilder, together
+from dragoman.runs.build import RunBuilder, refuse_ended, together
 from dragoman.runs.carried import Carried, conditions_of, unusable, washable, without
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import (
@@ -172,7 +172,7 @@ def explain(
         if isinstance(chosen, Activations):
             readings, settings_of = common.readings(directions.site, talk), common.settings
             how = (options, fitted, out, settings_of)
-            return Run(prompted.written(chosen, readings, common.open_by, common.open_native, *how))
+            return Run(refuse_ended(prompted.written(chosen, readings, common.open_by, common.open_native, *how)))
         refuse_uncalibrated(confidence, chosen.dictionary, target, options, common.open_by)
         return common.explained(chosen, later, out, talk)
 
@@ -298,7 +298,7 @@ class Common:
         folder = written_run(chosen, crossing, readings, by, native, options, out, how, self.confidence)
         add_claims(folder, talk.say, device=self.how["device"])
         add_confidence(folder, self.confidence, talk.say, device=self.how["device"])
-        return Run(folder)
+        return Run(refuse_ended(folder))
 
     def refuse_early(
         self, dictionary: Dictionary, directions: Directions | None, later: Asked | None, target: Site, out: Path

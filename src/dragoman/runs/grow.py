@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.dictionaries import Features
-from dragoman.records import SOURCE_ROWS, TokenWindow
+from dragoman.records import ENDED, SOURCE_ROWS, TokenWindow
 from dragoman.store import RunFolder, digest, plain, read_arrays, write_json
 from dragoman.store.firing import read_tokens, write_tokens
 from dragoman.store.runs import PLAN, ROWS_PLAN, SCORES
@@ -87,7 +87,9 @@ def _background(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_unfinished(run: RunFolder) -> None:
-    there, all_of_it = len(run.rows()), int(run.manifest.get("rows", 0))
+    # A row that ended its workers is there without a text, and only its own command says it again.
+    there = sum(ENDED not in (row.get("problems") or ()) for row in run.rows())
+    all_of_it = int(run.manifest.get("rows", 0))
     if there < all_of_it:
         raise Refusal(
             f"more features for {run.path}",

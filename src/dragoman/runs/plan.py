@@ -238,11 +238,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How many rows were there already, and how many were made; ``ended``: features that ended every worker."""
+    """How many rows were there already, and how many were made."""
 
     reused: int
     made: int
-    ended: tuple[str, ...] = ()
 
 
 def execute(
@@ -268,25 +267,23 @@ def execute(
     batches = list(plan.batches())
     total = sum(len(b.items) for b in batches)
     made = reused = 0
-    ended: list[str] = []
     try:
         with folder.writing() as rows:
             finished, again = _finished(rows, batches, after)
             if again:
-                ended += _said_again(again, rows, plan, verbalizers)
+                _said_again(again, rows, plan, verbalizers)
             tally = _Tally(plan, batches[:finished], progress)
             reused = tally.rows
             for batch, found in _said(batches[finished:], plan, verbalizers):
                 rows.append(found)
                 made += len(batch.items)
-                ended += _ended(found)
                 tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "
             "run the same command again to go on."
         ) from stop
-    return Done(reused, made, tuple(dict.fromkeys(ended)))
+    return Done(reused, made)
 
 
 class _Tally:
@@ -359,21 +356,13 @@ def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> tuple[int, di
     return finished, again
 
 
-def _said_again(
-    again: Mapping[int, Batch], rows: Rows, plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]
-) -> list[str]:
-    """Have rows that ended every worker said once more, and put in their places; features that did so again."""
+def _said_again(again: Mapping[int, Batch], rows: Rows, plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]) -> None:
+    """Have rows that ended every worker said once more, and put in their places."""
     found = [row for _, (row,) in _said(list(again.values()), plan, verbalizers)]
     whole = rows.read()
     for number, row in zip(again, found, strict=True):
         whole[number] = row
     rows.replace(whole)
-    return _ended(found)
-
-
-def _ended(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Features of rows that ended every worker that was to say them."""
-    return [row["feature"] for row in rows if ENDED in row["problems"]]
 
 
 def _refuse_rows(rows: Rows, at: int) -> None:

@@ -49,9 +49,9 @@ class Named:
 
     @property
     def words(self) -> str:
-        """What is asked, as one text."""
+        """What is asked, as one text: the ids of a file, not its name."""
         asked = self.features
-        return asked.text if isinstance(asked, Asked) else "all" if asked is None else ",".join(asked)
+        return asked.meant if isinstance(asked, Asked) else "all" if asked is None else ",".join(asked)
 
 
 def opened(refs: Sequence[str], source: str | None, out: Path, **read_as: Any) -> list[Named]:
@@ -164,7 +164,7 @@ def _in_order(
     done, new = 0, not out.exists()
     try:
         with locked(_made(out)):
-            runset = entries_in_order(RunSet.at(out), now)
+            runset = entries_in_order(out, now)
             runset.write(out)
             for done, one in enumerate(asked):
                 talk.say(f"dictionary {done + 1} of {len(asked)}: {one.name}, at {one.dictionary.site}")

@@ -124,10 +124,12 @@ def _said(folder: Path) -> bool:
         return RunFolder.written(folder) and rows.exists() and rows.stat().st_size > 0
 
 
-def entries_in_order(before: RunSet | None, now: Sequence[SetEntry]) -> RunSet:
-    """Runs that were there before and are not asked for now stay, first; what was done stays told."""
-    kept = {one.name: one for one in before.runs} if before else {}
+def entries_in_order(path: Path, now: Sequence[SetEntry]) -> RunSet:
+    """Runs that were begun in the folder before and are not asked for now stay, first; what was done stays told."""
+    before = RunSet.at(path)
+    there = {one.name: one for one in before.runs} if before else {}
+    kept = {name: one for name, one in there.items() if RunFolder.written(path / name)}
     for one in now:
-        old = kept.get(one.name)
+        old = there.get(one.name)
         kept[one.name] = one.model_copy(update={"done": old.done}) if old and old.dictionary == one.dictionary else one
     return RunSet(runs=tuple(kept.values()))
