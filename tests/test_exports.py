@@ -284,6 +284,7 @@ def test_activations_are_exported_with_their_prompts(tmp_path: Path) -> None:
         ("delphi", {"hookpoint": "../../x"}, "hookpoint '../../x': it is no name of a module"),
         ("delphi", {"condition": "random"}, "condition 'random': the run has fires, writes"),
         ("csv", {"condition": "nothing"}, "condition 'nothing': the run has fires, writes"),
+        ("csv", {"condition": "wrtes"}, "the run has fires, writes; did you mean 'writes'"),
     ],
 )
 def test_what_a_format_cannot_have_is_refused(

@@ -51,6 +51,11 @@ def test_page_has_one_card_per_feature_with_its_topic_and_category(page: Page) -
         assert re.search(rf"{topic} (. (not )?named, )?planted category: {category}", page.text)
 
 
+def test_page_leads_with_its_texts_and_ends_with_what_it_was_made_with(page: Page) -> None:
+    there = page.having("section")
+    assert there[0]["id"] == "texts" and there[-1]["id"] == "made" and len(there) > 5
+
+
 def test_hostile_text_stays_text(run: RunFolder, tmp_path: Path) -> None:
     raw = write_page(run, tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(raw)

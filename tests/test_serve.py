@@ -18,6 +18,7 @@ from dragoman import explain as main_job
 from dragoman.maps import Crossing
 from dragoman.runs.crossings import fit_crossing, map_alone
 from dragoman.runs.opened import Opened
+from dragoman.runs.options import Options
 from small_world import World, decoder
 from verbalizer_doubles import ScriptedVerbalizer
 
@@ -128,6 +129,18 @@ def test_prompts_have_the_texts_that_explain_gives(
     assert len({one.text for one in run.explanations()}) == 2
     assert said(answer) == [(one.feature, one.condition, one.text) for one in run.explanations()]
     assert answer.json()["explanations"][1]["token"]["position"] == 2
+
+
+def test_prompts_are_answered_whatever_reading_features_are_asked_for_by(
+    telling: Any, scripted: Opened, world: World, crossing: Crossing
+) -> None:
+    body = {"prompts": [{"text": TEXT, "at": "last"}], **SHORT}
+    writes = Opened.open(
+        world.request().open(), by=scripted.by, through=crossing, prompts=True, options=Options(reading="writes")
+    )
+    other = client_of(writes)
+    assert said(other.post("/explain", json=body)) == said(telling.post("/explain", json=body))
+    other.worker.end()
 
 
 def test_a_site_alone_answers_vectors_through_a_crossing(

@@ -89,7 +89,7 @@ def data(name: str) -> Path:
     spec = importlib.util.find_spec("dragoman_tiny")
     if spec is None or spec.origin is None:
         why = "the package dragoman-tiny is not installed"
-        raise Refusal(f"'{name}'", why, "run: pip install ./packages/dragoman-tiny")
+        raise Refusal(f"'{name}'", why, "run: pip install ./packages/dragoman-tiny (all of the pair: dragoman[demo])")
     path = Path(spec.origin).parent / DATA[name]
     if not path.exists():
         raise Refusal(f"'{name}'", f"dragoman-tiny holds no {DATA[name]}", "reinstall packages/dragoman-tiny")

@@ -53,7 +53,6 @@ def checkpoints(
     as_json: Annotated[bool, typer.Option("--json", help="Records on stdout as one JSON array.")] = False,
 ) -> None:
     """List published verbalizers and reconstructors, or recommend a verbalizer for a model's features."""
-    from dragoman.models.contracts import contract_names
     from dragoman.verbalizers import registry
     from dragoman.verbalizers.known import is_known
 
@@ -64,6 +63,8 @@ def checkpoints(
         else:
             show_checkpoints(listed)
         return
+    from dragoman.models.contracts import contract_names
+
     asked = place(source)
     if not is_known(asked):
         tell_unknown(asked)

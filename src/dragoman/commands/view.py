@@ -37,7 +37,7 @@ def view(
             "--bundle",
             parser=out_folder,
             metavar="FOLDER",
-            help="Write the pages as files that open anywhere instead; for runs of up to 5000 features.",
+            help="Write the pages as files that open anywhere, with search and keys but no filters; to 5000 features.",
         ),
     ] = None,
 ) -> None:

@@ -290,6 +290,7 @@ def background_text(subject: Subject, local: Verbalizer) -> Finding:
     found = opposed(subject)
     weak = found is None or found[0] <= WEAK
     fault = "nothing is read but the marker: check slot, scale and contract" if same == len(texts) and weak else ""
+    told = f"{same} of {len(texts)} alike{'' if same < len(texts) or weak else ', whose logits differ'}"
     first, second = (" ".join(text.split())[:40] for text in (texts[0].text, nothing))
     origin = f"said of the background: '{first}', of the bare marker: '{second}'"
-    return BACKGROUND_TEXT.of(subject.verbalizer_name, float(same), "not 3 of 3", fault, origin=origin)
+    return BACKGROUND_TEXT.of(subject.verbalizer_name, told, "not all of them, or other logits", fault, origin=origin)

@@ -15,7 +15,7 @@ from dragoman.neuronpedia import short_label
 from dragoman.records import Card, TokenWindow
 from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.report.opened import ShownRun
-from dragoman.store.spans import shown
+from dragoman.store.spans import meant, shown
 
 SHORT = 120  # characters of a label
 
@@ -77,9 +77,8 @@ def entries_of_run(
     there = [one.name for one in run.conditions if controls or one.name not in run.controls]
     for name in conditions:
         if name not in there:
-            raise Refusal(
-                f"condition '{shown(name)}'", f"the run has {', '.join(there) or 'none'}", "name one of these"
-            )
+            why = f"the run has {', '.join(there) or 'none'}"
+            raise Refusal(f"condition '{shown(name)}'", why, meant(name, there, "name one of these"))
     chosen, known = list(conditions) or there, {one.name: one for one in run.conditions}
     lifts = {(c, one.feature): one.lift for c, some in run.scores.per_feature.items() for one in some}
     confidences, claims, entries = confidences_by_row(run.scores), claims_by_row(run.scores), list[Entry]()

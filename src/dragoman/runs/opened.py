@@ -199,7 +199,7 @@ class Opened:
         what = read_prompts(self.reader, prompts_of(prompts), self.readings.talk)
         if len(what) > most:
             raise Refusal(f"{len(what)} tokens", f"at most {most} are explained at once", "name fewer of them")
-        chosen = replace(self.options, **options)
+        chosen = replace(self.options, reading=None, **options)  # an activation has no two readings
         prompted.refuse_of_features(chosen)
         how = {"dtype": self.readings.dtype, "device": self.readings.device, "texts": None}
         return Run(prompted.written(what, self.readings, self.by, None, chosen, self.points, out, how))

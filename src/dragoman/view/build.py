@@ -184,12 +184,12 @@ class _Builder:
                 n = self.ids.setdefault(feature, len(self.ids))
                 yield placed.number, n, self.names[str(condition)], sample, placed.start, placed.size
                 if not placed.number % _MANY:
-                    self.bar("finding rows", placed.start, size)
+                    self.bar("finding rows, bytes read", placed.start, size)
 
         self.database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", places())
         if not count:
             raise Refusal(f"{self.run.path}", "it holds no explanation yet", "finish the run first")
-        self.bar("finding rows", size, size)
+        self.bar("finding rows, bytes read", size, size)
         return count
 
     def _part(self, feature: str, part: str, condition: str, told: Any) -> None:
