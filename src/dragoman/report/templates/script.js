@@ -31,7 +31,7 @@
     cards.forEach(card => { if (!card.hidden) lids(card).open = open; });
   });
   let closed = [];
-  addEventListener("beforeprint", () => { closed = [...document.querySelectorAll("#texts details:not([open])")]; closed.forEach(lid => lid.open = true); });
+  addEventListener("beforeprint", () => { closed = cards.map(lids).filter(lid => !lid.open); closed.forEach(lid => lid.open = true); });
   addEventListener("afterprint", () => closed.forEach(lid => lid.open = false));
   apply();
   reveal();
