@@ -18,7 +18,7 @@ from asking import directions_of, explain
 from dictionary_folders import ARRAYS, D_SAE
 from dragoman.core import Refusal, Site
 from dragoman.neuronpedia import Explained, parse, write_explanations
-from dragoman.runs import explain as running
+from dragoman.runs import speakers as running
 from dragoman.store import RunFolder
 from reading import check_encoder, read_directions, read_encoder
 from small_world import D_SAE as MANY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def test_no_alarm_on_clean_checkpoints(tmp_path: Path, family: str, adapter: boo
     wanted |= {"scale-at-site", "embedding-scale", "overflow", "cache", "marker-read", "background-text"}
     wanted |= {"decoder-orientation", "off-by-one", "wrong-dictionary", "loud-rows", "sink"}
     assert wanted <= done
+    told = [f"{f.measured}" for f in findings if f.check == "background-text"]
+    assert told and all(re.fullmatch(r"[0-2] of 3 alike|3 of 3 alike, whose logits differ", one) for one in told)
     assert not adapter or {"adapter-trained", "adapter-fits", "adapter-applied", "base"} <= done
 
 

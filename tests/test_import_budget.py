@@ -10,7 +10,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "scipy", "sklearn", "peft", "sentence_transformers", "accelerate", "pyarrow")
-HEAVY += ("starlette", "uvicorn", "sqlite3", "fastapi", "prometheus_client", "ray")
+HEAVY += ("starlette", "uvicorn", "sqlite3", "fastapi", "prometheus_client", "ray", "pydantic")
 # Half a second of processor time where this was settled, told in units that a slow or busy machine changes alike: what
 # the libraries take that the command line cannot do without, the least of two interpreters that take turns, or more
 # where a busy machine has made all of them slow.

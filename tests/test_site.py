@@ -230,3 +230,9 @@ def test_pages_open_in_a_browser_without_a_complaint_and_without_asking_anybody(
         page.locator(".md-search-result__link").first.wait_for(timeout=60_000)  # found without a server of anybody's
         browser.close()
     assert not complaints
+
+
+def test_the_source_distribution_takes_what_lies_at_the_root_alone() -> None:
+    # Unanchored, these names fit the pair's package too, whose weights have terms of their own.
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["sdist"]
+    assert told["include"] and all(name.startswith("/") for name in told["include"])

@@ -210,6 +210,11 @@ def _blotted(text: str) -> str:
     return _BEARER.sub(r"\1 ***", _TOKEN.sub(r"\1***", text))
 
 
+def is_format(told: object, number: int) -> bool:
+    """Whether what a file says of its format is this number; true and 1.0 are none."""
+    return type(told) is int and told == number
+
+
 def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
     """A contiguous read-only copy, so that a value type cannot be changed behind its back."""
     out = np.array(array, dtype=dtype, order="C")

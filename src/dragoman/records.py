@@ -37,11 +37,6 @@ def _with_tuples(value: object) -> object:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def is_format(told: object, number: int) -> bool:
-    """Whether what a file says of its format is this number; true and 1.0 are none."""
-    return type(told) is int and told == number
-
-
 class Record(BaseModel):
     """A frozen record that knows all of its fields; numbers are not taken from text."""
 

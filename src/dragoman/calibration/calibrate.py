@@ -30,12 +30,12 @@ from dragoman.models.asked import check_engine
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs.carried import conditions_of
-from dragoman.runs.explain import speakers
 from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.identity import run_identity
 from dragoman.runs.options import AskedReading, Options, check_seed
 from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.readings import Readings, refuse_unusable_encoder
+from dragoman.runs.speakers import speakers
 from dragoman.runs.texts import Texts
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.store import Cache, digest, plain, refuse_alike, stable_json

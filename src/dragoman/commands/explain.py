@@ -13,7 +13,6 @@ import typer
 
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import put, put_record, talking
-from dragoman.commands.several import explain_several, forecast_several
 from dragoman.commands.show import show_calibration, show_rows, with_scores
 from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
@@ -249,8 +248,9 @@ def explain(
         if prompt or prompts is not None or at is not None:
             raise Refusal("prompts beside several dictionaries", "they are read at one place", "name one, or none")
         _refuse_words_of_features(graph, asked, confidence)
-        work = forecast_several if dry else explain_several
-        work(
+        from dragoman.commands.several import work_on_several
+
+        work_on_several(
             refs,
             out,
             source=source,
@@ -258,6 +258,7 @@ def explain(
             features=asked,
             graph=graph,
             as_json=as_json,
+            dry=dry,
             by=by,
             native=native,
             fed={"contract": contract, "settings": fed, "base": base},

@@ -19,11 +19,13 @@ from dragoman.core import Refusal, Talk
 
 if TYPE_CHECKING:
     from dragoman.dictionaries import Asked
+    from dragoman.runs.explain import Common
+    from dragoman.runs.opened import Progress
     from dragoman.runs.run import Run
     from dragoman.runs.several import Named
 
 
-def explain_several(
+def work_on_several(
     refs: Sequence[str],
     out: Path,
     *,
@@ -32,16 +34,38 @@ def explain_several(
     features: Asked | None,
     graph: Path | None,
     as_json: bool,
+    dry: bool,
     **how: Any,
 ) -> None:
-    """Explain them, and show each run when it is done; ``how``: as of ``Common.of``."""
+    """Explain them, or with ``dry`` tell what all of them would take; ``how``: as of ``Common.of``."""
+    from dataclasses import replace
+
+    from dragoman.exports.circuit import features_by_layer
     from dragoman.runs.explain import Common
     from dragoman.runs.opened import Progress
-    from dragoman.runs.several import explain_each
+    from dragoman.runs.several import of_graph, opened
 
     progress = Progress(Talk())
     with talking() as progress.now:
-        asked, common = _asked(refs, out, source, read_as, features, graph, progress.talk()), Common.of(**how)
+        layers = None if graph is None else features_by_layer(graph)
+        named = opened(refs, source, out, **read_as)
+        if layers is None:
+            asked = [replace(one, features=features) for one in named]
+        else:
+            asked = of_graph(named, layers, progress.talk())
+        common = Common.of(**how)
+    if dry:
+        _forecast(asked, common, out, as_json=as_json)
+    else:
+        _explain(asked, common, out, progress, graph, as_json=as_json)
+
+
+def _explain(
+    asked: Sequence[Named], common: Common, out: Path, progress: Progress, graph: Path | None, *, as_json: bool
+) -> None:
+    """Explain them, and show each run when it is done."""
+    from dragoman.runs.several import explain_each
+
     with closing(explain_each(asked, common, out, progress.talk())) as work:
         while True:
             with talking() as progress.now:  # bars go before rows are shown
@@ -70,27 +94,12 @@ def _show(one: Named, run: Run, *, as_json: bool) -> None:
     put("")
 
 
-def forecast_several(
-    refs: Sequence[str],
-    out: Path,
-    *,
-    source: str | None,
-    read_as: Mapping[str, Any],
-    features: Asked | None,
-    graph: Path | None,
-    as_json: bool,
-    **how: Any,
-) -> None:
-    """Tell what all of them would take; ``how``: as of ``Common.of``."""
+def _forecast(asked: Sequence[Named], common: Common, out: Path, *, as_json: bool) -> None:
+    """Tell what all of them would take."""
     from dragoman.dictionaries import Asked as Words
-    from dragoman.models.asked import check_engine
     from dragoman.runs.dry_run import dry_run
-    from dragoman.runs.explain import Common
     from dragoman.runs.several import check_each, together
 
-    with talking() as talk:
-        asked, common = _asked(refs, out, source, read_as, features, graph, talk), Common.of(**how)
-    check_engine(common.how["engine"])
     check_each(asked, common, out)
     by, native = common.by, common.native
     if not isinstance(by, str) or not (native is None or isinstance(native, str)):
@@ -109,22 +118,3 @@ def forecast_several(
         put(f"{one.name}: {own.features} features at {own.source}, {own.decoded_tokens} tokens to say")
     put(f"{len(found)} dictionaries together:")
     show_forecast(whole)
-
-
-def _asked(
-    refs: Sequence[str],
-    out: Path,
-    source: str | None,
-    read_as: Mapping[str, Any],
-    features: Asked | None,
-    graph: Path | None,
-    talk: Any,
-) -> list[Named]:
-    from dataclasses import replace
-
-    from dragoman.exports.circuit import features_by_layer
-    from dragoman.runs.several import of_graph, opened
-
-    layers = None if graph is None else features_by_layer(graph)
-    asked = opened(refs, source, out, **read_as)
-    return [replace(one, features=features) for one in asked] if layers is None else of_graph(asked, layers, talk)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +19,7 @@ import typer
 from dragoman.core import MOST_SEED, Refusal
 from dragoman.store import check_name
 from dragoman.store.outputs import check_file, check_folder, check_run
-from dragoman.store.runsets import RunSet
+from dragoman.store.runs import RUNS
 from dragoman.store.spans import meant, shown
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def out_run(value: str | Path) -> Path:
 def out_run_or_runs(value: str | Path) -> Path:
     """The folder of a run, or of several, to write or to go on with; refused as above."""
     path = folder_path(value)
+    if not os.path.exists(path / RUNS):  # noqa: PTH110 (a folder that cannot be looked into is refused by its own check)
+        return check_run(path)
+    from dragoman.store.runsets import RunSet  # loads what help does without
+
     return check_folder(path) if RunSet.at(path) is not None else check_run(path)
 
 

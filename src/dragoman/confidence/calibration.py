@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
-from dragoman.core import Refusal
-from dragoman.records import Record, is_format
+from dragoman.core import Refusal, is_format
+from dragoman.records import Record
 from dragoman.store import read_json, write_json
 
 KIND = "dragoman calibration"

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import MISSING, Evidence
-from dragoman.core import Refusal, Site
-from dragoman.records import Record, is_format
+from dragoman.core import Refusal, Site, is_format
+from dragoman.records import Record
 from dragoman.store import read_json, write_json
 
 Doubles = NDArray[np.float64]

@@ -99,7 +99,7 @@ class Asked:
         return cls(text=text, parts=tuple(parts))
 
     @property
-    def meant(self) -> str:
+    def spelled_out(self) -> str:
         """What the words mean, as one text: a file of ids may hold others tomorrow."""
         return self.text if self.every else stable_json([str(part) for part in self.parts])
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dragoman.core import Background, Refusal, Site, frozen
+from dragoman.core import Background, Refusal, Site, frozen, is_format
 from dragoman.maps.aligned import Firings
 from dragoman.maps.diagnostics import Baselines, beside_baselines, usable
 from dragoman.maps.dictionary import DictionaryKey
@@ -29,7 +29,7 @@ from dragoman.maps.firing_tokens import FiringTokens
 from dragoman.maps.linear import LinearMap
 from dragoman.maps.moments import FoldedMoments, Moments
 from dragoman.maps.words import FiringWords
-from dragoman.records import Record, is_format
+from dragoman.records import Record
 from dragoman.store import (
     Contents,
     digest,

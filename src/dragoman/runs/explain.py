@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.confidence.model import ConfidenceSet
-from dragoman.core import Background, Directions, Refusal, Site, Talk, public_address
+from dragoman.core import Background, Directions, Refusal, Site, Talk
 from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
-from dragoman.doctor import quick
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, refuse_far
 from dragoman.models.asked import check_engine, check_on
-from dragoman.models.decode import Verbalizer, site_of_verbalizer
+from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
-from dragoman.models.ray_pool import Cluster, Pool, cluster
+from dragoman.models.ray_pool import Cluster, cluster
 from dragoman.models.sizes import check_place
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
@@ -49,8 +48,8 @@ from dragoman.runs.plan import MAX_NEW_TOKENS
 from dragoman.runs.progress import logged
 from dragoman.runs.readings import Held, Readings, refuse_unusable_encoder
 from dragoman.runs.run import Run
+from dragoman.runs.speakers import refuse_open, speakers
 from dragoman.runs.texts import Texts
-from dragoman.runs.turns import InTurn
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
@@ -229,7 +228,7 @@ class Common:
         check_device(self.how["device"])
         check_engine(self.how["engine"])
         check_on(self.on, self.workers, self.how["device"])
-        _refuse_open(self.on, self.by, self.native)
+        refuse_open(self.on, self.by, self.native)
         if self.confidence is not None:
             _refuse_unread(self.confidence)
         if not isinstance(self.by, str) and any(self.fed.values()):
@@ -343,79 +342,6 @@ def _refuse_unread(confidence: str | Path) -> None:
 
     check_confidence(confidence)
     packaged_folder()
-
-
-def speakers(
-    by: AnyVerbalizer | str,
-    native: AnyVerbalizer | str | None,
-    fed: Mapping[str, Any],
-    talk: Talk,
-    how: Mapping[str, Any],
-    *,
-    one_at_a_time: bool = False,
-    pool: Cluster | None = None,
-) -> tuple[AnyVerbalizer, AnyVerbalizer | None]:
-    """The verbalizers, opened if they are references (``how``: in what, where), and looked at by the doctor.
-
-    ``one_at_a_time``: those that are opened here are closed again, and open only while they speak. ``pool``: the
-    workers that open them in place of this process.
-    """
-    if pool is not None:
-        stays = not one_at_a_time and native is None
-        own = None if native is None else _in_workers(native, {}, talk, how, pool, stays=stays)
-        return _in_workers(by, fed, talk, how, pool, stays=stays), own
-    if one_at_a_time:
-        return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
-    if isinstance(by, str):
-        talk.say(f"opening verbalizer {public_address(by)}")
-        by = Verbalizer.open(by, **fed, **how)
-        if how["engine"] != "auto":
-            talk.say(by.engine)
-    if isinstance(native, str):
-        native = Verbalizer.open(native, **how)
-    talk.say("checking the verbalizers")
-    quick([by] if native is None else [by, native])
-    return by, native
-
-
-def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: Mapping[str, Any]) -> AnyVerbalizer:
-    """A verbalizer looked at by the doctor; closed until it speaks where it was opened here."""
-    if not isinstance(one, str):
-        quick([one])
-        return one
-    talk.say(f"opening verbalizer {public_address(one)} and checking it")
-    made = InTurn(lambda: Verbalizer.open(one, **fed, **how), lambda it: quick([it]), how["device"], talk)
-    if how["engine"] != "auto":
-        talk.say(made.engine)
-    return made
-
-
-def _in_workers(
-    one: AnyVerbalizer | str,
-    fed: Mapping[str, Any],
-    talk: Talk,
-    how: Mapping[str, Any],
-    pool: Cluster,
-    *,
-    stays: bool,
-) -> AnyVerbalizer:
-    """A verbalizer that workers open, and the doctor has looked at in one of them; ``stays``: they are kept then."""
-    talk.say(f"opening verbalizer {public_address(str(one))} in a worker and checking it")
-    made = Pool(str(one), {**fed, **how}, pool, _looked_at, talk, stays=stays)
-    if how["engine"] != "auto":
-        talk.say(made.engine)
-    return made
-
-
-def _looked_at(one: AnyVerbalizer) -> None:
-    quick([one])
-
-
-def _refuse_open(on: str | None, *verbalizers: AnyVerbalizer | str | None) -> None:
-    """Refuse verbalizers that are open here where workers are to open them."""
-    for one in verbalizers:
-        if on is not None and one is not None and not isinstance(one, str):
-            raise Refusal(f"verbalizer {one.name} on {on}", "it is open in this process", "pass its reference")
 
 
 def chosen_of(

@@ -25,12 +25,13 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.runs import prompted
 from dragoman.runs.crossings import map_alone, nothing_to_cross, prepare
-from dragoman.runs.explain import speakers, tell_labels, written_run
+from dragoman.runs.explain import tell_labels, written_run
 from dragoman.runs.given import dictionary_of, opened_crossing
 from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
+from dragoman.runs.speakers import speakers
 from dragoman.runs.texts import Texts
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.scoring.judged_run import CachedEmbedder

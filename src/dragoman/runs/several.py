@@ -51,7 +51,7 @@ class Named:
     def words(self) -> str:
         """What is asked, as one text: the ids of a file, not its name."""
         asked = self.features
-        return asked.meant if isinstance(asked, Asked) else "all" if asked is None else ",".join(asked)
+        return asked.spelled_out if isinstance(asked, Asked) else "all" if asked is None else ",".join(asked)
 
 
 def opened(refs: Sequence[str], source: str | None, out: Path, **read_as: Any) -> list[Named]:

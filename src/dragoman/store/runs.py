@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import Refusal
-from dragoman.records import is_format
+from dragoman.core import Refusal, is_format
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import (
     held,
