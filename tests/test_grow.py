@@ -34,8 +34,8 @@ def crossing(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows alone: verbalizers are not examined and texts are not judged, which takes long and is not asked about."""
-    for name in ("add_claims", "add_confidence", "quick"):
-        monkeypatch.setattr(f"dragoman.runs.explain.{name}", lambda *_a, **_k: None)
+    for name in ("explain.add_claims", "explain.add_confidence", "speakers.quick"):
+        monkeypatch.setattr(f"dragoman.runs.{name}", lambda *_a, **_k: None)
 
 
 @pytest.fixture

@@ -30,6 +30,16 @@ with contextlib.redirect_stdout(said):
         assert not done.code, done.code
 assert "Usage" in said.getvalue(), said.getvalue()
 """
+# Two commands that do nothing: what Typer loads of itself to answer the same words (its later versions read the words
+# of a subcommand's program by pydantic), which is not dragoman's to spare.
+BARE = """
+import contextlib, io, typer
+app = typer.Typer()
+app.command("explain")(lambda: None)
+app.command("other")(lambda: None)
+with contextlib.redirect_stdout(io.StringIO()):
+    app({arguments}, standalone_mode=False)
+"""
 MEASURE = """
 import json, sys, time
 start = time.process_time()
@@ -70,7 +80,7 @@ def test_an_import_is_quick_and_loads_no_large_library(module: str) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]], ids=" ".join)
 def test_help_is_quick_and_loads_no_large_library(arguments: list[str]) -> None:
     times, loaded = measured(HELP.format(arguments=arguments))
-    assert not loaded
+    assert set(loaded) <= set(once(BARE.format(arguments=arguments))[1])
     assert times < BUDGET
 
 
