@@ -67,11 +67,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """Where processes are forked that a test kills, interrupts or waits for."""
     from nursery import Nursery
 
-    one = Nursery()
+    own = tmp_path_factory.getbasetemp()
+    one = Nursery(own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own)
     yield one
     one.close()
 

@@ -1,15 +1,18 @@
 """Processes that a test kills, interrupts or waits for, forked from one that has its imports: they start at once.
 
-`Nursery` is the test's side; run as a script, this file is the other. It reads a line of JSON per run, prints the id of
-the process that does it, and its exit status once it has ended. A run that is to be ``here`` is done by the script's
-own process: what it imports, and what the embedder reads in it, later children find there.
+`Nursery` is the test's side; run as a script, this file is the other. Every worker of a suite has a process of its own,
+forked from the one script, which reads a line of JSON per run, says the id of the process that does it, and its exit
+status once it has ended. A run that is to be ``here`` is done by the worker's process itself: what it imports, and what
+the embedder reads in it, later children find there.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,23 +22,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import dragoman
 
 HERE = os.pathsep.join(map(str, (Path(dragoman.__file__).parents[1], Path(__file__).parent)))
 
 
 class Nursery:
-    """Runs ``dragoman`` in forked children, one after another."""
+    """Runs ``dragoman`` in forked children, one after another.
 
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": HERE, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        environment["PYTHONHASHSEED"] = "4242"  # any but the worker's: what is compared depends on none
-        # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
-        ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, str(Path(__file__))]
+    ``folder``: a suite's; the worker that first needs children starts the script there, the others find it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        address = folder / "nursery"
         self._at_work: int | None = None
-        self._process = subprocess.Popen(command, env=environment, text=True, preexec_fn=ready, **pipes)
+        self._script: subprocess.Popen[bytes] | None = None
+        self._line = socket.socket(socket.AF_UNIX)
+        with FileLock(folder / "nursery.lock"):
+            try:
+                self._line.connect(str(address))
+            except OSError:  # nobody has started it, or who had is done
+                address.unlink(missing_ok=True)
+                self._script = started(address)
+                wait_until(address.exists)
+                self._line.connect(str(address))
+        self._said = self._line.makefile("r")
 
     def start(
         self, words: list[str], *, cache: Any = None, log: Path | None = None, here: bool = False, **more: str
@@ -47,15 +60,13 @@ class Nursery:
         """
         self.end()
         more["DRAGOMAN_CACHE"] = str(cache or os.environ["DRAGOMAN_CACHE"])
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([words, str(log or os.devnull), here, more]) + "\n")
-        self._process.stdin.flush()
-        self._at_work = int(self._line())
+        self._line.sendall((json.dumps([words, str(log or os.devnull), here, more]) + "\n").encode())
+        self._at_work = int(self._said.readline())
         return self._at_work
 
     def ended(self) -> int:
         """Wait for the run; its exit code, or the signal that ended it, negative."""
-        code, self._at_work = int(self._line()), None
+        code, self._at_work = int(self._said.readline()), None
         return code
 
     def end(self) -> None:
@@ -71,11 +82,21 @@ class Nursery:
 
     def close(self) -> None:
         self.end()
-        self._process.communicate(timeout=600)
+        self._said.close()
+        self._line.close()
+        if self._script is not None:  # what other workers have of it goes on
+            self._script.terminate()
+            self._script.wait(timeout=600)
 
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+
+def started(address: Path) -> subprocess.Popen[bytes]:
+    """The script, to be reached at an address."""
+    environment = {**os.environ, "PYTHONPATH": HERE, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONHASHSEED"] = "4242"  # any but the worker's: what is compared depends on none
+    # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
+    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, str(Path(__file__)), str(address)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, preexec_fn=ready)
 
 
 def wait_until(there: Any, seconds: float = 300) -> None:
@@ -113,11 +134,31 @@ def run(words: list[str], log: str, here: bool, more: dict[str, str]) -> int:
     return 0
 
 
-def say(number: int) -> None:
-    os.write(1, f"{number}\n".encode())
+def serve(line: socket.socket) -> None:
+    """A worker's process: one run after another, until the worker is done."""
+
+    def say(number: int) -> None:
+        line.sendall(f"{number}\n".encode())
+
+    for asked in line.makefile("r"):
+        words, log, here, more = json.loads(asked)
+        child = 0 if here else os.fork()
+        if here:
+            say(os.getpid())
+            say(run(words, log, here, more))
+        elif child == 0:
+            line.close()
+            sys.exit(run(words, log, here, more))
+        else:
+            say(child)
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def main() -> None:
+def main(address: str) -> None:
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(address + ".new")
+    bound.listen()
+    os.rename(address + ".new", address)
     import torch
 
     import dragoman.commands.explain
@@ -127,18 +168,19 @@ def main() -> None:
 
     torch.set_num_threads(1)
     vars(embedder)["SentenceEmbedder"] = opened
-    for line in sys.stdin:
-        words, log, here, more = json.loads(line)
-        child = 0 if here else os.fork()
-        if here:
-            say(os.getpid())
-            say(run(words, log, here, more))
-        elif child == 0:
-            sys.exit(run(words, log, here, more))
-        else:
-            say(child)
-            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    # What is imported stays: a child that lets go of a model looks for garbage in what it has made, not in that.
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        line, _ = bound.accept()
+        if os.fork() == 0:
+            bound.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            serve(line)
+            sys.exit()
+        line.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -102,6 +102,7 @@ def test_every_family_said_to_be_safe_is_held_here(tmp_path: Path):
     assert held == set(FAMILIES)
 
 
+@pytest.mark.usefixtures("pair_tokenizers")
 @pytest.mark.parametrize("name,block", [("tiny-smollm2", 22), ("tiny-gemma", 12)])
 def test_so_they_are_of_the_embedded_pair(name: str, block: int):
     site = Site(name, block)
