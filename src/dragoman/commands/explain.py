@@ -298,6 +298,7 @@ def explain(
         put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)
         return
     # What computes is loaded where something is computed.
+    from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
     from dragoman.runs.explain import explain as run_explain
@@ -328,6 +329,7 @@ def explain(
             of_graph = opened.features(features_of_graph(graph, opened.site.block))
             what, chosen = replace(of_graph, by_id=frozenset()), None  # a graph names them, no person
         if prompted is not None:
+            site_of_verbalizer(by, contract, fed, base, engine=engine)  # before the source's model is opened
             where: Any = stated if opened is None else opened.site
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
         run = run_explain(

@@ -192,6 +192,9 @@ def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
     if common.confidence is not None and is_calibration(read_json(Path(common.confidence))):
         raise Refusal(f"{what} by {common.confidence}", "a calibration is of one", "explain it alone, or leave it out")
     check_set(check_folder(out))
+    for one in asked:
+        with _of(one.dictionary.ref):
+            common.refuse_absent(one.dictionary.site, one.dictionary.d_model)
     target, options = common.target, common.options
     native = None if common.native is None else _site_of(common.native, common.how["engine"])
     for one in asked:
