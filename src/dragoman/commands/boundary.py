@@ -153,6 +153,18 @@ def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
         seen.add(str(param.name))
 
 
+def end_refused(refused: Sequence[Refusal], of: int, what: str) -> None:
+    """Tell, when all else is done, what became of some of several pieces of work, and end; nothing where there is none.
+
+    ``of``: how many there are; ``what``: what they are.
+    """
+    for refusal in refused:
+        tell(f"dragoman: {refusal}")
+    if refused:
+        tell(f"dragoman: {of - len(refused)} of {of} {what} are done; run the same command again for the others.")
+        raise typer.Exit(1)
+
+
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run an application and end the process with its exit code."""
     Debug.wanted = Verbose.wanted = False
