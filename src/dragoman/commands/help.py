@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
 
-import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from dragoman.commands.examples import FIRST, MOST_USED
+from dragoman.commands.printing import put
 
 _ALL = "--help-all"
 _PARAGRAPHS = 2  # of what a command does, that the short form shows
@@ -89,8 +89,8 @@ class HelpfulCommand(TyperCommand):
 
     def _others(self) -> Iterable[str]:
         """The headings that the short form leaves out, each with the names under it."""
-        under = dict[str, list[str]]()
-        for param in self.params:
+        under, own = dict[str, list[str]](), list[Any](self.params)
+        for param in own:
             if not self._leads(param) and not param.hidden:
                 under.setdefault(param.rich_help_panel or "Options", []).append(max(param.opts, key=len))
         wide = max(map(len, under), default=0)
@@ -110,7 +110,7 @@ class HelpfulCommand(TyperCommand):
 def _show_all(ctx: Any, _param: Any, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         ctx.meta[_ALL] = True
-        typer.echo(ctx.get_help(), color=ctx.color)
+        put(ctx.get_help())  # which draws it, and leaves an empty line
         ctx.exit()
 
 
