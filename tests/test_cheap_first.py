@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import DryRunError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import PreTrainedModel
 
 import dragoman
@@ -134,6 +136,7 @@ def test_a_source_model_that_is_nowhere_is_refused_by_every_command_that_reads_i
     by, texts = ("--by", world.av), ("--texts", world.root / "texts.txt")
     for words in (
         ("explain", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out"),
+        ("explain", "--prompt", "a text", "--source", source, *by, *texts, "-o", tmp_path / "out"),
         ("fit", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out"),
         ("calibrate", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out.json"),
         ("serve", world.sae, "--source", source, *by, *texts, "--port", "0"),
@@ -165,6 +168,32 @@ def test_a_dictionary_that_names_an_unknown_model_is_refused_before_any_model(
         assert said.code == 1 and "'org/modle': the hub has no such repository" in said.err, said.err
     said = shell("explain", world.sae, "--source", world.source, *rest, "--native", "org/nla-av-20")
     assert said.code == 1 and "'org/nla-av-20': the hub has no such repository" in said.err, said.err
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "sentence"),
+    [
+        (RepositoryNotFoundError, 1, "'org/modle': there is no such folder here, and the hub has no such repository"),
+        (HfHubHTTPError, 0, "the hub does not say how large org/modle is"),
+    ],
+)
+def test_a_forecast_is_of_models_that_are_there(
+    shell: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Any, code: int, sentence: str
+) -> None:
+    def no_plan(*_: Any, **__: Any) -> Any:
+        raise DryRunError("it cannot be accessed") from cause("404", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_plan)
+    rest = ("--by", world.av, "--texts", world.root / "texts.txt", "--dry-run", "-o", tmp_path / "out")
+    said = shell("explain", world.sae, "--source", "org/modle:1", *rest)
+    assert said.code == code and sentence in " ".join((said.out + said.err).split()), said.out + said.err
+
+
+def test_a_verbalizer_that_is_nowhere_is_refused_before_prompts_are_read(
+    shell: Command, world: World, tmp_path: Path
+) -> None:
+    said = shell("explain", "--prompt", "a text", "--source", world.source, "--by", "modle", "-o", tmp_path / "out")
+    assert said.code == 1 and "'modle': there is no such folder here" in said.err
 
 
 def test_out_of_reach_of_the_hub_the_way_to_fetch_it_is_told(

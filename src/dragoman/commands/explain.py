@@ -301,6 +301,7 @@ def explain(
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
+    from dragoman.models.sizes import check_read
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.prompted import refuse_of_features
 
@@ -329,8 +330,9 @@ def explain(
             of_graph = opened.features(features_of_graph(graph, opened.site.block))
             what, chosen = replace(of_graph, by_id=frozenset()), None  # a graph names them, no person
         if prompted is not None:
-            site_of_verbalizer(by, contract, fed, base, engine=engine)  # before the source's model is opened
             where: Any = stated if opened is None else opened.site
+            check_read(where)  # before a verbalizer is fetched, and that before the source's model is opened
+            site_of_verbalizer(by, contract, fed, base, engine=engine)
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
         run = run_explain(
             what,

@@ -211,7 +211,8 @@ def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
         fetched = sum(file.file_size or 0 for file in files if file.will_download)
     # Whatever keeps the hub from answering, the size is not known then.
     except Exception as error:
-        no, refusal = no_of(place, ref, error)
+        why_not = error.__cause__ if isinstance(error.__cause__, Exception) else error  # it may say no plan alone
+        no, refusal = no_of(place, ref, why_not)
         if no in ("repository", "revision", "name"):
             raise refusal from error
         why = f"the hub does not say how large {ref} is ({type(error).__name__})"

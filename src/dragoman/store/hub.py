@@ -36,6 +36,8 @@ _PAGES = 100
 _SECONDS = 300.0  # for all pages
 # (hub, kind, repository, revision) -> sha, as first answered
 _COMMITS: dict[tuple[str, Kind, str, str], str] = {}
+# address -> what the file of settings says, as first answered
+_READ: dict[str, dict[str, Any]] = {}
 # By what the hub writes in its header x-error-code, and by what its library and the HTTP libraries below that raise, of
 # which the first of an error's classes counts.
 _WAYS: dict[str, No] = {
@@ -154,21 +156,23 @@ def sizes(repo: str, sha: str, what: str, kind: Kind = "models") -> dict[str, in
 
 
 def settings(repo: str, revision: str | None, path: str, what: str) -> dict[str, Any]:
-    """A JSON file of a repository of models, read without being kept.
+    """A JSON file of a repository of models, asked for once a process, and not kept on the disk.
 
     Raises:
         Refusal: as `commit`; the repository is gated, or the file is not there, or no object.
     """
     asked = _Asked("models", repo, revision or "main", what, file=path)
-    http = Http()
-    try:
-        url = f"{endpoint()}/{quote(repo)}/resolve/{quote(asked.revision, safe='')}/{quote(path)}"
-        found, _, _ = _answered(http, url, _SETTINGS, asked)
-    finally:
-        http.close()
-    if not isinstance(found, dict):
-        raise asked.no("odd", f"{path} is no object")
-    return found
+    url = f"{endpoint()}/{quote(repo)}/resolve/{quote(asked.revision, safe='')}/{quote(path)}"
+    if url not in _READ:
+        http = Http()
+        try:
+            found, _, _ = _answered(http, url, _SETTINGS, asked)
+        finally:
+            http.close()
+        if not isinstance(found, dict):
+            raise asked.no("odd", f"{path} is no object")
+        _READ[url] = found
+    return _READ[url]
 
 
 class _Asked(NamedTuple):
