@@ -12,7 +12,7 @@ from typer import cli as typer_cli
 
 from dragoman.cli import app
 
-_EXAMPLES = re.compile(r"^Examples:\n((?:\n  dragoman .*\n)+)", re.MULTILINE)
+_EXAMPLES = re.compile(r"^Examples:\n((?:  (?:dragoman|curl) .*\n)+)", re.MULTILINE)
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 
 

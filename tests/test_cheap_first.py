@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import DryRunError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import PreTrainedModel
 
 import dragoman
@@ -16,6 +19,7 @@ from ar_checkpoints import WIDTH
 from dragoman.core import Refusal, Site
 from dragoman.models import sizes
 from dragoman.models.sizes import Sizes, check_place, sizes_of
+from range_server import Served, serving
 from report_fixture import build_run
 from small_world import Said, World, command
 from test_commands import explaining
@@ -102,6 +106,114 @@ def test_files_and_devices_are_looked_at_first(
     words = swapped(words, name, value) if name in words else [*words, name, value]
     said = shell(*words)
     assert said.code == 1 and not said.out and sentence in said.err, said.err
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A hub with one model, whose config.json tells of one block, and one that is an adapter."""
+    with serving() as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        told = {"num_hidden_layers": 1, "hidden_size": WIDTH}
+        served.files["/org/model/resolve/main/config.json"] = json.dumps(told).encode()
+        served.files["/org/adapter/resolve/main/adapter_config.json"] = b"{}"
+        yield served
+
+
+NOWHERE = [
+    ("org/modle:1", "'org/modle': the hub has no such repository, or it is gated; check the id"),
+    ("Qwen/Qwen2.5-7B-Instuct:1", "did you mean 'Qwen/Qwen2.5-7B-Instruct', a known one?"),
+    ("org/adapter:1", "'org/adapter': the repository holds no config.json"),
+    ("org/model:1", "org/model has 1 blocks; name one from 0 to 0"),
+    ("modle:1", "'modle': there is no such folder here, and it is no hub id"),
+]
+
+
+@pytest.mark.parametrize(("source", "sentence"), NOWHERE)
+def test_a_source_model_that_is_nowhere_is_refused_by_every_command_that_reads_it(
+    shell: Command, world: World, hub: Served, tmp_path: Path, source: str, sentence: str
+) -> None:
+    hub.fault = lambda path, _: None if path.endswith("adapter/resolve/main/config.json") else _gone(hub, path)
+    by, texts = ("--by", world.av), ("--texts", world.root / "texts.txt")
+    for words in (
+        ("explain", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out"),
+        ("explain", "--prompt", "a text", "--source", source, *by, *texts, "-o", tmp_path / "out"),
+        ("fit", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out"),
+        ("calibrate", world.sae, "--source", source, *by, *texts, "-o", tmp_path / "out.json"),
+        ("serve", world.sae, "--source", source, *by, *texts, "--port", "0"),
+        ("doctor", "--sae", world.sae, "--source", source, *by),
+    ):
+        said = shell(*words)
+        assert said.code == 1 and sentence in said.err and said.err.count("\n") <= 2, (words, said.err)
+        assert not (tmp_path / "out").exists()
+    assert hub.sent < 20_000, "config.json alone is asked for"
+
+
+def _gone(hub: Served, path: str) -> int | None:
+    """As the hub answers of a repository that is not there to who is not logged in."""
+    return None if path in hub.files else 401
+
+
+def test_a_dictionary_that_names_an_unknown_model_is_refused_before_any_model(
+    shell: Command, world: World, hub: Served, tmp_path: Path
+) -> None:
+    hub.fault = lambda path, _: _gone(hub, path)
+    sae = tmp_path / "saes" / "sae"
+    shutil.copytree(world.sae, sae)
+    told = json.loads((sae / "cfg.json").read_text())
+    told["metadata"]["model_name"] = "org/modle"
+    (sae / "cfg.json").write_text(json.dumps(told))
+    rest = ("--by", world.av, "--texts", world.root / "texts.txt", "-o", tmp_path / "out")
+    for sae_words in ((sae,), (sae, sae / "sae_weights.safetensors")):
+        said = shell("explain", *sae_words, *rest)
+        assert said.code == 1 and "'org/modle': the hub has no such repository" in said.err, said.err
+    said = shell("explain", world.sae, "--source", world.source, *rest, "--native", "org/nla-av-20")
+    assert said.code == 1 and "'org/nla-av-20': the hub has no such repository" in said.err, said.err
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "sentence"),
+    [
+        (RepositoryNotFoundError, 1, "'org/modle': there is no such folder here, and the hub has no such repository"),
+        (HfHubHTTPError, 0, "the hub does not say how large org/modle is"),
+    ],
+)
+def test_a_forecast_is_of_models_that_are_there(
+    shell: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Any, code: int, sentence: str
+) -> None:
+    def no_plan(*_: Any, **__: Any) -> Any:
+        raise DryRunError("it cannot be accessed") from cause("404", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_plan)
+    rest = ("--by", world.av, "--texts", world.root / "texts.txt", "--dry-run", "-o", tmp_path / "out")
+    said = shell("explain", world.sae, "--source", "org/modle:1", *rest)
+    assert said.code == code and sentence in " ".join((said.out + said.err).split()), said.out + said.err
+
+
+def test_a_verbalizer_that_is_nowhere_is_refused_before_prompts_are_read(
+    shell: Command, world: World, tmp_path: Path
+) -> None:
+    said = shell("explain", "--prompt", "a text", "--source", world.source, "--by", "modle", "-o", tmp_path / "out")
+    assert said.code == 1 and "'modle': there is no such folder here" in said.err
+
+
+def test_out_of_reach_of_the_hub_the_way_to_fetch_it_is_told(
+    shell: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    said = shell("fit", world.sae, "--source", "org/model:1", "--target", world.target, "-o", tmp_path / "out")
+    assert said.code == 1 and "the hub cannot be reached and nothing of it is cached" in said.err
+    assert "hf download org/model" in said.err
+
+
+def test_a_folder_that_is_no_whole_model_is_refused_before_any_model(
+    shell: Command, world: World, tmp_path: Path
+) -> None:
+    for name in ("tokenizer.json", "model.safetensors", "config.json"):
+        folder = tmp_path / name
+        shutil.copytree(world.source.model, folder)
+        (folder / name).unlink()
+        said = shell("explain", world.sae, "--source", f"{folder}:1", "--by", world.av, "-o", tmp_path / "out")
+        assert said.code == 1 and str(folder) in said.err, said.err
 
 
 def test_an_embedder_that_is_not_installed_is_told_first(

@@ -79,14 +79,14 @@ def test_every_command_explains_itself_in_100_columns(dragoman: Dragoman, name: 
                 "Output and machine",
             ],
         ),
-        ("fit", ["What is explained", "How it crosses", "The verbalizer", "Output and machine"]),
+        ("fit", ["Most used", "What is explained", "How it crosses", "The verbalizer", "Output and machine"]),
     ],
 )
 def test_options_stand_under_headings_at_80_columns(
     dragoman: Dragoman, monkeypatch: pytest.MonkeyPatch, name: str, panels: list[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    said = dragoman(name, "--help").out
+    said = dragoman(name, "--help-all").out
     assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", *panels]
     assert (
         f"Usage: dragoman {name} [OPTIONS] {'[SAE]' if name == 'explain' else 'SAE'}" in said
@@ -96,7 +96,7 @@ def test_options_stand_under_headings_at_80_columns(
 
 
 def test_help_of_fit_says_what_is_watched_of_a_large_dictionary(dragoman: Dragoman) -> None:
-    told = re.sub(r"[\s│]+", " ", dragoman("fit", "--help").out)
+    told = re.sub(r"[\s│]+", " ", dragoman("fit", "--help-all").out)
     assert f"Of more than {WHOLE} features only these, the {NEAR} nearest of each and {OTHERS} drawn at random" in told
 
 

@@ -236,7 +236,7 @@ def test_what_is_said_of_a_dictionary_is_in_the_caches_key(world: World, tmp_pat
 
 @pytest.mark.parametrize("command", ["explain", "doctor"])
 def test_the_options_that_refusals_name_exist(dragoman: Dragoman, command: str) -> None:
-    said = dragoman(command, "--help").out
+    said = dragoman(command, "--help-all").out
     assert all(name in said for name in ("--key", "--orientation", "--k "))
 
 

@@ -64,7 +64,7 @@ def check_command(words: list[str]) -> None:
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         assert words[0] in command.commands, words[0]
         command, words = command.commands[words[0]], words[1:]
-    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help", "--help-all"}
     given = {word.partition("=")[0] for word in words if word.startswith("-")}
     assert given <= known, given - known
 

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import typer.main
 
+from dragoman.cli import app
 from dragoman.commands.boundary import quiet_libraries
+from dragoman.commands.examples import FIRST
 from dragoman.commands.printing import Steps
 from dragoman.commands.show import show_scores, with_scores
 from dragoman.commands.tables import show_table, widths_for
@@ -286,20 +290,45 @@ def test_help_fits_shows_examples_and_has_a_short_name(
     monkeypatch.setenv("COLUMNS", str(wide))
     said = shell(*name.split(), "-h")
     assert said.code == 0 and not said.err and said.out == shell(*name.split(), "--help").out
-    assert widest(said.out) <= wide and "…" not in said.out
-    first = said.out.partition("Examples:")[2].strip().splitlines()[0].strip()
-    assert first.startswith(f"dragoman {name}"), said.out
+    assert len(said.out.splitlines()) <= 60
+    whole = shell(*name.split(), "--help-all")
+    assert whole.code == 0 and (whole.out == said.out) == (name not in FIRST)
+    for told in (said.out, whole.out):
+        assert widest(told) <= wide and "…" not in told and "<bool>" not in told
+        examples = told.partition("Examples:")[2].strip().splitlines()
+        assert examples[0].strip().startswith(f"dragoman {name}"), told
+        assert all(re.match(" *(dragoman|curl|Words:) ", line) for line in examples if line.strip()), "none is broken"
 
 
-def test_the_common_ten_options_of_explain_come_first(shell: Command) -> None:
-    said = shell("explain", "-h").out
-    panels = re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE)
+@pytest.mark.parametrize("name", FIRST)
+def test_a_long_help_shows_ten_options_first_and_where_the_others_are(shell: Command, name: str) -> None:
+    said, whole = shell(name, "-h").out, shell(name, "--help-all").out
+    assert re.findall(r"^╭─ (.+?) ─+╮$", said, re.MULTILINE) == ["Arguments", "Most used"]
+    first = re.findall(r"^│ (--[a-z-]+)", said, re.MULTILINE)
+    assert len(first) == 11 and first[-1] == "--help-all"
+    panels = re.findall(r"^╭─ (.+?) ─+╮$", whole, re.MULTILINE)
     assert panels[:2] == ["Arguments", "Most used"]
-    first = said.partition("Most used")[2].partition("╰")[0]
-    assert re.findall(r"--[a-z]+", re.sub(r"(?m)^│ {10}.*$", "", first))[:10] == [
+    assert re.findall(r"^│ (--[a-z-]+)", whole.partition("Most used")[2].partition("╰")[0], re.MULTILINE) == first
+    others = said.partition("--help-all shows these too:")[2].partition("Examples:")[0]
+    counted = 0
+    for panel in panels[2:]:
+        (line,) = (line.strip() for line in others.splitlines() if line.strip().startswith(f"{panel} "))
+        under = whole.partition(f"╭─ {panel} ")[2].partition("╰")[0]
+        names = [one for one in re.findall(r"^│ (--[a-z-]+)", under, re.MULTILINE) if one != "--help"]
+        more = re.search(r" and (\d+) more$", line)
+        shown = re.findall(r"--[a-z-]+", line)
+        assert shown == names[: len(shown)] and len(names) == len(shown) + (int(more[1]) if more else 0)
+        counted += len(names)
+    options = typer.main.get_command(app).commands[name].params  # type: ignore[attr-defined]
+    assert len(first) - 1 + counted == sum(param.param_type_name == "option" for param in options)
+
+
+def test_the_common_ten_options_of_explain_are_those_most_people_need(shell: Command) -> None:
+    assert re.findall(r"^│ (--[a-z]+) ", shell("explain", "-h").out, re.MULTILINE)[:10] == [
         *("--features", "--by", "--out", "--source", "--reading", "--through", "--texts", "--native", "--samples"),
         "--device",
     ]
+    assert "'dragoman explain --help-all' lists what can be said" in shell("explain", "x", "--odd").err
 
 
 def test_the_version_has_a_short_name_too(shell: Command) -> None:

@@ -152,7 +152,7 @@ def test_a_site_alone_answers_vectors_through_a_crossing(
     assert said(alone.post("/explain", json=body)) == said(telling.post("/explain", json=body))
     assert alone.get("/health").json()["asks"] == ["vectors"]
     refused = alone.post("/explain", json={"features": ["5"]})
-    assert refused.status_code == 422 and "vectors" in refused.json()["message"]
+    assert refused.status_code == 422 and "the body: it names no vectors; send vectors" in refused.json()["message"]
     alone.worker.end()
 
 
@@ -186,17 +186,17 @@ ROW = [1.0] * WIDTH
         ({"features": ["9999"]}, 404, "feature"),
         ({"features": ["mango"]}, 404, "mango"),
         ({"features": ["3", "3"]}, 422, "it is named twice"),
-        ({"features": []}, 422, "features"),
-        ({"features": ["1", "2", "3", "4", "5", "6"]}, 422, "at most 5"),
-        ({"features": "3"}, 422, "valid list"),
-        ({"features": [3]}, 422, "valid string"),
-        ({"features": ["3"], "vectors": [ROW]}, 422, "extra inputs"),
-        ({"features": ["3"], "route": "map"}, 422, "extra inputs"),
-        ({"vectors": [ROW[:-1]]}, 422, f"at least {WIDTH} items"),
-        ({"vectors": [[*ROW, 1.0]]}, 422, f"at most {WIDTH} items"),
+        ({"features": []}, 422, "the body's features: it has 0 entries, and 1 is the least; send at least 1."),
+        ({"features": ["1", "2", "3", "4", "5", "6"]}, 422, "more entries than are taken at once; send at most 5."),
+        ({"features": "3"}, 422, "the body's features: it is no list; send a list, in square brackets."),
+        ({"features": [3]}, 422, "the body's features.0: it is no text; send a text, in quotes."),
+        ({"features": ["3"], "vectors": [ROW]}, 422, "the body's vectors: one request asks for one kind; send one of"),
+        ({"features": ["3"], "route": "map"}, 422, "the body's route: there is no such thing to ask for here; leave"),
+        ({"vectors": [ROW[:-1]]}, 422, f"it has {WIDTH - 1} numbers, and vectors of the source are {WIDTH} wide"),
+        ({"vectors": [[*ROW, 1.0]]}, 422, f"it has {WIDTH + 1} numbers, and vectors of the source are {WIDTH} wide"),
         ({"vectors": [ROW, [0.0] * WIDTH]}, 422, "vector 1: it is zero"),
         ({"vectors": [[3e38] * WIDTH]}, 422, "vector 0: its length is beyond float32; scale it down"),
-        ({"features": ["3"], "a\x1b[31m\u202e": 1}, 422, r"the body's a\x1b[31m\u202e: extra"),
+        ({"features": ["3"], "a\x1b[31m\u202e": 1}, 422, r"the body's a\x1b[31m\u202e: there is no such"),
         ({"vectors": [[1e300, *ROW[1:]]]}, 422, "too large for float32"),
         ({"vectors": [ROW] * 6}, 422, "at most 5"),
         ({"prompts": [{"text": "   "}]}, 422, "there is no word in it"),
@@ -204,10 +204,15 @@ ROW = [1.0] * WIDTH
         ({"prompts": [{"text": TEXT, "at": "all"}]}, 422, "at most 5 are explained at once"),
         ({"prompts": [{"text": "a b " * 100}, {"text": "a b " * 100}]}, 422, "at most 500 are read at once"),
         ({"prompts": [{"text": TEXT}] * 3}, 422, "at most 2"),
-        ({"features": ["3"], "max_new_tokens": 4000}, 422, "less than or equal to 512"),
-        ({"features": ["3"], "samples": 2.5}, 422, "the body's samples:"),
-        ({"features": ["3"], "seed": -1}, 422, "seed"),
-        ({}, 422, "neither features, vectors nor prompts"),
+        ({"prompts": [{"text": ""}]}, 422, "the body's prompts.0.text: it is empty; write something"),
+        ({"prompts": ["a"]}, 422, "the body's prompts.0: it is no JSON object; send an object"),
+        ({"prompts": [{}]}, 422, "the body's prompts.0.text: it is missing; send it."),
+        ({"vectors": [["1", *ROW[1:]]]}, 422, "the body's vectors.0.0: it is no number; send one, without quotes."),
+        ({"features": ["3" * 300]}, 422, "it has more than 200 characters; shorten it."),
+        ({"features": ["3"], "max_new_tokens": 4000}, 422, "the body's max_new_tokens: it is above 512; send 512"),
+        ({"features": ["3"], "samples": 2.5}, 422, "the body's samples: it is no whole number; send one"),
+        ({"features": ["3"], "seed": -1}, 422, "the body's seed: it is below 0; send 0 or more."),
+        ({}, 422, "the body: it names neither features, vectors nor prompts; send one of"),
         ([], 422, "neither features"),
     ],
 )  # fmt: skip
@@ -235,7 +240,9 @@ def test_bodies_that_are_no_json_are_refused(client: Any, content: bytes) -> Non
 
 def test_a_body_of_another_kind_is_refused(client: Any) -> None:
     answer = client.post("/explain", content=b'{"features": ["3"]}', headers={"Content-Type": "text/plain"})
-    assert answer.status_code == 422
+    assert answer.status_code == 422 and "prompts, as application/json." in answer.json()["message"]
+    answer = client.post("/explain")
+    assert answer.status_code == 422 and answer.json()["message"].startswith("the body: there is none; send an object")
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -19,9 +19,11 @@ from dragoman.dictionaries import Asked, several
 from dragoman.dictionaries.several import folder_names, named
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
+from dragoman.runs import explain as explain_module
 from dragoman.runs import order, plan
 from dragoman.runs.explain import Common
 from dragoman.runs.readings import Readings
+from dragoman.runs.run import Run
 from dragoman.runs.several import explain_each, of_graph, opened
 from dragoman.store import RunFolder
 from dragoman.store.runsets import RunSet, SetEntry, check_set, one_run, runs_of
@@ -81,7 +83,7 @@ def speak(world: World, blocks: Path, tmp_path: Path) -> Speak:
         asked = opened(named([str(blocks)])[0], world.source.model, tmp_path / out)
         asked = [replace(one, features=Asked.parse(features)) for one in asked]
         talk = Talk(say=(said if said is not None else []).append)
-        return [run for _, run in explain_each(asked, common_of(world, by, **changes), tmp_path / out, talk)]
+        return [ended for _, ended in explain_each(asked, common_of(world, by, **changes), tmp_path / out, talk)]
 
     return run
 
@@ -249,6 +251,55 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(
     assert [len(run.folder.rows()) for run in speak()] == [2, 2]
 
 
+def test_one_that_is_refused_midway_holds_up_no_other_and_is_told_at_the_end(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, ending = Readings.aligned, explain_module.refuse_ended
+
+    def refused(self: Readings, *args: Any, **how: Any) -> Any:
+        if self.source.block == BLOCKS[0]:
+            raise Refusal("its texts", "no two tokens end together", "name others")
+        return reading(self, *args, **how)
+
+    def ended(run: RunFolder) -> RunFolder:
+        if run.path.name == "layers.2":
+            raise Refusal("feature 3", "every worker that was to say it ended", "look into the log")
+        return ending(run)
+
+    words += ["-o", str(tmp_path / "set")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Readings, "aligned", refused)
+        done = command(patch, capsys, *words)
+    assert done.code == 1 and "layers.2: " in done.out and "layers.1: " not in done.out
+    told = done.err.splitlines()[-2:]
+    assert told[0].startswith("dragoman: ") and told[0].endswith(
+        "layers.1: its texts: no two tokens end together; name others."
+    )
+    assert told[1] == "dragoman: 1 of 2 dictionaries are done; run the same command again for the others."
+    assert [one.done is not None for one in RunSet.at(tmp_path / "set").runs] == [False, True]  # type: ignore[union-attr]
+    with monkeypatch.context() as patch:
+        patch.setattr(explain_module, "refuse_ended", ended)
+        done = command(patch, capsys, *words)
+    assert done.code == 0 and "layers.2 was finished before" in done.err, "only the other is tried"
+    shutil.rmtree(tmp_path / "set" / "layers.2")
+    with monkeypatch.context() as patch:
+        patch.setattr(explain_module, "refuse_ended", ended)
+        done = command(patch, capsys, *words)
+    assert done.code == 1 and "layers.1: " in done.out and "layers.2: feature 3: every worker" in done.err
+    assert len(RunFolder.open(tmp_path / "set" / "layers.2").rows()) == 2
+    assert command(monkeypatch, capsys, *words).code == 0
+
+
+def test_a_run_that_cannot_be_scored_holds_up_no_other(
+    speak: Speak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speak(options={"reading": "both"})
+    (tmp_path / "set" / "layers.1" / "rows.jsonl").write_text("{")
+    scored = command(monkeypatch, capsys, "score", str(tmp_path / "set"), "--json")
+    assert scored.code == 1 and [json.loads(line)["run"] for line in scored.out.splitlines()] == ["layers.2"]
+    assert scored.err.splitlines()[-1] == "dragoman: 1 of 2 runs are done; run the same command again for the others."
+
+
 def test_nothing_is_opened_where_one_of_them_cannot_be_explained(
     world: World, blocks: Path, words: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -306,8 +357,7 @@ def test_crossings_and_calibrations_are_of_one_dictionary(
 
 def test_what_cannot_be_read_leaves_no_folder_behind(speak: Speak, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("\n".join(f"one line {k}" for k in range(12)))
-    with pytest.raises(Refusal):
-        speak(texts=str(tmp_path / "few.txt"))
+    assert [type(one) for one in speak(texts=str(tmp_path / "few.txt"))] == [Refusal, Refusal]
     assert not (tmp_path / "set").exists()
 
 
@@ -339,7 +389,9 @@ def test_a_graph_goes_in_and_comes_out_with_labels_of_all_its_blocks(
     asked = of_graph(asked, layers, Talk(say=said.append))
     assert said == ["1 feature of the graph is of block 3, of which no dictionary is named"]
     by = ScriptedVerbalizer(world.target, WIDTH, lambda v: f"Text about number {int(np.argmax(v))}.")
-    runs = [run for _, run in explain_each(asked, common_of(world, by), tmp_path / "set", Talk())]
+    runs = [
+        run for _, run in explain_each(asked, common_of(world, by), tmp_path / "set", Talk()) if isinstance(run, Run)
+    ]
     words = ("export", str(tmp_path / "set"), "--format", "circuit-tracer", "--graph", str(graph))
     done = command(monkeypatch, capsys, *words, "-o", str(tmp_path / "out"))
     assert done.code == 0, done.err

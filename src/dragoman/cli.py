@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dragoman.commands.boundary import Command, Commands, Debug, Verbose
+from dragoman.commands.boundary import Command, Commands, Debug, Verbose, end_refused
 from dragoman.commands.boundary import run as run_commands
 from dragoman.commands.calibrate import calibrate
 from dragoman.commands.checkpoints import checkpoints
@@ -40,6 +40,7 @@ from dragoman.commands.words import (
     Seed,
     out_file,
 )
+from dragoman.core import Refusal
 
 app = typer.Typer(
     cls=Commands,
@@ -166,24 +167,31 @@ def score(
 
     folders = [RunFolder.open(path) for path in runs_of(run)]
     check_device(device)
+    refused = list[Refusal]()
     for folder in folders:
         several = {} if folder.path == run else {"run": folder.path.name}
-        with talking() as talk:
-            if several:
-                talk.say(f"scoring {folder.path}")
-            scores = score_run(
-                folder,
-                seed=seed,
-                device=device,
-                ar=ar,
-                layout=ar_layout,
-                dtype=dtype,
-                confidence=confidence,
-                steer=steer,
-                generate=generate,
-                say=talk.say,
-                progress=talk.towards("writing passages"),
-            )
+        try:
+            with talking() as talk:
+                if several:
+                    talk.say(f"scoring {folder.path}")
+                scores = score_run(
+                    folder,
+                    seed=seed,
+                    device=device,
+                    ar=ar,
+                    layout=ar_layout,
+                    dtype=dtype,
+                    confidence=confidence,
+                    steer=steer,
+                    generate=generate,
+                    say=talk.say,
+                    progress=talk.towards("writing passages"),
+                )
+        except Refusal as refusal:
+            if not several:
+                raise
+            refused.append(Refusal(f"{folder.path.name}: {refusal.what}", refusal.why, refusal.instead))
+            continue
         if as_json:
             put_record("scores", {**several, **scores.to_json()})
             continue
@@ -191,6 +199,7 @@ def score(
             put("")
             put(f"{folder.path.name}: {folder.manifest.get('source')}")
         show_scores(scores.to_json(), folder.manifest)
+    end_refused(refused, len(folders), "runs")
 
 
 @app.command(cls=Command, epilog=examples("report"))

@@ -24,11 +24,12 @@ from dragoman.confidence.calibration import Calibration, RunIdentity
 from dragoman.core import Interrupted, Refusal, Talk
 from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.layout import VECTORS
-from dragoman.embed import Embedder, LexicalEmbedder
+from dragoman.embed import LexicalEmbedder
 from dragoman.maps import Crossing
 from dragoman.models.asked import check_engine
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.sizes import check_read
 from dragoman.runs.carried import conditions_of
 from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
 from dragoman.runs.identity import run_identity
@@ -103,6 +104,8 @@ def calibrate(
         Refusal: as the module says; nothing is written then.
         Interrupted: on Ctrl-C; what was finished is kept.
     """
+    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
+
     talk, sizes = talk_of(talk), Sizes(latents=latents, documents=documents, known=known, nulls=nulls)
     check_seed(seed)
     check_device(device)
@@ -113,10 +116,11 @@ def calibrate(
     options = Options(
         reading=reading, washout=washout_of(washout), max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
     )
-    embedder = _embedder(device)  # what is not installed is told before anything is read
+    packaged_folder()  # what is not installed is told before anything is read
     fed = {"contract": contract, "settings": settings, "base": base}
     how = {"dtype": dtype, "device": device, "engine": engine}
     done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
+    embedder = CachedEmbedder(SentenceEmbedder(device=device))
     day = when or datetime.now(UTC).date().isoformat()
     watched, by_documents = done.inputs.watched, done.verdicts
     calibration = calibrated(watched, by_documents, done.identity, sizes, seed, day, done.texts, embedder, talk)
@@ -163,8 +167,10 @@ def work_of(
     """
     by, seed = verbalizer_of(by, "by"), options.seed
     opened = dictionary_of(dictionary)
+    check_read(opened.site, opened.d_model)
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
     _refuse_early(opened, target)
+    check_read(target, what="what the verbalizer reads")
     if texts.own is not None:  # counted before they are dealt: the sentence tells how many a person gave
         refuse_alike(texts.own, LEAST["documents"], "a third of them is held out", str(texts.path or ""))
     evidence, outcome = dealt(texts.all, sizes.documents, seed)
@@ -242,10 +248,3 @@ def _identity(
     chosen = dictionary.features(some)
     carried, _ = conditions_of(chosen.directions, crossing, options, lambda _text: None)
     return run_identity(dictionary, by.site, options, plain(by.identity), sorted({one.route for one in carried}))
-
-
-def _embedder(device: str) -> Embedder:
-    from dragoman.models.embedder import SentenceEmbedder, packaged_folder
-
-    packaged_folder()
-    return CachedEmbedder(SentenceEmbedder(device=device))

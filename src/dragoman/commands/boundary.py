@@ -8,7 +8,6 @@ dragoman, said in one sentence, with the traceback where --debug (or DRAGOMAN_DE
 from __future__ import annotations
 
 import os
-import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ from typing import Any, NoReturn
 
 import typer
 import typer.main
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperOption
 from typer.exceptions import TyperException
 
-from dragoman.commands.examples import FIRST, MOST_USED
+from dragoman.commands.help import HelpfulCommand, HelpfulGroup
 from dragoman.commands.printing import guarded, one_line, tell, tell_lines
 from dragoman.core import Refusal
 from dragoman.store import refusing
@@ -87,7 +86,7 @@ def _kept() -> Iterator[None]:
         raise RuntimeError(f"something ended early ({end})") from end
 
 
-class Commands(TyperGroup):
+class Commands(HelpfulGroup):
     """Several commands, whose interrupts say what was kept."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -96,17 +95,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-class Command(TyperCommand):
-    """One command, in the same way; its usage names arguments as its help does, and help is listed last."""
-
-    def __init__(self, name: str | None, *, params: list[Any] | None = None, **how: Any) -> None:
-        """As the library's; where a command has many options, those most people need come first."""
-        first = FIRST.get(name or "", ())
-        for param in params or []:
-            if param.name in first:
-                param.rich_help_panel = MOST_USED
-        ordered = sorted(params or [], key=lambda one: _place(one, first))
-        super().__init__(name, params=ordered, **how)
+class Command(HelpfulCommand):
+    """One command, in the same way."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As the library's; an option that takes one value is refused a second time, where the last one would win."""
@@ -118,23 +108,6 @@ class Command(TyperCommand):
         """Run it."""
         with _kept(), quiet_libraries(not Verbose.wanted):
             return super().invoke(ctx)
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words of the usage line, ``SAE`` where the library writes ``{SAE}``."""
-        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """``--help``, under the heading of the command's last option."""
-        found = super().get_help_option(ctx)
-        if found is not None and self.params:
-            found.rich_help_panel = getattr(self.params[-1], "rich_help_panel", None)
-        return found
-
-
-def _place(param: Any, first: Sequence[str]) -> int:
-    if param.name in first:
-        return first.index(param.name)
-    return -1 if isinstance(param, TyperArgument) else len(first)
 
 
 def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
@@ -151,6 +124,18 @@ def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
             said = max(param.opts, key=len)
             ctx.fail(f"Option {said} is given twice, and takes one value; give it once")
         seen.add(str(param.name))
+
+
+def end_refused(refused: Sequence[Refusal], of: int, what: str) -> None:
+    """Tell, when all else is done, what became of some of several pieces of work, and end; nothing where there is none.
+
+    ``of``: how many there are; ``what``: what they are.
+    """
+    for refusal in refused:
+        tell(f"dragoman: {refusal}")
+    if refused:
+        tell(f"dragoman: {of - len(refused)} of {of} {what} are done; run the same command again for the others.")
+        raise typer.Exit(1)
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
@@ -207,7 +192,8 @@ def _usage(wrong: Any, name: str) -> int:
         ctx = getattr(wrong, "ctx", None)
         if ctx is not None:
             tell_lines(ctx.get_usage())
-        asked = f" ('{ctx.command_path} --help' lists what can be said)" if ctx is not None else ""
+        whole = getattr(getattr(ctx, "command", None), "whole", "--help")
+        asked = f" ('{ctx.command_path} {whole}' lists what can be said)" if ctx is not None else ""
         tell(f"{name}: {_short(_worded(wrong)).rstrip('.')}{asked}.")
     return int(wrong.exit_code)
 

@@ -117,6 +117,7 @@ def fit(
     from dragoman.maps.diagnostics import usable
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
+    from dragoman.models.sizes import check_read
     from dragoman.runs.crossings import check_asked, check_method, fit_crossing
     from dragoman.runs.texts import Texts as BothTexts
 
@@ -133,6 +134,7 @@ def fit(
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
         opened = open_dictionary(sae, site=stated, key=key, orientation=orientation, d_model=d_model, k=k)
+        check_read(opened.site, opened.d_model)  # before the verbalizer is fetched
         there = there or site_of_verbalizer(str(by), contract, fed, base)
         crossing = fit_crossing(
             opened,

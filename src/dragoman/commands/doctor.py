@@ -108,15 +108,16 @@ def doctor(
     """
     from dragoman.doctor import examine, open_subject
     from dragoman.models.load import check_device
+    from dragoman.models.sizes import check_read
     from dragoman.store import read_texts
 
     if not any((sae, by, source, native, ar)):
         sae, by, native = "tiny-sae", "tiny-gemma-av", "tiny-smollm2-av"
     if source and not sae and not by:
         raise Refusal("doctor", "a source alone says nothing about a dictionary or a verbalizer", "pass --sae or --by")
-    if source is not None:
-        Site.parse(source)
     check_device(device)
+    if source is not None:
+        check_read(Site.parse(source))
     started = time.monotonic()
     found = examine(
         open_subject(

@@ -9,16 +9,20 @@ MOST_USED = "Most used"
 # Options that stand first in the help of a command with many, under a heading of their own.
 FIRST = {
     "explain": ("features", "by", "out", "source", "reading", "through", "texts", "native", "samples", "device"),
+    "fit": ("features", "by", "target", "source", "texts", "out", "map_kind", "dtype", "device", "as_json"),
+    "calibrate": ("by", "source", "texts", "latents", "documents", "reading", "out", "engine", "device", "as_json"),
+    "rank": ("by", "features", "source", "texts", "condition", "out", "page", "dtype", "device", "as_json"),
+    "serve": ("by", "source", "prompts", "through", "texts", "confidence", "port", "most_vectors", "dtype", "device"),
 }
 _WITH_WORDS = ("explain", "fit")
 _EXAMPLES = {
     "demo": ("dragoman demo", "dragoman demo --features 2 -o runs/more"),
     "explain": (
         "dragoman explain tiny-sae --features 1505,4497 --by tiny-gemma-av",
-        "dragoman explain SAE --features top:100 --through CROSSING --by AV -o runs/top",
+        "dragoman explain SAE --features top:100 --through CROSSING --by AV",
         "dragoman explain probes.npz --source MODEL:20 --by AV",
         "dragoman explain SAE --features 982 --route as-is --by AV",
-        "dragoman explain 'sae:RELEASE/layer_*/16k' --graph graph.json --by AV -o runs/graph",
+        "dragoman explain 'sae:RELEASE/layer_*/16k' --graph graph.json --by AV",
     ),
     "fit": ("dragoman fit tiny-sae --by tiny-gemma-av -o pair", "dragoman fit SAE --target MODEL:41 --texts mine.txt"),
     "calibrate": (
@@ -48,7 +52,7 @@ _EXAMPLES = {
         "dragoman checkpoints --for Qwen/Qwen2.5-7B-Instruct:20",
     ),
     "doctor": ("dragoman doctor", "dragoman doctor --sae SAE --by AV"),
-    "export": ("dragoman export runs/explain --model-id ID --source-id ID --author-id ID -o out",),
+    "export": ("dragoman export RUN --model-id ID --source-id ID --author-id ID -o out",),
     "fit confidence": ("dragoman confidence fit runs/explain --checked checked.csv",),
     "recalibrate": ("dragoman confidence recalibrate runs/explain --checked checked.csv",),
 }
@@ -56,5 +60,5 @@ _EXAMPLES = {
 
 def examples(name: str) -> str:
     """The foot of a command's help: a line each, none broken where the screen is 80 columns wide."""
-    words = ["Words: docs/glossary.md"] if name in _WITH_WORDS else []
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name]), *words])
+    words = ["", "Words: docs/glossary.md"] if name in _WITH_WORDS else []
+    return "\n".join(["Examples:", *(f"  {line}" for line in _EXAMPLES[name]), *words])

@@ -70,8 +70,8 @@ def explain(
         typer.Option(
             metavar="IDS",
             rich_help_panel=EXPLAINED,
-            help="982,1748, 0-99, all, @FILE (one id a line), top:100 (those that fire most often), random:100, or "
-            "several of these; default: those the dictionary's name gives, or all.",
+            help="982,1748, 0-99, all, @FILE, top:100 (those that fire most often) or random:100. Several are joined "
+            "by commas, and a file has one id a line. Default: those the dictionary's name gives, or all.",
         ),
     ] = None,
     graph: Annotated[
@@ -156,7 +156,7 @@ def explain(
             min=1,
             max=MOST_SAMPLES,
             rich_help_panel=SAYS,
-            help="Explanations per feature: the first the likeliest, the others drawn, to see how sure.",
+            help="Explanations per feature. The first is the likeliest, the others are drawn, to see how sure.",
         ),
     ] = 1,
     temperature: Annotated[
@@ -207,11 +207,11 @@ def explain(
 ) -> None:
     """Put a dictionary's features, or activations at tokens of prompts, into the words of a verbalizer.
 
-    The verbalizer may be of another model or of their own.
+    The verbalizer may be of another model or of their own. Writes rows and a page into a folder.
 
     Several dictionaries of one model give a run each in one folder, which view, score and export take whole.
 
-    The doctor looks at the verbalizers first, and a fault ends it there. Writes rows and a page into a folder.
+    The doctor looks at the verbalizers first, and a fault ends it there.
     """
     from dragoman.dictionaries import open_dictionary
     from dragoman.dictionaries.several import named as each_dictionary
@@ -298,8 +298,10 @@ def explain(
         put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)
         return
     # What computes is loaded where something is computed.
+    from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.models.prompts import activations
+    from dragoman.models.sizes import check_read
     from dragoman.runs.explain import explain as run_explain
     from dragoman.runs.prompted import refuse_of_features
 
@@ -329,6 +331,8 @@ def explain(
             what, chosen = replace(of_graph, by_id=frozenset()), None  # a graph names them, no person
         if prompted is not None:
             where: Any = stated if opened is None else opened.site
+            check_read(where)  # before a verbalizer is fetched, and that before the source's model is opened
+            site_of_verbalizer(by, contract, fed, base, engine=engine)
             what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
         run = run_explain(
             what,

@@ -189,6 +189,7 @@ def _explained(
 ) -> list[RunFolder]:
     """A run for each verbalizer, through a crossing of its own."""
     from dragoman.dictionaries import open_dictionary
+    from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.runs.explain import explain
     from dragoman.runs.options import Options
@@ -204,6 +205,8 @@ def _explained(
     check_device(how["device"])
     for folder in folders.values():
         check_run(folder)
+    for one in by:  # a name that is none is told before the first is opened
+        site_of_verbalizer(one)
     stated = read_as.pop("site")
     dictionary = open_dictionary(named[0], site=None if stated is None else Site.parse(stated), **read_as)
     made = []

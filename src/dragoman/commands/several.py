@@ -1,7 +1,7 @@
 """``dragoman explain`` of several dictionaries: a run each in one folder, the verbalizers opened once for all.
 
 In: references, and the words of ``explain``. Out: a folder of runs, rows on stdout run by run; or what all would take.
-Refuses what ``dragoman.runs.several`` refuses.
+Refuses what ``dragoman.runs.several`` refuses; one dictionary's refusal is told when the others are done.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragoman.commands.boundary import end_refused
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import console, put, put_record, styled, talking
 from dragoman.commands.show import show_calibration, show_rows, with_scores
@@ -66,13 +67,19 @@ def _explain(
     """Explain them, and show each run when it is done."""
     from dragoman.runs.several import explain_each
 
+    refused = list[Refusal]()
     with closing(explain_each(asked, common, out, progress.talk())) as work:
         while True:
             with talking() as progress.now:  # bars go before rows are shown
                 found = next(work, None)
             if found is None:
                 break
-            _show(*found, as_json=as_json)
+            one, ended = found
+            if isinstance(ended, Refusal):
+                refused.append(ended)
+            else:
+                _show(one, ended, as_json=as_json)
+    end_refused(refused, len(asked), "dictionaries")
     if not as_json:
         labels = f"export {out} --format circuit-tracer --graph {graph}"
         console().print(styled(f"next: dragoman {f'view {out}' if graph is None else labels}"), soft_wrap=True)

@@ -163,7 +163,7 @@ OutRuns = Annotated[
         parser=out_run_or_runs,
         metavar="FOLDER",
         rich_help_panel=MACHINE,
-        help="Folder to write, of several dictionaries a folder of runs; the same command goes on where it stopped.",
+        help="Folder to write. Of several dictionaries a folder of runs; the same command goes on where it stopped.",
     ),
 ]
 OutCrossing = Annotated[
@@ -226,7 +226,7 @@ Source = Annotated[
         callback=named,
         metavar="MODEL:BLOCK",
         rich_help_panel=EXPLAINED,
-        help="Where the directions live, if the dictionary does not say; of several dictionaries their MODEL alone.",
+        help="Where the directions live, if the dictionary does not say. Of several dictionaries their MODEL alone.",
     ),
 ]
 MapKind = Annotated[
@@ -245,8 +245,9 @@ ReadingOf = Annotated[
         "--reading",
         metavar="NAME",
         rich_help_panel=CROSSES,
-        help="fires: what a feature fires on, read off the target where it fires; writes: what its row writes, carried "
-        "by the map; both, the default where the dictionary has an encoder: side by side.",
+        help="fires (what a feature fires on), writes (what its row writes) or both. The first is read off the target "
+        "where it fires, the second is carried by the map; both, the default where the dictionary has an encoder, "
+        "stand side by side.",
     ),
 ]
 Base = Annotated[
@@ -356,9 +357,9 @@ Texts = Annotated[
         callback=named,
         metavar="TEXTS",
         rich_help_panel=CROSSES,
-        help="Texts for both models: a file (.txt, .jsonl, .csv, .parquet), a folder of such files, or a data set of "
-        "the hub (hf:ORG/NAME, hf:ORG/NAME@REVISION:SPLIT:COLUMN). 2,500 paragraphs are enough. Default: sentences "
-        "that come with the embedded pair.",
+        help="Texts for both models: a file, a folder, or a data set of the hub. Files are .txt, .jsonl, .csv or "
+        ".parquet, data sets hf:ORG/NAME or hf:ORG/NAME@REVISION:SPLIT:COLUMN; 2,500 paragraphs are enough. Default: "
+        "sentences that come with the embedded pair.",
     ),
 ]
 TextColumn = Annotated[

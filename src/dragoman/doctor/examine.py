@@ -23,6 +23,7 @@ from dragoman.doctor.subject import SENTENCES, Subject
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
 from dragoman.models.load import check_device
+from dragoman.models.sizes import check_read
 from dragoman.store import listed_texts
 from dragoman.store.arrays import load_background
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -65,7 +66,8 @@ def examine(
 
     Raises:
         Refusal: nothing is named, or a source alone; a subject and more; settings of a verbalizer that is open; a
-            source that is no site, a device that is not here, or texts that are no list of texts, or too short.
+            source that is no site or whose model is nowhere, a device that is not here, or texts that are no list of
+            texts, or too short.
     """
     named = (sae, by, source, ar, contract, settings, base, texts)
     if subject is not None:
@@ -83,6 +85,8 @@ def examine(
         raise Refusal("texts", "they are one text, and several are read", "pass a list of texts")
     check_device(device)
     site = Site.parse(source) if isinstance(source, str) else source
+    if site is not None:
+        check_read(site)
     texts = None if texts is None else listed_texts(texts, "pass a list of texts")
     return _examined(
         open_subject(

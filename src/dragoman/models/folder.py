@@ -64,6 +64,15 @@ def read_config(folder: Path) -> dict[str, object]:
     return config
 
 
+def need_tokenizer(folder: Path, what: str) -> Path:
+    """The fast tokenizer's file; refuse a folder without one."""
+    path = folder / TOKENIZER
+    if not path.is_file():
+        why = "it holds no tokenizer.json, and offsets need a fast tokenizer"
+        raise Refusal(what, why, "save the fast tokenizer there")
+    return path
+
+
 def read_template(path: Path) -> str:
     """A chat template's text; refuse one that is not text."""
     _refuse_odd_file(path)

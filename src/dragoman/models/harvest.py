@@ -27,6 +27,7 @@ from dragoman.core import Floats, Refusal, Site
 from dragoman.models.batches import Batch
 from dragoman.models.encode import Encoded, cut_at, encode_texts, whole_characters
 from dragoman.models.load import check_site, decoder_blocks, hidden_of, load_model, text_stack
+from dragoman.models.sizes import model_ref
 from dragoman.store import refuse_alike
 
 Progress = Callable[[int, int], None]
@@ -84,9 +85,8 @@ class Reader:
             upto: a later block up to which it is loaded, where that is read too.
             whole: load all of it: who steers it, lets it write or looks at other blocks needs what comes behind.
         """
-        ref = f"{site.model}@{site.revision}" if site.revision else site.model
         last = None if whole else max(site.block, site.block if upto is None else upto)
-        model, tokenizer = load_model(ref, dtype=dtype, device=device, upto=last)
+        model, tokenizer = load_model(model_ref(site), dtype=dtype, device=device, upto=last)
         return cls(site=site, model=model, tokenizer=tokenizer)
 
     @property

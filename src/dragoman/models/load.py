@@ -32,7 +32,16 @@ from dragoman.models.bounds import (
     refuse_unbounded,
 )
 from dragoman.models.first import Shapes, first_blocks
-from dragoman.models.folder import CONFIG, TOKENIZER, check_folder, deciding, read_config, shapes_in, weight_files
+from dragoman.models.folder import (
+    CONFIG,
+    TOKENIZER,
+    check_folder,
+    deciding,
+    need_tokenizer,
+    read_config,
+    shapes_in,
+    weight_files,
+)
 from dragoman.models.resolve import check_tokens, folder_of
 from dragoman.models.sizes import place_of
 from dragoman.store import digest, fingerprint_of
@@ -94,10 +103,7 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer in a folder; the embedded ones are checked against a known tokenisation."""
     folder, packaged = folder_of(ref), str(ref) in tiny.MODELS
     check_folder(folder, f"tokenizer {ref}")
-    path = folder / TOKENIZER
-    if not path.is_file():
-        why = "it holds no tokenizer.json, and offsets need a fast tokenizer"
-        raise Refusal(f"{ref}", why, "save the fast tokenizer there")
+    path = need_tokenizer(folder, f"{ref}")
     if (folder / CONFIG).is_file():  # transformers reads it to choose a class
         refuse_counts(folder, read_config(folder), None)
     if packaged:

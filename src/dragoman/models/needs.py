@@ -1,7 +1,8 @@
 """What models would take, told by their files alone: nothing is opened, fetched, converted or written.
 
 In: references, and how a verbalizer is fed. Out: ``ModelNeeds``; where a verbalizer reads, and what it is made of.
-Refuses embedded models whose packages are absent, and verbalizers whose place only files that are not here would tell.
+Refuses embedded models whose packages are absent, what the hub says that it does not have, and verbalizers whose place
+only files that are not here would tell.
 Asks the hub for a listing where it has to.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, read_config, shapes_in, weight_files
-from dragoman.models.resolve import cached, converted_at, how_fed, hub_place
+from dragoman.models.resolve import cached, converted_at, how_fed, hub_place, no_of
 from dragoman.models.sizes import HEAD, place_of, readable_in_part, sizes_of
 from dragoman.store import refusing
 from dragoman.tiny import model_parts
@@ -210,6 +211,10 @@ def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
         fetched = sum(file.file_size or 0 for file in files if file.will_download)
     # Whatever keeps the hub from answering, the size is not known then.
     except Exception as error:
+        why_not = error.__cause__ if isinstance(error.__cause__, Exception) else error  # it may say no plan alone
+        no, refusal = no_of(place, ref, why_not)
+        if no in ("repository", "revision", "name"):
+            raise refusal from error
         why = f"the hub does not say how large {ref} is ({type(error).__name__})"
         return ModelNeeds(parameters=least, fetched=None, why=why, **told)
     why = "" if least else f"{ref} is taken to be stored in 16 bits"

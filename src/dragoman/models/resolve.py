@@ -30,7 +30,8 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Refusal, public_address
-from dragoman.models.folder import NEVER_READ
+from dragoman.models.adapters import ADAPTER
+from dragoman.models.folder import CONFIG, NEVER_READ, check_folder, need_tokenizer, read_config, weight_files
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
@@ -86,20 +87,30 @@ def folder_of(ref: str | Path) -> Path:
         return converted(tiny.MODELS[text])
     if text in tiny.DATA:
         return tiny.data(text)
+    return _here(text) or _fetched(_elsewhere(text), text)
+
+
+def _here(text: str) -> Path | None:
+    """A folder of this machine; None where there is none of that name."""
     with opening(f"'{text}'", "it names no folder", "give a path or a hub id"):
         path = Path(text).expanduser()
     with refusing("reading", path):
         there = path.exists()
-    if there:
-        if not path.is_dir():
-            raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
-        return path
+    if not there:
+        return None
+    if not path.is_dir():
+        raise Refusal(f"{path}", "it is a file, not a folder", "name the folder that it lies in")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise Refusal(f"folder {path}", "it cannot be read", "grant read permission or copy it")
+    return path
+
+
+def _elsewhere(text: str) -> HubPlace:
+    """The hub's place of what is no folder here; refuse what is no hub id with the name that was likely meant."""
     place = hub_place(text)
     if place is None:
         raise _nowhere(text)
-    return _fetched(place, text)
+    return place
 
 
 def _nowhere(text: str) -> Refusal:
@@ -148,22 +159,74 @@ def _fetched(place: HubPlace, ref: str) -> Path:
         root = Path(snapshot_download(place.repo, **how))
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
     except Exception as error:
-        no, said = hub.way_of(error)
-        if no == "away":
-            said = "config.json, tokenizer files and *.safetensors are missing"
-        by_hand = f"on a machine with access run: {place.command}, and pass FOLDER"
-        fetch = by_hand + (f"/{place.inside}" if place.inside else "")
-        here = "there is no such folder here, and "
-        refusal = hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here)
-        known = [c.id for c in registry.checkpoints() if "*" not in c.id]
-        likely = "" if registry.find(ref) else meant(f"{place.repo}", known, "")
-        if likely:
-            refusal = Refusal(refusal.what, refusal.why, f"{likely}, a known one? If not, {refusal.instead}")
-        raise refusal from error
+        raise no_of(place, ref, error)[1] from error
     if not (root / place.inside).is_dir():
         why = f"the repository has no folder '{place.inside}' (or its cache lacks it, and the hub cannot be reached)"
         raise Refusal(f"'{ref}'", why, f"check the folder's name, or run: {place.command}")
     return root / place.inside
+
+
+def no_of(place: HubPlace, ref: str, error: Exception) -> tuple[hub.No, Refusal]:
+    """In which way an error of the hub's library is a no, and what is said of it."""
+    no, said = hub.way_of(error)
+    if no == "away":
+        said = "config.json, tokenizer files and *.safetensors are missing"
+    by_hand = f"on a machine with access run: {place.command}, and pass FOLDER"
+    fetch = by_hand + (f"/{place.inside}" if place.inside else "")
+    here = "there is no such folder here, and "
+    refusal = hub.refusal(f"'{ref}'", no, revision=place.revision, fetch=fetch, said=said, here=here)
+    return no, _with_meant(refusal, place, ref)
+
+
+def _with_meant(refusal: Refusal, place: HubPlace, ref: str) -> Refusal:
+    """The same, with the repository that was likely meant: of the checkpoints that are known, and their models."""
+    known = dict.fromkeys(name for c in registry.checkpoints() for name in (c.id, c.base) if "*" not in name)
+    likely = "" if registry.find(ref) or place.repo in known else meant(place.repo, list(known), "")
+    if not likely:
+        return refusal
+    return Refusal(refusal.what, refusal.why, f"{likely}, a known one? If not, {refusal.instead}")
+
+
+def config_of(ref: str) -> Mapping[str, object]:
+    """What config.json says of a model that will be opened; nothing is fetched or converted, and that file not kept.
+
+    Empty for embedded models, whose packages are here.
+
+    Raises:
+        Refusal: as of `folder_of`; it is an adapter, or lacks config.json, weights or tokenizer, as far as can be told.
+    """
+    if ref in tiny.MODELS:
+        model_parts(tiny.MODELS[ref])
+        return {}
+    folder, found = _here(ref), cached(ref)
+    if folder is None and found is not None and (found / CONFIG).is_file():
+        folder = found
+    if folder is None:
+        place = _elsewhere(ref)
+        try:
+            inside = f"{place.inside}/{CONFIG}" if place.inside else CONFIG
+            return hub.settings(place.repo, place.revision, inside, f"'{ref}'")
+        except Refusal as refusal:
+            raise _with_meant(refusal, place, ref) from refusal
+    check_folder(folder, ref)
+    if (folder / ADAPTER).is_file():
+        raise Refusal(ref, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
+    config = read_config(folder)
+    if folder != found:  # what the cache lacks is fetched when it is opened
+        weight_files(folder, ref)
+        need_tokenizer(folder, ref)
+    return config
+
+
+def check_named(ref: str) -> None:
+    """Refuse what is no packaged name, no folder here, and no repository that is cached or that the hub has."""
+    if ref in tiny.DATA or _here(ref) or cached(ref) is not None:
+        return
+    place = _elsewhere(ref)
+    try:
+        hub.commit(place.repo, place.revision, f"'{ref}'")
+    except Refusal as refusal:
+        raise _with_meant(refusal, place, ref) from refusal
 
 
 def _refuse_without_room(place: HubPlace, ref: str, how: dict[str, Any]) -> None:

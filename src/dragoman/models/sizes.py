@@ -1,7 +1,8 @@
 """How many blocks a model has and how wide its stream is, without opening it; what cannot live there is refused early.
 
-In: a site, a width. Out: nothing. Refuses blocks that the model does not have, and rows of another width. What is not
-known without fetching a model is not checked here: whoever opens it checks again.
+In: a site, a width. Out: nothing. Refuses blocks that the model does not have, and rows of another width; and models
+that will be read and are nowhere. What is not known without fetching a model is not checked here: whoever opens it
+checks again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.models.folder import CONFIG, read_config
-from dragoman.models.resolve import cached
+from dragoman.models.resolve import cached, config_of
 from dragoman.verbalizers import registry
 
 # Text models in which a block knows nothing of how many come after it. The tests hold each, bit for bit.
@@ -39,13 +40,21 @@ def sizes_of(model: str) -> Sizes:
     """By the model's config.json, where that is on this machine, else by the registry of checkpoints."""
     folder = _folder(model)
     if folder is not None and (folder / CONFIG).is_file():
-        config = read_config(folder)
-        text = config.get("text_config")
-        told: Mapping[str, object] = {**config, **text} if isinstance(text, dict) else config
-        return Sizes(_number(told, _BLOCKS), _number(told, _WIDTH))
+        return _told(read_config(folder))
     same = [c for c in registry.checkpoints() if registry.same_model(model, c.base)]
     blocks, widths = {c.n_blocks for c in same if c.n_blocks}, {c.d_model for c in same if c.d_model}
     return Sizes(blocks.pop() if len(blocks) == 1 else None, widths.pop() if len(widths) == 1 else None)
+
+
+def _told(config: Mapping[str, object]) -> Sizes:
+    text = config.get("text_config")
+    told: Mapping[str, object] = {**config, **text} if isinstance(text, dict) else config
+    return Sizes(_number(told, _BLOCKS), _number(told, _WIDTH))
+
+
+def model_ref(site: Site) -> str:
+    """How the model of a site is opened."""
+    return f"{site.model}@{site.revision}" if site.revision else site.model
 
 
 def readable_in_part(family: object, text_family: object) -> bool:
@@ -70,7 +79,21 @@ def check_place(site: Site, width: int | None = None, what: str = "directions") 
     Raises:
         Refusal: as said.
     """
-    blocks, own = sizes_of(site.model)
+    _refuse_place(site, width, what, sizes_of(site.model))
+
+
+def check_read(site: Site, width: int | None = None, what: str = "directions") -> None:
+    """The same of a model that will be opened, which has to be there: of the hub's, config.json alone is asked for.
+
+    Raises:
+        Refusal: as ``check_place``, and as ``resolve.config_of``.
+    """
+    config = config_of(model_ref(site))
+    _refuse_place(site, width, what, _told(config) if config else sizes_of(site.model))
+
+
+def _refuse_place(site: Site, width: int | None, what: str, sizes: Sizes) -> None:
+    blocks, own = sizes
     if blocks is not None and site.block >= blocks:
         raise Refusal(f"{what} at {site}", f"{site.model} has {blocks} blocks", f"name one from 0 to {blocks - 1}")
     if own is not None and width is not None and own != width:

@@ -29,7 +29,7 @@ from dragoman.maps.firing_tokens import token_windows
 from dragoman.models.algebra import algebra_of
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
-from dragoman.models.sizes import check_place
+from dragoman.models.sizes import check_read
 from dragoman.records import TokenWindow
 from dragoman.runs.given import dictionary_of, talk_of, target_of
 from dragoman.runs.options import MAPS, MapKind, Options, check_seed
@@ -92,8 +92,8 @@ def fit_crossing(
             "that is one stream, so there is nothing to fit",
             "run explain without --through: the verbalizer reads the dictionary's own stream",
         )
-    check_place(opened.site, opened.d_model)
-    check_place(target, what="the target")
+    check_read(opened.site, opened.d_model)
+    check_read(target, what="the target")
     read.refuse_few(opened.site, target, map=map)
     ids: tuple[str, ...] = ()
     if asked:

@@ -25,7 +25,8 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
 from dragoman.models.ray_pool import Cluster, cluster
-from dragoman.models.sizes import check_place
+from dragoman.models.resolve import check_named
+from dragoman.models.sizes import check_place, check_read
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, refuse_ended, together
@@ -156,7 +157,9 @@ def explain(
         common.check()
         common.texts.tell(talk)
         chosen, later = (what, None) if isinstance(what, Activations) else chosen_of(what, features, options, fitted)
-        directions, target = chosen.directions, common.target
+        directions = chosen.directions
+        common.refuse_absent(None if isinstance(chosen, Activations) else directions.site, directions.d_model)
+        target = common.target
         if isinstance(chosen, Activations):
             prompted.refuse_early(directions.site, target, options, fitted, common.texts)
         else:
@@ -233,6 +236,18 @@ class Common:
             _refuse_unread(self.confidence)
         if not isinstance(self.by, str) and any(self.fed.values()):
             raise Refusal(f"verbalizer {self.by.name}", "it is open, and fed as it was opened", "pass its reference")
+
+    def refuse_absent(self, source: Site | None, width: int) -> None:
+        """Refuse, before even the verbalizer is fetched, models that will be opened and are nowhere.
+
+        ``source``: whose model is read unless a crossing or a table is there in its place. ``width``: of what is there.
+        """
+        options, native = self.options, self.native
+        unread = self.texts.unread(options.map, options.serving, native=native is not None)
+        if source is not None and self.fitted is None and not unread:
+            check_read(source, width)
+        if isinstance(native, str):
+            check_named(native)
 
     @property
     def target(self) -> Site:
@@ -322,6 +337,9 @@ class Common:
             counted = dictionary.direct_folder(target) is not None
             how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": self.native is not None}
             self.texts.refuse_few(source, target, counted=counted, **how)
+            if not (counted and self.texts.unread(how["map"], how["route"], native=how["native"])):
+                check_read(source, dictionary.d_model)
+                check_read(target, what="what the verbalizer reads")
         _ = dictionary.truth  # read when it is asked for
         if (calibrated := beside(dictionary.where, CONFIDENCE)) is not None:
             ConfidenceSet.load(calibrated)

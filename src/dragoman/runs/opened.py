@@ -23,6 +23,7 @@ from dragoman.maps.points import fit_points
 from dragoman.models.algebra import algebra_of
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
+from dragoman.models.sizes import check_read
 from dragoman.runs import prompted
 from dragoman.runs.crossings import map_alone, nothing_to_cross, prepare
 from dragoman.runs.explain import tell_labels, written_run
@@ -136,9 +137,12 @@ class Opened:
         fitted, read = opened_crossing(through, texts, None), Texts.of(texts)
         dictionary, source = (None, what) if isinstance(what, Site) else _with_site(dictionary_of(what))
         fed = {"contract": contract, "settings": settings, "base": base}
+        if fitted is None or prompts:
+            check_read(source, None if dictionary is None else dictionary.d_model)
         target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
         _refuse_early(dictionary, source, target, fitted, options)
         if fitted is None:
+            check_read(target, what="what the verbalizer reads")
             counted = dictionary is not None and dictionary.direct_folder(target) is not None
             read.refuse_few(source, target, map=options.map, route=options.serving, counted=counted)
         if confidence is not None:

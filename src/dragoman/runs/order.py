@@ -18,6 +18,7 @@ from typing import Any
 from dragoman.core import Refusal, Site, Talk
 from dragoman.models.needs import ModelNeeds, model_needs, verbalizer_needs
 from dragoman.models.room import free_bytes
+from dragoman.models.sizes import model_ref
 from dragoman.runs.forecast import Order, Sizes, constants, gpu_peak, host_peak
 from dragoman.runs.options import Options
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -64,7 +65,7 @@ def readers(source: Site, target: Site, pair: Mapping[str, Mapping[str, int]]) -
     """What is opened to read texts, up to its block; one model at two blocks is opened once."""
     blocks: dict[str, list[int]] = {}
     for site in (source, target):
-        blocks.setdefault(f"{site.model}@{site.revision}" if site.revision else site.model, []).append(site.block)
+        blocks.setdefault(model_ref(site), []).append(site.block)
     return [model_needs(ref, pair).upto(max(own)) for ref, own in blocks.items()]
 
 

@@ -23,6 +23,7 @@ from dragoman.maps.linear import LinearMap
 from dragoman.maps.points import carry_points, fit_points
 from dragoman.models.algebra import algebra_of
 from dragoman.models.prompts import Activations
+from dragoman.models.sizes import check_read
 from dragoman.runs.build import RunBuilder, together
 from dragoman.runs.crossings import by_texts
 from dragoman.runs.options import Options
@@ -67,6 +68,7 @@ def refuse_early(site: Site, target: Site, options: Options, fitted: Crossing | 
             raise Refusal(f"{fitted.name}", "it has no map, which is what carries activations", "fit one")
     elif site != target and options.route != "as-is":
         texts.refuse_few(site, target, map=options.map, route="map")
+        check_read(target, what="what the verbalizer reads")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
 from dragoman.models.room import let_go
+from dragoman.models.sizes import model_ref
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
@@ -266,8 +267,3 @@ def _without() -> Iterator[None]:
     except Refusal as refusal:
         instead = f"{refusal.instead}, or carry its rows without an encoder: --map post --route map"
         raise Refusal(refusal.what, refusal.why, instead) from refusal
-
-
-def model_ref(site: Site) -> str:
-    """How the model of a site is opened."""
-    return f"{site.model}@{site.revision}" if site.revision else site.model

@@ -1,12 +1,13 @@
 """The main job for several dictionaries of one model: a run each in one folder, the verbalizers opened once for all.
 
 In: dictionaries as they are named, what is asked of each, what ``explain`` takes. Out: a ``Run`` each in a folder that
-``runs.json`` describes. Refuses, before any model is opened, whatever of any of them can be told by words, sizes and
-headers: what ``explain`` refuses early, dictionaries of several models, crossings, labels and calibrations, which are
-of one dictionary alone.
+``runs.json`` describes, or a refusal in its place where one dictionary alone comes to an end. Refuses, before any model
+is opened, whatever of any of them can be told by words, sizes and headers: what ``explain`` refuses early, dictionaries
+of several models, crossings, labels and calibrations, which are of one dictionary alone.
 
 One dictionary after the other: texts are read, a crossing is fitted and words are said for the first before the second
-is looked at, so a run that is done stays done whatever comes later. What was finished before is not opened again.
+is looked at, so a run that is done stays done whatever comes later, and one that cannot be done holds up no other.
+What was finished before is not opened again.
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def _of(ref: str) -> Iterator[None]:
 
 def explain_each(
     asked: Sequence[Named], common: Common, out: Path, talk: Talk
-) -> Generator[tuple[Named, Run], None, None]:
+) -> Generator[tuple[Named, Run | Refusal], None, None]:
     """Explain every dictionary into a run of its own, ``out/NAME``; the same call goes on where it stopped.
 
-    Each is given once it is whole; then the next one is begun.
+    Each is given once it is whole, or with why it is not; then the next one is begun.
 
     Raises:
         Refusal: as the module says.
@@ -155,7 +156,7 @@ def explain_each(
 
 def _in_order(
     asked: Sequence[Named], common: Common, out: Path, talk: Talk
-) -> Generator[tuple[Named, Run], None, None]:
+) -> Generator[tuple[Named, Run | Refusal], None, None]:
     """One after the other, with the verbalizers open."""
     now = [
         SetEntry(name=one.name, dictionary=identity(one.dictionary.ref), source=f"{one.dictionary.site}")
@@ -166,22 +167,36 @@ def _in_order(
         with locked(_made(out)):
             runset = entries_in_order(out, now)
             runset.write(out)
-            for done, one in enumerate(asked):
-                talk.say(f"dictionary {done + 1} of {len(asked)}: {one.name}, at {one.dictionary.site}")
-                run, runset = _explained(one, common, out, runset, talk)
-                yield one, run
+            for number, one in enumerate(asked, 1):
+                talk.say(f"dictionary {number} of {len(asked)}: {one.name}, at {one.dictionary.site}")
+                try:
+                    with _of(one.dictionary.ref):
+                        run, runset = _explained(one, common, out, runset, talk)
+                except Refusal as refusal:
+                    # Made anew: the one that was raised holds on to all that was open where it was raised.
+                    ended = Refusal(refusal.what, refusal.why, refusal.instead)
+                    talk.say(f"{one.name} ends here, which is told again when all are done: {ended}")
+                else:
+                    done, ended = done + 1, run
+                yield one, ended
+        if new and not _begun(out, now):
+            shutil.rmtree(out)
     except Interrupted as stop:
         raise Interrupted(f"{stop} ({done} of {len(asked)} dictionaries are done.)") from stop
     except KeyboardInterrupt as stop:
         kept = f"{done} of {len(asked)} dictionaries are done in {out}"
         raise Interrupted(f"interrupted: {kept}; run the same command again to go on.") from stop
     except Refusal:
-        if new and not any((out / entry.name).exists() for entry in now):
-            shutil.rmtree(out)  # it was made here, and nothing was begun
+        if new and not _begun(out, now):
+            shutil.rmtree(out)  # it was made here
         raise
     finally:
         if common.held is not None:
             common.held.close(common.how["device"])
+
+
+def _begun(out: Path, entries: Sequence[SetEntry]) -> bool:
+    return any((out / one.name).exists() for one in entries)
 
 
 def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
@@ -192,6 +207,9 @@ def check_each(asked: Sequence[Named], common: Common, out: Path) -> Site:
     if common.confidence is not None and is_calibration(read_json(Path(common.confidence))):
         raise Refusal(f"{what} by {common.confidence}", "a calibration is of one", "explain it alone, or leave it out")
     check_set(check_folder(out))
+    for one in asked:
+        with _of(one.dictionary.ref):
+            common.refuse_absent(one.dictionary.site, one.dictionary.d_model)
     target, options = common.target, common.options
     native = None if common.native is None else _site_of(common.native, common.how["engine"])
     for one in asked:

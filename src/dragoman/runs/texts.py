@@ -135,7 +135,7 @@ class Texts:
             Refusal: as said; the sentence names the file and how many there are.
         """
         if self.own is None:
-            if not (counted and source != target and map == "post" and route == "direct" and not native):
+            if not (counted and source != target and self.unread(map, route, native=native)):
                 refuse_none()
             return
         least, why = 2, "what is usual of a model is told by several"
@@ -145,6 +145,10 @@ class Texts:
             elif route != "direct" or native:
                 least, why = FEWEST, "the map is judged on a fifth of them, two at least"
         refuse_alike(self.own, least, why, self.path or "")
+
+    def unread(self, map: str, route: str, *, native: bool) -> bool:
+        """Whether a table that lies beside the dictionary would spare reading any, and so opening models for it."""
+        return self.own is None and map == "post" and route == "direct" and not native
 
     def _split(self, *names: str) -> list[str]:
         if self.own is not None:

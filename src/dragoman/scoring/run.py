@@ -21,6 +21,7 @@ from dragoman.confidence.checked import (
 )
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Directions, Estimate, Refusal
+from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.embed import Embedder, LexicalEmbedder
 from dragoman.scores import FORMAT, Scores
@@ -38,10 +39,10 @@ from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES
 
 if TYPE_CHECKING:
-    from dragoman.dictionaries import Dictionary
     from dragoman.models.reconstruct import Reconstructor
 
 Progress = Callable[[int, int], None]
+Written = tuple[Dictionary, dict[str, dict[str, str]]]  # as of `generative`
 
 
 def score_run(
@@ -74,9 +75,7 @@ def score_run(
     check_file(folder.path / SCORES, of_run=True)
     run = JudgedRun.of(folder)
     run.refuse_unfinished()
-    if steer:
-        steerable(run)  # refused before anything dear is done
-    written_from = generative(run) if generate else None
+    written_from = _refuse_early(run, steer=steer, generate=generate)
     calibration, embedder = calibration_of(confidence), SentenceEmbedder(device=device)
     if calibration is not None and confidence is not None:
         refuse_another_run(calibration, run, confidence, embedder.name)
@@ -148,6 +147,22 @@ def add_confidence(
     folder.write_scores(scores.model_copy(update={"confidence": held_back(found, scores.claims)}).to_json())
 
 
+def _refuse_early(run: JudgedRun, *, steer: bool, generate: bool) -> Written | None:
+    """Refuse, before anything dear is done, a run that cannot be steered or written from, and models that are nowhere.
+
+    What is written from, if anything is.
+    """
+    from dragoman.models.sizes import check_read
+
+    written_from = generative(run) if generate else None
+    if generate:
+        check_read(run.source)
+    if steer:
+        steerable(run)
+        check_read(run.target)
+    return written_from
+
+
 def _opened(
     ar: str | None, run: JudgedRun, *, layout: str | None, dtype: str, device: str
 ) -> tuple[Reconstructor | None, Directions | Mapping[str, Directions] | None]:
@@ -172,7 +187,7 @@ def _steered(
 
 def _generated(
     run: JudgedRun,
-    asked: tuple[Dictionary, dict[str, dict[str, str]]],
+    asked: Written,
     *,
     seed: int,
     dtype: str,

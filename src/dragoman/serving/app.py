@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -26,9 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dragoman.core import Refusal
 from dragoman.runs.opened import NotThere, Opened
 from dragoman.serving.answers import answer, health, kinds_of
-from dragoman.serving.asked import KINDS, Answer, Bounds, Health, Refused, request_model
+from dragoman.serving.asked import Answer, Bounds, Health, Refused, refusal_of, request_model
 from dragoman.serving.worker import Ending, Full, Job, Late, Unheard, Worker
-from dragoman.store.spans import shown
 from dragoman.view.here import OnlyHere
 
 _BUSY = Refusal("the service", "as many requests wait as may", "ask again in a while")
@@ -100,7 +99,7 @@ def api_of(opened: Opened, worker: Worker, bounds: Bounds) -> FastAPI:
     async def counted() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    _refusals(api)
+    _refusals(api, kinds_of(opened))
     _counting(api, metrics)
     return api
 
@@ -123,7 +122,7 @@ async def _waited(job: Job, request: Request, worker: Worker) -> Any:
             waited.cancel()  # else what it ends with is logged as an error that nobody looked at
 
 
-def _refusals(api: FastAPI) -> None:
+def _refusals(api: FastAPI, kinds: Sequence[str]) -> None:
     """Every refusal as JSON with one sentence."""
 
     @api.exception_handler(Refusal)
@@ -133,7 +132,8 @@ def _refusals(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: Exception) -> Response:
-        return _json(422, _of_schema(error))
+        found = error.errors() if isinstance(error, RequestValidationError) else ()
+        return _json(422, refusal_of(found[0] if found else {}, kinds))
 
     @api.exception_handler(HTTPException)
     async def odd(_request: Request, error: Exception) -> Response:
@@ -175,22 +175,6 @@ def _elsewhere(status: int, sentence: str) -> Response:
     if status == 403:
         what, why = "the origin", "pages of another origin or site may not ask here"
     return _json(status, Refusal(what, why, "ask from this machine, and not from a page of another site"))
-
-
-def _of_schema(error: Any) -> Refusal:
-    """The first thing in a request that no schema allows, in one sentence, without what was sent."""
-    every = error.errors()
-    found: dict[str, Any] = dict(every[0]) if every else {}
-    named = [str(one) for one in found.get("loc", ()) if one != "body"]
-    tagged = len(named) > 1 and named[0] in KINDS and not named[1].isdecimal()  # by which of several models
-    place = shown(".".join(named[1:] if tagged else named), 100)
-    said = str(found.get("msg", "it is not as it must be"))[:200]
-    if found.get("type") == "union_tag_not_found":
-        said = "it names neither features, vectors nor prompts that are served"
-    if found.get("type") == "json_invalid":
-        place, said = "", "it is not JSON"
-    why = said[:1].lower() + said[1:]
-    return Refusal(f"the body's {place}" if place else "the body", why.rstrip("."), "see /openapi.json")
 
 
 def _counting(api: FastAPI, metrics: _Metrics) -> None:

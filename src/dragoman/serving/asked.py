@@ -1,7 +1,8 @@
 """What may be asked of the service and what it answers, typed: the schemas of its OpenAPI page.
 
 In: a width, bounds. Out: models of requests for exactly this service, of answers and refusals. Refuses, as the schemas
-say: fields it does not know, numbers that are not finite, vectors of another width, more than the bounds allow.
+say: fields it does not know, numbers that are not finite, vectors of another width, more than the bounds allow; each
+in one sentence of dragoman's own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from dragoman.core import MOST_SEED, Refusal
 from dragoman.records import Card, PromptToken
 from dragoman.scores import ClaimStatus
+from dragoman.store.spans import shown
 
 KINDS = ("features", "vectors", "prompts")
 
@@ -195,3 +197,70 @@ def kind_of(told: Any) -> str | None:
     """What a request asks for, by the name that is in it."""
     have = told if isinstance(told, Mapping) else type(told).model_fields if isinstance(told, BaseModel) else ()
     return next((kind for kind in KINDS if kind in have), None)
+
+
+# What a schema finds wrong, by its kind: why, and what to do instead, with what the schema says of it.
+_WRONG: dict[str, tuple[str, str]] = {
+    "list_type": ("it is no list", "send a list, in square brackets"),
+    "string_type": ("it is no text", "send a text, in quotes"),
+    "string_too_short": ("it is empty", "write something, or leave it out"),
+    "string_too_long": ("it has more than {max_length} characters", "shorten it"),
+    "too_short": ("it has {actual_length} entries, and {min_length} is the least", "send at least {min_length}"),
+    "too_long": ("it has more entries than are taken at once", "send at most {max_length}"),
+    "greater_than_equal": ("it is below {ge}", "send {ge} or more"),
+    "less_than_equal": ("it is above {le}", "send {le} or less"),
+    "int_type": ("it is no whole number", "send one, without quotes"),
+    "int_from_float": ("it is no whole number", "send one"),
+    "float_type": ("it is no number", "send one, without quotes"),
+    "finite_number": ("it is no finite number", "send one"),
+    "missing": ("it is missing", "send it"),
+}
+_OBJECT = ("model_type", "model_attributes_type", "dict_type")
+_SEE = "see /openapi.json for what may be asked"
+
+
+def refusal_of(found: Mapping[str, Any], kinds: Sequence[str]) -> Refusal:
+    """What a schema finds wrong with a body, in one sentence, without what was sent.
+
+    Args:
+        found: the first finding of the schemas' library: ``type``, ``loc``, ``ctx``.
+        kinds: what may be asked for.
+    """
+    kind, told = found.get("type"), found.get("ctx") or {}
+    named = [str(one) for one in found.get("loc", ()) if one != "body"]
+    if len(named) > 1 and named[0] in KINDS and not named[1].isdecimal():
+        named = named[1:]  # by which of several models
+    place = shown(".".join(named), 100)
+    what = f"the body's {place}" if place else "the body"
+    one_of = f"send {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
+    if kind == "json_invalid":
+        return Refusal("the body", "it is not JSON", f"{one_of}, as JSON")
+    if kind == "union_tag_not_found" or (kind == "missing" and named == list(kinds)):
+        why = f"it names neither {_either(kinds)}" if len(kinds) > 1 else f"it names no {kinds[0]}"
+        return Refusal("the body", why, f"{one_of}, as application/json")
+    if kind in _OBJECT or (kind == "missing" and not named):
+        why = "it is no JSON object" if named or kind != "missing" else "there is none"
+        return Refusal(what, why, "send an object, in curly brackets, as application/json")
+    if kind == "extra_forbidden":
+        if named[-1] in kinds:
+            return Refusal(what, "one request asks for one kind", one_of)
+        instead = one_of if named[-1] in KINDS else f"leave it out, or {_SEE}"
+        return Refusal(what, "there is no such thing to ask for here", instead)
+    if kind in ("too_short", "too_long") and len(named) == 2 and named[0] == "vectors":
+        width = told.get("min_length", told.get("max_length"))
+        why = f"it has {told.get('actual_length', 'other')} numbers, and vectors of the source are {width} wide"
+        return Refusal(what, why, f"send {width} numbers each")
+    why, instead = _WRONG.get(str(kind), ("it is not as it must be", _SEE))
+    return Refusal(what, why.format_map(_Told(told)), instead.format_map(_Told(told)))
+
+
+class _Told(dict[str, Any]):
+    """What a schema says of a finding; what it does not say has no number."""
+
+    def __missing__(self, name: str) -> str:
+        return "the bound"
+
+
+def _either(kinds: Sequence[str]) -> str:
+    """``features, vectors nor prompts``."""
+    return " nor ".join([", ".join(kinds[:-1]), kinds[-1]])

@@ -29,12 +29,15 @@ REVISION = rf"refs/(?:pr|convert|heads|tags)/{PART}|{PART}"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST = 201  # characters of a repository's name
+_SETTINGS = 4 << 20  # bytes of a file of settings
 _ANSWER = 16 << 20  # bytes of one answer: a thousand files a page take less than one
 _LISTING = 64 << 20  # bytes of all pages
 _PAGES = 100
 _SECONDS = 300.0  # for all pages
 # (hub, kind, repository, revision) -> sha, as first answered
 _COMMITS: dict[tuple[str, Kind, str, str], str] = {}
+# address -> what the file of settings says, as first answered
+_READ: dict[str, dict[str, Any]] = {}
 # By what the hub writes in its header x-error-code, and by what its library and the HTTP libraries below that raise, of
 # which the first of an error's classes counts.
 _WAYS: dict[str, No] = {
@@ -152,13 +155,34 @@ def sizes(repo: str, sha: str, what: str, kind: Kind = "models") -> dict[str, in
     return {name: size if isinstance(size, int) and size > 0 else 0 for name, size in found.items()}
 
 
+def settings(repo: str, revision: str | None, path: str, what: str) -> dict[str, Any]:
+    """A JSON file of a repository of models, asked for once a process, and not kept on the disk.
+
+    Raises:
+        Refusal: as `commit`; the repository is gated, or the file is not there, or no object.
+    """
+    asked = _Asked("models", repo, revision or "main", what, file=path)
+    url = f"{endpoint()}/{quote(repo)}/resolve/{quote(asked.revision, safe='')}/{quote(path)}"
+    if url not in _READ:
+        http = Http()
+        try:
+            found, _, _ = _answered(http, url, _SETTINGS, asked)
+        finally:
+            http.close()
+        if not isinstance(found, dict):
+            raise asked.no("odd", f"{path} is no object")
+        _READ[url] = found
+    return _READ[url]
+
+
 class _Asked(NamedTuple):
-    """What is asked about: a repository of a kind at a revision; ``what``: see `refusal`."""
+    """What is asked about: a repository of a kind at a revision; ``what``: see `refusal`; ``file``: one there."""
 
     kind: Kind
     repo: str
     revision: str
     what: str
+    file: str = ""
 
     @property
     def url(self) -> str:
@@ -173,6 +197,8 @@ class _Asked(NamedTuple):
         return f"on a machine with access run: hf download {self.repo}{of_kind} --local-dir FOLDER, and {take}"
 
     def no(self, no: No, said: str = "") -> Refusal:
+        if no == "entry" and self.file:
+            return Refusal(self.what, f"the repository holds no {self.file}", "name the repository of a whole model")
         return refusal(self.what, no, revision=self.revision, fetch=self.fetch, said=said)
 
 
