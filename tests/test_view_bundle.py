@@ -79,7 +79,7 @@ def test_an_unusable_map_is_told_first_on_every_page(tmp_path: Path) -> None:
     write_bundle(views, tmp_path / "out", nothing)
     for view in views:
         view.close()
-    told = f"Believe no text that the map carried: {wrong}."
+    told = f"T{wrong[1:]}. Believe no text that it carried."
     for path in (tmp_path / "out").rglob("*.html"):
         html = path.read_text()
         assert html.count(told) == (path.parent.name != "run-2"), path

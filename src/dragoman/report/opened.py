@@ -122,7 +122,7 @@ class Manifest(Part):
     def distrust(self) -> str:
         """What is said first of a run whose map is unusable; "" of all others."""
         wrong = self.about.map if self.about else None
-        return f"Believe no text that the map carried: {wrong}." if wrong else ""
+        return f"{wrong[:1].upper()}{wrong[1:]}. Believe no text that it carried." if wrong else ""
 
     @property
     def all_too_rare(self) -> Sequence[str]:
