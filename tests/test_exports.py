@@ -274,6 +274,13 @@ def test_a_data_set_has_a_card_whose_head_the_hub_reads(run: RunFolder, tmp_path
     assert "license" not in bare
 
 
+def test_a_card_says_first_that_the_map_is_unusable(run: RunFolder, tmp_path: Path) -> None:
+    path = run.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"about": {"map": "the map is unusable: it explains 0"}}))
+    card = (written(RunFolder.open(run.path), tmp_path / "h", "hub") / "README.md").read_text()
+    assert "\n\n**The map is unusable: it explains 0. Believe no text that it carried.**\n\n7 explanations" in card
+
+
 @pytest.mark.usefixtures("readers")
 def test_the_data_set_loads_by_the_library(run: RunFolder, tmp_path: Path) -> None:
     # In a process of its own: other libraries here import datasets too wherever they find it.

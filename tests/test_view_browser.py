@@ -191,7 +191,7 @@ QUERIES = (
     "", "page=2", "q=beekeeping", 'q="tropical fruit"', 'q="fruit tropical"', "q=the general", "q=fruit&sort=sure",
     "q=!!", "q=b", "q=script alert", "q=fruit&condition=writes", "status=differs", "route=direct&status=differs",
     "trust=none", "trust=answered&sort=unsure", "least=0.6", "flagged=yes", "kind=controls", "q=nothing&kind=controls",
-    "sort=coverage",
+    "sort=coverage", "condition=fires",
 )  # fmt: skip
 
 

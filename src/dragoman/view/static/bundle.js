@@ -123,7 +123,9 @@
     const move = (asked, typed) => {
       if (!typed) fill(asked);
       const to = at("features.html", asked);
-      if (to !== `features.html${location.search}`) history.pushState(null, "", to);
+      try {
+        if (to !== `features.html${location.search}`) history.pushState(null, "", to);
+      } catch { /* a browser that gives files one address only: the list changes all the same */ }
       show(asked);
     };
     let waiting = 0;
