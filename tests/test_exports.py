@@ -1,4 +1,4 @@
-"""`dragoman export` for delphi, circuit-tracer, tables and the Hub: by the readers' own code where it is installed."""
+"""`dragoman export` for delphi, circuit-tracer, tables and the Hub: by the readers' own code, of .venv/readers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import asyncio
 import csv
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from dragoman.commands.export import export
 from dragoman.core import Refusal
@@ -26,6 +30,7 @@ from dragoman.store.firing import write_tokens
 from report_fixture import HOSTILE
 from test_neuronpedia_export import VERBALIZER, row
 
+READERS = Path(sys.prefix) / "readers"  # requirements/readers.txt, which no other test can import
 TEXTS = {"982": "About pricking, and thorns.", "7": '=SUM(A1) "quoted", ünï\nsecond line', "31": HOSTILE}
 
 
@@ -58,10 +63,22 @@ def written(run: RunFolder, out: Path, format_: str, **more: Any) -> Path:
     return out
 
 
-def reader_source(package: str, inside: str) -> Path | None:
-    """A file of an installed package, which is not imported: it may need far more than what is read here."""
-    found = importlib.util.find_spec(package)
-    return None if found is None or found.origin is None else Path(found.origin).parent / inside
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Packages that read exports; single modules of them, for they need far more than what is read here."""
+    if not READERS.is_dir():
+        pytest.skip(f"{READERS} is not there: make install")
+    monkeypatch.syspath_prepend(str(READERS))
+    return READERS
+
+
+def module_of(path: Path) -> Any:
+    """A file as a module, without the package it is of."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pieces_of(path: Path, *names: str) -> dict[str, Any]:
@@ -94,14 +111,10 @@ def test_delphi_files_hold_each_text_as_a_json_string(run: RunFolder, tmp_path: 
     assert json.loads((other / "model.layers.20.mlp_latent7.txt").read_text()).endswith("(writes)")
 
 
-def test_delphi_s_own_loader_reads_them(run: RunFolder, tmp_path: Path) -> None:
-    pytest.importorskip("aiofiles")
-    loader, latents = reader_source("delphi", "explainers/explainer.py"), reader_source("delphi", "latents/latents.py")
-    if loader is None or latents is None or not loader.is_file():
-        pytest.skip("delphi is not installed")
+def test_delphi_s_own_loader_reads_them(run: RunFolder, tmp_path: Path, readers: Path) -> None:
     out = written(run, tmp_path / "d", "delphi")
-    code = pieces_of(loader, "ExplainerResult", "explanation_loader") | {}
-    latent = pieces_of(latents, "Latent")["Latent"]("layers.20", 7)
+    code = pieces_of(readers / "delphi/explainers/explainer.py", "ExplainerResult", "explanation_loader")
+    latent = pieces_of(readers / "delphi/latents/latents.py", "Latent")["Latent"]("layers.20", 7)
     record = type("Record", (), {"latent": latent})()
     found = asyncio.run(code["explanation_loader"](record, str(out)))
     assert found.explanation == f"{TEXTS['7']} (fires)"
@@ -146,20 +159,34 @@ def test_a_graph_gets_labels_under_both_of_its_ids(run: RunFolder, tmp_path: Pat
     assert "local-clerp-SCAN" in (out / "README.md").read_text()
 
 
-def test_a_labelled_graph_is_one_by_circuit_tracer_s_own_model(run: RunFolder, tmp_path: Path) -> None:
-    models = reader_source("circuit_tracer", "frontend/graph_models.py")
-    if models is None:
-        pytest.skip("circuit-tracer is not installed")
-    spec = importlib.util.spec_from_file_location("graph_models", models)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_a_labelled_graph_is_one_by_circuit_tracer_s_own_model(run: RunFolder, tmp_path: Path, readers: Path) -> None:
+    module = module_of(readers / "circuit_tracer/frontend/graph_models.py")
     nodes = [module.Node.feature_node(20, 5, f).model_dump() for f in (982, 7)]
     (tmp_path / "graph.json").write_text(json.dumps({**graph_of(), "nodes": nodes}))
     out = written(run, tmp_path / "c", "circuit-tracer", graph=tmp_path / "graph.json")
     found = module.Model.model_validate_json((out / "graph.json").read_text())
     assert [n.clerp.startswith("About pricking") for n in found.nodes] == [True, False]
     assert (out / "features" / f"{found.nodes[0].feature}.json").is_file()
+
+
+def test_a_page_of_a_feature_fits_circuit_tracer_s_own_model_but_for_what_nobody_measured(
+    run: RunFolder, tmp_path: Path, readers: Path
+) -> None:
+    module = module_of(readers / "circuit_tracer/frontend/feature_models.py")
+    out = written(run, tmp_path / "c", "circuit-tracer")
+    page = (out / "features" / f"{cantor(20, 982)}.json").read_text()
+    with pytest.raises(ValidationError) as told:
+        module.Model.model_validate_json(page)
+    missing = {str(one["loc"][0]): one["type"] for one in told.value.errors()}
+    assert missing == dict.fromkeys(
+        ("transcoder_id", "quantile_values", "histogram", "activation_frequency"), "missing"
+    )
+    # Their page draws these where they are, and does without.
+    script = (readers / "circuit_tracer/frontend/assets/attribution_graph/render-act-histogram.js").read_text()
+    assert "if (!(featureData && featureData.histogram)) return;" in script
+    assert "featureData && featureData.quantile_values" in script
+    assert "featureData.activation_frequency !== undefined" in script
+    assert not any("transcoder_id" in one.read_text() for one in (readers / "circuit_tracer/frontend").rglob("*.js"))
 
 
 def test_a_page_of_a_feature_is_what_the_viewer_reads(run: RunFolder, tmp_path: Path) -> None:
@@ -247,11 +274,26 @@ def test_a_data_set_has_a_card_whose_head_the_hub_reads(run: RunFolder, tmp_path
     assert "license" not in bare
 
 
-def test_the_data_set_loads_by_the_library(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    out = written(run, tmp_path / "h", "hub")
-    found = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
-    assert found.num_rows == 7 and found[1]["text"] == f"{TEXTS['7']} (fires)"
+def test_a_card_says_first_that_the_map_is_unusable(run: RunFolder, tmp_path: Path) -> None:
+    path = run.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"about": {"map": "the map is unusable: it explains 0"}}))
+    card = (written(RunFolder.open(run.path), tmp_path / "h", "hub") / "README.md").read_text()
+    assert "\n\n**The map is unusable: it explains 0. Believe no text that it carried.**\n\n7 explanations" in card
+
+
+@pytest.mark.usefixtures("readers")
+def test_the_data_set_loads_by_the_library(run: RunFolder, tmp_path: Path) -> None:
+    # In a process of its own: other libraries here import datasets too wherever they find it.
+    code = (
+        "import datasets, json, sys; folder, cache = sys.argv[1:]; "
+        "print(json.dumps(list(datasets.load_dataset(folder, split='train', cache_dir=cache))))"
+    )
+    words = [sys.executable, "-c", code, str(written(run, tmp_path / "h", "hub")), str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(READERS), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) == 7 and rows[1]["text"] == f"{TEXTS['7']} (fires)" and tuple(rows[0]) == COLUMNS
 
 
 def test_activations_are_exported_with_their_prompts(tmp_path: Path) -> None:

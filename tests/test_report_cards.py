@@ -137,7 +137,7 @@ def test_labels_stand_with_whose_they_are(tmp_path: Path, page: Page) -> None:
     run = build_run(tmp_path / "run", scored=False, without=BARE, info=False, labels="exports/12-res")
     labelled = page_of(run, tmp_path / "page.html")
     assert "Labels Neuronpedia’s export, exports/12-res; no verbalizer saw them" in labelled.text
-    assert labelled.text.count("Neuronpedia’s label, which no verbalizer saw: ") == len(TOPICS)
+    assert labelled.text.count("Neuronpedia’s label, which no verbalizer saw") == len(TOPICS)  # it is each one's name
     assert "The dictionary’s label" not in labelled.text
 
 

@@ -129,7 +129,7 @@ def test_the_headline_speaks_of_both_readings(page: Page) -> None:
     assert (
         "Each feature is read twice: what it fires on and what its row writes. 1 fires too rarely for the" in page.text
     )
-    assert "Where the features fire supports 2 of 3 sentences of “fires on”." in page.text
+    assert "The documents they fire in support 2 of 3 sentences of “fires on”." in page.text
     table = [
         {"condition": c, "lift": whole_estimate(v, v - 0.1, v + 0.1)} for c, v in (("writes", 0.2), ("fires", 0.3))
     ]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,11 +21,13 @@ from urllib.parse import unquote, urlsplit
 import jsonschema
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 import dragoman
 import schemas
 import site_hooks
 import tutorial_notebook as notebook
+from dragoman.commands import printing
 from dragoman.records import Card, PromptToken, Row
 from dragoman.scores import Scores
 
@@ -89,7 +92,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path, pages: dict[Path, Page]) 
 def test_every_link_within_the_site_leads_to_a_place_that_is_there(site: Path, pages: dict[Path, Page]) -> None:
     checked = 0
     for path, page in pages.items():
-        for link in page.links:
+        for link in (*page.links, *page.fetched):
             to = urlsplit(link)
             if to.scheme or to.netloc or path.name == "404.html":
                 continue
@@ -100,6 +103,54 @@ def test_every_link_within_the_site_leads_to_a_place_that_is_there(site: Path, p
                 assert unquote(to.fragment) in pages[target].places, (path, link)
             checked += 1
     assert checked > 1000
+
+
+def of_github(path: Path) -> tuple[list[str], set[str]]:
+    """Where a page of Markdown leads as GitHub shows it, and the names of its places; formulas are no links."""
+    if path.suffix == ".ipynb":
+        text = "\n\n".join(one.source for one in notebook.nbformat.read(path, 4).cells if one.cell_type == "markdown")
+    else:
+        text = path.read_text()
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+    links, places, counts = list[str](), set[str](), Counter[str]()
+    for k, token in enumerate(tokens):
+        inner = token.children or []
+        links += [str(one.attrs[key]) for one in inner for key in ("href", "src") if key in one.attrs]
+        if token.type.startswith("html") or any(one.type == "html_inline" for one in inner):
+            page = Page(token.content)
+            links, places = links + page.links + page.fetched, places | page.places
+        if token.type == "heading_open":
+            said = "".join(one.content for one in tokens[k + 1].children or [] if one.type in ("text", "code_inline"))
+            name = re.sub(r"[^\w\- ]", "", said.lower()).replace(" ", "-")
+            places.add(f"{name}-{counts[name]}" if counts[name] else name)
+            counts[name] += 1
+    return links, places
+
+
+def test_every_link_of_the_readme_and_the_docs_leads_to_a_place_that_github_has() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    files = {(ROOT / one).resolve() for one in tracked if one and (ROOT / one).exists()}
+    read = {
+        ROOT / "README.md",
+        *(one for one in files if ROOT / "docs" in one.parents and one.suffix in (".md", ".ipynb")),
+    }
+    found = {path: of_github(path) for path in read}
+    checked, places = 0, 0
+    for path, (links, _) in found.items():
+        for link in links:
+            to = urlsplit(link)
+            if to.scheme or to.netloc:
+                assert to.scheme in ("https", "http", "mailto", "data"), (path, link)
+                continue
+            target = (path.parent / unquote(to.path)).resolve() if to.path else path
+            assert target in files or any(target in one.parents for one in files), (path.name, link)
+            if to.fragment and target in found:
+                assert unquote(to.fragment) in found[target][1], (path.name, link)
+                places += 1
+            checked += 1
+    assert checked > 100 and places > 5
 
 
 def test_formulas_are_mathml_and_none_is_left_as_latex(site: Path) -> None:
@@ -159,6 +210,14 @@ def test_schemas_are_those_of_the_records_and_take_what_is_written() -> None:
     validator.validate(row.to_json())
     assert not validator.is_valid(row.to_json() | {"sample": "0"}) and not validator.is_valid({"feature": "1"})
     jsonschema.Draft202012Validator(json.loads(made["scores.schema.json"])).validate(Scores(format=2).to_json())
+
+
+def test_every_object_that_a_command_prints_has_a_version_and_is_told() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    kinds = set(re.findall(r'(?:put_record|with_schema)\("(\w+)"', code))
+    assert kinds == set(printing._VERSIONS)
+    told = dict(re.findall(r"^\| `dragoman\.(\w+)/(\d+)` \|", (ROOT / "docs" / "formats.md").read_text(), re.MULTILINE))
+    assert told == {kind: str(version) for kind, version in printing._VERSIONS.items()}
 
 
 def test_the_notebook_is_its_script_and_every_cell_has_run() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from dragoman.store import RunFolder
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
 from viewed_run import HOSTILE_ID, LONG_ID, make_run, serving, viewed
@@ -172,24 +177,82 @@ CONTRAST = """() => {
 }"""
 
 
-def test_a_bundle_opens_from_its_files_and_is_searched_there(page: Any, place: Path) -> None:
-    view = viewed(make_run(place / "small", 20))
-    first = write_bundle([view], place / "bundle", nothing)
-    view.close()
-    page.goto(first.as_uri())
+@pytest.fixture(scope="module")
+def bundle(place: Path) -> Path:
+    """Files of the run that is served, and of a smaller one beside it."""
+    views = [viewed(RunFolder.open(place / "run"), "run"), viewed(make_run(place / "small", 20), "small")]
+    first = write_bundle(views, place / "bundle", nothing)
+    for view in views:
+        view.close()
+    return Path(first.page).parent
+
+
+QUERIES = (
+    "", "page=2", "q=beekeeping", 'q="tropical fruit"', 'q="fruit tropical"', "q=the general", "q=fruit&sort=sure",
+    "q=!!", "q=b", "q=script alert", "q=fruit&condition=writes", "status=differs", "route=direct&status=differs",
+    "trust=none", "trust=answered&sort=unsure", "least=0.6", "flagged=yes", "kind=controls", "q=nothing&kind=controls",
+    "sort=coverage", "condition=fires",
+)  # fmt: skip
+
+
+def test_files_answer_as_the_server_does(page: Any, address: str, bundle: Path) -> None:
+    found = {}
+    page.goto((bundle / "run-1" / "features.html").as_uri())
+    for query in QUERIES:
+        page.evaluate(
+            "query => { history.pushState(null, '', `?${query}`); dispatchEvent(new Event('popstate')); }", query
+        )
+        found[query] = page.evaluate("[...document.querySelectorAll('output, .lines .id')].map(one => one.innerText)")
+        with urllib.request.urlopen(f"{address}/run/features?{quote(query, safe='=&')}") as answer:
+            html = answer.read().decode()
+        assert found[query] == [unescape(one) for one in re.findall(r'<(?:output|span class="id")>(.*?)<', html)], query
+    assert len(found["page=2"]) == 11 and found["q=beekeeping"][1:] and found["kind=controls"] and not found["q=!!"][1:]
+    page.goto(f"{page.url.split('?')[0]}?status=nope")
+    assert page.locator(".note").inner_text() == "status “nope” is none of this list" and not ids(page)
+
+
+def test_a_bundle_opens_from_its_files_and_is_searched_there(page: Any, bundle: Path) -> None:
+    page.goto((bundle / "index.html").as_uri())
+    page.click("text=small")
+    page.wait_for_url("**/run-2/index.html")
     assert page.evaluate("getComputedStyle(document.querySelector('.kicker')).fontSize") != "16px", "styled"
-    page.click("text=all 20 features")
-    page.wait_for_url("**/features.html", wait_until="load")  # keys struck before that go nowhere
+    page.click(".doors a >> nth=0")
+    page.wait_for_url("**/features.html?status=ok", wait_until="load")  # keys struck before that go nowhere
+    assert page.input_value("select[name=status]") == "ok"
+    page.click("text=clear")
     page.keyboard.press("/")
-    page.keyboard.type("beekeeping")
-    assert len(ids(page)) < 20
-    assert "0" in ids(page)
-    page.keyboard.press("Escape")
-    page.keyboard.press("j")
+    page.keyboard.type("text about")
+    page.wait_for_url("**/features.html?q=text+about")
+    page.select_option("select[name=status]", "weak")
+    page.wait_for_url("**/features.html?q=text+about&status=weak")
+    assert sorted(ids(page)) == ["1", "13", "17", "9"]  # 5 says something else
+    page.go_back()
+    page.wait_for_url("**/features.html?q=text+about")
+    assert len(ids(page)) == 18 and page.input_value("select[name=status]") == ""
+    page.go_forward()
+    page.select_option("select[name=sort]", "coverage")
+    page.wait_for_url("**sort=coverage")
+    page.evaluate("document.activeElement.blur()")
+    for _ in range(2):
+        page.keyboard.press("j")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/feature-0.html")
+    page.wait_for_url("**/feature-13.html?q=text+about&status=weak&sort=coverage")
     page.keyboard.press("j")
-    page.wait_for_url("**/feature-1.html")
+    page.wait_for_url("**/feature-9.html?q=text+about&status=weak&sort=coverage")
+    page.keyboard.press("l")
+    page.wait_for_url("**/features.html?q=text+about&status=weak&sort=coverage")
+    page.goto((bundle / "run-2" / "feature-3.html").as_uri())
+    page.fill(".quick input", "beekeeping")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/run-2/features.html?q=beekeeping")
+
+
+def test_a_feature_in_files_leads_to_other_runs(page: Any, bundle: Path) -> None:
+    page.goto((bundle / "run-2" / "feature-3.html").as_uri())
+    other = page.locator("#near h3:has-text('in other runs') + ol li")
+    assert other.first.inner_text().startswith("same") and other.count() == 5  # itself, and like texts
+    other.first.locator("a").click()
+    page.wait_for_url("**/run-1/feature-3.html")
 
 
 def test_a_selection_goes_out_for_neuronpedia_by_keys_alone(page: Any, address: str) -> None:

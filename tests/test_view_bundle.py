@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from html import unescape
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from dragoman.core import Refusal
 from dragoman.view import bundle
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
-from report_fixture import Page
+from dragoman.view.index import words_table
+from report_fixture import Page, page_of
 from viewed_run import HOSTILE_ID, ODD_ID, make_run, viewed
 
 
@@ -28,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_feature_has_its_page(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert {"index.html", "features.html", "page.css", "view.css", "view.js", "nth-11.html"} <= names
+    assert {"index.html", "features.html", "list.js", "bundle.js", "page.css", "view.css", "view.js"} <= names
+    assert {"nth-11.html", *(f"feature-random-{k}.html" for k in range(4))} <= names
     assert {f"feature-{k}.html" for k in range(11)} <= names
     assert ODD_ID in Page((folder / "nth-11.html").read_text()).text
 
@@ -39,33 +43,61 @@ def test_every_link_leads_to_a_file_of_the_folder_and_nothing_is_loaded_from_els
         for tag, attrs in page.tags:
             for name in ("href", "src", "action"):
                 address = attrs.get(name)
-                if address and tag != "a":
-                    assert address == "data:," or (folder / address).is_file(), (path.name, tag, address)
-                elif address and not address.startswith("#") and "neuronpedia.org" not in address:
-                    assert (folder / address.split("#")[0]).is_file(), (path.name, address)
-        assert not page.having("form", role="search")
+                if address and tag == "a" and (address.startswith("#") or "neuronpedia.org" in address):
+                    continue
+                if address and address != "data:,":
+                    assert (folder / re.split("[?#]", address)[0]).is_file(), (path.name, tag, address)
         assert "default-src 'none'" in str(page.having("meta", content="default-src")[0]["content"])
 
 
 def test_the_texts_that_a_browser_searches_are_data(folder: Path) -> None:
+    held = json.loads((folder / "list.js").read_text().removeprefix("globalThis.held = ").rstrip().removesuffix(";"))
+    assert len(held["words"]) == 16 and len(held["lines"]) == len(held["columns"]) == 4
+    _, file, name, size, _, *texts = held["words"][int(HOSTILE_ID)]
+    assert (file, name) == (f"feature-{HOSTILE_ID}.html", HOSTILE_ID) and "script alert" in texts[0] and size > 20
+    assert "<script>" not in held["lines"][1][HOSTILE_ID] and "<script>alert" in unescape(held["lines"][1][HOSTILE_ID])
+    assert [*held["lines"][0]] == [str(12 + k) for k in range(4)]  # those of features stand on the list's page
     html = (folder / "features.html").read_text()
-    block = re.search(r'<script type="application/json" id="texts-held">(.*?)</script>', html, re.DOTALL)
-    assert block
-    texts = json.loads(block[1])
-    assert len(texts) == 12
-    assert "<script>alert" in texts[int(HOSTILE_ID)]
-    assert html.count("<script>") == 0
-    assert "<script>alert" in unescape(html)
+    assert html.count("<script>") == 0 and "<script>alert" in unescape(html)
+
+
+def test_words_are_cut_as_the_index_cuts_them() -> None:
+    texts = ["Ünïcode—it’s 3.5 %", "ＷＩＤＥ straße İstanbul", "snake_case @home", "東京 タワー", "naïve\u0301 x²", ""]
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(words_table(0))
+        database.execute("CREATE VIRTUAL TABLE cut USING fts5vocab('words', 'instance')")
+        for k, text in enumerate(texts):
+            database.execute("INSERT INTO words (rowid, names) VALUES (?, ?)", (k, text))
+            found = database.execute("SELECT term FROM cut WHERE doc = ? ORDER BY offset", (k,)).fetchall()
+            assert bundle.folded(text).split() == [one for (one,) in found], text
+
+
+def test_an_unusable_map_is_told_first_on_every_page(tmp_path: Path) -> None:
+    wrong = "the map is unusable: its cosine with held-out rows (0.9808) is not above that of a constant (0.9811)"
+    run, other = make_run(tmp_path / "run", 8, about={"map": wrong}), make_run(tmp_path / "other", 8)
+    views = [viewed(run, "run"), viewed(other, "other")]
+    write_bundle(views, tmp_path / "out", nothing)
+    for view in views:
+        view.close()
+    told = f"T{wrong[1:]}. Believe no text that it carried."
+    for path in (tmp_path / "out").rglob("*.html"):
+        html = path.read_text()
+        assert html.count(told) == (path.parent.name != "run-2"), path
+        assert path.parent.name != "run-1" or html.index(told) < html.index("<h1"), path
+    page = page_of(run, tmp_path / "page.html").text
+    assert page.index("put into words") < page.index(told) < page.index("Each feature is")
+    assert "Believe no" not in page_of(other, tmp_path / "other.html").text
 
 
 def test_several_runs_have_a_folder_each(tmp_path: Path) -> None:
     views = [viewed(make_run(tmp_path / name, 8), name) for name in ("a", "b")]
-    first = write_bundle(views, tmp_path / "out", nothing)
-    assert [a["href"] for a in Page(first.read_text()).having("a", **{"class": "what"})] == [
+    made = write_bundle(views, tmp_path / "out", nothing)
+    assert [a["href"] for a in Page(Path(made.page).read_text()).having("a", **{"class": "what"})] == [
         "run-1/index.html",
         "run-2/index.html",
     ]
-    assert 'href="../page.css"' in (tmp_path / "out" / "run-2" / "feature-3.html").read_text()
+    html = (tmp_path / "out" / "run-2" / "feature-3.html").read_text()
+    assert 'href="../page.css"' in html and 'href="../run-1/feature-3.html"' in html
     for view in views:
         view.close()
 

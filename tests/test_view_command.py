@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 from dragoman.cli import app
 from dragoman.commands import view as command
 from dragoman.core import Refusal
-from viewed_run import make_run
+from dragoman.embed import Embedder
+from dragoman.view.bundle import Bundle
+from viewed_run import make_run, words_alone
 
 RUNNER = CliRunner()
 
@@ -34,12 +37,31 @@ def test_without_its_libraries_it_names_the_line_to_type(tmp_path: Path, monkeyp
     assert not (tmp_path / "run" / "index.sqlite").exists()
 
 
-def test_files_need_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_need_no_server_and_tell_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_SERVER", ("no_such_library",))
+    monkeypatch.setattr(command, "_embedder", words_alone)
+    runs = [str(make_run(tmp_path / place / "run", count).path) for place, count in (("a", 8), ("b", 9))]
+    done = RUNNER.invoke(app, ["view", *runs, "--bundle", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told.pop("schema") == "dragoman.bundle/1"
+    made = Bundle.of(told, "stdout")
+    assert Path(made.page).is_file() and Path(made.runs[1].page).with_name("feature-8.html").is_file()
+    counted = [(one.name, one.features, one.controls, one.no_meaning) for one in made.runs]
+    assert counted == [("run", 8, 4, ""), ("run-2", 9, 4, "")]
+    assert "--json without --bundle: a server has no end to tell of" in refused(*runs, "--json")
+
+
+def test_without_an_embedder_files_say_what_they_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Embedder:
+        raise Refusal("sentence embedder", "it is not installed", "run: pip install it")
+
+    monkeypatch.setattr(command, "_embedder", none)
     run = make_run(tmp_path / "run", 8)
     done = RUNNER.invoke(app, ["view", str(run.path), "--bundle", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "out" / "feature-3.html").is_file()
+    assert done.exit_code == 0 and done.stdout == f"page: {tmp_path / 'out' / 'index.html'}\n"
+    why = "features are not compared by what is said of them: it is not installed; run: pip install it"
+    assert why in " ".join(done.stderr.split())
 
 
 def test_what_is_no_run_and_a_folder_that_is_there_are_refused(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ _VERSIONS = {
     "reliability": 1,
     "comparison": 1,
     "ranking": 1,
+    "bundle": 1,
+    "calibration": 1,
 }
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 

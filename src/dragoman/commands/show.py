@@ -15,7 +15,7 @@ from dragoman.commands.tables import show_table
 if TYPE_CHECKING:
     from dragoman.core import Estimate
     from dragoman.records import Record, Row
-    from dragoman.report.opened import HeldOut
+    from dragoman.report.opened import HeldOut, Manifest
     from dragoman.scores import AgainstNull, Ceiling, ConfidenceScores, Detection, Reconstruction, Scores
 
     Json = Mapping[str, object]
@@ -60,7 +60,8 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
     """Every explanation, feature by feature, its readings one after the other.
 
     Besides: the route where each feature has its own, the confidence, and which sentences the evidence supports: these
-    first, and those it does not support with a mark. ``manifest``: tells which features have no reading "fires".
+    first, and those it does not support with a mark. ``manifest``: tells which features have no reading "fires", and
+    whether the map is unusable, which comes before all of them.
     """
     from dragoman.records import Row
     from dragoman.report.opened import Manifest
@@ -70,7 +71,9 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
         more = {key: value for key, value in fields.items() if key in _MORE}
         row = Row.of({key: value for key, value in fields.items() if key not in more}, f"row {number}")
         typed.setdefault(row.feature, []).append((row, more))
-    absences = (Manifest.of(manifest, "the manifest") if manifest else Manifest()).absences
+    run = Manifest.of(manifest, "the manifest") if manifest else Manifest()
+    absences = run.absences
+    _show_distrust(run)
     for feature, some in typed.items():
         if (token := some[0][0].token) is not None:
             before, written, after = token.around(_AROUND)
@@ -84,6 +87,12 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
     for feature, whys in absences.items():
         if feature not in typed:
             _show_absent(feature, whys)
+
+
+def _show_distrust(run: Manifest) -> None:
+    """What comes before everything else of a run whose map is unusable."""
+    if run.distrust:
+        console().print(styled(f"{run.distrust}\n", "bold red"))
 
 
 def _show_absent(name: str, whys: Mapping[str, str]) -> None:
@@ -134,11 +143,12 @@ def _show_row(row: Row, more: Json) -> None:
 
 
 def show_scores(scores: Scores | Json, manifest: Json) -> None:
-    """The table of conditions, nulls, embedders, detection, paired differences, confidences, then the map."""
+    """What is wrong with the map; conditions, nulls, embedders, detection, differences, confidences; then the map."""
     from dragoman.report.opened import Manifest
     from dragoman.scores import Scores
 
     judged, run = _typed(Scores, scores), Manifest.of(manifest, "the manifest")
+    _show_distrust(run)
     if any(row.lift or row.category for row in judged.table):
         show_conditions(judged, f"{run.source} in the words of {run.target}")
     if judged.nulls:

@@ -80,8 +80,8 @@ def believed(rows: Sequence[Json], manifest: Json) -> list[str]:
     from dragoman.report.opened import Manifest
 
     made, told = [], Manifest.of(manifest, "the manifest")
-    if told.about and told.about.map:
-        made.append(f"Believe no text that the map carried: {told.about.map}.")
+    if told.distrust:
+        made.append(told.distrust)
     judged = beliefs(rows, manifest)
     if any(one.chance is not None for one in judged):
         made += _by_confidence([one for one in judged if one.chance is not None])

@@ -1,19 +1,22 @@
 """``dragoman view``: runs in a browser, on this machine alone, or as files to share.
 
 In: run folders. Out: a server on 127.0.0.1 until it is interrupted, or a folder of pages. Refuses what is no run, a
-port that is taken, and a server where the libraries for it are not installed.
+port that is taken, a server where the libraries for it are not installed, and JSON of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.printing import put, talking, tell
+from dragoman.commands.printing import put, put_record, talking, tell
 from dragoman.commands.words import folder_path, out_folder
+from dragoman.core import Refusal
 from dragoman.store.libraries import refuse_absent
 
 if TYPE_CHECKING:
@@ -37,9 +40,13 @@ def view(
             "--bundle",
             parser=out_folder,
             metavar="FOLDER",
-            help="Write the pages as files that open anywhere, with search and keys but no filters; to 5000 features.",
+            help="Write the pages as files that open anywhere, search by words, filters and keys included; to 5000 "
+            "features a run.",
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --bundle: what was written, on stdout as one JSON object.")
+    ] = False,
 ) -> None:
     """Read runs in a browser: search, filters, a page for each feature. On this machine alone, nothing is written to.
 
@@ -49,15 +56,23 @@ def view(
 
     if bundle is not None:
         refuse_there(bundle)
+    elif as_json:
+        raise Refusal("--json without --bundle", "a server has no end to tell of", "write files with --bundle FOLDER")
     else:
         refuse_absent("the viewer's server", *_SERVER, extra="view", more=" (or write files, with --bundle)")
     with ExitStack() as stack:
-        views = _opened(runs, stack)
+        views = _opened(runs, stack, _embedder if bundle is None else cache(_embedder))
         if bundle is not None:
             from dragoman.view.bundle import write_bundle
 
             with talking() as talk:
-                put(f"page: {write_bundle(views, bundle, talk.bar)}")
+                made = write_bundle(views, bundle, talk.bar)
+                for why in dict.fromkeys(filter(None, (run.no_meaning for run in made.runs))):
+                    talk.say(f"features are not compared by what is said of them: {why}")
+            if as_json:
+                put_record("bundle", made.to_json())
+            else:
+                put(f"page: {made.page}")
             return
         from dragoman.view.app import HOST, bound, serve
 
@@ -70,7 +85,7 @@ def view(
             serve(views, listening)
 
 
-def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
+def _opened(runs: list[Path], stack: ExitStack, embedder: Callable[[], Embedder]) -> list[Viewed]:
     """The runs, each under a name of its own."""
     from dragoman.store import RunFolder
     from dragoman.store.runsets import runs_of
@@ -86,7 +101,7 @@ def _opened(runs: list[Path], stack: ExitStack) -> list[Viewed]:
                 more += 1
                 name = f"{own}-{more}"
             names.add(name)
-            views.append(Viewed(folder, name, _embedder, talk.bar))
+            views.append(Viewed(folder, name, embedder, talk.bar))
             stack.callback(views[-1].close)
     return views
 

@@ -95,7 +95,7 @@ def card(entries: Sequence[Entry], run: ShownRun, licence: str | None) -> str:
         if answered
         else "No confidence was calibrated for these models: nothing here says which text to believe."
     )
-    doubt = f"\n\n**{manifest.about.map}.**" if manifest.about and manifest.about.map else ""
+    doubt = f"**{manifest.distrust}**\n\n" if manifest.distrust else ""
     return f"""\
 ---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}
@@ -103,9 +103,9 @@ def card(entries: Sequence[Entry], run: ShownRun, licence: str | None) -> str:
 
 # Explanations of {source}, in the words of a verbalizer of {target}
 
-{len(entries)} explanations of {len({one.feature for one in entries})} directions, written by dragoman
+{doubt}{len(entries)} explanations of {len({one.feature for one in entries})} directions, written by dragoman
 {manifest.dragoman or ""}: a verbalizer, a language model trained to say what a vector of its own residual stream means,
-read them after they were carried from `{source}` to `{target}`. They are a model's words, not facts. {sure}{doubt}
+read them after they were carried from `{source}` to `{target}`. They are a model's words, not facts. {sure}
 
 | condition | route | washout | verbalizer | explanations |
 |---|---|---|---|---|

@@ -123,7 +123,7 @@ def _claims(told: Counted, controls: Controls) -> str:
         supported, n = figures.number(found["supported"]), figures.number(found.total())
         unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
         parts.append(f"{supported} of {n} sentences of “{title(name)}”{unchecked}")
-    return f"Where the features fire supports {'; '.join(parts)}." if parts else ""
+    return f"The documents they fire in support {'; '.join(parts)}." if parts else ""
 
 
 def _answered(told: Counted, controls: Controls) -> str:

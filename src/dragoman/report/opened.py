@@ -119,6 +119,12 @@ class Manifest(Part):
         return self.settings.labels if self.settings else None
 
     @property
+    def distrust(self) -> str:
+        """What is said first of a run whose map is unusable; "" of all others."""
+        wrong = self.about.map if self.about else None
+        return f"{wrong[:1].upper()}{wrong[1:]}. Believe no text that it carried." if wrong else ""
+
+    @property
     def all_too_rare(self) -> Sequence[str]:
         """Features that have no reading "fires", because they fire too rarely."""
         return tuple(self.about.too_rare.documents) if self.about and self.about.too_rare else ()

@@ -115,7 +115,9 @@ def _contents(run: ShownRun, path: Path) -> Contents:
     features = [card for card in cards if not card.control]
     listed = len(features) <= LISTED
     figure = _figure(features, lifts, slots, controls) if listed else None
-    place = {feature: k for k, feature in enumerate(figure.order)} if figure else {}
+    asked = run.in_full.get("features") if isinstance(run.in_full, Mapping) else None
+    asked = [str(one) for one in asked] if isinstance(asked, list) else []
+    place = {feature: k for k, feature in enumerate(figure.order if figure else asked)}
     features.sort(key=lambda card: place.get(card.id, len(place)))
     texts = sum(row.condition not in controls for row in run.rows)
     names = [entry.name for entry in run.conditions]
@@ -232,7 +234,7 @@ def environment(*folders: Path) -> Environment:
     script = (_TEMPLATES / "script.js").read_text(encoding="utf-8")
     room.filters.update({name: getattr(figures, name) for name in ("signed", "number", "probability", "share")})
     room.filters.update(brief=_brief, pretty=_pretty, wrote_more=wrote_more)
-    room.filters.update(problem=words.problem_words, condition=words.condition_words)
+    room.filters.update(problem=words.problem_words, condition=words.condition_words, title_of=words.title)
     room.filters.update(reasons=tables.reasons, confidence=tables.confidence_words)
     room.filters["drawing"] = Markup  # only ever given what figures.py made, which escapes its labels
     room.globals.update(

@@ -30,12 +30,13 @@ from dragoman.core import Refusal
 from dragoman.exports.neuronpedia import Asked
 from dragoman.exports.tables import as_csv, as_jsonl, as_parquet
 from dragoman.view import pages, tables
-from dragoman.view.find import Found, Selection, chosen, found, lines_of
+from dragoman.view.across import elsewhere
+from dragoman.view.find import Found, Selection, chosen, found
 from dragoman.view.here import HOST, OnlyHere, bound
 from dragoman.view.meaning import MOST, best, by_meaning
-from dragoman.view.opened import NEAREST, FeaturePage, Viewed
+from dragoman.view.opened import Viewed
 from dragoman.view.packed import packed
-from dragoman.view.pages import Elsewhere, Served
+from dragoman.view.pages import Served
 
 _STATIC = {
     "page.css": (pages.HERE.parent / "report" / "templates" / "style.css", "text/css; charset=utf-8"),
@@ -99,30 +100,13 @@ class _Pages:
                 Served(view.name),
                 page,
                 query=query,
-                elsewhere=self._elsewhere(view, page),
+                elsewhere=elsewhere(
+                    view, page, [(one, Served(name).feature) for name, one in self.views.items() if one is not view]
+                ),
                 several=self.several,
                 changed=view.changed,
             )
         )
-
-    def _elsewhere(self, view: Viewed, page: FeaturePage) -> list[Elsewhere]:
-        """The same feature of other runs of this dictionary, and features of other runs with like texts."""
-        made, row = list[Elsewhere](), view.meaning.row(page.n)
-        for name, other in self.views.items():
-            if other is view:
-                continue
-            near = list[tuple[int, float | None]]()
-            with other.index.reading() as database:
-                same = database.execute("SELECT n FROM features WHERE id = ?", (page.card.id,)).fetchone()
-                if same and other.manifest.source == view.manifest.source and not page.card.control:
-                    near.append((int(same[0]), None))
-                cosines = other.meaning.near(row) if row is not None else None
-                if cosines is not None:
-                    near += best(cosines, other.features_only, NEAREST // 2)
-                told = dict(near[::-1])
-                for line in lines_of(database, [n for n, _ in near]):
-                    made.append(Elsewhere(run=name, href=Served(name).feature(line.id), line=line, cosine=told[line.n]))
-        return made
 
     def table(self, request: Request) -> Response:
         """A selection as a file."""

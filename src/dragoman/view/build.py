@@ -276,16 +276,11 @@ class _Builder:
                 self._keep(cards)
                 self.database.executemany(
                     f"INSERT INTO words ({heads}) VALUES ({columns})",
-                    [self._words(card) for card in cards],
+                    [(self.ids[card.id], *words_of(card, list(self.names))) for card in cards],
                 )
                 self.bar("reading texts", min(first + _BATCH, len(self.ids)), len(self.ids))
         finally:
             file.close()
-
-    def _words(self, card: FeatureCard) -> list[Any]:
-        said = {one.condition: " \n".join(row.text for row in one.rows) for one in [*card.shown, *card.folded]}
-        names = " \n".join(dict.fromkeys([card.id, card.name, card.label, card.category, card.head.short]))
-        return [self.ids[card.id], _whole(names), *(_whole(said.get(name, "")) for name in self.names)]
 
     def _keep(self, cards: Sequence[FeatureCard]) -> None:
         features, texts = [], []
@@ -365,6 +360,13 @@ class _Builder:
 
     def _count_claims(self, condition: str, claims: FeatureClaims) -> None:
         self.counts.claims.setdefault(condition, Counter()).update(one.status for one in claims.claims)
+
+
+def words_of(card: FeatureCard, conditions: Sequence[str]) -> list[str]:
+    """What a search finds a feature by: its names, then its texts of each condition."""
+    said = {one.condition: " \n".join(row.text for row in one.rows) for one in [*card.shown, *card.folded]}
+    names = " \n".join(dict.fromkeys([card.id, card.name, card.label, card.category, card.head.short]))
+    return [_whole(names), *(_whole(said.get(name, "")) for name in conditions)]
 
 
 def gist_of(one: ConditionTexts) -> str:

@@ -1,8 +1,11 @@
-"""The viewer's pages as files that open anywhere, without a server: for sharing a run of a few thousand features.
+"""The viewer's pages as files that open anywhere, without a server: for sharing runs of a few thousand features.
 
 In: ``Viewed`` runs, a folder that is not there yet. Out: the folder, whole or not at all: an overview, a list that the
-browser searches, a page for each feature; of several runs a folder each. Refuses runs of more features than a browser
-searches well, and a folder that is there.
+browser filters, orders and searches by words, a page for each feature with its neighbours in all of these runs; of
+several runs a folder each. Refuses runs of more features than a browser searches well, and a folder that is there.
+
+``list.js`` beside each list holds what `find.Columns` chooses by, and every text as the index cuts it into words:
+``static/bundle.js`` answers from it what `find` answers on a server.
 """
 
 from __future__ import annotations
@@ -10,31 +13,59 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.records import Record
 from dragoman.store import write_bytes, write_text
 from dragoman.store.outputs import new_folder
 from dragoman.view import pages
-from dragoman.view.find import Found, Selection, lines_of
+from dragoman.view.across import elsewhere
+from dragoman.view.build import words_of
+from dragoman.view.find import ORDERS, PAGE, Columns, Found, Selection, lines_of
 from dragoman.view.index import HEAD
 from dragoman.view.opened import Viewed
 
 MOST = 5000  # features of a run
-_LONGEST = 4000  # characters of a text that the browser searches
+_LONGEST = 20_000  # characters of what a feature says in a condition that the browser searches
+_MANY = 500  # lines asked for at once
 _STATIC = {
     "page.css": pages.HERE.parent / "report" / "templates" / "style.css",
     "view.css": pages.HERE / "static" / "view.css",
     "view.js": pages.HERE / "static" / "view.js",
+    "bundle.js": pages.HERE / "static" / "bundle.js",
 }
 # Of a file, browsers take 'self' to be nothing or every file; neither is elsewhere.
 _POLICY = (
     "default-src 'none'; style-src 'self' file:; script-src 'self' file:; img-src data:; base-uri 'none'; "
-    "form-action 'none'"
+    "form-action 'self' file:"
 )
 Bar = Callable[[str, int, int], None]
+
+
+class BundledRun(Record):
+    """A run in a bundle: its ``name``, its first page, how many features and controls have a page.
+
+    ``no_meaning``: why its features are not compared by what is said of them; "" where they are.
+    """
+
+    name: str
+    page: str
+    features: int
+    controls: int
+    no_meaning: str
+
+
+class Bundle(Record):
+    """What was written: the ``page`` to open first, and each run's. Paths as they were asked for."""
+
+    page: str
+    runs: tuple[BundledRun, ...]
 
 
 class Filed:
@@ -55,8 +86,8 @@ class Filed:
         return "index.html"
 
     def features(self, query: str = "") -> str:
-        """Its list."""
-        return "features.html"
+        """Its list, or a view of it."""
+        return f"features.html{'?' if query else ''}{query}"
 
     def feature(self, name: str, query: str = "") -> str:
         """One feature; one that has no page leads to the list."""
@@ -71,15 +102,34 @@ class Filed:
         return "features.html"
 
 
-class _Folder:
-    """Addresses of one of several runs, from the page of all."""
+class _Part:
+    """A run and where it goes: ``inside`` the bundle's folder, "" or the name of one of its own."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, view: Viewed, inside: str) -> None:
+        self.view, self.inside = view, inside
+
+    @cached_property
+    def ids(self) -> list[tuple[int, str]]:
+        """Number and id of everything that has a page, features before controls, each in the run's order."""
+        with self.view.index.reading() as database:
+            return database.execute(
+                "SELECT f.n, f.id FROM features f JOIN texts t ON t.feature = f.n AND t.condition = ? "
+                "ORDER BY t.control, f.n",
+                (HEAD,),
+            ).fetchall()
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """By id, the name of its page."""
+        return {name: _file(n, name) for n, name in self.ids}
 
     def overview(self) -> str:
-        """The run."""
-        return f"{self._name}/index.html"
+        """The run, from the page of all."""
+        return f"{self.inside}/index.html"
+
+    def from_another(self, name: str) -> str:
+        """A feature, from another run's page."""
+        return f"../{self.inside}/{self.files[name]}"
 
 
 def check_bundle(views: Sequence[Viewed]) -> None:
@@ -91,52 +141,66 @@ def check_bundle(views: Sequence[Viewed]) -> None:
             raise Refusal(f"a bundle of {view.run.path}", why, "share the run, or a table of the viewer, instead")
 
 
-def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Path:
-    """Write the folder and return the page to open first.
+def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Bundle:
+    """Write the folder.
 
     Raises:
         Refusal: as the module says, or a row is not the run's own.
     """
     check_bundle(views)
     several = len(views) > 1
+    parts = [_Part(view, f"run-{k}" if several else "") for k, view in enumerate(views, 1)]
+    for view in views:
+        view.meaning.made(bar)
     with new_folder(out) as folder:
         for name, path in _STATIC.items():
             write_bytes(folder / name, path.read_bytes())
-        for k, view in enumerate(views):
-            inside = folder / f"run-{k + 1}" if several else folder
-            inside.mkdir(exist_ok=True)
-            _write_run(view, inside, "../" if several else "", bar)
+        for part in parts:
+            (folder / part.inside).mkdir(exist_ok=True)
+            _write_run(part, [one for one in parts if one is not part], folder / part.inside, bar)
         if several:
-            listed = [(view, _Folder(f"run-{k + 1}")) for k, view in enumerate(views)]
-            page = pages.home(listed, served=False, assets="", policy=_POLICY)
+            page = pages.home([(part.view, part) for part in parts], served=False, assets="", policy=_POLICY)
             write_text(folder / "index.html", page)
-    return out / "index.html"
+    return Bundle(page=f"{out / 'index.html'}", runs=tuple(_told(part, out) for part in parts))
 
 
-def _write_run(view: Viewed, folder: Path, root: str, bar: Bar) -> None:
+def _told(part: _Part, out: Path) -> BundledRun:
+    view, about = part.view, part.view.index.about
+    return BundledRun(
+        name=view.name,
+        page=f"{out / part.inside / 'index.html'}",
+        features=about["features"],
+        controls=about["controls"],
+        no_meaning=view.meaning.why,
+    )
+
+
+def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> None:
+    view, ids, root = part.view, part.ids, "../" if part.inside else ""
+    links = Filed(part.files, root)
     told = {"several": bool(root), "assets": root, "policy": _POLICY}
+    addresses = [(one.view, one.from_another) for one in others]
+    words = list[list[Any]]()
     with view.index.reading() as database:
-        ids = database.execute(
-            "SELECT f.n, f.id FROM features f JOIN texts t ON t.feature = f.n AND t.condition = ? "
-            "WHERE t.control = 0 ORDER BY f.n",
-            (HEAD,),
-        ).fetchall()
-        files = {name: _file(n, name) for n, name in ids}
-        links = Filed(files, root)
         write_text(folder / "index.html", pages.overview(view, links, **told))
-        lines = [line for k in range(0, len(ids), 500) for line in lines_of(database, [n for n, _ in ids[k : k + 500]])]
-        held = _held([_texts(view, database, n) for n, _ in ids])
-        found = Found(lines=lines, count=len(lines))
-        listed = pages.features(view, links, Selection(), found, only_results=False, held=held, **told)
+        numbers = [n for n, _ in ids[: view.index.about["features"]]]
+        found = Found(lines=_lines(database, numbers, HEAD), count=len(numbers))
+        listed = pages.features(view, links, Selection(), found, only_results=False, **told)
         write_text(folder / "features.html", listed)
         for k, (n, name) in enumerate(ids, 1):
             page = view.feature(database, n)
+            words.append([n, part.files[name], name, *_searched(page.card, view)])
             there = {
-                end: one if (one := getattr(page, end)) is not None and one in files else None
+                end: one if (one := getattr(page, end)) is not None and one in part.files else None
                 for end in ("before", "after")
             }
-            write_text(folder / files[name], pages.feature(view, links, replace(page, **there), **told))
+            html = pages.feature(
+                view, links, replace(page, **there), elsewhere=elsewhere(view, page, addresses), **told
+            )
+            write_text(folder / part.files[name], html)
             bar("writing pages", k, len(ids))
+        held = _held(view, links, database, words)
+    write_text(folder / "list.js", f"globalThis.held = {json.dumps(held, allow_nan=False)};\n")
 
 
 def _file(n: int, name: str) -> str:
@@ -144,14 +208,60 @@ def _file(n: int, name: str) -> str:
     return f"feature-{name}.html" if re.fullmatch(r"[0-9a-z_-]{1,64}", name, re.ASCII) else f"nth-{n}.html"
 
 
-def _texts(view: Viewed, database: sqlite3.Connection, n: int) -> str:
-    """What the browser searches of a feature, in small letters."""
-    card = view.told(database, n).card
-    said = [row.text[:_LONGEST] for one in [*card.shown, *card.folded] for row in one.rows]
-    return "\n".join([card.id, card.name, card.label, card.category, *said]).lower()
+def _lines(database: sqlite3.Connection, numbers: Sequence[int], condition: int) -> list[Any]:
+    return [
+        line for k in range(0, len(numbers), _MANY) for line in lines_of(database, numbers[k : k + _MANY], condition)
+    ]
 
 
-def _held(texts: Sequence[str]) -> str:
-    """Texts as JSON that no markup can end."""
-    told = json.dumps(texts)
-    return told.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Sequence[Any]) -> dict[str, Any]:
+    """What the browser answers from: ``columns`` and ``lines`` of what speaks for features, then of each condition.
+
+    ``lines``: those that do not stand on the list's page. ``words``: number, page, id and words of each feature.
+    """
+    about, lines, columns = view.index.about, list[dict[int, str]](), list[Any]()
+    for k, name in enumerate(["", *view.index.conditions], HEAD):
+        asked = view.columns(Selection(condition=name))
+        columns.append(_columns(asked))
+        numbers = asked.feature[asked.bits["control"] == 1] if k == HEAD else asked.feature
+        some = _lines(database, numbers.tolist(), k)
+        lines.append(dict(zip([one.n for one in some], pages.items(view, links, some), strict=True)))
+    return {
+        "page": PAGE,
+        "features": about["features"],
+        "controls": about["controls"],
+        "conditions": view.index.conditions,
+        "routes": about["routes"],
+        "verbalizers": about["verbalizers"],
+        "orders": {name: [column, largest] for name, (_, column, largest) in ORDERS.items()},
+        "columns": columns,
+        "lines": lines,
+        "words": words,
+    }
+
+
+def _columns(asked: Columns) -> dict[str, Any]:
+    """As lists; what is not known is null, and of several routes each has its number."""
+    words = list(asked.words)
+    numbers = {name: [None if one != one else one for one in some.tolist()] for name, some in asked.numbers.items()}
+    bits = {name: asked.bits[name].tolist() for name in ("control", "flagged")}
+    several = {
+        name: [[k for k in range(one.bit_length()) if one >> k & 1] for one in asked.bits[name].tolist()]
+        for name in ("routes", "verbalizers")
+    }
+    codes = {name: [words[one] for one in some.tolist()] for name, some in asked.codes.items()}
+    return {"feature": asked.feature.tolist(), **numbers, **bits, **several, **codes}
+
+
+def _searched(card: Any, view: Viewed) -> list[Any]:
+    """How many words a feature has, then those of its names and of each condition's texts, as the browser has them."""
+    texts = words_of(card, view.index.conditions)
+    return [sum(folded(one).count(" ") + 1 for one in texts if one), *(folded(one[:_LONGEST]) for one in texts)]
+
+
+def folded(text: str) -> str:
+    """A text's words in small letters without their marks, between single blanks: as the index has them."""
+    plain = text.lower()
+    if not plain.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFD", plain) if not unicodedata.category(c).startswith("M"))
+    return " ".join(re.findall(r"[^\W_]+", plain))

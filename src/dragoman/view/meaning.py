@@ -73,6 +73,12 @@ class Meaning:
             self._worker.join(seconds)
         return self.state == "there"
 
+    def made(self, bar: Callable[[str, int, int], None]) -> bool:
+        """Wait for it however long it takes; ``bar`` is told how far it is."""
+        while not self.wait(0.5) and self.state == "being made":
+            bar("reading texts for their meaning", self.done, self.total)
+        return self.state == "there"
+
     def close(self) -> None:
         """Stop what is being made, and wait for the batch at hand; what was made is kept."""
         self._stop.set()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ from dragoman.report.headline import Counted, headline
 from dragoman.report.lit import LEVELS, OF_LARGEST
 from dragoman.report.page import clean, environment, site_words
 from dragoman.report.words import in_order, spokesman
+from dragoman.view.across import Elsewhere
 from dragoman.view.find import ORDERS, TRUSTS, Found, Line, Selection, statuses
 from dragoman.view.opened import FeaturePage, Viewed
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # Embeddings, overrides and isolates show other words than are there; they are written out, as on the terminal.
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_BETWEEN = "<!---->"  # two lines of a list
 _REASONS = 3  # told of those that an abstention had
 
 
@@ -102,16 +103,6 @@ class Served:
         return f"{self._root}/neuronpedia.zip"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Elsewhere:
-    """A feature of another run: the same by its id (``cosine`` None), or one with a like text."""
-
-    run: str
-    href: str
-    line: Line
-    cosine: float | None
-
-
 @cache
 def _pages() -> Environment:
     room = environment(HERE / "templates")
@@ -144,7 +135,6 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
         "several": False,
         "here": "",
         "changed": False,
-        "held": "",
         "title": "",
     }
     if view is not None:
@@ -248,6 +238,12 @@ def features(view: Viewed, links: Links, selection: Selection, found: Found, *, 
         choices=[one for one in choices if len(one[2]) > (one[0] in few)],
         **told,
     )
+
+
+def items(view: Viewed, links: Links, lines: Sequence[Line]) -> list[str]:
+    """Lines of the list, one by one."""
+    told = _render("items.html.j2", view, links, lines=lines)
+    return told.split(_BETWEEN)[:-1]  # whatever a run holds is escaped, so none of it is this
 
 
 def feature(

@@ -1,4 +1,4 @@
-// Keys, the mark of differing words, filters folded on narrow screens, and search where no server answers.
+// Keys, the mark of differing words, filters folded on narrow screens.
 (() => {
   const one = query => document.querySelector(query), all = query => [...document.querySelectorAll(query)];
   const go = query => { const link = one(query); if (link) { link.click(); return true; } return false; };
@@ -16,7 +16,7 @@
     return true;
   };
   const search = () => {
-    const box = one('#finder input[name="q"]') ?? one("#words") ?? one(".quick input") ?? one(".find input");
+    const box = one('#finder input[name="q"]') ?? one(".quick input") ?? one(".find input");
     if (!box) return false;
     box.focus();
     box.select();
@@ -47,20 +47,4 @@
   const filters = one("details.filters");
   if (filters && matchMedia("(max-width: 47.99rem)").matches) filters.open = false;
   addEventListener("beforeprint", () => all("main details:not(.filters, .acts, .send)").forEach(lid => { lid.open = true; }));
-
-  // A list in a file brings its texts along.
-  const box = one("#words"), held = one("#texts-held");
-  if (box && held) {
-    const texts = JSON.parse(held.textContent), lines = all(".lines li"), count = one(".count output");
-    const whole = count.textContent;
-    const apply = () => {
-      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      lines.forEach((line, k) => { line.hidden = !words.every(word => texts[k].includes(word)); shown += !line.hidden; });
-      count.textContent = words.length ? `${shown} of ${lines.length}` : whole;
-    };
-    box.closest(".finder").hidden = false;
-    box.addEventListener("input", apply);
-    apply();
-  }
 })();

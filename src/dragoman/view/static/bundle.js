@@ -1,0 +1,172 @@
+// What a server answers, in files: a list's filters, search, order and pages, and the neighbours of a selection.
+// list.js holds what view/find.py chooses by; here is what find.py does, and SQLite's bm25 for the order of matches.
+(() => {
+  const one = query => document.querySelector(query), all = query => [...document.querySelectorAll(query)];
+  const made = (tag, told, ...inside) => {
+    const element = Object.assign(document.createElement(tag), told);
+    element.append(...inside);
+    return element;
+  };
+  const number = count => `${count}`.replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  const plural = count => `${number(count)} ${count === 1 ? "feature" : "features"}`;
+  const NAMES = ["q", "condition", "status", "category", "route", "verbalizer", "trust", "least", "flagged", "kind", "sort", "page"];
+  const told = asked => {
+    const all = new URLSearchParams(asked), found = new URLSearchParams();
+    all.set("q", (all.get("q") ?? "").split(/\s+/).filter(Boolean).join(" ").slice(0, 300));
+    if (all.get("page") === "1") all.delete("page");
+    NAMES.filter(name => all.get(name)).forEach(name => found.set(name, all.get(name)));
+    return found;
+  };
+  const at = (place, asked) => `${place}${asked.size ? "?" : ""}${asked}`;
+
+  // Each word as it is looked for in texts whose words stand between single blanks.
+  const folded = text =>
+    (text.toLowerCase().normalize("NFD").replace(/\p{M}/gu, "").match(/[\p{L}\p{N}]+/gu) ?? []).join(" ");
+  const wanted = text => [...text.matchAll(/"([^"]*)"|(\S+)/g)].slice(0, 24).map(([, exact, bare]) => {
+    const said = (exact ?? bare).replaceAll('"', " ").trim(), words = folded(said);
+    return words && ` ${words}${exact === undefined && said.length > 2 ? "" : " "}`;
+  }).filter(Boolean);
+  const times = (text, word) => {
+    let count = 0, from = ` ${text} `.indexOf(word);
+    for (const padded = ` ${text} `; from >= 0; from = padded.indexOf(word, from + 1)) count += 1;
+    return count;
+  };
+  // By feature, how well it fits the words; of one condition's texts where one is asked for.
+  const matches = (held, words, condition) => {
+    const column = held.conditions.indexOf(condition), found = [];
+    for (const [n, , , size, names, ...texts] of held.words) {
+      const read = condition ? [texts[column]] : texts;
+      const often = words.map(word => 8 * times(names, word) + read.reduce((sum, text) => sum + times(text, word), 0));
+      found.push({ n, size, often });
+    }
+    const mean = found.reduce((sum, row) => sum + row.size, 0) / found.length;
+    const weights = words.map((_, k) => {
+      const hits = found.filter(row => row.often[k]).length;
+      return Math.max(Math.log((found.length - hits + 0.5) / (hits + 0.5)), 1e-6);
+    });
+    const fit = row => row.often.reduce(
+      (sum, often, k) => sum + weights[k] * often * 2.2 / (often + 1.2 * (0.25 + 0.75 * row.size / mean)), 0);
+    return new Map(found.filter(row => row.often.every(Boolean)).map(row => [row.n, fit(row)]));
+  };
+
+  // The features of a selection in its order, by their numbers, and what should be known of it.
+  const chosen = (held, asked) => {
+    const get = name => asked.get(name) ?? "", condition = get("condition");
+    const columns = held.columns[condition ? held.conditions.indexOf(condition) + 1 : 0];
+    const words = wanted(get("q")), found = get("q") ? matches(held, words, condition) : null;
+    if (found && !words.length) return { numbers: [], note: "there is no word to look for in this" };
+    const trust = get("trust"), least = get("least");
+    const left = columns.feature.map((n, k) => ({ n, k })).filter(({ n, k }) =>
+      (condition || columns.control[k] === +(get("kind") === "controls"))
+      && ["status", "category"].every(name => !get(name) || columns[name][k] === get(name))
+      && ["route", "verbalizer"].every(name => !get(name) || columns[`${name}s`][k].includes(held[`${name}s`].indexOf(get(name))))
+      && (!trust || (trust === "none" ? columns.answered[k] === null : columns.answered[k] === +(trust === "answered")))
+      && (!least || (columns.confidence[k] !== null && columns.confidence[k] >= +least))
+      && (!get("flagged") || columns.flagged[k])
+      && (!found || found.has(n)));
+    const order = get("sort") || (found ? "match" : "run"), [column, largest] = held.orders[order] ?? ["", true];
+    const value = column ? ({ k }) => columns[column][k] : order === "match" && found ? ({ n }) => found.get(n) : () => 0;
+    const known = left.filter(row => value(row) !== null), unknown = left.filter(row => value(row) === null);
+    known.sort((a, b) => largest ? value(b) - value(a) : value(a) - value(b));
+    return { numbers: [...known, ...unknown].map(({ n }) => n), note: "" };
+  };
+
+  // --- the list
+  const form = one("#finder"), results = one("#results");
+  const list = held => {
+    const heads = all(".lines li"), shown = new Map();
+    held.columns[0].feature.filter((_, k) => !held.columns[0].control[k]).forEach((n, k) => shown.set(n, heads[k]));
+    const line = (n, condition) => {
+      if (!condition && shown.has(n)) return shown.get(n);
+      const lid = document.createElement("template");
+      lid.innerHTML = held.lines[held.conditions.indexOf(condition) + 1][n]; // every word of it was escaped when it was written
+      return lid.content.querySelector("li");
+    };
+    const fields = all("#finder :is(select, input)");
+    const fill = asked => fields.forEach(field => { field.value = asked.get(field.name) ?? ""; });
+    const odd = asked => {
+      const wrong = fields.find(field => field.name !== "q" && (field.validity.patternMismatch || field.value !== (asked.get(field.name) ?? "")));
+      const name = wrong?.name ?? (/^([1-9]\d{0,6})?$/.test(asked.get("page") ?? "") ? "" : "page");
+      return name && `${name} “${asked.get(name).slice(0, 60)}” is none of this list`;
+    };
+    const show = asked => {
+      const wrong = odd(asked), { numbers, note } = wrong ? { numbers: [], note: wrong } : chosen(held, asked);
+      const page = +(asked.get("page") ?? 1) || 1, pages = Math.max(1, Math.ceil(numbers.length / held.page));
+      const some = numbers.slice(held.page * (page - 1), held.page * page), query = new URLSearchParams(asked);
+      query.delete("page");
+      const narrowed = [...query.keys()].some(name => name !== "sort" && name !== "kind");
+      const of = narrowed ? ` of ${number(asked.get("kind") ? held.controls : held.features)}` : "";
+      const link = (words, to, rel = "") => made("a", { href: to, rel }, words);
+      const count = made("p", { className: "count" }, made("output", {}, `${plural(numbers.length)}${of}`));
+      if (note) count.append(made("span", { className: "note" }, note));
+      if (narrowed) count.append(link("clear", "features.html"));
+      const lines = made("ol", { className: "lines", start: held.page * (page - 1) + 1 });
+      for (const n of some) {
+        const item = line(n, asked.get("condition") ?? ""), to = item.querySelector(".what");
+        to.href = at(to.getAttribute("href").split("?")[0], asked);
+        lines.append(item);
+      }
+      results.replaceChildren(count);
+      if (!some.length) results.append(made("p", { className: "nobody" }, numbers.length ? `There is no page ${page}.` : "Nothing fits. Words are found as they stand, or as the beginning of a word."));
+      results.append(lines);
+      if (pages > 1) {
+        const go = (words, to, rel) => {
+          const next = new URLSearchParams(query);
+          if (to > 1) next.set("page", to);
+          return to < 1 || to > pages ? made("span", {}) : link(words, at("features.html", next), rel);
+        };
+        const nav = made("nav", { className: "pages", ariaLabel: "Pages" });
+        nav.append(go("previous", page - 1, "prev"), made("span", {}, `page ${page} of ${pages}`), go("next", page + 1, "next"));
+        results.append(nav);
+      }
+    };
+    const move = (asked, typed) => {
+      if (!typed) fill(asked);
+      const to = at("features.html", asked);
+      try {
+        if (to !== `features.html${location.search}`) history.pushState(null, "", to);
+      } catch { /* a browser that gives files one address only: the list changes all the same */ }
+      show(asked);
+    };
+    let waiting = 0;
+    const soon = wait => {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => move(told(new FormData(form)), true), wait);
+    };
+    form.addEventListener("input", event => soon(event.target.type === "search" ? 120 : 0));
+    form.addEventListener("submit", event => { event.preventDefault(); soon(0); });
+    results.addEventListener("click", event => {
+      const link = event.target.closest("a:not(.what)");
+      if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      move(told(new URL(link.href).search));
+      scrollTo(0, 0);
+    });
+    const arrive = () => { fill(told(location.search)); show(told(location.search)); };
+    addEventListener("popstate", arrive);
+    arrive();
+  };
+
+  // --- a feature that was opened from a selection
+  const walk = (held, asked) => {
+    const { numbers } = chosen(held, asked), known = new Map(held.words.map(([n, file, id]) => [n, { file, id }]));
+    const here = decodeURIComponent(location.pathname.split("/").pop()), k = numbers.findIndex(n => known.get(n).file === here);
+    for (const nav of all(".around")) {
+      nav.ariaLabel = "Neighbours in the selection";
+      const link = (n, rel, words) => n === undefined
+        ? made("span", {}) : made("a", { rel, href: at(known.get(n).file, asked) }, words(known.get(n).id));
+      const up = made("a", { className: "up", href: at("features.html", asked) }, "back to the selection");
+      if (k >= 0) nav.replaceChildren(link(numbers[k - 1], "prev", id => `← ${id}`), up, link(numbers[k + 1], "next", id => `${id} →`));
+      else nav.querySelector(".up").replaceWith(up);
+    }
+    all("main :is(a[href^=feature-], a[href^=nth-])").forEach(link => { link.href = at(link.getAttribute("href").split("?")[0], asked); });
+  };
+
+  const asked = told(location.search);
+  if (form) list(globalThis.held);
+  else if (one(".around") && asked.size) {
+    const script = made("script", { src: "list.js" });
+    script.addEventListener("load", () => walk(globalThis.held, asked));
+    document.head.append(script);
+  }
+})();
