@@ -58,7 +58,7 @@ WASHOUTS = {
 
 def table() -> list[tuple[list[str], str]]:
     """Every command with every word that can be nothing, and a part of its sentence; RUN stands for a run's folder."""
-    return [*of_explain(), *of_fit(), *of_others()]
+    return [*of_explain(), *of_fit(), *of_others(), *of_many_runs()]
 
 
 Rows = list[tuple[list[str], str]]
@@ -80,7 +80,8 @@ def of_explain() -> Rows:
         ("--samples", COUNTS | {"1000000000": ""}), ("--max-new-tokens", COUNTS | {"1000000000": ""}),
         ("--temperature", TEMPERATURES), ("--washout", WASHOUTS), ("--route", {"": "route ''", "fly": "route 'fly'"}),
         ("--map", {"": "map ''", LONG: "map '"}), ("--setting", {"": "it is not NAME=VALUE", "=": "NAME=VALUE"}),
-        ("--features", {"": "--features", ",": "--features", " , ": "--features"}),
+        ("--features", {"": "--features", ",": "--features", " , ": "--features", f"@{DEEP}": "has a name of"}),
+        ("--at", {"": "--at: it is empty", " ": "--at: it is empty"}),
     ):  # fmt: skip
         add(explain, option, words)
     return rows
@@ -134,6 +135,23 @@ def of_others() -> Rows:
     return rows
 
 
+def of_many_runs() -> Rows:
+    rows = Rows()
+    add = partial(added, rows)
+    for start in (["view"], ["compare", "RUN"], ["rank", "RUN"], ["calibrate", "--by=tiny-gemma-av"], ["serve"]):
+        rows += [([*start, "--", word], sentence) for word, sentence in NAMES.items()]
+    add(["compare", "RUN", "RUN"], "--out", FILES)
+    add(["rank", "RUN", "RUN"], "--page", FILES)
+    add(["view", "RUN"], "--bundle", NAMES)
+    for start in (["calibrate", "tiny-sae"], ["serve", "tiny-sae"]):
+        for option, words in (
+            ("--by", NAMES), ("--texts", NAMES), ("--source", SITES), ("--device", DEVICES), ("--dtype", TYPES),
+        ):  # fmt: skip
+            add(start, option, words)
+    add(["view", "RUN"], "--port", {"-1": "'--port'", "65536": "'--port'", "": "'--port'", NINES: "'--port'"})
+    return rows
+
+
 TABLE = table()
 
 
@@ -183,7 +201,7 @@ def test_a_word_that_can_be_nothing_is_one_sentence_and_nothing_is_opened(
 
 
 def test_the_table_is_large() -> None:
-    assert len(TABLE) > 400 and len({words[0] for words, _ in TABLE}) == 10
+    assert len(TABLE) > 500 and len({words[0] for words, _ in TABLE}) == 15
 
 
 def test_words_of_a_dtype_are_those_that_models_are_loaded_in() -> None:

@@ -1,9 +1,10 @@
 """What ``adapter_config.json`` says of a LoRA adapter, looked at before PEFT acts on it.
 
-In: an adapter's folder. Out: its settings. Refuses files that are no JSON object, fields of another type, ranks that
-the weights do not have, patterns of module names that could take for ever, initialisations that change the base,
-settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers and reconstructors
-keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.contract`).
+In: an adapter's folder. Out: its settings, and the model that they name. Refuses files that are no JSON object, fields
+of another type, ranks that the weights do not have, patterns of module names that could take for ever, initialisations
+that change the base, settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers
+and reconstructors keep to one table of settings; reconstructors read the plain sum of A and B alone
+(`reconstruct.contract`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.models.resolve import HubPlace, hub_place
 from dragoman.store import ArraysFile, read_json
 from dragoman.store.spans import shown
 from dragoman.verbalizers.sidecar import Natural, Part, Width, checked
@@ -87,6 +89,23 @@ def read_settings(folder: Path) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise Refusal(f"{path}", "it is not a mapping of names to values", "get the published file again")
     return settings
+
+
+def named_base(settings: Mapping[str, object], path: Path) -> str | None:
+    """The model that an adapter's settings say it sits on, a repository at the revision they say.
+
+    ``path``: the settings' file, for refusals. None where they name no model.
+    """
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not named:
+        return None
+    place = None if Path(str(named)).expanduser().exists() else hub_place(str(named))
+    if revision in (None, "", "main") or place is None or place.revision:
+        return str(named)
+    at = f"{place.repo}@{revision}" + (f"/{place.inside}" if place.inside else "")
+    if not isinstance(revision, str) or hub_place(at) != HubPlace(place.repo, revision, place.inside):
+        raise Refusal(f"{path}", f"its revision '{shown(revision)}' is none", "name the revision of its base")
+    return at
 
 
 def check_places(settings: dict[str, object], folder: Path) -> None:
