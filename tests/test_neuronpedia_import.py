@@ -150,6 +150,18 @@ def test_activations_go_in_beside_their_features(tmp_path: Path) -> None:
         assert json.loads(tokens)[0] == "a  " and json.loads(values) == [0.0, 2.5, 1.0] and (most, at) == (2.5, 1)
 
 
+def test_more_batches_of_activations_than_the_importer_lists_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragoman.neuronpedia.write.MOST_FILES", 2)
+    windows = [Window(index="1", tokens=[(f"token {n}", 1.0)]) for n in range(3)]
+    how: dict[str, Any] = {**HOW, "windows": windows}
+    with pytest.raises(Refusal, match="batches of 1 rows: of activations there would be more than the 2 that the imp"):
+        write_explanations(tmp_path, REF, [Explained(index="1", text="a")], batch_size=1, **how)
+    assert not list(tmp_path.iterdir())
+    write_explanations(tmp_path, REF, [Explained(index="1", text="a")], batch_size=2, **how)
+
+
 def test_two_sources_share_the_files_of_settings(tmp_path: Path) -> None:
     other = parse(f"np:{MODEL}/21-tiny-res")
     one = [Explained(index="1", text="a")]
