@@ -62,6 +62,8 @@ def test_settings_nested_deep_or_no_mapping_are_refused_wherever_they_are_read(
         ({"exclude_modules": "(a+)+$"}, "is no plain pattern of module names"),
         ({"rank_pattern": {"(a+)+$": 1}}, "is no plain pattern of module names"),
         ({"alpha_pattern": {"(": 1.0}}, "is no plain pattern of module names"),
+        ({"target_modules": [f"m{n}" for n in range(20_001)]}, "its target_modules has 20001 entries, and no model"),
+        ({"alpha_pattern": {f"m{n}": 1.0 for n in range(20_001)}}, "its alpha_pattern has 20001 entries"),
         ({"peft_type": None}, "verbalizer x: its adapter is of type None, not LoRA"),
         ({"lora_alpha": "much"}, "verbalizer x: its adapter does not fit the base model"),
     ],

@@ -28,6 +28,7 @@ _LORA_A = re.compile(r"\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?$")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 _REPEATED = re.compile(r"(?<!\\)[*+{]")
 _MOST_REPEATED = 4
+_MOST_NAMES = 20_000  # PEFT holds each of them against each module
 # What the plain sum of A and B is told by.
 PLAIN = (
     "r",
@@ -112,6 +113,10 @@ def check_places(settings: dict[str, object], folder: Path) -> None:
     """Refuse the settings of a LoRA adapter that PEFT could choke on, as the module says."""
     path = folder / ADAPTER
     told = checked(Places, settings, f"{path}")
+    for name, value in told:
+        if isinstance(value, list | dict) and len(value) > _MOST_NAMES:
+            why = f"its {name} has {len(value)} entries, and no model has modules for more than {_MOST_NAMES}"
+            raise Refusal(f"{path}", why, "get the published file again")
     patterns = [told.target_modules, told.exclude_modules, told.layers_pattern]
     refuse_slow([p for p in patterns if isinstance(p, str)], path)
     # PEFT reads these lists as patterns too.
