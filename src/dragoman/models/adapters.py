@@ -10,6 +10,7 @@ and reconstructors keep to one table of settings; reconstructors read the plain 
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -100,8 +101,9 @@ def named_base(settings: Mapping[str, object], path: Path) -> str | None:
     named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not named:
         return None
-    place = None if Path(str(named)).expanduser().exists() else hub_place(str(named))
-    if revision in (None, "", "main") or place is None or place.revision:
+    place = hub_place(str(named))
+    here = os.path.exists(str(named))  # noqa: PTH110 (a name that no file can have is no folder here)
+    if revision in (None, "", "main") or place is None or place.revision or here:
         return str(named)
     at = f"{place.repo}@{revision}" + (f"/{place.inside}" if place.inside else "")
     if not isinstance(revision, str) or hub_place(at) != HubPlace(place.repo, revision, place.inside):
