@@ -43,7 +43,9 @@ def written(folder: Path, name: str, config: dict[str, Any]) -> Path:
 
 def saelens(folder: Path, arrays: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(ARRAYS if arrays is None else arrays, folder / "sae_weights.safetensors")
+    plain = config.get("architecture") in ("topk", "relu", "standard")
+    own = {name: array for name, array in ARRAYS.items() if not (plain and name == "threshold")}
+    save_file(own if arrays is None else arrays, folder / "sae_weights.safetensors")
     base = {
         "architecture": "jumprelu",
         "d_in": D_IN,

@@ -49,12 +49,18 @@ COLUMNS: dict[str, dict[str, tuple[str, bool]]] = {
         "triggeredByUserId": ("TEXT", FREE), "notes": ("TEXT", FREE), "scoreV1": ("REAL", FREE),
         "typeName": ("TEXT", FREE), "explanationModelName": ("TEXT", FREE),
     },
+    "Activation": {  # lists as JSON, which no table here has a type for
+        "id": ("TEXT", NEEDED), "modelId": ("TEXT", NEEDED), "layer": ("TEXT", NEEDED), "index": ("TEXT", NEEDED),
+        "tokens": ("TEXT", NEEDED), "values": ("TEXT", NEEDED), "maxValue": ("REAL", NEEDED),
+        "maxValueTokenIndex": ("INTEGER", NEEDED), "minValue": ("REAL", NEEDED), "creatorId": ("TEXT", NEEDED),
+        "dataIndex": ("TEXT", FREE), "dataSource": ("TEXT", FREE), "qualifyingTokenIndex": ("INTEGER", FREE),
+    },
 }  # fmt: skip
 # table -> what no two rows share
 UNIQUE = {
     "User": ("id",), "Model": ("id",), "SourceSet": ("modelId", "name"), "Source": ("modelId", "id"),
     "Neuron": ("modelId", "layer", "index"), "ExplanationType": ("name",), "ExplanationModelType": ("name",),
-    "Explanation": ("id",),
+    "Explanation": ("id",), "Activation": ("id",),
 }  # fmt: skip
 # table -> (columns, table they lead to, columns there)
 KEYS: dict[str, list[tuple[tuple[str, ...], str, tuple[str, ...]]]] = {
@@ -75,6 +81,10 @@ KEYS: dict[str, list[tuple[tuple[str, ...], str, tuple[str, ...]]]] = {
         (("modelId", "layer", "index"), "Neuron", ("modelId", "layer", "index")),
         (("typeName",), "ExplanationType", ("name",)),
         (("explanationModelName",), "ExplanationModelType", ("name",)),
+    ],
+    "Activation": [
+        (("creatorId",), "User", ("id",)),
+        (("modelId", "layer", "index"), "Neuron", ("modelId", "layer", "index")),
     ],
 }
 SETTINGS = (
@@ -129,13 +139,22 @@ def imported(held: sqlite3.Connection, root: Path, model: str, source: str) -> i
             # Its client library rejects fields that the table does not have.
             assert set(row) <= set(COLUMNS[table[name]]), f"{name}: unknown {set(row) - set(COLUMNS[table[name]])}"
             put(held, table[name], **row)
-    for path in sorted((root / "v1" / model / source / "explanations").glob("*.jsonl.gz"))[:1000]:
+    return _batches(held, root / "v1" / model / source / "explanations", "Explanation")
+
+
+def activated(held: sqlite3.Connection, root: Path, model: str, source: str) -> int:
+    """Rows of Activation after what an import of the whole source reads besides; raises as ``imported``."""
+    return _batches(held, root / "v1" / model / source / "activations", "Activation")
+
+
+def _batches(held: sqlite3.Connection, folder: Path, table: str) -> int:
+    for path in sorted(folder.glob("*.jsonl.gz"))[:1000]:
         text = gzip.decompress(path.read_bytes()).decode().replace("\\u0000", " ").strip()
-        known = [name for name in json.loads(text.split("\n")[0]) if name in COLUMNS["Explanation"]]
+        known = [name for name in json.loads(text.split("\n")[0]) if name in COLUMNS[table]]
         for line in text.split("\n"):
-            row = json.loads(line)
-            put(held, "Explanation", **{name: row.get(name) for name in known})
-    return held.execute('SELECT count(*) FROM "Explanation"').fetchone()[0]
+            row = {name: json.loads(line).get(name) for name in known}
+            put(held, table, **{k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()})
+    return held.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
 
 
 def _names(columns: Any) -> str:

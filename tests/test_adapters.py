@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from ar_checkpoints import save_peft
+from ar_checkpoints import save_base, save_peft
 from dragoman.core import Refusal
 from dragoman.doctor import Subject, examine
 from dragoman.doctor.checkpoint import config, meta, role
 from dragoman.models.adapters import check_places, read_settings
-from dragoman.models.load import sits_on
+from dragoman.models.load import base_of, sits_on
 from dragoman.models.merge import merge_adapter
+from dragoman.models.reconstruct import Reconstructor
 from dragoman.models.reconstruct.contract import read_contract
 from dragoman.verbalizers.sidecar import block_in_name, read_sidecar
 from tiny_checkpoints import model_of, save_adapter, save_checkpoint
@@ -61,6 +62,8 @@ def test_settings_nested_deep_or_no_mapping_are_refused_wherever_they_are_read(
         ({"exclude_modules": "(a+)+$"}, "is no plain pattern of module names"),
         ({"rank_pattern": {"(a+)+$": 1}}, "is no plain pattern of module names"),
         ({"alpha_pattern": {"(": 1.0}}, "is no plain pattern of module names"),
+        ({"target_modules": [f"m{n}" for n in range(20_001)]}, "its target_modules has 20001 entries, and no model"),
+        ({"alpha_pattern": {f"m{n}": 1.0 for n in range(20_001)}}, "its alpha_pattern has 20001 entries"),
         ({"peft_type": None}, "verbalizer x: its adapter is of type None, not LoRA"),
         ({"lora_alpha": "much"}, "verbalizer x: its adapter does not fit the base model"),
     ],
@@ -127,3 +130,49 @@ def test_an_examination_ends_with_a_fault_where_a_file_is_nested_deep(adapter: P
     (adapter / name).write_text(content)
     found = examine(Subject(by=str(adapter), ar=str(adapter)))
     assert any(f.status == "fault" and name in f"{f.subject} {f.measured}" for f in found)
+
+
+# --- the model it sits on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "revision", "named"),
+    [
+        ("org/base", "v2", "org/base@v2"),
+        ("org/base/sub/folder", "v2", "org/base@v2/sub/folder"),
+        ("org/base@v1", "v2", "org/base@v1"),
+        ("org/base", "main", "org/base"),
+        ("org/base", None, "org/base"),
+        ("org/base", "", "org/base"),
+        ("./base", "v2", "./base"),  # a folder here is what it is
+        (None, "v2", None),
+    ],
+)
+def test_an_adapter_sits_on_the_revision_that_it_was_trained_on(
+    adapter: Path, base: str | None, revision: str | None, named: str | None
+) -> None:
+    changed(adapter, base_model_name_or_path=base, revision=revision)
+    assert sits_on(adapter) == named
+
+
+@pytest.mark.parametrize("revision", ["a b", "../x", 7.5, ["v2"], {"a": 1}])
+def test_a_revision_that_is_none_is_refused(adapter: Path, revision: Any) -> None:
+    changed(adapter, base_model_name_or_path="org/base", revision=revision)
+    with pytest.raises(Refusal, match="adapter_config.json: its revision '.*' is none"):
+        sits_on(adapter)
+
+
+def test_a_sidecar_that_names_another_revision_of_the_base_than_the_adapter_is_refused(adapter: Path) -> None:
+    changed(adapter, base_model_name_or_path="org/base", revision="v2")
+    with pytest.raises(Refusal, match="trained on org/base@v2, its sidecar names org/base, .*pass --base"):
+        base_of(adapter, "org/base", None, "verbalizer x")
+    for sidecar, base in (("org/base@v2", None), (None, None), ("org/base", "org/base@v2")):
+        assert base_of(adapter, sidecar, base, "verbalizer x") == "org/base@v2"
+
+
+def test_a_reconstructors_adapter_and_sidecar_that_name_two_models_are_refused(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama")
+    reader = save_peft(tmp_path / "ar", "llama", base, base_model_name_or_path="org/another")
+    with pytest.raises(Refusal, match=r"reconstructor .*trained on org/another, its sidecar names .*base.*pass --base"):
+        Reconstructor(reader, layout="kitft")
+    assert Reconstructor(reader, layout="kitft", base=str(base)).merged

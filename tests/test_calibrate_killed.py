@@ -15,7 +15,7 @@ from nursery import Nursery, wait_until
 from small_world import World, command
 from tiny_checkpoints import CORPUS
 
-KEPT = ("held_out.json", "pairs.safetensors", "run/rows.jsonl", "run/contexts.json", "run/vectors.safetensors")
+KEPT = ("reading/held-out", "reading/pairs", "run/rows.jsonl", "run/contexts.json", "run/vectors.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def test_killed_calibrations_end_with_the_bytes_of_one_that_was_not(
     for name in KEPT:
         assert (work(torn) / name).read_bytes() == (work(whole) / name).read_bytes(), name
     assert len((work(whole) / "run/rows.jsonl").read_text().splitlines()) > 40
+    for name in KEPT[:2]:  # a bit that a disk has flipped
+        content = bytearray((work(torn) / name).read_bytes())
+        content[len(content) * 2 // 3] ^= 4
+        (work(torn) / name).write_bytes(content)
+    assert nursery.run(arguments, cache=torn, log=tmp_path / "said") == 1
+    told = (tmp_path / "said.err").read_text()
+    assert all(f"cached reading {name} is damaged" in told for name in ("held-out", "pairs")), told
+    for name in KEPT:
+        assert (work(torn) / name).read_bytes() == (work(whole) / name).read_bytes(), name
 
 
 def sizes(cache: Path) -> int:

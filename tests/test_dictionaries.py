@@ -372,6 +372,16 @@ def test_labels_of_a_file_lie_beside_it(tmp_path: Path) -> None:
     assert read_directions(tmp_path / "v.npy", site=SITE, features=[2, 3]).labels == ("law", "")
 
 
+def test_labels_beside_a_dictionary_are_refused_where_one_is_for_a_feature_after_the_last(tmp_path: Path) -> None:
+    folder = made.saelens(tmp_path)
+    (folder / "labels.json").write_text(json.dumps({"2": "law", str(D_SAE): "of another"}))
+    why = f"labels.json: there is one for feature {D_SAE}, and the dictionary ends at {D_SAE - 1}; put this dictionary"
+    with pytest.raises(Refusal, match=why):
+        _ = open_dictionary(folder).labels
+    (folder / "labels.json").write_text(json.dumps({"2": "law", str(D_SAE - 1): "last"}))
+    assert open_dictionary(folder).labels == {"2": "law", str(D_SAE - 1): "last"}
+
+
 def test_a_key_makes_a_dictionarys_file_a_file_of_vectors(tmp_path: Path) -> None:
     folder = made.saelens(tmp_path)
     found = read_directions(folder / "sae_weights.safetensors", site=Site("m", 3), key="W_dec", features=[1])

@@ -183,6 +183,26 @@ def test_an_array_that_nothing_here_reads_is_refused(tmp_path: Path) -> None:
         read_encoder(folder)
 
 
+def test_a_threshold_beside_an_activation_without_one_is_refused(tmp_path: Path) -> None:
+    for config in ({"architecture": "relu"}, {"architecture": "topk", "k": 3}, {"architecture": None}):
+        folder = made.saelens(tmp_path / "s", ARRAYS, **config)
+        for read in (read_encoder, check_encoder):
+            with pytest.raises(Refusal, match="its file holds a threshold, and by cfg.json it is '.*', which has none"):
+                read(folder)
+        made.saelens(tmp_path / "s", ARRAYS | {"threshold": np.zeros(D_SAE, np.float32)}, **config)
+        read_encoder(folder)
+
+
+def test_a_k_that_is_told_twice_and_differs_is_refused(tmp_path: Path) -> None:
+    folder = made.saelens(tmp_path, architecture="topk", k=3, activation_fn_kwargs={"k": 5})
+    for read in (read_encoder, check_encoder):
+        with pytest.raises(Refusal, match="its cfg.json says k 3 and 5"):
+            read(folder)
+    want = read_encoder(made.saelens(tmp_path / "b", architecture="topk", activation_fn_kwargs={"k": 5}))
+    same = read_encoder(made.saelens(tmp_path / "c", architecture="topk", k=5, activation_fn_kwargs={"k": 5}))
+    np.testing.assert_array_equal(want.encode(X), same.encode(X))
+
+
 def test_finetuned_factors_are_refused_under_both_names_unless_they_are_ones(tmp_path: Path) -> None:
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         ones = {**ARRAYS, name: np.ones(D_SAE, np.float32)}

@@ -33,8 +33,12 @@ def weights(d_sae: int = 20, d_in: int = 8) -> dict[str, np.ndarray]:
 
 def dictionary(folder: Path, arrays: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file(weights() if arrays is None else arrays, folder / "sae_weights.safetensors")
-    (folder / "cfg.json").write_text(json.dumps({**CONFIG, **config}))
+    told, arrays = {**CONFIG, **config}, weights() if arrays is None else arrays
+    kept = {
+        k: v for k, v in arrays.items() if k != "threshold" or told["architecture"] not in ("topk", "relu", "standard")
+    }
+    save_file(kept, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps(told))
     return folder
 
 

@@ -140,6 +140,23 @@ def test_texts_that_give_one_row_are_one_sentence(readers: tuple[Reader, Reader]
         harvest(*readers, same_start)
 
 
+def test_texts_that_differ_behind_what_is_read_count_once(readers: tuple[Reader, Reader]) -> None:
+    heading = [f"{' '.join(TEXTS[::-1])} number {k}" for k in range(20)]  # as under one long system prompt
+    encoder, options = sae(WIDTH["llama"]), ReadingOptions(first=3, max_tokens=60)
+    assert min(len(reader.tokenizer(t)["input_ids"]) for reader in readers for t in heading) > 60
+    with pytest.raises(
+        Refusal, match="^20 texts: they differ behind the 60 tokens that are read of each, which leaves 1"
+    ):
+        read_aligned(*readers, heading, encoder, options=options)
+    alone, last = read_aligned(*readers, [*LONG, heading[0]], encoder, options=options), LONG[0][::-1]
+    for texts in ([*LONG, *heading], [*heading[::-1], *LONG]):
+        found = read_aligned(*readers, texts, encoder, options=options)
+        assert found.report["texts_left_out"]["copy"] == 19 and found.report["documents"] == len(LONG) + 1
+        assert found.report["pairs"] == alone.report["pairs"]
+    other = read_aligned(*readers, [*LONG, heading[0], last], encoder, options=options)
+    assert other.report["texts_left_out"]["copy"] == 0
+
+
 # --- the same characters ---------------------------------------------------------------------------------------------
 
 

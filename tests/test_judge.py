@@ -273,7 +273,7 @@ def test_contexts_that_are_something_else_are_refused(tmp_path: Path, told: str)
     assert run.contexts is None
     run.write_contexts({"1": {"firing": ["where"], "silent": []}})
     assert run.contexts == {"1": {"firing": ["where"], "silent": []}}
-    (run.path / "contexts.json").write_text(told)
+    (run.path / "contexts.json").write_text(told.replace("{", '{"plan_digest": "x", ', 1))
     with pytest.raises(Refusal, match=r"contexts.json: it does not hold windows of text by feature; remove it"):
         _ = run.contexts
 

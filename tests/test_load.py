@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+import dragoman
 from dragoman.core import Refusal
 from dragoman.models.load import load_model
 from tiny_checkpoints import save_checkpoint
@@ -34,3 +36,14 @@ def test_an_unknown_dtype_is_refused_with_the_known_ones(tmp_path: Path) -> None
     with pytest.raises(Refusal, match=r"^dtype 'int4': known are float32, bfloat16, float16"):
         load_model(folder, dtype="int4")
     assert str(next(load_model(folder, dtype="bfloat16")[0].parameters()).dtype) == "torch.bfloat16"
+
+
+def test_every_opening_says_that_no_code_of_a_checkpoint_is_run() -> None:
+    calls = [
+        (path.name, text[at : at + 600].split("\n\n")[0])
+        for path in Path(dragoman.__file__).parent.rglob("*.py")
+        for text in [path.read_text(encoding="utf-8")]
+        for at in (found.start() for found in re.finditer(r"\b\w+\.from_pretrained\(", text))
+    ]
+    odd = {name for name, call in calls if "PeftConfig" not in call and "trust_remote_code=False" not in call}
+    assert len(calls) >= 6 and not odd

@@ -14,8 +14,9 @@ import pytest
 from dragoman.commands.export import export
 from dragoman.core import Refusal
 from dragoman.neuronpedia import Explained, parse, write_explanations
+from dragoman.neuronpedia.activations import Window
 from dragoman.store import RunFolder
-from neuronpedia_tables import database, imported, put, with_source
+from neuronpedia_tables import activated, database, imported, put, with_source
 from report_fixture import build_run
 
 AUTHOR = "clkht01d40000jv08hvalcvly"
@@ -131,6 +132,34 @@ def test_a_copied_run_gives_the_same_bytes_without_folders_and_times(run: RunFol
         + str(held.execute('SELECT * FROM "Explanation"').fetchall()).encode()
     )
     assert b"/home/me" not in everything and str(tmp_path).encode() not in everything
+
+
+def test_activations_go_in_beside_their_features(tmp_path: Path) -> None:
+    fires = [("a \0", 0.0), (" half \ud800", 2.5), (" of\u2028it", 1.0)]
+    windows = [Window(index=index, tokens=fires) for index in "12"]
+    told = [Explained(index=index, text="a") for index in "12"]
+    write_explanations(tmp_path, REF, told, windows=windows, **HOW)
+    held = database()
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        activated(held, tmp_path, MODEL, SOURCE)
+    with_source(held, MODEL, SOURCE, ["1", "2"], AUTHOR)
+    assert imported(held, tmp_path, MODEL, SOURCE) == activated(held, tmp_path, MODEL, SOURCE) == 2
+    for tokens, values, most, at in held.execute(
+        'SELECT "tokens", "values", "maxValue", "maxValueTokenIndex" FROM "Activation"'
+    ):
+        assert json.loads(tokens)[0] == "a  " and json.loads(values) == [0.0, 2.5, 1.0] and (most, at) == (2.5, 1)
+
+
+def test_more_batches_of_activations_than_the_importer_lists_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragoman.neuronpedia.write.MOST_FILES", 2)
+    windows = [Window(index="1", tokens=[(f"token {n}", 1.0)]) for n in range(3)]
+    how: dict[str, Any] = {**HOW, "windows": windows}
+    with pytest.raises(Refusal, match="batches of 1 rows: of activations there would be more than the 2 that the imp"):
+        write_explanations(tmp_path, REF, [Explained(index="1", text="a")], batch_size=1, **how)
+    assert not list(tmp_path.iterdir())
+    write_explanations(tmp_path, REF, [Explained(index="1", text="a")], batch_size=2, **how)
 
 
 def test_two_sources_share_the_files_of_settings(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dragoman.report.headline import headline
 from dragoman.report.words import Controls, too_rare
 from dragoman.runs.run import Run
 from dragoman.scores import ClaimStatus, Scores
-from dragoman.store import RunFolder
+from dragoman.store import RunFolder, write_json
 from report_fixture import HOSTILE, Page, page_of, whole_estimate, whole_row
 
 CARD = {
@@ -196,6 +196,7 @@ def test_pieces_leave_no_word_out_and_mark_only_what_the_text_has() -> None:
 )
 def test_words_of_rows_of_another_form_are_refused(tmp_path: Path, words: Any) -> None:
     run = readings_run(tmp_path / "run")
-    run.write_lens(words)
+    own = {"plan_digest": run.plan, **words} if isinstance(words, dict) else words
+    write_json(run.path / "lens.json", own)
     with pytest.raises(Refusal, match="lens.json: it does not hold words by condition and feature"):
         page_of(run, tmp_path / "page.html")

@@ -30,7 +30,7 @@ def test_a_run_by_aligned_tokens_keeps_windows_of_the_texts_that_were_read(world
         assert all(any(window in text for text in read) for window in windows["firing"] + windows["silent"])
         assert sum(windows["words"].values()) <= 1.001 and max(windows["forms"].values(), default=0) <= 1
         assert any(word in windows["firing"][0].lower() for word in windows["words"])
-    assert read_json(run.path / "contexts.json") == run.contexts
+    assert read_json(run.path / "contexts.json") == {"plan_digest": run.plan, **run.contexts}
 
 
 def test_windows_of_a_feature_depend_on_it_and_the_seed_and_on_no_other(world: World) -> None:

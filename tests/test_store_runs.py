@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from dragoman import store
 from dragoman.core import Estimate, Refusal
 from dragoman.store import Rows, RunFolder
+from dragoman.store.apart import lens_apart, windows_apart
 from dragoman.store.runs import FORMAT, read_whole_rows
 from store_faults import ENV, forbidden, full, one_sentence
 
 ROWS_WITHOUT_A_DIGEST = b'{"feature": "11", "text": "a", "tokens": 11}\n'
+CONTEXTS = {"1": {"firing": ["here"], "silent": ["not here"], "words": {"here": 0.5}}}
+LENS = {"writes": {"1": {"source": ["a"], "carried": ["b"]}}}
 ROWS = [{"feature": str(i), "text": "α" * (i % 5) + "\n", "tokens": i} for i in range(12)]
 
 
@@ -143,14 +146,19 @@ def test_rows_that_were_not_written_there_are_refused_by_line(tmp_path: Path, ch
     assert one_sentence(error) and path.read_bytes() == before
 
 
-def test_rows_scores_and_vectors_of_another_run_are_refused(tmp_path: Path) -> None:
+def test_all_that_a_run_keeps_is_refused_of_another_run(tmp_path: Path) -> None:
     runs = [RunFolder.create(tmp_path / name, {"plan_digest": name * 64}) for name in "ab"]
     for run in runs:
         run.append(ROWS)
         run.write_scores({"lift": 0.25})
         run.write_vectors({"plain": np.eye(2, dtype=np.float32)}, {"site": "m:1"})
+        run.write_contexts(CONTEXTS)
+        run.write_lens(LENS)
+        assert (run.contexts, run.lens) == (CONTEXTS, LENS)
+        with windows_apart(run) as windows, lens_apart(run, "writes") as words:
+            assert (dict(windows), dict(words)) == (CONTEXTS, LENS["writes"])
         assert run.rows() == ROWS and run.scores == {"lift": 0.25} and run.vectors()[1] == {"site": "m:1"}
-    for name in ("rows.jsonl", "scores.json", "vectors.safetensors"):
+    for name in ("rows.jsonl", "scores.json", "vectors.safetensors", "contexts.json", "lens.json"):
         (runs[1].path / name).write_bytes((runs[0].path / name).read_bytes())
     with pytest.raises(Refusal, match=r"rows.jsonl, line 1: it was changed, moved, or is of another run"):
         runs[1].rows()
@@ -158,6 +166,12 @@ def test_rows_scores_and_vectors_of_another_run_are_refused(tmp_path: Path) -> N
         _ = runs[1].scores
     with pytest.raises(Refusal, match=r"vectors.safetensors: it does not hold this run's vectors"):
         runs[1].vectors()
+    for read in (lambda: runs[1].contexts, lambda: list(windows_apart(runs[1]).__enter__())):
+        with pytest.raises(Refusal, match=r"contexts.json: it is of another run, or does not say of which; remove it"):
+            read()
+    for words in (lambda: runs[1].lens, lambda: list(lens_apart(runs[1], "writes").__enter__())):
+        with pytest.raises(Refusal, match=r"lens.json: it is of another run, or does not say of which; remove it"):
+            words()
 
 
 def test_a_copied_run_is_the_same_run(tmp_path: Path) -> None:

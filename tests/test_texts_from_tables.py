@@ -154,6 +154,7 @@ def test_a_refused_table_is_closed_while_its_refusal_lives(tmp_path: Path) -> No
 def test_texts_tell_what_they_were_read_as(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", "body")
     read = Texts.read(path, column="body", most=3)
+    assert Texts.read(path, column="body", most=10**20).all == Texts.read(path, column="body").all
     assert read.own == tuple(KEPT[:3])
     assert read.settings == {"texts": str(path), "text_column": "body", "max_texts": 3}
     assert Texts.of(None).settings == {"texts": None}

@@ -189,6 +189,8 @@ def test_odd_files_of_the_hub_are_refused_and_nothing_of_them_is_kept(hub: Serve
     assert read("hf:org/named", column="body")[0] == ["one"]
     with pytest.raises(Refusal, match="the reference names another"):
         read("hf:org/named:train:body", column="text")
+    with pytest.raises(Refusal, match='has no string "", but body'):  # an empty word is no word, and not the usual one
+        read("hf:org/named", column="")
 
 
 def test_texts_of_a_data_set_are_both_models_texts(hub: Served) -> None:

@@ -140,6 +140,18 @@ def test_scores_of_another_run_are_left_out_and_that_is_said(tmp_path: Path) -> 
         assert database.execute("SELECT count(*) FROM parts WHERE part = 'claims'").fetchone() == (0,)
 
 
+def test_windows_and_words_of_another_run_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 8)
+    for name in ("contexts.json", "lens.json"):
+        told = json.loads((run.path / name).read_text())
+        (run.path / name).write_text(json.dumps(told | {"plan_digest": "other"}))
+    why = "is left out: it is of another run, or does not say of which"
+    made = index_of(run)
+    assert sorted(made.about["missing"]) == [f"contexts.json {why}", f"lens.json {why}"]
+    with made.reading() as database:
+        assert database.execute("SELECT count(*) FROM parts WHERE part IN ('contexts', 'lens')").fetchone() == (0,)
+
+
 def test_vectors_of_another_run_give_no_neighbours_and_that_is_said(tmp_path: Path) -> None:
     run, other = make_run(tmp_path / "run", 8), make_run(tmp_path / "other", 9)
     (run.path / "vectors.safetensors").write_bytes((other.path / "vectors.safetensors").read_bytes())

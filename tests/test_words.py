@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ WASHOUTS = {
 
 def table() -> list[tuple[list[str], str]]:
     """Every command with every word that can be nothing, and a part of its sentence; RUN stands for a run's folder."""
-    return [*of_explain(), *of_fit(), *of_others()]
+    return [*of_explain(), *of_fit(), *of_others(), *of_many_runs()]
 
 
 Rows = list[tuple[list[str], str]]
@@ -80,7 +81,8 @@ def of_explain() -> Rows:
         ("--samples", COUNTS | {"1000000000": ""}), ("--max-new-tokens", COUNTS | {"1000000000": ""}),
         ("--temperature", TEMPERATURES), ("--washout", WASHOUTS), ("--route", {"": "route ''", "fly": "route 'fly'"}),
         ("--map", {"": "map ''", LONG: "map '"}), ("--setting", {"": "it is not NAME=VALUE", "=": "NAME=VALUE"}),
-        ("--features", {"": "--features", ",": "--features", " , ": "--features"}),
+        ("--features", {"": "--features", ",": "--features", " , ": "--features", f"@{DEEP}": "has a name of"}),
+        ("--at", {"": "--at: it is empty", " ": "--at: it is empty"}),
     ):  # fmt: skip
         add(explain, option, words)
     return rows
@@ -134,7 +136,29 @@ def of_others() -> Rows:
     return rows
 
 
+def of_many_runs() -> Rows:
+    rows = Rows()
+    add = partial(added, rows)
+    for start in (["view"], ["compare", "RUN"], ["rank", "RUN"], ["calibrate", "--by=tiny-gemma-av"], ["serve"]):
+        rows += [([*start, "--", word], sentence) for word, sentence in NAMES.items()]
+    add(["compare", "RUN", "RUN"], "--out", FILES)
+    add(["rank", "RUN", "RUN"], "--page", FILES)
+    add(["view", "RUN"], "--bundle", NAMES)
+    for start in (["calibrate", "tiny-sae"], ["serve", "tiny-sae"]):
+        for option, words in (
+            ("--by", NAMES), ("--texts", NAMES), ("--source", SITES), ("--device", DEVICES), ("--dtype", TYPES),
+        ):  # fmt: skip
+            add(start, option, words)
+    add(["view", "RUN"], "--port", {"-1": "'--port'", "65536": "'--port'", "": "'--port'", NINES: "'--port'"})
+    return rows
+
+
 TABLE = table()
+MODULES = [
+    f"dragoman.{name}"
+    for name in ("calibration.calibrate", "runs.explain", "runs.opened", "runs.score", "serving.app", "view.app",
+                 "comparison.ranked", "demo", "doctor", "scoring", "runs.crossings", "runs.several")
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -142,6 +166,8 @@ def dragoman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     """The command line where there is no accelerator and nothing may be opened."""
     import torch
 
+    for module in MODULES:  # first: what they import must not be what stands in its place below
+        import_module(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -183,7 +209,7 @@ def test_a_word_that_can_be_nothing_is_one_sentence_and_nothing_is_opened(
 
 
 def test_the_table_is_large() -> None:
-    assert len(TABLE) > 400 and len({words[0] for words, _ in TABLE}) == 10
+    assert len(TABLE) > 500 and len({words[0] for words, _ in TABLE}) == 15
 
 
 def test_words_of_a_dtype_are_those_that_models_are_loaded_in() -> None:

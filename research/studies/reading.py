@@ -17,7 +17,7 @@ from dragoman.core import Floats
 from dragoman.embed import Embedder
 from dragoman.models.reconstruct import Reconstructor
 from dragoman.stats.roc import FEWEST, ContextEmbeddings
-from dragoman.store import RunFolder, digest, read_arrays, read_json, write_arrays
+from dragoman.store import RunFolder, digest, read_arrays, write_arrays
 
 FILE, CONTEXTS = "reading.safetensors", "contexts.safetensors"
 STEP = 2048
@@ -64,7 +64,7 @@ def read_back(
 
 def read_contexts(run: RunFolder, embedder: Embedder) -> dict[str, ContextEmbeddings]:
     """Where features fire and where not, embedded; from ``contexts.json`` of the run, once. Too few leave one out."""
-    told: dict[str, dict[str, list[str]]] = read_json(run.path / "contexts.json")
+    told: dict[str, dict[str, list[str]]] = run.contexts or {}
     spans = [(name, kind, [t or "(empty)" for t in told[name][kind]]) for name in told for kind in ("firing", "silent")]
     distinct = sorted({text for _, _, texts in spans for text in texts})
     key, path = digest(embedder.name, "\n\n\n".join(distinct)), run.path / CONTEXTS

@@ -13,7 +13,7 @@ from dragoman.core import Refusal, Talk
 from dragoman.models.decode import Verbalizer
 from dragoman.models.embedder import SentenceEmbedder
 from dragoman.models.reconstruct import Reconstructor
-from dragoman.store import RunFolder, write_json
+from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import AnyVerbalizer
 from studies import data, depth, drift, post, procrustes, strength, trust
 from studies.cast import Cast
@@ -106,7 +106,7 @@ def say(
     named = Talk(say=talk.say, bar=lambda what, done, total: talk.bar(f"{study.name}: {what}", done, total))
     run = cast.say(work / study.name / ground.name, verbalizers, seed=seed, batch_size=batch_size, talk=named)
     if study.name == "trust" and not (run.path / "contexts.json").exists():
-        write_json(run.path / "contexts.json", library.contexts(ground, cast.features, seed=seed))
+        run.write_contexts(library.contexts(ground, cast.features, seed=seed))
     return run
 
 

@@ -36,7 +36,9 @@ from dragoman.models.encoding import encoded
 from dragoman.models.harvest import Reader
 from dragoman.runs.crossings import by_tokens
 from dragoman.runs.readings import Readings, encoder_of
-from dragoman.store import digest, document_name, read_arrays, read_json, write_arrays, write_json
+from dragoman.store import Cache, digest, document_name, read_arrays, read_json, write_arrays, write_json
+
+_READ = "reading"  # what is kept of the two models, each whole or made again
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,15 +120,16 @@ def read_inputs(
 
 def _pairs(readings: Readings, texts: Sequence[str], work: Path) -> Pairs:
     """Some documents' tokens in both models, read once and kept."""
-    kept, talk = work / "pairs.safetensors", readings.talk
-    if not kept.exists():
+    talk = readings.talk
+
+    def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} documents with both models again, for what is constructed")
         how: dict[str, Any] = {"dtype": readings.dtype, "device": readings.device}
         source, target = (Reader.open(site, **how) for site in (readings.source, readings.target))
         made = read_pairs(source, target, texts, talk.towards("pairs"))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(kept, {name: getattr(made, name) for name in PARTS}, {"holds": "pairs"})
-    arrays, _ = read_arrays(kept)
+        write_arrays(path, {name: getattr(made, name) for name in PARTS}, {"holds": "pairs"})
+
+    arrays, _ = read_arrays(Cache(work, say=talk.say).get_or_make(_READ, "pairs", make)[0])
     return Pairs(texts={document_name(text): text for text in texts}, **{name: arrays[name] for name in PARTS})
 
 
@@ -155,24 +158,24 @@ def _held_out(
     seed: int,
 ) -> HeldOut:
     """What the outcome's documents tell, read once and kept; ``encoders``: latents, what encodes, which columns."""
-    kept, talk = work / "held_out.json", readings.talk
-    if kept.exists():
-        return read_json(kept)
-    source = Reader.open(readings.source, dtype=readings.dtype, device=readings.device)
-    talk.say(f"reading {len(outcome)} documents with {source.site.model}, which nothing else is made of")
-    texts = {document_name(text): text for text in outcome}
-    tallies = [HeldOutTally(ids, seed=seed) for ids, _, _ in encoders]
+    talk = readings.talk
 
-    def take(x: NDArray[Any], documents: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        if len(x):
-            for tally, (_, encoder, columns) in zip(tallies, encoders, strict=True):
-                tally.add(encoded(encoder, x, columns), documents, ends, texts)
+    def make(path: Path) -> None:
+        source = Reader.open(readings.source, dtype=readings.dtype, device=readings.device)
+        talk.say(f"reading {len(outcome)} documents with {source.site.model}, which nothing else is made of")
+        texts = {document_name(text): text for text in outcome}
+        tallies = [HeldOutTally(ids, seed=seed) for ids, _, _ in encoders]
 
-    read_rows(source, outcome, take, talk.towards("outcome"))
-    found: HeldOut = {}
-    for tally in tallies:
-        found |= tally.finish(texts, sizes)
-    found |= {concept(word): own for word, own in of_words(outcome, words, sizes, seed=seed).items()}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, found)
-    return found
+        def take(x: NDArray[Any], documents: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+            if len(x):
+                for tally, (_, encoder, columns) in zip(tallies, encoders, strict=True):
+                    tally.add(encoded(encoder, x, columns), documents, ends, texts)
+
+        read_rows(source, outcome, take, talk.towards("outcome"))
+        found: HeldOut = {}
+        for tally in tallies:
+            found |= tally.finish(texts, sizes)
+        found |= {concept(word): own for word, own in of_words(outcome, words, sizes, seed=seed).items()}
+        write_json(path, found)
+
+    return read_json(Cache(work, say=talk.say).get_or_make(_READ, "held-out", make)[0])

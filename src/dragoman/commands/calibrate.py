@@ -98,8 +98,10 @@ def calibrate(
     """
     from dragoman.calibration.calibrate import calibrate as run_calibrate
     from dragoman.dictionaries import open_dictionary
+    from dragoman.models.load import check_device
     from dragoman.runs.texts import Texts as BothTexts
 
+    check_device(device)
     stated = Site.parse(source) if source is not None else None
     fed, read = settings_from(setting or []), BothTexts.of(texts)
     asked: Any = reading

@@ -333,7 +333,7 @@ def explain(
             where: Any = stated if opened is None else opened.site
             check_read(where)  # before a verbalizer is fetched, and that before the source's model is opened
             site_of_verbalizer(by, contract, fed, base, engine=engine)
-            what = activations(where, prompted, at or "last", dtype=dtype, device=device, talk=talk)
+            what = activations(where, prompted, "last" if at is None else at, dtype=dtype, device=device, talk=talk)
         run = run_explain(
             what,
             features=None if prompted is not None else chosen,
@@ -412,6 +412,8 @@ def _prompts(texts: list[str] | None, file: Path | None, at: str | None) -> list
     """The prompts that are asked for, if any; refuse them said twice, and a token of none."""
     if texts and file is not None:
         raise Refusal("--prompts beside --prompt", "they are two ways to say the same", "use one of the two")
+    if at is not None and not at.strip():
+        raise Refusal("--at", "it is empty", "write last, all, a word of the prompt, or a position (#7)")
     if at is not None and not texts and file is None:
         raise Refusal(f"--at {shown(at)}", "there is no prompt", "pass it with --prompt TEXT, or leave it out")
     return file if file is not None else texts or None

@@ -132,12 +132,14 @@ def serve(
     options = Options(map="aligned" if kind is None else kind, **how)
     stated, fed = Site.parse(source) if source is not None else None, settings_from(setting or [])
     from dragoman.dictionaries import open_dictionary
+    from dragoman.models.load import check_device
     from dragoman.runs.opened import Opened
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.serving.app import serve as answer
     from dragoman.serving.asked import Bounds
     from dragoman.view.here import HOST, bound
 
+    check_device(device)
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     bounds = Bounds(vectors=most_vectors, tokens=most_tokens, waiting=waiting, seconds=seconds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with all that has to be let go

@@ -21,7 +21,7 @@ import numpy as np
 
 from dragoman.core import Refusal
 from dragoman.dictionaries.rows import wanted
-from dragoman.store import read_bounded, stable_json
+from dragoman.store import check_name, read_bounded, stable_json
 from dragoman.store.spans import shown
 
 LONGEST_ID = 200
@@ -214,7 +214,7 @@ def _ids_of_file(name: str) -> list[str]:
     """
     if not name:
         raise Refusal("features '@'", "no file is named", "write @FILE, a file with one id a line")
-    path = Path(name)
+    path = Path(check_name(name, "file of ids"))
     try:
         lines = read_bounded(path, _MOST_BYTES, "ids of features").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -99,11 +99,17 @@ def labels_of(export: Export, names: Names, site: Site, *, resid_pre: bool) -> L
     if odd:
         raise Refusal(f"labels for {ref}", f"they are of another dictionary, {shown(odd, 200)}", _OTHER)
     found = export.labels()
-    beyond = next((i for i in found if names.d_sae and _beyond(i, names.d_sae)), None)
-    if beyond is not None:
-        why = f"there is one for feature {shown(beyond)}, and the dictionary ends at {(names.d_sae or 1) - 1}"
-        raise Refusal(f"labels for {ref}", why, _OTHER)
+    if names.d_sae:
+        refuse_beyond(found, names.d_sae, f"labels for {ref}", _OTHER)
     return Labels(by_feature=found, source=f"{ref}", told_by=same)
+
+
+def refuse_beyond(labels: Mapping[str, str], d_sae: int, what: str, instead: str) -> None:
+    """Refuse labels among which is one for a feature after the last: they are of another dictionary."""
+    beyond = next((i for i in labels if _beyond(i, d_sae)), None)
+    if beyond is not None:
+        why = f"there is one for feature {shown(beyond)}, and the dictionary ends at {d_sae - 1}"
+        raise Refusal(what, why, instead)
 
 
 def _beyond(index: str, d_sae: int) -> bool:

@@ -34,7 +34,7 @@ from dragoman.dictionaries.beside import (
 from dragoman.dictionaries.encoder import Encoder
 from dragoman.dictionaries.folder import Folder, LocalFolder
 from dragoman.dictionaries.hub import folder_at, pinned
-from dragoman.dictionaries.labelled import Labels, labels_of, names_of
+from dragoman.dictionaries.labelled import Labels, labels_of, names_of, refuse_beyond
 from dragoman.dictionaries.layout import VECTORS, Orientation, Weights
 from dragoman.dictionaries.rows import ids_of, living, refuse_undirected, wanted
 from dragoman.dictionaries.vectors import weights_of
@@ -252,7 +252,11 @@ class Dictionary:
         """
         if self.export is None:
             with self._reading():
-                return Labels(by_feature=read_labels(self.folder) if LABELS in self.folder.names else {})
+                own = read_labels(self.folder) if LABELS in self.folder.names else {}
+            if self.layout != VECTORS:
+                instead = "put this dictionary's own labels there, or take the file away"
+                refuse_beyond(own, self.d_sae, f"{self.folder.where}/{LABELS}", instead)
+            return Labels(by_feature=own)
         if self.own_export:
             return Labels(by_feature=self.export.labels(), source=f"{parse(self.ref).at(None)}", told_by=_RECORD)
         with self._reading():

@@ -1,14 +1,16 @@
 """What ``adapter_config.json`` says of a LoRA adapter, looked at before PEFT acts on it.
 
-In: an adapter's folder. Out: its settings. Refuses files that are no JSON object, fields of another type, ranks that
-the weights do not have, patterns of module names that could take for ever, initialisations that change the base,
-settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers and reconstructors
-keep to one table of settings; reconstructors read the plain sum of A and B alone (`reconstruct.contract`).
+In: an adapter's folder. Out: its settings, and the model that they name. Refuses files that are no JSON object, fields
+of another type, ranks that the weights do not have, patterns of module names that could take for ever, initialisations
+that change the base, settings whose effect cannot be merged or is not known, and bases that are quantised. Verbalizers
+and reconstructors keep to one table of settings; reconstructors read the plain sum of A and B alone
+(`reconstruct.contract`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.models.resolve import HubPlace, hub_place
 from dragoman.store import ArraysFile, read_json
 from dragoman.store.spans import shown
 from dragoman.verbalizers.sidecar import Natural, Part, Width, checked
@@ -26,6 +29,7 @@ _LORA_A = re.compile(r"\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?$")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 _REPEATED = re.compile(r"(?<!\\)[*+{]")
 _MOST_REPEATED = 4
+_MOST_NAMES = 20_000  # PEFT holds each of them against each module
 # What the plain sum of A and B is told by.
 PLAIN = (
     "r",
@@ -89,10 +93,32 @@ def read_settings(folder: Path) -> dict[str, object]:
     return settings
 
 
+def named_base(settings: Mapping[str, object], path: Path) -> str | None:
+    """The model that an adapter's settings say it sits on, a repository at the revision they say.
+
+    ``path``: the settings' file, for refusals. None where they name no model.
+    """
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not named:
+        return None
+    place = hub_place(str(named))
+    here = os.path.exists(str(named))  # noqa: PTH110 (a name that no file can have is no folder here)
+    if revision in (None, "", "main") or place is None or place.revision or here:
+        return str(named)
+    at = f"{place.repo}@{revision}" + (f"/{place.inside}" if place.inside else "")
+    if not isinstance(revision, str) or hub_place(at) != HubPlace(place.repo, revision, place.inside):
+        raise Refusal(f"{path}", f"its revision '{shown(revision)}' is none", "name the revision of its base")
+    return at
+
+
 def check_places(settings: dict[str, object], folder: Path) -> None:
     """Refuse the settings of a LoRA adapter that PEFT could choke on, as the module says."""
     path = folder / ADAPTER
     told = checked(Places, settings, f"{path}")
+    for name, value in told:
+        if isinstance(value, list | dict) and len(value) > _MOST_NAMES:
+            why = f"its {name} has {len(value)} entries, and no model has modules for more than {_MOST_NAMES}"
+            raise Refusal(f"{path}", why, "get the published file again")
     patterns = [told.target_modules, told.exclude_modules, told.layers_pattern]
     refuse_slow([p for p in patterns if isinstance(p, str)], path)
     # PEFT reads these lists as patterns too.

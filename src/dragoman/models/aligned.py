@@ -7,8 +7,9 @@ not finite.
 
 A pair is two tokens, one of each model, that end at the same character of the same text: equal ends are equal prefixes.
 Nothing that is chosen depends on batches or on the order of the texts: documents are named by the digest of their text
-(a text that comes twice counts once), which settles their fold, which of their pairs are kept, and the few texts read
-beforehand that settle the median norms and the calibration features. Sums then differ by rounding only.
+(a text that comes twice, or differs behind what is read, counts once), which settles their fold, which of their pairs
+are kept, and the few texts read beforehand that settle the median norms and the calibration features. Sums then differ
+by rounding only.
 
 Memory besides the models, from Qwen2.5-7B (p = 3584) to Gemma-3-27B (q = 5376) with 4096 features watched: moments by
 fold 2.9 GB while reading (``maps.moments``); sums of firings 8 M (p + q) = 0.29 GB; features that fire together 12
@@ -53,6 +54,7 @@ from dragoman.models.paired import (
     calibrating,
     distinct,
     held_out_documents,
+    read_apart,
     refuse_other_width,
 )
 from dragoman.models.pilot import SHARE, Pilot, look_first, odd_rows, refuse_outliers
@@ -118,6 +120,11 @@ def read_aligned(
         refuse_other_width(encoder, source)
     documents, left = distinct(texts)
     refuse_alike(texts, 2 * options.folds, f"{options.folds} folds of documents are judged on one another")
+    documents, most = read_apart(documents, (source, target), options.max_tokens), len(documents)
+    left["copy"] += most - len(documents)
+    if len(documents) < 2 * options.folds:
+        why = f"they differ behind the {options.max_tokens} tokens that are read of each, which leaves {len(documents)}"
+        raise Refusal(f"{most} texts", why, f"give at least {2 * options.folds} that begin otherwise")
     columns = _columns(source, target, encoder, options)
     encoding = encoding_of(encoder, device) if encoder is not None else None
     pilot = look_first(source, target, [d.text for d in documents], encoding, options)

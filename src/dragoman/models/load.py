@@ -22,7 +22,7 @@ from transformers.utils import logging as talk
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, read_settings
+from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, named_base, read_settings
 from dragoman.models.bounds import (
     INSTEAD,
     quantised,
@@ -253,9 +253,8 @@ def is_adapter(folder: Path) -> bool:
 
 
 def sits_on(folder: Path) -> str | None:
-    """The model an adapter says it was trained on."""
-    stated = read_settings(folder).get("base_model_name_or_path")
-    return str(stated) if stated else None
+    """The model an adapter says it was trained on, at the revision it says."""
+    return named_base(read_settings(folder), folder / ADAPTER)
 
 
 def base_of(folder: Path, sidecar: str | None, base: str | None, what: str) -> str:

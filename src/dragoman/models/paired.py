@@ -50,6 +50,7 @@ _FILE = Contents(
 FIRST = 10  # least token position: before it streams differ from later ones, and no verbalizer was trained there
 CANDIDATES = 512  # features among which 150 calibrate the penalty
 HELD_OUT = 4096  # pairs kept whole
+_HEAD = 32  # characters: what differs there is read, whatever the tokenizer
 
 
 def direct_statistics(
@@ -264,6 +265,25 @@ def distinct(texts: Sequence[str]) -> tuple[list[Document], Counter[str]]:
         else:
             found[name] = Document(name=name, text=text)
     return list(found.values()), left
+
+
+def read_apart(documents: Sequence[Document], readers: Sequence[Reader], max_tokens: int) -> list[Document]:
+    """The documents of which a model reads something that it reads of no other: of those alike as far as that, one.
+
+    Texts under one long heading differ behind what is read. Left together, a map would be judged on what it has seen.
+    """
+    heads = Counter(d.text[:_HEAD] for d in documents)
+    likely = [d for d in documents if heads[d.text[:_HEAD]] > 1]
+    first: dict[str, int] = {}
+    read: dict[int, str] = {}
+    for start in range(0, len(likely), CHUNK):
+        piece = likely[start : start + CHUNK]
+        ends = [reader.ends([d.text for d in piece], max_tokens=max_tokens) for reader in readers]
+        for document, *own in zip(piece, *ends, strict=True):
+            told = document.text[: max((int(each[-1]) for each in own if len(each)), default=0)]
+            read[document.name] = told
+            first[told] = min(document.name, first.get(told, document.name))
+    return [d for d in documents if d.name not in read or first[read[d.name]] == d.name]
 
 
 def held_out_documents(names: Sequence[int], folds: int) -> tuple[int, NDArray[np.int64], int]:

@@ -367,10 +367,12 @@ def _convert(scratch: Path, gguf: str, folder: Path, model: PackagedModel) -> No
 
     talk.disable_progress_bar()
     with _read_once():
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf)
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=gguf, trust_remote_code=False)
         check_tokens(model, tokenizer.tokenize(model.sentence))
         _save_tokenizer(tokenizer, folder)
-        net = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=gguf, dtype=torch.bfloat16)
+        net = AutoModelForCausalLM.from_pretrained(
+            scratch, gguf_file=gguf, dtype=torch.bfloat16, trust_remote_code=False
+        )
     # A model loaded from GGUF is marked quantised and refuses save_pretrained: write its state dict instead.
     tied = "lm_head.weight" if net.config.tie_word_embeddings else None
     state = {k: v.to(torch.bfloat16).contiguous() for k, v in net.state_dict().items() if k != tied}

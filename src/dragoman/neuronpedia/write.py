@@ -137,6 +137,9 @@ def _batches(aside: Path, folder: Path, rows: Iterable[Mapping[str, Any]], size:
     found, count, rows = dict[Path, Path](), 0, iter(rows)
     aside.mkdir()
     while batch := list(islice(rows, size)):
+        if len(found) == MOST_FILES:
+            why = f"of {folder.name} there would be more than the {MOST_FILES} that the importer lists"
+            raise Refusal(f"batches of {size} rows", why, "write larger batches")
         name = f"batch-{len(found)}.jsonl.gz"
         with replacing(aside / name) as file:
             file.write(packed(batch))

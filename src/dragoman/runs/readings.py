@@ -163,7 +163,7 @@ class Readings:
             repr(options),
             *(["every row"] if every else []),
         ]
-        key = self.key("aligned-8", texts, *more)
+        key = self.key("aligned-9", texts, *more)
 
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}, token by token")

@@ -7,6 +7,7 @@ given, the embedded pair's if they are not here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,7 @@ class Texts:
         """
         if most is not None and most < 1:
             raise Refusal(f"max_texts {most}", "it is below 1", "ask for one text at least")
+        most = None if most is None else min(most, sys.maxsize)
         if where is None:
             said = "a column" if column is not None else "a number" if most is not None else None
             if said is not None:

@@ -19,7 +19,7 @@ from dragoman.store.files import refusing
 from dragoman.store.firing import token_places, windows_at
 from dragoman.store.forms import is_lens, is_windows
 from dragoman.store.runs import LENS, TOKENS, RunFolder
-from dragoman.store.streams import JsonStream, json_stream
+from dragoman.store.streams import JsonStream, json_stream, own_members
 
 T = TypeVar("T")
 _CONTEXTS = "contexts.json"
@@ -47,7 +47,7 @@ def windows_apart(run: RunFolder) -> Iterator[Mapping[str, dict[str, Any]]]:
     path = run.path / _CONTEXTS
 
     def each(stream: JsonStream) -> Iterator[tuple[str, object]]:
-        for feature in stream.members():
+        for feature in own_members(stream, run.rows_plan, path):
             value = stream.value()
             if not is_windows(value):
                 why = "it does not hold windows of text by feature"
@@ -64,7 +64,7 @@ def lens_apart(run: RunFolder, condition: str) -> Iterator[Mapping[str, dict[str
     path = run.path / LENS
 
     def each(stream: JsonStream) -> Iterator[tuple[str, object]]:
-        for name in stream.members():
+        for name in own_members(stream, run.rows_plan, path):
             for feature in stream.members():
                 value = stream.value()
                 if not is_lens({name: {feature: value}}):

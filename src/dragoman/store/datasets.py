@@ -92,9 +92,9 @@ def dataset_texts(ref: DatasetRef, column: str | None = None, most: int = MOST) 
     Raises:
         Refusal: as the module says.
     """
-    if ref.column and column and ref.column != column:
+    if column is not None and ref.column not in (None, "", column):
         raise Refusal(f"column '{shown(column)}' of {ref}", "the reference names another", "say one of the two")
-    column = ref.column or column or COLUMN
+    column = ref.column or (COLUMN if column is None else column)
     found = None if ref.revision and hub.is_commit(ref.revision) else pinned(ref)
     at = ref if found is None else found.ref
 

@@ -1,9 +1,10 @@
 """Run folders: what was asked, every row as it was made, the scores.
 
 In: a manifest, rows, scores. Out: a folder that a killed process leaves whole up to its last finished append. Every row
-ends in a digest of its run's plan, its line number and itself; scores and vectors name the plan. Refuses another run's
-folder, rows, scores or vectors, rows that were changed or moved, folders that hold something else, and a second process
-writing the same run. The digests tell mistakes; somebody who means to can make them anew.
+ends in a digest of its run's plan, its line number and itself; scores, vectors, windows and words name the plan.
+Refuses another run's folder, rows, scores, vectors, windows or words, rows that were changed or moved, folders that
+hold something else, and a second process writing the same run. The digests tell mistakes; somebody who means to can
+make them anew.
 """
 
 from __future__ import annotations
@@ -168,6 +169,12 @@ def checked_row(line: bytes, plan: str, what: str, number: int) -> dict[str, Any
     if row.pop("digest", None) != _digest(body, plan, number):
         raise Refusal(what, "it was changed, moved, or is of another run: its digest is not this row's", _AFRESH)
     return row
+
+
+def not_own(path: Path) -> Refusal:
+    """Of windows or words that do not say that they are this run's."""
+    why = "it is of another run, or does not say of which"
+    return Refusal(f"{path}", why, "remove it, or make the run again")
 
 
 def _whole_bytes(handle: int, size: int) -> int:
@@ -358,6 +365,13 @@ class RunFolder:
             return read_members(path, depth)
         return read_json(path) if size >= 0 else None
 
+    def _own(self, name: str, depth: int) -> Any:
+        """As ``_json``, of an object that names the plan of the run's first rows; without that name."""
+        told = self._json(name, depth)
+        if isinstance(told, dict) and told.pop(PLAN, None) != self.rows_plan:
+            raise not_own(self.path / name)
+        return told
+
     @property
     def contexts(self) -> dict[str, dict[str, Any]] | None:
         """Windows of text by feature, lists ``firing`` and ``silent``, or None where nobody kept any.
@@ -365,25 +379,25 @@ class RunFolder:
         Where they were counted also ``words`` and ``forms``: word or form -> share of the feature's activation.
 
         Raises:
-            Refusal: the file holds something else.
+            Refusal: the file holds something else, or another run's.
         """
-        path, windows = self.path / "contexts.json", self._json("contexts.json", 1)
+        path, windows = self.path / "contexts.json", self._own("contexts.json", 1)
         if windows is not None and not (isinstance(windows, dict) and all(map(is_windows, windows.values()))):
             raise Refusal(f"{path}", "it does not hold windows of text by feature", "remove it, or make the run again")
         return windows
 
     def write_contexts(self, contexts: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep the windows in which features fire and are silent, and on which words, in place of earlier ones."""
-        write_json(self.path / "contexts.json", contexts)
+        write_json(self.path / "contexts.json", {PLAN: self.rows_plan, **contexts})
 
     @property
     def lens(self) -> dict[str, dict[str, dict[str, list[str]]]] | None:
         """Words by condition and feature, those of the ``source`` row and of what was ``carried``; None where none are.
 
         Raises:
-            Refusal: the file holds something else.
+            Refusal: the file holds something else, or another run's.
         """
-        words = self._json(LENS, 2)
+        words = self._own(LENS, 2)
         if words is not None and not is_lens(words):
             why = "it does not hold words by condition and feature"
             raise Refusal(f"{self.path / LENS}", why, "remove it, or make it again")
@@ -391,7 +405,7 @@ class RunFolder:
 
     def write_lens(self, words: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> None:
         """Keep the words that rows write most, in place of earlier ones."""
-        write_json(self.path / LENS, words)
+        write_json(self.path / LENS, {PLAN: self.rows_plan, **words})
 
     def write_vectors(self, arrays: Mapping[str, NDArray[np.floating]], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""

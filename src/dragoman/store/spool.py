@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.store.arrays import read_arrays, write_arrays
-from dragoman.store.files import digest
+from dragoman.store.files import digest, stable_json
 
 MOST = 2 << 30  # bytes
 _HOLDS = "part of a reading"
@@ -44,7 +44,11 @@ class Spool:
             arrays, told = read_arrays(path)
         except Refusal:
             return None
-        whole = told.get("holds") == _HOLDS and told.get("name") == name and told.get("sum") == _sum(arrays)
+        whole = (
+            told.get("holds") == _HOLDS
+            and told.get("name") == name
+            and told.get("sum") == _sum(arrays, told.get("counts"))
+        )
         return (arrays, told["counts"]) if whole else None
 
     def keep(self, name: str, arrays: Mapping[str, NDArray[Any]], counts: Mapping[str, Any]) -> None:
@@ -52,7 +56,8 @@ class Spool:
         size = sum(array.nbytes for array in arrays.values())
         if self._bytes + size > self._most:
             return
-        told = {"holds": _HOLDS, "name": name, "sum": _sum(arrays), "counts": dict(counts)}
+        told = {"holds": _HOLDS, "name": name, "counts": dict(counts)}
+        told["sum"] = _sum(arrays, told["counts"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_arrays(self._path(name), arrays, told)
@@ -74,8 +79,8 @@ class Spool:
         return self.folder / f"{digest(name)[:32]}.safetensors"
 
 
-def _sum(arrays: Mapping[str, NDArray[Any]]) -> str:
-    parts: list[str | NDArray[Any]] = []
+def _sum(arrays: Mapping[str, NDArray[Any]], counts: object) -> str:
+    parts: list[str | NDArray[Any]] = [stable_json(counts)]
     for name in sorted(arrays):
         parts += [name, arrays[name]]
     return digest(*parts)

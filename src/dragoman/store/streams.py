@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from dragoman.core import Refusal
 from dragoman.records import Row
 from dragoman.store.files import opened, refusing
-from dragoman.store.runs import checked_row
+from dragoman.store.runs import PLAN, checked_row, not_own
 
 _CHUNK = 1 << 20  # characters
 _LONGEST = 1 << 26  # characters of one value
@@ -93,6 +93,18 @@ def json_stream(path: Path) -> Iterator[JsonStream]:
             yield JsonStream(io.TextIOWrapper(file, encoding="utf-8"), f"{path}")
         except UnicodeDecodeError as error:
             raise Refusal(f"{path}", "it is not UTF-8", "mend the file or make it again") from error
+
+
+def own_members(stream: JsonStream, plan: str, path: Path) -> Iterator[str]:
+    """The keys of an object of a run's folder, behind the first, which names the plan of the run's first rows.
+
+    Raises:
+        Refusal: it is of another run, or does not say of which.
+    """
+    members = stream.members()
+    if next(members, None) != PLAN or stream.value() != plan:
+        raise not_own(path)
+    yield from members
 
 
 def read_members(path: Path, depth: int) -> Any:

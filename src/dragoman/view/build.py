@@ -28,7 +28,7 @@ from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
 from dragoman.store.firing import token_places
 from dragoman.store.runs import TOKENS
-from dragoman.store.streams import RowFile, each_row, json_stream
+from dragoman.store.streams import RowFile, each_row, json_stream, own_members
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
 from dragoman.view.part import CONTEXTS, LENS, Source, shown_run
@@ -216,7 +216,7 @@ class _Builder:
 
         def read() -> None:
             with json_stream(path) as stream:
-                for feature in stream.members():
+                for feature in own_members(stream, self.run.rows_plan, path):
                     self._part(feature, CONTEXTS, "", stream.value())
 
         self._perhaps(path, [CONTEXTS], read)
@@ -226,7 +226,7 @@ class _Builder:
 
         def read() -> None:
             with json_stream(path) as stream:
-                for condition in stream.members():
+                for condition in own_members(stream, self.run.rows_plan, path):
                     for feature in stream.members():
                         self._part(feature, LENS, condition, stream.value())
 

@@ -170,8 +170,7 @@ def _encoder(
     parts, k = stored.read(), None
     arguments = config.get("activation_fn_kwargs")
     if architecture == "topk":  # a BatchTopK's k may be a fraction, and is not needed
-        settings = config if "k" in config else arguments if isinstance(arguments, Mapping) else {}
-        k = stored.k(layout.number(settings, "k", CONFIG), CONFIG)
+        k = stored.k(_k(what, config, arguments if isinstance(arguments, Mapping) else {}), CONFIG)
     normalize, factor = _normalised(what, folder, config)
     # Of outlines too: the file is asked for, and its three arrays are looked at.
     whitening = None if white is None else Whitening.read(white, parts["W_dec"].shape[1], what)
@@ -188,6 +187,15 @@ def _encoder(
         whitening=whitening,
         site=stored.site,
     )
+
+
+def _k(what: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> int | None:
+    """K of the settings, where older ones have it among the activation's arguments; refuse two that differ."""
+    told = [layout.number(settings, "k", CONFIG) for settings in (config, arguments)]
+    found = dict.fromkeys(k for k in told if k is not None)
+    if len(found) > 1:
+        raise Refusal(what, f"its {CONFIG} says k {' and '.join(map(str, found))}", f"mend {CONFIG}")
+    return next(iter(found), None)
 
 
 def _architecture(what: str, config: Mapping[str, Any]) -> Architecture:
@@ -310,6 +318,10 @@ def refuse_odd_settings(what: str, raw: Mapping[str, Any], config: Mapping[str, 
     odd = next((name for name in arrays.names if name not in ARRAYS), None)
     if odd is not None:
         raise Refusal(what, f"what its array {shown(odd)} does is not known here", "use a dictionary without it")
+    none = "threshold" in arrays.names and _architecture(what, config) != "jumprelu"
+    if none and (arrays.array("threshold").whole() != 0).any():
+        why = f"its file holds a threshold, and by {CONFIG} it is '{config.get('architecture') or 'standard'}'"
+        raise Refusal(what, f"{why}, which has none", "use configuration and weights of one dictionary")
     _refuse_finetuned(what, config, arrays)
 
 

@@ -30,6 +30,7 @@ from dragoman.models.adapters import (
     ADAPTER_WEIGHTS,
     PLAIN,
     check_places,
+    named_base,
     read_settings,
     refuse_rank,
     refuse_settings,
@@ -123,7 +124,7 @@ def read_contract(folder: Path, layout: str, *, name: str | None = None) -> Cont
         scale=scale if layout == "easynla" else None,
         mse_scale=scale,
         suffix_ids=found.tokens.critic_suffix_ids,
-        base=found.base or adapter.get("base_model_name_or_path"),
+        base=found.base or named_base(adapter, folder / ADAPTER),
         quant=meta.quant if meta else None,
         lora=lora_of(meta, adapter) if form == "adapter" else {},
     )

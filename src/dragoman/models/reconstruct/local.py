@@ -22,7 +22,7 @@ from dragoman.models.adapters import ADAPTER_WEIGHTS, refuse_quantised
 from dragoman.models.encode import encode_filled
 from dragoman.models.folder import digests
 from dragoman.models.harvest import reading
-from dragoman.models.load import load_tokenizer, torch_dtype
+from dragoman.models.load import base_of, is_adapter, load_tokenizer, torch_dtype
 from dragoman.models.merge import Agreement
 from dragoman.models.reconstruct.contract import EASY_META, SLOT, Contract, read_contract, read_head
 from dragoman.models.reconstruct.stack import final_norm, merge_lora, open_stack, truncate
@@ -79,6 +79,8 @@ class Reconstructor:
         kind, self._folder = torch_dtype(dtype), folder_of(ref)
         self.contract: Contract = read_contract(self._folder, layout, name=called(self.name))
         stated = base or self.contract.base
+        if is_adapter(self._folder):
+            stated = base_of(self._folder, self.contract.base, base, self._what)
         if not stated:
             why = "no file names the model it was made from"
             raise Refusal(self._what, why, f"add base_checkpoint to its {NAME}")
