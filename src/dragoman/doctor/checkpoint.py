@@ -19,9 +19,9 @@ from dragoman.core import Refusal
 from dragoman.doctor.finding import Check, Finding
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
 from dragoman.doctor.subject import Subject, folder_at_hand
-from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, scale_of
+from dragoman.models.adapters import scale_of
 from dragoman.models.decode import Verbalizer
-from dragoman.models.folder import TEMPLATE, read_template
+from dragoman.models.folder import ADAPTER, ADAPTER_WEIGHTS, TEMPLATE, read_template
 from dragoman.models.load import load_tokenizer, with_template
 from dragoman.models.merge import Agreement
 from dragoman.models.reconstruct.contract import EASY_META, EASY_WEIGHTS, HEAD, RECONSTRUCTOR_ROLES

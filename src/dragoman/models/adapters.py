@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.models.folder import ADAPTER, ADAPTER_WEIGHTS
 from dragoman.models.resolve import HubPlace, hub_place
 from dragoman.store import ArraysFile, read_json
 from dragoman.store.spans import shown
 from dragoman.verbalizers.sidecar import Natural, Part, Width, checked
 
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LORA_A = re.compile(r"\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?$")
 # A pattern of names is tried on every module; these are what makes one take for ever.
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")

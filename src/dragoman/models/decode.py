@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
-from dragoman.models.adapters import ADAPTER, refuse_quantised
+from dragoman.models.adapters import refuse_quantised
 from dragoman.models.asked import check_engine
 from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, row_seeds, uniform_numbers
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
 from dragoman.models.engines import TOGETHER, SlotEngine, engine_for
-from dragoman.models.folder import TEMPLATE, TOKENIZER, check_folder, deciding, digests, read_template
+from dragoman.models.folder import ADAPTER, TEMPLATE, TOKENIZER, check_folder, deciding, digests, read_template
 from dragoman.models.hooked import hooked
 from dragoman.models.load import base_of, load_model, load_tokenizer, stacked, torch_dtype, with_template
 from dragoman.models.merge import Agreement, merge_adapter

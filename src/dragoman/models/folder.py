@@ -22,6 +22,7 @@ from dragoman.verbalizers.sidecar import NAME
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 _SETTINGS = (CONFIG, INDEX, "generation_config.json", TOKENIZER_SETTINGS, SPECIAL, "added_tokens.json")
 _OBJECTS = (*_SETTINGS, "chat_template.json", "adapter_config.json")

@@ -22,7 +22,7 @@ from transformers.utils import logging as talk
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
-from dragoman.models.adapters import ADAPTER, ADAPTER_WEIGHTS, named_base, read_settings
+from dragoman.models.adapters import named_base, read_settings
 from dragoman.models.bounds import (
     INSTEAD,
     quantised,
@@ -33,6 +33,8 @@ from dragoman.models.bounds import (
 )
 from dragoman.models.first import Shapes, first_blocks
 from dragoman.models.folder import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
     CONFIG,
     TOKENIZER,
     check_folder,

@@ -30,8 +30,7 @@ import numpy as np
 
 from dragoman import tiny
 from dragoman.core import Refusal, public_address
-from dragoman.models.adapters import ADAPTER
-from dragoman.models.folder import CONFIG, NEVER_READ, check_folder, need_tokenizer, read_config, weight_files
+from dragoman.models.folder import ADAPTER, CONFIG, NEVER_READ, check_folder, need_tokenizer, read_config, weight_files
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION

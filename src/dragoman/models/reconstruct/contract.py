@@ -26,8 +26,6 @@ from pydantic import Field
 
 from dragoman.core import Floats, Refusal
 from dragoman.models.adapters import (
-    ADAPTER,
-    ADAPTER_WEIGHTS,
     PLAIN,
     check_places,
     named_base,
@@ -36,6 +34,7 @@ from dragoman.models.adapters import (
     refuse_settings,
     refuse_slow,
 )
+from dragoman.models.folder import ADAPTER, ADAPTER_WEIGHTS
 from dragoman.store import read_arrays, read_json
 from dragoman.store.plainyaml import read_yaml
 from dragoman.store.spans import meant, shown
