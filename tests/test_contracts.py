@@ -1,4 +1,4 @@
-"""Imports go one way, and only the lm rooms know torch: import-linter's word, and proof that it would object."""
+"""Imports go one way, and only models know torch: import-linter's word, and proof that it would object."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def copied(tmp_path: Path) -> Path:
 def test_the_import_contracts_hold() -> None:
     done = linted(ROOT, SOURCE.parent)
     assert done.returncode == 0, done.stdout
-    assert "6 kept, 0 broken" in done.stdout
+    assert "7 kept, 0 broken" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def test_the_import_contracts_hold() -> None:
         ("core.py", "import dragoman.store", "imports go one way BROKEN"),
         ("maps/linear.py", "import dragoman.washout", "imports go one way BROKEN"),
         ("runs/plan.py", "import dragoman.cli", "imports go one way BROKEN"),
+        ("models/folder.py", "import dragoman.models.load", "circle of imports within BROKEN"),
         ("embed.py", "import torch", "only in models BROKEN"),
         ("verbalizers/prompt.py", "def f(): import transformers", "only in models BROKEN"),
     ],

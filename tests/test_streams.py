@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from dragoman.core import Refusal
 from dragoman.records import Row
 from dragoman.store import streams
-from dragoman.store.streams import JsonStream, RowFile, each_row, json_stream
+from dragoman.store.rowfile import RowFile, each_row
+from dragoman.store.streams import JsonStream, json_stream
 from viewed_run import make_run
 
 VALUES = st.recursive(

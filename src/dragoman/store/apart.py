@@ -18,8 +18,9 @@ from dragoman.records import TokenWindow
 from dragoman.store.files import refusing
 from dragoman.store.firing import token_places, windows_at
 from dragoman.store.forms import is_lens, is_windows
+from dragoman.store.rowfile import own_members
 from dragoman.store.runs import LENS, TOKENS, RunFolder
-from dragoman.store.streams import JsonStream, json_stream, own_members
+from dragoman.store.streams import JsonStream, json_stream
 
 T = TypeVar("T")
 _CONTEXTS = "contexts.json"

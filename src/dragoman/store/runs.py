@@ -36,6 +36,7 @@ from dragoman.store.files import (
 from dragoman.store.forms import is_lens, is_windows, public
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
+from dragoman.store.streams import read_members
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
@@ -356,8 +357,6 @@ class RunFolder:
 
     def _json(self, name: str, depth: int = 0) -> Any:
         """A JSON file of the folder, None where it is not there; ``depth``: levels of objects that may be many."""
-        from dragoman.store.streams import read_members  # which reads rows as this module does
-
         path = self.path / name
         with refusing("reading", path):
             size = path.stat().st_size if path.exists() else -1

@@ -1,84 +1,26 @@
-"""Files of a run that are larger than memory should hold: rows and JSON, read one part after another.
+"""JSON that is larger than memory should hold, read one part after another.
 
-In: ``rows.jsonl`` and its plan; a file of JSON. Out: rows with their places in the file, each checked by its digest;
-the members of an object and the items of a list, one at a time. Refuses what `runs` refuses of rows, and what is not
-JSON.
+In: a file. Out: the members of an object and the items of a list, one at a time. Refuses what is not JSON.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from dragoman.core import Refusal
-from dragoman.records import Row
-from dragoman.store.files import opened, refusing
-from dragoman.store.runs import PLAN, checked_row, not_own
+from dragoman.store.files import opened
 
 _CHUNK = 1 << 20  # characters
 _LONGEST = 1 << 26  # characters of one value
 _DECODER = json.JSONDecoder()
 _SPACES = " \t\r\n"
 _DIGITS = re.compile(r"[-+.0-9eE]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedRow:
-    """A row and where its line stands: ``number`` from 1, ``start`` and ``size`` in bytes, without the line's end."""
-
-    number: int
-    start: int
-    size: int
-    fields: dict[str, Any]
-
-
-def each_row(path: Path, plan: str) -> Iterator[PlacedRow]:
-    """The rows of a file that may be growing or torn, in order; a last line without its end is not yet a row.
-
-    Raises:
-        Refusal: naming the line, one that is no row, or not the row that the run of this plan wrote there.
-    """
-    with refusing("reading", path):
-        if not path.exists():
-            return
-    start = 0
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            fields = checked_row(line[:-1], plan, f"{path}, line {number}", number)
-            yield PlacedRow(number=number, start=start, size=len(line) - 1, fields=fields)
-            start += len(line)
-
-
-class RowFile:
-    """``rows.jsonl``, opened to read single rows by their places. Threads may share it."""
-
-    def __init__(self, path: Path, plan: str) -> None:
-        """Open it; refuse what is no regular file."""
-        self.path, self._plan = path, plan
-        with opened(path) as file:
-            self._handle = os.dup(file.fileno())
-
-    def row(self, number: int, start: int, size: int, *, check: bool = True) -> Row:
-        """The row at a place that `each_row` told; refuse another. ``check``: its digest too, not only its form."""
-        with refusing("reading", self.path):
-            line = os.pread(self._handle, size, start)
-        what = f"{self.path}, line {number}"
-        if not check and b"\\ud" not in line:  # halves of characters, which records do not read from JSON
-            return Row.read(line, what)
-        return Row.of(checked_row(line, self._plan, what, number), what)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._handle)
 
 
 @contextmanager
@@ -93,18 +35,6 @@ def json_stream(path: Path) -> Iterator[JsonStream]:
             yield JsonStream(io.TextIOWrapper(file, encoding="utf-8"), f"{path}")
         except UnicodeDecodeError as error:
             raise Refusal(f"{path}", "it is not UTF-8", "mend the file or make it again") from error
-
-
-def own_members(stream: JsonStream, plan: str, path: Path) -> Iterator[str]:
-    """The keys of an object of a run's folder, behind the first, which names the plan of the run's first rows.
-
-    Raises:
-        Refusal: it is of another run, or does not say of which.
-    """
-    members = stream.members()
-    if next(members, None) != PLAN or stream.value() != plan:
-        raise not_own(path)
-    yield from members
 
 
 def read_members(path: Path, depth: int) -> Any:

@@ -27,8 +27,9 @@ from dragoman.store import RunFolder, held, refusing
 from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
 from dragoman.store.firing import token_places
+from dragoman.store.rowfile import RowFile, each_row, own_members
 from dragoman.store.runs import TOKENS
-from dragoman.store.streams import RowFile, each_row, json_stream, own_members
+from dragoman.store.streams import json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
 from dragoman.view.part import CONTEXTS, LENS, Source, shown_run

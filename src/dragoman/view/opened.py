@@ -31,9 +31,9 @@ from dragoman.report.words import Controls
 from dragoman.scores import Passage, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import windows_at
+from dragoman.store.rowfile import RowFile
 from dragoman.store.runs import TOKENS
 from dragoman.store.spans import shown
-from dragoman.store.streams import RowFile
 from dragoman.view.build import Bar, index_of, nothing
 from dragoman.view.directions import Directions
 from dragoman.view.find import Columns, Line, Selection, condition_of, lines_of

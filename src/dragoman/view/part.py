@@ -19,7 +19,7 @@ from dragoman.report.opened import Manifest, ShownRun
 from dragoman.report.words import Controls
 from dragoman.scores import Scores
 from dragoman.store import RunFolder
-from dragoman.store.streams import RowFile
+from dragoman.store.rowfile import RowFile
 from dragoman.view.scored import KINDS, of_features, record_of
 
 CONTEXTS, LENS = "contexts", "lens"
