@@ -158,7 +158,7 @@ def main(address: str) -> None:
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(address + ".new")
     bound.listen()
-    os.rename(address + ".new", address)
+    Path(f"{address}.new").rename(address)
     import torch
 
     import dragoman.commands.explain

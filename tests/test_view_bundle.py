@@ -9,15 +9,17 @@ from contextlib import closing
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dragoman.core import Refusal
 from dragoman.view import bundle
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
+from dragoman.view.find import Columns
 from dragoman.view.index import words_table
 from report_fixture import Page, page_of
-from viewed_run import HOSTILE_ID, ODD_ID, make_run, viewed
+from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, viewed
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,14 @@ def test_every_link_leads_to_a_file_of_the_folder_and_nothing_is_loaded_from_els
 def test_the_texts_that_a_browser_searches_are_data(folder: Path) -> None:
     held = json.loads((folder / "list.js").read_text().removeprefix("globalThis.held = ").rstrip().removesuffix(";"))
     assert len(held["words"]) == 16 and len(held["lines"]) == len(held["columns"]) == 4
-    _, file, name, size, _, *texts = held["words"][int(HOSTILE_ID)]
-    assert (file, name) == (f"feature-{HOSTILE_ID}.html", HOSTILE_ID) and "script alert" in texts[0] and size > 20
+    _, file, name, size, whole, _, *texts = held["words"][int(HOSTILE_ID)]
+    assert (
+        (file, name) == (f"feature-{HOSTILE_ID}.html", HOSTILE_ID)
+        and "script alert" in texts[0]
+        and size > 20
+        and whole
+    )
+    assert not held["words"][int(LONG_ID)][4] and held["words"][int(LONG_ID)][6].endswith("many words many")
     assert "<script>" not in held["lines"][1][HOSTILE_ID] and "<script>alert" in unescape(held["lines"][1][HOSTILE_ID])
     assert [*held["lines"][0]] == [str(12 + k) for k in range(4)]  # those of features stand on the list's page
     html = (folder / "features.html").read_text()
@@ -62,7 +70,24 @@ def test_the_texts_that_a_browser_searches_are_data(folder: Path) -> None:
 
 
 def test_words_are_cut_as_the_index_cuts_them() -> None:
-    texts = ["Ünïcode—it’s 3.5 %", "ＷＩＤＥ straße İstanbul", "snake_case @home", "東京 タワー", "naïve\u0301 x²", ""]
+    texts = [
+        "Ünïcode—it’s 3.5 %",
+        "ＷＩＤＥ straße İstanbul",
+        "snake_case @home",
+        "東京 タワー ガイド",
+        "naïve\u0301 x²",
+        "",
+    ]
+    texts += [
+        "हिन्दी",
+        "한국어",
+        "آدم",
+        "ΟΔΟΣ οδός ὁδός",
+        "Ꭰꭰ \u20dd₺ \ue000x",
+        "\U0001f600a\U000e0101 \U00030000",
+        "שָׁלוֹם",
+        "й ё ǽ ʼn",
+    ]
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(words_table(0))
         database.execute("CREATE VIRTUAL TABLE cut USING fts5vocab('words', 'instance')")
@@ -127,3 +152,23 @@ def test_nothing_is_left_of_a_bundle_that_could_not_be_written(tmp_path: Path) -
         write_bundle([view], tmp_path / "out", nothing)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
     view.close()
+
+
+def test_a_confidence_that_is_no_chance_is_refused_and_an_endless_number_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 8)
+    whole = (run.path / "scores.json").read_text()
+    for probability in ("1e999", "1.2", "-0.1", "NaN"):
+        (run.path / "scores.json").write_text(
+            re.sub(r'"probability": ?[.0-9]+', f'"probability": {probability}', whole)
+        )
+        with pytest.raises(Refusal, match=r"scores.json.*probability"):
+            viewed(run)
+    endless = Columns(
+        feature=np.array([0, 1]),
+        numbers={"lift": np.array([np.inf, 0.5])},
+        bits={name: np.array([0, 3]) for name in ("control", "flagged", "routes", "verbalizers")},
+        codes={},
+        words={},
+    )
+    told = bundle._columns(endless)
+    assert told["lift"] == [None, 0.5] and told["routes"] == [[], [0, 1]]
