@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record, Row, TokenWindow
+from dragoman.records import ConditionEntry, Record, Row, TokenWindow, distrust_of
 from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
@@ -121,8 +121,7 @@ class Manifest(Part):
     @property
     def distrust(self) -> str:
         """What is said first of a run whose map is unusable; "" of all others."""
-        wrong = self.about.map if self.about else None
-        return f"{wrong[:1].upper()}{wrong[1:]}. Believe no text that it carried." if wrong else ""
+        return distrust_of(self.about.map if self.about else None)
 
     @property
     def all_too_rare(self) -> Sequence[str]:
