@@ -296,6 +296,10 @@ def test_every_export_of_a_run_with_an_unusable_map_says_so(
         readme = "".join(one.read_text() for one in out.rglob("README.md"))
         assert ("The map is unusable. Believe no text that it carried." in said) == bool(about["about"])
         assert readme.count("The map is unusable. Believe no text") == (bool(about["about"]) and bool(readme))
+        assert "not finished" not in said
+    path.write_text(json.dumps(told | {"rows": 9}))
+    export(run.path, out=tmp_path / "short", format_=format_, **(ids if format_ == "neuronpedia" else {}))
+    assert f"{run.path}: The run is not finished: it holds 8 of its 9 explanations." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("readers")

@@ -114,6 +114,16 @@ def test_an_unusable_map_is_told_first_on_every_page(tmp_path: Path) -> None:
     assert "Believe no" not in page_of(other, tmp_path / "other.html").text
 
 
+def test_a_run_that_is_not_finished_is_told_so(tmp_path: Path) -> None:
+    told = "The run is not finished: it holds 34 of its 35 explanations."
+    for rows, there in ((34, 0), (35, 1)):
+        view = viewed(make_run(tmp_path / f"run{rows}", 8, rows=rows))
+        write_bundle([view], tmp_path / f"out{rows}", nothing)
+        view.close()
+        assert (tmp_path / f"out{rows}" / "index.html").read_text().count(told) == there
+        assert page_of(view.run, tmp_path / f"{rows}.html").text.count(told) == there
+
+
 def test_several_runs_have_a_folder_each(tmp_path: Path) -> None:
     views = [viewed(make_run(tmp_path / name, 8), name) for name in ("a", "b")]
     made = write_bundle(views, tmp_path / "out", nothing)

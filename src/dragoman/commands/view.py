@@ -88,11 +88,19 @@ def view(
 def _opened(runs: list[Path], stack: ExitStack, embedder: Callable[[], Embedder]) -> list[Viewed]:
     """The runs, each under a name of its own."""
     from dragoman.store import RunFolder
-    from dragoman.store.runsets import runs_of
+    from dragoman.store.runsets import RunSet, runs_of
+    from dragoman.store.spans import listed
     from dragoman.view.opened import Viewed
 
     views, names = list[Viewed](), {"static"}
-    folders = [RunFolder.open(one) for path in runs for one in runs_of(path, begun=True)]
+    folders = list[RunFolder]()
+    for path in runs:
+        there = runs_of(path, begun=True)
+        folders += map(RunFolder.open, there)
+        every = RunSet.at(path) if there != [path] else None
+        lost = [one.name for one in every.runs if path / one.name not in there] if every else []
+        if lost:
+            tell(f"{path}: left out {listed(lost, 5)}, which hold no explanation yet")
     with talking() as talk:
         for folder in folders:
             name = own = folder.path.resolve().name or "run"

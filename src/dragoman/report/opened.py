@@ -18,6 +18,7 @@ from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import read_tokens
+from dragoman.store.manifests import short_of
 
 
 class Part(Record):
@@ -177,6 +178,12 @@ class ShownRun:
     contexts: Mapping[str, Mapping[str, Any]]
     lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
     tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> str:
+        """What is said of a run that holds fewer texts than it will; "" of a whole one."""
+        short = short_of(self.in_full, len(self.rows)) if isinstance(self.in_full, Mapping) else ""
+        return f"The run is not finished: {short}. Run the same explain again to finish it." if short else ""
 
     @classmethod
     def of(cls, run: RunFolder, *, windows: bool = True) -> ShownRun:
