@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from dragoman.core import Refusal
+from dragoman.store import RunFolder
 from dragoman.view import bundle
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
 from dragoman.view.find import Columns
 from dragoman.view.index import words_table
 from report_fixture import Page, page_of
-from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, viewed
+from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, manifest_of, rows_of, viewed
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,17 @@ def test_a_folder_that_is_there_and_a_run_too_large_are_refused(
     with pytest.raises(Refusal, match="it has 8 features, and a browser alone searches up to 7"):
         write_bundle([view], tmp_path / "new", nothing)
     assert not (tmp_path / "new").exists()
+    view.close()
+
+
+def test_two_ids_that_are_one_where_they_are_shown_are_refused(tmp_path: Path) -> None:
+    ids = ["a\0", "a\ufffd"]
+    run = RunFolder.create(tmp_path / "run", manifest_of(ids))
+    run.append([row for row in rows_of(ids) if row["kind"] == "feature"])
+    view = viewed(run)
+    with pytest.raises(Refusal, match="two of its features have one id"):
+        write_bundle([view], tmp_path / "out", nothing)
+    assert not (tmp_path / "out").exists()
     view.close()
 
 

@@ -2,7 +2,8 @@
 
 In: ``Viewed`` runs, a folder that is not there yet. Out: the folder, whole or not at all: an overview, a list that the
 browser filters, orders and searches by words, a page for each feature with its neighbours in all of these runs; of
-several runs a folder each. Refuses runs of more features than a browser searches well, and a folder that is there.
+several runs a folder each. Refuses runs of more features than a browser searches well, ids that are one where they are
+shown, and a folder that is there.
 
 ``list.js`` beside each list holds what `find.Columns` chooses by, every text as the index cuts it into words, and how
 it cuts them: ``static/bundle.js`` answers from it what `find` answers on a server.
@@ -122,8 +123,16 @@ class _Part:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """By id, the name of its page."""
-        return {name: _file(n, name) for n, name in self.ids}
+        """By id, the name of its page.
+
+        Raises:
+            Refusal: two ids differ only in what no text can hold, so that one page would stand for both.
+        """
+        found = {name: _file(n, name) for n, name in self.ids}
+        if len(found) < len(self.ids):
+            why = "two of its features have one id, but for characters that no text can hold"
+            raise Refusal(f"a bundle of {self.view.run.path}", why, "share the run, or name its features anew")
+        return found
 
     def overview(self) -> str:
         """The run, from the page of all."""
@@ -152,8 +161,9 @@ def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Bundle:
     check_bundle(views)
     several = len(views) > 1
     parts = [_Part(view, f"run-{k}" if several else "") for k, view in enumerate(views, 1)]
-    for view in views:
-        view.meaning.made(bar)
+    for part in parts:
+        _ = part.files  # refused before anything is written
+        part.view.meaning.made(bar)
     with new_folder(out) as folder:
         for name, path in _STATIC.items():
             write_bytes(folder / name, path.read_bytes())

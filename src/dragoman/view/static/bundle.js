@@ -88,7 +88,7 @@
     const known = left.filter(row => value(row) !== null), unknown = left.filter(row => value(row) === null);
     known.sort((a, b) => largest ? value(b) - value(a) : value(a) - value(b));
     const cut = found ? held.words.filter(([, , , , whole]) => !whole).length : 0;
-    const note = cut ? `of ${plural(cut)} the first ${number(held.longest)} characters of a text are searched` : "";
+    const note = cut ? `of ${plural(cut)} only the first ${number(held.longest)} characters of a text are searched` : "";
     return { numbers: [...known, ...unknown].map(({ n }) => n), note };
   };
 
