@@ -20,7 +20,7 @@ from dragoman.view.bundle import write_bundle
 from dragoman.view.find import Columns
 from dragoman.view.index import words_table
 from report_fixture import Page, page_of
-from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, manifest_of, rows_of, viewed
+from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, manifest_of, rows_of, scores_of, viewed
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,11 @@ def test_nothing_is_left_of_a_bundle_that_could_not_be_written(tmp_path: Path) -
     changed[changed.index(b"general")] = ord("G")
     path.write_bytes(bytes(changed))
     with pytest.raises(Refusal, match="it was changed, moved"):
+        write_bundle([view], tmp_path / "out", nothing)
+    changed[changed.index(b"General")] = ord("g")
+    path.write_bytes(bytes(changed))
+    run.write_scores(scores_of([str(k) for k in range(4)]))
+    with pytest.raises(Refusal, match="it has changed since its index was made"):
         write_bundle([view], tmp_path / "out", nothing)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
     view.close()

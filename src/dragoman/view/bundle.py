@@ -3,7 +3,7 @@
 In: ``Viewed`` runs, a folder that is not there yet. Out: the folder, whole or not at all: an overview, a list that the
 browser filters, orders and searches by words, a page for each feature with its neighbours in all of these runs; of
 several runs a folder each. Refuses runs of more features than a browser searches well, ids that are one where they are
-shown, and a folder that is there.
+shown, runs that change meanwhile, and a folder that is there.
 
 ``list.js`` beside each list holds what `find.Columns` chooses by, every text as the index cuts it into words, and how
 it cuts them: ``static/bundle.js`` answers from it what `find` answers on a server.
@@ -173,6 +173,10 @@ def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Bundle:
         if several:
             page = pages.home([(part.view, part) for part in parts], served=False, assets="", policy=_POLICY)
             write_text(folder / "index.html", page)
+        for view in views:
+            if view.changed:
+                why = "it has changed since its index was made, so its pages would tell of what it was"
+                raise Refusal(f"a bundle of {view.run.path}", why, "run the same command again")
     return Bundle(page=f"{out / 'index.html'}", runs=tuple(_told(part, out) for part in parts))
 
 
