@@ -163,6 +163,20 @@ def test_two_ids_that_are_one_where_they_are_shown_are_refused(tmp_path: Path) -
     view.close()
 
 
+def test_half_a_character_in_an_id_goes_from_the_manifest_to_the_pages(tmp_path: Path) -> None:
+    ids, views = ["a", "\ud800b"], []
+    for name in ("one", "two"):
+        run = RunFolder.create(tmp_path / name, manifest_of(ids))
+        run.append([row for row in rows_of(ids) if row["kind"] == "feature"])
+        assert RunFolder.open(run.path).manifest["features"] == ids
+        assert "?b" in page_of(run, tmp_path / f"{name}.html").text
+        views.append(viewed(run, name))
+    write_bundle(views, tmp_path / "out", nothing)
+    assert "../run-1/nth-1.html" in (tmp_path / "out" / "run-2" / "nth-1.html").read_text()
+    for view in views:
+        view.close()
+
+
 def test_nothing_is_left_of_a_bundle_that_could_not_be_written(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 8)
     view = viewed(run)
