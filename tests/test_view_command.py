@@ -51,6 +51,9 @@ def test_files_need_no_server_and_tell_what_they_are(tmp_path: Path, monkeypatch
     counted = [(one.name, one.features, one.controls, one.no_meaning) for one in made.runs]
     assert counted == [("run", 8, 4, ""), ("run-2", 9, 4, "")]
     assert "--json without --bundle: a server has no end to tell of" in refused(*runs, "--json")
+    assert "--port beside --bundle: files have no server" in refused(
+        *runs, "--port", "1", "--bundle", str(tmp_path / "o")
+    )
 
 
 def test_runs_of_a_folder_that_hold_nothing_yet_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
