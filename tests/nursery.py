@@ -158,7 +158,7 @@ def main(address: str) -> None:
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(address + ".new")
     bound.listen()
-    Path(f"{address}.new").rename(address)
+    Path(address + ".new").rename(address)
     import torch
 
     import dragoman.commands.explain
