@@ -21,6 +21,7 @@ from dragoman.runs.run import Explanations
 from dragoman.scores import PairedDifference
 from report_fixture import HOSTILE
 from small_world import D_SAE, World
+from two_runs import own, run_of
 
 PACKAGE = Path(dragoman.__file__).parent
 ALL, OFTEN = ("0", "3", "7"), ("3", "7")  # the first fires too rarely for the direct route
@@ -135,6 +136,12 @@ def test_a_run_is_a_table_for_pandas_and_for_a_notebook(run: Run) -> None:
     assert run.to_pandas().equals(run.explanations().to_pandas())
     shown = run._repr_html_()
     assert html.escape(str(run.manifest["target"])) in shown and run.explanations()._repr_html_() in shown
+
+
+def test_a_notebook_says_first_that_the_map_is_unusable(tmp_path: Path) -> None:
+    told = Run(run_of(tmp_path / "run", {"fires": own}, about={"map": "the map is <unusable>"}))._repr_html_()
+    assert "</p><p><b>The map is &lt;unusable&gt;. Believe no text that it carried.</b></p><table>" in told
+    assert "<b>" not in Run(run_of(tmp_path / "other", {"fires": own}))._repr_html_()
 
 
 def test_without_pandas_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

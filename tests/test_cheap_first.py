@@ -18,7 +18,7 @@ import dragoman
 from ar_checkpoints import WIDTH
 from dragoman.core import Refusal, Site
 from dragoman.models import sizes
-from dragoman.models.sizes import Sizes, check_place, sizes_of
+from dragoman.models.sizes import Sizes, check_place, check_read, sizes_of
 from range_server import Served, serving
 from report_fixture import build_run
 from small_world import Said, World, command
@@ -125,6 +125,7 @@ NOWHERE = [
     ("org/adapter:1", "'org/adapter': the repository holds no config.json"),
     ("org/model:1", "org/model has 1 blocks; name one from 0 to 0"),
     ("modle:1", "'modle': there is no such folder here, and it is no hub id"),
+    ("gpt2-small:1", "it is no hub id; did you mean 'openai-community/gpt2'"),
 ]
 
 
@@ -200,9 +201,35 @@ def test_out_of_reach_of_the_hub_the_way_to_fetch_it_is_told(
     shell: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
-    said = shell("fit", world.sae, "--source", "org/model:1", "--target", world.target, "-o", tmp_path / "out")
-    assert said.code == 1 and "the hub cannot be reached and nothing of it is cached" in said.err
-    assert "hf download org/model" in said.err
+    for source, fetch in (
+        ("org/model:1", "hf download org/model --local-dir FOLDER, and name FOLDER."),
+        ("org/model@v2:1", "hf download org/model --revision v2 --local-dir FOLDER, and name FOLDER."),
+        ("org/model@v2/sub:1", "hf download org/model --revision v2 --local-dir FOLDER, and name FOLDER/sub."),
+        ("google/gemma-2-2b:1", "run: hf download google/gemma-2-2b --local-dir FOLDER, and name FOLDER."),
+    ):
+        said = shell("fit", world.sae, "--source", source, "--target", world.target, "-o", tmp_path / "out")
+        assert said.code == 1 and "the hub cannot be reached and nothing of it is cached" in said.err
+        assert said.err.rstrip().endswith(fetch) and "did you mean" not in said.err
+
+
+@pytest.mark.parametrize("lacks", ["", "model.safetensors", "tokenizer.json", "config.json"])
+def test_out_of_reach_of_the_hub_its_cache_has_to_hold_the_whole_model(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    held, sha = tmp_path / "models--org--model", "0" * 40
+    shutil.copytree(world.source.model, held / "snapshots" / sha)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text(sha)
+    if lacks:
+        (held / "snapshots" / sha / lacks).unlink()
+        with pytest.raises(Refusal, match="org/model"):
+            check_read(Site("org/model", 1))
+    else:
+        check_read(Site("org/model", 1), WIDTH)
+        with pytest.raises(Refusal, match="org/model has 4 blocks"):
+            check_read(Site("org/model", 4))
 
 
 def test_a_folder_that_is_no_whole_model_is_refused_before_any_model(

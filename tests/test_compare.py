@@ -307,6 +307,23 @@ def test_the_screen_is_80_columns_wide_and_breaks_no_word(
     assert "sign-flip" in told and "bootstrap over features" in told
 
 
+@pytest.mark.parametrize("name", ["compare", "rank"])
+def test_an_unusable_map_is_told_on_screen_page_and_in_json(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run, about in (("a", {}), ("b", {"map": "the map is unusable: it explains <0>"})):
+        run_of(tmp_path / run, {"fires": own}, about=about, verbalizers={"by": {"checkpoint": f"lab/{run}"}})
+    page = ["-o" if name == "compare" else "--page", "page.html"]
+    told = "The map is unusable: it explains <0>. Believe no text that it carried."
+    assert " ".join(command(monkeypatch, capsys, name, "a", "b", *page).out.split()).count(told) == 1
+    read = html.unescape(re.sub(r"<[^>]*>", "", Path("page.html").read_text()))
+    assert read.count(told) == 1 and f"b: {told}" in read.lower().replace(told.lower(), told)
+    found = json.loads(command(monkeypatch, capsys, name, "a", "b", "--json").out)
+    sides = [found["a"], found["b"]] if name == "compare" else found["runs"]
+    assert [one["map_doubt"] for one in sides] == [None, "the map is unusable: it explains <0>"]
+
+
 def test_the_json_is_one_object_with_its_schema_that_reads_back(
     two: tuple[RunFolder, RunFolder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -281,6 +281,27 @@ def test_a_card_says_first_that_the_map_is_unusable(run: RunFolder, tmp_path: Pa
     assert "\n\n**The map is unusable: it explains 0. Believe no text that it carried.**\n\n7 explanations" in card
 
 
+@pytest.mark.parametrize("format_", ["neuronpedia", "delphi", "circuit-tracer", "csv", "parquet", "hub"])
+def test_every_export_of_a_run_with_an_unusable_map_says_so(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: str
+) -> None:
+    path = run.path / "manifest.json"
+    told = json.loads(path.read_text()) | {"source": "np:gemma-2-2b/20:20", "about": {"map": "the map is unusable"}}
+    ids: dict[str, Any] = {"model_id": "m", "source_id": "20-x", "author_id": "clkht01d40000jv08hvalcvly"}
+    for about in (told, told | {"about": {}}):
+        path.write_text(json.dumps(about))
+        out = tmp_path / f"out{len(about['about'])}"
+        export(run.path, out=out, format_=format_, **(ids if format_ == "neuronpedia" else {}))
+        said = capsys.readouterr().err
+        readme = "".join(one.read_text() for one in out.rglob("README.md"))
+        assert ("The map is unusable. Believe no text that it carried." in said) == bool(about["about"])
+        assert readme.count("The map is unusable. Believe no text") == (bool(about["about"]) and bool(readme))
+        assert "not finished" not in said
+    path.write_text(json.dumps(told | {"rows": 9}))
+    export(run.path, out=tmp_path / "short", format_=format_, **(ids if format_ == "neuronpedia" else {}))
+    assert f"{run.path}: The run is not finished: it holds 8 of its 9 explanations." in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("readers")
 def test_the_data_set_loads_by_the_library(run: RunFolder, tmp_path: Path) -> None:
     # In a process of its own: other libraries here import datasets too wherever they find it.

@@ -336,7 +336,7 @@ def test_a_hub_that_redirects_to_itself_or_drips_is_refused(asked: Any, monkeypa
     [
         ("404 Not Found", "EntryNotFound", "the repository has no such folder"),
         ("404 Not Found", "RevisionNotFound", "but not the revision"),
-        ("403 Forbidden", "GatedRepo", "no such repository, or it is gated; check the id, and run: hf auth login"),
+        ("403 Forbidden", "GatedRepo", r"whom its owners let in \(it is gated\); ask for access"),
         ("401 Unauthorized", "", "no such repository, or it is gated"),
         ("503 Busy", "", r"the hub cannot be reached and nothing of it is cached \(it answers 503\)"),
         ("418 Teapot", "", r"the hub's answer cannot be used \(it answers 418\)"),

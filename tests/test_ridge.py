@@ -244,6 +244,8 @@ def test_a_map_is_called_good_usable_or_unusable_by_what_it_explains():
         "it explains 0.10 of the unit rows' variance, 0.15 are needed",
     )
     assert usable(good | {"shuffled_fve": 0.01})[0] == "unusable"
+    for name in ("fve_unit", "top1", "shuffled_fve"):
+        assert usable(good | {name: float("nan")})[0] == usable(good | {name: float("inf")})[0] == "unusable"
     raw = {"raw_cosine": 0.9808, "constant_cosine": 0.9811}
     why = "its cosine with held-out rows (0.9808) is not above that of a constant (0.9811)"
     assert usable(good | raw) == ("unusable", why)

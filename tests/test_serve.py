@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from ar_checkpoints import WIDTH
 from asking import explain
@@ -19,6 +20,7 @@ from dragoman.maps import Crossing
 from dragoman.runs.crossings import fit_crossing, map_alone
 from dragoman.runs.opened import Opened
 from dragoman.runs.options import Options
+from dragoman.serving.asked import Bounds, refusal_of, request_model
 from small_world import World, decoder
 from verbalizer_doubles import ScriptedVerbalizer
 
@@ -178,6 +180,14 @@ def test_a_crossing_without_its_dictionary_s_counts_carries_by_the_map_alone(wor
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 ROW = [1.0] * WIDTH
+
+
+def test_a_kind_that_is_not_served_is_named() -> None:
+    asked = request_model(("vectors", "prompts"), 3, Bounds())
+    with pytest.raises(ValidationError) as wrong:
+        asked.model_validate({"features": ["3"]})
+    told = str(refusal_of(wrong.value.errors()[0], ("vectors", "prompts")))
+    assert told == "the body's features: that is not asked for here; send one of vectors, prompts."
 
 
 @pytest.mark.parametrize(

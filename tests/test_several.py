@@ -290,6 +290,19 @@ def test_one_that_is_refused_midway_holds_up_no_other_and_is_told_at_the_end(
     assert command(monkeypatch, capsys, *words).code == 0
 
 
+def test_a_page_that_cannot_be_written_holds_up_no_other(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words += ["-o", str(tmp_path / "set")]
+    assert command(monkeypatch, capsys, *words).code == 0
+    page = RunFolder.open(tmp_path / "set" / "layers.1").page
+    page.unlink()
+    page.mkdir()
+    done = command(monkeypatch, capsys, *words)
+    assert done.code == 1 and "layers.2: " in done.out and str(page) in done.err.splitlines()[-2]
+    assert done.err.splitlines()[-1].startswith("dragoman: 1 of 2 dictionaries are done")
+
+
 def test_a_run_that_cannot_be_scored_holds_up_no_other(
     speak: Speak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
 from dragoman.store import RunFolder
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
-from viewed_run import HOSTILE_ID, LONG_ID, make_run, serving, viewed
+from dragoman.view.find import Selection, found
+from viewed_run import HOSTILE_ID, LONG_ID, make_run, manifest_of, rows_of, serving, viewed
 
 CHROMIUM = Path("/usr/bin/chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -196,19 +197,73 @@ QUERIES = (
 
 
 def test_files_answer_as_the_server_does(page: Any, address: str, bundle: Path) -> None:
-    found = {}
+    shown = {}
     page.goto((bundle / "run-1" / "features.html").as_uri())
     for query in QUERIES:
         page.evaluate(
             "query => { history.pushState(null, '', `?${query}`); dispatchEvent(new Event('popstate')); }", query
         )
-        found[query] = page.evaluate("[...document.querySelectorAll('output, .lines .id')].map(one => one.innerText)")
+        shown[query] = page.evaluate("[...document.querySelectorAll('output, .lines .id')].map(one => one.innerText)")
         with urllib.request.urlopen(f"{address}/run/features?{quote(query, safe='=&')}") as answer:
             html = answer.read().decode()
-        assert found[query] == [unescape(one) for one in re.findall(r'<(?:output|span class="id")>(.*?)<', html)], query
-    assert len(found["page=2"]) == 11 and found["q=beekeeping"][1:] and found["kind=controls"] and not found["q=!!"][1:]
+        assert shown[query] == [unescape(one) for one in re.findall(r'<(?:output|span class="id")>(.*?)<', html)], query
+    assert len(shown["page=2"]) == 11 and shown["q=beekeeping"][1:] and shown["kind=controls"] and not shown["q=!!"][1:]
     page.goto(f"{page.url.split('?')[0]}?status=nope")
     assert page.locator(".note").inner_text() == "status “nope” is none of this list" and not ids(page)
+
+
+SCRIPTS = (
+    "ガイド カイト", "हिन्दी भाषा", "한국어 한글", "آدم ادم", "ΟΔΟΣ οδός", "שָׁלוֹם", "Ǽon µ ŉ", "\U0001f600 tea ₺",
+    "a\u200db c\u0301afe \U00030000x",
+)  # fmt: skip
+ASKED = (
+    "ガイド", "カイト", "हि", "हिन्दी", "न", "한국", "한국얼", "한글ᆯ", "آدم", "ادم", "οδοσ", "ΟΔΟΣ", "οδός", "שלום",
+    "שָׁלוֹם", "ǽon", "μ", "ŉ", "₺", "₺ tea", "\U0001d49c\U0001d49e", "tea\0bag", "café", "c\u0301a", "a\u200db",
+    "\U00030000", "İ", "ab" * 200,
+)  # fmt: skip
+
+
+def test_words_of_every_script_are_found_in_files_as_on_the_server(page: Any, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", manifest_of([str(k) for k in range(len(SCRIPTS))]))
+    rows = [row for row in rows_of([str(k) for k in range(len(SCRIPTS))]) if row["kind"] == "feature"]
+    run.append([row | {"label": SCRIPTS[int(row["feature"])]} for row in rows])
+    view = viewed(run)
+    page.goto(Path(write_bundle([view], tmp_path / "out", nothing).page).with_name("features.html").as_uri())
+    empty = 0
+    for q in ASKED:
+        selection = Selection.of({"q": q}, view.index)
+        with view.index.reading() as database:
+            answer = found(database, selection, view.index, view.columns(selection))
+        page.evaluate(
+            "q => { history.pushState(null, '', `?${q}`); dispatchEvent(new Event('popstate')); }", urlencode({"q": q})
+        )
+        assert sorted(ids(page)) == sorted(one.id for one in answer.lines), q
+        empty += not answer.lines
+    assert 0 < empty < len(ASKED) / 2
+    view.close()
+
+
+def test_what_no_list_of_a_run_answers_is_told_in_files(page: Any, bundle: Path) -> None:
+    page.goto((bundle / "run-2" / "features.html").as_uri())
+    list_of = page.url
+    for asked in (
+        "condition=nope",
+        "flagged=no",
+        "kind=all",
+        "route=x",
+        "trust=x",
+        "least=1e9",
+        "page=0",
+        "sort=constructor",
+    ):
+        page.goto(f"{list_of}?{asked}")
+        name, value = asked.split("=")
+        assert page.locator(".note").inner_text() == f"{name} “{value}” is none of this list" and not ids(page)
+    page.goto(f"{list_of}?q=many&condition=writes")
+    assert page.locator(".note").inner_text().endswith("only the first 20\u202f000 characters of a text are searched")
+    page.goto((bundle / "run-2" / "feature-3.html").as_uri() + "?condition=nope")
+    page.click(".around .up >> nth=0")
+    page.wait_for_url("**/features.html?condition=nope")
 
 
 def test_a_bundle_opens_from_its_files_and_is_searched_there(page: Any, bundle: Path) -> None:

@@ -9,15 +9,18 @@ from contextlib import closing
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dragoman.core import Refusal
+from dragoman.store import RunFolder
 from dragoman.view import bundle
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
+from dragoman.view.find import Columns
 from dragoman.view.index import words_table
 from report_fixture import Page, page_of
-from viewed_run import HOSTILE_ID, ODD_ID, make_run, viewed
+from viewed_run import HOSTILE_ID, LONG_ID, ODD_ID, make_run, manifest_of, rows_of, scores_of, viewed
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,14 @@ def test_every_link_leads_to_a_file_of_the_folder_and_nothing_is_loaded_from_els
 def test_the_texts_that_a_browser_searches_are_data(folder: Path) -> None:
     held = json.loads((folder / "list.js").read_text().removeprefix("globalThis.held = ").rstrip().removesuffix(";"))
     assert len(held["words"]) == 16 and len(held["lines"]) == len(held["columns"]) == 4
-    _, file, name, size, _, *texts = held["words"][int(HOSTILE_ID)]
-    assert (file, name) == (f"feature-{HOSTILE_ID}.html", HOSTILE_ID) and "script alert" in texts[0] and size > 20
+    _, file, name, size, whole, _, *texts = held["words"][int(HOSTILE_ID)]
+    assert (
+        (file, name) == (f"feature-{HOSTILE_ID}.html", HOSTILE_ID)
+        and "script alert" in texts[0]
+        and size > 20
+        and whole
+    )
+    assert not held["words"][int(LONG_ID)][4] and held["words"][int(LONG_ID)][6].endswith("many words many")
     assert "<script>" not in held["lines"][1][HOSTILE_ID] and "<script>alert" in unescape(held["lines"][1][HOSTILE_ID])
     assert [*held["lines"][0]] == [str(12 + k) for k in range(4)]  # those of features stand on the list's page
     html = (folder / "features.html").read_text()
@@ -62,7 +71,24 @@ def test_the_texts_that_a_browser_searches_are_data(folder: Path) -> None:
 
 
 def test_words_are_cut_as_the_index_cuts_them() -> None:
-    texts = ["Ünïcode—it’s 3.5 %", "ＷＩＤＥ straße İstanbul", "snake_case @home", "東京 タワー", "naïve\u0301 x²", ""]
+    texts = [
+        "Ünïcode—it’s 3.5 %",
+        "ＷＩＤＥ straße İstanbul",
+        "snake_case @home",
+        "東京 タワー ガイド",
+        "naïve\u0301 x²",
+        "",
+    ]
+    texts += [
+        "हिन्दी",
+        "한국어",
+        "آدم",
+        "ΟΔΟΣ οδός ὁδός",
+        "Ꭰꭰ \u20dd₺ \ue000x",
+        "\U0001f600a\U000e0101 \U00030000",
+        "שָׁלוֹם",
+        "й ё ǽ ʼn",
+    ]
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(words_table(0))
         database.execute("CREATE VIRTUAL TABLE cut USING fts5vocab('words', 'instance')")
@@ -87,6 +113,16 @@ def test_an_unusable_map_is_told_first_on_every_page(tmp_path: Path) -> None:
     page = page_of(run, tmp_path / "page.html").text
     assert page.index("put into words") < page.index(told) < page.index("Each feature is")
     assert "Believe no" not in page_of(other, tmp_path / "other.html").text
+
+
+def test_a_run_that_is_not_finished_is_told_so(tmp_path: Path) -> None:
+    told = "The run is not finished: it holds 34 of its 35 explanations."
+    for rows, there in ((34, 0), (35, 1)):
+        view = viewed(make_run(tmp_path / f"run{rows}", 8, rows=rows))
+        write_bundle([view], tmp_path / f"out{rows}", nothing)
+        view.close()
+        assert (tmp_path / f"out{rows}" / "index.html").read_text().count(told) == there
+        assert page_of(view.run, tmp_path / f"{rows}.html").text.count(told) == there
 
 
 def test_several_runs_have_a_folder_each(tmp_path: Path) -> None:
@@ -116,6 +152,31 @@ def test_a_folder_that_is_there_and_a_run_too_large_are_refused(
     view.close()
 
 
+def test_two_ids_that_are_one_where_they_are_shown_are_refused(tmp_path: Path) -> None:
+    ids = ["a\0", "a\ufffd"]
+    run = RunFolder.create(tmp_path / "run", manifest_of(ids))
+    run.append([row for row in rows_of(ids) if row["kind"] == "feature"])
+    view = viewed(run)
+    with pytest.raises(Refusal, match="two of its features have one id"):
+        write_bundle([view], tmp_path / "out", nothing)
+    assert not (tmp_path / "out").exists()
+    view.close()
+
+
+def test_half_a_character_in_an_id_goes_from_the_manifest_to_the_pages(tmp_path: Path) -> None:
+    ids, views = ["a", "\ud800b"], []
+    for name in ("one", "two"):
+        run = RunFolder.create(tmp_path / name, manifest_of(ids))
+        run.append([row for row in rows_of(ids) if row["kind"] == "feature"])
+        assert RunFolder.open(run.path).manifest["features"] == ids
+        assert "?b" in page_of(run, tmp_path / f"{name}.html").text
+        views.append(viewed(run, name))
+    write_bundle(views, tmp_path / "out", nothing)
+    assert "../run-1/nth-1.html" in (tmp_path / "out" / "run-2" / "nth-1.html").read_text()
+    for view in views:
+        view.close()
+
+
 def test_nothing_is_left_of_a_bundle_that_could_not_be_written(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 8)
     view = viewed(run)
@@ -125,5 +186,30 @@ def test_nothing_is_left_of_a_bundle_that_could_not_be_written(tmp_path: Path) -
     path.write_bytes(bytes(changed))
     with pytest.raises(Refusal, match="it was changed, moved"):
         write_bundle([view], tmp_path / "out", nothing)
+    changed[changed.index(b"General")] = ord("g")
+    path.write_bytes(bytes(changed))
+    run.write_scores(scores_of([str(k) for k in range(4)]))
+    with pytest.raises(Refusal, match="it has changed since its index was made"):
+        write_bundle([view], tmp_path / "out", nothing)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
     view.close()
+
+
+def test_a_confidence_that_is_no_chance_is_refused_and_an_endless_number_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 8)
+    whole = (run.path / "scores.json").read_text()
+    for probability in ("1e999", "1.2", "-0.1", "NaN"):
+        (run.path / "scores.json").write_text(
+            re.sub(r'"probability": ?[.0-9]+', f'"probability": {probability}', whole)
+        )
+        with pytest.raises(Refusal, match=r"scores.json.*probability"):
+            viewed(run)
+    endless = Columns(
+        feature=np.array([0, 1]),
+        numbers={"lift": np.array([np.inf, 0.5])},
+        bits={name: np.array([0, 3]) for name in ("control", "flagged", "routes", "verbalizers")},
+        codes={},
+        words={},
+    )
+    told = bundle._columns(endless)
+    assert told["lift"] == [None, 0.5] and told["routes"] == [[], [0, 1]]

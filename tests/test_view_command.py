@@ -18,6 +18,7 @@ from dragoman.cli import app
 from dragoman.commands import view as command
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
+from dragoman.store.runsets import RunSet, SetEntry
 from dragoman.view.bundle import Bundle
 from viewed_run import make_run, words_alone
 
@@ -50,6 +51,19 @@ def test_files_need_no_server_and_tell_what_they_are(tmp_path: Path, monkeypatch
     counted = [(one.name, one.features, one.controls, one.no_meaning) for one in made.runs]
     assert counted == [("run", 8, 4, ""), ("run-2", 9, 4, "")]
     assert "--json without --bundle: a server has no end to tell of" in refused(*runs, "--json")
+    assert "--port beside --bundle: files have no server" in refused(
+        *runs, "--port", "1", "--bundle", str(tmp_path / "o")
+    )
+
+
+def test_runs_of_a_folder_that_hold_nothing_yet_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_embedder", words_alone)
+    make_run(tmp_path / "set" / "a", 8)
+    entries = [SetEntry(name=name, dictionary=name, source="m:1") for name in ("a", "b", "c")]
+    RunSet(runs=tuple(entries)).write(tmp_path / "set")
+    done = RUNNER.invoke(app, ["view", str(tmp_path / "set"), "--bundle", str(tmp_path / "out")])
+    assert done.exit_code == 0 and f"{tmp_path / 'set'}: left out b, c, which hold no explanation yet" in done.stderr
+    assert f"{tmp_path / 'no'}: there is no such folder" in refused(str(tmp_path / "no"))
 
 
 def test_without_an_embedder_files_say_what_they_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,11 @@ ENDED = "ended its workers"  # a flag on a text that is none: no worker survived
 UNUSABLE_MAP = "unusable map"  # a flag on texts of directions that a map carried which is worth nothing
 
 
+def distrust_of(doubt: str | None) -> str:
+    """What is said first of a run whose map is unusable, by what is wrong with it; "" where nothing is."""
+    return f"{doubt[:1].upper()}{doubt[1:]}. Believe no text that it carried." if doubt else ""
+
+
 class PromptToken(Record):
     """The token whose activation was read.
 

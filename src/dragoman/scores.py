@@ -10,12 +10,15 @@ import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from dragoman.core import Estimate, Refusal
 from dragoman.records import Record
 
 FORMAT = 2
+Chance = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -199,7 +202,7 @@ class FeatureConfidence(Record):
     """One text's chance of being right by a ``member`` of the set; not ``answered`` is an abstention."""
 
     feature: str
-    probability: float
+    probability: Chance
     answered: bool
     member: str
     why: tuple[Reason, ...]
@@ -239,7 +242,7 @@ class ClaimStatus(Record):
     why: str
     figures: Mapping[str, float] = {}
     quoted: tuple[str, ...] = ()
-    probability: float | None = None
+    probability: Chance | None = None
     answered: bool | None = None
 
 

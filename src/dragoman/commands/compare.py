@@ -76,6 +76,8 @@ def show_comparison(found: Comparison) -> None:
     out = console()
     for name, side in (("A", found.a), ("B", found.b)):
         out.print(styled(f"{name}: {_side(side)}"), soft_wrap=True)
+        if side.distrust:
+            out.print(styled(side.distrust, "bold red"))
     _show_settings(found)
     for pair in found.pairs:
         out.print()

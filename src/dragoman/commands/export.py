@@ -119,6 +119,7 @@ def export(
         return
     folder = RunFolder.open(one_run(run, f"--format {format_}"))
     shown = ShownRun.of(folder, windows=False)
+    _tell_wrong(folder.path, shown)
     if format_ != "neuronpedia":
         paths = _written(format_, folder, shown, out, condition, hookpoint=hookpoint, licence=licence)
         _tell_paths(paths, {"format": format_} if as_json else None)
@@ -153,6 +154,12 @@ def export(
     summary |= {"explanations": made.explanations, "empty": empty}
     summary["must_exist"] = [{"table": table, "row": row} for table, row in there]
     _tell_paths(paths, summary if as_json else None)
+
+
+def _tell_wrong(run: Path, shown: ShownRun) -> None:
+    """What is said of a run whose map is unusable, and of one that is not finished."""
+    for told in filter(None, (shown.manifest.distrust, shown.unfinished)):
+        tell(f"{run}: {told}")
 
 
 def _tell_paths(paths: Sequence[Path], summary: Mapping[str, object] | None) -> None:
@@ -228,5 +235,7 @@ def _circuit(runs: Sequence[Path], out: Path, condition: str | None, graph: Path
             how: dict[str, Any] = {"contexts": stack.enter_context(windows_apart(folder))}
             how |= {"tokens": tokens_apart(folder), "lens": stack.enter_context(lens_apart(folder, name))}
             entries = entries_of_run(shown, [name], samples=False)
+            _tell_wrong(path, shown)
+            how["distrust"] = shown.manifest.distrust
             blocks.append(Block(layer=Site.parse(shown.manifest.source).block, entries=entries, **how))
         return write_circuit(out, blocks, graph)

@@ -224,6 +224,8 @@ def show_ranking(found: Ranking) -> None:
     out = console()
     for number, (name, run, target) in enumerate(zip(found.names, found.runs, found.targets, strict=True), 1):
         out.print(styled(f"{number}: {name}, {run.run}, at {target}"), soft_wrap=True)
+        if run.distrust:
+            out.print(styled(run.distrust, "bold red"))
     for condition in found.conditions:
         out.print()
         _show_condition(condition, found.names)

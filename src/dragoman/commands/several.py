@@ -75,10 +75,12 @@ def _explain(
             if found is None:
                 break
             one, ended = found
-            if isinstance(ended, Refusal):
-                refused.append(ended)
-            else:
+            try:
+                if isinstance(ended, Refusal):
+                    raise ended
                 _show(one, ended, as_json=as_json)
+            except Refusal as refusal:  # of a page that cannot be written too
+                refused.append(refusal)
     end_refused(refused, len(asked), "dictionaries")
     if not as_json:
         labels = f"export {out} --format circuit-tracer --graph {graph}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dragoman.view.opened import Viewed
 
 _SERVER = ("starlette", "uvicorn")
+_PORT = 8765
 
 
 def view(
@@ -32,8 +33,14 @@ def view(
         typer.Argument(metavar="RUN", parser=folder_path, help="Run folders that dragoman wrote, or folders of runs."),
     ],
     port: Annotated[
-        int, typer.Option(metavar="N", help="Port on this machine; 0 takes any that is free.", min=0, max=65535)
-    ] = 8765,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Port on this machine, {_PORT} when none is named; 0 takes any that is free.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +62,8 @@ def view(
     from dragoman.store.outputs import refuse_there
 
     if bundle is not None:
+        if port is not None:
+            raise Refusal("--port beside --bundle", "files have no server", "leave one of them out")
         refuse_there(bundle)
     elif as_json:
         raise Refusal("--json without --bundle", "a server has no end to tell of", "write files with --bundle FOLDER")
@@ -76,7 +85,7 @@ def view(
             return
         from dragoman.view.app import HOST, bound, serve
 
-        listening = stack.enter_context(bound(port))
+        listening = stack.enter_context(bound(_PORT if port is None else port))
         for each in views:
             each.warm()
         put(f"http://{HOST}:{listening.getsockname()[1]}/")
@@ -88,11 +97,19 @@ def view(
 def _opened(runs: list[Path], stack: ExitStack, embedder: Callable[[], Embedder]) -> list[Viewed]:
     """The runs, each under a name of its own."""
     from dragoman.store import RunFolder
-    from dragoman.store.runsets import runs_of
+    from dragoman.store.runsets import RunSet, runs_of
+    from dragoman.store.spans import listed
     from dragoman.view.opened import Viewed
 
     views, names = list[Viewed](), {"static"}
-    folders = [RunFolder.open(one) for path in runs for one in runs_of(path, begun=True)]
+    folders = list[RunFolder]()
+    for path in runs:
+        there = runs_of(path, begun=True)
+        folders += map(RunFolder.open, there)
+        every = RunSet.at(path) if there != [path] else None
+        lost = [one.name for one in every.runs if path / one.name not in there] if every else []
+        if lost:
+            tell(f"{path}: left out {listed(lost, 5)}, which hold no explanation yet")
     with talking() as talk:
         for folder in folders:
             name = own = folder.path.resolve().name or "run"

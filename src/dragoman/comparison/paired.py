@@ -33,6 +33,7 @@ from dragoman.comparison.runs import (
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate
 from dragoman.embed import Embedder
+from dragoman.report.opened import Manifest
 from dragoman.scoring.judged_run import EMPTY, FEWEST
 from dragoman.scoring.run import second_opinion
 from dragoman.stats.lift import lift_estimate
@@ -90,7 +91,14 @@ def side_of(one: Compared) -> Side:
     names = {name: (who.get("checkpoint") or who.get("name")) for name, who in verbalizers.items()}
     features = {feature for texts in one.run.texts.values() for feature in texts}
     told = one.manifest.get("features") or features
-    return Side(run=one.name, plan=one.run.folder.plan, verbalizers=names, features=len(told))
+    about = Manifest.of(one.manifest, f"{one.name}/manifest.json").about
+    return Side(
+        run=one.name,
+        plan=one.run.folder.plan,
+        verbalizers=names,
+        features=len(told),
+        map_doubt=about.map if about else None,
+    )
 
 
 def common(a: Values, b: Values, features: Sequence[str]) -> tuple[list[str], str]:

@@ -10,16 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dragoman.core import Estimate
-from dragoman.records import Record
+from dragoman.records import Record, distrust_of
 
 
 class Side(Record):
-    """One of the two runs: where it is, the digest of its plan, who speaks in it, and how many features it explains."""
+    """One of the two runs: where it is, the digest of its plan, who speaks in it, and how many features it explains.
+
+    ``map_doubt``: what is wrong with its map, where that is unusable; believe no text that it carried.
+    """
 
     run: str
     plan: str
     verbalizers: Mapping[str, str | None]
     features: int
+    map_doubt: str | None = None
+
+    @property
+    def distrust(self) -> str:
+        """The same as it is told; "" where nothing is wrong."""
+        return distrust_of(self.map_doubt)
 
 
 class Differing(Record):

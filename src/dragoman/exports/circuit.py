@@ -44,6 +44,7 @@ class Block:
 
     ``contexts``: the run's windows; ``tokens``: of each of these windows, its tokens and activations, where the run
     keeps them; ``lens``: "source": the words that its row writes most. Each is asked for one feature at a time.
+    ``distrust``: what is said first, where the map that carried them is unusable.
     """
 
     layer: int
@@ -51,6 +52,7 @@ class Block:
     contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
     lens: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    distrust: str = ""
 
 
 def write_circuit(folder: Path, blocks: Sequence[Block], graph: Path | None = None) -> list[Path]:
@@ -86,7 +88,9 @@ def write_circuit(folder: Path, blocks: Sequence[Block], graph: Path | None = No
         for layer, some in found.items():
             for n, each in some.items():
                 _write(made / f"features/{cantor(layer, n)}.json", _page(n, by_layer[layer], each))
-        (made / "README.md").write_text(_readme(list(by_layer), len(labels), drawn is not None), encoding="utf-8")
+        wrong = "".join(f"**Layer {one.layer}: {one.distrust}**\n\n" for one in blocks if one.distrust)
+        told = _readme(list(by_layer), len(labels), wrong, graph=drawn is not None)
+        (made / "README.md").write_text(told, encoding="utf-8")
     return [folder / name for name in files] + [folder / "features"]
 
 
@@ -223,13 +227,13 @@ def _called(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
 
 
-def _readme(layers: Sequence[int], count: int, graph: bool) -> str:
+def _readme(layers: Sequence[int], count: int, wrong: str, *, graph: bool) -> str:
     """What is in the folder and how it is used."""
     drawn = "`graph.json`: the graph with these labels in its nodes and in `qParams.clerps`.\n\n" if graph else ""
     return f"""\
 # Labels of {count} features of {_called(layers)}, for circuit-tracer
 
-Written by dragoman. A label that begins with "unsure: " is one that dragoman does not answer for.
+{wrong}Written by dragoman. A label that begins with "unsure: " is one that dragoman does not answer for.
 
 `labels.json`: label by "layer_feature", as node ids begin. `clerps.json`: pairs of Cantor's number and label, the value
 of a graph's `qParams.clerps` and of the page's `?clerps=`. `local-clerps.json`: the same as a browser keeps it, under

@@ -95,6 +95,7 @@ def write_neuronpedia(
         author=asked.author_id,
         batch_size=asked.batch_size,
         windows=windows,
+        distrust=shown.manifest.distrust,
     )
     return Written(source=source, conditions=names, explanations=len(explained), empty=empty, paths=paths)
 

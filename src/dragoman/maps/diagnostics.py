@@ -268,6 +268,8 @@ def usable(report: Mapping[str, float]) -> tuple[str, str]:
     what a constant reaches speaks against it.
     """
     fve, top1, shuffled = report["fve_unit"], report["top1"], report["shuffled_fve"]
+    if not np.isfinite([fve, top1, shuffled]).all():
+        return "unusable", "held-out rows do not tell what it explains: they hardly vary, or are no finite numbers"
     if shuffled > 0:
         return "unusable", f"predictions dealt to other rows explain {shuffled:.2f} too, so rows are not told apart"
     raw, constant = report.get("raw_cosine"), report.get("constant_cosine")

@@ -213,7 +213,7 @@ def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
     except Exception as error:
         why_not = error.__cause__ if isinstance(error.__cause__, Exception) else error  # it may say no plan alone
         no, refusal = no_of(place, ref, why_not)
-        if no in ("repository", "revision", "name"):
+        if no in ("repository", "gated", "revision", "name"):
             raise refusal from error
         why = f"the hub does not say how large {ref} is ({type(error).__name__})"
         return ModelNeeds(parameters=least, fetched=None, why=why, **told)

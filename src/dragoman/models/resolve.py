@@ -31,6 +31,7 @@ import numpy as np
 from dragoman import tiny
 from dragoman.core import Refusal, public_address
 from dragoman.models.folder import ADAPTER, CONFIG, NEVER_READ, check_folder, need_tokenizer, read_config, weight_files
+from dragoman.neuronpedia.ids import HUB_MODELS
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
@@ -119,7 +120,19 @@ def _nowhere(text: str) -> Refusal:
         return Refusal(what, why, "check the path")
     packaged = [*tiny.MODELS, *(name for name in tiny.DATA if name.endswith(("-av", "-ar")))]
     forms = f"give a path, org/name, org/name/folder, or one of {', '.join(packaged)}"
-    return Refusal(what, f"{why}, and it is no hub id", meant(text, packaged, forms))
+    found = _by_bare_name().get(text.casefold())
+    likely = meant(text, packaged, forms) if found is None else f"did you mean '{found}'"
+    return Refusal(what, f"{why}, and it is no hub id", likely)
+
+
+@cache
+def _by_bare_name() -> dict[str, str]:
+    """Repositories of models that are known, by what people call them who leave the organisation out."""
+    bases = {
+        name.rpartition("/")[2].casefold(): name for one in registry.checkpoints() if "*" not in (name := one.base)
+    }
+    named = {name.rpartition("/")[2].casefold(): name for name in HUB_MODELS.values()}
+    return bases | named | HUB_MODELS
 
 
 def cached(ref: str) -> Path | None:
@@ -178,8 +191,11 @@ def no_of(place: HubPlace, ref: str, error: Exception) -> tuple[hub.No, Refusal]
 
 
 def _with_meant(refusal: Refusal, place: HubPlace, ref: str) -> Refusal:
-    """The same, with the repository that was likely meant: of the checkpoints that are known, and their models."""
+    """The same, with the repository that was likely meant: of the checkpoints and models that are known."""
+    if isinstance(refusal, hub.Withheld):
+        return refusal
     known = dict.fromkeys(name for c in registry.checkpoints() for name in (c.id, c.base) if "*" not in name)
+    known |= dict.fromkeys(HUB_MODELS.values())
     likely = "" if registry.find(ref) or place.repo in known else meant(place.repo, list(known), "")
     if not likely:
         return refusal
@@ -194,6 +210,8 @@ def config_of(ref: str) -> Mapping[str, object]:
     Raises:
         Refusal: as of `folder_of`; it is an adapter, or lacks config.json, weights or tokenizer, as far as can be told.
     """
+    from huggingface_hub import is_offline_mode
+
     if ref in tiny.MODELS:
         model_parts(tiny.MODELS[ref])
         return {}
@@ -211,7 +229,7 @@ def config_of(ref: str) -> Mapping[str, object]:
     if (folder / ADAPTER).is_file():
         raise Refusal(ref, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
     config = read_config(folder)
-    if folder != found:  # what the cache lacks is fetched when it is opened
+    if folder != found or is_offline_mode():  # what the cache lacks is fetched when it is opened
         weight_files(folder, ref)
         need_tokenizer(folder, ref)
     return config

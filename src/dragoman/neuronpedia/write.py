@@ -66,10 +66,12 @@ def write_explanations(
     author: str,
     batch_size: int = BATCH,
     windows: Iterable[Window] = (),
+    distrust: str = "",
 ) -> list[Path]:
     """Write the batches under ``out``, with their README and the importer's other files, and give their paths.
 
     ``windows``: in which the features fire, written beside as ``activations``; a batch of them is held at a time.
+    ``distrust``: what the README says first, where the map that carried them is unusable.
 
     A file that is already there with the same bytes stays; so a second call changes nothing. The time is in none of
     them: the database says when a row came in.
@@ -105,7 +107,7 @@ def write_explanations(
         there = _refuse_others(folder, ready) | _refuse_others(held, active)
         how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
         indices = [str(row["index"]) for row in rows]
-        description = readme(source, **how, indices=indices, files=len(ready), windows=count)
+        description = readme(source, **how, indices=indices, files=len(ready), windows=count, distrust=distrust)
         beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
         moved = {path: made for path, made in (ready | active).items() if path not in there}
         for path in moved:
@@ -351,8 +353,13 @@ def readme(
     indices: Sequence[str],
     files: int,
     windows: int = 0,
+    distrust: str = "",
 ) -> bytes:
-    """The export's README: what is in it, what must be there, how it goes in. ``windows``: rows of activations."""
+    """The export's README: what is in it, what must be there, how it goes in.
+
+    ``windows``: rows of activations. ``distrust``: said before all else.
+    """
+    doubt, features = f"**{distrust}**\n\n" if distrust else "", len(set(indices))
     active = (
         f"""It asks for at least one activation (tokens and values) of every feature: the {windows} rows of
 `activations/batch-N.jsonl.gz` are such. An import of explanations only does not read them; one of the whole source
@@ -367,7 +374,7 @@ hold; it writes method and model in lower case and refuses those it does not kno
     return f"""\
 # Explanations of {source.model}/{source.source}
 
-{len(indices)} explanations of {len(set(indices))} features, in {files} files `explanations/batch-N.jsonl.gz`, for
+{doubt}{len(indices)} explanations of {features} features, in {files} files `explanations/batch-N.jsonl.gz`, for
 Neuronpedia's importer. {methods}, model `{model_name}`, author `{author}`. Written by dragoman; nothing was
 uploaded.
 

@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record, Row, TokenWindow
+from dragoman.records import ConditionEntry, Record, Row, TokenWindow, distrust_of
 from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import read_tokens
+from dragoman.store.manifests import short_of
 
 
 class Part(Record):
@@ -121,8 +122,7 @@ class Manifest(Part):
     @property
     def distrust(self) -> str:
         """What is said first of a run whose map is unusable; "" of all others."""
-        wrong = self.about.map if self.about else None
-        return f"{wrong[:1].upper()}{wrong[1:]}. Believe no text that it carried." if wrong else ""
+        return distrust_of(self.about.map if self.about else None)
 
     @property
     def all_too_rare(self) -> Sequence[str]:
@@ -178,6 +178,12 @@ class ShownRun:
     contexts: Mapping[str, Mapping[str, Any]]
     lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
     tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> str:
+        """What is said of a run that holds fewer texts than it will; "" of a whole one."""
+        short = short_of(self.in_full, len(self.rows)) if isinstance(self.in_full, Mapping) else ""
+        return f"The run is not finished: {short}. Run the same explain again to finish it." if short else ""
 
     @classmethod
     def of(cls, run: RunFolder, *, windows: bool = True) -> ShownRun:

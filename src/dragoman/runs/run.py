@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from dragoman.core import Refusal
-from dragoman.records import Card, ConditionEntry, PromptToken, Reading, Row
+from dragoman.records import Card, ConditionEntry, PromptToken, Reading, Row, distrust_of
 from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.runs.given import path_of
 from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
@@ -212,9 +212,11 @@ class Run:
         return f"Run({str(self.path)!r}: {self.manifest['source']} -> {self.manifest['target']})"
 
     def _repr_html_(self) -> str:
-        """Where it leads, and its explanations as a table."""
+        """Where it leads, whether its map is unusable, and its explanations as a table."""
         leads = f"{self.manifest['source']} in the words of {self.manifest['target']}"
-        return f"<p>{html.escape(leads)}</p>{self.explanations()._repr_html_()}"
+        wrong = distrust_of((self.manifest.get("about") or {}).get("map"))
+        told = f"<p><b>{html.escape(wrong)}</b></p>" if wrong else ""
+        return f"<p>{html.escape(leads)}</p>{told}{self.explanations()._repr_html_()}"
 
 
 def _explained(

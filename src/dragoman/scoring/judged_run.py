@@ -19,7 +19,7 @@ from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import similarity
 from dragoman.store import RunFolder
-from dragoman.store.manifests import check_truth, required
+from dragoman.store.manifests import check_truth, required, short_of
 from dragoman.store.spans import shown
 
 Doubles = NDArray[np.float64]
@@ -99,20 +99,13 @@ class JudgedRun:
         return NATIVE in {row.condition for row in self.rows} or bool(self.category) or bool(self.contexts)
 
     def refuse_unfinished(self) -> None:
-        """Refuse a run without rows, or with fewer than its manifest tells that it will have.
-
-        A manifest that does not count its rows tells its conditions, each of which has some, and perhaps how many
-        samples every feature has in each.
-        """
-        finish, manifest = "run the same explain again to finish it", self.folder.manifest
+        """Refuse a run without rows, or with fewer than its manifest tells that it will have."""
+        finish = "run the same explain again to finish it"
         if not self.rows:
             raise Refusal(f"{self.folder.path}", "it holds no explanation yet", finish)
-        names = [one["name"] for one in manifest.get("conditions") or []]
-        samples = (manifest.get("settings") or {}).get("samples")
-        of_all = samples * len(names) * len(manifest.get("features", ())) if isinstance(samples, int) else 0
-        due = manifest.get("rows", of_all)
-        if len(self.rows) < due:
-            raise Refusal(f"{self.folder.path}", f"it holds {len(self.rows)} of its {due} explanations", finish)
+        if short := short_of(self.folder.manifest, len(self.rows)):
+            raise Refusal(f"{self.folder.path}", short, finish)
+        names = [one["name"] for one in self.folder.manifest.get("conditions") or []]
         if silent := [name for name in names if name not in self.texts]:
             raise Refusal(f"{self.folder.path}", f"it holds no explanation of condition {shown(silent[0])} yet", finish)
 

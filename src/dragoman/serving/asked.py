@@ -238,6 +238,8 @@ def refusal_of(found: Mapping[str, Any], kinds: Sequence[str]) -> Refusal:
     if kind == "union_tag_not_found" or (kind == "missing" and named == list(kinds)):
         why = f"it names neither {_either(kinds)}" if len(kinds) > 1 else f"it names no {kinds[0]}"
         return Refusal("the body", why, f"{one_of}, as application/json")
+    if kind == "union_tag_invalid":
+        return Refusal(f"the body's {told.get('tag')}", "that is not asked for here", one_of)
     if kind in _OBJECT or (kind == "missing" and not named):
         why = "it is no JSON object" if named or kind != "missing" else "there is none"
         return Refusal(what, why, "send an object, in curly brackets, as application/json")

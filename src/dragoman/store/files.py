@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import time
@@ -38,6 +39,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a dev
 TEMPORARY = 24  # bytes that the name of a file grows by while it is written
 _SETTLED = 2_000_000_000  # nanoseconds after which a second change of a file gets another time than the first
 _WHOLE = 1_000_000_000  # nanoseconds
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -205,7 +207,10 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, obj: Any) -> None:
     """Write JSON whole or not at all, keys in the order given, values as by `plain`."""
-    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    if _HALF.search(text):  # of a character, which only JSON's own escapes can hold
+        text = json.dumps(plain(obj), indent=2, allow_nan=False)
+    write_text(path, f"{text}\n")
 
 
 @contextmanager

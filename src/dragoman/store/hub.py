@@ -20,7 +20,7 @@ from dragoman.core import Refusal
 from dragoman.store.http import Answer, Http, NoAnswer
 from dragoman.store.spans import shown
 
-No = Literal["repository", "revision", "entry", "name", "away", "odd"]
+No = Literal["repository", "gated", "revision", "entry", "name", "away", "odd"]
 Kind = Literal["models", "datasets"]  # of repositories, as the hub's addresses have them
 # Shared by every reader of references. Only the hub's own kinds of reference have slashes in a revision.
 PART = r"[\w.-]+"
@@ -42,11 +42,12 @@ _READ: dict[str, dict[str, Any]] = {}
 # which the first of an error's classes counts.
 _WAYS: dict[str, No] = {
     "RepoNotFound": "repository",
-    "GatedRepo": "repository",
+    "GatedRepo": "gated",
     "RevisionNotFound": "revision",
     "EntryNotFound": "entry",
     "LocalEntryNotFoundError": "away",
     "HFValidationError": "name",
+    "GatedRepoError": "gated",
     "RepositoryNotFoundError": "repository",
     "RevisionNotFoundError": "revision",
     "RemoteEntryNotFoundError": "entry",
@@ -58,7 +59,11 @@ _WAYS: dict[str, No] = {
 }
 
 
-class NoRevision(Refusal):
+class Withheld(Refusal):
+    """The hub has the repository, and does not give what was asked of it."""
+
+
+class NoRevision(Withheld):
     """The hub has the repository, and not the revision."""
 
 
@@ -76,6 +81,10 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
     more = f" ({said})" if said else ""
     why, instead = {
         "repository": ("the hub has no such repository, or it is gated", "check the id, and run: hf auth login"),
+        "gated": (
+            "the hub gives it only to those whom its owners let in (it is gated)",
+            "ask for access on its page at the hub, and run: hf auth login",
+        ),
         "revision": (
             f"the hub has the repository, but not the revision '{revision}'",
             "name a branch, tag or commit that it has",
@@ -85,7 +94,8 @@ def refusal(what: str, no: No, *, revision: str | None = None, fetch: str, said:
         "away": (f"the hub cannot be reached and nothing of it is cached{more}", fetch),
         "odd": (f"the hub's answer cannot be used{more}", f"try again later, or {fetch}"),
     }[no]
-    return (NoRevision if no == "revision" else Refusal)(what, here + why, instead)
+    made: dict[No, type[Refusal]] = {"gated": Withheld, "revision": NoRevision, "entry": Withheld}
+    return made.get(no, Refusal)(what, here + why, instead)
 
 
 def way_of(error: Exception) -> tuple[No, str]:
@@ -191,14 +201,18 @@ class _Asked(NamedTuple):
     @property
     def fetch(self) -> str:
         """What to do on a machine that reaches the hub."""
-        of_kind, take = (
-            (" --repo-type dataset", "name FOLDER") if self.kind == "datasets" else ("", "name the folder in it")
+        of_kind = " --repo-type dataset" if self.kind == "datasets" else ""
+        revision = "" if self.revision == "main" else f" --revision {self.revision}"
+        take = "FOLDER" if self.file or self.kind == "datasets" else "the folder in it"
+        inside = f"/{above}" if (above := self.file.rpartition("/")[0]) else ""
+        return (
+            f"on a machine with access run: hf download {self.repo}{of_kind}{revision} --local-dir FOLDER, and name "
+            f"{take}{inside}"
         )
-        return f"on a machine with access run: hf download {self.repo}{of_kind} --local-dir FOLDER, and {take}"
 
     def no(self, no: No, said: str = "") -> Refusal:
         if no == "entry" and self.file:
-            return Refusal(self.what, f"the repository holds no {self.file}", "name the repository of a whole model")
+            return Withheld(self.what, f"the repository holds no {self.file}", "name the repository of a whole model")
         return refusal(self.what, no, revision=self.revision, fetch=self.fetch, said=said)
 
 

@@ -37,6 +37,19 @@ def check_whole(path: Path, manifest: Mapping[str, Any]) -> None:
         raise _odd(path, "its conditions are none")
 
 
+def short_of(manifest: Mapping[str, Any], rows: int) -> str:
+    """How many explanations a run of that many rows has of those that it will have; "" of one that has all.
+
+    A manifest that does not count its rows tells its conditions, each of which has some, and perhaps how many samples
+    every feature has in each.
+    """
+    names = [one["name"] for one in manifest.get("conditions") or []]
+    samples = (manifest.get("settings") or {}).get("samples")
+    of_all = samples * len(names) * len(manifest.get("features", ())) if isinstance(samples, int) else 0
+    due = manifest.get("rows", of_all)
+    return f"it holds {rows} of its {due} explanations" if rows < due else ""
+
+
 def check_truth(path: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse planted truth that nothing can be judged by: a category that no word names.
 

@@ -277,7 +277,8 @@ class RunFolder:
         if several and not written:
             raise Refusal(f"{path}", "it is a folder of several runs", "name one in it")
         if not written:
-            raise Refusal(f"{path}", "it is not a run folder (no manifest.json)", "name a folder that dragoman wrote")
+            why = "it is not a run folder (no manifest.json)" if path.exists() else "there is no such folder"
+            raise Refusal(f"{path}", why, "name a folder that dragoman wrote")
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or not is_format(manifest.get("format"), FORMAT):
             found = manifest.get("format") if isinstance(manifest, dict) else None

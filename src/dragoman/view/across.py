@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from dragoman.store.cells import whole
 from dragoman.view.find import Line, lines_of
 from dragoman.view.meaning import best
 from dragoman.view.opened import NEAREST, FeaturePage, Viewed
@@ -32,7 +33,7 @@ def elsewhere(
     for other, address in others:
         near = list[tuple[int, float | None]]()
         with other.index.reading() as database:
-            same = database.execute("SELECT n FROM features WHERE id = ?", (page.card.id,)).fetchone()
+            same = database.execute("SELECT n FROM features WHERE id = ?", (whole(page.card.id),)).fetchone()
             if same and other.manifest.source == view.manifest.source and not page.card.control:
                 near.append((int(same[0]), None))
             cosines = other.meaning.near(row) if row is not None else None

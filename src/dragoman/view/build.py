@@ -27,6 +27,7 @@ from dragoman.store import RunFolder, held, refusing
 from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
 from dragoman.store.firing import token_places
+from dragoman.store.manifests import short_of
 from dragoman.store.rowfile import RowFile, each_row, own_members
 from dragoman.store.runs import TOKENS
 from dragoman.store.streams import json_stream
@@ -143,6 +144,8 @@ class _Builder:
         database.executescript(SCHEMA)
         database.execute("BEGIN")
         rows = self._places()
+        if short := short_of(self.run.manifest, rows):
+            self.missing.append(f"The run is not finished: {short}")
         scores = self._scores()
         self._windows()
         self._lens()

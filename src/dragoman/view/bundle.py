@@ -2,10 +2,11 @@
 
 In: ``Viewed`` runs, a folder that is not there yet. Out: the folder, whole or not at all: an overview, a list that the
 browser filters, orders and searches by words, a page for each feature with its neighbours in all of these runs; of
-several runs a folder each. Refuses runs of more features than a browser searches well, and a folder that is there.
+several runs a folder each. Refuses runs of more features than a browser searches well, ids that are one where they are
+shown, runs that change meanwhile, and a folder that is there.
 
-``list.js`` beside each list holds what `find.Columns` chooses by, and every text as the index cuts it into words:
-``static/bundle.js`` answers from it what `find` answers on a server.
+``list.js`` beside each list holds what `find.Columns` chooses by, every text as the index cuts it into words, and how
+it cuts them: ``static/bundle.js`` answers from it what `find` answers on a server.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,14 @@ from dragoman.store.outputs import new_folder
 from dragoman.view import pages
 from dragoman.view.across import elsewhere
 from dragoman.view.build import words_of
-from dragoman.view.find import ORDERS, PAGE, Columns, Found, Selection, lines_of
-from dragoman.view.index import HEAD
+from dragoman.view.find import ORDERS, PAGE, TRUSTS, Columns, Found, Selection, lines_of
+from dragoman.view.index import HEAD, words_table
 from dragoman.view.opened import Viewed
 
 MOST = 5000  # features of a run
 _LONGEST = 20_000  # characters of what a feature says in a condition that the browser searches
 _MANY = 500  # lines asked for at once
+_CODES = (range(1, 0xD800), range(0xE000, 0x20000), range(0xE0000, 0xE0200))  # all others are letters to the index
 _STATIC = {
     "page.css": pages.HERE.parent / "report" / "templates" / "style.css",
     "view.css": pages.HERE / "static" / "view.css",
@@ -120,8 +123,16 @@ class _Part:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """By id, the name of its page."""
-        return {name: _file(n, name) for n, name in self.ids}
+        """By id, the name of its page.
+
+        Raises:
+            Refusal: two ids differ only in what no text can hold, so that one page would stand for both.
+        """
+        found = {name: _file(n, name) for n, name in self.ids}
+        if len(found) < len(self.ids):
+            why = "two of its features have one id, but for characters that no text can hold"
+            raise Refusal(f"a bundle of {self.view.run.path}", why, "share the run, or name its features anew")
+        return found
 
     def overview(self) -> str:
         """The run, from the page of all."""
@@ -150,8 +161,9 @@ def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Bundle:
     check_bundle(views)
     several = len(views) > 1
     parts = [_Part(view, f"run-{k}" if several else "") for k, view in enumerate(views, 1)]
-    for view in views:
-        view.meaning.made(bar)
+    for part in parts:
+        _ = part.files  # refused before anything is written
+        part.view.meaning.made(bar)
     with new_folder(out) as folder:
         for name, path in _STATIC.items():
             write_bytes(folder / name, path.read_bytes())
@@ -161,6 +173,10 @@ def write_bundle(views: Sequence[Viewed], out: Path, bar: Bar) -> Bundle:
         if several:
             page = pages.home([(part.view, part) for part in parts], served=False, assets="", policy=_POLICY)
             write_text(folder / "index.html", page)
+        for view in views:
+            if view.changed:
+                why = "it has changed since its index was made, so its pages would tell of what it was"
+                raise Refusal(f"a bundle of {view.run.path}", why, "run the same command again")
     return Bundle(page=f"{out / 'index.html'}", runs=tuple(_told(part, out) for part in parts))
 
 
@@ -189,7 +205,7 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
         write_text(folder / "features.html", listed)
         for k, (n, name) in enumerate(ids, 1):
             page = view.feature(database, n)
-            words.append([n, part.files[name], name, *_searched(page.card, view)])
+            words.append([n, part.files[name], pages.plain(name), *_searched(page.card, view)])
             there = {
                 end: one if (one := getattr(page, end)) is not None and one in part.files else None
                 for end in ("before", "after")
@@ -218,6 +234,7 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
     """What the browser answers from: ``columns`` and ``lines`` of what speaks for features, then of each condition.
 
     ``lines``: those that do not stand on the list's page. ``words``: number, page, id and words of each feature.
+    ``known``: what may be asked for by name, as `find.Selection` has it. ``cut``: how words are cut.
     """
     about, lines, columns = view.index.about, list[dict[int, str]](), list[Any]()
     for k, name in enumerate(["", *view.index.conditions], HEAD):
@@ -234,6 +251,19 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
         "routes": about["routes"],
         "verbalizers": about["verbalizers"],
         "orders": {name: [column, largest] for name, (_, column, largest) in ORDERS.items()},
+        "known": {
+            "condition": view.index.conditions,
+            "status": list(about["tallies"]["statuses"]),
+            "category": list(about["tallies"]["categories"]),
+            "route": about["routes"],
+            "verbalizer": about["verbalizers"],
+            "trust": list(TRUSTS),
+            "flagged": ["yes"],
+            "kind": ["controls"],
+            "sort": list(ORDERS),
+        },
+        "cut": _as_ranges(cuts()),
+        "longest": _LONGEST,
         "columns": columns,
         "lines": lines,
         "words": words,
@@ -241,9 +271,9 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
 
 
 def _columns(asked: Columns) -> dict[str, Any]:
-    """As lists; what is not known is null, and of several routes each has its number."""
+    """As lists; what is not known, or no finite number, is null, and of several routes each has its number."""
     words = list(asked.words)
-    numbers = {name: [None if one != one else one for one in some.tolist()] for name, some in asked.numbers.items()}
+    numbers = {name: [one if isfinite(one) else None for one in some.tolist()] for name, some in asked.numbers.items()}
     bits = {name: asked.bits[name].tolist() for name in ("control", "flagged")}
     several = {
         name: [[k for k in range(one.bit_length()) if one >> k & 1] for one in asked.bits[name].tolist()]
@@ -254,14 +284,57 @@ def _columns(asked: Columns) -> dict[str, Any]:
 
 
 def _searched(card: Any, view: Viewed) -> list[Any]:
-    """How many words a feature has, then those of its names and of each condition's texts, as the browser has them."""
+    """How many words a feature has, and whether all of them are here; then its names' and each condition's."""
     texts = words_of(card, view.index.conditions)
-    return [sum(folded(one).count(" ") + 1 for one in texts if one), *(folded(one[:_LONGEST]) for one in texts)]
+    kept = [one if len(one) <= _LONGEST else one[:_LONGEST].rpartition(" ")[0] for one in texts]
+    size = sum(len(folded(one).split()) for one in texts)
+    return [size, kept == texts, *(folded(one) for one in kept)]
 
 
 def folded(text: str) -> str:
-    """A text's words in small letters without their marks, between single blanks: as the index has them."""
-    plain = text.lower()
-    if not plain.isascii():
-        plain = "".join(c for c in unicodedata.normalize("NFD", plain) if not unicodedata.category(c).startswith("M"))
-    return " ".join(re.findall(r"[^\W_]+", plain))
+    """A text's words as the index has them, between single blanks."""
+    return " ".join(text.translate(cuts()).split())
+
+
+@cache
+def cuts() -> Mapping[int, str]:
+    """How the index cuts words, told by itself: what stands for a character that does not stand for itself.
+
+    A letter, nothing (a mark that goes), or a blank (what stands between words).
+    """
+    found = dict[int, str]()
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(words_table(0))
+        database.execute("CREATE VIRTUAL TABLE cut USING fts5vocab('words', 'instance')")
+        # Each between two letters, after a word that tells which one it is.
+        asked = " ".join(f"n{code:x} a{chr(code)}b" for some in _CODES for code in some)
+        database.execute("INSERT INTO words (rowid, names) VALUES (1, ?)", (asked,))
+        code = 0
+        for (term,) in database.execute("SELECT term FROM cut ORDER BY offset"):
+            if term.startswith("n"):
+                code = int(term[1:], 16)
+            elif term == "a":
+                found[code] = " "
+            elif term != "b" and term != f"a{chr(code)}b":
+                found[code] = term[1:-1]
+    return found
+
+
+def _as_ranges(found: Mapping[int, str]) -> dict[str, Any]:
+    """The same for a browser: codes from and to which characters part words or go, and pairs of letters."""
+    letters = "".join(f"{chr(code)}{letter}" for code, letter in found.items() if letter.strip())
+    return {
+        "parts": _ranges(code for code, letter in found.items() if letter == " "),
+        "goes": _ranges(code for code, letter in found.items() if not letter),
+        "letters": letters,
+    }
+
+
+def _ranges(codes: Iterable[int]) -> list[list[int]]:
+    made = list[list[int]]()
+    for code in codes:
+        if made and made[-1][1] == code - 1:
+            made[-1][1] = code
+        else:
+            made.append([code, code])
+    return made

@@ -20,7 +20,7 @@ from typing import Any
 from dragoman.store import RunFolder, cache_root, digest, refusing
 from dragoman.store.runs import TOKENS
 
-FORMAT = 2
+FORMAT = 3
 NAME = "index.sqlite"
 HEAD = -1  # in place of a condition's number: the text that speaks for a feature
 READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.json", "vectors.safetensors", TOKENS)

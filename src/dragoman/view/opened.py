@@ -30,6 +30,7 @@ from dragoman.report.opened import Manifest, ShownRun, entries_of
 from dragoman.report.words import Controls
 from dragoman.scores import Passage, Scores
 from dragoman.store import RunFolder
+from dragoman.store.cells import whole
 from dragoman.store.firing import windows_at
 from dragoman.store.rowfile import RowFile
 from dragoman.store.runs import TOKENS
@@ -282,7 +283,7 @@ class Viewed:
     def _there(database: sqlite3.Connection, card: FeatureCard) -> frozenset[str]:
         named = [name for one in card.crossed for name in (one.card.nearest, one.card.home_nearest)]
         named += [one.read_back.nearest if one.read_back else None for one in [*card.shown, *card.folded]]
-        wanted = sorted(set(filter(None, named)))
+        wanted = sorted({name for name in named if name and name == whole(name)})
         marks = ", ".join("?" for _ in wanted)
         return frozenset(
             str(one) for (one,) in database.execute(f"SELECT id FROM features WHERE id IN ({marks})", wanted)

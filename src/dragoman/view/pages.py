@@ -146,7 +146,12 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
             "target": site_words(view.manifest.target),
             "selection": Selection(),
         }
-    return _BIDI.sub(_shown, clean(_pages().get_template(template).render(base | told)))
+    return plain(_pages().get_template(template).render(base | told))
+
+
+def plain(text: str) -> str:
+    """Text whose control characters and directions do nothing."""
+    return _BIDI.sub(_shown, clean(text))
 
 
 def _shown(found: re.Match[str]) -> str:

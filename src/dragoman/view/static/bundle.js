@@ -12,20 +12,30 @@
   const NAMES = ["q", "condition", "status", "category", "route", "verbalizer", "trust", "least", "flagged", "kind", "sort", "page"];
   const told = asked => {
     const all = new URLSearchParams(asked), found = new URLSearchParams();
-    all.set("q", (all.get("q") ?? "").split(/\s+/).filter(Boolean).join(" ").slice(0, 300));
-    if (all.get("page") === "1") all.delete("page");
-    NAMES.filter(name => all.get(name)).forEach(name => found.set(name, all.get(name)));
+    const last = name => all.getAll(name).at(-1) ?? "";
+    all.set("q", [...last("q").split(/[\s\0]+/).filter(Boolean).join(" ")].slice(0, 300).join(""));
+    if (last("page") === "1") all.delete("page");
+    NAMES.filter(last).forEach(name => found.set(name, last(name)));
     return found;
   };
   const at = (place, asked) => `${place}${asked.size ? "?" : ""}${asked}`;
 
+  // Words as the index cuts them (bundle.py).
+  const cutter = ({ parts, goes, letters }) => {
+    const stand = new Map(), pairs = [...letters];
+    for (let k = 0; k < pairs.length; k += 2) stand.set(pairs[k], pairs[k + 1]);
+    const among = (ranges, code) => ranges.some(([first, last]) => first <= code && code <= last);
+    const cut = one => among(parts, one.codePointAt(0)) ? " " : among(goes, one.codePointAt(0)) ? "" : one;
+    return text => [...text].map(one => stand.get(one) ?? cut(one)).join("").split(" ").filter(Boolean).join(" ");
+  };
   // Each word as it is looked for in texts whose words stand between single blanks.
-  const folded = text =>
-    (text.toLowerCase().normalize("NFD").replace(/\p{M}/gu, "").match(/[\p{L}\p{N}]+/gu) ?? []).join(" ");
-  const wanted = text => [...text.matchAll(/"([^"]*)"|(\S+)/g)].slice(0, 24).map(([, exact, bare]) => {
-    const said = (exact ?? bare).replaceAll('"', " ").trim(), words = folded(said);
-    return words && ` ${words}${exact === undefined && said.length > 2 ? "" : " "}`;
-  }).filter(Boolean);
+  const wanted = (held, text) => {
+    const folded = cutter(held.cut);
+    return [...text.matchAll(/"([^"]*)"|(\S+)/g)].slice(0, 24).map(([, exact, bare]) => {
+      const said = (exact ?? bare).replaceAll('"', " ").trim(), words = /[\p{L}\p{N}]/u.test(said) && folded(said);
+      return words && ` ${words}${exact === undefined && [...said].length > 2 ? "" : " "}`;
+    }).filter(Boolean);
+  };
   const times = (text, word) => {
     let count = 0, from = ` ${text} `.indexOf(word);
     for (const padded = ` ${text} `; from >= 0; from = padded.indexOf(word, from + 1)) count += 1;
@@ -34,7 +44,7 @@
   // By feature, how well it fits the words; of one condition's texts where one is asked for.
   const matches = (held, words, condition) => {
     const column = held.conditions.indexOf(condition), found = [];
-    for (const [n, , , size, names, ...texts] of held.words) {
+    for (const [n, , , size, , names, ...texts] of held.words) {
       const read = condition ? [texts[column]] : texts;
       const often = words.map(word => 8 * times(names, word) + read.reduce((sum, text) => sum + times(text, word), 0));
       found.push({ n, size, often });
@@ -49,11 +59,20 @@
     return new Map(found.filter(row => row.often.every(Boolean)).map(row => [row.n, fit(row)]));
   };
 
+  // What no list of this run answers, in words; "" where there is nothing.
+  const odd = (held, asked) => {
+    const form = { least: /^(0?\.\d{1,3}|0|1|1\.0{1,3}|0\.)$/, page: /^[1-9]\d{0,6}$/ };
+    const name = NAMES.find(one => asked.get(one)
+      && (held.known[one] ? !held.known[one].includes(asked.get(one)) : form[one] && !form[one].test(asked.get(one))));
+    return name ? `${name} “${asked.get(name).slice(0, 60)}” is none of this list` : "";
+  };
   // The features of a selection in its order, by their numbers, and what should be known of it.
   const chosen = (held, asked) => {
+    const wrong = odd(held, asked);
+    if (wrong) return { numbers: [], note: wrong };
     const get = name => asked.get(name) ?? "", condition = get("condition");
     const columns = held.columns[condition ? held.conditions.indexOf(condition) + 1 : 0];
-    const words = wanted(get("q")), found = get("q") ? matches(held, words, condition) : null;
+    const words = wanted(held, get("q")), found = get("q") ? matches(held, words, condition) : null;
     if (found && !words.length) return { numbers: [], note: "there is no word to look for in this" };
     const trust = get("trust"), least = get("least");
     const left = columns.feature.map((n, k) => ({ n, k })).filter(({ n, k }) =>
@@ -68,7 +87,9 @@
     const value = column ? ({ k }) => columns[column][k] : order === "match" && found ? ({ n }) => found.get(n) : () => 0;
     const known = left.filter(row => value(row) !== null), unknown = left.filter(row => value(row) === null);
     known.sort((a, b) => largest ? value(b) - value(a) : value(a) - value(b));
-    return { numbers: [...known, ...unknown].map(({ n }) => n), note: "" };
+    const cut = found ? held.words.filter(([, , , , whole]) => !whole).length : 0;
+    const note = cut ? `of ${plural(cut)} only the first ${number(held.longest)} characters of a text are searched` : "";
+    return { numbers: [...known, ...unknown].map(({ n }) => n), note };
   };
 
   // --- the list
@@ -84,13 +105,8 @@
     };
     const fields = all("#finder :is(select, input)");
     const fill = asked => fields.forEach(field => { field.value = asked.get(field.name) ?? ""; });
-    const odd = asked => {
-      const wrong = fields.find(field => field.name !== "q" && (field.validity.patternMismatch || field.value !== (asked.get(field.name) ?? "")));
-      const name = wrong?.name ?? (/^([1-9]\d{0,6})?$/.test(asked.get("page") ?? "") ? "" : "page");
-      return name && `${name} “${asked.get(name).slice(0, 60)}” is none of this list`;
-    };
     const show = asked => {
-      const wrong = odd(asked), { numbers, note } = wrong ? { numbers: [], note: wrong } : chosen(held, asked);
+      const { numbers, note } = chosen(held, asked);
       const page = +(asked.get("page") ?? 1) || 1, pages = Math.max(1, Math.ceil(numbers.length / held.page));
       const some = numbers.slice(held.page * (page - 1), held.page * page), query = new URLSearchParams(asked);
       query.delete("page");
