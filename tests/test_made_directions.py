@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dragoman.calibration.calibrate as room
+from dragoman.calibration import inputs
 from dragoman.calibration.answers import calibrated, gathered
 from dragoman.calibration.calibrate import cost
-from dragoman.calibration.constructed import standing
+from dragoman.calibration.constructed import like_activations, mean_differences, read_pairs, standing
 from dragoman.calibration.fitted import components
 from dragoman.calibration.outcome import verdicts
 from dragoman.calibration.sizes import Sizes
-from dragoman.calibration.texts import FAKE
+from dragoman.calibration.texts import ANOTHER, FAKE, NULLS
 from dragoman.commands.calibrate import lines_of
 from dragoman.commands.show import show_calibration, with_scores
 from dragoman.commands.verdict import believed
 from dragoman.confidence.calibration import MADE, Calibration, kind_of
-from dragoman.core import Refusal, Talk
+from dragoman.core import Directions, Explanation, Refusal, Talk
 from dragoman.dictionaries import open_dictionary
 from dragoman.embed import LexicalEmbedder
+from dragoman.models.harvest import Reader
 from dragoman.report import write_page
+from dragoman.runs.crossings import fit_crossing
 from dragoman.runs.explain import explain
 from dragoman.runs.identity import run_identity
 from dragoman.runs.opened import Opened
 from dragoman.runs.options import Options
 from dragoman.runs.readings import Readings
 from dragoman.scores import FORMAT, Scores
+from dragoman.scoring import score_run
 from dragoman.scoring.calibrated import calibrated_claims, identity_of_run, refuse_another_run
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.scoring.sentences import Reference
@@ -38,8 +46,11 @@ from dragoman.store import RunFolder, plain
 from planted_calibration import IDENTITY, SIZES, another, made_text, made_world, word
 from planted_calibration import world as latents_world
 from small_world import World, command
+from tiny_checkpoints import CORPUS
+from verbalizer_doubles import ScriptedVerbalizer
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
+WHOLE = sorted({w for text in CORPUS for w in re.findall("[a-z]{4,}", text.lower())})
 OF_VECTORS = another(IDENTITY, dictionary="", routes=("map",))
 
 
@@ -145,7 +156,7 @@ def test_vectors_that_say_nothing_get_no_confident_sentence(
     assert "checked against where its feature fires" not in page and "documents they fire in support" not in page
     show_calibration(scores)
     assert "made directions, not on latents" in " ".join(capsys.readouterr().out.split())
-    said = " ".join(believed(with_scores(folder.rows(), folder.manifest, scores.to_json()), folder.manifest))
+    said = " ".join(believed(with_scores(folder.rows(), scores.to_json(), folder.manifest), folder.manifest))
     assert ("Believe of 12 of 12 texts" in said) if naming else said.startswith("Believe no sentence")
 
 
@@ -188,11 +199,9 @@ def test_neither_serves_for_the_other_before_anything_is_read(
     with pytest.raises(Refusal, match="on a dictionary's latents, and this run is of vectors without an encoder"):
         explain(probe, out=tmp_path / "b", confidence=files[1], **how)
     with pytest.raises(Refusal, match="which is of a dictionary, and none is named"):
-        Opened.open(world.source, by=world.av, confidence=files[1], options=options)
-    with pytest.raises(
-        Refusal, match="the verbalizer it was calibrated on is av"
-    ):  # a site alone takes made directions
-        Opened.open(world.source, by=world.av, confidence=files[0], options=options, texts=world.root / "texts.txt")
+        Opened.open(world.target, by=world.av, confidence=files[1], options=options)
+    with pytest.raises(Refusal, match="the source it was calibrated on is .*llama:1, and this run's is .*gemma:1"):
+        Opened.open(world.target, by=world.av, confidence=files[0], options=options)
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
@@ -222,27 +231,93 @@ def test_texts_with_too_few_words_are_refused(world: World, vectors: Path, tmp_p
     assert not (tmp_path / "pair.json").exists()
 
 
-def test_the_command_reads_says_and_goes_on(
-    world: World, vectors: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By models of chance nothing is borne out, and no calibration is written; asked again, nothing is said anew."""
-    rng = np.random.default_rng(0)
-    lead = "this sentence is as long as all of the others before it says"
-    lines = [f"{lead} {' and '.join(word(j) for j in rng.choice(40, 3, replace=False))} {k}" for k in range(240)]
+@pytest.fixture(scope="module")
+def worded(world: World) -> Path:
+    """Texts of which each holds two of the words that both tokenizers have whole."""
+    rng, lead = np.random.default_rng(0), "this sentence is as long as all of the others before it says"
+    lines = [f"{lead} {' and '.join(rng.choice(WHOLE, 2, replace=False))} {k}" for k in range(600)]
     (world.root / "worded.txt").write_text("\n".join(lines))
+    return world.root / "worded.txt"
+
+
+def test_the_command_reads_says_and_goes_on(
+    world: World, vectors: Path, worded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By models of chance nothing is borne out, and no file written; what a stopped one kept is gone on with."""
     asked = [
         *("calibrate", str(vectors), "--by", world.av, "--source", str(world.source), "--latents", "20"),
-        *("--texts", str(world.root / "worded.txt"), "--nulls", "3", "--max-new-tokens", "6"),
-        *("-o", str(world.root / "vectors.json")),
+        *("--texts", str(worded), "--nulls", "3", "--max-new-tokens", "6", "-o", str(world.root / "vectors.json")),
     ]
     said = command(monkeypatch, capsys, *asked)
     assert said.code == 1 and "calibrating by where words stand" in said.err
     assert "calibrated on made directions, not on latents: 20 words" in " ".join(said.err.split())
-    (run,) = (Path(world.root) / "cache" / "calibration").glob("*/run")
-    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
-    counts = {name: sum(row["condition"] == name for row in rows) for name in {row["condition"] for row in rows}}
+    (run,) = (world.root / "cache" / "calibration").glob("*/run")
+    whole = (run / "rows.jsonl").read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    counts = Counter(row["condition"] for row in rows)
     assert counts == {"writes": 60, "random": 3, "shuffled map": 3, "background": 1}
-    monkeypatch.setattr("dragoman.models.decode.Verbalizer.verbalize", lambda *_, **__: pytest.fail("it was said anew"))
+    (run / "rows.jsonl").write_text("".join(whole.splitlines(keepends=True)[:40]) + '{"torn')
+    monkeypatch.setattr(inputs, "read_pairs", lambda *_, **__: pytest.fail("it was read anew"))
     again = command(monkeypatch, capsys, *asked)
     assert again.code == 1 and "calibrating by where words stand" in again.err
-    assert not (world.root / "vectors.json").exists()
+    assert (run / "rows.jsonl").read_text() == whole and not (world.root / "vectors.json").exists()
+
+
+class Knowing(ScriptedVerbalizer):
+    """Names the word whose direction is nearest, and says it the readier the nearer it is."""
+
+    def __init__(self, words: Directions) -> None:
+        said = [f'The final token is "{word}".' for word in words.ids]
+        super().__init__(words.site, words.d_model, lambda vector: said[int(np.argmax(words.unit @ vector))])
+        self.words = words
+
+    def verbalize(self, vectors: Any, **how: Any) -> list[Explanation]:
+        near = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ self.words.unit.T
+        said = super().verbalize(vectors, **how)
+        return [replace(one, log_probability=float(most)) for one, most in zip(said, near.max(axis=1), strict=True)]
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Writes the words whose rows are nearest."""
+
+    rows: Directions
+
+    def top(self, unit: Any) -> list[list[str]]:
+        return [[self.rows.ids[k] for k in near[:3]] for near in np.argsort(-(unit @ self.rows.unit.T), axis=1)]
+
+
+def test_a_made_direction_is_sure_and_noise_is_not(
+    world: World, worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way, by a verbalizer that knows where the map puts words: probes of words, and vectors of nothing."""
+    texts = worded.read_text().splitlines()
+    pairs = read_pairs(Reader.open(world.source), Reader.open(world.target), texts)
+    rows = mean_differences(pairs, WHOLE, world.source)
+    noise = like_activations(pairs.x, world.source, WHOLE[:12], seed=11)
+    np.savez(tmp_path / "probes.npz", probes=np.concatenate([rows.unit[:12], noise.unit]))
+    opened = open_dictionary(tmp_path / "probes.npz", site=world.source)
+    crossing = fit_crossing(opened, world.target, texts=texts)
+    by = Knowing(crossing.directions(rows, "map"))
+    lenses = SimpleNamespace(source=Lens(rows), target=Lens(by.words), shared=None)
+    monkeypatch.setattr(Readings, "lenses", lenses)
+    real, kept = room.work_of, list[room.Work]()
+    monkeypatch.setattr(room, "work_of", lambda *words: kept.append(real(*words)) or kept[-1])
+    how: dict[str, Any] = {"by": by, "washout": "none", "max_new_tokens": 60}
+    made = room.calibrate(opened, out=tmp_path / "pair.json", texts=texts, latents=120, nulls=30, **how)
+    assert made.on == MADE and made.identity.dictionary == "" and (made.reliability.auroc or 0) > 0.9
+    nulls = [one for one in kept[0].verdicts.texts if one.null]
+    assert {one.null for one in nulls} == set(NULLS) - {FAKE}
+    for one in nulls:  # the row was swapped on its way: what the direction writes at the source is its own
+        if one.null == ANOTHER and one.feature.endswith(" at 1"):
+            own = one.feature.removesuffix(" at 1")
+            assert one.text.lens is not None and one.text.lens[0][0] == own and f'"{own}"' not in one.text.row.text
+    run = explain(opened, out=tmp_path / "run", confidence=tmp_path / "pair.json", through=crossing, **how)
+    scores = Scores.of(run.folder.scores, "scores")
+    sure = [one.claims[0].probability or 0.0 for one in scores.claims["writes"]]
+    assert len(sure) == 24 and min(sure[:12]) > 0.9 and np.mean(sure[12:]) < 0.3
+    # In 24 dimensions noise is near some word too often: no line is safe, and that is said in its place.
+    assert "answers nothing (" in made.told and "of the null 'random' would be answered wrongly" in made.told
+    assert not any(one.claims[0].answered for one in scores.claims["writes"])
+    assert scores.calibration is not None and scores.calibration.on == MADE
+    assert score_run(run.folder, confidence=tmp_path / "pair.json").claims == scores.claims

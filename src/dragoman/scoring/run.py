@@ -83,7 +83,7 @@ def score_run(
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     also = [second_opinion(say)]
     scores = Scores(format=FORMAT)
-    if confidences is None or reconstructor is not None or run.judgeable:
+    if (confidences is None and calibration is None) or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
     measures = measure_scores(run)
     if steer:
