@@ -6,10 +6,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from dragoman.calibration.draw import Truth
-from dragoman.calibration.inputs import WatchedLatents
+from dragoman.calibration.inputs import WatchedLatents, concept
 from dragoman.calibration.sizes import Sizes
-from dragoman.calibration.texts import NULLS, CalibrationText
-from dragoman.confidence.calibration import RunIdentity
+from dragoman.calibration.texts import FAKE, NULLS, CalibrationText
+from dragoman.confidence.calibration import MADE, RunIdentity
 from dragoman.measures.claims import Windows
 from dragoman.records import Card, Row
 from dragoman.scoring.sentences import TextInContext
@@ -78,6 +78,54 @@ def world(seed: int = 0, *, moved: int = 0, latents: int = LATENTS) -> tuple[lis
         truth={str(k): Truth(word=word(k)) for k in range(0, latents, 2)},
         fired=csr_array(np.eye(latents)), words=(),
         held_out={str(k): held_out((k + moved) % latents, rng) for k in range(latents)},
+    )  # fmt: skip
+    return texts, watched
+
+
+def made_text(
+    own: str,
+    of: str,
+    rng: np.random.Generator,
+    *,
+    at: float = 1.0,
+    null: str = "",
+    sure: float = 0.0,
+    written: bool = True,
+) -> CalibrationText:
+    """The text of a direction made of a word, which speaks of word ``of``; what its row writes is known, no window.
+
+    ``written``: whether the row writes its word.
+    """
+    name = f"{own} at {at:g}"
+    one = text_of(0, 0, rng, null=null, sure=sure)
+    text = f'It is about {" and ".join(others(0, 2, rng))}. The final token is "{of}".'
+    row = one.text.row.model_copy(update={"text": text, "feature": name, "card": Card(rel=float(rng.normal()))})
+    lens = ([own if written else of[::-1], *others(0, 2, rng)], [own, *others(0, 2, rng)])
+    context = TextInContext(row=row, reading="writes", lens=lens)
+    return CalibrationText(text=context, feature=name, condition=null or "writes", null=null, concept=concept(own))
+
+
+def made_world(seed: int = 0, *, moved: int = 0) -> tuple[list[CalibrationText], WatchedLatents]:
+    """Three directions of each word, two of which name it; nulls that name another; none of them has windows.
+
+    How readily a text is said tells nothing here; what its row writes does, but for one word in ten.
+    ``moved``: held-out documents say of each word what they say of the one so many places on.
+    """
+    rng, words = np.random.default_rng(seed), [word(k) for k in range(LATENTS)]
+    texts = [
+        made_text(own, own if at > 0.5 else word(100 + k), rng, at=at, sure=2.0 * (k % 2), written=k % 10 > 0)
+        for k, own in enumerate(words)
+        for at in (1.0, 0.7, 0.5)
+    ]
+    nulls = [null for null in NULLS if null != FAKE]
+    texts += [
+        made_text(words[k], word(100 + k), rng, null=null, sure=2.0 * (k % 2)) for null in nulls for k in range(12)
+    ]
+    keys = tuple(map(concept, words))
+    watched = WatchedLatents(
+        latents=keys, extra=(), truth={key: Truth(word=own) for key, own in zip(keys, words, strict=True)},
+        fired=csr_array(np.eye(LATENTS)), words=(), on=MADE,
+        held_out={key: held_out((k + moved) % LATENTS, rng) for k, key in enumerate(keys)},
     )  # fmt: skip
     return texts, watched
 

@@ -224,7 +224,7 @@ def test_what_cannot_be_checked_has_no_verdict():
 def test_texts_of_a_concept_are_about_its_word():
     texts, watched = world()
     rng = np.random.default_rng(1)
-    one = replace(text_of(100, 100, rng), condition="concepts", feature=f"{word(100)} at 0.7")
+    one = replace(text_of(100, 100, rng), feature=f"{word(100)} at 0.7", concept=concept(word(100)))
     known = replace(watched, words=(word(100),), held_out={**watched.held_out, concept(word(100)): held_out(100, rng)})
     found = verdicts([*texts, one], known, EMBEDDER, dealt=2, seed=0, talk=Talk())
     assert found.own[SentenceAbout(f'The final token is "{word(100)}".', "token", concept(word(100)))]

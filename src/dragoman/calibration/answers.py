@@ -18,10 +18,10 @@ import numpy as np
 from dragoman.calibration.draw import Truth
 from dragoman.calibration.fitted import NullText, Sentences, components, fitted, reliability
 from dragoman.calibration.inputs import WatchedLatents, concept
-from dragoman.calibration.outcome import SentenceAbout, Verdicts, kappa, sentences_of
+from dragoman.calibration.outcome import SentenceAbout, Verdicts, about, kappa, sentences_of
 from dragoman.calibration.sizes import Sizes
-from dragoman.calibration.texts import CONCEPTS, FAKE
-from dragoman.confidence.calibration import KINDS, Calibration, Kind, KindOfSentence, RunIdentity, kind_of
+from dragoman.calibration.texts import FAKE
+from dragoman.confidence.calibration import KINDS, MADE, Calibration, Kind, KindOfSentence, On, RunIdentity, kind_of
 from dragoman.core import Refusal, Talk
 from dragoman.embed import Embedder
 from dragoman.measures.claims import claims_of, token_of
@@ -52,16 +52,18 @@ def calibrated(
     if known < FEWEST_KNOWN or agreement < AGREEMENT:
         few = f"only {known} sentences have a known answer to hold the verdicts against ({FEWEST_KNOWN} at least)"
         low = f"the verdicts agree with {known} known answers by kappa {agreement:.2f} ({AGREEMENT:g} at least)"
-        what = f"calibrating by where latents of {identity.source} fire in held-out documents"
+        what = f"{what_of(identity.source, watched.on)} in held-out documents"
         raise Refusal(what, few if known < FEWEST_KNOWN else low, "read more texts")
     talk.say(f"held-out documents agree with {known} known answers by kappa {agreement:.2f}; gathering evidence")
-    reference = Reference(sentences=_reference(found, seed), embedder=embedder)
+    reference = Reference(sentences=_reference(found, watched, seed), embedder=embedder)
     own, nulls = gathered(found, watched, reference)
     kinds = kinds_of(own)
     for kind, one in kinds.items():
         no = "" if one.calibrated else f": too few to learn from ({FEWEST_RIGHT} at least), so none will be answered"
         talk.say(f"about {KINDS[kind]}: {one.right} of {one.n} sentences are borne out{no}")
-    own, nulls = of_kinds(own, nulls, [kind for kind, one in kinds.items() if one.calibrated], identity.source)
+    own, nulls = of_kinds(
+        own, nulls, [kind for kind, one in kinds.items() if one.calibrated], what_of(identity.source, watched.on)
+    )
     talk.say(f"fitting on {len(own.right)} sentences, and on {len(nulls)} texts of nulls")
     result = fitted(own, nulls, seed=seed)
     judged_ones = {one.feature for one in found.own} & set(watched.latents)
@@ -72,7 +74,7 @@ def calibrated(
     return Calibration(
         version=version("dragoman"),
         identity=identity,
-        on="latents",
+        on=watched.on,
         when=when,
         seed=seed,
         texts=texts,
@@ -110,11 +112,17 @@ def names(truth: Truth, one: SentenceAbout) -> bool:
     return truth.named_by(one.sentence, quoted(one.sentence))
 
 
-def _reference(found: Verdicts, seed: int) -> dict[str, list[str]]:
+def what_of(source: str, on: On) -> str:
+    """What is refused, where calibrating is."""
+    return f"calibrating by where latents of {source} fire" if on != MADE else "calibrating by where words stand"
+
+
+def _reference(found: Verdicts, watched: WatchedLatents, seed: int) -> dict[str, list[str]]:
     """Sentences of the latents' texts by kind, drawn by the seed."""
     kinds: dict[str, set[str]] = {}
+    beside = set(map(concept, watched.words))
     for one in found.texts:
-        if not one.null and one.condition != CONCEPTS:
+        if not one.null and about(one) not in beside:
             for claim in one.text.claims:
                 kinds.setdefault(claim.kind, set()).add(claim.text)
     return {
@@ -136,7 +144,7 @@ def kinds_of(own: Sentences) -> dict[Kind, KindOfSentence]:
 
 
 def of_kinds(
-    own: Sentences, nulls: Sequence[NullText], kinds: Sequence[Kind], source: str = "the source"
+    own: Sentences, nulls: Sequence[NullText], kinds: Sequence[Kind], what: str = "calibrating"
 ) -> tuple[Sentences, list[NullText]]:
     """Those of these kinds alone; a null's text without one stays, as a text that no answer is given to.
 
@@ -145,7 +153,7 @@ def of_kinds(
     """
     if not kinds:
         why = f"of no kind of sentence are {FEWEST_RIGHT} borne out by held-out documents"
-        raise Refusal(f"calibrating by where latents of {source} fire", why, "ask for more latents, or read more texts")
+        raise Refusal(what, why, "ask for more latents, or read more texts")
     kept = np.array([kind_of(row) in kinds for row in own.evidence], dtype=bool)
     rows = [row for row, one in zip(own.evidence, kept, strict=True) if one]
     mine = Sentences(evidence=rows, right=own.right[kept], group=own.group[kept])
@@ -184,15 +192,15 @@ def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> 
     chosen, fakes = set(watched.latents), dict[str, int]()
     for one in found.texts:
         if one.null:
-            name = one.feature
+            name = about(one)
             mine = group[name] if name in group else fakes.setdefault(name, most + len(fakes))
             borne_out = [found.fakes.get(sentence, False) and one.null == FAKE for sentence in sentences_of(one)]
             rows = sentence_evidence(one.text, reference)
             nulls.append(NullText(null=one.null, group=mine, evidence=rows, right=borne_out))
-        elif one.feature in chosen and one.condition != CONCEPTS:
+        elif about(one) in chosen:
             for sentence, own in zip(sentences_of(one), sentence_evidence(one.text, reference), strict=True):
                 if sentence in found.own:
                     evidence.append(own)
                     right.append(found.own[sentence])
-                    groups.append(group[one.feature])
+                    groups.append(group[about(one)])
     return Sentences(evidence=evidence, right=np.array(right, bool), group=np.array(groups, np.int64)), nulls

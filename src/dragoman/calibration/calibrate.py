@@ -1,8 +1,8 @@
 """What ``dragoman calibrate`` does: from a dictionary, a verbalizer and texts to a calibration.
 
 In: names or open things, sizes, a seed. Out: a ``Calibration``. Refuses what reading, crossing and explaining refuse;
-verbalizers of the dictionary's own stream; too few texts or latents; and held-out documents whose verdicts do not agree
-with the known answers. Goes on where it was interrupted.
+verbalizers of the dictionary's own stream; too few texts or latents; the reading "fires" of vectors without an encoder;
+and held-out documents whose verdicts do not agree with the known answers. Goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.calibration.answers import calibrated
-from dragoman.calibration.constructed import COSINES, firing_rates, mean_differences, mixtures
+from dragoman.calibration.constructed import COSINES, firing_rates, like_activations, mean_differences, mixtures
 from dragoman.calibration.deal import dealt
-from dragoman.calibration.inputs import Inputs, read_inputs
+from dragoman.calibration.inputs import Inputs, concept, read_inputs, read_made
 from dragoman.calibration.outcome import Verdicts, verdicts
 from dragoman.calibration.sizes import LEAST, Sizes
 from dragoman.calibration.texts import CalibrationText, TextPlan
-from dragoman.confidence.calibration import Calibration, RunIdentity
+from dragoman.confidence.calibration import MADE, Calibration, RunIdentity
 from dragoman.core import Interrupted, Refusal, Talk
 from dragoman.dictionaries import Dictionary
 from dragoman.dictionaries.layout import VECTORS
@@ -77,14 +77,19 @@ def calibrate(
     are drawn at random; where they fire in the source's documents says which sentences are right, and has to agree with
     known answers. Interrupted or killed, the same call goes on.
 
+    Of vectors without an encoder (probes, steering vectors) nothing tells where they fire. For them directions are made
+    in the source's model: mean differences of words, at cosine 1, 0.7 and 0.5 the rest a random direction; where the
+    word stands in the held-out texts says which sentences are right. Such a calibration is for any vectors without an
+    encoder at that site, and says that it is of made directions, not of latents.
+
     Args:
-        dictionary: an open one with an encoder, or its reference.
+        dictionary: an open one, or its reference; or vectors without an encoder.
         by: the verbalizer, or its reference.
         out: file to write the calibration to, if any.
         texts: that both models read: a file, texts, or None for those that come with the embedded pair.
-        latents: drawn at random.
+        latents: drawn at random; of vectors without an encoder, directions made.
         documents: of the texts, read at most.
-        known: known answers of each kind.
+        known: known answers of each kind; of made directions all are known.
         nulls: texts of each null.
         reading: which readings are calibrated; both when None.
         washout: as of ``explain``.
@@ -169,7 +174,7 @@ def work_of(
     opened = dictionary_of(dictionary)
     check_read(opened.site, opened.d_model)
     target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
-    _refuse_early(opened, target)
+    _refuse_early(opened, target, options)
     check_read(target, what="what the verbalizer reads")
     if texts.own is not None:  # counted before they are dealt: the sentence tells how many a person gave
         refuse_alike(texts.own, LEAST["documents"], "a third of them is held out", str(texts.path or ""))
@@ -187,16 +192,20 @@ def work_of(
         stable_json(by.identity),
         stable_json(asdict(sizes)),
     )
-    talk.say(cost(sizes, evidence, outcome))
+    made = opened.layout == VECTORS
+    talk.say(cost(sizes, evidence, outcome, made=made))
     work = Cache(say=talk.say).path("calibration", key)
     try:
-        inputs = read_inputs(opened, readings, evidence, outcome, sizes, work, seed)
+        inputs = (read_made if made else read_inputs)(opened, readings, evidence, outcome, sizes, work, seed)
         texts_of_all = said_texts(inputs, opened, readings, by, options, sizes, work)
         rare = CachedEmbedder(LexicalEmbedder(evidence), KEPT)
         found = verdicts(texts_of_all, inputs.watched, rare, dealt=sizes.dealt, seed=seed, talk=talk)
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted: what was read and said is kept; the same command goes on.") from stop
-    identity = _identity(opened, inputs.watched.latents[:1], by, options, inputs.crossing)
+    if made:
+        identity = run_identity(opened, by.site, options, plain(by.identity), ("map",))
+    else:
+        identity = _identity(opened, inputs.watched.latents[:1], by, options, inputs.crossing)
     return Work(inputs=inputs, verdicts=found, identity=identity, texts=documents)
 
 
@@ -210,20 +219,33 @@ def said_texts(
     work: Path,
 ) -> list[CalibrationText]:
     """Have everything said that was not said before."""
-    seed, watched, rows = options.seed, inputs.watched, dictionary.rows()
-    every, concepts = (*watched.latents, *watched.extra), None
-    if watched.words:
-        means = mean_differences(inputs.pairs, list(watched.words), readings.source)
-        concepts = mixtures(means, rows, seed=seed)[0]
-    plan = TextPlan.of(
-        inputs.crossing, readings, options, rows.pick(every), inputs.pairs, concepts,
-        rates=dict(zip(every, firing_rates(watched.fired).tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
-    )  # fmt: skip
+    seed, watched, pairs, concepts = options.seed, inputs.watched, inputs.pairs, None
+    every, about, rows = (*watched.latents, *watched.extra), dict[str, str](), dictionary.rows()
+    common = inputs.crossing, readings, options
+    words = [str(one.word) for one in watched.truth.values()] if watched.on == MADE else list(watched.words)
+    if words:
+        means = mean_differences(pairs, words, readings.source)
+        unrelated = like_activations(pairs.x, readings.source, words, seed=seed + 1) if watched.on == MADE else rows
+        concepts, of = mixtures(means, unrelated, seed=seed)
+        about = {name: concept(word) for name, word in of.items()}
+    if watched.on == MADE and concepts is not None:
+        plan = TextPlan.of_made(*common, concepts, about, pairs, nulls=sizes.nulls, seed=seed)
+    else:
+        plan = TextPlan.of(
+            *common, rows.pick(every), pairs, concepts, about=about,
+            rates=dict(zip(every, firing_rates(watched.fired).tolist(), strict=True)), nulls=sizes.nulls, seed=seed,
+        )  # fmt: skip
     return plan.write(work / "run", by, readings.talk)[1]
 
 
-def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:
-    """What is read and said, in one sentence, told before any of it is done."""
+def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str], *, made: bool = False) -> str:
+    """What is read and said, in one sentence, told before any of it is done; ``made``: of made directions."""
+    if made:
+        said = len(COSINES) * sizes.words + 2 * min(sizes.nulls, sizes.words)
+        return (
+            f"this reads {len(evidence)} documents with both models, looks words up in {len(outcome)} that no model "
+            f"reads, and says about {said} texts"
+        )
     said = 2 * (sizes.latents + sizes.known) + len(COSINES) * sizes.known + 4 * sizes.nulls
     return (
         f"this reads {len(evidence)} documents with both models and {len(outcome)} with the source, and says about "
@@ -231,14 +253,14 @@ def cost(sizes: Sizes, evidence: Sequence[str], outcome: Sequence[str]) -> str:
     )
 
 
-def _refuse_early(dictionary: Dictionary, target: Any) -> None:
+def _refuse_early(dictionary: Dictionary, target: Any, options: Options) -> None:
     if dictionary.site == target:
         why = "the verbalizer reads the dictionary's own stream, and what crosses nothing is not calibrated yet"
         raise Refusal(f"calibrating {dictionary.name}", why, "explain without --confidence")
-    if dictionary.layout == VECTORS:
-        why = "it holds vectors without an encoder, and nothing tells where they fire"
-        raise Refusal(f"calibrating {dictionary.name}", why, "name a dictionary with an encoder")
-    refuse_unusable_encoder(dictionary, required=True)
+    if dictionary.layout == VECTORS and options.reading in ("fires", "both"):
+        why = "it holds vectors without an encoder, which fire nowhere"
+        raise Refusal(f"calibrating the reading '{options.reading}' of {dictionary.name}", why, "leave --reading out")
+    refuse_unusable_encoder(dictionary, required=dictionary.layout != VECTORS)
 
 
 def _identity(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dragoman.core import Directions, Floats, Refusal, Site
 from dragoman.maps import Crossing, FiringSums, LinearMap, Moments
@@ -21,6 +22,7 @@ from dragoman.maps.aligned import FiringsTally
 from dragoman.maps.linear import fit_ridge
 from dragoman.maps.words import WORD, WordTally, word_span
 from dragoman.measures.fake import FakeEncoder, fake_dictionary
+from dragoman.measures.firing import variants
 from dragoman.models.encoding import encoded
 from dragoman.models.harvest import Reader, shared_ends
 from dragoman.models.paired import FIRST
@@ -134,6 +136,13 @@ def _ended(text: str, end: int) -> str:
     """The word that ends at this character, "" where it goes on or is none."""
     start, stop = word_span(text, end)
     return text[start:stop].lower() if stop == end else ""
+
+
+def standing(texts: Sequence[str], words: Sequence[str]) -> csr_array:
+    """(texts, words): 1 where a word, or one that differs from it in its ending, stands in a text."""
+    spoken = [{m.group().lower() for m in WORD.finditer(text)} for text in texts]
+    forms = [variants(word) for word in words]
+    return csr_array(np.array([[not own.isdisjoint(said) for own in forms] for said in spoken], dtype=np.float64))
 
 
 def mixtures(concepts: Directions, unrelated: Directions, *, seed: int) -> tuple[Directions, dict[str, str]]:

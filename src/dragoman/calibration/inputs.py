@@ -3,12 +3,15 @@
 In: a dictionary, readings, documents dealt in two. Out: ``Inputs``: a crossing, latents drawn at random and some whose
 answer is known, tokens of both models, windows and words held out. Refuses what reading refuses, and too few latents
 that fire often enough. What was read is kept beside what is said later.
+
+Of vectors without an encoder nothing tells where they fire. For them there are words in the place of latents: each is a
+concept whose direction is made of the evidence's tokens, and held-out documents tell where it stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,21 @@ from dragoman.calibration.constructed import (
     concept_words,
     fake_latents,
     firing_rates,
+    mean_differences,
     read_pairs,
     read_rows,
+    standing,
     under_nulls,
 )
-from dragoman.calibration.draw import Truth, drawn, truths
+from dragoman.calibration.draw import FEWEST, Truth, drawn, truths
 from dragoman.calibration.held_out import HeldOut, HeldOutTally, of_words
 from dragoman.calibration.sizes import Sizes
+from dragoman.confidence.calibration import MADE, On
 from dragoman.core import Refusal
 from dragoman.dictionaries import Dictionary
 from dragoman.maps import Crossing
 from dragoman.maps.direct import FLOOR, WHOLE
+from dragoman.measures.firing import variants
 from dragoman.models.encoding import encoded
 from dragoman.models.harvest import Reader
 from dragoman.runs.crossings import by_tokens
@@ -45,6 +52,8 @@ _READ = "reading"  # what is kept of the two models, each whole or made again
 class WatchedLatents:
     """Of ``latents`` drawn at random and ``extra`` ones: ``truth`` of those that have one, and when they fire.
 
+    ``on``: what they are; "made directions" are concepts, each the key of a word.
+
     ``fired``: (n, latents and extra) activations at some tokens. ``held_out``: what documents that no evidence was made
     of tell of each latent, fake latent and concept. ``words``: of concepts.
     """
@@ -55,6 +64,7 @@ class WatchedLatents:
     fired: Any
     held_out: HeldOut
     words: tuple[str, ...]
+    on: On = "latents"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +126,57 @@ def read_inputs(
         words=words,
     )
     return Inputs(evidence=evidence, outcome=outcome, crossing=crossing, pairs=pairs, watched=watched)
+
+
+def read_made(
+    dictionary: Dictionary,
+    readings: Readings,
+    evidence: Sequence[str],
+    outcome: Sequence[str],
+    sizes: Sizes,
+    work: Path,
+    seed: int,
+) -> Inputs:
+    """The same for vectors without an encoder, whichever they are: words whose directions will be made.
+
+    Cards do not compare with the user's vectors, which may be two.
+
+    Raises:
+        Refusal: fewer than 20 words stand in documents enough.
+    """
+    crossing = replace(by_tokens(dictionary, readings, (), seed=seed), baselines=None)
+    some = sorted(evidence, key=lambda text: digest("pairs", str(seed), text))[: sizes.paired]
+    able = _different(concept_words(some, outcome, sizes.words, seed=seed))
+    pairs = _pairs(readings, some, work) if len(able) >= FEWEST else None
+    words = mean_differences(pairs, able, readings.source).ids if pairs is not None else able
+    if pairs is None or len(words) < FEWEST:
+        why = f"{len(words)} words stand in documents enough to make directions of, and {FEWEST} are the fewest"
+        raise Refusal("calibrating on made directions", why, "read more texts")
+    told = f"{dictionary.name} has no encoder, so it is calibrated on {MADE}, not on latents: {len(words)} words"
+    readings.talk.say(f"{told}; {len(evidence)} documents for evidence, {len(outcome)} for the outcome")
+    keys = tuple(map(concept, words))
+    watched = WatchedLatents(
+        latents=keys,
+        extra=(),
+        truth={key: Truth(word=word) for key, word in zip(keys, words, strict=True)},
+        fired=standing(some, words),
+        held_out={concept(word): own for word, own in of_words(outcome, words, sizes, seed=seed).items()},
+        words=(),
+        on=MADE,
+    )
+    return Inputs(evidence=evidence, outcome=outcome, crossing=crossing, pairs=pairs, watched=watched)
+
+
+def _different(words: Sequence[str]) -> tuple[str, ...]:
+    """Of words that differ in their endings alone the first, so that no other direction is another's twin."""
+    kept: list[str] = []
+    used: set[str] = set()
+    for word in words:
+        own = variants(word)
+        if own.isdisjoint(used):
+            kept.append(word)
+            used |= own
+    return tuple(kept)
 
 
 def _pairs(readings: Readings, texts: Sequence[str], work: Path) -> Pairs:

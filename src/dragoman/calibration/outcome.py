@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dragoman.calibration.inputs import WatchedLatents, concept
-from dragoman.calibration.texts import CONCEPTS, FAKE, CalibrationText
+from dragoman.calibration.texts import FAKE, CalibrationText
 from dragoman.core import Talk
 from dragoman.embed import Embedder
 from dragoman.measures.claims import FEWEST, Claim, Windows, check_claims
@@ -103,7 +103,7 @@ def verdicts(
 
 def about(one: CalibrationText) -> str:
     """The latent or the concept that a text is about."""
-    return concept(one.feature.rsplit(" at ", 1)[0]) if one.condition == CONCEPTS else one.feature
+    return one.concept or one.feature
 
 
 def sentences_of(one: CalibrationText) -> list[SentenceAbout]:

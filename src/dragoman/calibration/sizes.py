@@ -16,6 +16,8 @@ LEAST = {"documents": 40, "latents": 20, "known": 3, "nulls": 3, "firing": 3, "s
 class Sizes:
     """``documents``: read at most, drawn by the seed. ``latents``: drawn at random. ``known``: known answers of a kind.
 
+    Of vectors without an encoder so many directions are made as ``latents`` says, three of each of ``words``.
+
     ``nulls``: of each null. ``firing``, ``silent``: windows of a latent. ``dealt``: sentences of other latents held
     against each known answer, of each kind. ``paired``: documents of which both models' tokens are held in memory, for
     what is constructed.
@@ -29,6 +31,11 @@ class Sizes:
     silent: int = 24
     dealt: int = 1
     paired: int = 600
+
+    @property
+    def words(self) -> int:
+        """Of which directions are made: a third of ``latents``, 20 at least."""
+        return max(-(-self.latents // 3), LEAST["latents"])
 
     def __post_init__(self) -> None:
         """Refuse too few of anything."""

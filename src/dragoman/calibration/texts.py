@@ -40,20 +40,25 @@ CONCEPTS, BACKGROUND = "concepts", "background"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationText:
-    """One ``text``, with the ``feature`` under whose name it stands; ``null``: which null it is, "" for none."""
+    """One ``text``, with the ``feature`` under whose name it stands; ``null``: which null it is, "" for none.
+
+    ``concept``: of a constructed direction, the key of the concept that it is about.
+    """
 
     text: TextInContext
     feature: str
     condition: str
     null: str = ""
+    concept: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextPlan:
     """Of what texts are asked for.
 
-    ``latents``: at the source. ``under``: those under whose names nulls stand. ``fakes`` and ``counted``: fake latents
-    and the crossing that counted them. ``concepts``: constructed directions at the source.
+    ``latents``: at the source, or directions that were made in their place. ``under``: those under whose names nulls
+    stand. ``fakes`` and ``counted``: fake latents and the crossing that counted them, None where there is no encoder.
+    ``concepts``: constructed directions at the source, beside latents. ``about``: id of such a one -> its concept.
     """
 
     crossing: Crossing
@@ -62,9 +67,10 @@ class TextPlan:
     latents: Directions
     under: Directions
     pairs: Pairs
-    fakes: Directions
-    counted: Crossing
+    fakes: Directions | None
+    counted: Crossing | None
     concepts: Directions | None
+    about: Mapping[str, str]
     seed: int
 
     @classmethod
@@ -77,6 +83,7 @@ class TextPlan:
         pairs: Pairs,
         concepts: Directions | None,
         *,
+        about: Mapping[str, str],
         rates: Mapping[str, float],
         nulls: int,
         seed: int,
@@ -87,7 +94,31 @@ class TextPlan:
         fakes, counted = fakes_of(pairs, often, crossing, seed=seed)
         return cls(
             crossing=crossing, readings=readings, options=options, latents=latents, under=under, pairs=pairs,
-            fakes=fakes, counted=counted, concepts=concepts, seed=seed,
+            fakes=fakes, counted=counted, concepts=concepts, about=about, seed=seed,
+        )  # fmt: skip
+
+    @classmethod
+    def of_made(
+        cls,
+        crossing: Crossing,
+        readings: Readings,
+        options: Options,
+        made: Directions,
+        about: Mapping[str, str],
+        pairs: Pairs,
+        *,
+        nulls: int,
+        seed: int,
+    ) -> TextPlan:
+        """Made directions in the place of latents; nulls stand under one of each concept, so none is another's twin."""
+        of: dict[str, list[str]] = {}
+        for name in made.ids:
+            of.setdefault(about[name], []).append(name)
+        concepts = under_nulls(list(of), nulls, seed=seed)
+        under = made.pick([of[key][k % len(of[key])] for k, key in enumerate(concepts)])
+        return cls(
+            crossing=crossing, readings=readings, options=options, latents=made, under=under, pairs=pairs,
+            fakes=None, counted=None, concepts=None, about=about, seed=seed,
         )  # fmt: skip
 
     def write(self, out: Path, by: AnyVerbalizer, talk: Talk) -> tuple[RunFolder, list[CalibrationText]]:
@@ -107,7 +138,8 @@ class TextPlan:
         builder.add(BACKGROUND, alone, route="identity", washout="none", vectors=alone.unit)
         folder = builder.write(out, {"by": by}, self.options, talk, {"calibration": True})
         windows = windows_of(self.crossing, self.latents.ids, seed=self.seed) or {}
-        windows |= windows_of(self.counted, self.fakes.ids, seed=self.seed) or {}
+        if self.fakes is not None and self.counted is not None:
+            windows |= windows_of(self.counted, self.fakes.ids, seed=self.seed) or {}
         keep_windows(folder, windows)
         lens: dict[str, Any] = {}
         for _, source, one in conditions:
@@ -136,10 +168,13 @@ class TextPlan:
             if self.crossing.map is not None:
                 wrong = replace(self.crossing, map=shuffled_map(self.pairs, self.crossing.map, seed=self.seed))
                 found.append((SHUFFLED, self.under, self._mapped(SHUFFLED, self.under, wrong, reading)))
-            mapped = self._mapped(f"{FAKE} by map", self.fakes, self.counted, reading)
-            found.append((FAKE, self.fakes, mapped))
-        if "direct" in routes and self.counted.direct is not None:
+            if self.fakes is not None and self.counted is not None:
+                mapped = self._mapped(f"{FAKE} by map", self.fakes, self.counted, reading)
+                found.append((FAKE, self.fakes, mapped))
+        if "direct" in routes and self.fakes is not None and self.counted is not None:
             table = self.counted.direct
+            if table is None:
+                return found
             n_eff = dict(zip(table.ids, table.n_eff.tolist(), strict=True))
             often = self.fakes.pick(name for name in self.fakes.ids if n_eff[name] >= FLOOR)
             if len(often):
@@ -167,7 +202,8 @@ class TextPlan:
             known_text = TextInContext(
                 row=row, reading=readings.get(condition), windows=known.get(name), other=other, lens=_lens(written)
             )
-            found.append(CalibrationText(text=known_text, feature=name, condition=condition, null=null))
+            about = self.about.get(name, "")
+            found.append(CalibrationText(text=known_text, feature=name, condition=condition, null=null, concept=about))
 
         for null, one in conditions:
             for name, row in rows.get(one.name, {}).items():
@@ -180,7 +216,11 @@ class TextPlan:
         return found
 
     def _dealt(self, rows: Any, own: Sequence[Carried], lens: Any, add: Any) -> None:
-        """Another's row: texts, cards and lens words of others under these names; what the background alone says."""
+        """Another's row: texts, cards and lens words of others under these names; what the background alone says.
+
+        Without an encoder all that would be of the other direction is what its own text has. So the row is swapped on
+        its way: what the direction writes at the source is its own.
+        """
         ids = list(self.under.ids)
         moved = Directions.of(self.under.site, np.roll(self.under.unit, -1, axis=0), ids)
         cards = dict(zip(ids, self.crossing.cards(moved), strict=False))
@@ -192,8 +232,12 @@ class TextPlan:
                 if name not in there or another not in there:
                     continue
                 other = rows.get(pair or "", {}).get(another)
-                mine = there[another].model_copy(update={"card": cards.get(name)})
-                add(one.name, name, mine, ANOTHER, "" if other is None else other.text, written.get(another))
+                shown, card = written.get(another), cards.get(name)
+                if self.fakes is None:  # no window tells whose row it is
+                    card = there[name].card
+                    shown = {**written[another], "source": written[name]["source"]} if written else None
+                mine = there[another].model_copy(update={"card": card})
+                add(one.name, name, mine, ANOTHER, "" if other is None else other.text, shown)
                 if alone is not None:
                     mine = alone.model_copy(update={"card": there[name].card})
                     add(one.name, name, mine, ALONE, alone.text, written.get(name))

@@ -51,7 +51,10 @@ def calibrate(
     d_model: Width = None,
     k: TopK = None,
     latents: Annotated[
-        int, typer.Option(metavar="N", min=20, rich_help_panel=EXPLAINED, help="Latents drawn at random.")
+        int,
+        typer.Option(
+            metavar="N", min=20, rich_help_panel=EXPLAINED, help="Latents drawn at random, or directions made."
+        ),
     ] = 400,
     nulls: Annotated[int, typer.Option(metavar="N", min=3, rich_help_panel=EXPLAINED, help="Of each null.")] = 60,
     known: Annotated[
@@ -92,7 +95,8 @@ def calibrate(
 ) -> None:
     """Learn how likely each sentence about a feature is right, on your own two models and texts.
 
-    Right means: documents that no evidence was made of bear it out, by where the feature fires in them.
+    Right means: documents that no evidence was made of bear it out, by where the feature fires in them. Vectors without
+    an encoder fire nowhere: for them it is learnt on directions made of words, and says so.
 
     Interrupted, the same command goes on. explain and score take the file with --confidence.
     """
@@ -139,15 +143,16 @@ def calibrate(
 
 def lines_of(made: Calibration) -> list[str]:
     """What a calibration is worth, as lines of at most 80 columns."""
-    from dragoman.confidence.calibration import KINDS
+    from dragoman.confidence.calibration import KINDS, MADE
 
     worth = made.reliability
     kinds = [
         f"{KINDS[kind]:22s}{one.n:6d}{one.right:11d}{'' if one.calibrated else '  too few: no answer'}"
         for kind, one in made.kinds.items()
     ]
+    whose = f"{worth.features} latents" if made.on != MADE else f"{MADE} ({worth.features} words), not of latents"
     lines = [
-        f"sentences of {worth.features} {made.on}, by documents held out",
+        f"sentences of {whose}, by documents held out",
         "",
         f"{'about':22s}{'judged':>6s}{'borne out':>11s}",
         *kinds,

@@ -64,7 +64,8 @@ def beliefs(rows: Sequence[Json], manifest: Json) -> list[Belief]:
         elif isinstance(claims, Sequence) and not isinstance(claims, str):
             some = [one for one in claims if isinstance(one, Mapping)]
             calibrated = any(one.get("probability") is not None for one in some)
-            holds = any(one.get("answered") if calibrated else one.get("status") == "supported" for one in some)
+            if calibrated or not some or any(one.get("status") != "unchecked" for one in some):
+                holds = any(one.get("answered") if calibrated else one.get("status") == "supported" for one in some)
         belief = Belief(
             feature=str(row["feature"]), reading=title(condition), chance=chance, holds=holds, calibrated=calibrated
         )

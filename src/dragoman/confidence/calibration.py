@@ -28,6 +28,7 @@ from dragoman.store import read_json, write_json
 KIND = "dragoman calibration"
 FORMAT = 1
 On = Literal["latents", "made directions"]
+MADE: On = "made directions"  # mean differences of words, made where vectors have no encoder that could fire
 Kind = Literal["token", "words", "theme"]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,7 +38,8 @@ KINDS: Mapping[Kind, str] = {"token": "final tokens", "words": "words that stand
 class RunIdentity(Record):
     """What a calibration is of, and what a run must be of to be judged by it.
 
-    ``source``, ``target``: sites. ``dictionary``: digest of its rows. ``verbalizer``: its identity. ``map``: kind of
+    ``source``, ``target``: sites. ``dictionary``: digest of its rows, "" of vectors without an encoder, whichever they
+    are: a calibration for them is made of words, not of them. ``verbalizer``: its identity. ``map``: kind of
     crossing. ``routes``: of the readings, or the one route. ``washout``, ``samples``, ``temperature``,
     ``max_new_tokens``: as of ``explain``.
     """
@@ -134,6 +136,8 @@ class Calibration(Record):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if (self.on == MADE) != (not self.identity.dictionary):
+            raise ValueError(f"it was calibrated on {self.on}, and its identity says otherwise")
         steps, worth = [step for step in (self.right, self.with_nulls) if step is not None], self.reliability
         lost = sorted({name for step in steps for name in step.names} - set(self.spans))
         if lost:
@@ -194,7 +198,11 @@ class Calibration(Record):
     def told(self) -> str:
         """What was calibrated, on what and when, and how much it answers: one line."""
         worth = self.reliability
-        what = f"{worth.features} {'latents of this dictionary' if self.on == 'latents' else self.on}"
+        of_latents, of_words = (
+            f"{worth.features} latents of this dictionary",
+            f"{MADE}, not on latents ({worth.features} words),",
+        )
+        what = of_words if self.on == MADE else of_latents
         if self.line is None:
             return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
         whose = " and ".join(KINDS[kind] for kind, one in self.kinds.items() if one.calibrated)
@@ -226,6 +234,10 @@ class Calibration(Record):
             Refusal: naming the first thing that differs.
         """
         own = self.identity
+        if bool(own.dictionary) != bool(found.dictionary):
+            kinds = "a dictionary's latents", "vectors without an encoder"
+            of, other = kinds if own.dictionary else (f"{MADE}, not on latents", "a dictionary's latents")
+            raise Refusal(f"{what}", f"it was calibrated on {of}, and this run is of {other}", _AGAIN)
         pairs: dict[str, tuple[Any, Any]] = {
             "the source": (own.source, found.source),
             "the target": (own.target, found.target),

@@ -120,6 +120,8 @@ def _claims(told: Counted, controls: Controls) -> str:
     parts = list[str]()
     for name in _speakers(told.claims, controls):
         found = told.claims[name]
+        if found["unchecked"] == found.total():
+            continue
         supported, n = figures.number(found["supported"]), figures.number(found.total())
         unchecked = f", {figures.number(found['unchecked'])} could not be checked" if found["unchecked"] else ""
         parts.append(f"{supported} of {n} sentences of “{title(name)}”{unchecked}")

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dragoman.confidence.calibration import RunIdentity
+from dragoman.confidence.calibration import MADE, RunIdentity
 from dragoman.core import Directions, Refusal, Site
 from dragoman.dictionaries import Dictionary
+from dragoman.dictionaries.layout import VECTORS
 from dragoman.runs.options import Options
 from dragoman.scoring import calibration_of
 from dragoman.store import digest, plain
@@ -21,7 +22,7 @@ from dragoman.verbalizers.protocol import AnyVerbalizer
 
 def refuse_uncalibrated(
     confidence: str | Path | None,
-    dictionary: Dictionary | None,
+    of: Dictionary | Site,
     target: Site,
     options: Options,
     by: AnyVerbalizer | None = None,
@@ -31,7 +32,7 @@ def refuse_uncalibrated(
 
     Args:
         confidence: the file; none, or one that is no calibration, is not refused.
-        dictionary: whose features are explained, None where no dictionary is open.
+        of: whose features are explained; a site where no dictionary is open, only vectors that live there.
         target: where the verbalizer reads.
         options: of the run.
         by: the verbalizer; not compared before it is open.
@@ -39,11 +40,11 @@ def refuse_uncalibrated(
     """
     if (calibration := calibration_of(confidence)) is None:
         return
-    if dictionary is None:
+    if isinstance(of, Site) and calibration.on != MADE:
         why = "it is a calibration, which is of a dictionary, and none is named"
         raise Refusal(f"{confidence}", why, "name the dictionary, or leave --confidence out")
     verbalizer = None if by is None else plain(by.identity)
-    found = run_identity(dictionary, target, options, verbalizer or {}, routes or _sure_routes(options))
+    found = run_identity(of, target, options, verbalizer or {}, routes or _sure_routes(options))
     calibration.refuse_another(found, f"{confidence}")
 
 
@@ -55,12 +56,12 @@ def _sure_routes(options: Options) -> tuple[str, ...]:
 
 
 def run_identity(
-    dictionary: Dictionary, target: Site, options: Options, verbalizer: Mapping[str, Any], routes: Sequence[str] = ()
+    of: Dictionary | Site, target: Site, options: Options, verbalizer: Mapping[str, Any], routes: Sequence[str] = ()
 ) -> RunIdentity:
-    """What explaining features of a dictionary is of, as calibrations tell it."""
-    where = dictionary.where
+    """What explaining features of a dictionary, or vectors of a site, is of, as calibrations tell it."""
+    where = "" if isinstance(of, Site) or of.layout == VECTORS else of.where
     return RunIdentity(
-        source=str(dictionary.site),
+        source=str(of if isinstance(of, Site) else of.site),
         target=str(target),
         dictionary=digest(where) if isinstance(where, Path) else str(where),
         verbalizer=verbalizer,
@@ -76,13 +77,16 @@ def run_identity(
 def entry_of(dictionary: Dictionary, directions: Directions, dead: tuple[str, ...] = ()) -> dict[str, object]:
     """What was asked for, where it was read, and a digest: of a packaged folder, else of the rows that were read.
 
-    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``dead``: of those set aside
-    because they have no direction, where any are, how many.
+    ``files``: digest of all of its files, the encoder's too, and of how they are read. ``layout``: of vectors without
+    an encoder alone, that they are that. ``dead``: of those set aside because they have no direction, where any are,
+    how many.
     """
     where, entry = dictionary.where, dict[str, object](ref=dictionary.ref, files=dictionary.fingerprint())
     if isinstance(where, Path):
         entry |= {"digest": digest(where)}
     else:
         entry |= {"at": str(where), "digest": digest(str(where), directions.unit)}
+    if dictionary.layout == VECTORS:
+        entry["layout"] = VECTORS
     dead = directions.dead or dead
     return entry | ({"dead": len(dead)} if dead else {})

@@ -147,12 +147,12 @@ class Opened:
             read.refuse_few(source, target, map=options.map, route=options.serving, counted=counted)
         if confidence is not None:
             check_confidence(confidence)
-            refuse_uncalibrated(confidence, dictionary, target, options)
+            refuse_uncalibrated(confidence, dictionary or source, target, options)
         if dictionary is not None:
             tell_labels(dictionary, talk)
         how: dict[str, Any] = {"dtype": dtype, "device": device}
         by, _ = speakers(by, None, fed, talk, {**how, "engine": "auto", "compiled": False})
-        refuse_uncalibrated(confidence, dictionary, by.site, options, by)
+        refuse_uncalibrated(confidence, dictionary or source, by.site, options, by)
         progress = Progress(talk)
         readings = Readings(source=source, target=by.site, texts=read, talk=progress.talk(), **how)
         crossing = fitted if fitted is not None else _prepared(dictionary, readings, options)

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dragoman.confidence.calibration import Calibration, RunIdentity, is_calibration
+from dragoman.confidence.calibration import MADE, Calibration, RunIdentity, is_calibration
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal
+from dragoman.dictionaries.layout import VECTORS
 from dragoman.embed import Embedder
+from dragoman.measures.claims import claims_of
 from dragoman.records import Row
 from dragoman.scores import CalibrationSummary, ClaimStatus, FeatureClaims
 from dragoman.scoring.claims import known_windows
@@ -22,6 +24,7 @@ from dragoman.scoring.sentences import Reference, TextInContext, sentence_eviden
 from dragoman.store import read_json
 
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
+_NOWHERE = "a vector without an encoder fires nowhere that it could be checked by"
 
 
 def calibration_of(path: str | Path | None) -> Calibration | None:
@@ -66,7 +69,7 @@ def identity_of_run(run: JudgedRun) -> RunIdentity:
         told: dict[str, Any] = {
             "source": str(run.source),
             "target": str(run.target),
-            "dictionary": dictionary.get("at") or dictionary["digest"],
+            "dictionary": "" if dictionary.get("layout") == VECTORS else dictionary.get("at") or dictionary["digest"],
             "verbalizer": manifest["verbalizers"]["by"],
             "map": settings["map"],
             "routes": tuple(sorted({entry.route or "" for entry in own})),
@@ -80,7 +83,11 @@ def identity_of_run(run: JudgedRun) -> RunIdentity:
 
 
 def calibrated_claims(run: JudgedRun, calibration: Calibration, claims: Claims, embedder: Embedder) -> dict[str, Any]:
-    """Scores' parts: ``claims`` with a probability for each sentence that is judged, and ``calibration`` in words."""
+    """Scores' parts: ``claims`` with a probability for each sentence that is judged, and ``calibration`` in words.
+
+    Of vectors without an encoder no sentence was checked, and all are judged.
+    """
+    claims = _unchecked(run) if calibration.on == MADE else claims
     reference = Reference(sentences=calibration.sentences, embedder=CachedEmbedder(embedder))
     rows = {(row.condition, row.feature): row for row in run.rows if row.sample == 0}
     lens = run.folder.lens or {}
@@ -92,6 +99,21 @@ def calibrated_claims(run: JudgedRun, calibration: Calibration, claims: Claims, 
         )
     line = CalibrationSummary(told=calibration.told, line=calibration.line, on=calibration.on, when=calibration.when)
     return {"claims": made, "calibration": line}
+
+
+def _unchecked(run: JudgedRun) -> Claims:
+    """The sentences of a run's texts, none of them checked."""
+    found: dict[str, tuple[FeatureClaims, ...]] = {}
+    for condition in run.claims:
+        rows = []
+        for feature, text in run.texts[condition].items():
+            told = (
+                ClaimStatus(sentence=one.text, kind=one.kind, status="unchecked", why=_NOWHERE, quoted=one.quoted)
+                for one in claims_of(text)
+            )
+            rows.append(FeatureClaims(feature=feature, label="", claims=tuple(told)))
+        found[condition] = tuple(rows)
+    return found
 
 
 def _known(
@@ -117,7 +139,7 @@ def _known(
 def _with_chances(
     one: FeatureClaims, text: TextInContext | None, calibration: Calibration, reference: Reference
 ) -> FeatureClaims:
-    if text is None or text.windows is None:
+    if text is None or (text.windows is None and calibration.on != MADE):
         return one
     chances = calibration.predict(sentence_evidence(text, reference))
     claims: list[ClaimStatus] = list(one.claims)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dragoman import tiny
+from dragoman.confidence.calibration import MADE
 from dragoman.confidence.checked import (
     Checked,
     Reliability,
@@ -83,7 +84,8 @@ def score_run(
     reconstructor, directions = _opened(ar, run, layout=layout, dtype=dtype, device=device)
     also = [second_opinion(say)]
     scores = Scores(format=FORMAT)
-    if confidences is None or reconstructor is not None or run.judgeable:
+    made = calibration is not None and calibration.on == MADE
+    if (confidences is None and not made) or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
     measures = measure_scores(run)
     if steer:
