@@ -102,5 +102,7 @@ def write_probes(documents: list[corpus.Document], work: Path, out: Path) -> Non
         probe = load_file(work / f"probe-{name}.safetensors")
         tensors |= {f"{key}_weight": probe["weight"], f"{key}_bias": probe["bias"]}
     save_file(
-        tensors, out / "probes.safetensors", metadata={"classes": json.dumps(sorted({d.category for d in documents}))}
+        tensors,
+        out / "probes.safetensors",
+        metadata={"classes": json.dumps(sorted({d.category for d in documents if d.category}))},
     )

@@ -41,9 +41,7 @@ AV_PAIRS = 400_000
 AV_BATCH = 256
 AV_RATE = 1.0e-3
 AV_SECONDS = 480
-CATEGORY_WEIGHT = 8.0
-TOPIC_WEIGHT = 3.0
-FINAL_WEIGHT = 0.5
+NULL_SHARE = 0.05  # vectors without a meaning among an AV's rows, told "nothing in particular"
 
 # ARs: the base model up to the block, LoRA, and a linear head.
 AR_RANK = 8
