@@ -53,3 +53,24 @@ AR_SECONDS = 150
 TARGET_D_SAE = 3072
 
 FEATURES_PER_CATEGORY = 5
+
+# A reader of many sites (many.py): blocks read, those kept for testing alone, and how much of everything.
+MANY_BLOCKS: dict[str, tuple[int, ...]] = {
+    "tiny-smollm2": (5, 9, 13, 17, 20, 23, 26),
+    "tiny-gemma": (6, 9, 12, 15),
+}
+MANY_UNSEEN = (("tiny-smollm2", 13), ("tiny-smollm2", 26))
+MANY_SECOND = ("tiny-smollm2", 23)  # a second dictionary here, of another seed and width, for testing alone
+MANY_POSITIONS = 1_500_000
+MANY_PER_DOCUMENT = 20
+MANY_D_SAE = 4096
+MANY_SAE_STEPS = 4000
+MANY_CORRELATED = 300_000  # positions that correlations are taken over
+MANY_HELD_OUT = 0.15
+MANY_LARGEST = 64  # of a component that may be held out
+MANY_ROWS = 115_200  # 450 steps of 256, two passes: equal texts and steps for every arm
+MANY_STEPS = 900
+MANY_BATCH = 256
+# Shares of the kinds of vectors; nulls besides.
+MANY_MIX = {"activation": 0.40, "row": 0.25, "direct": 0.15, "mapped": 0.20}
+SITE_DROPPED = 0.3
