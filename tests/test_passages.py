@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pack
 from passages import MOST, SHARES, Passage, Repeats, collect, cut, cut_code, dealt, drawn, fit, summary
 from sources import SOURCES, Source
 from unpack import READERS, works
@@ -161,3 +162,16 @@ def test_every_source_says_its_licence_and_has_a_reader() -> None:
     for one in SOURCES:
         named.setdefault(one.register, set()).add(one.package)
     assert len(named) >= 20
+
+
+def test_the_package_carries_what_may_be_shared_and_keeps_its_documents(tmp_path: Path) -> None:
+    row = {"text": "a", "register": "novel", "work": "box:1", "package": "box", "version": "1", "licence": "MIT"}
+    rows = [row | {"split": split, "share": share} for split in SHARES for share in (True, False)]
+    pack.write_rows(rows, tmp_path / "passages.jsonl.gz")
+    old = [{"split": "map", "category": "law", "topic": "juries", "text": "b"}]
+    for _ in range(2):  # the second time, human rows of the first are replaced
+        packed = pack.read_jsonl(tmp_path / "documents.jsonl.gz") if (tmp_path / "documents.jsonl.gz").exists() else old
+        pack.write_with_human(packed, tmp_path / "passages.jsonl.gz", tmp_path)
+    found = pack.read_jsonl(tmp_path / "documents.jsonl.gz")
+    assert found[0] == old[0] and [one["split"] for one in found[1:]] == ["map", "direct", "judge", "test"]
+    assert all(one["licence"] == "MIT" and one["category"] == "" for one in found[1:])

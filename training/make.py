@@ -242,7 +242,8 @@ def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
     )
     trainer.save(record)
     trainer.model.to(torch.bfloat16)
-    record |= check(args, documents, teller, trainer, name, x, owner, end)
+    if args.checks:
+        record |= check(args, documents, teller, trainer, name, x, owner, end)
     (args.out / name / "training.yaml").write_text(yaml.safe_dump(record))
     say(f"{name} done: {record}")
 
@@ -380,7 +381,14 @@ def pack_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> No
 
 
 def texts_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
-    """The packed texts; documents that nothing was trained on are written first, unless they are there."""
+    """The packed texts: documents that nothing was trained on, and human passages that may be packed.
+
+    ``--packed``: a file of packed documents whose own stay as they are, since published figures rest on them. Without
+    it documents are written first, unless they are there.
+    """
+    if args.packed:
+        pack.write_with_human(read_jsonl(args.packed), args.passages, args.out)
+        return
     fresh = args.work / "fresh.jsonl.gz"
     if not fresh.exists():
         from write_text import write
@@ -425,6 +433,7 @@ def main() -> None:
     parse.add_argument("--texts", type=Path, help="the corpus, if it is there already")
     stages = ["all", "sweep", "read", *MODELS, *READERS, "texts", "direct", "pack"]
     parse.add_argument("--passages", type=Path, help="human text beside it (passages.py)")
+    parse.add_argument("--packed", type=Path, help="packed documents that are kept, beside human ones")
     parse.add_argument("--stage", choices=stages, default="all")
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parse.add_argument("--batch", type=int, default=512)

@@ -18,6 +18,7 @@ DIRECT_PER_CATEGORY = 200
 JUDGE_PER_CATEGORY = 120
 TEST_PER_CATEGORY = 30
 HELDOUT_PER_TOPIC = 20
+HUMAN_PACKED = {"map": 300, "direct": 1500, "judge": 900, "test": 400}  # human passages that the package carries
 
 # Positions: token ends both tokenizers share, at a word's end, not among the first tokens (alignment.md section 3).
 MIN_POSITION = 10
@@ -37,7 +38,7 @@ SAE_RATE = 4e-4
 # AVs: LoRA on every linear layer; one annealed round. Steps: what fits the seconds, measured, see make.py.
 LORA_RANK = 16
 LORA_ALPHA = 32
-AV_PAIRS = 400_000
+AV_PAIRS = 200_000
 AV_BATCH = 256
 AV_RATE = 1.0e-3
 AV_SECONDS = 480
