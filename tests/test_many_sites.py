@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+import settings
+import sites
 from corpus import Document
+from dragoman.core import Site as Where
 from dragoman.maps.words import FORMS
 from dragoman.measures.claims import claims_of, declines
+from dragoman.models.harvest import Reader
 from judged import Told
 from latents import Codes, Record, Words, agreement, components, held_out, low, records, rule_text, theme_of
 from sites import Place, Statistics
+from small_world import TEXTS, World
 from targets import NULL
 from vectors import Mix, Site, activations, carried_rows, direct_rows, judged_rows, mapped_rows, null_rows, ridge
 
@@ -32,7 +37,7 @@ def planted(number: int) -> Document:
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[list[Document], np.ndarray, np.ndarray, Words, Codes]:
+def planted_world() -> tuple[list[Document], np.ndarray, np.ndarray, Words, Codes]:
     """Latent 0 fires on "anchor", 1 wherever the text is about sailing, 2 at random; 3 as 0 does, half as strong."""
     documents = [planted(k) for k in range(80)]
     owner, end = [], []
@@ -54,8 +59,8 @@ def world() -> tuple[list[Document], np.ndarray, np.ndarray, Words, Codes]:
     return documents, owner, end, words, Codes(found.indices.int(), found.values.half(), SIZE)
 
 
-def test_records_find_what_was_planted(world) -> None:  # type: ignore[no-untyped-def]
-    _, owner, _, words, codes = world
+def test_records_find_what_was_planted(planted_world) -> None:  # type: ignore[no-untyped-def]
+    _, owner, _, words, codes = planted_world
     found = records(codes, words, np.arange(len(owner)), owner)
     assert set(found) == {0, 1, 2, 3}
     assert found[0].words == {"anchor": 1.0} and found[0].after[0] == "deep" and found[0].effective == pytest.approx(80)
@@ -102,8 +107,8 @@ def test_the_rules_text_is_read_by_the_product_and_weighs_by_agreement() -> None
     assert sure.weight(at, at + 3) > untrusted.weight(untrusted.text.index("law"), untrusted.text.index("law") + 3)
 
 
-def test_latents_that_fire_together_are_one_component_over_sites(world) -> None:  # type: ignore[no-untyped-def]
-    codes = world[-1]
+def test_latents_that_fire_together_are_one_component_over_sites(planted_world) -> None:  # type: ignore[no-untyped-def]
+    codes = planted_world[-1]
     of, sizes = components([codes, codes], chunk=100)
     assert of[0] == of[3] == of[SIZE] == of[SIZE + 3] and of[1] == of[SIZE + 1] and len({of[0], of[1], of[2]}) == 3
     assert sizes[of[0]] == 4
@@ -113,8 +118,8 @@ def test_latents_that_fire_together_are_one_component_over_sites(world) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(world) -> Site:  # type: ignore[no-untyped-def]
-    _, owner, _, words, codes = world
+def site(planted_world) -> Site:  # type: ignore[no-untyped-def]
+    _, owner, _, words, codes = planted_world
     rng = torch.Generator().manual_seed(0)
     w_dec = torch.nn.functional.normalize(torch.randn(SIZE, D, generator=rng), dim=1)
     x = 3 * (codes.dense() @ w_dec) + torch.randn(len(owner), D, generator=rng) + 2.0
@@ -171,8 +176,29 @@ def test_nulls_say_nothing_and_parts_are_joined(site: Site) -> None:
     assert torch.equal(again.x, lost.x)
 
 
-def test_words_of_positions_have_their_neighbours_and_forms(world) -> None:  # type: ignore[no-untyped-def]
-    documents, owner, end, words, _ = world
+def test_words_of_positions_have_their_neighbours_and_forms(planted_world) -> None:  # type: ignore[no-untyped-def]
+    documents, owner, end, words, _ = planted_world
     at = next(i for i in range(len(owner)) if words.names[words.at[i]] == "anchor")
     assert (words.names[words.before[at]], words.names[words.after[at]]) == ("the", "deep")
     assert words.forms.shape == (len(owner), len(FORMS)) and documents[owner[at]].text[: end[at]].endswith("anchor")
+
+
+def test_every_site_is_read_as_the_product_reads_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MANY_BLOCKS", {world.source.model: (0, 1), world.target.model: (1,)})
+    monkeypatch.setattr(settings, "MIN_POSITION", 3)
+    documents = [Document(text, "", "", "a novel", "train") for text in TEXTS[:9]]
+    tokens = sites.encoded(documents)
+    owner, end = sites.positions(documents, tokens, 4, 20, 1)
+    assert len(owner) == 20 and all(not documents[d].text[e : e + 1].isalnum() for d, e in zip(owner, end, strict=True))
+    assert sorted(zip(owner, end, strict=True)) == list(zip(owner, end, strict=True))
+    found = {}
+    for ref in (world.source.model, world.target.model):
+        found |= sites.read(ref, tokens[ref], owner, end, "cpu", 4)
+    assert len(found) == 3 and sites.usable(found).all()
+    for place, x in found.items():
+        read = Reader.open(Where(place.model, place.block), dtype="bfloat16").rows(TEXTS[:9], np.inf, batch_size=4)
+        at = {pair: k for k, pair in enumerate(zip(read.document.tolist(), read.end.tolist(), strict=True))}
+        rows = np.array([read.x[at[pair]] for pair in zip(owner.tolist(), end.tolist(), strict=True)])
+        assert np.allclose(x.float().numpy(), rows, rtol=0.05, atol=0.05 * np.abs(rows).max())
+    broken = found | {place: torch.full_like(x, torch.nan) for place, x in list(found.items())[:1]}
+    assert not sites.usable(broken).any()

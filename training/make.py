@@ -243,7 +243,8 @@ def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
     trainer.save(record)
     trainer.model.to(torch.bfloat16)
     if args.checks:
-        record |= check(args, documents, teller, trainer, name, x, owner, end)
+        memory = x[torch.as_tensor(train)].to(args.device), told
+        record |= check(args, documents, teller, trainer, name, x, owner, end, memory)
     (args.out / name / "training.yaml").write_text(yaml.safe_dump(record))
     say(f"{name} done: {record}")
 
@@ -283,9 +284,11 @@ def check(
     x: torch.Tensor,
     owner: np.ndarray,
     end: np.ndarray,
+    memory: tuple[torch.Tensor, list[corpus.Description]],
 ) -> dict[str, Any]:
     """What it says of positions in documents it has not seen, against the rule; of nulls; of development features.
 
+    ``nearest``: the same figures of the description of the most similar of the rows it was trained on (``memory``).
     By kind: ``dev`` (written from a topic), ``heldout`` (from a topic it has not seen), ``human`` (human text of split
     dev). ``probe``: the linear probe's share on the same positions that have a category.
     """
@@ -302,6 +305,7 @@ def check(
         texts = av.speak(trainer, x[torch.as_tensor(rows)])
         truths = [judged.Truth.of(teller, documents[d], int(e)) for d, e in zip(owner[rows], end[rows], strict=True)]
         out[kind] = judged.figures(texts, truths) | probed(args, documents, name, x[rows], truths, texts)
+        out[kind]["nearest"] = judged.figures(nearest(x[rows], memory), truths)
         spoken += [
             {"kind": kind, "document": int(d), "end": int(e), "text": text}
             for d, e, text in zip(owner[rows], end[rows], texts, strict=True)
@@ -313,6 +317,15 @@ def check(
     out["features"], said = features(args, trainer, folder, x)
     pack.write_rows(spoken + said, args.work / f"spoken-{name}.jsonl.gz")
     return out
+
+
+def nearest(x: torch.Tensor, memory: tuple[torch.Tensor, list[corpus.Description]]) -> list[str]:
+    """Of each row the text of the remembered one of largest cosine about the mean: what looking up would say."""
+    known = memory[0].float()
+    mean = known.mean(0)
+    known = torch.nn.functional.normalize(known - mean, dim=1)
+    near = torch.nn.functional.normalize(x.to(known.device).float() - mean, dim=1) @ known.T
+    return [memory[1][int(i)].text for i in near.argmax(1)]
 
 
 def probed(

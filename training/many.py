@@ -75,9 +75,9 @@ def plan(args: argparse.Namespace) -> None:
     on_disk = sum(2 * n * widths[p.model] for p in PLACES) / 2**30
     d_all = s.MANY_D_SAE * (len(PLACES) + 1) + s.MANY_D_SAE // 2
     rows = [
-        ("read", f"{n} positions x {len(PLACES)} sites, {on_disk:.1f} GiB", 2 * tokens / 3.78e6 * 28 + on_disk * 2),
+        ("read", f"{n} positions x {len(PLACES)} sites, {on_disk:.1f} GiB", 90 + tokens / 3.78e6 * 56 + on_disk * 2),
         ("saes", f"{len(PLACES) + 1} of {s.MANY_D_SAE} latents", (len(PLACES) + 1) * s.MANY_SAE_STEPS * 3.5e-3),
-        ("words", f"{n} positions, CPU, beside the SAEs", n * 6e-5),
+        ("words", f"{n} positions, CPU, beside the SAEs", n * 2e-5),
         ("latents", f"components of {d_all} latents, {4 * d_all**2 / 2**30:.1f} GiB", 120.0),
         ("train", f"{s.MANY_STEPS} steps of {s.MANY_BATCH}, one arm", s.MANY_STEPS * 0.44 + 60),
         ("judge", f"600 rows x {len(PLACES)} sites and nulls, one arm", 60.0),
@@ -92,12 +92,12 @@ def read_stage(args: argparse.Namespace) -> None:
         say("read: there already")
         return
     documents = documents_of(args)
-    owner, end = sites.positions(documents, s.MANY_PER_DOCUMENT, args.positions, s.SEED)
+    tokens = sites.encoded(documents)
+    owner, end = sites.positions(documents, tokens, s.MANY_PER_DOCUMENT, args.positions, s.SEED)
     say(f"{len(owner)} positions in {len(documents)} documents")
-    texts = [d.text for d in documents]
     found: dict[Place, torch.Tensor] = {}
     for ref in s.MANY_BLOCKS:
-        found |= sites.read(ref, texts, owner, end, args.device, args.batch)
+        found |= sites.read(ref, tokens[ref], owner, end, args.device, args.batch)
         say(f"read {ref}")
     keep = sites.usable(found)
     statistics = {}
@@ -116,8 +116,9 @@ def saes_stage(args: argparse.Namespace) -> None:
     split = np.array([d.split for d in documents_of(args)])[owner]
     figures_file = args.work / "saes.json"
     figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
-    jobs = [(p, p.key, s.MANY_D_SAE, s.SEED) for p in PLACES]
-    jobs.append((SECOND, f"{SECOND.key}-second", s.MANY_D_SAE // 2, s.SEED + 1))
+    size = args.d_sae or s.MANY_D_SAE
+    jobs = [(p, p.key, size, s.SEED) for p in PLACES]
+    jobs.append((SECOND, f"{SECOND.key}-second", size // 2, s.SEED + 1))
     for place, name, d_sae, seed in jobs:
         file = args.work / f"sae-{name}.safetensors"
         if file.exists():
@@ -386,6 +387,7 @@ def main() -> None:
     parse.add_argument("--rows", type=int, help="vectors of an arm, if not those of settings.py")
     parse.add_argument("--steps", type=int)
     parse.add_argument("--sae-steps", type=int)
+    parse.add_argument("--d-sae", type=int, help="latents of a dictionary, if not those of settings.py")
     parse.add_argument("--av-batch", type=int)
     parse.add_argument("--checks", type=int, default=600)
     parse.add_argument("--workers", type=int, default=1)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import settings as s
 from corpus import Document
 from dragoman.models.batches import Batch
+from dragoman.models.encode import Encoded
 from dragoman.models.harvest import OUTLIER, encoded_whole, shortest_first
 from dragoman.models.load import decoder_blocks, hidden_of, load_model, load_tokenizer, text_stack
 
@@ -75,18 +76,22 @@ class Statistics:
         return angle.cos() * around + angle.sin() * rows
 
 
-def positions(documents: Sequence[Document], per_document: int, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def encoded(documents: Sequence[Document]) -> dict[str, Encoded]:
+    """The texts as either model's tokens: a second or two a thousand, so it is done once."""
+    texts = [d.text for d in documents]
+    return {ref: encoded_whole(load_tokenizer(ref), texts) for ref in s.MANY_BLOCKS}
+
+
+def positions(
+    documents: Sequence[Document], tokens: dict[str, Encoded], per_document: int, most: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(document, end) of word ends that every tokenizer ends a token at, past the first tokens; sorted."""
-    ends: list[Any] = []
-    for ref in s.MANY_BLOCKS:
-        spans = encoded_whole(load_tokenizer(ref), [d.text for d in documents]).spans
-        ends.append(spans)
     found = []
     for i, document in enumerate(documents):
         rng = np.random.default_rng([seed, i])
         shared: set[int] | None = None
-        for own in ends:
-            late = {b for k, (a, b) in enumerate(own[i]) if b > a and k >= s.MIN_POSITION}
+        for own in tokens.values():
+            late = {b for k, (a, b) in enumerate(own.spans[i]) if b > a and k >= s.MIN_POSITION}
             shared = late if shared is None else shared & late
         text = document.text
         fit = sorted(e for e in shared or () if e == len(text) or not text[e].isalnum())
@@ -100,11 +105,11 @@ def positions(documents: Sequence[Document], per_document: int, most: int, seed:
 
 @torch.inference_mode()
 def read(
-    ref: str, texts: Sequence[str], owner: np.ndarray, end: np.ndarray, device: str, batch: int
+    ref: str, encoded: Encoded, owner: np.ndarray, end: np.ndarray, device: str, batch: int
 ) -> dict[Place, torch.Tensor]:
     """Activations (n, d) bfloat16 of every block asked for at the positions; NaN where a text was cut before one."""
     model, tokenizer = load_model(ref, dtype="bfloat16", device=device, upto=max(s.MANY_BLOCKS[ref]))
-    encoded, keys = encoded_whole(tokenizer, texts), owner * _SPAN + end
+    keys = owner * _SPAN + end
     wanted = set(owner.tolist())
     caught: dict[int, torch.Tensor] = {}
     handles = [
