@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compare import compared
 from corpus import REGISTERS, Document, read_passages
 from dragoman.measures.claims import claims_of, declines
+from dragoman.models.decode import Verbalizer
+from dragoman.models.harvest import Reader
 from judged import Told, Truth, f1, figures
+from small_world import TEXTS, World
 from sources import SOURCES
 from targets import NONE, NULL, WEIGHTS, Teller, all_described, final, form_of, null
 
@@ -149,6 +153,7 @@ def test_descriptions_are_the_same_for_the_same_seed(teller: Teller) -> None:
     owner, end = np.array([0, 1, 2, 0]), np.array([50, 60, 70, 80])
     once = all_described(teller, some, owner, end, 9)
     assert once == all_described(teller, some, owner, end, 9) != all_described(teller, some, owner, end, 10)
+    assert once == all_described(teller, some, owner, end, 9, workers=2)
 
 
 def test_figures_count_false_themes_and_declined_ones(teller: Teller) -> None:
@@ -175,3 +180,17 @@ def test_passages_are_read_with_their_kind_and_headword(tmp_path: Path) -> None:
     assert (first.subject, first.genre, first.split, first.category) == ("otter", "a dictionary entry", "map", "")
     assert second.subject == "" and second.work == "box:otter"
     assert {one.register for one in SOURCES} == set(REGISTERS)
+
+
+def test_any_verbalizer_is_held_against_the_rule_at_the_same_positions(world: World, teller: Teller) -> None:
+    rng = np.random.default_rng(8)
+    documents = [Document(text, "", "", "a novel", "train") for text in TEXTS[:4]]
+    own = Teller(documents)
+    spoken = [
+        {"kind": "human", "document": i, "end": 60, "text": own.describe(one, 60, rng).text}
+        for i, one in enumerate(documents)
+    ] + [{"kind": "null", "text": NULL}]
+    verbalizer = Verbalizer.open(world.av)
+    found = compared(spoken, documents, verbalizer, Reader.open(verbalizer.site), limit=3)
+    assert set(found) == {"human"} and found["human"]["said"]["n"] == 3 == found["human"]["by"]["n"]
+    assert found["human"]["said"]["token"] == 1.0 > found["human"]["by"]["token"]  # random weights say nothing of it

@@ -7,6 +7,7 @@ two ARs likewise, pack (texts, the direct route's table). README.md here has wha
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -240,6 +241,7 @@ def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
         seed=s.SEED,
         say=lambda text: say(f"{name} {text}"),
     )
+    record["texts"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (args.texts, args.passages) if f}
     trainer.save(record)
     trainer.model.to(torch.bfloat16)
     if args.checks:

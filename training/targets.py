@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -233,7 +234,7 @@ def all_described(
     if workers < 2:
         return [_one(teller, documents, job, seed) for job in jobs]
     _SHARED.update(teller=teller, documents=documents, seed=seed)
-    with ProcessPoolExecutor(workers) as pool:  # forked, so nothing is copied
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:  # forked: nothing is copied over
         return list(pool.map(_one_shared, jobs, chunksize=500))
 
 
