@@ -21,7 +21,19 @@ from latents import Codes, Record, Words, agreement, components, held_out, low, 
 from sites import Place, Statistics
 from small_world import TEXTS, World
 from targets import NULL
-from vectors import Mix, Site, activations, carried_rows, direct_rows, judged_rows, mapped_rows, null_rows, ridge
+from vectors import (
+    Mix,
+    Site,
+    activations,
+    carried_rows,
+    direct_rows,
+    judged_rows,
+    mapped_rows,
+    null_rows,
+    ridge,
+    window,
+    windows,
+)
 
 K, SIZE, D = 4, 12, 16
 FILLER = ["so", "they", "went", "there", "and", "saw", "that", "it", "was", "late", "and", "dark"]
@@ -202,3 +214,18 @@ def test_every_site_is_read_as_the_product_reads_it(world: World, monkeypatch: p
         assert np.allclose(x.float().numpy(), rows, rtol=0.05, atol=0.05 * np.abs(rows).max())
     broken = found | {place: torch.full_like(x, torch.nan) for place, x in list(found.items())[:1]}
     assert not sites.usable(broken).any()
+
+
+def test_windows_tell_where_a_latent_fires_from_where_it_is_silent(site: Site, planted_world) -> None:  # type: ignore[no-untyped-def]
+    documents, owner, end, _, _ = planted_world
+    site.index_firing(torch.ones(len(owner), dtype=torch.bool))
+    texts = [d.text for d in documents]
+    alone, everywhere = windows(site, [1, 0], texts, owner, end, np.arange(len(owner)))
+    assert len(alone["firing"]) == len(alone["silent"]) == 8 and len(set(alone["firing"])) == 8
+    travel = {" ".join(d.text.split()) for d in documents if d.category == "travel"}
+    assert set(alone["firing"]) <= travel and not set(alone["silent"]) & travel
+    assert everywhere["silent"] == []  # every document holds its word
+    assert (
+        window("a" * 30 + " word by word " + "b " * 100, 40).endswith(" b")
+        and window("short text.", 5) == "short text."
+    )

@@ -2,8 +2,9 @@
 
 Stages, each under ten minutes on one GPU, each resuming where it was: ``plan`` (prints sizes and times, needs no GPU),
 ``read`` (both models at all sites), ``saes``, ``words`` (CPU alone), ``latents`` (records by half, components, held-out
-latents), ``train --arm ARM`` (vectors, then the reader), ``judge --arm ARM``. What must be shown, and the arms, is
-declared in README.md before anything is run.
+latents), ``windows`` (by which texts are told apart), ``train --arm ARM`` (vectors, the reader, what it says of
+held-out latents). What must be shown, and the arms, is declared in README.md before anything is run; figures are made
+of the folder by ``bench/feature_verbalizer.py``.
 """
 
 from __future__ import annotations
@@ -208,6 +209,32 @@ def open_site(args: argparse.Namespace, name: str, place: Place, number: int) ->
     )
 
 
+def judged_latents(site: vectors.Site, name: str, most: int) -> list[int]:
+    """Held-out latents with records of both halves, drawn; of the second dictionary any."""
+    pool = [k for k in sorted(site.b) if k in site.a and (site.held[k] or name.endswith("second"))]
+    return [int(k) for k in np.random.default_rng(s.SEED).permutation(pool)[:most]]
+
+
+def windows_stage(args: argparse.Namespace) -> None:
+    """Windows of half B by which the texts of judged latents are told apart (``bench/feature_verbalizer.py``)."""
+    documents, at = documents_of(args), np.load(args.work / "positions.npz")
+    half_b = ~halves(documents)[at["owner"]]
+    parts = np.load(args.work / "components.npz")
+    texts, rows = [d.text for d in documents], np.flatnonzero(half_b)
+    for number, (name, place) in enumerate(dictionaries()):
+        file = args.work / f"windows-{name}.jsonl.gz"
+        if file.exists():
+            continue
+        site = open_site(args, name, place, number)
+        site.index_firing(torch.as_tensor(half_b, device=args.device), most=64)
+        pool = judged_latents(site, name, args.checks)
+        found = vectors.windows(site, pool, texts, at["owner"], at["end"], rows)
+        of = parts["of"][parts["starts"][number] :]
+        told = [{"latent": k, "component": int(of[k])} | one for k, one in zip(pool, found, strict=True)]
+        pack.write_rows(told, file)
+        say(f"{name}: windows of {len(pool)} latents")
+
+
 def record_of(row: dict[str, Any]) -> rules.Record:
     """As it was written."""
     return rules.Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
@@ -315,8 +342,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     numbers = {name: k for k, (name, _) in enumerate(dictionaries())}
     for name, place in dictionaries():
         site = open_site(args, name, place, numbers[name])
-        pool = [k for k in sorted(site.b) if k in site.a and (site.held[k] or name.endswith("second"))]
-        pool = [int(k) for k in np.random.default_rng(s.SEED).permutation(pool)[: args.checks]]
+        pool = judged_latents(site, name, args.checks)
         if not pool:
             continue
         rows = site.w_dec[torch.as_tensor(pool, device=site.w_dec.device)].float()
@@ -343,7 +369,8 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             "nearest": [rules.rule_text(site.a[k], trust, rng).text for k in near],
         }
         out["sites"][name] = {who: against(some, truths) for who, some in said.items() if some}
-        spoken += [{"site": name, "latent": k, "text": t} for k, t in zip(pool, texts, strict=True)]
+        for who, some in said.items():
+            spoken += [{"site": name, "who": who, "latent": k, "text": t} for k, t in zip(pool, some, strict=False)]
         if place in OWN and not name.endswith("second"):
             lost = av.speak(trainer, vectors.null_rows(site, 2 * min(args.checks, 100), rng).x, head=head(place.said))
             out["sites"][name]["nulls"] = float(np.mean([judged.Told.of(t).nothing for t in lost]))
@@ -375,7 +402,7 @@ def against(texts: list[str], truths: list[rules.Record]) -> dict[str, float]:
 def main() -> None:
     """Run one stage, or all before training."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("stage", choices=["plan", "read", "saes", "words", "latents", "train"])
+    parse.add_argument("stage", choices=["plan", "read", "saes", "words", "latents", "windows", "train"])
     parse.add_argument("--work", type=Path, default=Path("training-work"))
     parse.add_argument("--texts", type=Path)
     parse.add_argument("--passages", type=Path)
@@ -398,9 +425,14 @@ def main() -> None:
         plan(args)
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    {"read": read_stage, "saes": saes_stage, "words": words_stage, "latents": latents_stage, "train": train_stage}[
-        args.stage
-    ](args)
+    {
+        "read": read_stage,
+        "saes": saes_stage,
+        "words": words_stage,
+        "latents": latents_stage,
+        "windows": windows_stage,
+        "train": train_stage,
+    }[args.stage](args)
 
 
 if __name__ == "__main__":

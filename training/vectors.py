@@ -159,5 +159,45 @@ def judged_rows(site: Site, rows: torch.Tensor) -> torch.Tensor:
     return site.statistics.normal(site.statistics.on_shell(mean, rows, torch.ones(len(rows), device=rows.device)))
 
 
+def window(text: str, end: int) -> str:
+    """What stands around a character: 160 before it, 60 behind it, whole words."""
+    start = max(0, end - 160)
+    cut = text[start : end + 60]
+    head = cut.split(" ", 1)[-1] if start else cut
+    return " ".join((head.rsplit(" ", 1)[0] if end + 60 < len(text) else head).split())
+
+
+def windows(
+    site: Site, latents: Sequence[int], texts: Sequence[str], owner: np.ndarray, end: np.ndarray, rows: np.ndarray
+) -> list[dict[str, list[str]]]:
+    """Of each latent eight windows where it fires, where it is silent, and where that of the most similar row fires.
+
+    All at positions ``rows``, of different documents; the latter two of documents in which it does not fire. Needs
+    ``index_firing``.
+    """
+    unit = f.normalize(site.w_dec.float(), dim=1)
+    fires_in = {k: set(owner[site.firing[k].cpu().numpy()].tolist()) if k in site.firing else set() for k in latents}
+    rng, out = np.random.default_rng(s.SEED), list[dict[str, list[str]]]()
+    for k in latents:
+        like = unit @ unit[k]
+        like[k] = -2.0
+        near = next((int(j) for j in like.argsort(descending=True)[:20] if int(j) in site.firing), None)
+        pools = {
+            "firing": site.firing[k].cpu().numpy() if k in site.firing else rows[:0],
+            "silent": rows[rng.integers(len(rows), size=64)],
+            "hard": site.firing[near].cpu().numpy() if near is not None else rows[:0],
+        }
+        told: dict[str, list[str]] = {}
+        for name, pool in pools.items():
+            seen = set[int]() if name == "firing" else set(fires_in[k])
+            told[name] = []
+            for i in pool:
+                if len(told[name]) < 8 and int(owner[i]) not in seen:
+                    seen.add(int(owner[i]))
+                    told[name].append(window(texts[int(owner[i])], int(end[i])))
+        out.append(told)
+    return out
+
+
 def _mix(site: Site, x: torch.Tensor, told: list[Description], kind: str) -> Mix:
     return Mix(x.to(torch.bfloat16), told, [site.place.said] * len(told), [kind] * len(told))

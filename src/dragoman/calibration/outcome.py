@@ -124,7 +124,7 @@ def _borne_out(feature: str, claims: Sequence[Claim], windows: Windows, **how: A
     }
 
 
-def _themes(claims: Sequence[Claim]) -> list[str]:
+def _themes(claims: Iterable[Claim]) -> list[str]:
     return [claim.text for claim in claims if claim.kind == "theme" and not declines(claim.text)]
 
 
