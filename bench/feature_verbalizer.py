@@ -40,17 +40,22 @@ DECLARED = (
     ("another block never seen", "without-blocks", "activations-23", ("tiny-smollm2-26",), "words", 0.0),
     ("model reached by a map", "without-model", "activations-23", ("tiny-gemma-12",), "words", 0.0),
     ("above looking up", "many-everything", "nearest", ("tiny-smollm2-23",), "words", 0.0),
+    ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
 )
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Of one latent at one site: its values by measure, NaN where one does not apply; ``component``: its cluster."""
+    """Of one latent at one site: its values by measure, NaN where one does not apply.
+
+    ``component``: its cluster; ``why``: it is held out with its component, for its word or for its topic.
+    """
 
     latent: int
     component: int
     values: Mapping[str, float]
+    why: str = "component"
 
 
 def judged_site(
@@ -80,12 +85,12 @@ def judged_site(
             if len(firing) > 2 and len(silent) > 2:
                 contexts = ContextEmbeddings.of(embedder.encode(firing), embedder.encode(silent))
                 values[name] = float(detection_table(rows[i : i + 1], [contexts])[0, 0])
-        out.append(Judged(k, int(windows[k]["component"]), values))
+        out.append(Judged(k, int(windows[k]["component"]), values, windows[k]["why"]))
     return out
 
 
 def load(work: Path, embedder: Embedder) -> dict[tuple[str, int], dict[str, dict[str, list[Judged]]]]:
-    """(arm, seed) -> site -> who (reader, rule, nearest) -> latents."""
+    """(arm, seed) -> site -> who (reader, rule, lens, nearest) -> latents."""
     out: dict[tuple[str, int], dict[str, dict[str, list[Judged]]]] = {}
     for file in sorted(work.glob("spoken-*.jsonl.gz")):
         arm, _, seed = file.name.removesuffix(".jsonl.gz").removeprefix("spoken-").rpartition("-")
@@ -114,6 +119,12 @@ def told(latents: Sequence[Judged], measure: str) -> dict[str, Any]:
     return {"value": round(float(values.mean()), 4), "low": round(low, 4), "high": round(high, 4), "n": len(some)}
 
 
+def by_why(latents: Sequence[Judged]) -> dict[str, Any]:
+    """Every measure of latents held out with their component, of those held out for their word, for their topic."""
+    reasons = dict.fromkeys(("component", *(one.why for one in latents)))
+    return {why: {m: told([one for one in latents if one.why == why], m) for m in MEASURES} for why in reasons}
+
+
 def difference(one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str) -> dict[str, Any]:
     """Paired by latent, each latent's mean over seeds first, with an interval over components; and seed by seed."""
 
@@ -121,7 +132,7 @@ def difference(one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]
         found: dict[int, list[float]] = defaultdict(list)
         component = {}
         for latents in seeds:
-            for latent in latents:
+            for latent in (one for one in latents if one.why == "component"):
                 found[latent.latent].append(latent.values[measure])
                 component[latent.latent] = latent.component
         return {k: (float(np.mean(v)), component[k]) for k, v in found.items()}
@@ -143,8 +154,7 @@ def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
     seeds = {arm: sorted(seed for a, seed in found if a == arm) for arm in arms}
     table = {
         f"{arm} {seed}": {
-            site: {who: {m: told(rows, m) for m in MEASURES} for who, rows in by_who.items()}
-            for site, by_who in found[arm, seed].items()
+            site: {who: by_why(rows) for who, rows in by_who.items()} for site, by_who in found[arm, seed].items()
         }
         for arm, seed in sorted(found)
     }
@@ -156,7 +166,7 @@ def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
             at = lambda name, who="reader", site=site: [  # noqa: E731
                 found[name, s][site][who] for s in seeds.get(name, ()) if who in found[name, s].get(site, {})
             ]
-            one, two = at(arm), at(arm, other) if other in ("rule", "nearest") else at(other)
+            one, two = at(arm), at(arm, other) if other in ("rule", "nearest", "lens") else at(other)
             if one and two:
                 line |= difference(one, two, measure)
                 line["met"] = "value" in line and line["value"] >= least and line["low"] > min(0.0, least)

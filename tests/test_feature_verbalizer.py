@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
         {
             "latent": k,
             "component": k // 2,
+            "why": "word" if k > 23 else "component",
             "firing": [f"the {w} is here {i}" for i in range(4)],
             "silent": [f"many people there {i}" for i in range(4)],
             "hard": [f"the {WORDS[k - 1]} is here {i}" for i in range(4)],
@@ -69,13 +70,13 @@ def folder(tmp_path: Path) -> Path:
 def test_arms_are_compared_by_latent_with_intervals_over_components(bench: ModuleType, folder: Path) -> None:
     found = bench.figures(bench.load(folder, LexicalEmbedder()))
     assert found["seeds"] == {"activations-23": [0], "many-everything": [0, 1]}
-    own = found["arms"]["many-everything 0"][SITE]["reader"]
+    own = found["arms"]["many-everything 0"][SITE]["reader"]["component"]
     assert own["words"]["value"] == 1.0 and own["detection"]["value"] == own["hard"]["value"] == 1.0
-    assert own["false_theme"]["value"] == 0.0 and own["theme"] == {"n": 0} and own["words"]["n"] == len(WORDS)
-    other = found["arms"]["activations-23 0"][SITE]["reader"]
+    assert own["false_theme"]["value"] == 0.0 and own["theme"] == {"n": 0} and own["words"]["n"] == 24
+    other = found["arms"]["activations-23 0"][SITE]["reader"]["component"]
     assert other["words"]["value"] == 0.0 and other["false_theme"]["value"] == 1.0
     first = found["declared"][0]
-    expected = 0.5 * (1.0 + np.mean([k % 2 for k in range(len(WORDS))]))
+    expected = 0.5 * (1.0 + np.mean([k % 2 for k in range(24)]))
     assert first["value"] == pytest.approx(expected, abs=1e-3) and first["low"] > 0.5 and first["met"]
     assert first["by_seed"] == [1.0]  # one pair of seeds
     missing = [line for line in found["declared"] if line["arm"] == "without-blocks"]

@@ -17,7 +17,19 @@ from dragoman.maps.words import FORMS
 from dragoman.measures.claims import claims_of, declines
 from dragoman.models.harvest import Reader
 from judged import Told
-from latents import Codes, Record, Words, agreement, components, held_out, low, records, rule_text, theme_of
+from latents import (
+    Codes,
+    Record,
+    Words,
+    agreement,
+    components,
+    held_out,
+    low,
+    records,
+    rule_text,
+    theme_of,
+    unseen_words,
+)
 from sites import Place, Statistics
 from small_world import TEXTS, World
 from targets import NULL
@@ -127,6 +139,11 @@ def test_latents_that_fire_together_are_one_component_over_sites(planted_world) 
     held = held_out(of, 0.5, 4, 3)
     assert held.mean() >= 0.5 and all(len(set(held[of == c])) == 1 for c in set(of))
     assert not held_out(of, 1.0, 3, 3)[of == of[0]].any()  # too large to be held out
+
+
+def test_unseen_words_are_words_that_latents_fire_on() -> None:
+    some = {0: record(), 1: record(words={"the": 0.2}), 2: record(words={",": 0.9}), 3: record(words={"sail": 0.5})}
+    assert unseen_words([some, some], 9, 0) == ["need", "sail"] and len(unseen_words([some], 1, 0)) == 1
 
 
 @pytest.fixture(scope="module")

@@ -318,6 +318,18 @@ def held_out(of: np.ndarray, share: float, most: int, seed: int) -> np.ndarray:
     return out
 
 
+def main_word(record: Record, least: float = 0.3) -> str:
+    """The word a latent fires on most, if it takes so much and is a word; else ""."""
+    word, share = next(iter(record.words.items()), ("", 0.0))
+    return word if share >= least and word.isalpha() and len(word) > 2 else ""
+
+
+def unseen_words(some: Sequence[Mapping[int, Record]], count: int, seed: int) -> list[str]:
+    """``count`` of the words that latents of any dictionary fire on most, drawn."""
+    words = sorted({main_word(r) for records in some for r in records.values()} - {""})
+    return sorted(words[i] for i in np.random.default_rng(seed).permutation(len(words))[:count])
+
+
 def told(record: Record) -> dict[str, object]:
     """A record as it is written."""
     return asdict(record)

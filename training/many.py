@@ -31,6 +31,8 @@ import settings as s
 import sites
 import targets
 import vectors
+from dragoman.measures.firing import quoted
+from dragoman.models.load import text_stack
 from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from sites import PLACES, Place
@@ -41,6 +43,8 @@ OWN = tuple(p for p in PLACES if p.model == BASE)
 OTHERS = tuple(p for p in PLACES if p.model != BASE)
 UNSEEN = tuple(Place(*p) for p in s.MANY_UNSEEN)
 SECOND = Place(*s.MANY_SECOND)
+WHY = ("not", "component", "word", "topic")  # why a latent is held out
+COMPONENT, WORD, TOPIC = 1, 2, 3
 ARMS: dict[str, tuple[tuple[Place, ...], tuple[str, ...]]] = {
     **{f"activations-{p.block}": ((p,), ("activation",)) for p in OWN},
     **{f"rows-{p.block}": ((p,), ("row",)) for p in OWN},
@@ -169,7 +173,8 @@ def dictionaries() -> list[tuple[str, Place]]:
 def latents_stage(args: argparse.Namespace) -> None:
     """Records of every latent by half; components over all sites; which latents are held out."""
     owner = np.load(args.work / "positions.npz")["owner"]
-    half_a = halves(documents_of(args))[owner]
+    documents = documents_of(args)
+    half_a = halves(documents)[owner]
     words = load_words(args.work)
     chosen = np.sort(np.random.default_rng(s.SEED).permutation(len(owner))[: s.MANY_CORRELATED])
     kept: list[rules.Codes] = []
@@ -185,33 +190,47 @@ def latents_stage(args: argparse.Namespace) -> None:
         say(f"{name}: records")
     torch.set_float32_matmul_precision("high")
     of, sizes = rules.components(kept)
-    held = rules.held_out(of, s.MANY_HELD_OUT, s.MANY_LARGEST, s.SEED)
-    np.savez(args.work / "components.npz", of=of, held=held, starts=np.cumsum([0, *(c.size for c in kept)]))
-    say(f"{len(sizes)} components of {len(of)} latents, the largest {sizes.max()}; {held.mean():.1%} held out")
+    starts = np.cumsum([0, *(c.size for c in kept)])
+    why = np.where(rules.held_out(of, s.MANY_HELD_OUT, s.MANY_LARGEST, s.SEED), COMPONENT, 0).astype(np.int8)
+    known = [records_of(args, name, "a") for name, _ in dictionaries()]
+    words = rules.unseen_words(known, s.MANY_WORDS, s.SEED)
+    topics = sorted({d.topic for d in documents if d.split == "heldout"})
+    for start, some in zip(starts, known, strict=False):
+        for k, record in some.items():
+            if why[start + k] == 0 and rules.main_word(record) in words:
+                why[start + k] = WORD
+            elif why[start + k] == 0 and rules.theme_of(record)[1] in topics:
+                why[start + k] = TOPIC
+    np.savez(args.work / "components.npz", of=of, why=why, starts=starts)
+    (args.work / "unseen.json").write_text(json.dumps({"words": words, "topics": topics}, indent=1) + "\n")
+    shares = {name: f"{(why == number).mean():.1%}" for number, name in enumerate(WHY)}
+    say(f"{len(sizes)} components of {len(of)} latents, the largest {sizes.max()}; by why held out: {shares}")
+
+
+def records_of(args: argparse.Namespace, name: str, half: str) -> dict[int, rules.Record]:
+    """What the latents stage wrote."""
+    return {r.latent: r for r in map(record_of, read_jsonl(args.work / f"records-{name}-{half}.jsonl.gz"))}
 
 
 def open_site(args: argparse.Namespace, name: str, place: Place, number: int) -> vectors.Site:
     """A place with one of its dictionaries, all of it on the device."""
     x = load_file(args.work / f"x-{place.key}.safetensors")["x"].to(args.device)
     tensors, parts = sae_of(args, name), np.load(args.work / "components.npz")
-    records = {
-        half: {r.latent: r for r in map(record_of, read_jsonl(args.work / f"records-{name}-{half}.jsonl.gz"))}
-        for half in "ab"
-    }
     return vectors.Site(
         place=place,
         statistics=sites.load_statistics(args.work, place),
         x=x,
         codes=rules.Codes.of(tensors, x),
         w_dec=tensors["W_dec"],
-        held=parts["held"][parts["starts"][number] : parts["starts"][number + 1]],
-        **records,
+        a=records_of(args, name, "a"),
+        b=records_of(args, name, "b"),
+        held=parts["why"][parts["starts"][number] : parts["starts"][number + 1]] > 0,
     )
 
 
-def judged_latents(site: vectors.Site, name: str, most: int) -> list[int]:
-    """Held-out latents with records of both halves, drawn; of the second dictionary any."""
-    pool = [k for k in sorted(site.b) if k in site.a and (site.held[k] or name.endswith("second"))]
+def judged_latents(site: vectors.Site, most: int) -> list[int]:
+    """Held-out latents with records of both halves, drawn."""
+    pool = [k for k in sorted(site.b) if k in site.a and site.held[k]]
     return [int(k) for k in np.random.default_rng(s.SEED).permutation(pool)[:most]]
 
 
@@ -227,10 +246,12 @@ def windows_stage(args: argparse.Namespace) -> None:
             continue
         site = open_site(args, name, place, number)
         site.index_firing(torch.as_tensor(half_b, device=args.device), most=64)
-        pool = judged_latents(site, name, args.checks)
+        pool = judged_latents(site, args.checks)
         found = vectors.windows(site, pool, texts, at["owner"], at["end"], rows)
-        of = parts["of"][parts["starts"][number] :]
-        told = [{"latent": k, "component": int(of[k])} | one for k, one in zip(pool, found, strict=True)]
+        of, why = (parts[key][parts["starts"][number] :] for key in ("of", "why"))
+        told = [
+            {"latent": k, "component": int(of[k]), "why": WHY[why[k]]} | one for k, one in zip(pool, found, strict=True)
+        ]
         pack.write_rows(told, file)
         say(f"{name}: windows of {len(pool)} latents")
 
@@ -256,8 +277,9 @@ def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
         site.index_firing(allowed)
     say(f"{arm}: {len(opened)} sites open, {len(rows)} positions to train on")
     count = args.rows or s.MANY_ROWS
+    more = int(count * 1.15)  # texts that quote an unseen word or topic are dropped
     weights = np.array([s.MANY_MIX[k] for k in kinds])
-    per_kind = np.floor(count * (1 - s.NULL_SHARE) * weights / weights.sum()).astype(int)
+    per_kind = np.floor(more * (1 - s.NULL_SHARE) * weights / weights.sum()).astype(int)
     teller = targets.Teller(documents) if "activation" in kinds else None
     parts: list[vectors.Mix] = []
     pick = lambda pool, n: pool[rng.integers(len(pool), size=n)]  # noqa: E731
@@ -281,8 +303,17 @@ def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
                     ids = pick(np.array(of.trained_on()), m)
                     parts.append(vectors.mapped_rows(site, of, ids.tolist(), rows, rng))
     for place in places:
-        parts.append(vectors.null_rows(opened[place], int(count * s.NULL_SHARE / len(places)), rng))
-    return vectors.Mix.joined(parts)
+        parts.append(vectors.null_rows(opened[place], int(more * s.NULL_SHARE / len(places)), rng))
+    unseen = json.loads((args.work / "unseen.json").read_text())
+    mix = vectors.Mix.joined(parts)
+    seen = np.flatnonzero([not quotes(t.text, unseen["words"], unseen["topics"]) for t in mix.told])
+    return mix[np.sort(rng.permutation(seen)[:count])]
+
+
+def quotes(text: str, words: list[str], topics: list[str]) -> bool:
+    """Whether a text quotes one of the words or tells one of the topics."""
+    said = {part.lower().strip(".,;:!?") for one in quoted(text) for part in one.split()}
+    return not said.isdisjoint(words) or any(t in text.split("\n\n")[0] for t in topics)
 
 
 def _spread(some: list[vectors.Site], count: int) -> list[tuple[vectors.Site, int]]:
@@ -342,7 +373,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     numbers = {name: k for k, (name, _) in enumerate(dictionaries())}
     for name, place in dictionaries():
         site = open_site(args, name, place, numbers[name])
-        pool = judged_latents(site, name, args.checks)
+        pool = judged_latents(site, args.checks)
         if not pool:
             continue
         rows = site.w_dec[torch.as_tensor(pool, device=site.w_dec.device)].float()
@@ -366,6 +397,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
         said = {
             "reader": texts,
             "rule": [rules.rule_text(site.a[k], trust, rng).text for k in pool],
+            "lens": lens_texts(trainer, rows),
             "nearest": [rules.rule_text(site.a[k], trust, rng).text for k in near],
         }
         out["sites"][name] = {who: against(some, truths) for who, some in said.items() if some}
@@ -377,6 +409,20 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
         say(f"{arm} at {name}: {out['sites'][name]}")
     pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
     (args.work / f"judged-{arm}-{args.seed}.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+@torch.no_grad()
+def lens_texts(trainer: av.Trainer, rows: torch.Tensor) -> list[str]:
+    """What the base model's own output layer makes of directions in its space: three words, in a sentence of words."""
+    base = trainer.model.get_base_model()
+    weight = base.get_output_embeddings().weight.float()
+    scaled = torch.nn.functional.normalize(rows.float(), dim=1) * text_stack(base).norm.weight.float()
+    out = []
+    for top in (scaled @ weight.T).topk(40, dim=1).indices.tolist():
+        words = [w.strip().lower() for w in trainer.tokenizer.batch_decode([[i] for i in top])]
+        best = list(dict.fromkeys(w for w in words if w.isalpha() and w.isascii() and len(w) > 2))[:3]
+        out.append("Words such as " + ", ".join(f'"{w}"' for w in best) + " stand out.")
+    return out
 
 
 def against(texts: list[str], truths: list[rules.Record]) -> dict[str, float]:

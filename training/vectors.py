@@ -88,6 +88,11 @@ class Mix:
     site: list[str]
     kind: list[str]
 
+    def __getitem__(self, rows: np.ndarray) -> Mix:
+        """Those rows alone."""
+        pick = lambda some: [some[i] for i in rows]  # noqa: E731
+        return Mix(self.x[torch.as_tensor(rows, device=self.x.device)], *map(pick, (self.told, self.site, self.kind)))
+
     @classmethod
     def joined(cls, parts: Sequence[Mix]) -> Mix:
         """One after another."""
