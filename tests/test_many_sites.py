@@ -144,6 +144,7 @@ def test_latents_that_fire_together_are_one_component_over_sites(planted_world) 
 def test_unseen_words_are_words_that_latents_fire_on() -> None:
     some = {0: record(), 1: record(words={"the": 0.2}), 2: record(words={",": 0.9}), 3: record(words={"sail": 0.5})}
     assert unseen_words([some, some], 9, 0) == ["need", "sail"] and len(unseen_words([some], 1, 0)) == 1
+    assert unseen_words([some], 9, 0, frozenset({"need"})) == ["sail"]
 
 
 @pytest.fixture(scope="module")

@@ -324,9 +324,11 @@ def main_word(record: Record, least: float = 0.3) -> str:
     return word if share >= least and word.isalpha() and len(word) > 2 else ""
 
 
-def unseen_words(some: Sequence[Mapping[int, Record]], count: int, seed: int) -> list[str]:
-    """``count`` of the words that latents of any dictionary fire on most, drawn."""
-    words = sorted({main_word(r) for records in some for r in records.values()} - {""})
+def unseen_words(
+    some: Sequence[Mapping[int, Record]], count: int, seed: int, common: frozenset[str] = frozenset()
+) -> list[str]:
+    """``count`` of the words that latents of any dictionary fire on most, drawn; no ``common`` ones."""
+    words = sorted({main_word(r) for records in some for r in records.values()} - common - {""})
     return sorted(words[i] for i in np.random.default_rng(seed).permutation(len(words))[:count])
 
 

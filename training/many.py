@@ -84,6 +84,7 @@ def plan(args: argparse.Namespace) -> None:
         ("saes", f"{len(PLACES) + 1} of {s.MANY_D_SAE} latents", (len(PLACES) + 1) * s.MANY_SAE_STEPS * 3.5e-3),
         ("words", f"{n} positions, CPU, beside the SAEs", n * 2e-5),
         ("latents", f"components of {d_all} latents, {4 * d_all**2 / 2**30:.1f} GiB", 120.0),
+        ("windows", "held-out latents of 12 dictionaries, once", 60.0),
         ("train", f"{s.MANY_STEPS} steps of {s.MANY_BATCH}, one arm", s.MANY_STEPS * 0.44 + 60),
         ("judge", f"600 rows x {len(PLACES)} sites and nulls, one arm", 60.0),
     ]
@@ -193,16 +194,17 @@ def latents_stage(args: argparse.Namespace) -> None:
     starts = np.cumsum([0, *(c.size for c in kept)])
     why = np.where(rules.held_out(of, s.MANY_HELD_OUT, s.MANY_LARGEST, s.SEED), COMPONENT, 0).astype(np.int8)
     known = [records_of(args, name, "a") for name, _ in dictionaries()]
-    words = rules.unseen_words(known, s.MANY_WORDS, s.SEED)
+    often = np.flatnonzero(np.bincount(words.at, minlength=len(words.names)) > s.MANY_COMMON * len(owner))
+    chosen_words = rules.unseen_words(known, s.MANY_WORDS, s.SEED, frozenset(words.names[i] for i in often))
     topics = sorted({d.topic for d in documents if d.split == "heldout"})
     for start, some in zip(starts, known, strict=False):
         for k, record in some.items():
-            if why[start + k] == 0 and rules.main_word(record) in words:
+            if why[start + k] == 0 and rules.main_word(record) in chosen_words:
                 why[start + k] = WORD
             elif why[start + k] == 0 and rules.theme_of(record)[1] in topics:
                 why[start + k] = TOPIC
     np.savez(args.work / "components.npz", of=of, why=why, starts=starts)
-    (args.work / "unseen.json").write_text(json.dumps({"words": words, "topics": topics}, indent=1) + "\n")
+    (args.work / "unseen.json").write_text(json.dumps({"words": chosen_words, "topics": topics}, indent=1) + "\n")
     shares = {name: f"{(why == number).mean():.1%}" for number, name in enumerate(WHY)}
     say(f"{len(sizes)} components of {len(of)} latents, the largest {sizes.max()}; by why held out: {shares}")
 
@@ -277,7 +279,7 @@ def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
         site.index_firing(allowed)
     say(f"{arm}: {len(opened)} sites open, {len(rows)} positions to train on")
     count = args.rows or s.MANY_ROWS
-    more = int(count * 1.15)  # texts that quote an unseen word or topic are dropped
+    more = int(count * 1.3)  # texts that quote an unseen word or topic are dropped
     weights = np.array([s.MANY_MIX[k] for k in kinds])
     per_kind = np.floor(more * (1 - s.NULL_SHARE) * weights / weights.sum()).astype(int)
     teller = targets.Teller(documents) if "activation" in kinds else None

@@ -69,6 +69,7 @@ MANY_SAE_STEPS = 4000
 MANY_CORRELATED = 300_000  # positions that correlations are taken over
 MANY_HELD_OUT = 0.15
 MANY_WORDS = 200  # words that some latent fires on and no training text quotes
+MANY_COMMON = 5e-4  # share of the positions above which a word is too common to be left out of texts
 MANY_LARGEST = 64  # of a component that may be held out
 MANY_ROWS = 115_200  # 450 steps of 256, two passes: equal texts and steps for every arm
 MANY_STEPS = 900
