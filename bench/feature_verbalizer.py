@@ -99,14 +99,10 @@ def load(work: Path, embedder: Embedder) -> dict[tuple[str, int], dict[str, dict
             texts[row["site"]][row["who"]][row["latent"]] = row["text"]
         made = out.setdefault((arm, int(seed)), {})
         for site, by_who in texts.items():
-            records = {r["latent"]: _record(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
+            records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
             windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
             made[site] = {who: judged_site(said, records, windows, embedder) for who, said in by_who.items()}
     return out
-
-
-def _record(row: dict[str, Any]) -> Record:
-    return Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
 def told(latents: Sequence[Judged], measure: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from latents import (
     records,
     rule_text,
     theme_of,
+    told,
     unseen_words,
 )
 from sites import Place, Statistics
@@ -95,6 +97,7 @@ def test_records_find_what_was_planted(planted_world) -> None:  # type: ignore[n
     assert 1 not in half and theme_of(half[0]) == ("law", "juries")
     assert agreement(found[0], half[0]) == {"theme": 0.0, "words": 1.0, "token": 1.0}
     assert set(agreement(found[0], None).values()) == {0.0}
+    assert Record.read(json.loads(json.dumps(told(found[0])))) == found[0]
     assert low(0.5, 10) < low(0.5, 1000) < 0.5
 
 
@@ -121,8 +124,8 @@ def test_the_rules_text_is_read_by_the_product_and_weighs_by_agreement() -> None
     plain = rule_text(record(), full, rng)
     kinds = [c.kind for c in claims_of(plain.text)]
     assert kinds == ["theme", "words", "token"] and declines(claims_of(plain.text)[0].text)
-    told = Told.of(plain.text)
-    assert told.token[0] == "need" and told.words == ("people", "really", "needs") and not told.theme
+    read = Told.of(plain.text)
+    assert read.token[0] == "need" and read.words == ("people", "really", "needs") and not read.theme
     sure = rule_text(record(category_low=0.4, topic_low=0.3), full, rng)
     assert "law" in Told.of(sure.text).theme and "juries" in sure.text
     assert Told.of(rule_text(record(words={}), full, rng).text).token == ()

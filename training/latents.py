@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +127,12 @@ class Record:
     category_low: float
     topic: str
     topic_low: float
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> Record:
+        """As it was written: lists are tuples again."""
+        made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        return cls(**made)
 
 
 def records(codes: Codes, words: Words, rows: np.ndarray, owner: np.ndarray) -> dict[int, Record]:

@@ -211,7 +211,7 @@ def latents_stage(args: argparse.Namespace) -> None:
 
 def records_of(args: argparse.Namespace, name: str, half: str) -> dict[int, rules.Record]:
     """What the latents stage wrote."""
-    return {r.latent: r for r in map(record_of, read_jsonl(args.work / f"records-{name}-{half}.jsonl.gz"))}
+    return {r.latent: r for r in map(rules.Record.read, read_jsonl(args.work / f"records-{name}-{half}.jsonl.gz"))}
 
 
 def open_site(args: argparse.Namespace, name: str, place: Place, number: int) -> vectors.Site:
@@ -256,11 +256,6 @@ def windows_stage(args: argparse.Namespace) -> None:
         ]
         pack.write_rows(told, file)
         say(f"{name}: windows of {len(pool)} latents")
-
-
-def record_of(row: dict[str, Any]) -> rules.Record:
-    """As it was written."""
-    return rules.Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
 def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
@@ -372,6 +367,11 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     fit = torch.as_tensor(np.flatnonzero(halves(documents)[at["owner"]]), device=args.device)
     nearest = {p: p for p in OWN} | dict.fromkeys(OTHERS, SECOND)
     read_at: dict[Place, vectors.Site] = {}
+
+    def named(place: Place) -> str:
+        # A place that a reader has not learnt from has no name that it knows.
+        return head(place.said) if place in ARMS[arm][0] else ""
+
     numbers = {name: k for k, (name, _) in enumerate(dictionaries())}
     for name, place in dictionaries():
         site = open_site(args, name, place, numbers[name])
@@ -389,7 +389,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
                 torch.as_tensor(np.random.default_rng(s.SEED).permutation(len(fit))[: vectors.FIT], device=fit.device)
             ]
             rows = rows @ vectors.ridge(site.x[some], target.x[some])
-        texts = av.speak(trainer, vectors.judged_rows(target, rows), head=head(target.place.said))
+        texts = av.speak(trainer, vectors.judged_rows(target, rows), head=named(target.place))
         rng = np.random.default_rng(s.SEED)
         trust = {"theme": 1.0, "words": 1.0, "token": 1.0}
         known = site.trained_on()
@@ -406,7 +406,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
         for who, some in said.items():
             spoken += [{"site": name, "who": who, "latent": k, "text": t} for k, t in zip(pool, some, strict=False)]
         if place in OWN and not name.endswith("second"):
-            lost = av.speak(trainer, vectors.null_rows(site, 2 * min(args.checks, 100), rng).x, head=head(place.said))
+            lost = av.speak(trainer, vectors.null_rows(site, 2 * min(args.checks, 100), rng).x, head=named(place))
             out["sites"][name]["nulls"] = float(np.mean([judged.Told.of(t).nothing for t in lost]))
         say(f"{arm} at {name}: {out['sites'][name]}")
     pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
