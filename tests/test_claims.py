@@ -11,7 +11,7 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
-from dragoman.measures.claims import Windows, check_claims, claims_of, label_of, token_of, topic_of
+from dragoman.measures.claims import Windows, check_claims, claims_of, declines, label_of, token_of, topic_of
 from dragoman.models import embedder as embedders
 from dragoman.scores import ClaimStatus, ConfidenceScores, FeatureConfidence, Scores
 from dragoman.scoring import JudgedRun, add_claims, claim_scores
@@ -105,6 +105,14 @@ def test_of_a_feature_without_a_theme_the_token_alone_is_borne_out() -> None:
             "supported",
         ]
         assert label_of(list(found.values())) == '"Need"'
+
+
+def test_that_there_is_no_topic_is_no_theme_to_be_checked() -> None:
+    text = said(TOPICS[0], "Need").replace(theme(TOPICS[0]), "A passage about no particular topic, written as a novel.")
+    found = judged(text, anywhere("needs"))
+    assert found["theme"].status == "unchecked" and "no particular topic" in found["theme"].why
+    assert label_of(list(found.values())) == '"Need"'
+    assert declines("Nothing in particular.") and not declines("Nothing is more particular than a tennis racket.")
 
 
 def test_a_token_that_every_feature_fires_on_is_not_borne_out() -> None:
@@ -244,3 +252,20 @@ def test_a_confidence_has_no_answer_where_the_theme_is_not_borne_out(run: RunFol
     assert [one.answered for one in made.per_feature["direct"]] == [True, False, True, False]
     assert made.per_feature["other"][0].answered and made.per_feature["direct"][1].probability == 0.9
     assert held_back(given, {}) == given
+    # A text that declines to tell a theme says nothing that such a probability is of.
+    none = {
+        condition: tuple(
+            one.model_copy(
+                update={
+                    "claims": tuple(
+                        c.model_copy(update={"sentence": "No particular topic.", "status": "unchecked"})
+                        for c in one.claims
+                        if c.kind == "theme"
+                    )
+                }
+            )
+            for one in some
+        )
+        for condition, some in claims.items()
+    }
+    assert not any(one.answered for one in held_back(given, none).per_feature["direct"])

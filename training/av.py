@@ -94,8 +94,13 @@ def write_sidecar(folder: Path, base: str, tokenizer: Any, block: int, scale: fl
     (folder / "nla_meta.yaml").write_text(yaml.safe_dump(meta, allow_unicode=True, sort_keys=False))
 
 
-def answers(tokenizer: Any, descriptions: Sequence[Description]) -> tuple[list[list[int]], list[list[float]]]:
-    """Token ids of ``<explanation>…</explanation>`` with EOS, and each token's weight in the loss."""
+def answers(
+    tokenizer: Any, descriptions: Sequence[Description], heads: Sequence[str] | None = None
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids of ``<explanation>…</explanation>`` with EOS, and each token's weight in the loss.
+
+    ``heads``: words before each, given and not to be learnt (where a vector was read).
+    """
     head, tail = "<explanation>\n", "\n</explanation>"
     end = eos_id(tokenizer)
     encoded = tokenizer(
@@ -106,6 +111,10 @@ def answers(tokenizer: Any, descriptions: Sequence[Description]) -> tuple[list[l
         [*(d.weight(a - len(head), b - len(head)) for a, b in spans), 1.0]
         for d, spans in zip(descriptions, encoded["offset_mapping"], strict=True)
     ]
+    if heads is not None:
+        given = {h: tokenizer.encode(h, add_special_tokens=False) if h else [] for h in set(heads)}
+        ids = [given[h] + i for h, i in zip(heads, ids, strict=True)]
+        weights = [[0.0] * len(given[h]) + w for h, w in zip(heads, weights, strict=True)]
     return ids, weights
 
 
@@ -119,10 +128,23 @@ class Trainer:
     """One AV in training: the adapter model, its prompt, and the loss of a batch."""
 
     def __init__(
-        self, folder: Path, base: str, block: int, scale: float, device: str, start: Path | None = None
+        self,
+        folder: Path,
+        base: str,
+        block: int,
+        scale: float,
+        device: str,
+        start: Path | None = None,
+        *,
+        seed: int = s.SEED,
+        affine: bool = False,
     ) -> None:
-        """Load the base model, write the sidecar, wrap it with LoRA; ``start``: an adapter to go on from."""
-        torch.manual_seed(s.SEED)
+        """Load the base model, write the sidecar, wrap it with LoRA.
+
+        ``start``: an adapter to go on from. ``affine``: the model stays as it is, and a scale and a bias of the vector
+        are learnt instead (Pepper et al.).
+        """
+        torch.manual_seed(seed)
         model, _ = load_model(base, dtype="bfloat16", device=device)
         self.tokenizer = load_tokenizer(base)
         d_model = int(model.get_input_embeddings().weight.shape[1])
@@ -139,11 +161,24 @@ class Trainer:
         ids = torch.tensor(self.prompt.ids, device=device)
         with torch.no_grad():
             self.embedded = model.get_input_embeddings()(ids)
+        self.affine: tuple[torch.nn.Parameter, ...] = ()
+        if affine:
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(False)
+            shift = torch.zeros(d_model, device=device)
+            self.affine = (torch.nn.Parameter(torch.ones(1, device=device)), torch.nn.Parameter(shift))
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is learnt."""
+        return [*self.affine] or [p for p in self.model.parameters() if p.requires_grad]
 
     def vectors(self, x: torch.Tensor) -> torch.Tensor:
         """Rows at the injection norm, in the model's dtype."""
         x = x.float()
-        return (x * (self.scale / x.norm(dim=1, keepdim=True))).to(self.embedded.dtype)
+        x = x * (self.scale / x.norm(dim=1, keepdim=True))
+        if self.affine:
+            x = x * self.affine[0] + self.affine[1] * self.scale
+        return x.to(self.embedded.dtype)
 
     def loss(self, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Weighted cross-entropy of the answers (b, t) given one vector each (b, d)."""
@@ -294,9 +329,10 @@ def train(
     batch: int,
     seed: int,
     say: Callable[[str], None],
+    heads: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train the adapter on rows of x (n, d) and their descriptions; returns figures for the record."""
-    table = Table(*answers(trainer.tokenizer, descriptions), trainer.device)
+    table = Table(*answers(trainer.tokenizer, descriptions, heads), trainer.device)
     plan = endless(table.lengths, batch, seed)
 
     def loss_of(_step: int) -> torch.Tensor:
@@ -304,7 +340,7 @@ def train(
         at = torch.as_tensor(rows, device=trainer.device)
         return trainer.loss(x[at], *table.rows(at, int(table.lengths[rows].max())))
 
-    params = [p for p in trainer.model.parameters() if p.requires_grad]
+    params = trainer.parameters()
     return descend(params, loss_of, rate=rate, steps=steps, seconds=seconds, say=say) | {
         "batch": batch,
         "rows": len(descriptions),
@@ -312,14 +348,17 @@ def train(
 
 
 @torch.no_grad()
-def speak(trainer: Trainer, x: torch.Tensor, batch: int = 1024, tokens: int = 110) -> list[str]:
-    """Greedy answers for rows of x with transformers' own generate (checks only)."""
+def speak(trainer: Trainer, x: torch.Tensor, batch: int = 1024, tokens: int = 110, head: str = "") -> list[str]:
+    """Greedy answers for rows of x with transformers' own generate (checks only); ``head``: words given before."""
     trainer.model.eval()
     out = []
+    given = torch.tensor(trainer.tokenizer.encode(head, add_special_tokens=False) if head else [], dtype=torch.long)
+    before = trainer.model.get_input_embeddings()(given.to(trainer.device)).to(trainer.embedded.dtype)
     for start in range(0, len(x), batch):
         vectors = trainer.vectors(x[start : start + batch].to(trainer.device))
         embedded = trainer.embedded.expand(len(vectors), -1, -1).clone()
         embedded[:, trainer.prompt.slot] = vectors
+        embedded = torch.cat([embedded, before.expand(len(vectors), -1, -1)], dim=1)
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=trainer.device)
         ids = trainer.model.generate(
             inputs_embeds=embedded, attention_mask=mask, max_new_tokens=tokens, do_sample=False,

@@ -1,17 +1,14 @@
-"""Topical documents: splits, and the description of a prefix that an AV learns to write.
+"""The texts that everything is trained on, with their splits: written from a topic, and human.
 
-In: rows of ``category, topic, prompt, text``. Out: documents with a split, and three short paragraphs for a prefix of
-one: what it is about (category before topic, so that a greedy reader decides the category first), which words stand out
-in its last 45 words by TF-IDF, and the final word with what followed.
+In: rows of ``category, topic, prompt, text`` (``write_text.py``), passages (``passages.py``). Out: documents. What an
+AV learns to say of a position in one is in ``targets.py``.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,31 +30,28 @@ GENRES = {
     "Explain": "an explanation for beginners",
     "Write a conversation": "a conversation",
 }
-THEMES = (
-    "This deals with {category}, in particular {topic}, in the form of {genre}.",
-    "A passage about {category}: {topic}, written as {genre}.",
-    "The theme is {category}; the subject is {topic}, told as {genre}.",
-)
 SALIENT = (
     'Words such as "{0}", "{1}" and "{2}" stand out.',
     'It turns on "{0}", with "{1}" and "{2}" close by.',
     'The vocabulary is marked by "{0}", "{1}" and "{2}".',
 )
-FINAL = (
-    'Final token "{last}" {where}, and "{after}" is likely to follow.',
-    'Final token "{last}" {where}; something like "{after}" comes next.',
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with its planted truth and its split (train, dev, test, heldout; fresh)."""
+    """One text with its split (train, dev, test, heldout; fresh; of human text also map, direct, judge).
+
+    ``category``, ``topic``: what it was written from, "" for human text, of which nothing is planted. ``subject``: the
+    headword of a dictionary's entry, else "". ``work``: the source work of human text, which has one split.
+    """
 
     text: str
     category: str
     topic: str
     genre: str
     split: str
+    subject: str = ""
+    work: str = ""
 
 
 def read(path: Path) -> list[Document]:
@@ -88,6 +82,50 @@ def read_fresh(path: Path, corpus: list[Document]) -> list[Document]:
     return [Document(row["text"], row["category"], row["topic"], "", "fresh") for row in rows]
 
 
+REGISTERS = {
+    "changelog": "a list of changes",
+    "chat": "a conversation",
+    "code, C": "C code",
+    "code, Perl": "Perl code",
+    "code, Python": "Python code",
+    "commentary": "a commentary",
+    "computing": "a glossary entry",
+    "dictionary": "a dictionary entry",
+    "drama": "a play",
+    "essay": "an essay",
+    "game": "the text of a game",
+    "handbook": "a handbook",
+    "kernel": "technical notes",
+    "law": "a legal text",
+    "manual page": "a manual page",
+    "novel": "a novel",
+    "programming": "a programming manual",
+    "satire": "a satirical entry",
+    "saying": "a saying",
+    "scripture": "scripture",
+    "speech": "a speech",
+    "tale": "a tale of war and magic",
+}
+ENTRIES = ("computing", "dictionary", "satire")  # registers whose passages tell of the word that heads them
+
+
+def read_passages(path: Path) -> list[Document]:
+    """Human passages of ``passages.py`` as documents without planted truth."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [
+        Document(row["text"], "", "", REGISTERS[row["register"]], row["split"], headword(row), row["work"])
+        for row in rows
+    ]
+
+
+def headword(row: dict[str, str]) -> str:
+    """The word an entry is headed by, if its passage begins with it and it is one word or two; else ""."""
+    word = row["work"].split(":", 1)[-1] if row["register"] in ENTRIES else ""
+    heads = row["text"].lower().startswith(word.lower()) and word.replace(" ", "").isalpha()
+    return word.lower() if word and heads and len(word) > 2 and len(word.split()) < 3 else ""
+
+
 def heldout_topics(rows: list[dict[str, str]]) -> list[str]:
     """27 topics, one from each of 27 categories."""
     rng = np.random.default_rng(s.SEED + 1)
@@ -105,70 +143,9 @@ class Description:
     text: str
     weights: tuple[tuple[int, int, float], ...]
 
-    @classmethod
-    def of(cls, theme: str, salient: str, final: str, document: Document) -> Description:
-        """Join the paragraphs. Category and topic are a few tokens among eighty: unweighted, style drowns them."""
-        text = "\n\n".join((theme, salient, final))
-        category = theme.index(document.category)
-        topic = theme.index(document.topic, category + len(document.category))
-        return cls(
-            text,
-            (
-                (category, category + len(document.category), s.CATEGORY_WEIGHT),
-                (topic, topic + len(document.topic), s.TOPIC_WEIGHT),
-                (len(text) - len(final), len(text), s.FINAL_WEIGHT),
-            ),
-        )
-
     def weight(self, start: int, end: int) -> float:
         """Weight of a token that covers these characters."""
         return next((w for a, b, w in self.weights if start < b and end > a), 1.0)
-
-
-class Describer:
-    """Writes the three paragraphs; document frequencies come from training documents only."""
-
-    def __init__(self, documents: list[Document]) -> None:
-        """Count in how many training documents each word occurs."""
-        seen: Counter[str] = Counter()
-        train = [d for d in documents if d.split == "train"]
-        for document in train:
-            seen.update({w.lower() for w in WORD.findall(document.text)})
-        self.n = len(train)
-        self.frequency = seen
-
-    def salient(self, prefix: str) -> list[str]:
-        """Three words of the last 45 by TF-IDF, most salient first, no two of them forms of one word."""
-        words = [w.lower() for w in WORD.findall(prefix[-600:])][-45:]
-        counts = Counter(w for w in words if len(w) > 2)
-        weight = {w: c * math.log((self.n + 1) / (self.frequency[w] + 1)) for w, c in counts.items()}
-        out: list[str] = []
-        for word in sorted(weight, key=lambda w: (-weight[w], w)):
-            if not any(related(word, other) for other in out):
-                out.append(word)
-        return out[:3]
-
-    def describe(self, document: Document, end: int, rng: np.random.Generator) -> Description:
-        """Theme, salient words, final token, for ``document.text[:end]``."""
-        prefix, rest = document.text[:end], document.text[end:]
-        words = self.salient(prefix) + ["it", "this", "that"]
-        last = prefix.rsplit(None, 1)[-1].strip('"“”')[-20:]
-        after = rest.split(None, 3)[:3]
-        where = (
-            "ends a sentence"
-            if last.endswith((".", "!", "?"))
-            else "pauses"
-            if last.endswith((",", ";", ":"))
-            else "goes on"
-        )
-        theme = THEMES[rng.integers(len(THEMES))].format(
-            category=document.category, topic=document.topic, genre=document.genre
-        )
-        salient = SALIENT[rng.integers(len(SALIENT))].format(*words)
-        final = FINAL[rng.integers(len(FINAL))].format(
-            last=last, where=where, after=" ".join(after).replace('"', "") or "the end"
-        )
-        return Description.of(theme, salient, final, document)
 
 
 def related(one: str, other: str) -> bool:

@@ -7,8 +7,9 @@ two ARs likewise, pack (texts, the direct route's table). README.md here has wha
 from __future__ import annotations
 
 import argparse
-import gzip
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,22 +21,24 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+import activations
 import ar
 import av
 import corpus
+import judged
 import pack
 import probe
-import reading
 import sae
 import select_features
 import settings as s
 import sweep
+import targets
 from dragoman.core import Site
 from dragoman.dictionaries import open_dictionary
-from dragoman.dictionaries.beside import read_truth
 from dragoman.models.harvest import Reader
 from dragoman.models.load import load_model
 from dragoman.models.paired import direct_statistics
+from dragoman.stats.planted import names_category
 from dragoman.store import read_jsonl
 from dragoman.store.arrays import save_background
 
@@ -53,15 +56,15 @@ def say(text: str) -> None:
 
 def read_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
     """Read both models, train the SAE, choose features, fit probes, save what the AV processes need."""
-    rows: dict[str, reading.Rows] = {}
+    rows: dict[str, activations.Rows] = {}
     for name, (ref, block) in MODELS.items():
         model, tokenizer = load_model(ref, dtype="bfloat16", device=args.device)
-        rows[name] = reading.read_all(model, tokenizer, block, [d.text for d in documents], args.device, args.batch)
+        rows[name] = activations.read_all(model, tokenizer, block, [d.text for d in documents], args.device, args.batch)
         say(f"read {len(rows[name].x)} tokens of {ref} block {block}, left out {rows[name].where.dropped} outliers")
         del model
     source, target = rows["smollm2-av"], rows["gemma-av"]
-    pairs = reading.aligned(source, target)
-    chosen = reading.word_end_pairs(documents, source, pairs, s.SEED)
+    pairs = activations.aligned(source, target)
+    chosen = activations.word_end_pairs(documents, source, pairs, s.SEED)
     left, right = pairs[0][chosen], pairs[1][chosen]
     say(f"{len(pairs[0])} aligned pairs, {len(chosen)} kept")
     np.savez(args.work / "pairs.npz", document=source.where.document[left], end=source.where.end[left])
@@ -84,7 +87,12 @@ def read_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> No
 
 
 def dictionary(
-    args: argparse.Namespace, documents: list[corpus.Document], folder: str, rows: reading.Rows, name: str, d_sae: int
+    args: argparse.Namespace,
+    documents: list[corpus.Document],
+    folder: str,
+    rows: activations.Rows,
+    name: str,
+    d_sae: int,
 ) -> dict[str, float]:
     """Train a site's SAE (one that lies in ``--out`` already is kept), say what each latent fires on, list features."""
     kept = args.out / folder / "sae_weights.safetensors"
@@ -113,7 +121,7 @@ def dictionary(
 def write_truth(listed: list[dict[str, Any]], documents: list[corpus.Document], folder: Path) -> None:
     """What is planted, and a label of each listed latent, beside the dictionary."""
     words: dict[str, set[str]] = {}
-    for document in documents:
+    for document in (d for d in documents if d.category):
         words.setdefault(document.category, {document.category}).add(document.topic)
     truth = {"features": listed, "category_words": {name: sorted(some) for name, some in sorted(words.items())}}
     labels = {one["id"]: f"{one['category']}: {one['topic']}" for one in listed}
@@ -124,8 +132,10 @@ def write_truth(listed: list[dict[str, Any]], documents: list[corpus.Document], 
 def fit_probe(
     args: argparse.Namespace, documents: list[corpus.Document], name: str, x: torch.Tensor, owner: np.ndarray
 ) -> dict[str, float]:
-    """The linear probe the AV is compared with: the same activations of the same training documents."""
-    names = sorted({d.category for d in documents})
+    """The linear probe the AV is compared with: the same activations of the same training documents with a category."""
+    names = categories(documents)
+    planted = np.array([bool(d.category) for d in documents])[owner]
+    x, owner = x[torch.as_tensor(np.flatnonzero(planted), device=x.device)], owner[planted]
     y = torch.tensor([names.index(documents[i].category) for i in owner], device=args.device)
     split = np.array([d.split for d in documents])[owner]
     at = {
@@ -138,6 +148,11 @@ def fit_probe(
         for k in ("dev", "test", "heldout")
         if len(at[k])
     }
+
+
+def categories(documents: list[corpus.Document]) -> list[str]:
+    """Planted categories in the order of the probe's classes."""
+    return sorted({d.category for d in documents if d.category})
 
 
 def write_sae(folder: Path, tensors: dict[str, torch.Tensor], model: tuple[str, int]) -> None:
@@ -173,12 +188,36 @@ def pairs_of(
     return x, pairs["document"], pairs["end"], np.sort(chosen[: args.limit or s.AV_PAIRS])
 
 
+def with_nulls(
+    x: torch.Tensor, told: list[corpus.Description], seed: int
+) -> tuple[torch.Tensor, list[corpus.Description]]:
+    """The rows and descriptions with vectors that mean nothing among them, a twentieth of all."""
+    count = int(len(x) * s.NULL_SHARE / (1 - s.NULL_SHARE))
+    return torch.cat([x, nulls(x, count, seed)]), told + [targets.null()] * count
+
+
+def nulls(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """(count, d) vectors without a meaning that lie as far from the site's mean as its activations do.
+
+    Half are the mean and a random direction; half the mean and a real deviation whose coordinates are shuffled. Bare
+    random directions are not among them: rows of a dictionary are bare too, and are not to be told "nothing" for that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    some = x[torch.randint(len(x), (count,), generator=generator)].float()
+    mean = x[: 1 << 16].float().mean(0)
+    apart = some - mean
+    length = apart.norm(dim=1, keepdim=True)
+    noise = torch.randn(apart.shape, generator=generator).to(apart)
+    half = count // 2
+    noise[:half] = apart[:half][:, torch.randperm(x.shape[1], generator=generator)]
+    return (mean + noise * (length / noise.norm(dim=1, keepdim=True))).to(x.dtype)
+
+
 def described(
-    documents: list[corpus.Document], owner: np.ndarray, end: np.ndarray, seed: int
+    teller: targets.Teller, documents: list[corpus.Document], owner: np.ndarray, end: np.ndarray, seed: int
 ) -> list[corpus.Description]:
-    """What each pair's prefix is about, in words."""
-    describer, rng = corpus.Describer(documents), np.random.default_rng(seed)
-    return [describer.describe(documents[d], int(e), rng) for d, e in zip(owner, end, strict=True)]
+    """What is said of each pair's position."""
+    return targets.all_described(teller, documents, owner, end, seed, max(1, (os.cpu_count() or 2) - 1))
 
 
 def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: str) -> None:
@@ -186,12 +225,14 @@ def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
     ref, block = MODELS[name]
     figures = json.loads((args.work / "figures.json").read_text())[name]
     x, owner, end, train = pairs_of(args, documents, name, s.SEED)
-    told = described(documents, owner[train], end[train], s.SEED)
+    teller = targets.Teller(documents)
+    told = described(teller, documents, owner[train], end[train], s.SEED)
     say(f"{name}: {len(train)} descriptions, for example: {told[0].text!r}")
+    rows, told = with_nulls(x[torch.as_tensor(train)], told, s.SEED)
     trainer = av.Trainer(args.out / name, ref, block, round(figures["median_norm"], 1), args.device, args.start)
     record = av.train(
         trainer,
-        x[torch.as_tensor(train)].to(args.device),
+        rows.to(args.device),
         told,
         rate=args.rate or s.AV_RATE,
         steps=args.steps,
@@ -200,9 +241,12 @@ def av_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
         seed=s.SEED,
         say=lambda text: say(f"{name} {text}"),
     )
+    record["texts"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (args.texts, args.passages) if f}
     trainer.save(record)
     trainer.model.to(torch.bfloat16)
-    record |= check(args, documents, trainer, name, x, owner, np.array([d.split for d in documents])[owner])
+    if args.checks:
+        memory = x[torch.as_tensor(train)].to(args.device), told
+        record |= check(args, documents, teller, trainer, name, x, owner, end, memory)
     (args.out / name / "training.yaml").write_text(yaml.safe_dump(record))
     say(f"{name} done: {record}")
 
@@ -212,7 +256,8 @@ def ar_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
     ref, block = MODELS[READERS[name]]
     scale = json.loads((args.work / "figures.json").read_text())[READERS[name]]["median_norm"]
     x, owner, end, train = pairs_of(args, documents, READERS[name], s.SEED + 3)
-    told = [d.text for d in described(documents, owner[train], end[train], s.SEED + 3)]
+    teller = targets.Teller(documents)
+    told = [d.text for d in described(teller, documents, owner[train], end[train], s.SEED + 3)]
     trainer = ar.Trainer(args.out / name, ref, block, scale, args.device)
     record: dict[str, Any] = ar.train(
         trainer,
@@ -226,7 +271,7 @@ def ar_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
     split = np.array([d.split for d in documents])[owner]
     for kind in ("dev", "heldout"):
         rows = np.random.default_rng(s.SEED).permutation(np.flatnonzero(split == kind))[: args.checks]
-        texts = [d.text for d in described(documents, owner[rows], end[rows], s.SEED)]
+        texts = [d.text for d in described(teller, documents, owner[rows], end[rows], s.SEED)]
         record[kind] = ar.check(trainer, x[torch.as_tensor(rows)], texts)
     trainer.save(record)
     say(f"{name} done: {record}")
@@ -235,32 +280,109 @@ def ar_stage(args: argparse.Namespace, documents: list[corpus.Document], name: s
 def check(
     args: argparse.Namespace,
     documents: list[corpus.Document],
+    teller: targets.Teller,
     trainer: av.Trainer,
     name: str,
     x: torch.Tensor,
     owner: np.ndarray,
-    split: np.ndarray,
-) -> dict[str, float]:
-    """Share of explanations whose first paragraph holds the category's word: dev, heldout, development features."""
-    out, spoken = {}, []
+    end: np.ndarray,
+    memory: tuple[torch.Tensor, list[corpus.Description]],
+) -> dict[str, Any]:
+    """What it says of positions in documents it has not seen, against the rule; of nulls; of development features.
+
+    ``nearest``: the same figures of the description of the most similar of the rows it was trained on (``memory``).
+    By kind: ``dev`` (written from a topic), ``heldout`` (from a topic it has not seen), ``human`` (human text of split
+    dev). ``probe``: the linear probe's share on the same positions that have a category.
+    """
+    out: dict[str, Any] = {}
+    spoken: list[dict[str, Any]] = []
     rng = np.random.default_rng(s.SEED)
-    for kind in ("dev", "heldout"):
-        rows = rng.permutation(np.flatnonzero(split == kind))[: args.checks]
+    split = np.array([d.split for d in documents])[owner]
+    human = np.array([not d.category for d in documents])[owner]
+    kinds = {"dev": (split == "dev") & ~human, "heldout": split == "heldout", "human": (split == "dev") & human}
+    for kind, where in kinds.items():
+        rows = rng.permutation(np.flatnonzero(where))[: args.checks]
+        if not len(rows):
+            continue
         texts = av.speak(trainer, x[torch.as_tensor(rows)])
-        truth = [documents[i].category for i in owner[rows]]
-        out[f"av_{kind}"] = round(float(np.mean([t in named(e) for t, e in zip(truth, texts, strict=True)])), 4)
-        spoken += [{"kind": kind, "truth": t, "text": e} for t, e in zip(truth, texts, strict=True)]
-    if name == "smollm2-av":
-        listed = [f for f in read_truth(args.out / "sae" / "truth.json").features.values() if f["split"] == "develop"]
-        rows = load_file(args.out / "sae" / "sae_weights.safetensors")["W_dec"][[int(f["id"]) for f in listed]]
-        texts = av.speak(trainer, rows.float())
-        out["native_develop"] = round(
-            float(np.mean([f["category"] in named(e) for f, e in zip(listed, texts, strict=True)])), 4
-        )
-        spoken += [{"kind": "native", "truth": f["category"], "text": e} for f, e in zip(listed, texts, strict=True)]
-    with gzip.open(args.work / f"spoken-{name}.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in spoken)
+        truths = [judged.Truth.of(teller, documents[d], int(e)) for d, e in zip(owner[rows], end[rows], strict=True)]
+        out[kind] = judged.figures(texts, truths) | probed(args, documents, name, x[rows], truths, texts)
+        out[kind]["nearest"] = judged.figures(nearest(x[rows], memory), truths)
+        spoken += [
+            {"kind": kind, "document": int(d), "end": int(e), "text": text}
+            for d, e, text in zip(owner[rows], end[rows], texts, strict=True)
+        ]
+    texts = av.speak(trainer, nulls(x, min(args.checks, 500), s.SEED + 5))
+    out["nulls"] = {"n": len(texts), "nothing": round(float(np.mean([judged.Told.of(t).nothing for t in texts])), 4)}
+    spoken += [{"kind": "null", "text": text} for text in texts]
+    folder = next(k for k, (av_name, _) in DICTIONARIES.items() if av_name == name)
+    out["features"], said = features(args, trainer, folder, x)
+    pack.write_rows(spoken + said, args.work / f"spoken-{name}.jsonl.gz")
     return out
+
+
+def nearest(x: torch.Tensor, memory: tuple[torch.Tensor, list[corpus.Description]]) -> list[str]:
+    """Of each row the text of the remembered one of largest cosine about the mean: what looking up would say."""
+    known = memory[0].float()
+    mean = known.mean(0)
+    known = torch.nn.functional.normalize(known - mean, dim=1)
+    near = torch.nn.functional.normalize(x.to(known.device).float() - mean, dim=1) @ known.T
+    return [memory[1][int(i)].text for i in near.argmax(1)]
+
+
+def probed(
+    args: argparse.Namespace,
+    documents: list[corpus.Document],
+    name: str,
+    x: torch.Tensor,
+    truths: list[judged.Truth],
+    texts: list[str],
+) -> dict[str, float]:
+    """Where the rule has a planted category: the probe's share right, and the texts' that name the category alone."""
+    names = categories(documents)
+    at = [i for i, t in enumerate(truths) if t.theme.category in names]
+    if not at:
+        return {}
+    probe_of = load_file(args.work / f"probe-{name}.safetensors")
+    y = torch.tensor([names.index(truths[i].theme.category) for i in at])
+    right = probe.accuracy((probe_of["weight"].float(), probe_of["bias"]), x[torch.tensor(at)], y)
+    said = np.mean([names_category(judged.Told.of(texts[i]).theme, [truths[i].theme.category]) for i in at])
+    return {"with_category": float(len(at)), "probe": round(right, 4), "category": round(float(said), 4)}
+
+
+def features(
+    args: argparse.Namespace, trainer: av.Trainer, folder: str, x: torch.Tensor
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Development features of the site's dictionary, bare and on-shell: category named, top word named, declined."""
+    latents = [r for r in read_jsonl(args.out / f"latents-{folder}.jsonl.gz") if r.get("rank") is not None]
+    listed = [r for r in latents if s.FEATURES_PER_CATEGORY < r["rank"] <= 2 * s.FEATURES_PER_CATEGORY]
+    listed = listed[: args.checks]
+    if not listed:
+        return {}, []
+    w_dec = load_file(args.out / folder / "sae_weights.safetensors")["W_dec"].float()
+    rows = torch.nn.functional.normalize(w_dec[[int(r["id"]) for r in listed]], dim=1)
+    unit = torch.nn.functional.normalize(x[: 1 << 17].float(), dim=1).mean(0)
+    out: dict[str, float] = {"n": float(len(listed))}
+    said: list[dict[str, Any]] = []
+    for how, vectors in (("bare", rows), ("on_shell", unit + (1 - unit.pow(2).sum()).sqrt() * rows)):
+        texts = av.speak(trainer, vectors)
+        told = [judged.Told.of(text) for text in texts]
+        out[f"category_{how}"] = float(
+            np.mean([names_category(t.theme, [r["category"], r["topic"]]) for t, r in zip(told, listed, strict=True)])
+        )
+        out[f"words_{how}"] = float(
+            np.mean([bool(_said(t, r["top_tokens"][:3])) for t, r in zip(told, listed, strict=True)])
+        )
+        out[f"words_{how}_dealt"] = float(
+            np.mean([bool(_said(t, r["top_tokens"][:3])) for t, r in zip(told, listed[1:] + listed[:1], strict=True)])
+        )
+        out[f"nothing_{how}"] = float(np.mean([t.nothing for t in told]))
+        said += [{"kind": how, "latent": r["id"], "text": text} for r, text in zip(listed, texts, strict=True)]
+    return {k: round(v, 4) for k, v in out.items()}, said
+
+
+def _said(told: judged.Told, words: list[str]) -> set[str]:
+    return {w.lower() for w in (*told.words, *told.token)} & set(words)
 
 
 def pack_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
@@ -274,7 +396,14 @@ def pack_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> No
 
 
 def texts_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> None:
-    """The packed texts; documents that nothing was trained on are written first, unless they are there."""
+    """The packed texts: documents that nothing was trained on, and human passages that may be packed.
+
+    ``--packed``: a file of packed documents whose own stay as they are, since published figures rest on them. Without
+    it documents are written first, unless they are there.
+    """
+    if args.packed:
+        pack.write_with_human(read_jsonl(args.packed), args.passages, args.out)
+        return
     fresh = args.work / "fresh.jsonl.gz"
     if not fresh.exists():
         from write_text import write
@@ -299,12 +428,6 @@ def direct_stage(args: argparse.Namespace) -> None:
     say(f"direct route: {len(texts)} texts, {background.n} pairs, spread {background.spread:.3f}")
 
 
-def named(text: str) -> set[str]:
-    """Words of the theme paragraph (a rough check; the fixed rule lives in dragoman.stats.planted)."""
-    theme = text.replace("<explanation>", "").strip().split("\n")[0].lower()
-    return set(corpus.WORD.findall(theme))
-
-
 def side_by_side(stages: list[str], device: str) -> None:
     """Run stages as processes at once, each on its own GPU where there are several."""
     gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
@@ -324,6 +447,8 @@ def main() -> None:
     parse.add_argument("--work", type=Path, default=Path("training-work"))
     parse.add_argument("--texts", type=Path, help="the corpus, if it is there already")
     stages = ["all", "sweep", "read", *MODELS, *READERS, "texts", "direct", "pack"]
+    parse.add_argument("--passages", type=Path, help="human text beside it (passages.py)")
+    parse.add_argument("--packed", type=Path, help="packed documents that are kept, beside human ones")
     parse.add_argument("--stage", choices=stages, default="all")
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parse.add_argument("--batch", type=int, default=512)
@@ -336,6 +461,7 @@ def main() -> None:
     parse.add_argument("--checks", type=int, default=2000)
     parse.add_argument("--sae-steps", type=int)
     parse.add_argument("--documents", type=int, help="use only so many documents (rehearsals)")
+    parse.add_argument("--every", type=int, default=1, help="use each n-th human passage only (rehearsals)")
     args = parse.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -349,6 +475,8 @@ def main() -> None:
         write(texts, 14, args.device)
         say(f"wrote {texts}")
     documents = corpus.read(texts)[: args.documents]
+    if args.passages:
+        documents += corpus.read_passages(args.passages)[:: args.every]
     if args.stage == "sweep":
         sweep.sweep(
             [ref for ref, _ in MODELS.values()], documents, args.device, args.out / "sweep.json", batch=args.batch

@@ -95,6 +95,24 @@ def write_texts(documents: list[corpus.Document], fresh: list[corpus.Document], 
     write_rows(fresh_rows(fresh) + (packed or unseen_rows(documents)), path)
 
 
+def human_rows(passages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Passages of public or permissive sources in the splits of maps, tables and judging, with where they come from."""
+    rng = np.random.default_rng(s.SEED + 4)
+    kept = [one for one in passages if one["share"] and one["split"] in s.HUMAN_PACKED]
+    out = []
+    for split, count in s.HUMAN_PACKED.items():
+        own = [one for one in kept if one["split"] == split]
+        out += [own[i] for i in sorted(rng.permutation(len(own))[:count])]
+    keys = ("split", "register", "work", "package", "version", "licence", "text")
+    return [{"category": "", "topic": ""} | {k: one[k] for k in keys} for one in out]
+
+
+def write_with_human(packed: list[dict[str, Any]], passages: Path | None, out: Path) -> None:
+    """Packed documents as they are, without human ones of before, and human passages behind them."""
+    planted = [row for row in packed if row["category"]]
+    write_rows(planted + (human_rows(read_jsonl(passages)) if passages else []), out / "documents.jsonl.gz")
+
+
 def write_probes(documents: list[corpus.Document], work: Path, out: Path) -> None:
     """Write both probes to one file."""
     tensors = {}
@@ -102,5 +120,7 @@ def write_probes(documents: list[corpus.Document], work: Path, out: Path) -> Non
         probe = load_file(work / f"probe-{name}.safetensors")
         tensors |= {f"{key}_weight": probe["weight"], f"{key}_bias": probe["bias"]}
     save_file(
-        tensors, out / "probes.safetensors", metadata={"classes": json.dumps(sorted({d.category for d in documents}))}
+        tensors,
+        out / "probes.safetensors",
+        metadata={"classes": json.dumps(sorted({d.category for d in documents if d.category}))},
     )

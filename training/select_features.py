@@ -14,8 +14,8 @@ import torch
 
 import sae
 import settings as s
+from activations import Rows
 from corpus import Document
-from reading import Rows
 
 
 def masses(tensors: dict[str, torch.Tensor], rows: Rows, n_documents: int) -> torch.Tensor:
@@ -34,16 +34,19 @@ def masses(tensors: dict[str, torch.Tensor], rows: Rows, n_documents: int) -> to
 def ranked(mass: torch.Tensor, documents: list[Document]) -> list[dict[str, Any]]:
     """Every latent that fires in 20 effective documents: the category that holds most of its activation, and its rank.
 
-    Counted in training and held-out-topic texts. Rank 1 is the most selective of a category; latents with fewer than 60
+    Counted in training and held-out-topic texts; what falls on human text, of which no topic is planted, counts in the
+    total that a category has a share of. Rank 1 is the most selective of a category; latents with fewer than 60
     effective documents have none.
     """
     use = torch.tensor([d.split in ("train", "heldout") for d in documents], device=mass.device)
     mass = mass * use
-    categories = sorted({d.category for d in documents})
-    topics = sorted({(d.category, d.topic) for d in documents})
+    planted = [i for i, d in enumerate(documents) if d.category]
+    categories = sorted({documents[i].category for i in planted})
+    topics = sorted({(documents[i].category, documents[i].topic) for i in planted})
     by_topic = torch.zeros(len(mass), len(topics), device=mass.device)
     at = {t: i for i, t in enumerate(topics)}
-    by_topic.index_add_(1, torch.tensor([at[d.category, d.topic] for d in documents], device=mass.device), mass)
+    index = torch.tensor([at[documents[i].category, documents[i].topic] for i in planted], device=mass.device)
+    by_topic.index_add_(1, index, mass[:, torch.tensor(planted, device=mass.device)])
     owner = torch.tensor([categories.index(c) for c, _ in topics], device=mass.device)
     by_category = torch.zeros(len(mass), len(categories), device=mass.device).index_add_(1, owner, by_topic)
     total = mass.sum(1).clamp_min(1e-9)

@@ -22,7 +22,7 @@ from dragoman.calibration.inputs import WatchedLatents, concept
 from dragoman.calibration.texts import FAKE, CalibrationText
 from dragoman.core import Talk
 from dragoman.embed import Embedder
-from dragoman.measures.claims import FEWEST, Claim, Windows, check_claims
+from dragoman.measures.claims import FEWEST, Claim, Windows, check_claims, declines
 from dragoman.scoring.claims import known_windows
 from dragoman.store import digest
 
@@ -82,7 +82,7 @@ def verdicts(
     windows = {name: known_windows(entry) for name, entry in watched.held_out.items()}
     order = sorted(watched.latents, key=lambda name: digest("others", str(seed), name))
     elsewhere = [name for name in order if name in windows and len(windows[name].firing) >= FEWEST][: OTHERS + 1]
-    themes = {f: [claim.text for claim in some if claim.kind == "theme"][:2] for f, some in own.items()}
+    themes = {f: _themes(some)[:2] for f, some in own.items()}
     drawn = sorted(themes, key=lambda name: digest("themes", str(seed), name))
     of_own, of_others, of_fakes = (dict[SentenceAbout, bool]() for _ in range(3))
     features = list(dict.fromkeys((*own, *others, *fake)))
@@ -122,6 +122,10 @@ def _borne_out(feature: str, claims: Sequence[Claim], windows: Windows, **how: A
         for claim, one in zip(claims, statuses, strict=True)
         if one.status != "unchecked"
     }
+
+
+def _themes(claims: Iterable[Claim]) -> list[str]:
+    return [claim.text for claim in claims if claim.kind == "theme" and not declines(claim.text)]
 
 
 def _of_others(themes: Mapping[str, Sequence[str]], order: Sequence[str], feature: str) -> list[str]:

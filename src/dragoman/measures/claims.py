@@ -9,7 +9,7 @@ final token may be right where the sentence about the theme is made up. "Support
 the sentence by more than it does for sentences made for other features; "unsupported" that it does not, which a true
 sentence may suffer too; "unchecked" that there is too little evidence. What a sentence about the final token foretells
 of what comes next is not checked. Windows are those in which the feature fires most, so a theme of its weaker firings
-does not count.
+does not count. That a feature has no particular topic is no theme: such a sentence is unchecked.
 
 A theme is one of documents: made where the feature is silent in the same documents, it is supported as often (62 % of
 100 latents with a topic, against 61 %; ``bench/yardstick.py``). A final token is not (9 % against 33 %, and 5 % against
@@ -54,6 +54,7 @@ _OPENER = re.compile(
     re.IGNORECASE,
 )
 _CUT = re.compile(r"[.;!?]|,? (?:written as|told as|in the form of)\b|, (?!in particular\b|especially\b|and\b)")
+_NO_TOPIC = re.compile(r"\bno particular (?:topic|subject|theme)\b|^\W*nothing in particular\b", re.IGNORECASE)
 _FEW = f"there are fewer than {FEWEST} windows of either kind to check it by"
 _LONGEST = 60  # characters of a label's theme
 
@@ -191,6 +192,11 @@ def check_claims(
     return tuple(_checked(claim, own, others, theme) for claim in claims)
 
 
+def declines(sentence: str) -> bool:
+    """Whether a theme sentence says that there is no topic, as verbalizers say that were taught to."""
+    return _NO_TOPIC.search(sentence) is not None
+
+
 def label_of(claims: Sequence[ClaimStatus]) -> str:
     """A short label of the supported sentences alone: the token in quotes, the theme's own words; else ""."""
     parts = []
@@ -216,6 +222,8 @@ def _checked(claim: Claim, own: Windows, others: Sequence[Windows], theme: _Them
         found = _token(claim, own, others)
     elif claim.kind == "words":
         found = _words(claim, own, others)
+    elif declines(claim.text):
+        found = ("unchecked", "it says that there is no particular topic", {})
     else:
         found = theme.judge(claim.text) if theme is not None else ("unchecked", _FEW, {})
     status, why, figures = found

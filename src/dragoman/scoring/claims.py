@@ -11,7 +11,7 @@ from typing import Any
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
-from dragoman.measures.claims import FEWEST, FEWEST_DEALT, Windows, check_claims, claims_of, label_of
+from dragoman.measures.claims import FEWEST, FEWEST_DEALT, Windows, check_claims, claims_of, declines, label_of
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.store import RunFolder
@@ -39,7 +39,10 @@ def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureC
         if condition not in run.entries or not known.keys() & texts.keys():
             continue
         claims = {feature: claims_of(text) for feature, text in texts.items()}
-        themes = {f: [claim.text for claim in own if claim.kind == "theme"] for f, own in claims.items()}
+        themes = {
+            f: [claim.text for claim in own if claim.kind == "theme" and not declines(claim.text)]
+            for f, own in claims.items()
+        }
         others = unasked if len(unasked) >= FEWEST_DEALT else list(often.values())
         _read_together(embedder, [known[f] for f in texts if f in known], others, themes.values())
         rows = []
@@ -100,7 +103,7 @@ def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu", embedder: Em
 
 
 def held_back(confidences: ConfidenceScores, claims: Claims) -> ConfidenceScores:
-    """Confidences without an answer where the theme that a text tells is not borne out by where its feature fires.
+    """Confidences without an answer where a text tells a theme that is not borne out, or declines to tell one.
 
     The probability is of the theme's category. A text with one theme sentence borne out keeps its answer.
     """
@@ -114,5 +117,8 @@ def held_back(confidences: ConfidenceScores, claims: Claims) -> ConfidenceScores
 
 
 def _unborne(one: FeatureClaims) -> bool:
-    statuses = {claim.status for claim in one.claims if claim.kind == "theme"}
+    themes = [claim for claim in one.claims if claim.kind == "theme"]
+    statuses = {claim.status for claim in themes}
+    if themes and all(declines(claim.sentence) for claim in themes):
+        return True
     return "unsupported" in statuses and "supported" not in statuses

@@ -30,8 +30,8 @@ def read_all(model: Any, tokenizer: Any, block: int, texts: Sequence[str], devic
     """Every token of every text at one block."""
     reader = Reader(site=Site("training", block), model=model, tokenizer=tokenizer)
     parts, where = [], []
-    for rows in token_rows(reader, texts, batch_size=batch):
-        parts.append(torch.from_numpy(np.ascontiguousarray(rows.x)).to(device, torch.bfloat16))
+    for rows in token_rows(reader, texts, batch_size=batch, stay=True):
+        parts.append(rows.x.to(device, torch.bfloat16))
         where.append(rows)
     cat = lambda name: np.concatenate([getattr(w, name) for w in where])  # noqa: E731
     index = TokenRows(

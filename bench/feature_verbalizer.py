@@ -1,0 +1,192 @@
+"""What readers of many sites say of held-out latents: ``python bench/feature_verbalizer.py --work FOLDER``.
+
+In: what ``training/many.py`` left: records of half B, windows, texts by arm and seed. Out: ``results/
+feature_verbalizer.json``: per arm and site the F1 of firing words above dealt, detection by an embedder that gave no
+evidence (silent windows; hard ones), themes asserted without one; beside them the rule's text and that of the nearest
+latent trained on; differences that were declared, with intervals over components, and by seed. No model is opened but
+the embedder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "training"))
+
+from dragoman.embed import Embedder, LexicalEmbedder  # noqa: E402
+from dragoman.scoring.judged_run import CachedEmbedder  # noqa: E402
+from dragoman.stats.intervals import clustered_interval  # noqa: E402
+from dragoman.stats.roc import ContextEmbeddings, detection_table  # noqa: E402
+from dragoman.store import read_jsonl  # noqa: E402
+from judged import Told, f1  # noqa: E402
+from latents import Record, theme_of  # noqa: E402
+
+# (what, arm, arm or who it is compared with, at which sites, measure, at least); training/README.md tells why.
+DECLARED = (
+    ("many sites against one", "many-everything", "activations-23", ("tiny-smollm2-23",), "words", 0.08),
+    ("detection, many sites against one", "many-everything", "activations-23", ("tiny-smollm2-23",), "detection", 0.0),
+    ("against rows of one site", "many-everything", "rows-23", ("tiny-smollm2-23",), "words", -0.02),
+    ("block never seen", "without-blocks", "activations-17", ("tiny-smollm2-13",), "words", 0.0),
+    ("another block never seen", "without-blocks", "activations-23", ("tiny-smollm2-26",), "words", 0.0),
+    ("model reached by a map", "without-model", "activations-23", ("tiny-gemma-12",), "words", 0.0),
+    ("above looking up", "many-everything", "nearest", ("tiny-smollm2-23",), "words", 0.0),
+    ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
+)
+MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Of one latent at one site: its values by measure, NaN where one does not apply.
+
+    ``component``: its cluster; ``why``: it is held out with its component, for its word or for its topic.
+    """
+
+    latent: int
+    component: int
+    values: Mapping[str, float]
+    why: str = "component"
+
+
+def judged_site(
+    said: Mapping[int, str], records: Mapping[int, Record], windows: Mapping[int, Any], embedder: Embedder
+) -> list[Judged]:
+    """The texts of one arm, seed and site, latent by latent."""
+    ids = [k for k in said if k in records and k in windows]
+    told = {k: Told.of(said[k]) for k in ids}
+    rows = embedder.encode([said[k] for k in ids]).astype(np.float64) if ids else np.zeros((0, 1))
+    out = []
+    with_words = [k for k in ids if records[k].words]
+    dealt = {k: with_words[(i + 1) % len(with_words)] for i, k in enumerate(with_words)}
+    for i, k in enumerate(ids):
+        words = (*told[k].token, *told[k].words)
+        has = bool(theme_of(records[k])[0])
+        own = f1(words, list(records[k].words)) if records[k].words else np.nan
+        chance = f1(words, list(records[dealt[k]].words)) if k in dealt else np.nan
+        values = {
+            "words": own - chance,
+            "false_theme": np.nan if has else float(bool(told[k].theme)),
+            "theme": float(theme_of(records[k])[0] in told[k].theme) if has else np.nan,
+            "nothing": float(told[k].nothing),
+        }
+        for name, other in (("detection", "silent"), ("hard", "hard")):
+            firing, silent = windows[k]["firing"], windows[k][other]
+            values[name] = np.nan
+            if len(firing) > 2 and len(silent) > 2:
+                contexts = ContextEmbeddings.of(embedder.encode(firing), embedder.encode(silent))
+                values[name] = float(detection_table(rows[i : i + 1], [contexts])[0, 0])
+        out.append(Judged(k, int(windows[k]["component"]), values, windows[k]["why"]))
+    return out
+
+
+def load(work: Path, embedder: Embedder) -> dict[tuple[str, int], dict[str, dict[str, list[Judged]]]]:
+    """(arm, seed) -> site -> who (reader, rule, lens, nearest) -> latents."""
+    out: dict[tuple[str, int], dict[str, dict[str, list[Judged]]]] = {}
+    for file in sorted(work.glob("spoken-*.jsonl.gz")):
+        arm, _, seed = file.name.removesuffix(".jsonl.gz").removeprefix("spoken-").rpartition("-")
+        texts: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+        for row in read_jsonl(file):
+            texts[row["site"]][row["who"]][row["latent"]] = row["text"]
+        made = out.setdefault((arm, int(seed)), {})
+        for site, by_who in texts.items():
+            records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
+            windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
+            made[site] = {who: judged_site(said, records, windows, embedder) for who, said in by_who.items()}
+    return out
+
+
+def told(latents: Sequence[Judged], measure: str) -> dict[str, Any]:
+    """Mean with its interval over components."""
+    some = [one for one in latents if not np.isnan(one.values[measure])]
+    if len({one.component for one in some}) < 2:
+        return {"n": len(some)}
+    values, clusters = np.array([one.values[measure] for one in some]), [one.component for one in some]
+    low, high, _, _ = clustered_interval(values, clusters)
+    return {"value": round(float(values.mean()), 4), "low": round(low, 4), "high": round(high, 4), "n": len(some)}
+
+
+def by_why(latents: Sequence[Judged]) -> dict[str, Any]:
+    """Every measure of latents held out with their component, of those held out for their word, for their topic."""
+    reasons = dict.fromkeys(("component", *(one.why for one in latents)))
+    return {why: {m: told([one for one in latents if one.why == why], m) for m in MEASURES} for why in reasons}
+
+
+def difference(one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str) -> dict[str, Any]:
+    """Paired by latent, each latent's mean over seeds first, with an interval over components; and seed by seed."""
+
+    def means(seeds: Sequence[Sequence[Judged]]) -> dict[int, tuple[float, int]]:
+        found: dict[int, list[float]] = defaultdict(list)
+        component = {}
+        for latents in seeds:
+            for latent in (one for one in latents if one.why == "component"):
+                found[latent.latent].append(latent.values[measure])
+                component[latent.latent] = latent.component
+        return {k: (float(np.mean(v)), component[k]) for k, v in found.items()}
+
+    a, b = means(one), means(other)
+    both = [k for k in a if k in b and not np.isnan(a[k][0]) and not np.isnan(b[k][0])]
+    made = [Judged(k, a[k][1], {measure: a[k][0] - b[k][0]}) for k in both]
+    seeds = [
+        round(float(np.nanmean([x.values[measure] for x in i]) - np.nanmean([y.values[measure] for y in j])), 4)
+        for i, j in zip(one, other, strict=False)
+        if i and j
+    ]
+    return told(made, measure) | {"by_seed": seeds}
+
+
+def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+    """Every arm, and what was declared, met or not; a declared line whose arms were not run says so."""
+    arms = sorted({arm for arm, _ in found})
+    seeds = {arm: sorted(seed for a, seed in found if a == arm) for arm in arms}
+    table = {
+        f"{arm} {seed}": {
+            site: {who: by_why(rows) for who, rows in by_who.items()} for site, by_who in found[arm, seed].items()
+        }
+        for arm, seed in sorted(found)
+    }
+    lines = []
+    for what, arm, other, sites, measure, least in DECLARED:
+        for site in sites:
+            line: dict[str, Any] = {"what": what, "arm": arm, "against": other, "site": site, "measure": measure}
+            line |= {"must": least, "met": None}
+            at = lambda name, who="reader", site=site: [  # noqa: E731
+                found[name, s][site][who] for s in seeds.get(name, ()) if who in found[name, s].get(site, {})
+            ]
+            one, two = at(arm), at(arm, other) if other in ("rule", "nearest", "lens") else at(other)
+            if one and two:
+                line |= difference(one, two, measure)
+                line["met"] = "value" in line and line["value"] >= least and line["low"] > min(0.0, least)
+            lines.append(line)
+    return {"seeds": seeds, "declared": lines, "arms": table}
+
+
+def main() -> None:
+    """Judge and write."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument("--embedder", default="lexical", help="lexical, minilm, or a folder of another sentence model")
+    parse.add_argument("--out", type=Path, default=HERE / "results" / "feature_verbalizer.json")
+    args = parse.parse_args()
+    embedder: Embedder = LexicalEmbedder()
+    if args.embedder != "lexical":
+        from dragoman.models.embedder import SentenceEmbedder
+
+        embedder = SentenceEmbedder(None if args.embedder == "minilm" else args.embedder)
+    found = figures(load(args.work, CachedEmbedder(embedder)))
+    args.out.write_text(json.dumps({"embedder": args.embedder} | found, indent=1) + "\n")
+    for line in found["declared"]:
+        sys.stdout.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The bench of readers of many sites on a folder with planted texts: right ones, dealt ones, and none for an arm."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pack
+from dragoman.embed import LexicalEmbedder
+from latents import Record, told
+
+BENCH = Path(__file__).parents[1] / "bench" / "feature_verbalizer.py"
+SITE = "tiny-smollm2-23"
+WORDS = [f"{a}{b}r" for a in ("ship", "court", "yeast", "storm", "cello") for b in "aeiou"]
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_feature_verbalizer", BENCH)
+    assert spec and spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def said(word: str, theme: str = "no particular topic") -> str:
+    return f'A passage about {theme}, written as a novel.\n\nFinal token "{word}", a plain word; "it" comes next.'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Latent k fires on word k; the first arm says so, seed 1 of it for half; the other names the next one's word."""
+    plain = {"positions": 9, "effective": 9.0, "form": "", "before": (), "after": (), "category": "law", "topic": ""}
+    low = {"category_low": 0.1, "topic_low": 0.0}
+    records = [Record(latent=k, words={w: 0.9}, **plain, **low) for k, w in enumerate(WORDS)]  # type: ignore[arg-type]
+    pack.write_rows([told(r) for r in records], tmp_path / f"records-{SITE}-b.jsonl.gz")
+    windows = [
+        {
+            "latent": k,
+            "component": k // 2,
+            "why": "word" if k > 23 else "component",
+            "firing": [f"the {w} is here {i}" for i in range(4)],
+            "silent": [f"many people there {i}" for i in range(4)],
+            "hard": [f"the {WORDS[k - 1]} is here {i}" for i in range(4)],
+        }
+        for k, w in enumerate(WORDS)
+    ]
+    pack.write_rows(windows, tmp_path / f"windows-{SITE}.jsonl.gz")
+    arms = {"many-everything-0": WORDS, "many-everything-1": [w if k % 2 else "zzz" for k, w in enumerate(WORDS)]}
+    arms["activations-23-0"] = ["zzz"] * len(WORDS)
+    for name, words in arms.items():
+        about = "law" if name.startswith("act") else "no particular topic"
+        rows = [
+            {"site": SITE, "who": who, "latent": k, "text": said(w, about)}
+            for k, w in enumerate(words)
+            for who in ("reader", "rule")
+        ]
+        pack.write_rows(rows, tmp_path / f"spoken-{name}.jsonl.gz")
+    return tmp_path
+
+
+def test_arms_are_compared_by_latent_with_intervals_over_components(bench: ModuleType, folder: Path) -> None:
+    found = bench.figures(bench.load(folder, LexicalEmbedder()))
+    assert found["seeds"] == {"activations-23": [0], "many-everything": [0, 1]}
+    own = found["arms"]["many-everything 0"][SITE]["reader"]["component"]
+    assert own["words"]["value"] == 1.0 and own["detection"]["value"] == own["hard"]["value"] == 1.0
+    assert own["false_theme"]["value"] == 0.0 and own["theme"] == {"n": 0} and own["words"]["n"] == 24
+    other = found["arms"]["activations-23 0"][SITE]["reader"]["component"]
+    assert other["words"]["value"] == 0.0 and other["false_theme"]["value"] == 1.0
+    first = found["declared"][0]
+    expected = 0.5 * (1.0 + np.mean([k % 2 for k in range(24)]))
+    assert first["value"] == pytest.approx(expected, abs=1e-3) and first["low"] > 0.5 and first["met"]
+    assert first["by_seed"] == [1.0]  # one pair of seeds
+    missing = [line for line in found["declared"] if line["arm"] == "without-blocks"]
+    assert missing and all(line["met"] is None and "value" not in line for line in missing)
+
+
+def test_the_command_writes_what_it_found(bench: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = folder / "out.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--work", str(folder), "--out", str(out)])
+    bench.main()
+    written = json.loads(out.read_text())
+    assert written["embedder"] == "lexical" and len(written["declared"]) == len(bench.DECLARED)
+
+
+def test_a_worse_arm_is_told_as_worse(bench: ModuleType) -> None:
+    rows = [[bench.Judged(k, k, {"words": 0.1 * (k % 3)}) for k in range(12)] for _ in range(2)]
+    better = [[bench.Judged(k, k, {"words": 0.1 * (k % 3) + 0.2}) for k in range(12)] for _ in range(2)]
+    found = bench.difference(rows, better, "words")
+    assert found["value"] == pytest.approx(-0.2) and found["high"] < 0 and found["by_seed"] == [-0.2, -0.2]
