@@ -120,7 +120,7 @@ def _of(ref: str) -> Iterator[None]:
         name = public_address(ref)
         if name in refusal.what:
             raise
-        raise Refusal(f"{shown(name)}: {refusal.what}", refusal.why, refusal.instead) from refusal
+        raise Refusal(f"{shown(name, 300)}: {refusal.what}", refusal.why, refusal.instead) from refusal
 
 
 def explain_each(
