@@ -44,9 +44,13 @@ def pytest_collection() -> None:
     gc.disable()
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
     gc.freeze()
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:  # for the test that compares them
+        ids = "\n".join(sorted(item.nodeid for item in session.items))
+        (session.config._tmp_path_factory.getbasetemp().parent / f"ids-{worker}").write_text(ids)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module", autouse=True)
