@@ -47,7 +47,7 @@ def pytest_collection() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
     gc.freeze()
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    worker = getattr(session.config, "workerinput", {}).get("workerid")
     if worker:  # for the test that compares them
         ids = "\n".join(sorted(item.nodeid for item in session.items))
         (session.config._tmp_path_factory.getbasetemp().parent / f"ids-{worker}").write_text(ids)  # type: ignore[attr-defined]

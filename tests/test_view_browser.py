@@ -31,8 +31,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(place: Path) -> Iterator[str]:
-    with serving(viewed(make_run(place / "run"))) as port:
+def run(place: Path) -> RunFolder:
+    return make_run(place / "run")
+
+
+@pytest.fixture(scope="module")
+def address(run: RunFolder) -> Iterator[str]:
+    with serving(viewed(run)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -179,9 +184,9 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def bundle(place: Path) -> Path:
+def bundle(place: Path, run: RunFolder) -> Path:
     """Files of the run that is served, and of a smaller one beside it."""
-    views = [viewed(RunFolder.open(place / "run"), "run"), viewed(make_run(place / "small", 20), "small")]
+    views = [viewed(run, "run"), viewed(make_run(place / "small", 20), "small")]
     first = write_bundle(views, place / "bundle", nothing)
     for view in views:
         view.close()
@@ -259,6 +264,8 @@ def test_what_no_list_of_a_run_answers_is_told_in_files(page: Any, bundle: Path)
         page.goto(f"{list_of}?{asked}")
         name, value = asked.split("=")
         assert page.locator(".note").inner_text() == f"{name} “{value}” is none of this list" and not ids(page)
+    page.goto(f"{list_of}?q=many&by=meaning")
+    assert page.locator(".note").inner_text().startswith("files are searched for words") and not ids(page)
     page.goto(f"{list_of}?q=many&condition=writes")
     assert page.locator(".note").inner_text().endswith("only the first 20\u202f000 characters of a text are searched")
     page.goto((bundle / "run-2" / "feature-3.html").as_uri() + "?condition=nope")

@@ -115,6 +115,15 @@ def test_an_unusable_map_is_told_first_on_every_page(tmp_path: Path) -> None:
     assert "Believe no" not in page_of(other, tmp_path / "other.html").text
 
 
+def test_the_list_of_runs_tells_which_is_not_finished(tmp_path: Path) -> None:
+    views = [viewed(make_run(tmp_path / name, 8, rows=rows), name) for name, rows in (("whole", 34), ("short", 35))]
+    write_bundle(views, tmp_path / "out", nothing)
+    for view in views:
+        view.close()
+    lines = (tmp_path / "out" / "index.html").read_text().split("<li>")[1:]
+    assert ["not finished: it holds 34 of its 35 explanations" in line for line in lines] == [False, True]
+
+
 def test_a_run_that_is_not_finished_is_told_so(tmp_path: Path) -> None:
     told = "The run is not finished: it holds 34 of its 35 explanations."
     for rows, there in ((34, 0), (35, 1)):

@@ -144,7 +144,8 @@ class _Builder:
         database.executescript(SCHEMA)
         database.execute("BEGIN")
         rows = self._places()
-        if short := short_of(self.run.manifest, rows):
+        short = short_of(self.run.manifest, rows)
+        if short:
             self.missing.append(f"The run is not finished: {short}")
         scores = self._scores()
         self._windows()
@@ -166,6 +167,7 @@ class _Builder:
             "rows": rows,
             "tallies": self.counts.told(),
             "missing": self.missing,
+            "unfinished": short,
             "scores": scores.to_json(),
         }
 

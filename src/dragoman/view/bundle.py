@@ -261,6 +261,7 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
             "flagged": ["yes"],
             "kind": ["controls"],
             "sort": list(ORDERS),
+            "by": [],
         },
         "cut": _as_ranges(cuts()),
         "longest": _LONGEST,

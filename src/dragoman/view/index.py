@@ -20,7 +20,7 @@ from typing import Any
 from dragoman.store import RunFolder, cache_root, digest, refusing
 from dragoman.store.runs import TOKENS
 
-FORMAT = 3
+FORMAT = 4
 NAME = "index.sqlite"
 HEAD = -1  # in place of a condition's number: the text that speaks for a feature
 READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.json", "vectors.safetensors", TOKENS)
@@ -83,8 +83,8 @@ class Index:
 
     ``about`` holds ``conditions``, ``routes`` and ``verbalizers`` (names by their numbers), ``features`` and
     ``controls`` (counts), ``numbers`` (all of features are below it), ``tallies`` (counts of statuses, problems,
-    categories, answers, reasons, claims), ``missing`` (sentences on what could not be read) and ``scores`` (without
-    what is said of single features).
+    categories, answers, reasons, claims), ``missing`` (sentences on what could not be read), ``unfinished`` (what
+    the run lacks, "" for nothing) and ``scores`` (without what is said of single features).
     """
 
     path: Path

@@ -9,7 +9,7 @@
   };
   const number = count => `${count}`.replace(/\B(?=(\d{3})+$)/g, "\u202f");
   const plural = count => `${number(count)} ${count === 1 ? "feature" : "features"}`;
-  const NAMES = ["q", "condition", "status", "category", "route", "verbalizer", "trust", "least", "flagged", "kind", "sort", "page"];
+  const NAMES = ["q", "condition", "status", "category", "route", "verbalizer", "trust", "least", "flagged", "kind", "sort", "by", "page"];
   const told = asked => {
     const all = new URLSearchParams(asked), found = new URLSearchParams();
     const last = name => all.getAll(name).at(-1) ?? "";
@@ -64,6 +64,7 @@
     const form = { least: /^(0?\.\d{1,3}|0|1|1\.0{1,3}|0\.)$/, page: /^[1-9]\d{0,6}$/ };
     const name = NAMES.find(one => asked.get(one)
       && (held.known[one] ? !held.known[one].includes(asked.get(one)) : form[one] && !form[one].test(asked.get(one))));
+    if (name === "by") return "files are searched for words; dragoman view searches a run by meaning";
     return name ? `${name} “${asked.get(name).slice(0, 60)}” is none of this list` : "";
   };
   // The features of a selection in its order, by their numbers, and what should be known of it.
