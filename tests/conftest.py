@@ -6,6 +6,7 @@ What they are made of loads torch, so it is imported when one is asked for.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -68,6 +69,26 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("a test asked the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _printed_as_the_schemas_say() -> Iterator[None]:
+    """Whatever a test has a command print as JSON is held against its published schema."""
+    from dragoman.commands import checkpoints, printing
+
+    plain = printing.with_schema
+
+    def checked(kind: str, value: Any) -> Any:
+        from schemas import validator
+
+        told = plain(kind, value)
+        validator(kind).validate(json.loads(json.dumps(told)))
+        return told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(printing, "with_schema", checked)
+        patch.setattr(checkpoints, "with_schema", checked)
+        yield
 
 
 @pytest.fixture(scope="session")

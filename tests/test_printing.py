@@ -283,3 +283,9 @@ def test_checkpoints_usage_and_faults(dragoman_: Dragoman, monkeypatch: pytest.M
             said = dragoman_(*debug, "report", "somewhere")
             assert said.code == 1 and not said.out and ("Traceback" in said.err) == bool(debug)
             clean(said)
+
+
+def test_what_tests_print_as_json_is_held_against_its_schema() -> None:
+    assert printing.with_schema("page", {"page": "x"})["schema"] == "dragoman.page/1"
+    with pytest.raises(jsonschema.ValidationError, match="'other' was unexpected"):
+        printing.with_schema("page", {"other": "x"})
