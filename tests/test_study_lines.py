@@ -285,6 +285,7 @@ def test_an_answer_has_a_table_a_direction_and_is_made_without_models(
 ) -> None:
     page = page_of(strength, "washout", "smollm2-to-gemma", library, ground, tmp_path)
     assert "### SmolLM2 → Gemma: every line by every measure" in page and "on one half of the latents" in page
+    assert "A *control* is" not in page, "none is there"
     assert TITLES["word"] in page and TITLES["cofiring"] not in page and "documents (control)" in page
     told = json.loads((tmp_path / "out" / "washout.json").read_text())
     assert set(told["grounds"]["smollm2-to-gemma"]) == {"lines", "differences", "choices", "notes"}
@@ -298,7 +299,9 @@ def test_controls_stand_below_the_routes_and_rows_have_their_column(
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     at = {line.split(" | ")[0].removeprefix("| "): k for k, line in enumerate(rows)}
     assert at["map"] < at["silent (control)"] < at["fake writes (control)"] and "co-firing AUROC (dealt)" in page
-    assert "differences in “co-firing AUROC” " in page and "less fake fires" in page
+    assert "hold after Holm's correction" in page and "less fake fires" in page
+    legend = page[: page.index("**Gemma → SmolLM2**")]
+    assert "In parentheses" in legend and "A *control* is" in legend and "- *co-firing AUROC*: how well" in legend
 
 
 def test_texts_are_asked_only_of_one_word_latents(library: PlantedLibrary, ground: Ground, judge: RowJudge) -> None:

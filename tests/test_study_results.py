@@ -17,10 +17,11 @@ from dragoman.core import Refusal
 from dragoman.store import RunFolder
 from small_world import Said, command
 from studies import results
+from studies.answers import lines
 from studies.figure import COLOURS, MARKS, panels, points
 from studies.ground import GROUNDS
 from studies.judged import Heard
-from studies.results import Answer, Table, number, paged, percent, signed, written
+from studies.results import Answer, Table, comes_to, number, paged, percent, signed, written
 from studies.run import STUDIES, study_of
 from study import DIRECTIONS, NAMES, app, chosen
 from study_worlds import latent, row, run_of
@@ -60,6 +61,28 @@ def test_a_page_begins_with_the_question_and_says_how_it_is_made_again() -> None
     )
     assert "Made again by `python research/study.py post`" in page and page.endswith(".\n")
     assert page.index(r"map \| direct") < page.index("Made again")
+
+
+def test_a_page_tells_what_the_index_beside_it_says_of_the_study(tmp_path: Path) -> None:
+    assert comes_to("post", tmp_path) == ""
+    (tmp_path / "index.md").write_text(
+        "| study | asks | comes to |\n|---|---|---|\n| [P](post.md) | holds? | mostly |\n"
+    )
+    assert (comes_to("post", tmp_path), comes_to("data", tmp_path)) == ("mostly", "")
+    assert paged("Does it?", an_answer(), "f", "c", "mostly").startswith(
+        "# Does it?\n\n**In short:** mostly.\n\nIt does."
+    )
+
+
+@pytest.mark.parametrize("name", ["post", "data", "depth", "procrustes", "washout"])
+def test_the_pages_of_studies_are_what_their_figures_say(name: str) -> None:
+    folder = Path(__file__).parents[1] / "docs" / "results"
+    told = json.loads((folder / f"{name}.json").read_text())
+    page = paged(
+        told["question"], lines.found(told["grounds"]), f"{name}.svg", f"python research/study.py {name}",
+        comes_to(name, folder),
+    )  # fmt: skip
+    assert (folder / f"{name}.md").read_text() == page
 
 
 @pytest.mark.parametrize(

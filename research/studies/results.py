@@ -6,6 +6,7 @@ direction has been said.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -87,13 +88,23 @@ def written(name: str, work: Path, out: Path, *, seed: int = 0) -> Path:
     for other, told in found.files.items():
         (out / other).parent.mkdir(parents=True, exist_ok=True)
         write_json(out / other, told)
-    write_text(page, paged(study.question, found, figure.name, f"python research/study.py {name}"))
+    command = f"python research/study.py {name}"
+    write_text(page, paged(study.question, found, figure.name, command, comes_to(name, out)))
     return page
 
 
-def paged(question: str, found: Answer, figure: str, command: str) -> str:
-    """The page in Markdown."""
-    parts = [f"# {question}", "\n\n".join(found.findings), f"![{found.caption}]({figure})", f"*{found.caption}*"]
+def comes_to(name: str, out: Path) -> str:
+    """What a person wrote of a study in the index beside its page; "" where there is none."""
+    index = out / "index.md"
+    rows = index.read_text().splitlines() if index.exists() else []
+    told = [re.split(r"(?<!\\)\|", row) for row in rows if row.startswith("| ") and f"]({name}.md)" in row]
+    return told[0][3].strip() if told else ""
+
+
+def paged(question: str, found: Answer, figure: str, command: str, short: str = "") -> str:
+    """The page in Markdown; ``short``: what the study comes to."""
+    parts = [f"# {question}", *([f"**In short:** {short}."] if short else []), "\n\n".join(found.findings)]
+    parts += [f"![{found.caption}]({figure})", f"*{found.caption}*"]
     parts += [table.markdown() for table in found.tables]
     parts.append(
         f"Made again by `{command}` (rows on a GPU with `--device cuda --batch-size 1024 --rows-only`, judged anywhere "

@@ -37,6 +37,15 @@ WORDS = {
     "rel": "rel",
     "combined": "both margins, combined on the other direction",
 }
+LEGEND = (
+    "A row *drifts* when, carried into the other model, it stands for another feature than its own. Rows were "
+    "turned on purpose, by a known angle, towards the row of the most similar feature; and rows as they are were "
+    "watched for drift of their own (*natural drift*). A *flag* is a figure that is known before a verbalizer says "
+    "anything. *At 5 % false alarms*: its threshold is set so that it also flags 5 % of the rows that were not "
+    "turned. *AUROC*: how well it tells drifted rows from others; 0.5 is chance, 1 perfect. *Margin*: by how much a "
+    "row is nearer to where its own feature fires than to where any other does. The other flags are figures of a "
+    "row's card ([Concepts, section 9](../concepts.md#9-words)). In square brackets: 95 % intervals; n counts rows."
+)
 
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
@@ -48,7 +57,7 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
         combined = _combined(measured[others[0]]) if others else None
         data[ground] = _judged(one, measured[ground], combined, seed)
     return Answer(
-        findings=[_finding(ground, found) for ground, found in data.items()],
+        findings=[LEGEND, *(_finding(ground, found) for ground, found in data.items())],
         tables=[t for ground, found in data.items() for t in (_planted(ground, found), _natural(ground, found))],
         data={"grounds": data},
         draw=lambda path: _draw(path, data),

@@ -14,22 +14,57 @@ from studies.results import NAMES, Answer, Table, number, signed
 
 GREY = COLOURS.index("#8a8a8a")
 ABOUT = {"pairs": "pairs", "documents": "texts", "lam_rel": "λ_rel", "rank": "rank", "times": "on-shell angles"}
+# What a reader of a page has to know of each column.
+MEANS = {
+    "pairs": "how many pairs of aligned tokens, one of each model, the rows are made from",
+    "documents": "how many texts these are from",
+    "lam_rel": "the ridge penalty, relative to the mean variance of the source's dimensions",
+    "rank": "how many dimensions the map keeps",
+    "times": "the angle between the vector that was read and the target's mean activation, as a multiple of the angle "
+    "at which real activations lie to that mean",
+    "cofiring": "how well the row tells tokens at which the feature fires from others, in texts that nothing was "
+    "fitted on; 0.5 is chance, 1 perfect. Half of the others are tokens at which a feature with a similar row fires",
+    "cofiring_silent": "the same, all others being tokens at which the feature is silent",
+    "lens": "the feature's own row raises 20 words most, through its model's unembedding; how many of them are among "
+    "the 20 that the carried row raises most",
+    "word": "the share of texts that quote the one word on which the feature spends at least 70 % of its activation",
+    "token": "the share that quote it as the final token of the passage",
+}
 
 
 def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
     """Every line by every measure, dealt ones beside."""
-    data = {ground: judged(one, seed=seed) for ground, one in heard.items()}
+    return found({ground: judged(one, seed=seed) for ground, one in heard.items()})
+
+
+def found(data: Mapping[str, Any]) -> Answer:
+    """The answer of what was judged, by direction."""
     tables: list[Table] = []
-    for ground, found in data.items():
-        tables += [_lines(ground, found), *_differences(ground, found)]
+    for ground, one in data.items():
+        tables += [_lines(ground, one), *_differences(ground, one)]
     return Answer(
-        findings=[_finding(ground, found) for ground, found in data.items()],
+        findings=[legend(data), *(_finding(ground, one) for ground, one in data.items())],
         tables=tables,
         data={"grounds": data},
         draw=lambda path: _draw(path, data),
         caption="Every line by every measure; controls below, in grey; crosses: the same rows, words or texts dealt to "
         "other latents. 95 % intervals over latents.",
     )
+
+
+def legend(data: Mapping[str, Any]) -> str:
+    """What a line, a column and the brackets of the tables mean, for the columns there are."""
+    lines = [line for found in data.values() for line in found["lines"].values()]
+    told = [(ABOUT[key], MEANS[key]) for key in ABOUT if any(key in line for line in lines)]
+    told += [(title, MEANS[key]) for key, title in TITLES.items() if any(key in line["measures"] for line in lines)]
+    control = "A *control* is a row that does not stand for the feature: it shows what a measure gives to such a row. "
+    return (
+        "A *condition* is one way to carry features into the other model, or to feed them to its verbalizer. "
+        f"{control if any(line['kind'] == 'control' for line in lines) else ''}"
+        "Each figure is a mean over features (*latents*). In square brackets: its 95 % interval. In parentheses: the "
+        "same after another feature's row, words or text was *dealt* to each, which is what chance reaches. A "
+        f"difference of two conditions *holds* when its p stays below {LEVEL:g} after Holm's correction.\n\n"
+    ) + "\n".join(f"- *{title}*: {means}." for title, means in told)
 
 
 def _lines(ground: str, found: Mapping[str, Any]) -> Table:
@@ -51,9 +86,9 @@ def _lines(ground: str, found: Mapping[str, Any]) -> Table:
         ),
         rows=rows,
         note="Rows are of latents drawn by how often they fire and by nothing else; texts are of latents that put at "
-        "least 70 % of their activation on one word. In brackets: the same with another latent's row, lens words or "
-        f"word. {DOCUMENTS}: the text names the category of the documents in which the latent fires, of those latents "
-        "that have one; it sees documents, not features.",
+        "least 70 % of their activation on one word. In parentheses: the same with another latent's row, lens words "
+        f"or word. {DOCUMENTS}: the text names the category of the documents in which the latent fires, of those "
+        "latents that have one; it sees documents, not features.",
     )
 
 
@@ -89,8 +124,9 @@ def _differences(ground: str, found: Mapping[str, Any]) -> list[Table]:
             title=f"{NAMES[ground]}: differences",
             columns=("difference", *(TITLES[m] for m in measures)),
             rows=rows,
-            note="Paired over the latents that both have, Welch's against random projections. * stays below "
-            f"{LEVEL:g} after Holm's correction over all {len(told)} differences of the column.",
+            note="In square brackets: 95 % intervals. Paired over the latents that both have, Welch's against random "
+            f"projections. * stays below {LEVEL:g} after Holm's correction over all {len(told)} differences of the "
+            "column.",
         )
     ]
 
@@ -102,31 +138,34 @@ def _gap(gap: Mapping[str, Any] | None) -> str:
 def _finding(ground: str, found: Mapping[str, Any]) -> str:
     """Computed sentences: the best line by each measure, how many differences hold, what a choice gains."""
     routes, controls = _of_kind(found, "route"), _of_kind(found, "control")
-    parts = [f"**{NAMES[ground]}**: {len(routes)} conditions and {len(controls)} controls"]
+    told = found["differences"]
+    parts = [f"**{NAMES[ground]}**, {len(routes)} conditions and {len(controls)} controls:\n"]
     for measure, title in TITLES.items():
         some = {
             n: line["measures"][measure]
             for n, line in routes
             if measure in line["measures"] and line["measures"][measure]["value"] is not None
         }
-        if some:
-            best = max(some, key=lambda name: some[name]["value"])
-            parts.append(f"{title}: most by {best}, {_cell(some[best], measure)}")
-    told = found["differences"]
-    for measure, title in TITLES.items():
+        if not some:
+            continue
+        best = max(some, key=lambda name: some[name]["value"])
+        alike = sum(one["value"] == some[best]["value"] for one in some.values()) - 1
+        also = f" ({alike} others are as high)" if alike > 1 else " (one other is as high)" if alike else ""
         gaps = [d["measures"][measure] for d in told if measure in d["measures"]]
-        if gaps:
-            hold = sum(gap["holds"] for gap in gaps)
-            parts.append(f"Of {len(gaps)} differences in “{title}” {hold} hold after Holm's correction")
-    parts += [_choice(choice) for choice in found["choices"]]
-    return ". ".join(parts) + "."
+        hold = sum(gap["holds"] for gap in gaps)
+        tested = f"; of {len(gaps)} differences {hold} hold after Holm's correction" if gaps else ""
+        parts.append(f"- *{title}* is highest for “{best}”{also}: {_cell(some[best], measure)}{tested}.")
+    parts += [f"- {_choice(choice)}." for choice in found["choices"]]
+    return "\n".join(parts)
 
 
 def _choice(choice: Mapping[str, Any]) -> str:
-    begun = f"Of {choice['among']} on one half of the latents ({choice['chosen_on']}) the best is {choice['best']}"
-    if choice["best"] == choice["against"] or choice["gain"] is None:
+    among, half, best = choice["among"], choice["chosen_on"], choice["best"]
+    begun = f"Of {among} conditions the one chosen on one half of the latents ({half}) is “{best}”"
+    if best == choice["against"] or choice["gain"] is None:
         return begun
-    return f"{begun}; on the other half it differs from {choice['against']} by {signed(choice['gain'])}"
+    gap = f"the share of texts that quote the firing word differs from that of “{choice['against']}”"
+    return f"{begun}; on the other half {gap} by {signed(choice['gain'])}"
 
 
 def _draw(path: Path, data: Mapping[str, Any]) -> None:

@@ -34,6 +34,15 @@ BARE = "vectors, samples, reconstructor"  # nothing more is known of a random di
 FULL = next(iter(KITS))
 ALONE = ("log_probability", "sample_agreement", "margin", "detection_centred", "reconstruction")
 DRAWS = 1000
+LEGEND = (
+    "A *confidence* is the probability, given beside an explanation, that it is right; right means here that the "
+    "text names the category of the documents in which the feature fires. It was fitted on one direction of the "
+    "pair and judged on the other. *AUROC*: how well it tells right explanations from wrong ones; 0.5 is chance, 1 "
+    "perfect. *ECE*: how far, on average, a confidence lies from the share that is right; in the tables, in "
+    "parentheses, what a perfect confidence would show on so many explanations. *Nulls*: vectors that ought not to "
+    "get a confident text, carried by a map that was fitted on shuffled pairs, rows of unused features under "
+    "another feature's name, and random directions. In square brackets: 95 % intervals."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,7 @@ def answer(heard: Mapping[str, Heard], *, seed: int) -> Answer:
                 judged[tested], reports[tested] = _judged(checked[fitted], checked[tested], seed)
     data = {ground: {"accuracy": found.tables, "kits": judged.get(ground, {})} for ground, found in checked.items()}
     return Answer(
-        findings=[_finding(ground, data[ground], reports[ground]) for ground in reports],
+        findings=[LEGEND, *(_finding(ground, data[ground], reports[ground]) for ground in reports)],
         tables=[t for ground in reports for t in (_kits(ground, data[ground]), _alone(ground, data[ground]))],
         data={"grounds": data, "promised": promised(data)},
         draw=lambda path: _draw(path, reports),
