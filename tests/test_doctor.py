@@ -13,8 +13,14 @@ import typer.testing
 
 import dragoman
 from dragoman.commands.doctor import doctor
+from dragoman.commands.printing import console
 from dragoman.core import Refusal, Site
 from dragoman.doctor import Finding, Subject, examine, open_subject, quick
+from dragoman.doctor.checkpoint import BASE
+from dragoman.doctor.finding import Check, sheet
+from dragoman.doctor.injection import CACHE, SCALE, SCALE_AT_SITE
+from dragoman.doctor.prompt import TOKENIZER, VOCABULARY
+from dragoman.doctor.stream import ORIENTATION
 from dragoman.models.decode import Verbalizer
 from dragoman.models.load import decoder_blocks
 from dragoman.models.watch import stream_over
@@ -169,7 +175,8 @@ def test_quick_passes_the_clean_and_refuses_a_fault_in_one_sentence(tmp_path: Pa
     assert {"slot", "sign", "scale", "cache", "role", "decoder-orientation"} <= {f.check for f in findings}
     flipped = next(f for f in FAULTS if f.name == "sign flipped").plant(tmp_path / "flipped").verbalizer
     assert flipped is not None
-    with pytest.raises(Refusal, match=r"cosine of the vector .*measured -1, against 1 .*its sign is flipped"):
+    turned = r"cosine of the vector .*measured -1, must be within 0\.01 of 1 .*its sign is flipped"
+    with pytest.raises(Refusal, match=turned):
         quick([good, flipped])
     served = next(f for f in FAULTS if f.check == "canary").plant(tmp_path / "served").verbalizer
     assert served is not None
@@ -288,6 +295,53 @@ def test_the_screen_shows_faults_first_with_what_to_do(tmp_path: Path) -> None:
     first, *rest = result.stdout.splitlines()
     assert first.startswith("fault") and first.endswith("bos")
     assert rest[-1].startswith("1 fault, ") and "begin with it" in result.stdout
+
+
+def lines_of(*found: Finding, width: int = 80) -> list[str]:
+    """The sheet as a terminal of this many columns shows it."""
+    out = console(width=width)
+    with out.capture() as shown:
+        out.print(sheet(found, 1))
+    return [line.rstrip() for line in shown.get().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("check", "against", "held"),
+    [
+        (Check("c", "w"), 5.0, "equal to 5"),
+        (TOKENIZER, 45.0, "below 45"),
+        (CACHE, 1e-3, "above 0.001"),
+        (VOCABULARY, 429.0, "at most 429"),
+        (ORIENTATION, 0.1, "at least 0.1"),
+        (SCALE, 1.5, "within 2% of 1.5"),
+        (SCALE_AT_SITE, 69.0, "between 1/200 and 200 times 69"),
+        (BASE, "org/m", "the same model as org/m"),
+    ],
+    ids=lambda one: one.name if isinstance(one, Check) else "",
+)
+def test_the_sheet_says_how_a_measure_stands_to_its_limit(check: Check, against: float | str, held: str) -> None:
+    well, fault = (check.of("s", 7.0, against, do, what="w", origin="o") for do in ("", "mend it"))
+    assert lines_of(well)[1].endswith(f"w: 7 ({held})")
+    assert lines_of(fault)[1] == f"      w: 7, must be {held} (o)"
+    assert str(fault.refusal()) == f"s, w: measured 7, must be {held} (o); mend it."
+
+
+def test_what_is_shown_beside_a_measure_or_in_words_is_no_limit() -> None:
+    beside, words = Check("c", "w", relation="beside"), Check("c", "w", relation="")
+    assert lines_of(beside.of("s", 1.0, 2.0))[1].endswith("w: 1 (beside 2)")
+    assert lines_of(beside.of("s", 1.0, 2.0, "mend it"))[1] == "      w: 1, beside 2"
+    assert lines_of(words.of("s", "none", "fewer than all"))[1].endswith("w: none (fewer than all)")
+    assert lines_of(words.of("s", "none", None))[1].endswith("w: none")
+
+
+def test_wrapped_lines_of_the_sheet_keep_their_indent() -> None:
+    long = Check("c", "word " * 30, "source " * 30)
+    faulty, ok, skipped = long.of("s", 1.0, 2.0, "mend " * 30), long.of("s", 1.0, 1.0), long.skipped("s", "why " * 30)
+    for found, indent in ((faulty, 6), (ok, 29), (skipped, 8)):
+        head, *rest = lines_of(found)[1 if found is ok else 0 : -1]
+        wrapped = [line for line in rest if line]
+        assert wrapped and head.startswith({"ok": "  ok    c  "}.get(found.status, found.status))
+        assert all(len(line) <= 80 and len(line) - len(line.lstrip()) == indent for line in wrapped), wrapped
 
 
 def test_the_command_refuses_a_source_alone() -> None:

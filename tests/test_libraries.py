@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_what_opens_a_model_says_what_to_install(words: tuple[str, ...]) -> None
         "dragoman: what opens a model: torch and transformers and peft and accelerate and sentence_transformers are "
         "not installed; run: pip install 'dragoman[local]'.\n"
     )
+
+
+def test_a_verbalizer_is_recommended_without() -> None:
+    found = without("checkpoints", "--for", "Qwen/Qwen2.5-7B-Instruct:20", "--json")
+    first = json.loads(found.stdout)[0]
+    assert (found.returncode, found.stderr, first["relation"], first["usable"]) == (0, "", "native", True)
 
 
 def test_a_run_is_reported_compared_and_exported_without(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from dragoman.commands import checkpoints as command
 from dragoman.core import Refusal, Site
 from dragoman.models.contracts import contract_names
 from dragoman.verbalizers import registry
-from dragoman.verbalizers.registry import checkpoints, contract_of, family, find, parse_registry, recommend
+from dragoman.verbalizers.registry import Contract, checkpoints, contract_of, family, find, parse_registry, recommend
 
 ROOT = Path(__file__).parents[1]
 # nla-contract.md, section 5, row by row: an id each, and what the row states.
@@ -170,17 +171,15 @@ def test_the_embedded_pair_is_listed_as_its_sidecars_say(name: str, site: Site) 
     assert found.switches.neighbours == (tokens["injection_left_neighbor_id"], tokens["injection_right_neighbor_id"])
 
 
-def test_every_contract_with_a_file_is_named_in_the_registry() -> None:
-    assert set(contract_names()) <= {c.contract for c in checkpoints()}
+def test_contracts_of_the_registry_are_those_that_are_built_and_each_has_a_checkpoint() -> None:
+    assert set(contract_names()) == set(get_args(Contract)) - {"unknown"} <= {c.contract for c in checkpoints()}
 
 
-def test_a_contract_that_is_not_built_is_recommended_last_and_said_to_be_missing() -> None:
-    found = recommend("Qwen/Qwen3-8B:24", built=("kitft",))
-    karvonen = [r for r in found if r.checkpoint.contract == "karvonen" and r.checkpoint.usable]
-    assert karvonen and not any(r.usable for r in karvonen)
-    assert all("refused: contract karvonen is not built" in r.reason for r in karvonen)
-    assert found[0].usable and found[0].checkpoint.contract == "kitft"
-    assert recommend("Qwen/Qwen3-8B:24", built=("karvonen",))[0].checkpoint.blocks == (24,)
+def test_what_is_not_confirmed_is_recommended_last_and_says_what_is_missing() -> None:
+    found = recommend("Qwen/Qwen3-8B:24")
+    assert [r.usable for r in found] == sorted((r.usable for r in found), reverse=True)
+    refused = [r for r in found if not r.usable]
+    assert refused and all(f"refused: {r.checkpoint.missing}" in r.reason for r in refused)
 
 
 def test_references_to_dictionaries_are_of_the_form_that_is_read() -> None:

@@ -63,12 +63,10 @@ def checkpoints(
         else:
             show_checkpoints(listed)
         return
-    from dragoman.models.contracts import contract_names
-
     asked = place(source)
     if not is_known(asked):
         tell_unknown(asked)
-    ranked = registry.recommend(asked, width, built=contract_names())
+    ranked = registry.recommend(asked, width)
     found = ranked if every else ranked[:SHOWN]
     if as_json:
         told_of = [{"rank": n, **recommended(r)} for n, r in enumerate(found, 1)]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.doctor.finding import Check, Finding
+from dragoman.doctor.finding import BESIDE, Check, Finding
 from dragoman.doctor.prompt import TWO_TURNS, bos, rendered, template, tokenizer_whole
 from dragoman.doctor.subject import Subject, folder_at_hand
 from dragoman.models.adapters import scale_of
@@ -42,15 +42,16 @@ APPLIED = 0.1
 
 ROLE = Check("role", "what its files say it is")
 WIDTH = Check("width", "width of its vectors", "width of the verbalizer's vectors")
-BASE = Check("base", "base models that are named")
+BASE = Check("base", "base models that are named", relation="the same model as")
 FITS = Check("adapter-fits", "matrices of its base that its updates do not fit")
-MERGED = Check("adapter-merged", "largest relative error of its merged layers on a few tokens")
-TRAINED = Check("adapter-trained", "its B matrices", "what B is before the first training step")
+MERGED = Check("adapter-merged", "largest relative error of its merged layers on a few tokens", relation="at most")
+TRAINED = Check("adapter-trained", "its B matrices", "what B is before the first training step", "above")
 UNCHANGED = Check("stale-adapter", "sha256 of its base's weights", "base_weights of its sidecar")
 APPLIED_ONCE = Check(
     "adapter-applied",
     "share of its own update found in the model's weights",
     "adapter's B times A, scaled, over the base's matrix",
+    f"within {APPLIED:g} of",
 )
 
 
@@ -142,7 +143,8 @@ def role(ref: str, folder: Path, wanted: str) -> Finding:
     if swapped:
         article = "ar" if wanted == "reconstructor" else "av"
         fault = f"it is a {other}: pass the folder of the {wanted} ({article}); the two are easily swapped"
-    return ROLE.of(ref, evidence, " or ".join(ROLES[wanted]), fault, origin=f"roles of a {wanted}")
+    relation = "one of" if swapped or stated in ROLES[wanted] else "instead of"
+    return ROLE.of(ref, evidence, " or ".join(ROLES[wanted]), fault, origin=f"roles of a {wanted}", relation=relation)
 
 
 def reconstructor_width(ref: str, folder: Path, width: int) -> Finding:
@@ -228,7 +230,9 @@ def base_names(ref: str, names: dict[str, str], given: str | None, *, vouched: b
     settled = by_hand or (given is not None and len(odd) < len(compared) - 1)
     fault = "" if settled or not odd else "put it on the base it was trained on, or correct the name that is wrong"
     origin = wanted if not odd else f"{wanted}; {odd[0]} says otherwise" + (", one was given" if settled else "")
-    return BASE.of(ref, compared[odd[0]] if odd else compared[wanted], compared[wanted], fault, origin=origin)
+    relation = BESIDE if odd and settled else None
+    measured = compared[odd[0]] if odd else compared[wanted]
+    return BASE.of(ref, measured, compared[wanted], fault, origin=origin, relation=relation)
 
 
 def short(name: str) -> str:
@@ -301,7 +305,7 @@ def unchanged(ref: str, folder: Path, base: Path) -> Finding:
     here = {name: file_sha256(base / name) if (base / name).is_file() else "absent" for name in recorded}
     odd = [name for name in recorded if str(recorded[name]) != here[name]]
     if not odd:
-        return UNCHANGED.of(ref, "all as recorded", f"{len(recorded)} files")
+        return UNCHANGED.of(ref, "all as recorded", f"{len(recorded)} files", relation="in")
     measured, against = (f"{odd[0]} {str(sums[odd[0]])[:12]}" for sums in (here, recorded))
     fault = "its base has changed since it was trained: use the base it was trained on"
     return UNCHANGED.of(ref, measured, against, fault)

@@ -15,7 +15,10 @@ from dragoman.core import Refusal
 Status = Literal["ok", "fault", "skipped"]
 Value = float | str | None
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+BESIDE = "beside"  # a value that is shown with the measure and is no limit to it
 STYLE = {"ok": "green", "fault": "bold red", "skipped": "dim"}
 
 
@@ -24,7 +27,8 @@ class Finding:
     """One thing that was checked.
 
     ``check``: its short name, stable for scripts. ``subject``: whose fault it would be (a reference or site).
-    ``what``: what was looked at. ``measured``: the value found. ``against``: the value it is held against, and
+    ``what``: what was looked at. ``measured``: the value found. ``against``: the value it is held against,
+    ``relation`` what it should be to that (``below``, ``at least``; ``beside`` where it is only shown beside it), and
     ``origin`` where that comes from. ``status``: ok, fault or skipped. ``do``: what to do about a fault, or why the
     check was skipped; empty when all is well.
     """
@@ -34,6 +38,7 @@ class Finding:
     what: str
     measured: Value = None
     against: Value = None
+    relation: str = ""
     origin: str = ""
     status: Status
     do: str = ""
@@ -44,8 +49,16 @@ class Finding:
 
     def refusal(self) -> Refusal:
         """The fault as the one sentence that stops a run."""
-        compared = f", against {shown(self.against)} ({self.origin})" if self.against is not None else ""
+        compared = f", {self.held} ({self.origin})" if self.against is not None else ""
         return Refusal(f"{self.subject}, {self.what}", f"measured {shown(self.measured)}{compared}", self.do)
+
+    @property
+    def held(self) -> str:
+        """``below 45``, or ``must be below 45`` of a fault; empty where it is held against nothing."""
+        if self.against is None:
+            return ""
+        must = "must be" if self.status == "fault" and self.relation != BESIDE else ""
+        return " ".join(filter(None, (must, self.relation, shown(self.against))))
 
 
 def shown(value: Value) -> str:
@@ -57,18 +70,30 @@ def shown(value: Value) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What is looked at: its short name, what it is in words, and where the value it is held against comes from."""
+    """What is looked at: its short name, what it is in words, and where the value it is held against comes from.
+
+    ``relation``: what the measure should be to that value, in words that stand before it.
+    """
 
     name: str
     what: str
     origin: str = ""
+    relation: str = "equal to"
 
     def of(
-        self, subject: str, measured: Value, against: Value, fault: str = "", *, what: str = "", origin: str = ""
+        self,
+        subject: str,
+        measured: Value,
+        against: Value,
+        fault: str = "",
+        *,
+        what: str = "",
+        origin: str = "",
+        relation: str | None = None,
     ) -> Finding:
         """A finding that could be made: a fault where ``fault`` says what to do, else ok.
 
-        ``what`` and ``origin`` stand for the check's own where these depend on what was found.
+        ``what``, ``origin`` and ``relation`` stand for the check's own where these depend on what was found.
         """
         return Finding(
             check=self.name,
@@ -76,6 +101,7 @@ class Check:
             what=what or self.what,
             measured=measured,
             against=against,
+            relation=self.relation if relation is None else relation,
             origin=origin or self.origin,
             status="fault" if fault else "ok",
             do=fault,
@@ -114,31 +140,45 @@ def faults(findings: Sequence[Finding]) -> int:
 def sheet(findings: Sequence[Finding], seconds: float) -> Group:
     """Faults first and in full; then, subject by subject, one line for each check that was well; then what was skipped.
 
-    Lines, not columns: six columns of sentences do not fit a terminal.
+    Lines, not columns: six columns of sentences do not fit a terminal. What is wrapped keeps its indent.
     """
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
     counts = {v: sum(f.status == v for f in findings) for v in STYLE}
-    lines: list[Text | Padding] = []
+    lines: list[RenderableType] = []
     for finding in (f for f in findings if f.status == "fault"):
-        lines.append(Text.assemble(("fault ", STYLE["fault"]), (f"{finding.subject}: {finding.check}", "bold")))
-        held = f", against {shown(finding.against)}" if finding.against is not None else ""
+        title = Text(f"{finding.subject}: {finding.check}", style="bold")
+        lines.append(_hanging((6, Text("fault", STYLE["fault"])), body=title))
         origin = f" ({finding.origin})" if finding.origin else ""
-        body = Text(f"{finding.what}: {_flat(finding)}{held}{origin}\n")
+        body = Text(f"{finding.what}: {', '.join(filter(None, (_flat(finding), finding.held)))}{origin}\n")
         lines.append(Padding(body.append(finding.do, style="bold"), (0, 0, 1, 6)))
     for subject in dict.fromkeys(f.subject for f in findings if f.status == "ok"):
         lines.append(Text(subject, style="bold"))
         for finding in (f for f in findings if f.status == "ok" and f.subject == subject):
-            against = f" (against {shown(finding.against)})" if finding.against is not None else ""
-            line = Text.assemble(("ok    ", STYLE["ok"]), f"{finding.check:<20} ", (finding.what, "dim"))
-            lines.append(Padding(line.append(f": {_flat(finding)}{against}"), (0, 0, 0, 2)))
+            body = Text.assemble(
+                (finding.what, "dim"), f": {_flat(finding)}", f" ({finding.held})" * bool(finding.held)
+            )
+            lines.append(_hanging((8, Text("  ok", STYLE["ok"])), (21, Text(finding.check)), body=body))
     for finding in (f for f in findings if f.status == "skipped"):
-        lines.append(Text(f"skipped {finding.subject}: {finding.check}, {finding.do}", style=STYLE["skipped"]))
+        style, body = STYLE["skipped"], f"{finding.subject}: {finding.check}, {finding.do}"
+        lines.append(_hanging((8, Text("skipped", style)), body=Text(body, style)))
     plural = "" if counts["fault"] == 1 else "s"
     total = f"{counts['fault']} fault{plural}, {counts['ok']} ok, {counts['skipped']} skipped, {seconds:.0f} s"
     return Group(*lines, Text(total, style="bold"))
+
+
+def _hanging(*leading: tuple[int, Text], body: Text) -> Table:
+    """What stands before a text, each so many columns wide, and the text, whose further lines begin where it does."""
+    from rich.table import Table
+
+    grid = Table.grid()
+    for width, _ in leading:
+        grid.add_column(width=width)
+    grid.add_column(overflow="fold")
+    grid.add_row(*(text for _, text in leading), body)
+    return grid
 
 
 def _flat(finding: Finding) -> str:

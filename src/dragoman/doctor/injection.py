@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Floats, Refusal
-from dragoman.doctor.finding import Check, Finding
+from dragoman.doctor.finding import BESIDE, Check, Finding
 from dragoman.doctor.stream import FACTOR, median_norm, overflow
 from dragoman.doctor.subject import Subject
 from dragoman.models.decode import Verbalizer
@@ -38,24 +38,34 @@ COMPARED = 8  # tokens of a text here that is compared with another one
 NEXT = 24  # the same of a server's texts: past the opening that a verbalizer's texts share
 
 SLOT = Check("slot", "positions that change with the vector", "the marker's position in the prompt")
-SIGN = Check("sign", "cosine of the vector with what it brings", "the vector itself")
-SCALE = Check("scale", "norm the vector arrives with")
-SCALE_AT_SITE = Check("scale-at-site", "injection_scale of the sidecar")
-EMBEDDING_SCALE = Check("embedding-scale", "factor between the embedding table and what enters block 0 of its prompt")
+SIGN = Check("sign", "cosine of the vector with what it brings", "the vector itself", f"within {1 - COSINE:.2g} of")
+SCALE = Check("scale", "norm the vector arrives with", relation=f"within {RATIO:.0%} of")
+SCALE_AT_SITE = Check(
+    "scale-at-site",
+    "injection_scale of the sidecar",
+    relation=f"between 1/{SCALE_RANGE:g} and {SCALE_RANGE:g} times",
+)
+EMBEDDING_SCALE = Check(
+    "embedding-scale",
+    "factor between the embedding table and what enters block 0 of its prompt",
+    relation=f"within {FACTOR:.0%} of",
+)
 NUMBERS = Check("overflow", "decoding one token")
 CACHE = Check(
     "cache",
     "difference of the logits of two opposite vectors, over their spread",
     "clean models have 0.03 to 2.4, a cache 0",
+    "above",
 )
 MARKER_READ = Check(
     "marker-read",
     "difference of the logits with a vector and with the bare marker, over their spread",
     "a vector that is dropped has less, and so has its opposite",
+    "above",
 )
-CANARY = Check("canary", f"different texts of three vectors and their opposites, {NEXT} tokens")
+CANARY = Check("canary", f"different texts of three vectors and their opposites, {NEXT} tokens", relation="at least")
 BACKGROUND_TEXT = Check(
-    "background-text", "vectors (background, two opposite ones) that get the text of the bare marker"
+    "background-text", "vectors (background, two opposite ones) that get the text of the bare marker", relation=""
 )
 
 
@@ -153,7 +163,9 @@ def scale(
         origin = "injection_scale of the sidecar" if stated else "norm that its contract gives the vector"
     elif bias:
         fault, origin = "get the adapter again: something else stands there than its bias", "the adapter's bias"
-        return SCALE.of(name, beside, 0.0, fault, what="norm of what stands beside the vector", origin=origin)
+        return SCALE.of(
+            name, beside, 0.0, fault, what="norm of what stands beside the vector", origin=origin, relation="about"
+        )
     else:
         against = held
     ratio = brought / against
@@ -230,7 +242,7 @@ def logits_canary(subject: Subject) -> Finding:
     if found is None:
         fault = "answers come from a cache that does not see the vector: turn prefix caching off"
         measured, origin = "a call without a pass through the model", "two calls with opposite vectors"
-        return CACHE.of(name, measured, "one pass a call", fault, origin=origin)
+        return CACHE.of(name, measured, "one pass a call", fault, origin=origin, relation="")
     least, limit = found
     fault = "" if least > limit else "turn prefix caching off: its keys are token ids, which all vectors share"
     return CACHE.of(name, least, limit, fault)
@@ -245,7 +257,9 @@ def marker_read(subject: Subject, local: Verbalizer) -> Finding:
     nearest = min(apart(row, bare) for row in once)
     dropped = found[0] <= found[1] and nearest <= BARE
     fault = "the engine drops the embeddings it is given: feed embeddings only, never ids" if dropped else ""
-    return MARKER_READ.of(subject.verbalizer_name, nearest, BARE, fault)
+    # Below the limit all is well where opposite vectors are told apart: a vector may say what the bare marker says.
+    relation = BESIDE if nearest <= BARE and not dropped else None
+    return MARKER_READ.of(subject.verbalizer_name, nearest, BARE, fault, relation=relation)
 
 
 def canary(name: str, verbalizer: AnyVerbalizer, width: int) -> Finding:
@@ -273,7 +287,7 @@ def canary(name: str, verbalizer: AnyVerbalizer, width: int) -> Finding:
         fault = "answers come from an earlier call, whatever the vector: turn response and prefix caching off"
     measured = f"{len(set(once))}{', repeated when the order is turned' if once == again else ''}"
     origin = f"{len(once)} vectors, in two calls of opposite order"
-    return CANARY.of(name, measured, "2 or more", fault, origin=origin)
+    return CANARY.of(name, measured, 2.0, fault, origin=origin)
 
 
 def background_text(subject: Subject, local: Verbalizer) -> Finding:
@@ -293,4 +307,6 @@ def background_text(subject: Subject, local: Verbalizer) -> Finding:
     told = f"{same} of {len(texts)} alike{'' if same < len(texts) or weak else ', whose logits differ'}"
     first, second = (" ".join(text.split())[:40] for text in (texts[0].text, nothing))
     origin = f"said of the background: '{first}', of the bare marker: '{second}'"
-    return BACKGROUND_TEXT.of(subject.verbalizer_name, told, "not all of them, or other logits", fault, origin=origin)
+    return BACKGROUND_TEXT.of(
+        subject.verbalizer_name, told, "fewer than all, or with other logits", fault, origin=origin
+    )

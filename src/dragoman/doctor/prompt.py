@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.doctor.finding import Check, Finding
+from dragoman.doctor.finding import BESIDE, Check, Finding
 from dragoman.doctor.subject import Subject
 from dragoman.models.watch import table_shape
 from dragoman.verbalizers.prompt import PLAIN_ENGLISH, render_chat
@@ -28,10 +28,11 @@ TOKENIZER = Check(
     "tokenizer",
     "tokens of a plain English sentence, and the sentence read back",
     f"half its {len(PLAIN_ENGLISH)} characters; the embedded pair's need 20, one without merges 90",
+    "below",
 )
 BOS = Check("bos", "its prompt", "the tokenizer does not begin texts with one")
 TEMPLATE = Check("template", "turn marks of its prompt that are no single token")
-VOCABULARY = Check("vocabulary", "ids its tokenizer can give", "rows of the model's embedding table")
+VOCABULARY = Check("vocabulary", "ids its tokenizer can give", "rows of the model's embedding table", "at most")
 SLOT_IN_PROMPT = Check("slot-in-prompt", "position the vector is meant for")
 
 
@@ -114,7 +115,7 @@ def template(name: str, tokenizer: Any, text: str = "") -> Finding:
         fault = "none of the tokenizer's special tokens is in it: use the chat template the checkpoint was trained with"
     measured = float(len(strange)) if marks else f"no marks, {len(known)} special tokens"
     origin = f"the tokenizer's vocabulary; the prompt holds {', '.join(marks[:4]) or 'no mark known here'}"
-    return TEMPLATE.of(name, measured, 0.0, fault, origin=origin)
+    return TEMPLATE.of(name, measured, 0.0 if marks else None, fault, origin=origin)
 
 
 def rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str:
@@ -153,4 +154,5 @@ def slot_in_prompt(name: str, sidecar: Sidecar, ids: Sequence[int], slot: int) -
         fault = "the vector goes beside the marker: replace the embedding at the marker itself"
     against = ", ".join(map(str, fits)) or f"none of {len(places)} places"
     origin = f"where the prompt holds the marker '{sidecar.marker}' between its stored neighbours"
-    return SLOT_IN_PROMPT.of(name, float(slot), against, fault, origin=origin)
+    relation = None if len(fits) == 1 else "one of" if fits else BESIDE
+    return SLOT_IN_PROMPT.of(name, float(slot), against, fault, origin=origin, relation=relation)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dragoman.core import Floats
 from dragoman.dictionaries import Encoder
-from dragoman.doctor.finding import Check, Finding
+from dragoman.doctor.finding import BESIDE, Check, Finding
 from dragoman.doctor.prompt import bos, tokenizer_whole
 from dragoman.doctor.subject import Subject
 from dragoman.models.harvest import OUTLIER
@@ -45,26 +45,38 @@ NEIGHBOUR = 0.9
 ALIGNED = 0.1
 ROWS = 4096
 
-EMBEDDING_SCALE = Check("embedding-scale", "factor between the embedding table and what enters block 0")
+EMBEDDING_SCALE = Check(
+    "embedding-scale", "factor between the embedding table and what enters block 0", relation=f"within {FACTOR:.0%} of"
+)
 LOUD_ROWS = Check(
     "loud-rows",
     f"share of rows over {LOUD:g} median norms, position 0 left out",
     "0 at both sites of the embedded pair; the longest row there is 1.3 medians",
+    "at most",
 )
-SINK_NORM = Check("sink", "norm of position 0, which is left out, over the median", "loudest later row over the median")
-OVERFLOW = Check("overflow", "largest entry of its stream", "the largest number of the dtype")
-BACKGROUND = Check("background", "cosine of the background with the mean activation of a few sentences")
+SINK_NORM = Check(
+    "sink",
+    "norm of position 0, which is left out, over the median",
+    "loudest later row over the median",
+    "at least 2 times",
+)
+OVERFLOW = Check("overflow", "largest entry of its stream", "the largest number of the dtype", "at most")
+BACKGROUND = Check("background", "cosine of the background with the mean activation of a few sentences", "", "at least")
 WIDTH = Check("dictionary-width", "width of its rows")
 WRONG = Check(
     "wrong-dictionary",
     "unexplained variance at the site and beside it",
     "the mean alone leaves 1; the embedded SAE leaves 0.14 at its block, 0.81 three blocks away",
+    "below",
 )
-OFF_BY_ONE = Check("off-by-one", "reconstruction at the block and beside it")
+OFF_BY_ONE = Check(
+    "off-by-one", "reconstruction at the block and beside it", relation=f"at most {1 / NEIGHBOUR:.2f} times"
+)
 ORIENTATION = Check(
     "decoder-orientation",
     "mean cosine of encoder columns with decoder rows",
     "the embedded SAE has 0.73, unrelated vectors about 0",
+    "at least",
 )
 
 
@@ -116,7 +128,7 @@ def sink(name: str, stream: Stream, block: int) -> Finding:
     fault = ""
     if ratio > SINK and loudest > ratio / 2:
         fault = "later positions are as loud as the sink: read texts with one BOS, and without template tokens"
-    return SINK_NORM.of(name, ratio, loudest, fault, what=what)
+    return SINK_NORM.of(name, ratio, loudest, fault, what=what, relation=None if ratio > SINK else BESIDE)
 
 
 def overflow(name: str, what: str, peak: float, dtype: str) -> Finding:
@@ -181,7 +193,8 @@ def reconstruction(subject: Subject) -> list[Finding]:
         )
     table = ", ".join(f"{left[b]:.3f} at block {b}" for b in sorted(others))
     origin = f"block {best}, the better neighbour ({table})"
-    return [*found, OFF_BY_ONE.of(name, own, others[best], moved, what=here, origin=origin)]
+    relation = BESIDE if foreign else None  # of another model: no block is its own
+    return [*found, OFF_BY_ONE.of(name, own, others[best], moved, what=here, origin=origin, relation=relation)]
 
 
 def usual(rows: Floats) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -169,7 +169,7 @@ class Checkpoint(_Record):
 
     @property
     def usable(self) -> bool:
-        """Known well enough to be run, once its contract is built."""
+        """Known well enough to be run: its contract is one of those that are built."""
         return self.mark == "confirmed"
 
     @property
@@ -294,9 +294,7 @@ def contract_of(ref: str) -> Contract:
     return found.contract
 
 
-def recommend(
-    source: str, d_model: int | None = None, *, block: int | None = None, built: Collection[str] | None = None
-) -> list[Recommendation]:
+def recommend(source: str, d_model: int | None = None, *, block: int | None = None) -> list[Recommendation]:
     """Verbalizers for the features of a source model, best first, each with its reason.
 
     Order: what can be run before what cannot; the model's own (nearest block first), its other tuning, a bundle with an
@@ -306,18 +304,16 @@ def recommend(
         source: hub id or packaged name, or a site (``MODEL:BLOCK``), whose block then counts.
         d_model: width of its stream; natives of another width are taken for another model's.
         block: where the directions live.
-        built: contracts that can be run; all that have a name when None.
     """
     if re.search(r":\d+$", source):
         site = Site.parse(source)
         source, block = site.model, site.block if block is None else block
-    runs = set(get_args(Contract)) - {"unknown"} if built is None else set(built)
     readers = [c for c in checkpoints() if c.role in ("av", "pair") and c.older is None]
     found = []
     for c in readers:
-        relation, usable = _relation(c, source, d_model), c.usable and c.contract in runs
-        reason = _reason(c, relation, block, usable=usable)
-        found.append(Recommendation(checkpoint=c, relation=relation, reason=reason, usable=usable))
+        relation = _relation(c, source, d_model)
+        reason = _reason(c, relation, block)
+        found.append(Recommendation(checkpoint=c, relation=relation, reason=reason, usable=c.usable))
     return _first_to_take(sorted(found, key=lambda r: _rank(r, block)))
 
 
@@ -353,7 +349,7 @@ def _rank(r: Recommendation, block: int | None) -> tuple[float, ...]:
     return (not r.usable, toy, _ORDER.index(r.relation), _off(c, block) if near else 0, tier, size)
 
 
-def _reason(c: Checkpoint, relation: Relation, block: int | None, *, usable: bool) -> str:
+def _reason(c: Checkpoint, relation: Relation, block: int | None) -> str:
     """One sentence: relation and block, figure, size, and what stands in the way."""
     off = _off(c, block)
     at = "reads any block" if c.any_block else f"reads block {c.where}" if c.blocks else f"reads {c.where}"
@@ -370,8 +366,8 @@ def _reason(c: Checkpoint, relation: Relation, block: int | None, *, usable: boo
     said = [f"{who}, {at}", str(best) if best else "no figure at first hand", _size(c)]
     if c.demo:
         said.append("tiny: for trying the machinery")
-    if not usable:
-        said.append(f"refused: {c.missing or f'contract {c.contract} is not built'}")
+    if not c.usable:
+        said.append(f"refused: {c.missing}")
     return "; ".join(part for part in said if part)
 
 
