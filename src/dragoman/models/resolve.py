@@ -35,6 +35,7 @@ from dragoman.neuronpedia.ids import HUB_MODELS
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
+from dragoman.store.libraries import refuse_absent
 from dragoman.store.spans import meant
 from dragoman.tiny import PackagedModel, model_parts
 from dragoman.verbalizers import registry
@@ -412,6 +413,7 @@ def _read_once() -> Generator[None]:
 
     Its vocabulary is a million small arrays in Python: read three times, they are most of the minute it takes.
     """
+    refuse_absent("an embedded model's weights", "gguf", extra="gguf")
     import gguf
 
     class Plain(gguf.GGUFReader):
