@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 from pydantic import TypeAdapter
 
-from dragoman.commands.printing import _VERSIONS
+from dragoman.commands.printing import VERSIONS
 from dragoman.comparison.records import Comparison, Ranking
 from dragoman.confidence import calibration, checked
 from dragoman.doctor.finding import Finding
@@ -67,7 +67,7 @@ def schema_of(kind: str) -> dict[str, Any]:
     told: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
     if record is not None:
         told = TypeAdapter(record).json_schema(mode="validation")
-    version = {"schema": {"const": f"dragoman.{kind}/{_VERSIONS[kind]}"}} if kind in _VERSIONS else {}
+    version = {"schema": {"const": f"dragoman.{kind}/{VERSIONS[kind]}"}} if kind in VERSIONS else {}
     told["properties"] = version | told["properties"] | more
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **told}
 

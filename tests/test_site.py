@@ -215,9 +215,9 @@ def test_schemas_are_those_of_the_records_and_take_what_is_written() -> None:
 def test_every_object_that_a_command_prints_has_a_version_and_is_told() -> None:
     code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     kinds = set(re.findall(r'(?:put_record|with_schema)\("(\w+)"', code))
-    assert kinds == set(printing._VERSIONS)
+    assert kinds == set(printing.VERSIONS)
     told = dict(re.findall(r"^\| `dragoman\.(\w+)/(\d+)` \|", (ROOT / "docs" / "formats.md").read_text(), re.MULTILINE))
-    assert told == {kind: str(version) for kind, version in printing._VERSIONS.items()}
+    assert told == {kind: str(version) for kind, version in printing.VERSIONS.items()}
 
 
 def test_the_notebook_is_its_script_and_every_cell_has_run() -> None:

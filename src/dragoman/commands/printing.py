@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # halves of characters, which no stream can write.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What is printed as JSON, and the version of its keys.
-_VERSIONS = {
+VERSIONS = {
     "row": 1,
     "scores": 1,
     "crossing": 1,
@@ -84,7 +84,7 @@ def put_record(kind: str, value: Mapping[str, Any], *, indent: int | None = None
 
 def with_schema(kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """The object with its ``schema``, ``dragoman.KIND/VERSION``; the version goes up when a key changes its meaning."""
-    return {"schema": f"dragoman.{kind}/{_VERSIONS[kind]}", **value}
+    return {"schema": f"dragoman.{kind}/{VERSIONS[kind]}", **value}
 
 
 def spoken(text: object) -> str:
