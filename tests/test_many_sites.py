@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,7 +217,9 @@ def test_words_of_positions_have_their_neighbours_and_forms(planted_world) -> No
     assert words.forms.shape == (len(owner), len(FORMS)) and documents[owner[at]].text[: end[at]].endswith("anchor")
 
 
-def test_every_site_is_read_as_the_product_reads_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_site_is_read_as_the_product_reads_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(settings, "MANY_BLOCKS", {world.source.model: (0, 1), world.target.model: (1,)})
     monkeypatch.setattr(settings, "MIN_POSITION", 3)
     documents = [Document(text, "", "", "a novel", "train") for text in TEXTS[:9]]
@@ -227,14 +230,17 @@ def test_every_site_is_read_as_the_product_reads_it(world: World, monkeypatch: p
     found = {}
     for ref in (world.source.model, world.target.model):
         found |= sites.read(ref, tokens[ref], owner, end, "cpu", 4)
-    assert len(found) == 3 and sites.usable(found).all()
+    assert len(found) == 3 and all(sites.usable(x).all() for x in found.values())
     for place, x in found.items():
         read = Reader.open(Where(place.model, place.block), dtype="bfloat16").rows(TEXTS[:9], np.inf, batch_size=4)
         at = {pair: k for k, pair in enumerate(zip(read.document.tolist(), read.end.tolist(), strict=True))}
         rows = np.array([read.x[at[pair]] for pair in zip(owner.tolist(), end.tolist(), strict=True)])
         assert np.allclose(x.float().numpy(), rows, rtol=0.05, atol=0.05 * np.abs(rows).max())
-    broken = found | {place: torch.full_like(x, torch.nan) for place, x in list(found.items())[:1]}
-    assert not sites.usable(broken).any()
+    broken = next(iter(found.values())).clone()
+    broken[3], broken[5] = torch.nan, broken[5] * 1e6
+    assert np.flatnonzero(~sites.usable(broken)).tolist() == [3, 5]
+    sites.save_tokens(tmp_path / "tokens.npz", tokens[world.source.model])
+    assert sites.load_tokens(tmp_path / "tokens.npz") == tokens[world.source.model]
 
 
 def test_windows_tell_where_a_latent_fires_from_where_it_is_silent(site: Site, planted_world) -> None:  # type: ignore[no-untyped-def]

@@ -137,13 +137,28 @@ def read(
     return {Place(ref, b): x for b, x in out.items()}
 
 
-def usable(read_rows: dict[Place, torch.Tensor]) -> np.ndarray:
-    """Which positions are finite and no norm outlier at any site."""
-    keep = np.ones(len(next(iter(read_rows.values()))), bool)
-    for x in read_rows.values():
-        norms = x.float().norm(dim=1)
-        keep &= (norms.isfinite() & (norms <= OUTLIER * norms[norms.isfinite()].median())).cpu().numpy()
-    return keep
+def usable(x: torch.Tensor) -> np.ndarray:
+    """(n,) bool: which rows (n, d) of a site are finite and no norm outliers."""
+    norms = x.float().norm(dim=1)
+    return (norms.isfinite() & (norms <= OUTLIER * norms[norms.isfinite()].median())).cpu().numpy()
+
+
+def save_tokens(file: Path, encoded: Encoded) -> None:
+    """Ids and spans of all texts one after another, and how many tokens each has."""
+    np.savez(
+        file,
+        ids=np.array([i for ids in encoded.ids for i in ids], np.int32),
+        spans=np.array([pair for spans in encoded.spans for pair in spans], np.int32).reshape(-1, 2),
+        counts=np.array([len(ids) for ids in encoded.ids]),
+    )
+
+
+def load_tokens(file: Path) -> Encoded:
+    """What ``save_tokens`` wrote."""
+    with np.load(file) as told:
+        ids, spans, ends = told["ids"].tolist(), told["spans"].tolist(), np.cumsum(told["counts"]).tolist()
+    pieces = list(zip([0, *ends[:-1]], ends, strict=True))
+    return Encoded(ids=[ids[a:b] for a, b in pieces], spans=[[(i, j) for i, j in spans[a:b]] for a, b in pieces])
 
 
 def load_statistics(work: Path, place: Place) -> Statistics:

@@ -1,0 +1,221 @@
+"""What a reader of many sites says of held-out latents, of activations, of mixtures and of nulls; beside baselines.
+
+In: a trained reader, the work folder. Out: ``judged-ARM-SEED.json`` (figures by site) and ``spoken-ARM-SEED.jsonl.gz``
+(every text). Rows of held-out latents are held against their records of half B. Beside the reader: the rule's text of
+half A, that of the most similar row it may have learnt from, and words by the base model's output layer (``lens``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as f
+
+import av
+import corpus
+import judged
+import latents as rules
+import pack
+import settings as s
+import targets
+import vectors
+from dragoman.models.load import text_stack
+from dragoman.stats.planted import names_category
+from many_files import (
+    ARMS,
+    OTHERS,
+    OWN,
+    SECOND,
+    dictionaries,
+    documents_of,
+    halves,
+    head,
+    judged_latents,
+    open_site,
+    put,
+    say,
+)
+from sites import Place
+
+SHARES = (0.5, 0.25, 0.1)  # of a latent's row in a mixture with another's
+POSITIONS = 300  # real activations judged at a site
+TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
+
+
+def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[str, Any]) -> None:
+    """Every site in its turn: all that is said there is decoded in one batch."""
+    out: dict[str, Any] = {"arm": arm, "seed": args.seed, "training": record, "sites": {}}
+    spoken: list[dict[str, Any]] = []
+    documents, at = documents_of(args), np.load(args.work / "positions.npz")
+    half_a = halves(documents)[at["owner"]]
+    teller = targets.Teller(documents)
+    home: vectors.Site | None = None
+    for number, (name, place) in enumerate(dictionaries()):
+        site = open_site(args, name, place, number)
+        pool = judged_latents(site, args.checks)
+        if not pool:
+            continue
+        rows = site.w_dec[torch.as_tensor(pool, device=site.w_dec.device)].float()
+        target = site
+        if place in OTHERS:
+            home = home or open_site(
+                args, SECOND.key, SECOND, next(k for k, (n, _) in enumerate(dictionaries()) if n == SECOND.key)
+            )
+            target, rows = home, carried(site, home, rows, half_a)
+        save_rows(args, name, pool, rows)
+        asked = {"reader": vectors.judged_rows(target, rows)}
+        whole = place in OWN and not name.endswith("second")
+        where = np.zeros(0, np.int64)
+        if whole:
+            rng = np.random.default_rng(s.SEED)
+            asked["null"] = vectors.null_rows(site, 2 * min(args.checks, 100), rng).x
+            where = unseen_positions(documents, at["owner"], rng, min(POSITIONS, args.checks))
+            asked["activation"] = site.statistics.normal(site.x[torch.as_tensor(where, device=site.x.device)])
+            for share in SHARES if place == SECOND else ():
+                asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
+        said = spoken_at(trainer, asked, named(arm, target.place))
+        found = of_rows(site, pool, rows, said["reader"], trainer)
+        figures: dict[str, Any] = {who: against(some, [site.b[k] for k in pool]) for who, some in found.items() if some}
+        for share in SHARES if "mixed-0.5" in said else ():
+            texts = found[f"mixed-{share}"] = said[f"mixed-{share}"]
+            figures[f"mixed-{share}"] = against(texts, [site.b[k] for k in pool])
+        for who, some in found.items():
+            spoken += [{"site": name, "who": who, "latent": k, "text": t} for k, t in zip(pool, some, strict=False)]
+        if whole:
+            figures["nulls"] = float(np.mean([judged.Told.of(t).nothing for t in said["null"]]))
+            spoken += [{"site": name, "who": "null", "latent": k, "text": t} for k, t in enumerate(said["null"])]
+            figures["activations"] = of_positions(args, teller, documents, at, where, site, said["activation"])
+            spoken += [
+                {"site": name, "who": "activation", "latent": int(k), "text": t}
+                for k, t in zip(where, said["activation"], strict=True)
+            ]
+        out["sites"][name] = figures
+        say(f"{arm} {args.seed} at {name}: {figures}")
+    pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
+    (args.work / f"judged-{arm}-{args.seed}.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+def named(arm: str, place: Place) -> str:
+    """A place that a reader has not learnt from has no name that it knows."""
+    return head(place.said) if place in ARMS[arm][0] else ""
+
+
+def spoken_at(trainer: av.Trainer, asked: dict[str, torch.Tensor], given: str) -> dict[str, list[str]]:
+    """Texts by kind, decoded together."""
+    texts = av.speak(trainer, torch.cat([x.float() for x in asked.values()]), batch=2048, head=given)
+    ends = np.cumsum([len(x) for x in asked.values()])
+    return {who: texts[end - len(x) : end] for (who, x), end in zip(asked.items(), ends, strict=True)}
+
+
+def carried(site: vectors.Site, home: vectors.Site, rows: torch.Tensor, half_a: np.ndarray) -> torch.Tensor:
+    """Rows of another model in the space of the reader's own: a ridge map of positions of half A."""
+    fit = np.flatnonzero(half_a)
+    some = np.random.default_rng(s.SEED).permutation(fit)[: vectors.FIT]
+    chosen = torch.as_tensor(some, device=site.x.device)
+    return rows @ vectors.ridge(site.x[chosen], home.x[chosen])
+
+
+def save_rows(args: argparse.Namespace, name: str, pool: list[int], rows: torch.Tensor) -> None:
+    """The directions as they are judged, for verbalizers that are asked elsewhere; once for all arms."""
+    file = args.work / f"rows-{name}.safetensors"
+    if not file.exists():
+        made = {"rows": f.normalize(rows, dim=1).half().cpu(), "latent": torch.tensor(pool)}
+        put(file, lambda part: save_file(made, part))
+
+
+def mixed(rows: torch.Tensor, share: float) -> torch.Tensor:
+    """Of each row ``share`` parts, of the next one's 1 - ``share``, both at unit length."""
+    unit = f.normalize(rows, dim=1)
+    return share * unit + (1 - share) * unit.roll(-1, 0)
+
+
+def unseen_positions(
+    documents: list[corpus.Document], owner: np.ndarray, rng: np.random.Generator, most: int
+) -> np.ndarray:
+    """Positions of documents that nothing was trained on (split dev), of both kinds of text."""
+    dev = np.array([d.split == "dev" for d in documents])[owner]
+    return np.sort(rng.permutation(np.flatnonzero(dev))[:most])
+
+
+def of_positions(
+    args: argparse.Namespace,
+    teller: targets.Teller,
+    documents: list[corpus.Document],
+    at: Any,
+    where: np.ndarray,
+    site: vectors.Site,
+    texts: list[str],
+) -> dict[str, float]:
+    """``judged.figures`` of the texts, and the category's share beside the linear probe's where one is planted."""
+    owner, end = at["owner"][where], at["end"][where]
+    truths = [judged.Truth.of(teller, documents[d], int(e)) for d, e in zip(owner, end, strict=True)]
+    out = judged.figures(texts, truths)
+    file = args.work / f"probe-{site.place.key}.safetensors"
+    names = sorted({d.category for d in documents if d.category})
+    planted = [i for i, t in enumerate(truths) if t.theme.category in names]
+    if file.exists() and planted:
+        probe = load_file(file)
+        x = site.x[torch.as_tensor(where[planted], device=site.x.device)].float().cpu()
+        best = (x @ probe["weight"].float().T + probe["bias"].float()).argmax(1).tolist()
+        out["with_category"] = float(len(planted))
+        out["probe"] = round(
+            float(np.mean([names[b] == truths[i].theme.category for b, i in zip(best, planted, strict=True)])), 4
+        )
+        told = [names_category(judged.Told.of(texts[i]).theme, [truths[i].theme.category]) for i in planted]
+        out["category"] = round(float(np.mean(told)), 4)
+    return out
+
+
+def of_rows(
+    site: vectors.Site, pool: list[int], rows: torch.Tensor, texts: list[str], trainer: av.Trainer
+) -> dict[str, list[str]]:
+    """What the reader said, and what needs no reader."""
+    rng = np.random.default_rng(s.SEED)
+    known = site.trained_on()
+    unit = f.normalize(site.w_dec.float(), dim=1)
+    near = [known[int(i)] for i in (unit[pool] @ unit[known].T).argmax(1)] if known else []
+    return {
+        "reader": texts,
+        "rule": [rules.rule_text(site.a[k], TRUST, rng).text for k in pool],
+        "lens": lens_texts(trainer, rows),
+        "nearest": [rules.rule_text(site.a[k], TRUST, rng).text for k in near],
+    }
+
+
+@torch.no_grad()
+def lens_texts(trainer: av.Trainer, rows: torch.Tensor) -> list[str]:
+    """What the base model's own output layer makes of directions in its space: three words, in a sentence of words."""
+    base = trainer.model.get_base_model()
+    weight = base.get_output_embeddings().weight.float()
+    scaled = f.normalize(rows.float(), dim=1) * text_stack(base).norm.weight.float()
+    out = []
+    for top in (scaled @ weight.T).topk(40, dim=1).indices.tolist():
+        words = [w.strip().lower() for w in trainer.tokenizer.batch_decode([[i] for i in top])]
+        best = list(dict.fromkeys(w for w in words if w.isalpha() and w.isascii() and len(w) > 2))[:3]
+        out.append("Words such as " + ", ".join(f'"{w}"' for w in best) + " stand out.")
+    return out
+
+
+def against(texts: list[str], truths: list[rules.Record]) -> dict[str, float]:
+    """Firing-word F1 and its dealt level, theme named, false theme, nothing; by the other half's records."""
+    told = [judged.Told.of(t) for t in texts]
+    with_words = [i for i, r in enumerate(truths) if r.words]
+    dealt = [with_words[(k + 1) % len(with_words)] for k in range(len(with_words))]
+    themes = [rules.theme_of(r) for r in truths]
+    word = lambda i, j: judged.f1((*told[i].token, *told[i].words), list(truths[j].words))  # noqa: E731
+    mean = lambda some: round(float(np.mean(some)), 4) if len(some) else float("nan")  # noqa: E731
+    return {
+        "n": len(texts),
+        "with_words": len(with_words),
+        "words": mean([word(i, i) for i in with_words]),
+        "words_dealt": mean([word(i, j) for i, j in zip(with_words, dealt, strict=True)]),
+        "with_theme": sum(bool(c) for c, _ in themes),
+        "theme": mean([names_category(t.theme, [c]) for t, (c, _) in zip(told, themes, strict=True) if c]),
+        "false_theme": mean([bool(t.theme) for t, (c, _) in zip(told, themes, strict=True) if not c]),
+        "nothing": mean([t.nothing for t in told]),
+    }
