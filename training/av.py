@@ -27,6 +27,7 @@ from corpus import Description
 from dragoman.models.load import load_model, load_tokenizer, text_stack
 from dragoman.verbalizers.prompt import Prompt, build_prompt
 from dragoman.verbalizers.sidecar import read_sidecar
+from targets import STYLE
 
 # The kitft contract's own prompt: published verbalizers were trained on exactly these words.
 CANONICAL_PROMPT = """\
@@ -107,8 +108,9 @@ def answers(
         [head + d.text + tail for d in descriptions], add_special_tokens=False, return_offsets_mapping=True
     )
     ids = [[*tokens, end] for tokens in encoded["input_ids"]]
+    # The tags around a text are learnt in no time: they weigh what its style weighs.
     weights = [
-        [*(d.weight(a - len(head), b - len(head)) for a, b in spans), 1.0]
+        [*(d.weight(a - len(head), b - len(head), STYLE) for a, b in spans), 1.0]
         for d, spans in zip(descriptions, encoded["offset_mapping"], strict=True)
     ]
     if heads is not None:
@@ -180,8 +182,12 @@ class Trainer:
             x = x * self.affine[0] + self.affine[1] * self.scale
         return x.to(self.embedded.dtype)
 
-    def loss(self, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Weighted cross-entropy of the answers (b, t) given one vector each (b, d)."""
+    def loss(self, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, per_row: float) -> torch.Tensor:
+        """Weighted cross-entropy of the answers (b, t) given one vector each (b, d), by ``per_row`` weights a row.
+
+        ``per_row`` is the same for every batch: by its own weights, a batch of short answers would count as much as
+        one of long ones, and a few "nothing in particular" would be all that is learnt.
+        """
         slot, count = self.prompt.slot, len(x)
         stack, lm = text_stack(self.model), self.model.get_base_model()
         cache = DynamicCache(config=lm.config)
@@ -196,7 +202,7 @@ class Trainer:
         hidden = stack(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
         hidden = hidden[:, after.shape[1] :]
         keep = ids >= 0
-        return chunked_loss(lm.lm_head, hidden[keep], ids[keep], weights[keep])
+        return chunked_loss(lm.lm_head, hidden[keep], ids[keep], weights[keep]) / (count * per_row)
 
     def save(self, figures: dict[str, Any]) -> None:
         """Adapter in float16 (each file under 16 MiB) beside its sidecar."""
@@ -223,7 +229,7 @@ def fuse(model: torch.nn.Module) -> None:
 
 
 def chunked_loss(head: torch.nn.Module, hidden: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy without ever holding all logits (Gemma's vocabulary has 262,144 words)."""
+    """Summed weighted cross-entropy without ever holding all logits (Gemma's vocabulary has 262,144 words)."""
 
     def part(h: torch.Tensor, i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return (f.cross_entropy(head(h).float(), i, reduction="none") * w).sum()
@@ -232,11 +238,16 @@ def chunked_loss(head: torch.nn.Module, hidden: torch.Tensor, ids: torch.Tensor,
     for start in range(0, len(ids), 4096):
         piece = slice(start, start + 4096)
         total = total + checkpoint(part, hidden[piece], ids[piece], weights[piece], use_reentrant=False)
-    return total / weights.sum()
+    return total
 
 
 def batches(lengths: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows of similar length together, batches in random order, padding small."""
+    """Rows of similar length together, batches in random order, padding small.
+
+    Rows of less than half the median length ("nothing in particular") go among all others, not into batches of theirs.
+    """
+    short = lengths < np.median(lengths) / 2
+    lengths = np.where(short, rng.choice(lengths, len(lengths)), lengths)
     order = rng.permutation(len(lengths))
     pools = [order[i : i + size * 16] for i in range(0, len(order), size * 16)]
     out = []
@@ -257,6 +268,7 @@ class Table:
         for k, (i, w) in enumerate(zip(ids, weights, strict=True)):
             tokens[k, : len(i)], weight[k, : len(i)] = i, w
         self.tokens, self.weight = torch.from_numpy(tokens).to(device), torch.from_numpy(weight).to(device)
+        self.per_row = float(weight.sum(axis=1, dtype=np.float64).mean())
 
     def rows(self, rows: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids (b, width) and weights of some rows."""
@@ -338,7 +350,7 @@ def train(
     def loss_of(_step: int) -> torch.Tensor:
         rows = next(plan)
         at = torch.as_tensor(rows, device=trainer.device)
-        return trainer.loss(x[at], *table.rows(at, int(table.lengths[rows].max())))
+        return trainer.loss(x[at], *table.rows(at, int(table.lengths[rows].max())), table.per_row)
 
     params = trainer.parameters()
     return descend(params, loss_of, rate=rate, steps=steps, seconds=seconds, say=say) | {

@@ -143,9 +143,9 @@ class Description:
     text: str
     weights: tuple[tuple[int, int, float], ...]
 
-    def weight(self, start: int, end: int) -> float:
-        """Weight of a token that covers these characters."""
-        return next((w for a, b, w in self.weights if start < b and end > a), 1.0)
+    def weight(self, start: int, end: int, outside: float = 1.0) -> float:
+        """Weight of a token that covers these characters; ``outside``: of one that covers none of the text."""
+        return next((w for a, b, w in self.weights if start < b and end > a), outside)
 
 
 def related(one: str, other: str) -> bool:

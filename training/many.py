@@ -261,6 +261,7 @@ def windows_stage(args: argparse.Namespace) -> None:
 def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
     """The arm's vectors: as many distinct ones for every arm."""
     places, kinds = ARMS[arm]
+    kinds = tuple(k for k in kinds if k != "mapped" or OTHERS)
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     owner = at["owner"]
     train = np.array([d.split == "train" for d in documents]) & halves(documents)
@@ -319,12 +320,13 @@ def _spread(some: list[vectors.Site], count: int) -> list[tuple[vectors.Site, in
 
 
 def trainer_of(args: argparse.Namespace, arm: str) -> av.Trainer:
-    """A reader not yet trained; its vectors come at the median norm of the first own site."""
-    scale = sites.load_statistics(args.work, OWN[0]).norm
+    """A reader before training, or where ``--start`` leaves off; vectors come at the median norm of one own site."""
+    scale = sites.load_statistics(args.work, SECOND).norm
     folder = args.work / f"reader-{arm}-{args.seed}"
     return av.Trainer(
-        folder, BASE, OWN[0].block, round(scale, 1), args.device, seed=s.SEED + args.seed, affine=arm == "affine"
-    )
+        folder, BASE, SECOND.block, round(scale, 1), args.device, args.start, seed=s.SEED + args.seed,
+        affine=arm == "affine",
+    )  # fmt: skip
 
 
 def train_stage(args: argparse.Namespace) -> None:
@@ -344,7 +346,11 @@ def train_stage(args: argparse.Namespace) -> None:
         rate=1e-2 if arm == "affine" else s.AV_RATE, steps=args.steps or s.MANY_STEPS, seconds=0.0,
         batch=args.av_batch or s.MANY_BATCH, seed=s.SEED + args.seed, say=say, heads=heads,
     )  # fmt: skip
-    record |= {"kinds": counted, "distinct_texts": len({t.text for t in mix.told})}
+    record |= {
+        "start": str(args.start.name) if args.start else "",
+        "kinds": counted,
+        "distinct_texts": len({t.text for t in mix.told}),
+    }
     if trainer.affine:
         own = {"scale": trainer.affine[0].detach().cpu(), "bias": trainer.affine[1].detach().cpu()}
         save_file(own, trainer.folder / "affine.safetensors")
@@ -386,6 +392,7 @@ def main() -> None:
     parse.add_argument("--positions", type=int, default=s.MANY_POSITIONS)
     parse.add_argument("--rows", type=int, help="vectors of an arm, if not those of settings.py")
     parse.add_argument("--steps", type=int)
+    parse.add_argument("--start", type=Path, help="an adapter that the reader of any arm goes on from")
     parse.add_argument("--sae-steps", type=int)
     parse.add_argument("--d-sae", type=int, help="latents of a dictionary, if not those of settings.py")
     parse.add_argument("--av-batch", type=int)
