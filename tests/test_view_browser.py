@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dragoman.store import RunFolder
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
 from dragoman.view.find import Selection, found
+from small_world import command
 from viewed_run import HOSTILE_ID, LONG_ID, make_run, manifest_of, rows_of, serving, viewed
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -215,6 +217,53 @@ def test_files_answer_as_the_server_does(page: Any, address: str, bundle: Path) 
     assert len(shown["page=2"]) == 11 and shown["q=beekeeping"][1:] and shown["kind=controls"] and not shown["q=!!"][1:]
     page.goto(f"{page.url.split('?')[0]}?status=nope")
     assert page.locator(".note").inner_text() == "status “nope” is none of this list" and not ids(page)
+
+
+def test_files_make_the_tables_that_the_server_makes(page: Any, address: str, bundle: Path, place: Path) -> None:
+    for query in ("", "page=2", "q=script", "q=many", "q=the&sort=sure&condition=writes", "kind=controls"):
+        page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?{query}")
+        for kind in ("csv", "jsonl"):
+            with page.expect_download() as told:
+                page.click(f".tables button:text-is('{kind.upper()}')")
+            with urllib.request.urlopen(f"{address}/run/table.{kind}?{query}") as answer:
+                assert Path(told.value.path()).read_bytes() == answer.read(), (query, kind)
+            assert told.value.suggested_filename == f"run.{kind}"
+        assert page.locator(".send").is_visible() != (query == "kind=controls")
+    page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?q=zzz")
+    assert not page.locator(":is(.tables, .send):visible").count()
+
+
+def test_files_tell_the_commands_that_write_what_they_do_not(
+    page: Any, bundle: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?condition=writes")
+    page.click(".send summary")
+    parquet, neuronpedia = [shlex.split(one) for one in page.locator(".send .typed").all_inner_texts()]
+    assert parquet == ["dragoman", "export", "run", "--format", "parquet", "--condition", "writes"]
+    for words in (parquet, neuronpedia):
+        shown = command(monkeypatch, capsys, *words[1:], "-o", "out")
+        assert shown.code == 0, shown.err
+    assert {"explanations.parquet", "v1"} <= {one.name for one in (place / "out").iterdir()}
+
+
+def test_too_many_hits_to_be_ordered_stay_in_the_order_of_the_run(
+    page: Any, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragoman.view.find.RANKED", 9)
+    monkeypatch.setattr("dragoman.view.bundle.RANKED", 9)
+    view = viewed(run)
+    page.goto(Path(write_bundle([view], tmp_path / "out", nothing).page).with_name("features.html").as_uri())
+    list_of = page.url
+    for query in ({"q": "text about"}, {"q": "text about", "sort": "sure"}, {"q": "beekeeping"}):
+        selection = Selection.of(query, view.index)
+        with view.index.reading() as database:
+            answer = found(database, selection, view.index, view.columns(selection))
+        page.goto(f"{list_of}?{urlencode(query)}")
+        assert ids(page) == [one.id for one in answer.lines], query
+        notes = page.locator(".note").all_inner_texts()
+        assert answer.note in "".join(notes) and any("too many" in one for one in notes) == bool(answer.note)
+    view.close()
 
 
 SCRIPTS = (
