@@ -14,10 +14,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from dragoman.report import write_page
 from dragoman.store import RunFolder
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
 from dragoman.view.find import Selection, found
+from report_fixture import build_run
 from small_world import command
 from viewed_run import HOSTILE_ID, LONG_ID, make_run, manifest_of, rows_of, serving, viewed
 
@@ -402,3 +404,14 @@ def test_paper_opens_what_is_folded_and_leaves_tables_and_forms_out(page: Any, a
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".said details").first.get_attribute("open") is not None
     page.emulate_media(media="screen")
+
+
+def test_a_run_of_45_features_is_printed_on_few_sheets_with_its_texts_and_cards(page: Any, tmp_path: Path) -> None:
+    page.goto(write_page(build_run(tmp_path / "run"), tmp_path / "page.html").as_uri())
+    sheets = page.pdf(prefer_css_page_size=True, format="A4").count(b"/Type /Page\n")
+    assert 10 < sheets <= 20, sheets
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for kind in (".said .text", ".crossing", ".said .scores"):
+        assert page.locator(f".feature {kind}:visible").count() >= 45, kind
+    assert not page.locator(".finder:visible, nav:visible, .inside details:not([open]):visible").count()
