@@ -205,7 +205,7 @@ def test_what_an_interrupted_download_has_here_already_needs_no_room(
 
 def test_the_hubs_library_can_say_what_it_would_fetch() -> None:
     assert "dry_run" in inspect.signature(snapshot_download).parameters
-    assert {"file_size", "will_download"} <= set(DryRunFileInfo.__dataclass_fields__)
+    assert {"filename", "file_size", "will_download"} <= set(DryRunFileInfo.__dataclass_fields__)
 
 
 def test_a_hub_out_of_reach_names_the_folder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
