@@ -6,6 +6,10 @@ then a client asks the running server over loopback, one request after the other
 whole request, in milliseconds; processor times and the load of the machine stand beside, as a busy machine makes
 everything wait.
 
+A search by meaning embeds what is asked, and goes through the embeddings of all features. These are drawn here, unit
+rows of the embedder's width: no time depends on what they are, and to make them takes what ``texts_a_second`` tells,
+measured on 512 of the run's texts. Pages are asked for before and after, as they name what is alike once it is there.
+
     python bench/viewer.py [--features 65536] [--requests 200]
 """
 
@@ -18,15 +22,18 @@ import platform
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import numpy as np
 
+from dragoman.models.embedder import SentenceEmbedder
 from dragoman.records import TokenWindow
 from dragoman.store import RunFolder, digest
 from dragoman.store.firing import write_tokens
@@ -138,6 +145,36 @@ def asked(rng: np.random.Generator, count: int, seed: int = 0) -> list[str]:
     return made
 
 
+def asked_by_meaning(rng: np.random.Generator, count: int) -> list[str]:
+    """Searches by meaning: words, sentences, with filters, later pages; no two are the same."""
+    words, made = vocabulary(np.random.default_rng(0)), []
+    for k in range(count):
+        said = "+".join(str(one) for one in rng.choice(words, (2, 6, 15)[k % 3]))
+        more = ("", "&status=ok", "&condition=writes", f"&page={rng.integers(1, 20)}", "&trust=answered&least=0.7")
+        made.append(f"by=meaning&q={said}{more[k % 5]}")
+    return made
+
+
+def draw_meaning(path: Path, features: int) -> float:
+    """Embeddings beside the run's index, as the viewer keeps them; how many texts are embedded a second."""
+    embedder, rng = SentenceEmbedder(), np.random.default_rng(2)
+    with closing(sqlite3.connect(path / "index.sqlite")) as database:
+        (state,) = database.execute("SELECT value FROM meta WHERE key = 'state'").fetchone()
+        texts = [text for (text,) in database.execute("SELECT gist FROM texts LIMIT 512")]
+    width = embedder.encode(["width"]).shape[1]
+    start = time.perf_counter()
+    embedder.encode(texts)
+    a_second = len(texts) / (time.perf_counter() - start)
+    rows = np.memmap(path / "meaning.f32", np.float32, "w+", shape=(features, width))
+    for first in range(0, features, BATCH):
+        some = rng.standard_normal((min(BATCH, features - first), width)).astype(np.float32)
+        rows[first : first + BATCH] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    rows.flush()
+    told = {"state": state, "embedder": embedder.name, "width": width, "done": features}
+    (path / "meaning.json").write_text(json.dumps(told))
+    return a_second
+
+
 def timed(client: httpx.Client, addresses: list[str], **headers: str) -> list[float]:
     """Milliseconds that each address took."""
     took = []
@@ -181,8 +218,8 @@ def main() -> None:
             if found is None:
                 raise SystemExit(f"the viewer said {told!r}")
             index_cpu = processor_seconds(server.pid)
-            measured = measure(found[0], path.name, asks.features, asks.requests)
-            answered = processor_seconds(server.pid) - index_cpu
+            embedded = draw_meaning(path, asks.features)
+            measured = measure(found[0], path.name, asks.features, asks.requests, server.pid)
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(20)
@@ -193,7 +230,7 @@ def main() -> None:
         "index_cpu_seconds": round(index_cpu, 1),
         **measured,
         "requests": asks.requests,
-        "cpu_ms_a_request": round(1000 * answered / (2 * asks.requests + 2), 1),
+        "texts_a_second": round(embedded),
         "load_average": round(os.getloadavg()[0], 1),
         "index_megabytes": round(size / 1e6),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
@@ -204,21 +241,40 @@ def main() -> None:
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(base: str, name: str, features: int, requests: int) -> dict[str, float]:
-    """95th percentiles of searches and of pages; the first of each is asked twice, as it opens files."""
+def measure(base: str, name: str, features: int, requests: int, process: int) -> dict[str, float]:
+    """95th percentiles of searches by words, of pages, of searches by meaning, and of pages once there is meaning.
+
+    The first of each is asked twice, as it opens files.
+    """
     rng = np.random.default_rng(1)
     with httpx.Client(base_url=base, timeout=60) as client:
         searches = [f"/{name}/features?{query}" for query in asked(rng, requests)]
         pages = [f"/{name}/feature?id={rng.integers(0, features)}" for _ in range(requests)]
         timed(client, [searches[0], pages[0]])
+        spent = -processor_seconds(process)
         search_ms, page_ms = timed(client, searches, **{"HX-Request": "true"}), timed(client, pages)
-    slowest = max(zip(search_ms, searches, strict=True))
-    print(f"slowest search: {slowest[1]}, {slowest[0]:.0f} ms", file=sys.stderr)
+        spent += processor_seconds(process)
+        by_meaning = [f"/{name}/features?{query}" for query in asked_by_meaning(rng, requests)]
+        while "cosine with what was asked" not in client.get(by_meaning[0]).text:
+            time.sleep(0.5)  # it opens the embedder
+        timed(client, pages[:1])
+        spent -= processor_seconds(process)
+        meaning_ms = timed(client, by_meaning, **{"HX-Request": "true"})
+        page_meaning_ms = timed(client, pages)
+        spent += processor_seconds(process)
+    for times, addresses in ((search_ms, searches), (meaning_ms, by_meaning)):
+        slowest = max(zip(times, addresses, strict=True))
+        print(f"slowest search: {slowest[1]}, {slowest[0]:.0f} ms", file=sys.stderr)
     return {
         "search_ms": round(float(np.percentile(search_ms, 95)), 1),
+        "meaning_ms": round(float(np.percentile(meaning_ms, 95)), 1),
         "page_ms": round(float(np.percentile(page_ms, 95)), 1),
+        "page_meaning_ms": round(float(np.percentile(page_meaning_ms, 95)), 1),
         "search_median_ms": round(float(np.median(search_ms)), 1),
+        "meaning_median_ms": round(float(np.median(meaning_ms)), 1),
         "page_median_ms": round(float(np.median(page_ms)), 1),
+        "page_meaning_median_ms": round(float(np.median(page_meaning_ms)), 1),
+        "cpu_ms_a_request": round(1000 * spent / (4 * requests), 1),
     }
 
 

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub.errors import DryRunError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import PreTrainedModel
 
@@ -147,6 +148,50 @@ def test_a_source_model_that_is_nowhere_is_refused_by_every_command_that_reads_i
         assert said.code == 1 and sentence in said.err and said.err.count("\n") <= 2, (words, said.err)
         assert not (tmp_path / "out").exists()
     assert hub.sent < 20_000, "config.json alone is asked for"
+
+
+def test_a_repository_of_pickles_is_refused_by_its_listing(
+    shell: Command, world: World, hub: Served, tmp_path: Path
+) -> None:
+    told = {"num_hidden_layers": 2, "hidden_size": WIDTH}
+    hub.files["/org/pickled/resolve/main/config.json"] = json.dumps(told).encode()
+    hub.files["/org/pickled/resolve/main/pytorch_model.bin"] = b"0" * 1_000_000
+    why = "it holds no *.safetensors, and pickled weights (pytorch_model.bin) are never loaded; convert them"
+    rest = ("--texts", world.root / "texts.txt", "-o", tmp_path / "out")
+    for words in (
+        ("explain", world.sae, "--source", "org/pickled:1", "--by", world.av),
+        ("fit", world.sae, "--source", "org/pickled:1", "--by", world.av),
+        ("explain", world.sae, "--source", world.source, "--by", world.av, "--native", "org/pickled"),
+        ("rank", world.sae, "--source", world.source, "--by", world.av, "--by", "org/pickled"),
+    ):
+        said = shell(*words, *rest)
+        assert said.code == 1 and f"'org/pickled': {why}" in said.err, said.err
+    hub.files["/org/pickled/resolve/main/model-00001-of-00001.safetensors"] = b""
+    check_read(Site("org/pickled", 1), WIDTH)
+    assert hub.sent < 20_000
+
+
+def test_of_several_verbalizers_every_one_is_looked_at_before_the_first_is_opened(
+    shell: Command, world: World, hub: Served, tmp_path: Path
+) -> None:
+    def other(name: str, **changes: object) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(world.av, folder)
+        told = yaml.safe_load((folder / "nla_meta.yaml").read_text())
+        (folder / "nla_meta.yaml").write_text(yaml.safe_dump(told | changes))
+        return folder
+
+    (tmp_path / "empty").mkdir()
+    for odd, sentence in (
+        ("org/modle", "'org/modle': the hub has no such repository"),
+        (tmp_path / "empty", "empty"),
+        (other("contract", kind="unheard-of"), "contract"),
+        (other("base", base_checkpoint="org/modle"), "'org/modle'"),
+    ):
+        words = ("rank", world.sae, "--source", world.source, "--features", "3,7", "--texts", world.root / "texts.txt")
+        said = shell(*words, "--by", world.av, "--by", odd, "-o", tmp_path / "out")
+        assert said.code == 1 and sentence in said.err and "explaining by" not in said.err, said.err
+        assert not (tmp_path / "out").exists()
 
 
 def _gone(hub: Served, path: str) -> int | None:

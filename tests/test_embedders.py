@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder, LexicalEmbedder
@@ -45,6 +47,25 @@ def test_minilm_puts_paraphrases_above_every_other_sentence(mini: SentenceEmbedd
 def test_a_text_does_not_depend_on_its_batch(mini: SentenceEmbedder) -> None:
     texts = ["short", "a much longer text about the weather in the north of the country " * 5]
     np.testing.assert_allclose(mini.encode(texts)[0], mini.encode(texts[:1])[0], atol=1e-5)
+
+
+def test_one_text_alone_is_read_on_one_thread_and_others_on_all(
+    mini: SentenceEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, before, plain = list[int](), torch.get_num_threads(), mini._model.encode
+
+    def watched(*args: Any, **how: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return plain(*args, **how)
+
+    monkeypatch.setattr(mini._model, "encode", watched)
+    torch.set_num_threads(2)
+    try:
+        mini.encode(["one"])
+        mini.encode(["one", "two"])
+        assert seen == [1, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_follows_the_256th_token_is_not_read(mini: SentenceEmbedder) -> None:

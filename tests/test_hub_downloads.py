@@ -177,6 +177,19 @@ def test_files_that_the_disk_has_no_room_for_are_not_fetched(tmp_path: Path, mon
     assert folder_of("org/name@v2") == tmp_path and fetched[0]["revision"] == "v2"
 
 
+def test_pickles_are_refused_by_the_listing_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickles = [("config.json", 9, True), *((f"pytorch_model-{k}-of-3.bin", GB, True) for k in (1, 2, 3))]
+    fetched = room(monkeypatch, tmp_path, GB, pickles)
+    with pytest.raises(
+        Refusal, match=r"^'org/name': it holds no \*.safetensors, and pickled weights \(pytorch_model-1"
+    ):
+        folder_of("org/name")
+    assert not fetched
+    for more in ("model.safetensors", "av/adapter_model.safetensors"):
+        fetched = room(monkeypatch, tmp_path, GB, [*pickles, (more, GB // 2, True)])
+        assert folder_of("org/name") == tmp_path and fetched, "pickles beside need no room"
+
+
 def test_what_an_interrupted_download_has_here_already_needs_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +205,7 @@ def test_what_an_interrupted_download_has_here_already_needs_no_room(
 
 def test_the_hubs_library_can_say_what_it_would_fetch() -> None:
     assert "dry_run" in inspect.signature(snapshot_download).parameters
-    assert {"file_size", "will_download"} <= set(DryRunFileInfo.__dataclass_fields__)
+    assert {"filename", "file_size", "will_download"} <= set(DryRunFileInfo.__dataclass_fields__)
 
 
 def test_a_hub_out_of_reach_names_the_folder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,3 +71,15 @@ def test_a_manifest_that_counts_nothing_still_tells_a_condition_that_is_missing(
     cut(run, 50)
     with pytest.raises(Refusal, match=f"it holds no explanation of condition washed yet; {AGAIN}"):
         JudgedRun.of(run).refuse_unfinished()
+
+
+def test_a_page_of_a_run_that_is_not_finished_is_written_and_stderr_tells_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = build_run(tmp_path / "run", scored=False, info=False)
+    count = len(run.rows())
+    for rows, wrong in ((count, ""), (count + 1, f"The run is not finished: it holds {count} of its {count + 1} exp")):
+        told(run, rows=rows)
+        said = command(monkeypatch, capsys, "report", str(run.path))
+        assert said.code == 0 and said.out == f"page: {run.page}\n"
+        assert (wrong in said.err) if wrong else not said.err

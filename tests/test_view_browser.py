@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from dragoman.report import write_page
 from dragoman.store import RunFolder
 from dragoman.view.build import nothing
 from dragoman.view.bundle import write_bundle
 from dragoman.view.find import Selection, found
+from report_fixture import build_run
+from small_world import command
 from viewed_run import HOSTILE_ID, LONG_ID, make_run, manifest_of, rows_of, serving, viewed
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -217,6 +221,53 @@ def test_files_answer_as_the_server_does(page: Any, address: str, bundle: Path) 
     assert page.locator(".note").inner_text() == "status “nope” is none of this list" and not ids(page)
 
 
+def test_files_make_the_tables_that_the_server_makes(page: Any, address: str, bundle: Path, place: Path) -> None:
+    for query in ("", "page=2", "q=script", "q=many", "q=the&sort=sure&condition=writes", "kind=controls"):
+        page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?{query}")
+        for kind in ("csv", "jsonl"):
+            with page.expect_download() as told:
+                page.click(f".tables button:text-is('{kind.upper()}')")
+            with urllib.request.urlopen(f"{address}/run/table.{kind}?{query}") as answer:
+                assert Path(told.value.path()).read_bytes() == answer.read(), (query, kind)
+            assert told.value.suggested_filename == f"run.{kind}"
+        assert page.locator(".send").is_visible() != (query == "kind=controls")
+    page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?q=zzz")
+    assert not page.locator(":is(.tables, .send):visible").count()
+
+
+def test_files_tell_the_commands_that_write_what_they_do_not(
+    page: Any, bundle: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    page.goto(f"{(bundle / 'run-1' / 'features.html').as_uri()}?condition=writes")
+    page.click(".send summary")
+    parquet, neuronpedia = [shlex.split(one) for one in page.locator(".send .typed").all_inner_texts()]
+    assert parquet == ["dragoman", "export", "run", "--format", "parquet", "--condition", "writes"]
+    for words in (parquet, neuronpedia):
+        shown = command(monkeypatch, capsys, *words[1:], "-o", "out")
+        assert shown.code == 0, shown.err
+    assert {"explanations.parquet", "v1"} <= {one.name for one in (place / "out").iterdir()}
+
+
+def test_too_many_hits_to_be_ordered_stay_in_the_order_of_the_run(
+    page: Any, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragoman.view.find.RANKED", 9)
+    monkeypatch.setattr("dragoman.view.bundle.RANKED", 9)
+    view = viewed(run)
+    page.goto(Path(write_bundle([view], tmp_path / "out", nothing).page).with_name("features.html").as_uri())
+    list_of = page.url
+    for query in ({"q": "text about"}, {"q": "text about", "sort": "sure"}, {"q": "beekeeping"}):
+        selection = Selection.of(query, view.index)
+        with view.index.reading() as database:
+            answer = found(database, selection, view.index, view.columns(selection))
+        page.goto(f"{list_of}?{urlencode(query)}")
+        assert ids(page) == [one.id for one in answer.lines], query
+        notes = page.locator(".note").all_inner_texts()
+        assert answer.note in "".join(notes) and any("too many" in one for one in notes) == bool(answer.note)
+    view.close()
+
+
 SCRIPTS = (
     "ガイド カイト", "हिन्दी भाषा", "한국어 한글", "آدم ادم", "ΟΔΟΣ οδός", "שָׁלוֹם", "Ǽon µ ŉ", "\U0001f600 tea ₺",
     "a\u200db c\u0301afe \U00030000x",
@@ -353,3 +404,14 @@ def test_paper_opens_what_is_folded_and_leaves_tables_and_forms_out(page: Any, a
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".said details").first.get_attribute("open") is not None
     page.emulate_media(media="screen")
+
+
+def test_a_run_of_45_features_is_printed_on_few_sheets_with_its_texts_and_cards(page: Any, tmp_path: Path) -> None:
+    page.goto(write_page(build_run(tmp_path / "run"), tmp_path / "page.html").as_uri())
+    sheets = page.pdf(prefer_css_page_size=True, format="A4").count(b"/Type /Page\n")
+    assert 10 < sheets <= 20, sheets
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for kind in (".said .text", ".crossing", ".said .scores"):
+        assert page.locator(f".feature {kind}:visible").count() >= 45, kind
+    assert not page.locator(".finder:visible, nav:visible, .inside details:not([open]):visible").count()

@@ -37,6 +37,14 @@ class Counting:
         return self._inner.encode(texts)
 
 
+def test_the_nearest_are_those_of_the_whole_order_and_of_equals_the_first() -> None:
+    rng = np.random.default_rng(0)
+    for count, most in ((1000, 100), (1000, 1000), (5, 9), (0, 3)):
+        cosines, among = rng.standard_normal(1000).round(1).astype(np.float32), rng.permutation(1000)[:count]
+        whole = among[np.argsort(-cosines[among], kind="stable")][:most]
+        assert [n for n, _ in meaning.best(cosines, among, most)] == whole.tolist(), (count, most)
+
+
 def ids(answer: Any) -> list[str]:
     import re
 

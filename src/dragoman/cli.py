@@ -22,7 +22,7 @@ from dragoman.commands.doctor import doctor
 from dragoman.commands.examples import examples
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
-from dragoman.commands.printing import put, put_record, talking
+from dragoman.commands.printing import put, put_record, talking, tell
 from dragoman.commands.rank import rank
 from dragoman.commands.serve import serve
 from dragoman.commands.show import show_scores
@@ -218,7 +218,7 @@ def report(
     from dragoman.store import RunFolder
 
     folder = RunFolder.open(run)
-    page = write_page(folder, out or folder.page)
+    page = write_page(folder, out or folder.page, lambda wrong: tell(f"{run}: {wrong}"))
     if as_json:
         put_record("page", {"page": str(page)})
     else:

@@ -189,9 +189,8 @@ def _explained(
 ) -> list[RunFolder]:
     """A run for each verbalizer, through a crossing of its own."""
     from dragoman.dictionaries import open_dictionary
-    from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
-    from dragoman.runs.explain import explain
+    from dragoman.runs.explain import check_explain, explain
     from dragoman.runs.options import Options
     from dragoman.store.outputs import check_run
 
@@ -203,12 +202,13 @@ def _explained(
     asked = features_from(features)
     Options(**{name: how[name] for name in ("reading", "max_new_tokens", "seed")})
     check_device(how["device"])
+    machine = {name: how[name] for name in ("dtype", "device")}
+    told = {name: value for name, value in how.items() if name not in machine}
     for folder in folders.values():
         check_run(folder)
-    for one in by:  # a name that is none is told before the first is opened
-        site_of_verbalizer(one)
     stated = read_as.pop("site")
     dictionary = open_dictionary(named[0], site=None if stated is None else Site.parse(stated), **read_as)
+    check_explain(dictionary, asked, by=by, out=list(folders.values()), how=machine, **told)
     made = []
     with talking() as talk:
         for one, folder in folders.items():

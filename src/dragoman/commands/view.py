@@ -47,8 +47,8 @@ def view(
             "--bundle",
             parser=out_folder,
             metavar="FOLDER",
-            help="Write the pages as files that open anywhere, search by words, filters and keys included; to 5000 "
-            "features a run.",
+            help="Write the pages as files that open anywhere, search by words, filters, keys, CSV and JSON lines of a "
+            "selection included; to 5000 features a run.",
         ),
     ] = None,
     as_json: Annotated[

@@ -19,8 +19,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
+from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -36,13 +37,14 @@ from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
 from dragoman.store.libraries import refuse_absent
-from dragoman.store.spans import meant
+from dragoman.store.spans import listed, meant
 from dragoman.tiny import PackagedModel, model_parts
 from dragoman.verbalizers import registry
 from dragoman.verbalizers.sidecar import NAME
 
 _HUB = re.compile(rf"(?P<repo>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>{PART}(?:/{PART})*))?/?")
 log = logging.getLogger(__name__)
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MAKING = "conversion-1"  # goes up when what is done here changes
 _NUMBER = re.compile(r"os error (\d+)")  # of the system, in what the safetensors library says
 
@@ -167,7 +169,7 @@ def _fetched(place: HubPlace, ref: str) -> Path:
 
     how: dict[str, Any] = {"revision": place.revision, "ignore_patterns": list(NEVER_READ)}
     how |= {"allow_patterns": place.patterns} if place.inside else {}
-    _refuse_without_room(place, ref, how)
+    _refuse_unfit(place, ref, how)
     try:
         root = Path(snapshot_download(place.repo, **how))
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
@@ -223,9 +225,11 @@ def config_of(ref: str) -> Mapping[str, object]:
         place = _elsewhere(ref)
         try:
             inside = f"{place.inside}/{CONFIG}" if place.inside else CONFIG
-            return hub.settings(place.repo, place.revision, inside, f"'{ref}'")
+            told = hub.settings(place.repo, place.revision, inside, f"'{ref}'")
         except Refusal as refusal:
             raise _with_meant(refusal, place, ref) from refusal
+        _refuse_pickles(place, ref)
+        return told
     check_folder(folder, ref)
     if (folder / ADAPTER).is_file():
         raise Refusal(ref, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
@@ -237,7 +241,7 @@ def config_of(ref: str) -> Mapping[str, object]:
 
 
 def check_named(ref: str) -> None:
-    """Refuse what is no packaged name, no folder here, and no repository that is cached or that the hub has."""
+    """Refuse what is no packaged name, no folder here, and no repository that is cached or that the hub has in full."""
     if ref in tiny.DATA or _here(ref) or cached(ref) is not None:
         return
     place = _elsewhere(ref)
@@ -245,18 +249,48 @@ def check_named(ref: str) -> None:
         hub.commit(place.repo, place.revision, f"'{ref}'")
     except Refusal as refusal:
         raise _with_meant(refusal, place, ref) from refusal
+    _refuse_pickles(place, ref)
 
 
-def _refuse_without_room(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
-    """Refuse files that the disk has no room for, by the hub's own listing, before the first of them is fetched."""
+def _refuse_pickles(place: HubPlace, ref: str) -> None:
+    """Refuse what the hub's listing shows to hold pickled weights alone."""
+    what = f"'{ref}'"
+    try:
+        names = hub.sizes(place.repo, hub.commit(place.repo, place.revision, what), what)
+    except Refusal:  # what a hub does not list is looked at when it is fetched
+        return
+    above = f"{place.inside}/" if place.inside else ""
+    refusal = _of_pickles([name.removeprefix(above) for name in names if name.startswith(above)], what)
+    if refusal is not None:
+        raise refusal
+
+
+def _of_pickles(names: Sequence[str], what: str) -> Refusal | None:
+    """Of files none of which holds weights that are read, though some hold pickled ones; None of all others."""
+    pickled = [name for name in names if name.endswith(_PICKLED) and "training_args" not in name]
+    if not pickled or any(name.endswith(".safetensors") for name in names):
+        return None
+    why = f"it holds no *.safetensors, and pickled weights ({listed(pickled, 2)}) are never loaded"
+    return Refusal(what, why, "convert them to safetensors, or name a revision that holds them so (ORG/NAME@REVISION)")
+
+
+def _refuse_unfit(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
+    """Refuse pickles, and files that the disk has no room for, by the hub's own listing, before a file is fetched."""
     from huggingface_hub import constants, snapshot_download
 
+    every = {key: value for key, value in how.items() if key != "ignore_patterns"}
     try:
-        planned = [file for file in snapshot_download(place.repo, dry_run=True, **how) if file.will_download]
+        listing = list(snapshot_download(place.repo, dry_run=True, **every))
+        unread = how["ignore_patterns"]
+        planned = [
+            file for file in listing if file.will_download and not any(fnmatch(file.filename, one) for one in unread)
+        ]
         need = sum(file.file_size or 0 for file in planned)
     # Whatever keeps the hub from answering, the download meets it next and says it; what is cached needs no answer.
     except Exception:
         return
+    if (refusal := _of_pickles([file.filename for file in listing], f"'{ref}'")) is not None:
+        raise refusal
     cache = Path(constants.HF_HUB_CACHE)
     begun = (cache / f"models--{place.repo.replace('/', '--')}" / "blobs").glob("*.incomplete")
     need -= sum(path.stat().st_size for path in begun)

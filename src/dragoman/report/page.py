@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,8 +47,10 @@ LISTED = 500  # a run of more features than this has an overview, which names th
 _UNFOLDED = 12  # a run of more features than this opens as a list
 
 
-def write_page(run: RunFolder, out: Path) -> Path:
+def write_page(run: RunFolder, out: Path, tell: Callable[[str], None] | None = None) -> Path:
     """Write the run's page to ``out`` and return it; without the features' texts where they are more than `LISTED`.
+
+    ``tell``: is told what the page says first, of a map that is unusable and of a run that is not finished.
 
     Raises:
         Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that `check_file` refuses.
@@ -57,6 +59,9 @@ def write_page(run: RunFolder, out: Path) -> Path:
     shown = ShownRun.of(run, windows=len(run.manifest.get("features") or ()) <= LISTED)
     page = environment().get_template("page.html.j2").render(vars(_contents(shown, run.path)))
     write_text(out, clean(page))
+    if tell is not None:
+        for wrong in filter(None, (shown.manifest.distrust, shown.unfinished)):
+            tell(wrong)
     return out
 
 

@@ -354,6 +354,42 @@ class Common:
         refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
 
 
+def check_explain(
+    what: Dictionary,
+    asked: Asked | None,
+    *,
+    by: Sequence[str],
+    out: Sequence[Path],
+    how: Mapping[str, Any],
+    **options: Any,
+) -> None:
+    """Refuse what `explain` would of one of several verbalizers before it opens a model, so that none is opened.
+
+    Args:
+        what: the dictionary.
+        asked: its features.
+        by: the verbalizers.
+        out: the folder of each one's run.
+        how: dtype and device.
+        options: ``texts``, and of ``Options``.
+
+    Raises:
+        Refusal: as said; names that are none come before files are fetched.
+    """
+    texts, machine = options.pop("texts"), {"engine": "auto", "compiled": False, **how}
+    each = [
+        Common.of(one, None, fed={}, options=options, through=None, map=None, texts=texts, confidence=None, how=machine)
+        for one in by
+    ]
+    for common, name in zip(each, by, strict=True):
+        common.check()
+        check_named(name)
+        common.refuse_absent(what.site, what.d_model)
+    chosen, later = chosen_of(what, asked, each[0].options, None)
+    for common, folder in zip(each, out, strict=True):
+        common.refuse_early(what, chosen.directions, later, common.target, folder)
+
+
 def _refuse_unread(confidence: str | Path) -> None:
     """Refuse a file of confidences that is none, and one without the embedder that it reads with."""
     from dragoman.models.embedder import packaged_folder

@@ -148,8 +148,7 @@ class _Pages:
 
 def _attached(view: Viewed, ending: str) -> dict[str, str]:
     """What makes a browser keep an answer as a file."""
-    name = f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in view.name) or 'run'}.{ending}"
-    return {"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'}
+    return {"Content-Disposition": f'attachment; filename="{tables.file_name(view, ending)}"'}
 
 
 def _nearest(view: Viewed, selection: Selection) -> tuple[Any, Any] | None:

@@ -1,12 +1,13 @@
 """The viewer's pages as files that open anywhere, without a server: for sharing runs of a few thousand features.
 
 In: ``Viewed`` runs, a folder that is not there yet. Out: the folder, whole or not at all: an overview, a list that the
-browser filters, orders and searches by words, a page for each feature with its neighbours in all of these runs; of
-several runs a folder each. Refuses runs of more features than a browser searches well, ids that are one where they are
-shown, runs that change meanwhile, and a folder that is there.
+browser filters, orders, searches by words and makes tables of, a page for each feature with its neighbours in all of
+these runs; of several runs a folder each. Refuses runs of more features than a browser searches well, ids that are one
+where they are shown, runs that change meanwhile, and a folder that is there.
 
 ``list.js`` beside each list holds what `find.Columns` chooses by, every text as the index cuts it into words, and how
-it cuts them: ``static/bundle.js`` answers from it what `find` answers on a server.
+it cuts them: ``static/bundle.js`` answers from it what `find` answers on a server. ``tables.js`` holds the rows of its
+tables.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.exports.tables import COLUMNS
 from dragoman.records import Record
 from dragoman.store import write_bytes, write_text
 from dragoman.store.outputs import new_folder
-from dragoman.view import pages
+from dragoman.view import pages, tables
 from dragoman.view.across import elsewhere
 from dragoman.view.build import words_of
-from dragoman.view.find import ORDERS, PAGE, TRUSTS, Columns, Found, Selection, lines_of
+from dragoman.view.find import ORDERS, PAGE, RANKED, TRUSTS, UNRANKED, Columns, Found, Selection, lines_of
 from dragoman.view.index import HEAD, words_table
 from dragoman.view.opened import Viewed
 
@@ -97,11 +99,11 @@ class Filed:
         return self._files.get(name, "features.html")
 
     def table(self, kind: str, query: str = "") -> str:
-        """A file makes no tables."""
+        """The list: its script makes tables."""
         return "features.html"
 
     def neuronpedia(self) -> str:
-        """Nor any other export."""
+        """The list: it tells the command."""
         return "features.html"
 
 
@@ -196,7 +198,7 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
     links = Filed(part.files, root)
     told = {"several": bool(root), "assets": root, "policy": _POLICY}
     addresses = [(one.view, one.from_another) for one in others]
-    words = list[list[Any]]()
+    words, rows = list[list[Any]](), list[list[Any]]()
     with view.index.reading() as database:
         write_text(folder / "index.html", pages.overview(view, links, **told))
         numbers = [n for n, _ in ids[: view.index.about["features"]]]
@@ -206,6 +208,7 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
         for k, (n, name) in enumerate(ids, 1):
             page = view.feature(database, n)
             words.append([n, part.files[name], pages.plain(name), *_searched(page.card, view)])
+            rows += [[n, *cells] for cells in tables.cells(view, database, n)]
             there = {
                 end: one if (one := getattr(page, end)) is not None and one in part.files else None
                 for end in ("before", "after")
@@ -216,7 +219,13 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
             write_text(folder / part.files[name], html)
             bar("writing pages", k, len(ids))
         held = _held(view, links, database, words)
-    write_text(folder / "list.js", f"globalThis.held = {json.dumps(held, allow_nan=False)};\n")
+    write_text(folder / "list.js", _script("held", held))
+    write_text(folder / "tables.js", _script("tables", {"columns": COLUMNS, "rows": rows}))
+
+
+def _script(name: str, told: Mapping[str, Any]) -> str:
+    """A script that holds something; a page of a file may read no other file."""
+    return f"globalThis.{name} = {json.dumps(told, allow_nan=False)};\n"
 
 
 def _file(n: int, name: str) -> str:
@@ -234,7 +243,8 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
     """What the browser answers from: ``columns`` and ``lines`` of what speaks for features, then of each condition.
 
     ``lines``: those that do not stand on the list's page. ``words``: number, page, id and words of each feature.
-    ``known``: what may be asked for by name, as `find.Selection` has it. ``cut``: how words are cut.
+    ``known``: what may be asked for by name, as `find.Selection` has it. ``cut``: how words are cut. ``exported``:
+    conditions that ``dragoman export`` takes. ``called``: what tables of the run are called, but for their endings.
     """
     about, lines, columns = view.index.about, list[dict[int, str]](), list[Any]()
     for k, name in enumerate(["", *view.index.conditions], HEAD):
@@ -265,6 +275,10 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
         },
         "cut": _as_ranges(cuts()),
         "longest": _LONGEST,
+        "ranked": RANKED,
+        "unranked": UNRANKED,
+        "exported": [one for one in view.index.conditions if one not in view.controls],
+        "called": tables.file_name(view, ""),
         "columns": columns,
         "lines": lines,
         "words": words,

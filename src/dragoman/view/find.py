@@ -27,7 +27,7 @@ from dragoman.view.index import HEAD, Index
 PAGE = 50  # features on a page
 _LONGEST = 300  # characters of a query that are read
 _MOST_WORDS = 24
-_RANKED = 3000  # hits; more of them are not put in order of their match
+RANKED = 3000  # hits; more of them are not put in order of their match
 _BITS, _CODES = ("control", "flagged", "routes", "verbalizers"), ("status", "category")
 _NUMBERS = ("answered", "confidence", "lift", "coverage", "agreement", "n_eff", "likely")
 _SHORT = 3  # letters; shorter words do not stand for those that begin with them
@@ -46,6 +46,7 @@ ORDERS: Mapping[str, tuple[str, str, bool]] = {
     "rare": ("fires most rarely", "n_eff", False),
     "likely": ("said most readily", "likely", True),
 }
+UNRANKED = f"too many to order by match; shown {ORDERS['run'][0]}"
 TRUSTS = {"answered": "answered for", "abstained": "abstained from", "none": "without a confidence"}
 
 
@@ -270,8 +271,8 @@ def chosen(
     left &= np.isin(columns.feature, hits, assume_unique=True)
     if order != "match":
         return columns.ordered(left, order), ""
-    if len(hits) > _RANKED:
-        return columns.ordered(left, "run"), f"too many to order by match; shown {ORDERS['run'][0]}"
+    if len(hits) > RANKED:
+        return columns.ordered(left, "run"), UNRANKED
     sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, 8.0), rowid"
     ranked = np.fromiter((n for (n,) in database.execute(sql, (words,))), np.int64)
     return ranked[np.isin(ranked, columns.feature[left])], ""

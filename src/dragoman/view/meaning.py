@@ -160,11 +160,17 @@ class Meaning:
 
 
 def best(cosines: NDArray[np.float32], among: Sequence[int] | NDArray[np.int64], most: int) -> list[tuple[int, float]]:
-    """The features with the largest cosines of those ``among`` which is chosen, largest first."""
+    """The features with the largest cosines of those ``among`` which is chosen, largest first; of equal ones the first.
+
+    All are looked at once, and only as many as are wanted, and what equals the last of these, are put in order.
+    """
     chosen = np.asarray(among, np.int64)
     if not len(chosen):
         return []
     values = cosines[chosen]
+    if most < len(values):
+        kept = np.flatnonzero(values >= np.partition(values, -most)[-most])
+        chosen, values = chosen[kept], values[kept]
     order = np.argsort(-values, kind="stable")[:most]
     return [(int(chosen[k]), float(values[k])) for k in order]
 

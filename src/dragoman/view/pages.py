@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -241,8 +242,18 @@ def features(view: Viewed, links: Links, selection: Selection, found: Found, *, 
         found=found,
         fields=selection.fields(),
         choices=[one for one in choices if len(one[2]) > (one[0] in few)],
+        commands=[] if links.served else _commands(view),
         **told,
     )
+
+
+def _commands(view: Viewed) -> list[tuple[str, str]]:
+    """What a script does not write, and the command line that does, where the run's folder lies."""
+    there = view.elsewhere
+    model, source = (there.model, there.source) if there else ("MODEL", "SOURCE")
+    made = ["dragoman", "export", view.run.path.resolve().name]
+    named = ["--model-id", model or "MODEL", "--source-id", source or "SOURCE", "--author-id", "AUTHOR"]
+    return [("Parquet:", join([*made, "--format", "parquet"])), ("Neuronpedia’s layout:", join([*made, *named]))]
 
 
 def items(view: Viewed, links: Links, lines: Sequence[Line]) -> list[str]:

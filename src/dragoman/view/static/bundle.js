@@ -84,13 +84,45 @@
       && (!least || (columns.confidence[k] !== null && columns.confidence[k] >= +least))
       && (!get("flagged") || columns.flagged[k])
       && (!found || found.has(n)));
-    const order = get("sort") || (found ? "match" : "run"), [column, largest] = held.orders[order] ?? ["", true];
+    const asks = get("sort") || (found ? "match" : "run"), many = asks === "match" && found?.size > held.ranked;
+    const order = many ? "run" : asks, [column, largest] = held.orders[order] ?? ["", true];
     const value = column ? ({ k }) => columns[column][k] : order === "match" && found ? ({ n }) => found.get(n) : () => 0;
     const known = left.filter(row => value(row) !== null), unknown = left.filter(row => value(row) === null);
     known.sort((a, b) => largest ? value(b) - value(a) : value(a) - value(b));
     const cut = found ? held.words.filter(([, , , , whole]) => !whole).length : 0;
     const note = cut ? `of ${plural(cut)} only the first ${number(held.longest)} characters of a text are searched` : "";
-    return { numbers: [...known, ...unknown].map(({ n }) => n), note };
+    return { numbers: [...known, ...unknown].map(({ n }) => n), note: [many && held.unranked, note].filter(Boolean).join("; ") };
+  };
+
+  const load = (file, then) => {
+    const script = made("script", { src: file });
+    script.addEventListener("load", then);
+    document.head.append(script);
+  };
+  // A selection as the server's tables have it, byte for byte (exports/tables.py). A cell is text, a truth, nothing, or
+  // a number or a list as it is written.
+  const csvCell = cell => {
+    if (cell === null) return "";
+    const text = typeof cell === "string" ? (/^[=+\-@\t\r]/.test(cell) ? "'" : "") + cell.replaceAll("\0", "\ufffd")
+      : Array.isArray(cell) ? cell[0] === "[]" ? "" : cell[0] : `${cell}`;
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const KINDS = {
+    csv: ["text/csv;charset=utf-8", (columns, rows) => [columns, ...rows].map(row => `${row.map(csvCell).join(",")}\r\n`)],
+    jsonl: ["application/jsonl;charset=utf-8", (columns, rows) => rows.map(row => `{${columns.map((name, k) =>
+      `${JSON.stringify(name)}: ${Array.isArray(row[k]) ? row[k][0] : JSON.stringify(row[k])}`).join(", ")}}\n`)],
+  };
+  const keep = (held, asked, kind) => {
+    if (!globalThis.tables) return load("tables.js", () => keep(held, asked, kind));
+    const { columns, rows } = globalThis.tables, condition = held.conditions.indexOf(asked.get("condition") ?? ""), own = new Map();
+    for (const [n, of, ...cells] of rows) {
+      if (!own.has(n)) own.set(n, []);
+      if (condition < 0 || of === condition) own.get(n).push(cells);
+    }
+    const [type, as] = KINDS[kind], some = chosen(held, asked).numbers.flatMap(n => own.get(n) ?? []);
+    const href = URL.createObjectURL(new Blob(as(columns, some), { type }));
+    made("a", { href, download: `${held.called}${kind}` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 60_000);
   };
 
   // --- the list
@@ -104,10 +136,12 @@
       lid.innerHTML = held.lines[held.conditions.indexOf(condition) + 1][n]; // every word of it was escaped when it was written
       return lid.content.querySelector("li");
     };
+    const other = one(".send"), commands = all(".send .typed").map(code => [code, code.textContent]);
+    const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
     const fields = all("#finder :is(select, input)");
     const fill = asked => fields.forEach(field => { field.value = asked.get(field.name) ?? ""; });
     const show = asked => {
-      const { numbers, note } = chosen(held, asked);
+      const { numbers, note } = chosen(held, asked), condition = asked.get("condition") ?? "";
       const page = +(asked.get("page") ?? 1) || 1, pages = Math.max(1, Math.ceil(numbers.length / held.page));
       const some = numbers.slice(held.page * (page - 1), held.page * page), query = new URLSearchParams(asked);
       query.delete("page");
@@ -119,11 +153,23 @@
       if (narrowed) count.append(link("clear", "features.html"));
       const lines = made("ol", { className: "lines", start: held.page * (page - 1) + 1 });
       for (const n of some) {
-        const item = line(n, asked.get("condition") ?? ""), to = item.querySelector(".what");
+        const item = line(n, condition), to = item.querySelector(".what");
         to.href = at(to.getAttribute("href").split("?")[0], asked);
         lines.append(item);
       }
+      if (some.length) {
+        const kinds = ["csv", "jsonl"].map(kind => {
+          const button = made("button", { type: "button" }, kind.toUpperCase());
+          button.addEventListener("click", () => keep(held, asked, kind));
+          return button;
+        });
+        count.append(made("span", { className: "tables" }, "as ", ...kinds));
+      }
       results.replaceChildren(count);
+      if (some.length && (condition ? held.exported.includes(condition) : !asked.get("kind"))) {
+        for (const [code, command] of commands) code.textContent = command + (condition && ` --condition ${quoted(condition)}`);
+        results.append(other);
+      }
       if (!some.length) results.append(made("p", { className: "nobody" }, numbers.length ? `There is no page ${page}.` : "Nothing fits. Words are found as they stand, or as the beginning of a word."));
       results.append(lines);
       if (pages > 1) {
@@ -181,9 +227,5 @@
 
   const asked = told(location.search);
   if (form) list(globalThis.held);
-  else if (one(".around") && asked.size) {
-    const script = made("script", { src: "list.js" });
-    script.addEventListener("load", () => walk(globalThis.held, asked));
-    document.head.append(script);
-  }
+  else if (one(".around") && asked.size) load("list.js", () => walk(globalThis.held, asked));
 })();
