@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
@@ -426,6 +427,26 @@ def _read_once() -> Generator[None]:
         @data.setter
         def data(self, mapped: Any) -> None:
             self._bytes = np.asarray(mapped)
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            """Of an array its values alone, as they lie there: one by one the library makes three objects of each."""
+            if raw_type != gguf.GGUFValueType.ARRAY or self.byte_order != "I":
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, count = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0]), self._get(orig_offs + 4, np.uint64)
+            start = end = orig_offs + 12
+            if kind in self.gguf_scalar_to_np:
+                found = self._get(start, self.gguf_scalar_to_np[kind], count[0])
+                values, end = list(found.reshape(-1, 1)), start + found.nbytes
+            elif kind == gguf.GGUFValueType.STRING:
+                values, whole = list[Any](), self._bytes.data
+                for _ in range(int(count[0])):
+                    start = end + 8
+                    end = start + int.from_bytes(whole[end:start], sys.byteorder)
+                    values.append(whole[start:end])
+            else:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kinds = [gguf.GGUFValueType.ARRAY, *[kind] * bool(values)]
+            return end - orig_offs, [count, *values], [*range(1, len(values) + 1)], kinds
 
     own = gguf.GGUFReader, gguf.get_tensor_name_map
     module: Any = gguf
