@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
@@ -428,24 +427,30 @@ def _read_once() -> Generator[None]:
             self._bytes = np.asarray(mapped)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            """Of an array its values alone, as they lie there: one by one the library makes three objects of each."""
-            if raw_type != gguf.GGUFValueType.ARRAY or self.byte_order != "I":
-                return super()._get_field_parts(orig_offs, raw_type)
-            kind, count = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0]), self._get(orig_offs + 4, np.uint64)
-            start = end = orig_offs + 12
-            if kind in self.gguf_scalar_to_np:
-                found = self._get(start, self.gguf_scalar_to_np[kind], count[0])
-                values, end = list(found.reshape(-1, 1)), start + found.nbytes
-            elif kind == gguf.GGUFValueType.STRING:
-                values, whole = list[Any](), self._bytes.data
-                for _ in range(int(count[0])):
-                    start = end + 8
-                    end = start + int.from_bytes(whole[end:start], sys.byteorder)
-                    values.append(whole[start:end])
+            """A value as the library reads it; of an array its values alone: it makes three objects of each, in turn.
+
+            Arrays of arrays, and files of the other byte order, the embedded models do not have.
+            """
+            kind, plain, start = gguf.GGUFValueType(raw_type), self.gguf_scalar_to_np, orig_offs
+            if kind in plain:
+                value = self._get(start, plain[kind])
+                return value.nbytes, [value], [0], [kind]
+            if kind == gguf.GGUFValueType.STRING:
+                length, value = self._get_str(start)
+                return length.nbytes + value.nbytes, [length, value], [1], [kind]
+            of, count = gguf.GGUFValueType(self._get(start, np.uint32)[0]), int(self._get(start + 4, np.uint64)[0])
+            values, end, whole = list[Any](), start + 12, self._bytes.data
+            if of in plain:
+                found = self._get(end, plain[of], count)
+                values, end = list(found.reshape(-1, 1)), end + found.nbytes
+            elif of == gguf.GGUFValueType.STRING:
+                for _ in range(count):
+                    at = end + 8
+                    end = at + int.from_bytes(whole[end:at], "little")
+                    values.append(whole[at:end])
             else:
-                return super()._get_field_parts(orig_offs, raw_type)
-            kinds = [gguf.GGUFValueType.ARRAY, *[kind] * bool(values)]
-            return end - orig_offs, [count, *values], [*range(1, len(values) + 1)], kinds
+                raise ValueError(f"an array of {of.name} in its metadata")
+            return end - start, values, [*range(count)], [kind, of][: 1 + bool(count)]
 
     own = gguf.GGUFReader, gguf.get_tensor_name_map
     module: Any = gguf
