@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from saved_once import adapter_saved_once
 from tiny_checkpoints import model_of, save_checkpoint, sidecar_of, write_sidecar
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,15 +35,19 @@ def save_peft(folder: Path, family: str, base: Path, *, size: float = 0.05, **to
     from peft import LoraConfig, get_peft_model
 
     told = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"} | told
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns of tied embeddings: that is what is tried here
-        adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**told))
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, weight in adapted.named_parameters():
-                if any(word in name for word in LEARNED) or (told.get("bias") == "all" and name.endswith(".bias")):
-                    weight += torch.randn(weight.shape, generator=generator) * size
-        adapted.save_pretrained(folder)
+
+    def save(to: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of tied embeddings: that is what is tried here
+            adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**told))
+            generator = torch.Generator().manual_seed(1)
+            with torch.no_grad():
+                for name, weight in adapted.named_parameters():
+                    if any(word in name for word in LEARNED) or (told.get("bias") == "all" and name.endswith(".bias")):
+                        weight += torch.randn(weight.shape, generator=generator) * size
+            adapted.save_pretrained(to)
+
+    adapter_saved_once(folder, ("peft", size, repr(sorted(told.items()))), base, save)
     return write_sidecar(folder, {**sidecar_of(family), "base_checkpoint": str(base)})
 
 

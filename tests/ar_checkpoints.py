@@ -31,6 +31,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from saved_once import saved_once
 from tiny_checkpoints import tokenizer_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gemma3-multimodal")
@@ -144,13 +145,24 @@ def write_sidecar(folder: Path, sidecar: dict[str, Any]) -> Path:
 
 def save_base(folder: Path, family: str) -> Path:
     """The whole base model with its tokenizer."""
-    base_of(family).save_pretrained(folder)
-    tokenizer_for(family).save_pretrained(folder)
-    return folder
+
+    def save(to: Path) -> None:
+        base_of(family).save_pretrained(to)
+        tokenizer_for(family).save_pretrained(to)
+
+    return saved_once(folder, ("base", family), save)
 
 
 def save_full(folder: Path, family: str, *, dummy: bool = False, bare: bool = False, bias: bool = True) -> Path:
     """kitft, full: blocks 0 to K as a text-only model, no norm; or a dummy norm and head; or keys without prefix."""
+
+    def save(to: Path) -> None:
+        _write_full(to, family, dummy=dummy, bare=bare, bias=bias)
+
+    return saved_once(folder, ("full", family, dummy, bare, bias), save)
+
+
+def _write_full(folder: Path, family: str, *, dummy: bool, bare: bool, bias: bool) -> None:
     text = text_of(base_of(family))
     state = {f"model.{k}": v for k, v in text.state_dict().items() if k != "norm.weight"}
     state = {k: v.contiguous() for k, v in state.items() if not any(f".layers.{i}." in k for i in range(2, BLOCKS))}
@@ -166,18 +178,23 @@ def save_full(folder: Path, family: str, *, dummy: bool = False, bare: bool = Fa
     (folder / "config.json").write_text(json.dumps(config))
     save_file(head_of(bias=bias), folder / "value_head.safetensors")
     tokenizer_for(family).save_pretrained(folder)
-    return folder
+
+
+@cache
+def _shapes(family: str) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the layers of blocks 0 to K that adapters change."""
+    text = text_of(base_of(family))
+    names = [f"layers.{block}.{name}" for block in range(BLOCK + 1) for name in NAMES]
+    return {name: tuple(text.get_submodule(name).weight.shape) for name in names}
 
 
 def lora_of(family: str, seed: int = 3, rank: int = 2) -> dict[str, torch.Tensor]:
     """Random A and B of some layers of blocks 0 to K, by ``layers.N.path.lora_A``."""
-    generator, text = torch.Generator().manual_seed(seed), text_of(base_of(family))
+    generator = torch.Generator().manual_seed(seed)
     out = {}
-    for block in range(BLOCK + 1):
-        for name in NAMES:
-            rows, columns = text.layers[block].get_submodule(name).weight.shape
-            out[f"layers.{block}.{name}.lora_A"] = 0.4 * torch.randn(rank, columns, generator=generator)
-            out[f"layers.{block}.{name}.lora_B"] = 0.4 * torch.randn(rows, rank, generator=generator)
+    for name, (rows, columns) in _shapes(family).items():
+        out[f"{name}.lora_A"] = 0.4 * torch.randn(rank, columns, generator=generator)
+        out[f"{name}.lora_B"] = 0.4 * torch.randn(rows, rank, generator=generator)
     return out
 
 

@@ -90,7 +90,7 @@ def _forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def defuse(weight: str) -> None:
+def main(weight: str) -> None:
     """Read the bombs of a weight under its limit of memory."""
     from dragoman.core import Refusal
     from whole_files import READERS, SAMPLES
@@ -123,4 +123,4 @@ def defuse(weight: str) -> None:
 
 
 if __name__ == "__main__":
-    defuse(sys.argv[1])
+    main(sys.argv[1])

@@ -56,7 +56,8 @@ class Nursery:
         """Begin a run; the id of its process. Its stdout and stderr go to ``log``.out and ``log``.err.
 
         ``more``: of its environment; ``SLOWLY`` names a module whose ``patch`` is called first, ``PYTEST`` a folder in
-        which pytest is run instead.
+        which pytest is run instead, ``SCRIPT`` a module whose ``main`` gets the words instead
+        and gives an exit code.
         """
         self.end()
         more["DRAGOMAN_CACHE"] = str(cache or os.environ["DRAGOMAN_CACHE"])
@@ -123,6 +124,8 @@ def run(words: list[str], log: str, here: bool, more: dict[str, str]) -> int:
         if "PYTEST" in more:
             os.chdir(more["PYTEST"])
             return import_module("pytest").main(words)
+        if "SCRIPT" in more:
+            return import_module(more["SCRIPT"]).main(*words) or 0
         cli.main()
     except SystemExit as end:
         return int(end.code or 0)

@@ -70,7 +70,8 @@ def sparse_world(*, n=20_000, p=64, q=96, m=192, rate=0.03, rates=None, source=N
     source = unit(rng.normal(size=(m, p))) if source is None else source
     target = unit(rng.normal(size=(m, q)))
     rates = np.full(m, rate) if rates is None else rates
-    f = (rng.random((n, m)) < rates) * rng.lognormal(0.0, 0.3, size=(n, m))
+    f = (rng.random((n, m)) < rates).astype(float)
+    f[f > 0] = rng.lognormal(0.0, 0.3, size=int(f.sum()))
     x = f @ source + noise * rng.normal(size=(n, p)) / np.sqrt(p) + 1.0
     y = f @ target + noise * rng.normal(size=(n, q)) / np.sqrt(q) + 3.0
     return SparseWorld(f, x, y, np.arange(n) // 20, source, target)

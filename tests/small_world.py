@@ -15,7 +15,16 @@ from ar_checkpoints import WIDTH, base_of, save_base, save_easy, save_peft
 from asking import Asked
 from dragoman import cli
 from dragoman.core import Site
-from tiny_checkpoints import BLOCK, CORPUS, dataset_sidecar_of, save_adapter, save_checkpoint, sidecar_of
+from saved_once import saved_once
+from tiny_checkpoints import (
+    BLOCK,
+    CORPUS,
+    dataset_sidecar_of,
+    save_adapter,
+    save_checkpoint,
+    sidecar_of,
+    write_sidecar,
+)
 
 D_SAE = 30
 TEXTS = [f"{' '.join(CORPUS)[11 * (i % 40) : 11 * (i % 40) + 90]} number {i}" for i in range(40)]
@@ -67,7 +76,8 @@ def build(root: Path) -> World:
     save_base(root / "llama", "llama")
     save_base(root / "gemma", "gemma3")
     of_target = {"d_model": WIDTH, "base_checkpoint": world.target.model}
-    save_checkpoint(root / "av", "gemma3", model=base_of("gemma3"), sidecar=sidecar_of("gemma3") | of_target)
+    saved_once(root / "av", "small world", lambda to: save_checkpoint(to, "gemma3", model=base_of("gemma3")))
+    write_sidecar(root / "av", sidecar_of("gemma3") | of_target)
     save_peft(root / "source-ar", "llama", root / "llama")
     save_easy(root / "target-ar", "gemma3", root / "gemma")
     write_sae(root / "sae")

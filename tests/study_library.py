@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,7 @@ class PlantedLens:
 
     rows: NDArray[np.float64]
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
         return tuple(f"w{k}x{j}" for k in range(len(self.rows)) for j in range(NEAR))
 

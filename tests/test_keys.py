@@ -162,12 +162,14 @@ def test_how_texts_are_read_decides_and_the_device_does_not(world: World, monkey
     ]
     for name in ("dragoman", "transformers", "tokenizers", "torch"):
         with monkeypatch.context() as patch:
-            real = keys.version
-            patch.setattr(keys, "version", lambda asked, n=name, real=real: "99" if asked == n else real(asked))
+            real = keys.version_of
+            patch.setattr(keys, "version_of", lambda asked, n=name, real=real: "99" if asked == n else real(asked))
             changed.append(key(world))
     assert len({before, *changed}) == 1 + len(changed)
     assert before == key(world, device="cuda:1", batch_size=3, seed=5) == key(world)
-    monkeypatch.setattr(keys, "version", lambda asked, real=keys.version: real(asked).partition("+")[0] + "+cu126")
+    monkeypatch.setattr(
+        keys, "version_of", lambda asked, real=keys.version_of: real(asked).partition("+")[0] + "+cu126"
+    )
     assert key(world) == before
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,14 +21,30 @@ import sys
 from importlib.machinery import PathFinder
 found = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *more: None if name in {HIDDEN} else found(name, *more)
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+import json
 from dragoman.cli import main
-sys.argv = ["dragoman", *sys.argv[1:]]
-main()
+
+def said(words):
+    sys.argv, out, err, code = ["dragoman", *words], StringIO(), StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return code, out.getvalue(), err.getvalue()
+
+print(json.dumps([said(words) for words in json.loads(sys.argv[1])]))
 """
 
 
-def without(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", WITHOUT, *words], capture_output=True, text=True, timeout=600)
+def without(*commands: tuple[str, ...]) -> list[list[Any]]:
+    """Exit code, stdout and stderr of commands, one after another in a process that finds none of the libraries."""
+    words = [sys.executable, "-c", WITHOUT, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_one_absent_and_two_absent_are_named_with_the_extra() -> None:
@@ -38,40 +55,31 @@ def test_one_absent_and_two_absent_are_named_with_the_extra() -> None:
         refuse_absent("it", "a_b_c", "d_e_f", extra="x", more=" or wait")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("explain", "tiny-sae", "--features", "1", "--by", "tiny-gemma-av"),
-        ("fit", "tiny-sae", "--by", "tiny-gemma-av"),
-        ("doctor", "--by", "tiny-gemma-av"),
-        ("demo",),
-    ],
-    ids=lambda words: words[0],
+OPENS = (
+    ("explain", "tiny-sae", "--features", "1", "--by", "tiny-gemma-av"),
+    ("fit", "tiny-sae", "--by", "tiny-gemma-av"),
+    ("doctor", "--by", "tiny-gemma-av"),
+    ("demo",),
 )
-def test_what_opens_a_model_says_what_to_install(words: tuple[str, ...]) -> None:
-    found = without(*words)
-    assert (found.returncode, found.stdout) == (1, ""), found.stderr
-    assert found.stderr == (
+
+
+def test_a_run_is_looked_at_a_verbalizer_recommended_and_what_opens_a_model_says_what_to_install(
+    tmp_path: Path,
+) -> None:
+    run = str(build_run(tmp_path / "run", info=False).path)
+    looks = (("report", run), ("compare", run, run), ("export", run, "--format", "csv", "-o", str(tmp_path / "out")))
+    asks = ("checkpoints", "--for", "Qwen/Qwen2.5-7B-Instruct:20", "--json")
+    found = without(asks, *looks, *OPENS)
+    code, out, err = found[0]
+    first = json.loads(out)[0]
+    assert (code, err, first["relation"], first["usable"]) == (0, "", "native", True)
+    for words, (code, _, err) in zip(looks, found[1:4], strict=True):
+        assert code == 0, (words, err)
+    install = (
         "dragoman: what opens a model: torch and transformers and peft and accelerate and sentence_transformers are "
         "not installed; run: pip install 'dragoman[local]'.\n"
     )
-
-
-def test_a_verbalizer_is_recommended_without() -> None:
-    found = without("checkpoints", "--for", "Qwen/Qwen2.5-7B-Instruct:20", "--json")
-    first = json.loads(found.stdout)[0]
-    assert (found.returncode, found.stderr, first["relation"], first["usable"]) == (0, "", "native", True)
-
-
-def test_a_run_is_reported_compared_and_exported_without(tmp_path: Path) -> None:
-    run = str(build_run(tmp_path / "run", info=False).path)
-    for words in (
-        ("report", run),
-        ("compare", run, run),
-        ("export", run, "--format", "csv", "-o", str(tmp_path / "out")),
-    ):
-        found = without(*words)
-        assert found.returncode == 0, (words, found.stderr)
+    assert [*zip(OPENS, found[4:], strict=True)] == [(words, [1, "", install]) for words in OPENS]
 
 
 def test_what_reads_an_embedded_model_is_named_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

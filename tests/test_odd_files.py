@@ -107,14 +107,22 @@ def test_a_page_is_not_written_over_a_link_pipe_or_device(
     assert said.code == 1 and "it is a device" in said.err and not Path("/dev/null").is_file()
 
 
+@pytest.fixture(scope="module")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    explain(world.request(), folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "rows.jsonl", "vectors.safetensors", "contexts.json"])
-def test_a_run_is_not_written_through_a_link(world: World, tmp_path: Path, name: str) -> None:
+def test_a_run_is_not_written_through_a_link(world: World, finished: Path, tmp_path: Path, name: str) -> None:
     """As a folder that somebody else may write to could hold one."""
     (tmp_path / "thesis").write_text("years of work")
-    explain(world.request(), tmp_path / "run")
     if name == "manifest.json":  # another run's folder, where only that is left
-        shutil.rmtree(tmp_path / "run")
         (tmp_path / "run").mkdir()
+    else:
+        shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / name).unlink(missing_ok=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "thesis" if name != "manifest.json" else tmp_path / "nothing")
     with pytest.raises(Refusal, match="it is a link, and links are not replaced|it holds other files"):

@@ -158,6 +158,7 @@ def test_while_it_is_converted_a_file_is_read_once_as_the_library_reads_it(
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_token_list(["a", "été", "▁the"])
     writer.add_token_scores([0.0, -1.5, 2.0])
+    writer.add_token_types([1, 3, 6])
     writer.add_tensor("token_embd.weight", np.arange(64, dtype=np.float32).reshape(2, 32))
     writer.add_tensor("output.weight", np.arange(64, dtype=np.float16).reshape(2, 32))
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):

@@ -69,7 +69,8 @@ def test_a_dictionary_explains_most_of_its_own_site_and_its_latents_are_listed(
     encoder = read_encoder(tiny.data(name))
     rows = [r for r in read_jsonl(tiny.data("tiny-documents")) if r["split"] == "test"][::90]
     reader = Reader.open(site, dtype="bfloat16")
-    x, _ = activations_at(reader, [r["text"] for r in rows], [r["end"] for r in rows])
+    # What follows a token changes nothing of it.
+    x, _ = activations_at(reader, [r["text"][: r["end"]] for r in rows], [r["end"] for r in rows])
     unexplained = ((x - encoder.reconstruct(x)) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
     assert unexplained < 0.3
     listed_ids = [int(r["id"]) for r in read_jsonl(tiny.data(latents))]

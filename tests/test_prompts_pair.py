@@ -21,7 +21,7 @@ from dragoman.store import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("pair_tokenizers")
 
-READ, ASKED = 30, 20  # texts for the map; prompts
+READ, ASKED = 20, 20  # texts for the map; prompts
 WORD = re.compile(r"(?<= )[a-z]{4,12}(?=[ ,.;])")
 DOCUMENTS = read_jsonl(tiny.data("tiny-documents"))
 

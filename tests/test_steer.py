@@ -183,7 +183,7 @@ def test_soft_caps_are_kept_and_an_unknown_last_step_is_refused(monkeypatch):
 
 @pytest.mark.usefixtures("pair_tokenizers")
 def test_the_packaged_target_steered_by_its_own_unembedding_writes_those_words():
-    reader = Reader.open(Site("tiny-gemma", 16), whole=True)
+    reader = Reader.open(Site("tiny-gemma", 16), whole=True, dtype="bfloat16")
     rows = planted(reader, PLAIN)
     typical = reader.typical(["The people of the city vote in an election.", "He laid another course of bricks."])
     table = steering_table(reader, rows, [[w] for w in PLAIN], median_norm=typical)

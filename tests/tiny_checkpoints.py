@@ -34,6 +34,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from saved_once import adapter_saved_once, saved_once
+
 FAMILIES = ("qwen2", "llama", "gemma3")
 ALL_FAMILIES = (*FAMILIES, "qwen3", "gemma3_wrapped", "mistral")
 BLOCK = 1
@@ -254,10 +256,15 @@ def write_sidecar(folder: Path, sidecar: dict[str, Any]) -> Path:
 
 def save_checkpoint(folder: Path, family: str, *, model: Any = None, sidecar: dict[str, Any] | None = None) -> Path:
     """A whole checkpoint in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    net = model_of(family) if model is None else model
-    net.save_pretrained(folder)
-    tokenizer_of(family).save_pretrained(folder)
+
+    def save(to: Path) -> None:
+        (model_of(family) if model is None else model).save_pretrained(to)
+        tokenizer_of(family).save_pretrained(to)
+
+    if model is None:
+        saved_once(folder, ("verbalizer", family), save)
+    else:
+        save(folder)
     return write_sidecar(folder, sidecar or sidecar_of(family))
 
 
@@ -280,14 +287,18 @@ def save_adapter(
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", use_rslora=rslora
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
-        adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
-    adapted.save_pretrained(folder)
+
+    def save(to: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
+            adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_" in name:
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+        adapted.save_pretrained(to)
+
+    adapter_saved_once(folder, ("adapter", rank, seed, rslora), base, save)
     (folder / "chat_template.jinja").write_text(CHAT[family], encoding="utf-8")
     return write_sidecar(folder, sidecar or {**sidecar_of(family), "base_checkpoint": str(base)})

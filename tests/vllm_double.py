@@ -49,28 +49,32 @@ class Double:
             assert not use_tqdm and len(prompts) == len(sampling)
             self.asked.extend(sampling)
             rows = self.change(torch.stack([one["prompt_embeds"] for one in prompts]))
-            return [self._said(net.eval(), words, row, one) for row, one in zip(rows, sampling, strict=True)]
+            return self._said(net.eval(), words, rows, sampling)
 
         inner = SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown))
         return SimpleNamespace(generate=generate, llm_engine=inner)
 
-    def _said(self, net: Any, words: Any, row: torch.Tensor, how: Any) -> Any:
-        """One row, greedily, until one of its stops."""
+    def _said(self, net: Any, words: Any, rows: torch.Tensor, sampling: list[Any]) -> list[Any]:
+        """Rows together, greedily, each until one of its stops."""
         cache: Any = DynamicCache(config=net.config)
-        inputs: dict[str, torch.Tensor] = {"inputs_embeds": row[None]}
-        ids: list[int] = []
-        sure: list[dict[int, Any]] = []
-        reason = "length"
-        while len(ids) < how.max_tokens and reason == "length":
-            logs = net(**inputs, past_key_values=cache, use_cache=True).logits[0, -1].float().log_softmax(-1)
-            ids.append(int(logs.argmax()))
-            sure.append({ids[-1]: SimpleNamespace(logprob=float(logs.max()) + self.off)})
-            inputs = {"input_ids": torch.tensor([ids[-1:]])}
-            text = words.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if ids[-1] in how.stop_token_ids or any(end in text for end in how.stop) or len(ids) == self.cut:
-                reason = "stop"
-        said = SimpleNamespace(token_ids=ids, logprobs=sure, finish_reason=reason)
-        return SimpleNamespace(outputs=[said])
+        inputs: dict[str, torch.Tensor] = {"inputs_embeds": rows}
+        said = [SimpleNamespace(token_ids=[], logprobs=[], finish_reason="") for _ in sampling]
+        while not all(one.finish_reason for one in said):
+            logits = net(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            sure, chosen = logits.float().log_softmax(-1).max(-1)
+            inputs = {"input_ids": chosen[:, None]}
+            for one, how, token, log in zip(said, sampling, chosen.tolist(), sure.tolist(), strict=True):
+                if one.finish_reason:
+                    continue
+                one.token_ids.append(token)
+                one.logprobs.append({token: SimpleNamespace(logprob=log + self.off)})
+                text = words.decode(one.token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                ended = token in how.stop_token_ids or any(end in text for end in how.stop)
+                if ended or len(one.token_ids) == self.cut:
+                    one.finish_reason = "stop"
+                elif len(one.token_ids) == how.max_tokens:
+                    one.finish_reason = "length"
+        return [SimpleNamespace(outputs=[one]) for one in said]
 
 
 def install(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:

@@ -48,14 +48,15 @@ TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
 
 
 def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[str, Any]) -> None:
-    """Every site in its turn: all that is said there is decoded in one batch."""
+    """Every site in its turn: all that is said there is decoded in one batch; ``judged-`` is written when all are."""
     out: dict[str, Any] = {"arm": arm, "seed": args.seed, "training": record, "sites": {}}
     spoken: list[dict[str, Any]] = []
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     half_a = halves(documents)[at["owner"]]
     teller = targets.Teller(documents)
     home: vectors.Site | None = None
-    for number, (name, place) in enumerate(dictionaries()):
+    # What matters most comes first, and every site is kept when it is done: a reader that is stopped has been heard.
+    for number, (name, place) in sorted(enumerate(dictionaries()), key=lambda one: one[1][0] != SECOND.key):
         site = open_site(args, name, place, number)
         pool = judged_latents(site, args.checks)
         if not pool:
@@ -96,7 +97,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             ]
         out["sites"][name] = figures
         say(f"{arm} {args.seed} at {name}: {figures}")
-    pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
+        pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
     (args.work / f"judged-{arm}-{args.seed}.json").write_text(json.dumps(out, indent=1) + "\n")
 
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import av
@@ -59,6 +60,7 @@ from many_files import (
 from sites import PLACES
 
 T = TypeVar("T")
+RECORD, AFFINE = "training.yaml", "affine.safetensors"
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -319,47 +321,59 @@ def _spread(some: list[vectors.Site], count: int) -> list[tuple[vectors.Site, in
     return [(one, int(n)) for one, n in zip(some, shares, strict=True) if n]
 
 
-def trainer_of(args: argparse.Namespace, arm: str) -> av.Trainer:
-    """A reader before training, or where ``--start`` leaves off; vectors come at the median norm of one own site."""
+def trainer_of(args: argparse.Namespace, arm: str, start: Path | None) -> av.Trainer:
+    """A reader before training, or where ``start`` leaves off; vectors come at the median norm of one own site."""
     scale = sites.load_statistics(args.work, SECOND).norm
     folder = args.work / f"reader-{arm}-{args.seed}"
     return av.Trainer(
-        folder, BASE, SECOND.block, round(scale, 1), args.device, args.start, seed=s.SEED + args.seed,
-        affine=arm == "affine",
-    )  # fmt: skip
+        folder, BASE, SECOND.block, round(scale, 1), args.device, start, seed=s.SEED + args.seed, affine=arm == "affine"
+    )
 
 
 def train_stage(args: argparse.Namespace) -> None:
-    """Draw the arm's vectors and train its reader, then judge it, while it is there."""
+    """Train the arm's reader, unless it is there, and judge it."""
     arm = args.arm
     if (args.work / f"judged-{arm}-{args.seed}.json").exists():
         say(f"{arm} {args.seed}: there already")
         return
+    folder = args.work / f"reader-{arm}-{args.seed}"
+    trainer, record = kept_reader(args, arm, folder) if (folder / RECORD).exists() else new_reader(args, arm)
+    trainer.model.to(torch.bfloat16)
+    if args.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    judge_reader.judge(args, arm, trainer, record)
+
+
+def kept_reader(args: argparse.Namespace, arm: str, folder: Path) -> tuple[av.Trainer, dict[str, Any]]:
+    """One that was trained and not judged to the end."""
+    record = yaml.safe_load((folder / RECORD).read_text())
+    trainer = trainer_of(args, arm, folder)
+    if trainer.affine:
+        for parameter, value in zip(trainer.affine, load_file(folder / AFFINE).values(), strict=True):
+            parameter.data.copy_(value)
+    return trainer, record
+
+
+def new_reader(args: argparse.Namespace, arm: str) -> tuple[av.Trainer, dict[str, Any]]:
+    """Draw the arm's vectors and learn to read them; saved, with what it was made of."""
     mix = mix_of(args, arm)
     rng = np.random.default_rng([s.SEED, args.seed, 1])
     heads = [head(n) if rng.random() >= s.SITE_DROPPED else "" for n in mix.site]
     counted = {k: mix.kind.count(k) for k in dict.fromkeys(mix.kind)}
     say(f"{arm}: {len(mix.told)} vectors {counted}, {len({t.text for t in mix.told})} distinct texts")
-    trainer = trainer_of(args, arm)
+    trainer = trainer_of(args, arm, args.start)
     record = av.train(
         trainer, mix.x.to(args.device), mix.told,
         rate=1e-2 if arm == "affine" else s.AV_RATE, steps=args.steps or s.MANY_STEPS, seconds=0.0,
         batch=args.av_batch or s.MANY_BATCH, seed=s.SEED + args.seed, say=say, heads=heads,
     )  # fmt: skip
-    record |= {
-        "start": str(args.start.name) if args.start else "",
-        "kinds": counted,
-        "distinct_texts": len({t.text for t in mix.told}),
-    }
+    record |= {"start": args.start.name if args.start else "", "kinds": counted}
+    record["distinct_texts"] = len({t.text for t in mix.told})
     if trainer.affine:
-        own = {"scale": trainer.affine[0].detach().cpu(), "bias": trainer.affine[1].detach().cpu()}
-        save_file(own, trainer.folder / "affine.safetensors")
+        bias, scale = trainer.affine[1].detach().cpu(), trainer.affine[0].detach().cpu()
+        save_file({"a-scale": scale, "b-bias": bias}, trainer.folder / AFFINE)
     trainer.save(record)
-    trainer.model.to(torch.bfloat16)
-    del mix
-    if args.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    judge_reader.judge(args, arm, trainer, record)
+    return trainer, record
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -37,6 +37,7 @@ from dragoman.models.folder import (
     ADAPTER_WEIGHTS,
     CONFIG,
     TOKENIZER,
+    TOKENIZER_SETTINGS,
     check_folder,
     deciding,
     need_tokenizer,
@@ -46,7 +47,7 @@ from dragoman.models.folder import (
 )
 from dragoman.models.resolve import check_tokens, folder_of
 from dragoman.models.sizes import place_of
-from dragoman.store import digest, fingerprint_of
+from dragoman.store import digest, fingerprint_of, read_json
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import words_of
 
@@ -136,12 +137,21 @@ def _opened_tokenizer(folder: Path) -> Any:
 
 
 def _packaged_tokenizer(folder: Path) -> Any:
-    """An embedded model's tokenizer, opened once for as long as somebody holds it: Gemma's takes 4 seconds."""
+    """An embedded model's tokenizer, opened once for as long as somebody holds it.
+
+    By its own settings, under the generic class that `resolve` names in them: `AutoTokenizer` gives the same, but reads
+    Gemma's 14 MB twice more before it does, as JSON in Python, which takes longer than the opening itself.
+    """
     stamps = [(path, path.stat()) for path in sorted(folder.iterdir())]
     key = tuple((f"{path}", one.st_size, one.st_mtime_ns, one.st_ino) for path, one in stamps)
     tokenizer = _held.get(key)
     if tokenizer is None:
-        tokenizer = _held[key] = _opened_tokenizer(folder)
+        settings = read_json(folder / TOKENIZER_SETTINGS)
+        settings.pop("tokenizer_class", None)
+        with quietly(), opening(folder / TOKENIZER, "transformers cannot open the tokenizer"):
+            file = f"{folder / TOKENIZER}"
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, name_or_path=f"{folder}", **settings)
+        _held[key] = tokenizer
     return tokenizer
 
 

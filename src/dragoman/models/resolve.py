@@ -23,7 +23,6 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
 from fnmatch import fnmatch
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ from dragoman.neuronpedia.ids import HUB_MODELS
 from dragoman.store import Cache, digest, hub, opened, refusing, write_text
 from dragoman.store.boundary import opening
 from dragoman.store.hub import PART, REPOSITORY, REVISION
-from dragoman.store.libraries import refuse_absent
+from dragoman.store.libraries import refuse_absent, version_of
 from dragoman.store.spans import listed, meant
 from dragoman.tiny import PackagedModel, model_parts
 from dragoman.verbalizers import registry
@@ -371,7 +370,7 @@ def converted(model: PackagedModel) -> Path:
 def converted_at(model: PackagedModel) -> Path:
     """Where the converted checkpoint is, or would be."""
     # transformers reads the GGUF: the same bytes gave another tokenizer in another of its versions.
-    made_by = digest(_MAKING, version("transformers"))
+    made_by = digest(_MAKING, version_of("transformers"))
     return Cache().path("model", f"{model.name}-{model.sha256[:16]}-{made_by[:8]}")
 
 

@@ -10,7 +10,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dragoman.runs.grow import begun, with_vectors_before
 from dragoman.runs.options import Options
 from dragoman.runs.plan import Condition, Plan, execute
 from dragoman.store import RunFolder
+from dragoman.store.libraries import version_of
 from dragoman.store.runs import LOG
 from dragoman.store.spans import shown
 from dragoman.verbalizers.protocol import AnyVerbalizer
@@ -114,7 +115,7 @@ class RunBuilder:
         )
         around = self.backgrounds.get("by")
         manifest = {
-            "dragoman": version("dragoman"),
+            "dragoman": version_of("dragoman"),
             "source": str(self.directions.site),
             "target": str(around.site if around is not None else self.target),
             "conditions": [entry | {"verbalizer": verbalizers[entry["verbalizer"]].name} for entry in self.entries],
@@ -188,7 +189,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = version_of(name)
         except PackageNotFoundError:
             found[name] = "absent"
     return found

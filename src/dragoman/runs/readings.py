@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +36,7 @@ from dragoman.models.sizes import model_ref
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
+from dragoman.store.libraries import version_of
 from dragoman.store.spool import Spool
 
 _BY = ("dragoman", "transformers", "tokenizers", "torch")
@@ -193,7 +193,7 @@ class Readings:
         """
         return digest(
             kind,
-            *(f"{name} {version(name).partition('+')[0]}" for name in _BY),  # after the plus: for which machine
+            *(f"{name} {version_of(name).partition('+')[0]}" for name in _BY),  # after the plus: for which machine
             *(
                 part
                 for site in (self.source, self.target)

@@ -7,6 +7,7 @@ into the folder; a set of confidences and its reliability, which are not written
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,11 +211,16 @@ def _generated(
 def second_opinion(say: Say) -> LexicalEmbedder:
     """Words alone, weighed by how rare they are in the sentences that ship; alike where none ship, and that is told."""
     try:
-        rows = read_jsonl(tiny.data("tiny-documents"))
+        return _weighed(tiny.data("tiny-documents"))
     except Refusal:
         say("words are weighed alike: the sentences that tell how rare they are come with dragoman-tiny")
         return LexicalEmbedder()
-    return LexicalEmbedder([row["text"] for row in rows if row["split"] == "map"])
+
+
+@cache
+def _weighed(documents: Path) -> LexicalEmbedder:
+    """Read once a process: each comparison and score asks for it, and the sentences take a tenth of a second."""
+    return LexicalEmbedder([row["text"] for row in read_jsonl(documents) if row["split"] == "map"])
 
 
 def fit_from(
