@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -349,8 +349,9 @@ def kept_reader(args: argparse.Namespace, arm: str, folder: Path) -> tuple[av.Tr
     record = yaml.safe_load((folder / RECORD).read_text())
     trainer = trainer_of(args, arm, folder)
     if trainer.affine:
-        for parameter, value in zip(trainer.affine, load_file(folder / AFFINE).values(), strict=True):
-            parameter.data.copy_(value)
+        kept = load_file(folder / AFFINE)
+        for parameter, name in zip(trainer.affine, ("scale", "bias"), strict=True):
+            parameter.data.copy_(kept[name])
     return trainer, record
 
 
@@ -370,8 +371,8 @@ def new_reader(args: argparse.Namespace, arm: str) -> tuple[av.Trainer, dict[str
     record |= {"start": args.start.name if args.start else "", "kinds": counted}
     record["distinct_texts"] = len({t.text for t in mix.told})
     if trainer.affine:
-        bias, scale = trainer.affine[1].detach().cpu(), trainer.affine[0].detach().cpu()
-        save_file({"a-scale": scale, "b-bias": bias}, trainer.folder / AFFINE)
+        scale, bias = (one.detach().cpu() for one in trainer.affine)
+        save_file({"scale": scale, "bias": bias}, trainer.folder / AFFINE)
     trainer.save(record)
     return trainer, record
 
