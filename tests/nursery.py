@@ -26,6 +26,7 @@ from filelock import FileLock
 
 import dragoman
 
+CACHE = "DRAGOMAN_CACHE"
 HERE = os.pathsep.join(map(str, (Path(dragoman.__file__).parents[1], Path(__file__).parent)))
 
 
@@ -60,7 +61,7 @@ class Nursery:
         and gives an exit code.
         """
         self.end()
-        more["DRAGOMAN_CACHE"] = str(cache or os.environ["DRAGOMAN_CACHE"])
+        more[CACHE] = str(cache or os.environ.get(CACHE, ""))  # "": where the machine keeps things
         self._line.sendall((json.dumps([words, str(log or os.devnull), here, more]) + "\n").encode())
         self._at_work = int(self._said.readline())
         return self._at_work
@@ -112,6 +113,8 @@ def run(words: list[str], log: str, here: bool, more: dict[str, str]) -> int:
     from dragoman import cli
 
     os.environ.update(more)
+    if not os.environ[CACHE]:
+        del os.environ[CACHE]
     sys.argv = ["dragoman", *words]
     if "SLOWLY" in more:
         import_module(more["SLOWLY"]).patch()
