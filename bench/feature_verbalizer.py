@@ -3,8 +3,10 @@
 In: what ``training/many.py`` left: records of half B, windows, texts by arm and seed. Out: ``results/
 feature_verbalizer.json``: per arm and site the F1 of firing words above dealt, detection by an embedder that gave no
 evidence (silent windows; hard ones), themes asserted without one; beside them the rule's text and that of the nearest
-latent trained on; differences that were declared, with intervals over components, and by seed. No model is opened but
-the embedder.
+latent trained on; mixtures of two rows (is the lesser one named?), vectors that mean nothing; differences that were
+declared, with intervals over components, and by seed. No model is opened but the embedder.
+
+``--instead ARM=OTHER``: an arm that stands for one that was not run, in the lines that were declared.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ DECLARED = (
     ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
 )
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
+OF_LATENTS = ("reader", "rule", "lens", "nearest")  # beside these, mixtures of two latents ("mixed-0.5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +92,43 @@ def judged_site(
     return out
 
 
-def load(work: Path, embedder: Embedder) -> dict[tuple[str, int], dict[str, dict[str, list[Judged]]]]:
-    """(arm, seed) -> site -> who (reader, rule, lens, nearest) -> latents."""
-    out: dict[tuple[str, int], dict[str, dict[str, list[Judged]]]] = {}
+def spoken(work: Path) -> dict[tuple[str, int], dict[str, dict[str, dict[int, str]]]]:
+    """(arm, seed) -> site -> who -> number -> text."""
+    out: dict[tuple[str, int], dict[str, dict[str, dict[int, str]]]] = {}
     for file in sorted(work.glob("spoken-*.jsonl.gz")):
         arm, _, seed = file.name.removesuffix(".jsonl.gz").removeprefix("spoken-").rpartition("-")
         texts: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
         for row in read_jsonl(file):
             texts[row["site"]][row["who"]][row["latent"]] = row["text"]
-        made = out.setdefault((arm, int(seed)), {})
+        out[arm, int(seed)] = texts
+    return out
+
+
+def nulls(texts: Mapping[str, Mapping[str, Mapping[int, str]]]) -> dict[str, dict[str, float]]:
+    """Site -> share of the vectors that mean nothing that are told "nothing in particular", and how many."""
+    out = {}
+    for site, by_who in texts.items():
+        told = [Told.of(text).nothing for text in by_who.get("null", {}).values()]
+        if told:
+            out[site] = {"nothing": round(float(np.mean(told)), 4), "n": len(told)}
+    return out
+
+
+def load(
+    work: Path, embedder: Embedder, said_by: Mapping[tuple[str, int], Any]
+) -> dict[tuple[str, int], dict[str, dict[str, list[Judged]]]]:
+    """(arm, seed) -> site -> who (reader, rule, lens, nearest, mixed-SHARE) -> latents."""
+    out: dict[tuple[str, int], dict[str, dict[str, list[Judged]]]] = {}
+    for key, texts in said_by.items():
+        made = out.setdefault(key, {})
         for site, by_who in texts.items():
             records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
             windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
-            made[site] = {who: judged_site(said, records, windows, embedder) for who, said in by_who.items()}
+            made[site] = {
+                who: judged_site(said, records, windows, embedder)
+                for who, said in by_who.items()
+                if who in OF_LATENTS or who.startswith("mixed-")
+            }
     return out
 
 
@@ -144,8 +171,8 @@ def difference(one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]
     return told(made, measure) | {"by_seed": seeds}
 
 
-def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
-    """Every arm, and what was declared, met or not; a declared line whose arms were not run says so."""
+def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) -> dict[str, Any]:
+    """Every arm, and what was declared, met or not; ``met`` is null where an arm of a line was not run."""
     arms = sorted({arm for arm, _ in found})
     seeds = {arm: sorted(seed for a, seed in found if a == arm) for arm in arms}
     table = {
@@ -155,7 +182,8 @@ def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
         for arm, seed in sorted(found)
     }
     lines = []
-    for what, arm, other, sites, measure, least in DECLARED:
+    for what, declared, against, sites, measure, least in DECLARED:
+        arm, other = (instead.get(one, one) for one in (declared, against))
         for site in sites:
             line: dict[str, Any] = {"what": what, "arm": arm, "against": other, "site": site, "measure": measure}
             line |= {"must": least, "met": None}
@@ -167,13 +195,14 @@ def figures(found: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
                 line |= difference(one, two, measure)
                 line["met"] = "value" in line and line["value"] >= least and line["low"] > min(0.0, least)
             lines.append(line)
-    return {"seeds": seeds, "declared": lines, "arms": table}
+    return {"seeds": seeds, "instead": dict(instead), "declared": lines, "arms": table}
 
 
 def main() -> None:
     """Judge and write."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument("--instead", action="append", default=[], help="ARM=OTHER: OTHER stands for ARM")
     parse.add_argument("--embedder", default="lexical", help="lexical, minilm, or a folder of another sentence model")
     parse.add_argument("--out", type=Path, default=HERE / "results" / "feature_verbalizer.json")
     args = parse.parse_args()
@@ -182,7 +211,9 @@ def main() -> None:
         from dragoman.models.embedder import SentenceEmbedder
 
         embedder = SentenceEmbedder(None if args.embedder == "minilm" else args.embedder)
-    found = figures(load(args.work, CachedEmbedder(embedder)))
+    texts = spoken(args.work)
+    found = figures(load(args.work, CachedEmbedder(embedder), texts), dict(pair.split("=") for pair in args.instead))
+    found["nulls"] = {f"{arm} {seed}": nulls(texts[arm, seed]) for arm, seed in sorted(texts)}
     args.out.write_text(json.dumps({"embedder": args.embedder} | found, indent=1) + "\n")
     for line in found["declared"]:
         sys.stdout.write(json.dumps(line) + "\n")

@@ -15,6 +15,7 @@ import pytest
 import pack
 from dragoman.embed import LexicalEmbedder
 from latents import Record, told
+from targets import NULL
 
 BENCH = Path(__file__).parents[1] / "bench" / "feature_verbalizer.py"
 SITE = "tiny-smollm2-23"
@@ -63,12 +64,14 @@ def folder(tmp_path: Path) -> Path:
             for k, w in enumerate(words)
             for who in ("reader", "rule")
         ]
+        rows += [{"site": SITE, "who": "null", "latent": k, "text": t} for k, t in enumerate((NULL, NULL, said("it")))]
+        rows += [{"site": SITE, "who": "mixed-0.5", "latent": k, "text": said(w, about)} for k, w in enumerate(words)]
         pack.write_rows(rows, tmp_path / f"spoken-{name}.jsonl.gz")
     return tmp_path
 
 
 def test_arms_are_compared_by_latent_with_intervals_over_components(bench: ModuleType, folder: Path) -> None:
-    found = bench.figures(bench.load(folder, LexicalEmbedder()))
+    found = bench.figures(bench.load(folder, LexicalEmbedder(), bench.spoken(folder)), {})
     assert found["seeds"] == {"activations-23": [0], "many-everything": [0, 1]}
     own = found["arms"]["many-everything 0"][SITE]["reader"]["component"]
     assert own["words"]["value"] == 1.0 and own["detection"]["value"] == own["hard"]["value"] == 1.0
@@ -81,6 +84,22 @@ def test_arms_are_compared_by_latent_with_intervals_over_components(bench: Modul
     assert first["by_seed"] == [1.0]  # one pair of seeds
     missing = [line for line in found["declared"] if line["arm"] == "without-blocks"]
     assert missing and all(line["met"] is None and "value" not in line for line in missing)
+
+
+def test_vectors_that_mean_nothing_are_no_latents_and_mixtures_are(bench: ModuleType, folder: Path) -> None:
+    texts = bench.spoken(folder)
+    by_who = bench.load(folder, LexicalEmbedder(), texts)["many-everything", 0][SITE]
+    assert set(by_who) == {"reader", "rule", "mixed-0.5"} and len(by_who["mixed-0.5"]) == len(WORDS)
+    assert bench.nulls(texts["many-everything", 0]) == {SITE: {"nothing": 0.6667, "n": 3}}
+
+
+def test_an_arm_may_stand_for_one_that_was_not_run(bench: ModuleType, folder: Path) -> None:
+    for seed in (0, 1):
+        (folder / f"spoken-many-everything-{seed}.jsonl.gz").rename(folder / f"spoken-without-blocks-{seed}.jsonl.gz")
+    texts = bench.spoken(folder)
+    found = bench.figures(bench.load(folder, LexicalEmbedder(), texts), {"many-everything": "without-blocks"})
+    assert found["instead"] == {"many-everything": "without-blocks"}
+    assert found["declared"][0]["arm"] == "without-blocks" and found["declared"][0]["met"]
 
 
 def test_the_command_writes_what_it_found(bench: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
