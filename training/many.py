@@ -64,22 +64,24 @@ RECORD, AFFINE = "training.yaml", "affine.safetensors"
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Sizes and seconds from the throughput that README.md states; nothing is run."""
+    """Sizes, and seconds scaled from what README.md says was measured; nothing is run."""
     widths = {"tiny-smollm2": 576, "tiny-gemma": 640}
-    n, tokens = s.MANY_POSITIONS, 10.2e6
+    n = args.positions
+    part, steps, count = n / 1.5e6, args.steps or s.MANY_STEPS, len(PLACES) + 1
     on_disk = sum(2 * n * widths[p.model] for p in PLACES) / 2**30
-    d_all = s.MANY_D_SAE * (len(PLACES) + 1) + s.MANY_D_SAE // 2
+    d_all = s.MANY_D_SAE * len(PLACES) + s.MANY_D_SAE // 2
     rows = [
-        ("read", f"{n} positions x {len(PLACES)} sites, {on_disk:.1f} GiB", 90 + tokens / 3.78e6 * 56 + on_disk * 2),
-        ("saes", f"{len(PLACES) + 1} of {s.MANY_D_SAE} latents", (len(PLACES) + 1) * s.MANY_SAE_STEPS * 3.5e-3),
-        ("words", f"{n} positions, CPU, beside the SAEs", n * 2e-5),
-        ("latents", f"components of {d_all} latents, {4 * d_all**2 / 2**30:.1f} GiB", 120.0),
-        ("windows", "held-out latents of 12 dictionaries, once", 60.0),
-        ("train", f"{s.MANY_STEPS} steps of {s.MANY_BATCH}, one arm", s.MANY_STEPS * 0.44 + 60),
-        ("judge", f"600 rows x {len(PLACES)} sites and nulls, one arm", 60.0),
+        ("tokens", "both tokenizers over all texts, CPU", 48.0),
+        ("read", f"{n} positions x {len(PLACES)} sites, {on_disk:.1f} GiB", 62 * part),
+        ("statistics", "which positions are usable, means", 21 * part),
+        ("saes", f"{count} of {s.MANY_D_SAE} latents", count * s.MANY_SAE_STEPS * 2.5e-3),
+        ("records", f"what {d_all} latents fire on, by half", 41 * part),
+        ("latents", f"components of {d_all} latents, {4 * d_all**2 / 2**30:.1f} GiB", 28.0),
+        ("train", f"{steps} steps of {s.MANY_BATCH}, three arms at once", steps * 0.65 + 40),
+        ("judge", f"{args.checks} rows x {count} sites and nulls, three arms at once", 10.0 * count),
     ]
     for name, what, seconds in rows:
-        sys.stdout.write(f"{name:8s} {what:55s} {seconds:6.0f} s\n")
+        sys.stdout.write(f"{name:10s} {what:60s} {seconds:6.0f} s\n")
 
 
 def share_of(args: argparse.Namespace, jobs: Sequence[T]) -> list[T]:

@@ -63,7 +63,17 @@ FINAL = (
     'Final token "{last}", {form}, {where}; something like "{after}" comes next.',
 )
 # Weights in the loss: a theme is a few tokens among eighty, and style drowns them.
-WEIGHTS = {"theme": 4.0, "topic": 2.0, "none": 1.5, "genre": 0.5, "word": 1.5, "last": 1.0, "form": 0.5, "after": 0.5}
+WEIGHTS = {
+    "theme": 4.0,
+    "topic": 2.0,
+    "none": 1.5,
+    "null": 1.0,
+    "genre": 0.5,
+    "word": 1.5,
+    "last": 1.0,
+    "form": 0.5,
+    "after": 0.5,
+}
 STYLE = 0.3
 
 
@@ -194,8 +204,7 @@ class Teller:
 
 def null() -> Description:
     """What is said of a vector that means nothing."""
-    # No more than style weighs: as often as it is said without a look at the vector, it is told of one in twenty.
-    return Description(NULL, ((0, len(NULL), STYLE),))
+    return Description(NULL, ((0, len(NULL), WEIGHT_OF_NULL),))
 
 
 def final(prefix: str, rest: str) -> tuple[str, str, str, str]:
