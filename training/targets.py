@@ -67,7 +67,6 @@ WEIGHTS = {
     "theme": 4.0,
     "topic": 2.0,
     "none": 1.5,
-    "null": 1.0,
     "genre": 0.5,
     "word": 1.5,
     "last": 1.0,
@@ -75,6 +74,7 @@ WEIGHTS = {
     "after": 0.5,
 }
 STYLE = 0.3
+WEIGHT_OF_NULL = 1.0  # at 1.5, batches weighed by their own sums, all was told "nothing"; at 0.3 hardly a null was
 
 
 @dataclass(frozen=True, slots=True)
