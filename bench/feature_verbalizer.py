@@ -52,11 +52,12 @@ OF_LATENTS = ("reader", "rule", "lens", "nearest")  # beside these, mixtures of 
 class Judged:
     """Of one latent at one site: its values by measure, NaN where one does not apply.
 
-    ``component``: its cluster; ``why``: it is held out with its component, for its word or for its topic.
+    ``cluster``: its component, or its word where it is held out for that (all of those are of one large component);
+    ``why``: it is held out with its component, for its word or for its topic.
     """
 
     latent: int
-    component: int
+    cluster: str
     values: Mapping[str, float]
     why: str = "component"
 
@@ -88,7 +89,9 @@ def judged_site(
             if len(firing) > 2 and len(silent) > 2:
                 contexts = ContextEmbeddings.of(embedder.encode(firing), embedder.encode(silent))
                 values[name] = float(detection_table(rows[i : i + 1], [contexts])[0, 0])
-        out.append(Judged(k, int(windows[k]["component"]), values, windows[k]["why"]))
+        why = windows[k]["why"]
+        cluster = next(iter(records[k].words), "") if why == "word" else str(windows[k]["component"])
+        out.append(Judged(k, cluster, values, why))
     return out
 
 
@@ -101,6 +104,15 @@ def spoken(work: Path) -> dict[tuple[str, int], dict[str, dict[str, dict[int, st
         for row in read_jsonl(file):
             texts[row["site"]][row["who"]][row["latent"]] = row["text"]
         out[arm, int(seed)] = texts
+    return out
+
+
+def judged_there(work: Path) -> dict[str, dict[str, Any]]:
+    """What was judged where the reader was: means without intervals, real activations among them."""
+    out = {}
+    for file in sorted(work.glob("judged-*.json")):
+        made = json.loads(file.read_text())
+        out[f"{made['arm']} {made['seed']}"] = {"training": made["training"], "sites": made["sites"]}
     return out
 
 
@@ -133,11 +145,12 @@ def load(
 
 
 def told(latents: Sequence[Judged], measure: str) -> dict[str, Any]:
-    """Mean with its interval over components."""
+    """Mean with its interval over clusters; without one where all are of the same."""
     some = [one for one in latents if not np.isnan(one.values[measure])]
-    if len({one.component for one in some}) < 2:
-        return {"n": len(some)}
-    values, clusters = np.array([one.values[measure] for one in some]), [one.component for one in some]
+    if len({one.cluster for one in some}) < 2:
+        mean = {"value": round(float(np.mean([one.values[measure] for one in some])), 4)} if some else {}
+        return mean | {"n": len(some)}
+    values, clusters = np.array([one.values[measure] for one in some]), [one.cluster for one in some]
     low, high, _, _ = clustered_interval(values, clusters)
     return {"value": round(float(values.mean()), 4), "low": round(low, 4), "high": round(high, 4), "n": len(some)}
 
@@ -148,17 +161,23 @@ def by_why(latents: Sequence[Judged]) -> dict[str, Any]:
     return {why: {m: told([one for one in latents if one.why == why], m) for m in MEASURES} for why in reasons}
 
 
-def difference(one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str) -> dict[str, Any]:
-    """Paired by latent, each latent's mean over seeds first, with an interval over components; and seed by seed."""
+def difference(
+    one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str, why: str = "component"
+) -> dict[str, Any]:
+    """Paired by latent, each latent's mean over seeds first, with an interval over clusters; and seed by seed.
 
-    def means(seeds: Sequence[Sequence[Judged]]) -> dict[int, tuple[float, int]]:
+    ``why``: of latents that are held out for this.
+    """
+    one, other = ([[x for x in latents if x.why == why] for latents in seeds] for seeds in (one, other))
+
+    def means(seeds: Sequence[Sequence[Judged]]) -> dict[int, tuple[float, str]]:
         found: dict[int, list[float]] = defaultdict(list)
-        component = {}
+        cluster = {}
         for latents in seeds:
-            for latent in (one for one in latents if one.why == "component"):
+            for latent in latents:
                 found[latent.latent].append(latent.values[measure])
-                component[latent.latent] = latent.component
-        return {k: (float(np.mean(v)), component[k]) for k, v in found.items()}
+                cluster[latent.latent] = latent.cluster
+        return {k: (float(np.mean(v)), cluster[k]) for k, v in found.items()}
 
     a, b = means(one), means(other)
     both = [k for k in a if k in b and not np.isnan(a[k][0]) and not np.isnan(b[k][0])]
@@ -193,6 +212,7 @@ def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) ->
             one, two = at(arm), at(arm, other) if other in ("rule", "nearest", "lens") else at(other)
             if one and two:
                 line |= difference(one, two, measure)
+                line["of unseen words"] = difference(one, two, measure, "word")
                 line["met"] = "value" in line and line["value"] >= least and line["low"] > min(0.0, least)
             lines.append(line)
     return {"seeds": seeds, "instead": dict(instead), "declared": lines, "arms": table}
@@ -214,6 +234,7 @@ def main() -> None:
     texts = spoken(args.work)
     found = figures(load(args.work, CachedEmbedder(embedder), texts), dict(pair.split("=") for pair in args.instead))
     found["nulls"] = {f"{arm} {seed}": nulls(texts[arm, seed]) for arm, seed in sorted(texts)}
+    found["judged there"] = judged_there(args.work)
     args.out.write_text(json.dumps({"embedder": args.embedder} | found, indent=1) + "\n")
     for line in found["declared"]:
         sys.stdout.write(json.dumps(line) + "\n")

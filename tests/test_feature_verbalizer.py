@@ -82,6 +82,7 @@ def test_arms_are_compared_by_latent_with_intervals_over_components(bench: Modul
     expected = 0.5 * (1.0 + np.mean([k % 2 for k in range(24)]))
     assert first["value"] == pytest.approx(expected, abs=1e-3) and first["low"] > 0.5 and first["met"]
     assert first["by_seed"] == [1.0]  # one pair of seeds
+    assert (first["of unseen words"]["value"], first["of unseen words"]["n"]) == (0.5, 1)  # seed 1 does not say word 24
     missing = [line for line in found["declared"] if line["arm"] == "without-blocks"]
     assert missing and all(line["met"] is None and "value" not in line for line in missing)
 
@@ -111,7 +112,7 @@ def test_the_command_writes_what_it_found(bench: ModuleType, folder: Path, monke
 
 
 def test_a_worse_arm_is_told_as_worse(bench: ModuleType) -> None:
-    rows = [[bench.Judged(k, k, {"words": 0.1 * (k % 3)}) for k in range(12)] for _ in range(2)]
-    better = [[bench.Judged(k, k, {"words": 0.1 * (k % 3) + 0.2}) for k in range(12)] for _ in range(2)]
+    rows = [[bench.Judged(k, str(k), {"words": 0.1 * (k % 3)}) for k in range(12)] for _ in range(2)]
+    better = [[bench.Judged(k, str(k), {"words": 0.1 * (k % 3) + 0.2}) for k in range(12)] for _ in range(2)]
     found = bench.difference(rows, better, "words")
     assert found["value"] == pytest.approx(-0.2) and found["high"] < 0 and found["by_seed"] == [-0.2, -0.2]
