@@ -66,14 +66,16 @@ def _refuse_odd(path: Path) -> None:
 
 
 @contextmanager
-def _threads_for(texts: int) -> Iterator[None]:
-    """Inside, one text is read on one thread: it takes 15 ms so, and on two cores now and then half a second on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if texts == 1 else before)
+def _threads_for(texts: int, usual: int) -> Iterator[None]:
+    """Inside, one text is read on one thread: it takes 15 ms so, and on two cores now and then half a second on two.
+
+    After that as many as are ``usual``, not as many as before: another request may be reading one text too.
+    """
+    torch.set_num_threads(1 if texts == 1 else usual)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(usual)
 
 
 class SentenceEmbedder:
@@ -93,7 +95,7 @@ class SentenceEmbedder:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
-        self._batch_size = batch_size
+        self._batch_size, self._threads = batch_size, torch.get_num_threads()
         # A text that names "[SEP]" holds these characters and is no two texts; a long one is read from its beginning.
         self._model.tokenizer.split_special_tokens = True
         self._model.tokenizer.truncation_side = "right"
@@ -108,7 +110,7 @@ class SentenceEmbedder:
         refuse_empty(texts)
         if not texts:
             return np.zeros((0, int(self._model.get_embedding_dimension() or 0)), np.float32)
-        with _threads_for(len(texts)):
+        with _threads_for(len(texts), self._threads):
             rows = self._model.encode(
                 list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
             )
