@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,11 @@ def read(path: Path) -> list[Document]:
         genre = next(g for start, g in GENRES.items() if row["prompt"].startswith(start))
         out.append(Document(row["text"], row["category"], row["topic"], genre, split))
     return out
+
+
+def categories(documents: Sequence[Document]) -> list[str]:
+    """Planted categories in the order of a probe's classes."""
+    return sorted({d.category for d in documents if d.category})
 
 
 def read_fresh(path: Path, corpus: list[Document]) -> list[Document]:

@@ -157,7 +157,7 @@ def of_positions(
     truths = [judged.Truth.of(teller, documents[d], int(e)) for d, e in zip(owner, end, strict=True)]
     out = judged.figures(texts, truths)
     file = args.work / f"probe-{site.place.key}.safetensors"
-    names = sorted({d.category for d in documents if d.category})
+    names = corpus.categories(documents)
     planted = [i for i, t in enumerate(truths) if t.theme.category in names]
     if file.exists() and planted:
         probe = load_file(file)

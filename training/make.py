@@ -133,7 +133,7 @@ def fit_probe(
     args: argparse.Namespace, documents: list[corpus.Document], name: str, x: torch.Tensor, owner: np.ndarray
 ) -> dict[str, float]:
     """The linear probe the AV is compared with: the same activations of the same training documents with a category."""
-    names = categories(documents)
+    names = corpus.categories(documents)
     planted = np.array([bool(d.category) for d in documents])[owner]
     x, owner = x[torch.as_tensor(np.flatnonzero(planted), device=x.device)], owner[planted]
     y = torch.tensor([names.index(documents[i].category) for i in owner], device=args.device)
@@ -148,11 +148,6 @@ def fit_probe(
         for k in ("dev", "test", "heldout")
         if len(at[k])
     }
-
-
-def categories(documents: list[corpus.Document]) -> list[str]:
-    """Planted categories in the order of the probe's classes."""
-    return sorted({d.category for d in documents if d.category})
 
 
 def write_sae(folder: Path, tensors: dict[str, torch.Tensor], model: tuple[str, int]) -> None:
@@ -339,7 +334,7 @@ def probed(
     texts: list[str],
 ) -> dict[str, float]:
     """Where the rule has a planted category: the probe's share right, and the texts' that name the category alone."""
-    names = categories(documents)
+    names = corpus.categories(documents)
     at = [i for i, t in enumerate(truths) if t.theme.category in names]
     if not at:
         return {}

@@ -24,6 +24,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import av
+import corpus
 import judge_reader
 import latents as rules
 import pack
@@ -153,7 +154,7 @@ def saes_stage(args: argparse.Namespace) -> None:
 def probes_stage(args: argparse.Namespace) -> None:
     """A linear probe of the planted categories at each own site: what a linear reader of activations can get."""
     documents, owner = documents_of(args), np.load(args.work / "positions.npz")["owner"]
-    names = sorted({d.category for d in documents if d.category})
+    names = corpus.categories(documents)
     y = np.array([names.index(d.category) if d.category else -1 for d in documents])[owner]
     split = np.array([d.split for d in documents])[owner]
     rng = np.random.default_rng(s.SEED)
