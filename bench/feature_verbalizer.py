@@ -4,7 +4,7 @@ In: what ``training/many.py`` left: records of half B, windows, texts by arm and
 feature_verbalizer.json``: per arm and site the F1 of firing words above dealt, detection by an embedder that gave no
 evidence (silent windows; hard ones), themes asserted without one; beside them the rule's text and that of the nearest
 latent trained on; mixtures of two rows (is the lesser one named?), vectors that mean nothing; differences that were
-declared, with intervals over components, and by seed. No model is opened but the embedder.
+declared, with intervals over clusters of latents, and by seed. No model is opened but the embedder.
 
 ``--instead ARM=OTHER``: an arm that stands for one that was not run, in the lines that were declared.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "training"))
@@ -42,6 +43,7 @@ DECLARED = (
     ("another block never seen", "without-blocks", "activations-23", ("tiny-smollm2-26",), "words", 0.0),
     ("model reached by a map", "without-model", "activations-23", ("tiny-gemma-12",), "words", 0.0),
     ("above looking up", "many-everything", "nearest", ("tiny-smollm2-23",), "words", 0.0),
+    ("above the verbalizer as packaged", "many-everything", "as-packaged", ("tiny-smollm2-23",), "words", 0.0),
     ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
 )
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
@@ -52,14 +54,14 @@ OF_LATENTS = ("reader", "rule", "lens", "nearest")  # beside these, mixtures of 
 class Judged:
     """Of one latent at one site: its values by measure, NaN where one does not apply.
 
-    ``cluster``: its component, or its word where it is held out for that (all of those are of one large component);
-    ``why``: it is held out with its component, for its word or for its topic.
+    ``cluster``: of latents that are judged and correlate, or its word where it is held out for that; ``why``: it is
+    held out with all that correlates with it ("apart"), for its word or for its topic.
     """
 
     latent: int
     cluster: str
     values: Mapping[str, float]
-    why: str = "component"
+    why: str = "apart"
 
 
 def judged_site(
@@ -90,21 +92,26 @@ def judged_site(
                 contexts = ContextEmbeddings.of(embedder.encode(firing), embedder.encode(silent))
                 values[name] = float(detection_table(rows[i : i + 1], [contexts])[0, 0])
         why = windows[k]["why"]
-        cluster = next(iter(records[k].words), "") if why == "word" else str(windows[k]["component"])
+        cluster = next(iter(records[k].words), "") if why == "word" else str(windows[k]["cluster"])
         out.append(Judged(k, cluster, values, why))
     return out
 
 
-def spoken(work: Path) -> dict[tuple[str, int], dict[str, dict[str, dict[int, str]]]]:
-    """(arm, seed) -> site -> who -> number -> text."""
-    out: dict[tuple[str, int], dict[str, dict[str, dict[int, str]]]] = {}
+def spoken(work: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(arm, seed) -> what it said: site, who, latent (a number), text, nothing_margin."""
+    out: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for file in sorted(work.glob("spoken-*.jsonl.gz")):
         arm, _, seed = file.name.removesuffix(".jsonl.gz").removeprefix("spoken-").rpartition("-")
-        texts: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
-        for row in read_jsonl(file):
-            texts[row["site"]][row["who"]][row["latent"]] = row["text"]
-        out[arm, int(seed)] = texts
+        out[arm, int(seed)] = list(read_jsonl(file))
     return out
+
+
+def by_site_and_who(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, str]]]:
+    """Site -> who -> number -> text."""
+    texts: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        texts[row["site"]][row["who"]][row["latent"]] = row["text"]
+    return texts
 
 
 def judged_there(work: Path) -> dict[str, dict[str, Any]]:
@@ -116,24 +123,47 @@ def judged_there(work: Path) -> dict[str, dict[str, Any]]:
     return out
 
 
-def nulls(texts: Mapping[str, Mapping[str, Mapping[int, str]]]) -> dict[str, dict[str, float]]:
-    """Site -> share of the vectors that mean nothing that are told "nothing in particular", and how many."""
-    out = {}
-    for site, by_who in texts.items():
-        told = [Told.of(text).nothing for text in by_who.get("null", {}).values()]
-        if told:
-            out[site] = {"nothing": round(float(np.mean(told)), 4), "n": len(told)}
+def nulls(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By site, of vectors that mean nothing: how they are told from held-out latents' rows, as said and by a line.
+
+    ``nothing``: share told "nothing in particular"; ``rows_nothing``: of rows. ``auroc``: of a null against a row by
+    how much likelier "nothing" was than a theme. ``at_line``: shares of nulls and rows above the line that 98 % of half
+    of the nulls of all sites are above, over the other half of them.
+    """
+    by_site: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["who"] in ("null", "reader"):
+            by_site[row["site"]][row["who"]].append(row)
+    told = lambda some: round(float(np.mean([Told.of(r["text"]).nothing for r in some])), 4)  # noqa: E731
+    margins = lambda some: np.array([r["nothing_margin"] for r in some])  # noqa: E731
+    known = [by_who for by_who in by_site.values() if by_who["null"] and "nothing_margin" in by_who["null"][0]]
+    half = np.concatenate([margins(by_who["null"])[::2] for by_who in known]) if known else np.zeros(0)
+    line = float(np.quantile(half, 0.02)) if len(half) else np.nan
+    out: dict[str, dict[str, Any]] = {}
+    for site, by_who in by_site.items():
+        if not by_who["null"]:
+            continue
+        null, reader = by_who["null"], by_who["reader"]
+        out[site] = {"nothing": told(null), "n": len(null), "rows_nothing": told(reader), "rows": len(reader)}
+        if by_who in known:
+            one, other = margins(null), margins(reader)
+            true = np.r_[np.ones(len(one)), np.zeros(len(other))]
+            out[site]["auroc"] = round(float(roc_auc_score(true, np.r_[one, other])), 4)
+            out[site]["at_line"] = {
+                "nulls": round(float((one[1::2] > line).mean()), 4),
+                "rows": round(float((other > line).mean()), 4),
+            }
     return out
 
 
 def load(
-    work: Path, embedder: Embedder, said_by: Mapping[tuple[str, int], Any]
+    work: Path, embedder: Embedder, said_by: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 ) -> dict[tuple[str, int], dict[str, dict[str, list[Judged]]]]:
     """(arm, seed) -> site -> who (reader, rule, lens, nearest, mixed-SHARE) -> latents."""
     out: dict[tuple[str, int], dict[str, dict[str, list[Judged]]]] = {}
-    for key, texts in said_by.items():
+    for key, rows in said_by.items():
         made = out.setdefault(key, {})
-        for site, by_who in texts.items():
+        for site, by_who in by_site_and_who(rows).items():
             records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
             windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
             made[site] = {
@@ -156,13 +186,13 @@ def told(latents: Sequence[Judged], measure: str) -> dict[str, Any]:
 
 
 def by_why(latents: Sequence[Judged]) -> dict[str, Any]:
-    """Every measure of latents held out with their component, of those held out for their word, for their topic."""
-    reasons = dict.fromkeys(("component", *(one.why for one in latents)))
+    """Every measure of latents held out with all that correlates, of those held out for their word, for their topic."""
+    reasons = dict.fromkeys(("apart", *(one.why for one in latents)))
     return {why: {m: told([one for one in latents if one.why == why], m) for m in MEASURES} for why in reasons}
 
 
 def difference(
-    one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str, why: str = "component"
+    one: Sequence[Sequence[Judged]], other: Sequence[Sequence[Judged]], measure: str, why: str = "apart"
 ) -> dict[str, Any]:
     """Paired by latent, each latent's mean over seeds first, with an interval over clusters; and seed by seed.
 
@@ -213,7 +243,8 @@ def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) ->
             if one and two:
                 line |= difference(one, two, measure)
                 line["of unseen words"] = difference(one, two, measure, "word")
-                line["met"] = "value" in line and line["value"] >= least and line["low"] > min(0.0, least)
+                above = [line.get("low", np.nan), *line["by_seed"]]
+                line["met"] = "value" in line and line["value"] >= least and all(v > min(0.0, least) for v in above)
             lines.append(line)
     return {"seeds": seeds, "instead": dict(instead), "declared": lines, "arms": table}
 

@@ -46,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
     windows = [
         {
             "latent": k,
-            "component": k // 2,
-            "why": "word" if k > 23 else "component",
+            "cluster": k // 2,
+            "why": "word" if k > 23 else "apart",
             "firing": [f"the {w} is here {i}" for i in range(4)],
             "silent": [f"many people there {i}" for i in range(4)],
             "hard": [f"the {WORDS[k - 1]} is here {i}" for i in range(4)],
@@ -64,7 +64,12 @@ def folder(tmp_path: Path) -> Path:
             for k, w in enumerate(words)
             for who in ("reader", "rule")
         ]
-        rows += [{"site": SITE, "who": "null", "latent": k, "text": t} for k, t in enumerate((NULL, NULL, said("it")))]
+        for row in rows:
+            row["nothing_margin"] = -1.0 if row["latent"] else 2.5
+        nulls = [(NULL, 3.0), (NULL, 2.0), (NULL, 3.0), (said("it"), -2.0)]
+        rows += [
+            {"site": SITE, "who": "null", "latent": k, "text": t, "nothing_margin": m} for k, (t, m) in enumerate(nulls)
+        ]
         rows += [{"site": SITE, "who": "mixed-0.5", "latent": k, "text": said(w, about)} for k, w in enumerate(words)]
         pack.write_rows(rows, tmp_path / f"spoken-{name}.jsonl.gz")
     return tmp_path
@@ -73,10 +78,10 @@ def folder(tmp_path: Path) -> Path:
 def test_arms_are_compared_by_latent_with_intervals_over_components(bench: ModuleType, folder: Path) -> None:
     found = bench.figures(bench.load(folder, LexicalEmbedder(), bench.spoken(folder)), {})
     assert found["seeds"] == {"activations-23": [0], "many-everything": [0, 1]}
-    own = found["arms"]["many-everything 0"][SITE]["reader"]["component"]
+    own = found["arms"]["many-everything 0"][SITE]["reader"]["apart"]
     assert own["words"]["value"] == 1.0 and own["detection"]["value"] == own["hard"]["value"] == 1.0
     assert own["false_theme"]["value"] == 0.0 and own["theme"] == {"n": 0} and own["words"]["n"] == 24
-    other = found["arms"]["activations-23 0"][SITE]["reader"]["component"]
+    other = found["arms"]["activations-23 0"][SITE]["reader"]["apart"]
     assert other["words"]["value"] == 0.0 and other["false_theme"]["value"] == 1.0
     first = found["declared"][0]
     expected = 0.5 * (1.0 + np.mean([k % 2 for k in range(24)]))
@@ -91,7 +96,14 @@ def test_vectors_that_mean_nothing_are_no_latents_and_mixtures_are(bench: Module
     texts = bench.spoken(folder)
     by_who = bench.load(folder, LexicalEmbedder(), texts)["many-everything", 0][SITE]
     assert set(by_who) == {"reader", "rule", "mixed-0.5"} and len(by_who["mixed-0.5"]) == len(WORDS)
-    assert bench.nulls(texts["many-everything", 0]) == {SITE: {"nothing": 0.6667, "n": 3}}
+
+
+def test_nulls_are_told_from_rows_by_a_line_that_half_of_them_drew(bench: ModuleType, folder: Path) -> None:
+    found = bench.nulls(bench.spoken(folder)["many-everything", 0])[SITE]
+    assert (found["nothing"], found["n"], found["rows_nothing"], found["rows"]) == (0.75, 4, 0.0, len(WORDS))
+    # The line is 3.0, by nulls 0 and 2: of the others neither is above; row 0 is not. Pairs: 2 of 4 beat all rows.
+    assert found["at_line"] == {"nulls": 0.0, "rows": 0.0}
+    assert found["auroc"] == pytest.approx((2 * 25 + 24) / 100)
 
 
 def test_an_arm_may_stand_for_one_that_was_not_run(bench: ModuleType, folder: Path) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 import settings
 import sites
@@ -21,11 +24,12 @@ from dragoman.models.harvest import Reader
 from judged import Told
 from latents import (
     Codes,
+    HeldOut,
     Record,
     Words,
     agreement,
-    components,
-    held_out,
+    clusters,
+    correlated,
     low,
     records,
     rule_text,
@@ -135,14 +139,41 @@ def test_the_rules_text_is_read_by_the_product_and_weighs_by_agreement() -> None
     assert sure.weight(at, at + 3) > untrusted.weight(untrusted.text.index("law"), untrusted.text.index("law") + 3)
 
 
-def test_latents_that_fire_together_are_one_component_over_sites(planted_world) -> None:  # type: ignore[no-untyped-def]
+def test_latents_that_fire_together_correlate_over_sites(planted_world) -> None:  # type: ignore[no-untyped-def]
     codes = planted_world[-1]
-    of, sizes = components([codes, codes], chunk=100)
-    assert of[0] == of[3] == of[SIZE] == of[SIZE + 3] and of[1] == of[SIZE + 1] and len({of[0], of[1], of[2]}) == 3
-    assert sizes[of[0]] == 4
-    held = held_out(of, 0.5, 4, 3)
-    assert held.mean() >= 0.5 and all(len(set(held[of == c])) == 1 for c in set(of))
-    assert not held_out(of, 1.0, 3, 3)[of == of[0]].any()  # too large to be held out
+    near = correlated([codes, codes], chunk=100).toarray()
+    assert (near == near.T).all() and not near.diagonal().any()
+    assert near[0, 3] and near[0, SIZE] and near[3, SIZE] and near[1, SIZE + 1] and not near[0, 1]
+
+
+@given(st.integers(0, 1000), st.integers(4, 40))
+def test_no_latent_that_is_judged_has_one_beside_it_that_is_trained_on(seed: int, wanted: int) -> None:
+    """On random graphs, two dictionaries trained on and one for testing alone."""
+    rng, n = np.random.default_rng(seed), 90
+    near = np.triu(rng.random((n, n)) < 0.03, 1)
+    near = csr_array((near | near.T).astype(np.int8))
+    never = np.arange(n) >= 80
+    held = HeldOut.of(near, never)
+    drawn = held.draw(np.arange(40), wanted, 5, 0.6, rng)
+    more = held.top_up(np.arange(40, 80), wanted, 0.6, rng)
+    degrees = np.diff(near.indptr)
+    assert len(drawn) <= wanted and len(more) <= wanted and (degrees[drawn] <= 5).all()
+    assert len(drawn) == min(wanted, (degrees[:40] <= 5).sum()) or held.out.mean() >= 0.6
+    apart = np.flatnonzero(held.out & (held.beside == 0))
+    assert set(drawn) | set(more) <= set(apart)
+    trained = np.flatnonzero(~held.out)
+    assert near.toarray()[np.ix_(apart, trained)].sum() == 0
+    assert not set(trained) & set(np.flatnonzero(never))
+
+
+def test_judged_latents_of_one_dictionary_that_correlate_are_one_cluster() -> None:
+    pairs = [(0, 1), (1, 2), (0, 6), (3, 6), (4, 5)]  # 2 is not judged; 6 is of another dictionary
+    near = np.zeros((8, 8), np.int8)
+    for a, b in pairs:
+        near[a, b] = near[b, a] = 1
+    judged = np.array([True, True, False, True, True, True, True, True])
+    of = clusters(csr_array(near), judged, np.array([0, 6, 8]))
+    assert of[0] == of[1] and of[4] == of[5] and len({of[0], of[3], of[4], of[6], of[7]}) == 5
 
 
 def test_unseen_words_are_words_that_latents_fire_on() -> None:
@@ -159,7 +190,7 @@ def site(planted_world) -> Site:  # type: ignore[no-untyped-def]
     x = 3 * (codes.dense() @ w_dec) + torch.randn(len(owner), D, generator=rng) + 2.0
     found = records(codes, words, np.arange(len(owner)), owner)
     one = Site(place=Place("tiny-smollm2", 5), statistics=Statistics.of(x), x=x, codes=codes, w_dec=w_dec, a=found,
-               b=found, held=np.array([k == 3 for k in range(SIZE)]))  # fmt: skip
+               b=found, why=np.array([k == 3 for k in range(SIZE)]))  # fmt: skip
     one.index_firing(torch.ones(len(owner), dtype=torch.bool))
     return one
 

@@ -27,7 +27,7 @@ from corpus import Description
 from dragoman.models.load import load_model, load_tokenizer, text_stack
 from dragoman.verbalizers.prompt import Prompt, build_prompt
 from dragoman.verbalizers.sidecar import read_sidecar
-from targets import STYLE
+from targets import DECISION, NULL, STYLE
 
 # The kitft contract's own prompt: published verbalizers were trained on exactly these words.
 CANONICAL_PROMPT = """\
@@ -113,6 +113,8 @@ def answers(
         [*(d.weight(a - len(head), b - len(head), STYLE) for a, b in spans), 1.0]
         for d, spans in zip(descriptions, encoded["offset_mapping"], strict=True)
     ]
+    for row, spans in zip(weights, encoded["offset_mapping"], strict=True):
+        row[next(k for k, (_, b) in enumerate(spans) if b > len(head))] = DECISION
     if heads is not None:
         given = {h: tokenizer.encode(h, add_special_tokens=False) if h else [] for h in set(heads)}
         ids = [given[h] + i for h, i in zip(heads, ids, strict=True)]
@@ -357,6 +359,29 @@ def train(
         "batch": batch,
         "rows": len(descriptions),
     }
+
+
+@torch.no_grad()
+def nothing_margin(trainer: Trainer, x: torch.Tensor, batch: int = 2048, head: str = "") -> list[float]:
+    """By how much the first word of "nothing in particular" is likelier than any other, in nats, for rows of x."""
+    encode = lambda text: trainer.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    opened = encode("<explanation>\n")
+    first = encode("<explanation>\n" + NULL)[len(opened)]
+    given = torch.tensor((encode(head) if head else []) + opened, device=trainer.device)
+    before = trainer.model.get_input_embeddings()(given).to(trainer.embedded.dtype)
+    trainer.model.eval()
+    out = list[float]()
+    for start in range(0, len(x), batch):
+        vectors = trainer.vectors(x[start : start + batch].to(trainer.device))
+        embedded = trainer.embedded.expand(len(vectors), -1, -1).clone()
+        embedded[:, trainer.prompt.slot] = vectors
+        embedded = torch.cat([embedded, before.expand(len(vectors), -1, -1)], dim=1)
+        logits = trainer.model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].float()
+        own = logits[:, first].clone()
+        logits[:, first] = -torch.inf
+        out += (own - logits.max(dim=1).values).tolist()
+    trainer.model.train()
+    return out
 
 
 @torch.no_grad()

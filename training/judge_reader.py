@@ -44,6 +44,7 @@ from sites import Place
 
 SHARES = (0.5, 0.25, 0.1)  # of a latent's row in a mixture with another's
 POSITIONS = 300  # real activations judged at a site
+DECLARED = {f"{model}-{block}" for model, block in (s.MANY_SECOND, *s.MANY_OTHERWISE)}
 TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
 
 
@@ -56,7 +57,9 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     teller = targets.Teller(documents)
     home: vectors.Site | None = None
     # What matters most comes first, and every site is kept when it is done: a reader that is stopped has been heard.
-    for number, (name, place) in sorted(enumerate(dictionaries()), key=lambda one: one[1][0] != SECOND.key):
+    # Seeds beyond the first are judged where something was declared.
+    wanted = [one for one in enumerate(dictionaries()) if not args.seed or one[1][0] in DECLARED]
+    for number, (name, place) in sorted(wanted, key=lambda one: one[1][0] != SECOND.key):
         site = open_site(args, name, place, number)
         pool = judged_latents(site, args.checks)
         if not pool:
@@ -79,22 +82,25 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             asked["activation"] = site.statistics.normal(site.x[torch.as_tensor(where, device=site.x.device)])
             for share in SHARES if place == SECOND else ():
                 asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
-        said = spoken_at(trainer, asked, named(arm, target.place))
+        said, margins = spoken_at(trainer, asked, named(arm, target.place))
         found = of_rows(site, pool, rows, said["reader"], trainer)
         figures: dict[str, Any] = {who: against(some, [site.b[k] for k in pool]) for who, some in found.items() if some}
         for share in SHARES if "mixed-0.5" in said else ():
             texts = found[f"mixed-{share}"] = said[f"mixed-{share}"]
             figures[f"mixed-{share}"] = against(texts, [site.b[k] for k in pool])
-        for who, some in found.items():
-            spoken += [{"site": name, "who": who, "latent": k, "text": t} for k, t in zip(pool, some, strict=False)]
         if whole:
             figures["nulls"] = float(np.mean([judged.Told.of(t).nothing for t in said["null"]]))
-            spoken += [{"site": name, "who": "null", "latent": k, "text": t} for k, t in enumerate(said["null"])]
             figures["activations"] = of_positions(args, teller, documents, at, where, site, said["activation"])
-            spoken += [
-                {"site": name, "who": "activation", "latent": int(k), "text": t}
-                for k, t in zip(where, said["activation"], strict=True)
+            found |= {who: said[who] for who in ("null", "activation")}
+        numbers = {"null": list(range(len(said.get("null", ())))), "activation": where.tolist()}
+        for who, some in found.items():
+            rows_told = [
+                {"site": name, "who": who, "latent": int(k), "text": t}
+                for k, t in zip(numbers.get(who, pool), some, strict=False)
             ]
+            for row, margin in zip(rows_told, margins.get(who, ()), strict=False):
+                row["nothing_margin"] = round(margin, 3)
+            spoken += rows_told
         out["sites"][name] = figures
         say(f"{arm} {args.seed} at {name}: {figures}")
         pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
@@ -106,11 +112,16 @@ def named(arm: str, place: Place) -> str:
     return head(place.said) if place in ARMS[arm][0] else ""
 
 
-def spoken_at(trainer: av.Trainer, asked: dict[str, torch.Tensor], given: str) -> dict[str, list[str]]:
-    """Texts by kind, decoded together."""
-    texts = av.speak(trainer, torch.cat([x.float() for x in asked.values()]), batch=2048, head=given)
-    ends = np.cumsum([len(x) for x in asked.values()])
-    return {who: texts[end - len(x) : end] for (who, x), end in zip(asked.items(), ends, strict=True)}
+def spoken_at(
+    trainer: av.Trainer, asked: dict[str, torch.Tensor], given: str
+) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+    """Texts by kind, decoded together; and by how much "nothing" was likelier than a theme, for each."""
+    x = torch.cat([some.float() for some in asked.values()])
+    texts = av.speak(trainer, x, batch=2048, head=given)
+    margins = av.nothing_margin(trainer, x, head=given)
+    ends = np.cumsum([len(some) for some in asked.values()])
+    parts = {who: slice(int(end) - len(some), int(end)) for (who, some), end in zip(asked.items(), ends, strict=True)}
+    return {who: texts[part] for who, part in parts.items()}, {who: margins[part] for who, part in parts.items()}
 
 
 def carried(site: vectors.Site, home: vectors.Site, rows: torch.Tensor, half_a: np.ndarray) -> torch.Tensor:

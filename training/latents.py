@@ -2,7 +2,7 @@
 
 In: sparse codes at shared positions, the words there, the documents. Out: a record a latent and half (words and their
 shares, form, words before and after that are raised, category and topic with a lower bound); the rule's text of a
-record; connected components of latents over all sites by the correlation of their activations.
+record; which latents of all sites correlate, and of which none is trained on, nor anything beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 import sae
@@ -284,8 +284,8 @@ def rule_text(record: Record, trust: Mapping[str, float], rng: np.random.Generat
 
 
 @torch.inference_mode()
-def components(codes: Sequence[Codes], threshold: float = 0.3, chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """(component of every latent, of all sites one after another; sizes): joined where activations correlate above."""
+def correlated(codes: Sequence[Codes], threshold: float = 0.3, chunk: int = 4096) -> csr_array:
+    """Of all latents, dictionary after dictionary, which two correlate above: symmetric (count, count), no diagonal."""
     sizes = [c.size for c in codes]
     count, device = sum(sizes), codes[0].index.device
     product = torch.zeros(count, count, device=device)
@@ -306,23 +306,72 @@ def components(codes: Sequence[Codes], threshold: float = 0.3, chunk: int = 4096
         left.append((a + start).cpu().numpy())
         right.append(b.cpu().numpy())
     a, b = np.concatenate(left), np.concatenate(right)
-    _, of = connected_components(coo_array((np.ones(len(a)), (a, b)), (count, count)), directed=False)
-    return of, np.bincount(of)
+    apart = a != b
+    return csr_array((np.ones(int(apart.sum()), np.int8), (a[apart], b[apart])), (count, count))
 
 
-def held_out(of: np.ndarray, share: float, most: int, seed: int) -> np.ndarray:
-    """(count,) bool: latents of components of at most ``most``, drawn whole until ``share`` of all are held out."""
-    sizes = np.bincount(of)
-    out, got = np.zeros(len(of), bool), 0
-    chosen = list[int]()
-    for component in np.random.default_rng(seed).permutation(len(sizes)):
-        if got >= share * len(of):
-            break
-        if sizes[component] <= most:
-            chosen.append(int(component))
-            got += int(sizes[component])
-    out[np.isin(of, chosen)] = True
-    return out
+@dataclass(slots=True)
+class HeldOut:
+    """Which latents are left out of training, while they are chosen: ``out`` (count,) bool.
+
+    ``beside`` (count,): how many that correlate with each may still be trained on. A latent is apart when it is out and
+    nothing beside it is trained on. Whole connected components would be simpler, but one of them holds nine tenths of
+    all latents, and what lies outside it is of an odd kind: marks and words that stand alone.
+    """
+
+    near: csr_array
+    out: np.ndarray
+    beside: np.ndarray
+
+    @classmethod
+    def of(cls, near: csr_array, never: np.ndarray) -> HeldOut:
+        """Begin with those that are ``never`` trained on: (count,) bool."""
+        return cls(near, never.copy(), near @ (~never).astype(np.int64))
+
+    def around(self, latent: int) -> np.ndarray:
+        """What correlates with a latent."""
+        return self.near.indices[self.near.indptr[latent] : self.near.indptr[latent + 1]]
+
+    def leave(self, latent: int) -> None:
+        """Leave out a latent with all that correlates with it."""
+        for k in (latent, *self.around(latent)):
+            if not self.out[k]:
+                self.out[k] = True
+                self.beside[self.around(k)] -= 1
+
+    def draw(self, pool: np.ndarray, wanted: int, largest: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Up to ``wanted`` of the pool, at random, until ``share`` of all are out; none with more than ``largest``."""
+        chosen = list[int]()
+        for k in rng.permutation(pool).tolist():
+            if len(chosen) >= wanted or self.out.mean() >= share:
+                break
+            if len(self.around(k)) <= largest:
+                self.leave(k)
+                chosen.append(k)
+        return np.array(chosen, np.int64)
+
+    def top_up(self, pool: np.ndarray, wanted: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Those of the pool that are apart already, and then those that ask for the fewest more, to ``wanted``."""
+        order = rng.permutation(pool)
+        chosen: dict[int, None] = {}
+        for most in (0, 1, 2, 4, 8, 16):
+            for k in order.tolist():
+                if len(chosen) >= wanted or (most and self.out.mean() >= share):
+                    break
+                if k not in chosen and self.out[k] and self.beside[k] <= most:
+                    self.leave(k)
+                    chosen[k] = None
+        return np.array(list(chosen), np.int64)
+
+
+def clusters(near: csr_array, judged: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(count,) of judged latents those of one dictionary that correlate, directly or by others judged; else alone."""
+    one = coo_array(near)
+    a, b = one.coords
+    dictionary = np.searchsorted(starts, np.arange(near.shape[0]), side="right")
+    keep = judged[a] & judged[b] & (dictionary[a] == dictionary[b])
+    _, of = connected_components(coo_array((one.data[keep], (a[keep], b[keep])), near.shape), directed=False)
+    return of
 
 
 def main_word(record: Record, least: float = 0.3) -> str:

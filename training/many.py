@@ -2,7 +2,7 @@
 
 Stages, each under ten minutes on one GPU, each resuming where it was: ``plan`` (prints sizes and times, needs no GPU),
 ``tokens`` (CPU alone), ``read`` (both models at all sites; ``--model``: one of them), ``statistics``, ``saes``,
-``probes``, ``words`` (CPU alone), ``records`` (of every latent by half), ``latents`` (components, held-out latents),
+``probes``, ``words`` (CPU alone), ``records`` (of every latent by half), ``latents`` (which are held out),
 ``windows`` (by which texts are told apart), ``train --arm ARM`` (vectors, the reader, what it says of held-out latents:
 ``judge_reader.py``). ``--share K/N`` does every N-th part of a stage, so that several processes share it. What must be
 shown, and the arms, is declared in README.md before anything is run; figures are made of the folder by
@@ -36,9 +36,10 @@ import targets
 import vectors
 from dragoman.measures.firing import quoted
 from many_files import (
+    APART,
     ARMS,
     BASE,
-    COMPONENT,
+    BESIDE,
     OTHERS,
     OWN,
     SECOND,
@@ -58,7 +59,7 @@ from many_files import (
     sae_of,
     say,
 )
-from sites import PLACES
+from sites import PLACES, Place
 
 T = TypeVar("T")
 RECORD, AFFINE = "training.yaml", "affine.safetensors"
@@ -77,7 +78,7 @@ def plan(args: argparse.Namespace) -> None:
         ("statistics", "which positions are usable, means", 21 * part),
         ("saes", f"{count} of {s.MANY_D_SAE} latents", count * s.MANY_SAE_STEPS * 2.5e-3),
         ("records", f"what {d_all} latents fire on, by half", 41 * part),
-        ("latents", f"components of {d_all} latents, {4 * d_all**2 / 2**30:.1f} GiB", 28.0),
+        ("latents", f"which of {d_all} latents correlate, {4 * d_all**2 / 2**30:.1f} GiB", 28.0),
         ("train", f"{steps} steps of {s.MANY_BATCH}, three arms at once", steps * 0.65 + 40),
         ("judge", f"{args.checks} rows x {count} sites and nulls, three arms at once", 10.0 * count),
     ]
@@ -203,7 +204,7 @@ def records_stage(args: argparse.Namespace) -> None:
 
 
 def latents_stage(args: argparse.Namespace) -> None:
-    """Components over all sites; which latents are held out."""
+    """Which latents correlate, over all sites; which are not trained on."""
     if (args.work / "components.npz").exists():
         say("latents: there already")
         return
@@ -214,9 +215,9 @@ def latents_stage(args: argparse.Namespace) -> None:
     some = torch.as_tensor(chosen, device=args.device)
     kept = [rules.Codes.of(sae_of(args, name), activations_of(args, place)[some]) for name, place in dictionaries()]
     torch.set_float32_matmul_precision("high")
-    of, sizes = rules.components(kept)
+    near = rules.correlated(kept)
     starts = np.cumsum([0, *(c.size for c in kept)])
-    why = np.where(rules.held_out(of, s.MANY_HELD_OUT, s.MANY_LARGEST, s.SEED), COMPONENT, 0).astype(np.int8)
+    why, of = left_out(near, starts)
     known = [records_of(args, name, "a") for name, _ in dictionaries()]
     often = np.flatnonzero(np.bincount(words.at, minlength=len(words.names)) > s.MANY_COMMON * len(owner))
     chosen_words = rules.unseen_words(known, s.MANY_WORDS, s.SEED, frozenset(words.names[i] for i in often))
@@ -229,8 +230,34 @@ def latents_stage(args: argparse.Namespace) -> None:
                 why[start + k] = TOPIC
     (args.work / "unseen.json").write_text(json.dumps({"words": chosen_words, "topics": topics}, indent=1) + "\n")
     put(args.work / "components.npz", lambda part: np.savez(part, of=of, why=why, starts=starts))
-    shares = {name: f"{(why == number).mean():.1%}" for number, name in enumerate(WHY)}
-    say(f"{len(sizes)} components of {len(of)} latents, the largest {sizes.max()}; by why held out: {shares}")
+    sizes = np.bincount(of[why == APART])
+    found = {
+        name: int((why[start:end] == APART).sum())
+        for (name, _), start, end in zip(dictionaries(), starts, starts[1:], strict=False)
+    }
+    say(
+        f"{near.nnz / len(why):.1f} correlate with one of {len(why)} latents; not trained on: "
+        f"{ {name: f'{(why == number).mean():.1%}' for number, name in enumerate(WHY)} }; "
+        f"apart {found}, the largest cluster {sizes.max(initial=0)}"
+    )
+
+
+def left_out(near: Any, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(why each latent is not trained on, its cluster): drawn at one site, topped up at three, the rest as it falls."""
+    rng, number = np.random.default_rng(s.SEED), {name: k for k, (name, _) in enumerate(dictionaries())}
+    never = np.zeros(starts[-1], bool)
+    never[starts[-2] :] = True  # the second dictionary of a site is for testing alone
+    held = rules.HeldOut.of(near, never)
+    pool = lambda name: np.arange(starts[number[name]], starts[number[name] + 1])  # noqa: E731
+    drawn = held.draw(pool(SECOND.key), s.MANY_JUDGED, s.MANY_LARGEST, s.MANY_HELD_OUT, rng)
+    for place in (Place(*p) for p in s.MANY_OTHERWISE):
+        if place in PLACES:
+            held.top_up(pool(place.key), s.MANY_JUDGED, s.MANY_HELD_OUT, rng)
+    apart = held.out & (held.beside == 0)
+    apart[pool(SECOND.key)] = False
+    apart[drawn] = True  # of the others at this site those that correlate with little would be too many
+    why = np.where(apart, APART, np.where(held.out & ~never, BESIDE, 0)).astype(np.int8)
+    return why, rules.clusters(near, apart, starts)
 
 
 def windows_stage(args: argparse.Namespace) -> None:
@@ -256,7 +283,7 @@ def windows_stage(args: argparse.Namespace) -> None:
             found[half] = vectors.windows(site, pool, texts, at["owner"], at["end"], np.flatnonzero(where))
         of, why = (parts[key][parts["starts"][number] :] for key in ("of", "why"))
         told = [
-            {"latent": k, "component": int(of[k]), "why": WHY[why[k]], "evidence": a["firing"]} | b
+            {"latent": k, "cluster": int(of[k]), "why": WHY[why[k]], "evidence": a["firing"]} | b
             for k, a, b in zip(pool, found["a"], found["b"], strict=True)
         ]
         put(file, lambda part, told=told: pack.write_rows(told, part))
@@ -340,7 +367,15 @@ def train_stage(args: argparse.Namespace) -> None:
         say(f"{arm} {args.seed}: there already")
         return
     folder = args.work / f"reader-{arm}-{args.seed}"
-    trainer, record = kept_reader(args, arm, folder) if (folder / RECORD).exists() else new_reader(args, arm)
+    if not ARMS[arm][1]:
+        trainer, record = (
+            trainer_of(args, arm, args.start),
+            {"start": args.start.name if args.start else "", "steps": 0},
+        )
+    elif (folder / RECORD).exists():
+        trainer, record = kept_reader(args, arm, folder)
+    else:
+        trainer, record = new_reader(args, arm)
     trainer.model.to(torch.bfloat16)
     if args.device.startswith("cuda"):
         torch.cuda.empty_cache()

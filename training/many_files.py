@@ -33,8 +33,8 @@ OWN = tuple(p for p in PLACES if p.model == BASE)
 OTHERS = tuple(p for p in PLACES if p.model != BASE)
 UNSEEN = tuple(Place(*p) for p in s.MANY_UNSEEN)
 SECOND = Place(*s.MANY_SECOND)
-WHY = ("not", "component", "word", "topic")  # why a latent is held out
-COMPONENT, WORD, TOPIC = 1, 2, 3
+WHY = ("not", "apart", "word", "topic", "beside")  # why a latent is not trained on; what is only beside is not judged
+APART, WORD, TOPIC, BESIDE = 1, 2, 3, 4
 ARMS: dict[str, tuple[tuple[Place, ...], tuple[str, ...]]] = {
     **{f"activations-{p.block}": ((p,), ("activation",)) for p in OWN},
     **{f"rows-{p.block}": ((p,), ("row",)) for p in OWN},
@@ -43,6 +43,7 @@ ARMS: dict[str, tuple[tuple[Place, ...], tuple[str, ...]]] = {
     "many-everything": (OWN, tuple(s.MANY_MIX)),
     "without-blocks": (tuple(p for p in OWN if p not in UNSEEN), tuple(s.MANY_MIX)),
     "without-model": (OWN, ("activation", "row", "direct")),
+    "as-packaged": ((), ()),  # not trained: the verbalizer that the others start from
 }
 
 
@@ -110,14 +111,16 @@ def open_site(args: argparse.Namespace, name: str, place: Place, number: int) ->
         w_dec=tensors["W_dec"],
         a=records_of(args, name, "a"),
         b=records_of(args, name, "b"),
-        held=parts["why"][parts["starts"][number] : parts["starts"][number + 1]] > 0,
+        why=parts["why"][parts["starts"][number] : parts["starts"][number + 1]],
     )
 
 
 def judged_latents(site: vectors.Site, most: int) -> list[int]:
-    """Held-out latents with records of both halves, drawn."""
-    pool = [k for k in sorted(site.b) if k in site.a and site.held[k]]
-    return [int(k) for k in np.random.default_rng(s.SEED).permutation(pool)[:most]]
+    """Latents with records of both halves that are judged: up to ``most`` that are apart, and all of unseen words."""
+    known = [k for k in sorted(site.b) if k in site.a]
+    rng = np.random.default_rng(s.SEED)
+    apart = rng.permutation([k for k in known if site.why[k] == APART])[:most]
+    return [int(k) for k in (*apart, *(k for k in known if site.why[k] in (WORD, TOPIC)))]
 
 
 def head(said: str) -> str:

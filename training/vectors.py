@@ -32,7 +32,8 @@ RELATIVE = 0.1  # ridge penalty, times the mean eigenvalue of the source's covar
 class Site:
     """What is known of one place.
 
-    ``x`` (n, d): activations at shared positions. ``w_dec`` (m, d). ``a``, ``b``: records by half. ``held``: (m,) bool.
+    ``x`` (n, d): activations at shared positions. ``w_dec`` (m, d). ``a``, ``b``: records by half. ``why`` (m,): why a
+    latent is not trained on, 0 where it is.
     """
 
     place: Place
@@ -42,12 +43,12 @@ class Site:
     w_dec: torch.Tensor
     a: Mapping[int, Record]
     b: Mapping[int, Record]
-    held: np.ndarray
+    why: np.ndarray
     firing: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def trained_on(self) -> list[int]:
         """Latents with a record that are not held out."""
-        return [k for k in sorted(self.a) if not self.held[k]]
+        return [k for k in sorted(self.a) if not self.why[k]]
 
     def described(self, latent: int, rng: np.random.Generator) -> Description:
         """The rule's text by half A, fields weighted by how far half B tells the same."""
