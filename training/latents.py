@@ -350,18 +350,20 @@ class HeldOut:
                 chosen.append(k)
         return np.array(chosen, np.int64)
 
-    def top_up(self, pool: np.ndarray, wanted: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Those of the pool that are apart already, and then those that ask for the fewest more, to ``wanted``."""
-        order = rng.permutation(pool)
-        chosen: dict[int, None] = {}
-        for most in (0, 1, 2, 4, 8, 16):
-            for k in order.tolist():
-                if len(chosen) >= wanted or (most and self.out.mean() >= share):
-                    break
-                if k not in chosen and self.out[k] and self.beside[k] <= most:
-                    self.leave(k)
-                    chosen[k] = None
-        return np.array(list(chosen), np.int64)
+    def top_up(self, pools: Sequence[np.ndarray], wanted: int, share: float, rng: np.random.Generator) -> None:
+        """Of each pool leave out what those need that ask for the fewest more, until ``wanted`` of it are apart."""
+        orders = [rng.permutation(pool) for pool in pools]
+        for most in (1, 2, 4, 8, 16):
+            for order in orders:
+                for k in order.tolist():
+                    if self.out.mean() >= share or self.apart()[order].sum() >= wanted:
+                        break
+                    if self.out[k] and 0 < self.beside[k] <= most:
+                        self.leave(k)
+
+    def apart(self) -> np.ndarray:
+        """(count,) bool: out, and nothing beside it is trained on."""
+        return self.out & (self.beside == 0)
 
 
 def clusters(near: csr_array, judged: np.ndarray, starts: np.ndarray) -> np.ndarray:

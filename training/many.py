@@ -250,10 +250,9 @@ def left_out(near: Any, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     held = rules.HeldOut.of(near, never)
     pool = lambda name: np.arange(starts[number[name]], starts[number[name] + 1])  # noqa: E731
     drawn = held.draw(pool(SECOND.key), s.MANY_JUDGED, s.MANY_LARGEST, s.MANY_HELD_OUT, rng)
-    for place in (Place(*p) for p in s.MANY_OTHERWISE):
-        if place in PLACES:
-            held.top_up(pool(place.key), s.MANY_JUDGED, s.MANY_HELD_OUT, rng)
-    apart = held.out & (held.beside == 0)
+    others = [pool(place.key) for place in (Place(*p) for p in s.MANY_OTHERWISE) if place in PLACES]
+    held.top_up(others, s.MANY_JUDGED, s.MANY_HELD_OUT, rng)
+    apart = held.apart()
     apart[pool(SECOND.key)] = False
     apart[drawn] = True  # of the others at this site those that correlate with little would be too many
     why = np.where(apart, APART, np.where(held.out & ~never, BESIDE, 0)).astype(np.int8)
