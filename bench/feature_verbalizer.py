@@ -46,6 +46,7 @@ DECLARED = (
     ("above the verbalizer as packaged", "many-everything", "as-packaged", ("tiny-smollm2-23",), "words", 0.0),
     ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
 )
+DETECTED = {site for *_, at, measure, _ in DECLARED if measure == "detection" for site in at}  # windows take minutes
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
 OF_LATENTS = ("reader", "rule", "lens", "nearest")  # beside these, mixtures of two latents ("mixed-0.5")
 
@@ -65,12 +66,12 @@ class Judged:
 
 
 def judged_site(
-    said: Mapping[int, str], records: Mapping[int, Record], windows: Mapping[int, Any], embedder: Embedder
+    said: Mapping[int, str], records: Mapping[int, Record], windows: Mapping[int, Any], embedder: Embedder | None
 ) -> list[Judged]:
-    """The texts of one arm, seed and site, latent by latent."""
+    """The texts of one arm, seed and site, latent by latent; without an embedder no windows are told apart."""
     ids = [k for k in said if k in records and k in windows]
     told = {k: Told.of(said[k]) for k in ids}
-    rows = embedder.encode([said[k] for k in ids]).astype(np.float64) if ids else np.zeros((0, 1))
+    rows = embedder.encode([said[k] for k in ids]).astype(np.float64) if ids and embedder else np.zeros((0, 1))
     out = []
     with_words = [k for k in ids if records[k].words]
     dealt = {k: with_words[(i + 1) % len(with_words)] for i, k in enumerate(with_words)}
@@ -88,7 +89,7 @@ def judged_site(
         for name, other in (("detection", "silent"), ("hard", "hard")):
             firing, silent = windows[k]["firing"], windows[k][other]
             values[name] = np.nan
-            if len(firing) > 2 and len(silent) > 2:
+            if embedder and len(firing) > 2 and len(silent) > 2:
                 contexts = ContextEmbeddings.of(embedder.encode(firing), embedder.encode(silent))
                 values[name] = float(detection_table(rows[i : i + 1], [contexts])[0, 0])
         why = windows[k]["why"]
@@ -166,8 +167,9 @@ def load(
         for site, by_who in by_site_and_who(rows).items():
             records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
             windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
+            detected = embedder if site in DETECTED else None
             made[site] = {
-                who: judged_site(said, records, windows, embedder)
+                who: judged_site(said, records, windows, detected if who in OF_LATENTS else None)
                 for who, said in by_who.items()
                 if who in OF_LATENTS or who.startswith("mixed-")
             }
