@@ -251,16 +251,16 @@ def test_words_of_positions_have_their_neighbours_and_forms(planted_world) -> No
 def test_every_site_is_read_as_the_product_reads_it(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(settings, "MANY_BLOCKS", {world.source.model: (0, 1), world.target.model: (1,)})
+    blocks = {world.source.model: (0, 1), world.target.model: (1,)}
     monkeypatch.setattr(settings, "MIN_POSITION", 3)
     documents = [Document(text, "", "", "a novel", "train") for text in TEXTS[:9]]
-    tokens = sites.encoded(documents)
+    tokens = sites.encoded(documents, list(blocks))
     owner, end = sites.positions(documents, tokens, 4, 20, 1)
     assert len(owner) == 20 and all(not documents[d].text[e : e + 1].isalnum() for d, e in zip(owner, end, strict=True))
     assert sorted(zip(owner, end, strict=True)) == list(zip(owner, end, strict=True))
     found = {}
-    for ref in (world.source.model, world.target.model):
-        found |= sites.read(ref, tokens[ref], owner, end, "cpu", 4)
+    for ref, some in blocks.items():
+        found |= sites.read(ref, some, tokens[ref], owner, end, "cpu", 4)
     assert len(found) == 3 and all(sites.usable(x).all() for x in found.values())
     for place, x in found.items():
         read = Reader.open(Where(place.model, place.block), dtype="bfloat16").rows(TEXTS[:9], np.inf, batch_size=4)

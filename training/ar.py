@@ -7,7 +7,7 @@ template, block K's raw output (no final norm), through a linear head; loss 2 (1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +101,15 @@ def train(
     lengths = torch.as_tensor(table.lengths, device=trainer.device)
     plan = av.endless(table.lengths, batch, s.SEED)
 
-    def loss_of(_step: int) -> torch.Tensor:
+    def losses_of(_step: int) -> Iterator[torch.Tensor]:
         rows = next(plan)
         at = torch.as_tensor(rows, device=trainer.device)
         tokens, _ = table.rows(at, int(table.lengths[rows].max()))
         said = trainer.predict(tokens.clamp_min(0), lengths[at])
-        return 2 * (1 - f.cosine_similarity(said, x[at].float(), dim=1)).mean()
+        yield 2 * (1 - f.cosine_similarity(said, x[at].float(), dim=1)).mean()
 
     params = [p for p in trainer.model.parameters() if p.requires_grad] + [trainer.weight, trainer.bias]
-    figures = av.descend(params, loss_of, rate=s.AR_RATE, steps=steps, seconds=seconds, say=say)
+    figures = av.descend(params, losses_of, rate=s.AR_RATE, steps=steps, seconds=seconds, say=say)
     return figures | {"batch": batch, "rows": len(texts)}
 
 

@@ -6,14 +6,17 @@ The vector replaces one prompt embedding at the median activation norm; the loss
 
 from __future__ import annotations
 
+import os
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import yaml
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
@@ -120,6 +123,28 @@ def answers(
         ids = [given[h] + i for h, i in zip(heads, ids, strict=True)]
         weights = [[0.0] * len(given[h]) + w for h, w in zip(heads, weights, strict=True)]
     return ids, weights
+
+
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Join the processes that ``torchrun`` started, each on a device of its own, which is given; alone: ``device``."""
+    if "RANK" not in os.environ:
+        yield device
+        return
+    cuda = device.startswith("cuda")
+    dist.init_process_group("nccl" if cuda else "gloo")
+    own = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else device
+    if cuda:
+        torch.cuda.set_device(own)
+    try:
+        yield own
+    finally:
+        dist.destroy_process_group()
+
+
+def first() -> bool:
+    """Whether this process is alone, or the first of those that are joined: the one that writes files and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def eos_id(tokenizer: Any) -> int:
@@ -286,9 +311,20 @@ def endless(lengths: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         yield from batches(lengths, size, rng)
 
 
+def take_gradients(masters: Sequence[torch.Tensor], params: Sequence[torch.nn.Parameter]) -> None:
+    """Move the parameters' gradients to their masters, averaged over the processes that are joined."""
+    for master, p in zip(masters, params, strict=True):
+        master.grad = None if p.grad is None else p.grad.float()
+        p.grad = None
+        if dist.is_initialized():
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+            dist.all_reduce(master.grad)
+            master.grad /= dist.get_world_size()
+
+
 def descend(
     params: Sequence[torch.nn.Parameter],
-    loss_of: Callable[[int], torch.Tensor],
+    losses_of: Callable[[int], Iterable[torch.Tensor]],
     *,
     rate: float,
     steps: int | None,
@@ -297,12 +333,16 @@ def descend(
 ) -> dict[str, Any]:
     """AdamW in float32 masters of bfloat16 parameters, warm-up, cosine to a twentieth.
 
+    ``losses_of`` a step: parts whose sum is the loss, each left behind before the next is computed. Where processes are
+    joined (``joined``) each has a share of every batch, and gradients are averaged over them.
     ``steps`` None: some of the first 30 steps, all of them warm-up, are timed and as many are made as fit ``seconds``.
     The number is in the figures returned, and giving it as ``steps`` makes the same run again.
     """
     masters = [p.detach().float().requires_grad_() for p in params]
     optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=params[0].is_cuda)
     start, loss, step, total = time.time(), torch.zeros(()), 0, steps or 1_000_000
+    if steps is None and dist.is_initialized():
+        raise SystemExit("processes that are joined do not time themselves: give --steps")
     began = start
 
     def clock() -> float:
@@ -313,11 +353,11 @@ def descend(
     while step < total:
         for group in optimiser.param_groups:
             group["lr"] = rate * min((step + 1) / 100, 0.05 + 0.475 * (1 + np.cos(np.pi * step / total)))
-        loss = loss_of(step)
-        loss.backward()
-        for master, p in zip(masters, params, strict=True):
-            master.grad = None if p.grad is None else p.grad.float()
-            p.grad = None
+        loss = torch.zeros((), device=params[0].device)
+        for part in losses_of(step):
+            part.backward()
+            loss += part.detach()
+        take_gradients(masters, params)
         torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimiser.step()
         with torch.no_grad():
@@ -344,18 +384,28 @@ def train(
     seed: int,
     say: Callable[[str], None],
     heads: Sequence[str] | None = None,
+    pieces: int = 1,
 ) -> dict[str, Any]:
-    """Train the adapter on rows of x (n, d) and their descriptions; returns figures for the record."""
+    """Train the adapter on rows of x (n, d) and their descriptions; returns figures for the record.
+
+    ``batch``: rows of a step, over all processes that are joined; ``pieces``: parts of a process's share, computed one
+    after the other, where it does not fit into memory at once.
+    """
     table = Table(*answers(trainer.tokenizer, descriptions, heads), trainer.device)
     plan = endless(table.lengths, batch, seed)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if batch % (world * pieces):
+        raise SystemExit(f"a batch of {batch} is not {world * pieces} equal parts: give another --av-batch or --pieces")
 
-    def loss_of(_step: int) -> torch.Tensor:
-        rows = next(plan)
-        at = torch.as_tensor(rows, device=trainer.device)
-        return trainer.loss(x[at], *table.rows(at, int(table.lengths[rows].max())), table.per_row)
+    def losses_of(_step: int) -> Iterator[torch.Tensor]:
+        mine = next(plan)[rank::world]
+        for k in range(pieces):
+            rows = mine[k::pieces]
+            at = torch.as_tensor(rows, device=trainer.device)
+            yield trainer.loss(x[at], *table.rows(at, int(table.lengths[rows].max())), table.per_row) / pieces
 
     params = trainer.parameters()
-    return descend(params, loss_of, rate=rate, steps=steps, seconds=seconds, say=say) | {
+    return descend(params, losses_of, rate=rate, steps=steps, seconds=seconds, say=say) | {
         "batch": batch,
         "rows": len(descriptions),
     }

@@ -26,25 +26,12 @@ import targets
 import vectors
 from dragoman.models.load import text_stack
 from dragoman.stats.planted import names_category
-from many_files import (
-    ARMS,
-    OTHERS,
-    OWN,
-    SECOND,
-    dictionaries,
-    documents_of,
-    halves,
-    head,
-    judged_latents,
-    open_site,
-    put,
-    say,
-)
+from many_files import documents_of, halves, head, judged_latents, open_site, put, say
+from setup import Setup
 from sites import Place
 
 SHARES = (0.5, 0.25, 0.1)  # of a latent's row in a mixture with another's
 POSITIONS = 300  # real activations judged at a site
-DECLARED = {f"{model}-{block}" for model, block in (s.MANY_SECOND, *s.MANY_OTHERWISE)}
 TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
 
 
@@ -58,31 +45,32 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     home: vectors.Site | None = None
     # What matters most comes first, and every site is kept when it is done: a reader that is stopped has been heard.
     # Seeds beyond the first are judged where something was declared.
-    wanted = [one for one in enumerate(dictionaries()) if not args.seed or one[1][0] in DECLARED]
-    for number, (name, place) in sorted(wanted, key=lambda one: one[1][0] != SECOND.key):
-        site = open_site(args, name, place, number)
+    setup: Setup = args.setup
+    listed_home = setup.dictionaries[setup.number(setup.home.key)]
+    wanted = [one for one in setup.dictionaries if not args.seed or one.name in setup.declared]
+    for one in sorted(wanted, key=lambda one: one is not listed_home):
+        name, place = one.name, one.place
+        site = open_site(args, one)
         pool = judged_latents(site, args.checks)
         if not pool:
             continue
         rows = site.w_dec[torch.as_tensor(pool, device=site.w_dec.device)].float()
         target = site
-        if place in OTHERS:
-            home = home or open_site(
-                args, SECOND.key, SECOND, next(k for k, (n, _) in enumerate(dictionaries()) if n == SECOND.key)
-            )
+        if place in setup.others:
+            home = home or open_site(args, listed_home)
             target, rows = home, carried(site, home, rows, half_a)
         save_rows(args, name, pool, rows)
         asked = {"reader": vectors.judged_rows(target, rows)}
-        whole = place in OWN and not name.endswith("second")
+        whole = place in setup.own and not one.tested
         where = np.zeros(0, np.int64)
         if whole:
             rng = np.random.default_rng(s.SEED)
             asked["null"] = vectors.null_rows(site, 2 * min(args.checks, 100), rng).x
             where = unseen_positions(documents, at["owner"], rng, min(POSITIONS, args.checks))
             asked["activation"] = site.statistics.normal(site.x[torch.as_tensor(where, device=site.x.device)])
-            for share in SHARES if place == SECOND else ():
+            for share in SHARES if one is listed_home else ():
                 asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
-        said, margins = spoken_at(trainer, asked, named(arm, target.place))
+        said, margins = spoken_at(trainer, asked, named(setup, arm, target.place))
         found = of_rows(site, pool, rows, said["reader"], trainer)
         figures: dict[str, Any] = {who: against(some, [site.b[k] for k in pool]) for who, some in found.items() if some}
         for share in SHARES if "mixed-0.5" in said else ():
@@ -107,9 +95,9 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     (args.work / f"judged-{arm}-{args.seed}.json").write_text(json.dumps(out, indent=1) + "\n")
 
 
-def named(arm: str, place: Place) -> str:
+def named(setup: Setup, arm: str, place: Place) -> str:
     """A place that a reader has not learnt from has no name that it knows."""
-    return head(place.said) if place in ARMS[arm][0] else ""
+    return head(place.said) if place in setup.arms()[arm][0] else ""
 
 
 def spoken_at(

@@ -8,7 +8,7 @@ record; which latents of all sites correlate, and of which none is trained on, n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-import sae
 import settings as s
 from corpus import SALIENT, Description, Document
 from dragoman.maps.words import FORMS, word_at, word_span
@@ -85,14 +84,11 @@ class Codes:
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> Codes:
-        """Encode rows (n, d)."""
-        found = [sae.encode(dict(tensors), x[i : i + 65536]).topk(s.TOPK, dim=1) for i in range(0, len(x), 65536)]
-        return cls(
-            torch.cat([f.indices for f in found]).int(),
-            torch.cat([f.values for f in found]).half(),
-            len(tensors["W_dec"]),
-        )
+    def of(cls, encode: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int) -> Codes:
+        """Of rows (n, d) by what encodes them as (n, ``size``)."""
+        step = max(1, 2**28 // size)
+        found = [encode(x[i : i + step]).topk(min(s.TOPK, size), dim=1) for i in range(0, len(x), step)]
+        return cls(torch.cat([f.indices for f in found]).int(), torch.cat([f.values for f in found]).half(), size)
 
     def __getitem__(self, rows: torch.Tensor) -> Codes:
         """Those positions alone."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,17 +38,12 @@ import vectors
 from dragoman.measures.firing import quoted
 from many_files import (
     APART,
-    ARMS,
-    BASE,
     BESIDE,
-    OTHERS,
-    OWN,
-    SECOND,
     TOPIC,
     WHY,
     WORD,
     activations_of,
-    dictionaries,
+    codes_of,
     documents_of,
     halves,
     head,
@@ -56,10 +52,9 @@ from many_files import (
     open_site,
     put,
     records_of,
-    sae_of,
     say,
 )
-from sites import PLACES, Place
+from setup import Setup
 
 T = TypeVar("T")
 RECORD, AFFINE = "training.yaml", "affine.safetensors"
@@ -69,12 +64,13 @@ def plan(args: argparse.Namespace) -> None:
     """Sizes, and seconds scaled from what README.md says was measured; nothing is run."""
     widths = {"tiny-smollm2": 576, "tiny-gemma": 640}
     n = args.positions
-    part, steps, count = n / 1.5e6, args.steps or s.MANY_STEPS, len(PLACES) + 1
-    on_disk = sum(2 * n * widths[p.model] for p in PLACES) / 2**30
-    d_all = s.MANY_D_SAE * len(PLACES) + s.MANY_D_SAE // 2
+    places = Setup.of_the_pair().places
+    part, steps, count = n / 1.5e6, args.steps or s.MANY_STEPS, len(places) + 1
+    on_disk = sum(2 * n * widths[p.model] for p in places) / 2**30
+    d_all = s.MANY_D_SAE * len(places) + s.MANY_D_SAE // 2
     rows = [
         ("tokens", "both tokenizers over all texts, CPU", 48.0),
-        ("read", f"{n} positions x {len(PLACES)} sites, {on_disk:.1f} GiB", 62 * part),
+        ("read", f"{n} positions x {len(places)} sites, {on_disk:.1f} GiB", 62 * part),
         ("statistics", "which positions are usable, means", 21 * part),
         ("saes", f"{count} of {s.MANY_D_SAE} latents", count * s.MANY_SAE_STEPS * 2.5e-3),
         ("records", f"what {d_all} latents fire on, by half", 41 * part),
@@ -98,10 +94,10 @@ def tokens_stage(args: argparse.Namespace) -> None:
         say("tokens: there already")
         return
     documents = documents_of(args)
-    tokens = sites.encoded(documents)
+    tokens = sites.encoded(documents, args.setup.models)
     owner, end = sites.positions(documents, tokens, s.MANY_PER_DOCUMENT, args.positions, s.SEED)
     for ref, encoded in tokens.items():
-        sites.save_tokens(args.work / f"tokens-{ref}.npz", encoded)
+        sites.save_tokens(args.work / f"tokens-{sites.of_model(ref)}.npz", encoded)
     put(args.work / "wanted.npz", lambda part: np.savez(part, owner=owner, end=end))
     say(f"{len(owner)} positions in {len(documents)} documents")
 
@@ -109,12 +105,15 @@ def tokens_stage(args: argparse.Namespace) -> None:
 def read_stage(args: argparse.Namespace) -> None:
     """Activations of every site at the positions."""
     at = np.load(args.work / "wanted.npz")
-    for ref in (args.model,) if args.model else s.MANY_BLOCKS:
-        files = {p: args.work / f"x-{p.key}.safetensors" for p in PLACES if p.model == ref}
+    if args.model and args.model not in args.setup.models:
+        raise SystemExit(f"--model {args.model}: none of {', '.join(args.setup.models)}, which are read")
+    for ref in (args.model,) if args.model else args.setup.models:
+        files = {p: args.work / f"x-{p.key}.safetensors" for p in args.setup.places if p.model == ref}
         if all(file.exists() for file in files.values()):
             continue
-        tokens = sites.load_tokens(args.work / f"tokens-{ref}.npz")
-        for place, x in sites.read(ref, tokens, at["owner"], at["end"], args.device, args.batch).items():
+        tokens = sites.load_tokens(args.work / f"tokens-{sites.of_model(ref)}.npz")
+        blocks = args.setup.blocks(ref)
+        for place, x in sites.read(ref, blocks, tokens, at["owner"], at["end"], args.device, args.batch).items():
             put(files[place], lambda part, x=x: save_file({"x": x.cpu()}, part))
         say(f"read {ref}")
 
@@ -123,28 +122,27 @@ def statistics_stage(args: argparse.Namespace) -> None:
     """Which positions are usable at every site, and each site's statistics there."""
     wanted = np.load(args.work / "wanted.npz")
     keep = np.ones(len(wanted["owner"]), bool)
-    for place in PLACES:
+    for place in args.setup.places:
         keep &= sites.usable(load_file(args.work / f"x-{place.key}.safetensors")["x"].to(args.device))
     np.savez(
         args.work / "positions.npz", owner=wanted["owner"][keep], end=wanted["end"][keep], kept=np.flatnonzero(keep)
     )
-    found = {place: sites.Statistics.of(activations_of(args, place)) for place in PLACES}
+    found = {place: sites.Statistics.of(activations_of(args, place)) for place in args.setup.places}
     sites.save_statistics(args.work, found)
     say(f"kept {int(keep.sum())} positions; spreads {[round(one.spread, 3) for one in found.values()]}")
 
 
 def saes_stage(args: argparse.Namespace) -> None:
-    """An SAE a site on training documents; a second at one of them."""
+    """An SAE for each dictionary that does not exist, on training documents; one for testing is half as wide."""
     owner = np.load(args.work / "positions.npz")["owner"]
     split = np.array([d.split for d in documents_of(args)])[owner]
     size = args.d_sae or s.MANY_D_SAE
-    jobs = [(p, p.key, size, s.SEED) for p in PLACES]
-    jobs.append((SECOND, f"{SECOND.key}-second", size // 2, s.SEED + 1))
-    for place, name, d_sae, seed in share_of(args, jobs):
+    for one in share_of(args, [one for one in args.setup.dictionaries if not one.ref]):
+        name, d_sae, seed = one.name, size // (1 + one.tested), s.SEED + one.tested
         file = args.work / f"sae-{name}.safetensors"
         if file.exists():
             continue
-        x = activations_of(args, place)[torch.as_tensor(np.isin(split, ("train", "heldout")), device=args.device)]
+        x = activations_of(args, one.place)[torch.as_tensor(np.isin(split, ("train", "heldout")), device=args.device)]
         tensors, figures = sae.train(x, d_sae, seed, args.sae_steps or s.MANY_SAE_STEPS)
         (args.work / f"sae-{name}.json").write_text(json.dumps(figures) + "\n")
         halved = {k: v.half().contiguous().cpu() for k, v in tensors.items()}
@@ -160,7 +158,7 @@ def probes_stage(args: argparse.Namespace) -> None:
     split = np.array([d.split for d in documents])[owner]
     rng = np.random.default_rng(s.SEED)
     at = {k: np.sort(rng.permutation(np.flatnonzero((split == k) & (y >= 0)))[:200_000]) for k in ("train", "dev")}
-    for place in share_of(args, OWN):
+    for place in share_of(args, args.setup.own):
         x = activations_of(args, place)
         rows = {k: torch.as_tensor(where, device=args.device) for k, where in at.items()}
         target = {k: torch.as_tensor(y[where], device=args.device) for k, where in at.items()}
@@ -191,16 +189,16 @@ def records_stage(args: argparse.Namespace) -> None:
     owner = np.load(args.work / "positions.npz")["owner"]
     half_a = halves(documents_of(args))[owner]
     words = load_words(args.work)
-    for name, place in share_of(args, dictionaries()):
-        files = {half: args.work / f"records-{name}-{half}.jsonl.gz" for half in "ab"}
+    for one in share_of(args, args.setup.dictionaries):
+        files = {half: args.work / f"records-{one.name}-{half}.jsonl.gz" for half in "ab"}
         if all(file.exists() for file in files.values()):
             continue
-        codes = rules.Codes.of(sae_of(args, name), activations_of(args, place))
+        codes = codes_of(args, one, activations_of(args, one.place))
         for half, rows in (("a", np.flatnonzero(half_a)), ("b", np.flatnonzero(~half_a))):
             found = rules.records(codes, words, rows, owner)
             rows_told = [rules.told(r) for r in found.values()]
             put(files[half], lambda part, told=rows_told: pack.write_rows(told, part))
-        say(f"{name}: records")
+        say(f"{one.name}: records")
 
 
 def latents_stage(args: argparse.Namespace) -> None:
@@ -213,12 +211,13 @@ def latents_stage(args: argparse.Namespace) -> None:
     words = load_words(args.work)
     chosen = np.sort(np.random.default_rng(s.SEED).permutation(len(owner))[: s.MANY_CORRELATED])
     some = torch.as_tensor(chosen, device=args.device)
-    kept = [rules.Codes.of(sae_of(args, name), activations_of(args, place)[some]) for name, place in dictionaries()]
+    listed = args.setup.dictionaries
+    kept = [codes_of(args, one, activations_of(args, one.place)[some]) for one in listed]
     torch.set_float32_matmul_precision("high")
     near = rules.correlated(kept)
     starts = np.cumsum([0, *(c.size for c in kept)])
-    why, of = left_out(near, starts)
-    known = [records_of(args, name, "a") for name, _ in dictionaries()]
+    why, of = left_out(args.setup, near, starts)
+    known = [records_of(args, one.name, "a") for one in listed]
     often = np.flatnonzero(np.bincount(words.at, minlength=len(words.names)) > s.MANY_COMMON * len(owner))
     chosen_words = rules.unseen_words(known, s.MANY_WORDS, s.SEED, frozenset(words.names[i] for i in often))
     topics = sorted({d.topic for d in documents if d.split == "heldout"})
@@ -232,8 +231,8 @@ def latents_stage(args: argparse.Namespace) -> None:
     put(args.work / "components.npz", lambda part: np.savez(part, of=of, why=why, starts=starts))
     sizes = np.bincount(of[why == APART])
     found = {
-        name: int((why[start:end] == APART).sum())
-        for (name, _), start, end in zip(dictionaries(), starts, starts[1:], strict=False)
+        one.name: int((why[start:end] == APART).sum())
+        for one, start, end in zip(listed, starts, starts[1:], strict=False)
     }
     say(
         f"{near.nnz / len(why):.1f} correlate with one of {len(why)} latents; not trained on: "
@@ -242,18 +241,17 @@ def latents_stage(args: argparse.Namespace) -> None:
     )
 
 
-def left_out(near: Any, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(why each latent is not trained on, its cluster): drawn at one site, topped up at three, the rest as it falls."""
-    rng, number = np.random.default_rng(s.SEED), {name: k for k, (name, _) in enumerate(dictionaries())}
-    never = np.zeros(starts[-1], bool)
-    never[starts[-2] :] = True  # the second dictionary of a site is for testing alone
-    held = rules.HeldOut.of(near, never)
-    pool = lambda name: np.arange(starts[number[name]], starts[number[name] + 1])  # noqa: E731
-    drawn = held.draw(pool(SECOND.key), s.MANY_JUDGED, s.MANY_LARGEST, s.MANY_HELD_OUT, rng)
-    others = [pool(place.key) for place in (Place(*p) for p in s.MANY_OTHERWISE) if place in PLACES]
-    held.top_up(others, s.MANY_JUDGED, s.MANY_HELD_OUT, rng)
+def left_out(setup: Setup, near: Any, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(why each latent is not trained on, its cluster): drawn at home, topped up elsewhere, the rest as it falls."""
+    rng, never = np.random.default_rng(s.SEED), np.zeros(starts[-1], bool)
+    pools = {one.name: np.arange(starts[k], starts[k + 1]) for k, one in enumerate(setup.dictionaries)}
+    for one in setup.dictionaries:
+        never[pools[one.name]] = one.tested
+    held, home = rules.HeldOut.of(near, never), pools[setup.home.key]
+    drawn = held.draw(home, s.MANY_JUDGED, s.MANY_LARGEST, s.MANY_HELD_OUT, rng)
+    held.top_up([pools[p.key] for p in setup.topped_up], s.MANY_JUDGED, s.MANY_HELD_OUT, rng)
     apart = held.apart()
-    apart[pool(SECOND.key)] = False
+    apart[home] = False
     apart[drawn] = True  # of the others at this site those that correlate with little would be too many
     why = np.where(apart, APART, np.where(held.out & ~never, BESIDE, 0)).astype(np.int8)
     return why, rules.clusters(near, apart, starts)
@@ -268,12 +266,12 @@ def windows_stage(args: argparse.Namespace) -> None:
     half_b = ~halves(documents)[at["owner"]]
     parts = np.load(args.work / "components.npz")
     texts = [d.text for d in documents]
-    numbered = [(number, name, place) for number, (name, place) in enumerate(dictionaries())]
-    for number, name, place in share_of(args, numbered):
+    for one in share_of(args, args.setup.dictionaries):
+        name, number = one.name, args.setup.number(one.name)
         file = args.work / f"windows-{name}.jsonl.gz"
         if file.exists():
             continue
-        site = open_site(args, name, place, number)
+        site = open_site(args, one)
         pool = judged_latents(site, args.checks)
         found: dict[str, list[dict[str, list[str]]]] = {}
         for half, where in (("a", ~half_b), ("b", half_b)):
@@ -291,17 +289,17 @@ def windows_stage(args: argparse.Namespace) -> None:
 
 def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
     """The arm's vectors: as many distinct ones for every arm."""
-    places, kinds = ARMS[arm]
-    kinds = tuple(k for k in kinds if k != "mapped" or OTHERS)
+    setup = args.setup
+    places, kinds = setup.arms()[arm]
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     owner = at["owner"]
     train = np.array([d.split == "train" for d in documents]) & halves(documents)
     allowed = torch.as_tensor(train[owner], device=args.device)
     rows = torch.nonzero(allowed).flatten()
     rng = np.random.default_rng([s.SEED, args.seed])
-    numbers = {p: k for k, (_, p) in enumerate(dictionaries()[:-1])}
-    wanted = {p for p in PLACES if p in places or (p in OTHERS and {"mapped"} & set(kinds))}
-    opened = {p: open_site(args, p.key, p, numbers[p]) for p in PLACES if p in wanted}
+    wanted = {*places, *(setup.others if "mapped" in kinds else ())}
+    trained_on = [one for one in setup.dictionaries if not one.tested]
+    opened = {one.place: open_site(args, one) for one in trained_on if one.place in wanted}
     for site in opened.values():
         site.index_firing(allowed)
     say(f"{arm}: {len(opened)} sites open, {len(rows)} positions to train on")
@@ -324,11 +322,11 @@ def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
                 ids = pick(np.array(site.trained_on()), int(n))
                 parts.append(vectors.carried_rows(site, ids.tolist(), pick(rows, int(n)), rng))
             elif kind == "direct":
-                for of, m in _spread([opened[p] for p in (*places, *OTHERS) if p in opened], int(n)):
+                for of, m in _spread([opened[p] for p in (*places, *setup.others) if p in opened], int(n)):
                     ids = pick(np.array([k for k in of.trained_on() if k in of.firing]), m)
                     parts.append(vectors.direct_rows(site, of, ids.tolist(), rng))
             else:
-                for of, m in _spread([opened[p] for p in OTHERS], int(n)):
+                for of, m in _spread([opened[p] for p in setup.others], int(n)):
                     ids = pick(np.array(of.trained_on()), m)
                     parts.append(vectors.mapped_rows(site, of, ids.tolist(), rows, rng))
     for place in places:
@@ -352,29 +350,33 @@ def _spread(some: list[vectors.Site], count: int) -> list[tuple[vectors.Site, in
 
 def trainer_of(args: argparse.Namespace, arm: str, start: Path | None) -> av.Trainer:
     """A reader before training, or where ``start`` leaves off; vectors come at the median norm of one own site."""
-    scale = sites.load_statistics(args.work, SECOND).norm
-    folder = args.work / f"reader-{arm}-{args.seed}"
+    home = args.setup.home
+    scale = sites.load_statistics(args.work, home).norm
+    folder = args.work / (f"reader-{arm}-{args.seed}" if av.first() else f"part-{os.getpid()}")
     return av.Trainer(
-        folder, BASE, SECOND.block, round(scale, 1), args.device, start, seed=s.SEED + args.seed, affine=arm == "affine"
-    )
+        folder, args.setup.base, home.block, round(scale, 1), args.device, start,
+        seed=s.SEED + args.seed, affine=arm == "affine",
+    )  # fmt: skip
 
 
 def train_stage(args: argparse.Namespace) -> None:
-    """Train the arm's reader, unless it is there, and judge it."""
+    """Train the arm's reader, unless it is there, and judge it; several processes (``torchrun``) share the training."""
     arm = args.arm
     if (args.work / f"judged-{arm}-{args.seed}.json").exists():
         say(f"{arm} {args.seed}: there already")
         return
     folder = args.work / f"reader-{arm}-{args.seed}"
-    if not ARMS[arm][1]:
-        trainer, record = (
-            trainer_of(args, arm, args.start),
-            {"start": args.start.name if args.start else "", "steps": 0},
-        )
-    elif (folder / RECORD).exists():
-        trainer, record = kept_reader(args, arm, folder)
-    else:
-        trainer, record = new_reader(args, arm)
+    with av.joined(args.device) as args.device:
+        first = av.first()
+        if not args.setup.arms()[arm][1]:
+            trainer = trainer_of(args, arm, args.start)
+            record: dict[str, Any] = {"start": args.start.name if args.start else "", "steps": 0}
+        elif (folder / RECORD).exists():
+            trainer, record = kept_reader(args, arm, folder)
+        else:
+            trainer, record = new_reader(args, arm)
+    if not first:
+        return
     trainer.model.to(torch.bfloat16)
     if args.device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -403,10 +405,13 @@ def new_reader(args: argparse.Namespace, arm: str) -> tuple[av.Trainer, dict[str
     record = av.train(
         trainer, mix.x.to(args.device), mix.told,
         rate=1e-2 if arm == "affine" else s.AV_RATE, steps=args.steps or s.MANY_STEPS, seconds=0.0,
-        batch=args.av_batch or s.MANY_BATCH, seed=s.SEED + args.seed, say=say, heads=heads,
+        batch=args.av_batch or s.MANY_BATCH, seed=s.SEED + args.seed, say=say if av.first() else str, heads=heads,
+        pieces=args.pieces,
     )  # fmt: skip
     record |= {"start": args.start.name if args.start else "", "kinds": counted}
     record["distinct_texts"] = len({t.text for t in mix.told})
+    if not av.first():
+        return trainer, record
     if trainer.affine:
         scale, bias = (one.detach().cpu() for one in trainer.affine)
         save_file({"scale": scale, "bias": bias}, trainer.folder / AFFINE)
@@ -435,8 +440,13 @@ def main() -> None:
     parse.add_argument("--work", type=Path, default=Path("training-work"))
     parse.add_argument("--texts", type=Path)
     parse.add_argument("--passages", type=Path)
-    parse.add_argument("--arm", choices=list(ARMS), default="many-everything")
-    parse.add_argument("--model", choices=list(s.MANY_BLOCKS), help="read one model only")
+    parse.add_argument("--base", help="model that reads, where --sae do not name it as it is to be opened")
+    parse.add_argument("--sae", action="append", default=[], help="a dictionary of it; the first one's site is home")
+    parse.add_argument("--other-sae", action="append", default=[], help="one of another model, reached by a map")
+    parse.add_argument("--test-sae", action="append", default=[], help="one that is judged and not trained on")
+    parse.add_argument("--unseen", action="append", type=int, default=[], help="block that arm without-blocks lacks")
+    parse.add_argument("--arm", default="many-everything")
+    parse.add_argument("--model", help="read one model only")
     parse.add_argument("--share", default="1/1", help="K/N: every N-th part of saes, probes, records or windows")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -447,7 +457,8 @@ def main() -> None:
     parse.add_argument("--start", type=Path, help="an adapter that the reader of any arm goes on from")
     parse.add_argument("--sae-steps", type=int)
     parse.add_argument("--d-sae", type=int, help="latents of a dictionary, if not those of settings.py")
-    parse.add_argument("--av-batch", type=int)
+    parse.add_argument("--av-batch", type=int, help="rows of a step, over all processes")
+    parse.add_argument("--pieces", type=int, default=1, help="parts of a process's share of a step, one after another")
     parse.add_argument("--checks", type=int, default=600)
     parse.add_argument("--workers", type=int, default=1)
     parse.add_argument("--documents", type=int, help="use only so many documents (rehearsals)")
@@ -456,7 +467,9 @@ def main() -> None:
     if args.stage == "plan":
         plan(args)
         return
-    args.work.mkdir(parents=True, exist_ok=True)
+    args.setup = Setup.of(args)
+    if args.arm not in args.setup.arms():
+        raise SystemExit(f"--arm {args.arm}: none of {', '.join(args.setup.arms())}")
     STAGES[args.stage](args)
 
 

@@ -1,4 +1,4 @@
-"""What the stages of ``many.py`` left in the work folder, opened: documents, activations, SAEs, records, sites; arms.
+"""What the stages of ``many.py`` left in the work folder, opened: documents, activations, dictionaries, records, sites.
 
 In: the command's arguments (``work``, ``texts``, ``passages``, ``device``). Out: the parts that later stages and the
 judging of readers share.
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +22,19 @@ from safetensors.torch import load_file
 
 import corpus
 import latents as rules
+import sae
 import settings as s
 import sites
 import vectors
+from dragoman.dictionaries import open_dictionary
+from dragoman.models.encoding import DeviceEncoding
 from dragoman.store import read_jsonl
-from sites import PLACES, Place
+from setup import Listed
+from sites import Place
 
 START = time.time()
-BASE = "tiny-smollm2"  # the model that reads
-OWN = tuple(p for p in PLACES if p.model == BASE)
-OTHERS = tuple(p for p in PLACES if p.model != BASE)
-UNSEEN = tuple(Place(*p) for p in s.MANY_UNSEEN)
-SECOND = Place(*s.MANY_SECOND)
 WHY = ("not", "apart", "word", "topic", "beside")  # why a latent is not trained on; what is only beside is not judged
 APART, WORD, TOPIC, BESIDE = 1, 2, 3, 4
-ARMS: dict[str, tuple[tuple[Place, ...], tuple[str, ...]]] = {
-    **{f"activations-{p.block}": ((p,), ("activation",)) for p in OWN},
-    **{f"rows-{p.block}": ((p,), ("row",)) for p in OWN},
-    "affine": (OWN, ("row",)),
-    "many-activations": (OWN, ("activation",)),
-    "many-everything": (OWN, tuple(s.MANY_MIX)),
-    "without-blocks": (tuple(p for p in OWN if p not in UNSEEN), tuple(s.MANY_MIX)),
-    "without-model": (OWN, ("activation", "row", "direct")),
-    "as-packaged": ((), ()),  # not trained: the verbalizer that the others start from
-}
 
 
 def say(text: str) -> None:
@@ -84,14 +74,39 @@ def load_words(work: Path) -> rules.Words:
     return rules.Words(names=told["names"], **some, categories=told["categories"], topics=told["topics"])
 
 
-def sae_of(args: argparse.Namespace, name: str) -> dict[str, torch.Tensor]:
+def codes_of(args: argparse.Namespace, one: Listed, x: torch.Tensor) -> rules.Codes:
+    """Which latents of a dictionary fire at rows (n, d), on the device; of one that exists those of ``drawn``."""
+    if not one.ref:
+        tensors = sae_of(args, one)
+        return rules.Codes.of(lambda rows: sae.encode(tensors, rows), x, len(tensors["W_dec"]))
+    numbers, _ = drawn(one.ref, args.d_sae or s.MANY_D_SAE)
+    encoding = DeviceEncoding(open_dictionary(one.ref).need_encoder(), args.device)
+    columns = torch.as_tensor(numbers, device=args.device)
+    return rules.Codes.of(lambda rows: encoding.dense(rows.float(), columns), x, len(numbers))
+
+
+def w_dec_of(args: argparse.Namespace, one: Listed) -> torch.Tensor:
+    """(m, d) decoder rows of the latents that are used, on the device."""
+    if not one.ref:
+        return sae_of(args, one)["W_dec"]
+    return torch.as_tensor(drawn(one.ref, args.d_sae or s.MANY_D_SAE)[1], device=args.device)
+
+
+@cache
+def drawn(ref: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latents (m,) of a dictionary that exists and their rows (m, d): all with a direction, or ``most`` at random.
+
+    Correlations are taken of all pairs of all dictionaries, so 65,536 of each would be too many.
+    """
+    living = open_dictionary(ref).rows()
+    numbers = np.array([int(k) for k in living.ids], np.int64)
+    chosen = np.sort(np.random.default_rng(s.SEED).permutation(len(numbers))[:most])
+    return numbers[chosen], np.asarray(living.unit)[chosen]
+
+
+def sae_of(args: argparse.Namespace, one: Listed) -> dict[str, torch.Tensor]:
     """An SAE of the saes stage, float32 on the device."""
-    return {k: v.float().to(args.device) for k, v in load_file(args.work / f"sae-{name}.safetensors").items()}
-
-
-def dictionaries() -> list[tuple[str, Place]]:
-    """Names of all SAEs with their places, in the order of the components; the second one last."""
-    return [*((p.key, p) for p in PLACES), (f"{SECOND.key}-second", SECOND)]
+    return {k: v.float().to(args.device) for k, v in load_file(args.work / f"sae-{one.name}.safetensors").items()}
 
 
 def records_of(args: argparse.Namespace, name: str, half: str) -> dict[int, rules.Record]:
@@ -99,18 +114,18 @@ def records_of(args: argparse.Namespace, name: str, half: str) -> dict[int, rule
     return {r.latent: r for r in map(rules.Record.read, read_jsonl(args.work / f"records-{name}-{half}.jsonl.gz"))}
 
 
-def open_site(args: argparse.Namespace, name: str, place: Place, number: int) -> vectors.Site:
+def open_site(args: argparse.Namespace, one: Listed) -> vectors.Site:
     """A place with one of its dictionaries, all of it on the device."""
-    x = activations_of(args, place)
-    tensors, parts = sae_of(args, name), np.load(args.work / "components.npz")
+    x, parts = activations_of(args, one.place), np.load(args.work / "components.npz")
+    number = args.setup.number(one.name)
     return vectors.Site(
-        place=place,
-        statistics=sites.load_statistics(args.work, place),
+        place=one.place,
+        statistics=sites.load_statistics(args.work, one.place),
         x=x,
-        codes=rules.Codes.of(tensors, x),
-        w_dec=tensors["W_dec"],
-        a=records_of(args, name, "a"),
-        b=records_of(args, name, "b"),
+        codes=codes_of(args, one, x),
+        w_dec=w_dec_of(args, one),
+        a=records_of(args, one.name, "a"),
+        b=records_of(args, one.name, "b"),
         why=parts["why"][parts["starts"][number] : parts["starts"][number + 1]],
     )
 

@@ -7,6 +7,7 @@ of every site there, bfloat16; of each site its statistics and its SAE. One pass
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Place:
     @property
     def key(self) -> str:
         """In names of files."""
-        return f"{self.model}-{self.block}"
+        return f"{of_model(self.model)}-{self.block}"
 
     @property
     def said(self) -> str:
@@ -45,7 +46,9 @@ class Place:
         return f"block {self.block} of {NAMES.get(self.model, self.model)}"
 
 
-PLACES = tuple(Place(m, b) for m, blocks in s.MANY_BLOCKS.items() for b in blocks)
+def of_model(ref: str) -> str:
+    """A model's reference in names of files."""
+    return re.sub(r"[^\w.-]+", "--", ref.strip("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,10 @@ class Statistics:
         return angle.cos() * around + angle.sin() * rows
 
 
-def encoded(documents: Sequence[Document]) -> dict[str, Encoded]:
-    """The texts as either model's tokens: a second or two a thousand, so it is done once."""
+def encoded(documents: Sequence[Document], models: Sequence[str]) -> dict[str, Encoded]:
+    """The texts as each model's tokens: a second or two a thousand, so it is done once."""
     texts = [d.text for d in documents]
-    return {ref: encoded_whole(load_tokenizer(ref), texts) for ref in s.MANY_BLOCKS}
+    return {ref: encoded_whole(load_tokenizer(ref), texts) for ref in models}
 
 
 def positions(
@@ -105,21 +108,19 @@ def positions(
 
 @torch.inference_mode()
 def read(
-    ref: str, encoded: Encoded, owner: np.ndarray, end: np.ndarray, device: str, batch: int
+    ref: str, blocks: Sequence[int], encoded: Encoded, owner: np.ndarray, end: np.ndarray, device: str, batch: int
 ) -> dict[Place, torch.Tensor]:
     """Activations (n, d) bfloat16 of every block asked for at the positions; NaN where a text was cut before one."""
-    model, tokenizer = load_model(ref, dtype="bfloat16", device=device, upto=max(s.MANY_BLOCKS[ref]))
+    model, tokenizer = load_model(ref, dtype="bfloat16", device=device, upto=max(blocks))
     keys = owner * _SPAN + end
     wanted = set(owner.tolist())
     caught: dict[int, torch.Tensor] = {}
     handles = [
         decoder_blocks(model)[b].register_forward_hook(lambda _m, _a, o, b=b: caught.__setitem__(b, hidden_of(o)))
-        for b in s.MANY_BLOCKS[ref]
+        for b in blocks
     ]
     width = int(model.get_input_embeddings().weight.shape[1])
-    out = {
-        b: torch.full((len(keys), width), torch.nan, dtype=torch.bfloat16, device=device) for b in s.MANY_BLOCKS[ref]
-    }
+    out = {b: torch.full((len(keys), width), torch.nan, dtype=torch.bfloat16, device=device) for b in blocks}
     order = [i for i in shortest_first(encoded) if i in wanted]
     pad: Any = tokenizer.pad_token_id or 0
     for start in range(0, len(order), batch):
