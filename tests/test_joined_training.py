@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 import av
+import size
+from small_world import World
 
 ROWS = torch.Generator().manual_seed(3)
 X, Y = torch.randn(8, 3, generator=ROWS), torch.randn(8, 2, generator=ROWS)
@@ -54,3 +57,15 @@ def test_two_processes_and_parts_learn_what_one_learns(tmp_path: Path) -> None:
     assert [process.exitcode for process in both] == [0, 0]
     for rank in (0, 1):
         assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone, atol=1e-6)
+
+
+def test_what_a_step_takes_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--base", str(world.source.model), "--av-batch", "4", "--pieces", "2", "--steps", "1", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["size.py", *words, "--block", "0", "--vectors", "3600"])
+    size.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told["processes"] == 1 and told["batch"] == 4 and 0 < told["learnt"] < told["parameters"]
+    assert told["rows_per_s"] == pytest.approx(4 / told["step_s"], rel=0.01)
+    assert told["hours"] == pytest.approx(1 / told["rows_per_s"], rel=0.01)

@@ -1,4 +1,4 @@
-"""Which dictionaries a reader of many sites is made of: the pair's, or those that a command names and a folder keeps."""
+"""Which dictionaries a reader of many sites is made of: the pair's, or those that a command names; kept in a folder."""
 
 from __future__ import annotations
 
