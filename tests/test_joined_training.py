@@ -59,6 +59,7 @@ def test_two_processes_and_parts_learn_what_one_learns(tmp_path: Path) -> None:
         assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks an older transformers
 def test_what_a_step_takes_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
