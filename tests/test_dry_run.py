@@ -207,6 +207,13 @@ def test_the_embedded_pair_is_told_before_it_is_converted(tmp_path: Path, monkey
     assert found.target == str(Site("tiny-gemma", 12)) and found.texts == 1000
     assert found.written_bytes > 8e8 and any("tokens are letters" in one for one in found.unknown)
     assert found.conditions == {"fires": 32, "writes": 32} and found.decoded_by == "measured mean"
+    # Of other texts the packaged table tells how often each fires in so many tokens: 2 of 16 were found in such 300.
+    own = Texts.of(Texts().sentences[:300])
+    found = dry_run(
+        open_dictionary("tiny-sae"), by="tiny-gemma-av", out=tmp_path / "run", features=Asked.parse("0-15"), texts=own
+    )
+    assert found.conditions == {"fires": 2, "writes": 16}
+    assert found.decoded_by == "measured mean, firing as in other texts"
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
     for name in tiny.MODELS:
         assert model_needs(name, constants()["pair"]).parameters

@@ -32,7 +32,10 @@ def show_forecast(found: Forecast) -> None:
     put(f"to read: {f'{found.texts} texts, {read} tokens' if found.texts else 'nothing'}")
     parts = ", ".join(f"{name} {count}" for name, count in found.conditions.items())
     most = "at most " if found.decoded_by == "the most" else "about "
-    rare = "; fewer where features fire too rarely to be read" if found.decoded_by.endswith("fire") else ""
+    rare = {
+        "measured mean if all fire": "; fewer where features fire too rarely to be read",
+        "measured mean, firing as in other texts": "; if features fire as often as in the texts they were counted in",
+    }.get(found.decoded_by, "")
     put(f"to say: {parts}, {found.samples} each; {most}{found.decoded_tokens} tokens{rare}")
     time = "not known" if found.seconds is None else f"about {duration(found.seconds)} (measured on {found.machine})"
     put(f"time: {time}; less where the cache holds what was read before")

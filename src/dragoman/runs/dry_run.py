@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dragoman.core import Refusal, Site, refuse_other_site
 from dragoman.dictionaries import Asked, Dictionary
-from dragoman.dictionaries.beside import TABLE
+from dragoman.dictionaries.beside import BACKGROUND, TABLE
 from dragoman.maps import Crossing, DirectTable
 from dragoman.maps.crossing import refuse_far
 from dragoman.maps.direct import FLOOR
@@ -22,6 +25,7 @@ from dragoman.models.asked import check_device_word
 from dragoman.models.needs import ModelNeeds, VerbalizerNeeds, folder_here, verbalizer_needs
 from dragoman.models.sizes import check_place
 from dragoman.runs.forecast import (
+    DecodedBy,
     Forecast,
     ModelForecast,
     Sizes,
@@ -38,6 +42,7 @@ from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.options import Options
 from dragoman.runs.order import COMFORT, ROWS, Planned, planned, readers
 from dragoman.runs.texts import Texts
+from dragoman.store.arrays import load_background
 from dragoman.store.outputs import check_run
 
 _SAMPLED = 200  # texts whose tokens are counted
@@ -79,14 +84,17 @@ def dry_run(
     if through is None:
         how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": native is not None}
         texts.refuse_few(source, target, counted=beside is not None, **how)
+    given = [] if through is not None else _given(texts, options, alike, beside is not None, second is not None)
+    read = readers(source, target, pair) if given else []
+    tokens, guessed = _tokens(read, given)
     table = through.direct if through is not None else None if beside is None else DirectTable.load(beside / TABLE)
+    elsewhere = dictionary.direct_folder(target) if table is None and through is None and read else None
+    if elsewhere is not None:
+        table = _as_often(elsewhere, tokens[read[-1].ref])
     conditions = _conditions(dictionary, options, table, ids, count, alike=alike, fitted=through)
     known = "fires" not in conditions or (table is not None and ids is not None)
     if second is not None:
         conditions = {"native": count, **conditions}
-    given = [] if through is not None else _given(texts, options, alike, beside is not None, second is not None)
-    read = readers(source, target, pair) if given else []
-    tokens, guessed = _tokens(read, given)
     models = _models(first, second, by, native, read, dtype)
     sizes = Sizes(
         p=dictionary.d_model,
@@ -126,7 +134,7 @@ def dry_run(
         models=models,
         read_tokens=tokens,
         decoded_tokens=sum(said.values()),
-        decoded_by="the most" if not by_mean else "measured mean" if known else "measured mean if all fire",
+        decoded_by=_decoded_by(by_mean, known, elsewhere is not None),
         fetched_bytes=None if None in fetched else sum(one or 0 for one in fetched) + _rows_bytes(dictionary, sizes),
         written_bytes=_written(sizes, conditions, options.samples) + sum(one.written for one in [*sizes.held, *read]),
         free_bytes=shutil.disk_usage(_there(out)).free,
@@ -153,6 +161,20 @@ def _refuse_early(
         through.refuse_others(None, target)
     check_run(out)
     refuse_another(out, {"source": str(source), "target": str(target), "settings": options.settings})
+
+
+def _as_often(lying: Path, tokens: int) -> DirectTable:
+    """What lies beside a dictionary was counted on other texts; of so many tokens each feature fires as often."""
+    table, counted = DirectTable.load(lying / TABLE), load_background(lying / BACKGROUND).n
+    return replace(table, n_eff=table.n_eff * np.float32(tokens / max(1, counted)))
+
+
+def _decoded_by(by_mean: bool, known: bool, elsewhere: bool) -> DecodedBy:
+    if not by_mean:
+        return "the most"
+    if not known:
+        return "measured mean if all fire"
+    return "measured mean, firing as in other texts" if elsewhere else "measured mean"
 
 
 def _given(texts: Texts, options: Options, alike: bool, beside: bool, native: bool) -> list[str]:
@@ -182,7 +204,7 @@ def _conditions(
     alike: bool,
     fitted: Crossing | None,
 ) -> dict[str, int]:
-    """Features by condition; those that fire too rarely for "fires" are left out where a table that is there tells."""
+    """Features by condition; those that fire too rarely for "fires" are left out where a table tells."""
     if alike or options.route is not None:
         return {options.route or "identity": count}
     counted = (

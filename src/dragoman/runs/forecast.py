@@ -28,6 +28,7 @@ from dragoman.models.needs import ModelNeeds
 from dragoman.records import Record
 
 Order = Literal["at once", "one at a time"]  # of opening models, see ``runs.order``
+DecodedBy = Literal["measured mean", "measured mean, firing as in other texts", "measured mean if all fire", "the most"]
 _SINGLE, _DOUBLE = 4, 8  # bytes of a number
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BATCH, _LONGEST = 32, 256  # texts read together, tokens of one that are read
@@ -56,8 +57,9 @@ class Forecast(Record):
     """What a run will take; None where something is not known, which ``unknown`` says.
 
     ``features``, ``texts``: how many. ``conditions``: features by condition, at most. ``read_tokens``: by model.
-    ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, by that if all features
-    fire often enough to have the reading "fires", which reading alone tells, or the most there can be.
+    ``decoded_tokens``: of all explanations, ``decoded_by``: by the verbalizer's measured mean, by that if features
+    fire as often as in the texts of a table that lies beside the dictionary, by that if all fire often enough to have
+    the reading "fires", which reading alone tells, or the most there can be.
     ``fetched_bytes``: from the hub. ``written_bytes``: on the disk, of ``free_bytes`` there. ``host_bytes``,
     ``gpu_bytes``: memory at the peak, in the step ``peak_step``, models opened in this ``order``. ``seconds``: from
     constants of ``machine``.
@@ -74,7 +76,7 @@ class Forecast(Record):
     models: tuple[ModelForecast, ...]
     read_tokens: dict[str, int]
     decoded_tokens: int
-    decoded_by: Literal["measured mean", "measured mean if all fire", "the most"]
+    decoded_by: DecodedBy
     fetched_bytes: int | None
     written_bytes: int
     free_bytes: int

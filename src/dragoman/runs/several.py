@@ -327,7 +327,7 @@ def together(found: Sequence[Forecast]) -> Forecast:
             models[key] = each.model_copy(update={"bytes": size})
     most = max(found, key=lambda one: one.host_bytes or 0)
     fetched, seconds = [one.fetched_bytes for one in found], [one.seconds for one in found]
-    worst = ("the most", "measured mean if all fire", "measured mean")
+    worst = ("the most", "measured mean if all fire", "measured mean, firing as in other texts", "measured mean")
     return most.model_copy(
         update={
             "source": f"{sites[0].model}:{','.join(str(site.block) for site in sites)}",
