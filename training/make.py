@@ -408,19 +408,20 @@ def texts_stage(args: argparse.Namespace, documents: list[corpus.Document]) -> N
 
 
 def direct_stage(args: argparse.Namespace) -> None:
-    """The direct route's table and background over the packed texts, as ``dragoman demo --from-scratch`` makes them."""
+    """The direct route's tables and backgrounds over the packed texts, both ways."""
     texts = [row["text"] for row in read_jsonl(args.out / "documents.jsonl.gz") if row["split"] == "direct"]
     readers = [
         Reader.open(Site(ref, block), dtype="bfloat16", device=args.device)
         for ref, block in (MODELS["smollm2-av"], MODELS["gemma-av"])
     ]
-    encoder = open_dictionary(args.out / "sae").need_encoder()
-    stats, background, _ = direct_statistics(*readers, encoder, texts)
-    beside = args.out / "sae" / "direct" / "tiny-gemma-12"
-    beside.mkdir(parents=True, exist_ok=True)
-    stats.table().save(beside / "direct.safetensors")
-    save_background(background, beside / "background.safetensors")
-    say(f"direct route: {len(texts)} texts, {background.n} pairs, spread {background.spread:.3f}")
+    for name, (source, target) in {"sae": readers, "gemma-sae": readers[::-1]}.items():
+        encoder = open_dictionary(args.out / name).need_encoder()
+        stats, background, _ = direct_statistics(source, target, encoder, texts)
+        beside = args.out / name / "direct" / f"{target.site.model}-{target.site.block}"
+        beside.mkdir(parents=True, exist_ok=True)
+        stats.table().save(beside / "direct.safetensors")
+        save_background(background, beside / "background.safetensors")
+        say(f"direct route of {name}: {len(texts)} texts, {background.n} pairs, spread {background.spread:.3f}")
 
 
 def side_by_side(stages: list[str], device: str) -> None:
