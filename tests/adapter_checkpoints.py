@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from saved_once import adapter_saved_once
+from saved_once import adapter_saved_once, opened_once
 from tiny_checkpoints import model_of, save_checkpoint, sidecar_of, write_sidecar
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -39,7 +39,7 @@ def save_peft(folder: Path, family: str, base: Path, *, size: float = 0.05, **to
     def save(to: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns of tied embeddings: that is what is tried here
-            adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**told))
+            adapted: Any = get_peft_model(opened_once(base), LoraConfig(**told))
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 for name, weight in adapted.named_parameters():
@@ -65,7 +65,7 @@ def peft_logits(base: Path, adapter: Path, ids: Any, slot: int, at_slot: torch.T
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        net: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+        net: Any = PeftModel.from_pretrained(opened_once(base), str(adapter)).eval()
     rows = net.get_base_model().get_input_embeddings()(torch.tensor([list(ids)])).repeat(len(at_slot), 1, 1)
     rows[:, slot] = at_slot
     return net(inputs_embeds=rows).logits[:, -1]

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,15 @@ def _others_are_no_garbage() -> None:
     """Nor in what the files before have imported or hold: whoever closes a model looks for garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folders_are_there_too(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Those that the code under test makes, a browser's and all other children's: their files are synced alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)  # found again when it is asked for
+        yield
 
 
 @pytest.fixture

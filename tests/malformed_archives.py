@@ -9,6 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,9 @@ def npz_member_declared_huge(folder: Path) -> Path:
     return written(folder / "v.npz", bytes(content))
 
 
-def bomb_of(count: int, *, claimed: int | None = None) -> bytes:
-    """A packed array of zeros, written without holding them; ``claimed``: packed bytes that the directory says."""
+@cache
+def zeros_of(count: int) -> bytes:
+    """A packed array of zeros, written without holding them."""
     out = io.BytesIO()
     with (
         zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -115,7 +117,12 @@ def bomb_of(count: int, *, claimed: int | None = None) -> bytes:
         file.write(npy(described(shape=f"({count >> 10}, 1024)").ljust(117)))
         for _ in range(count >> 20):
             file.write(bytes(4 << 20))
-    content = bytearray(out.getvalue())
+    return out.getvalue()
+
+
+def bomb_of(count: int, *, claimed: int | None = None) -> bytes:
+    """Such an array; ``claimed``: packed bytes that the directory says."""
+    content = bytearray(zeros_of(count))
     if claimed is not None:
         put(content, DIRECTORY, 20, struct.pack("<I", claimed))
     return bytes(content)

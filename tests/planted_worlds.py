@@ -1,8 +1,10 @@
 """Small worlds whose truth is known: paired rows made from planted features or a planted map."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from dragoman.core import Directions, Site
 from dragoman.maps.direct import FiringSums, add_by_fold
@@ -47,21 +49,26 @@ def unit(array):
 
 @dataclass
 class SparseWorld:
-    """x = f @ source + noise, y = f @ target + a large mean; f sparse and non-negative; document = 20 rows."""
+    """x = fired @ source + noise, y = fired @ target + a large mean; fired non-negative; document = 20 rows."""
 
-    f: np.ndarray
+    fired: csr_array
     x: np.ndarray
     y: np.ndarray
     documents: np.ndarray
     source: np.ndarray
     target: np.ndarray
 
+    @cached_property
+    def f(self):
+        """What fired, written out (n, m)."""
+        return self.fired.toarray()
+
 
 def sums_by_fold(site, m, width, world=None, folds=5):
     """Direct sums of ``m`` features by fold of documents, of a world's rows if there is one."""
     found = [FiringSums(site, range(m), width) for _ in range(folds)]
     if world is not None:
-        add_by_fold(found, world.f, world.y, world.documents)
+        add_by_fold(found, world.fired, world.y, world.documents)
     return found
 
 
@@ -70,8 +77,8 @@ def sparse_world(*, n=20_000, p=64, q=96, m=192, rate=0.03, rates=None, source=N
     source = unit(rng.normal(size=(m, p))) if source is None else source
     target = unit(rng.normal(size=(m, q)))
     rates = np.full(m, rate) if rates is None else rates
-    f = (rng.random((n, m)) < rates).astype(float)
-    f[f > 0] = rng.lognormal(0.0, 0.3, size=int(f.sum()))
-    x = f @ source + noise * rng.normal(size=(n, p)) / np.sqrt(p) + 1.0
-    y = f @ target + noise * rng.normal(size=(n, q)) / np.sqrt(q) + 3.0
-    return SparseWorld(f, x, y, np.arange(n) // 20, source, target)
+    places = np.nonzero(rng.random((n, m)) < rates)
+    fired = csr_array((rng.lognormal(0.0, 0.3, size=len(places[0])), places), shape=(n, m))
+    x = fired @ source + noise * rng.normal(size=(n, p)) / np.sqrt(p) + 1.0
+    y = fired @ target + noise * rng.normal(size=(n, q)) / np.sqrt(q) + 3.0
+    return SparseWorld(fired, x, y, np.arange(n) // 20, source, target)

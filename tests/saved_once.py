@@ -9,12 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
 
 import torch
+from transformers import AutoModelForCausalLM
 
 _made: dict[Hashable, dict[str, bytes]] = {}
+_opened: dict[bytes, Any] = {}
 
 
 def saved_once(folder: Path, key: Hashable, save: Callable[[Path], object]) -> Path:
@@ -32,13 +37,29 @@ def saved_once(folder: Path, key: Hashable, save: Callable[[Path], object]) -> P
     return folder
 
 
-def adapter_saved_once(folder: Path, key: Hashable, base: Path, save: Callable[[Path], object]) -> Path:
-    """An adapter as PEFT saves it, on a base of these bytes, wherever that lies; without a page about it."""
+def opened_once(base: Path) -> Any:
+    """A copy of the model in a folder, as transformers opens it; of the same bytes it is opened once a worker."""
+    digest = _digest(base)
+    if digest not in _opened:
+        _opened[digest] = AutoModelForCausalLM.from_pretrained(base)
+    net = deepcopy(_opened[digest])
+    net.name_or_path = net.config._name_or_path = str(base)  # the folder it was opened from may be gone
+    return net
+
+
+def _digest(base: Path) -> bytes:
     sha = hashlib.sha256((base / "config.json").read_bytes())
     for path in sorted(base.glob("*.safetensors")):
         sha.update(path.read_bytes())
-    saved_once(folder, (key, sha.digest()), save)
-    (folder / "README.md").unlink()
+    return sha.digest()
+
+
+def adapter_saved_once(folder: Path, key: Hashable, base: Path, save: Callable[[Path], object]) -> Path:
+    """An adapter as PEFT saves it, on a base of these bytes, wherever that lies; without a page about it."""
+    from peft import PeftModel
+
+    with mock.patch.object(PeftModel, "create_or_update_model_card"):  # its page takes a third of the time
+        saved_once(folder, (key, _digest(base)), save)
     settings = folder / "adapter_config.json"
     told = json.loads(settings.read_bytes()) | {"base_model_name_or_path": str(base)}
     settings.write_text(json.dumps(told, indent=2, sort_keys=True))

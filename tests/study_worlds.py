@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from dragoman.core import Directions
 from dragoman.store import RunFolder
@@ -49,7 +48,7 @@ def tokens_of(
         ends=np.arange(len(world.documents)),
         x={block: rows.astype(np.float32) for block, rows in {SOURCE.block: world.x, **(x or {})}.items()},
         y={block: rows.astype(np.float32) for block, rows in {TARGET.block: world.y, **(y or {})}.items()},
-        fired=csr_array(world.f),
+        fired=world.fired,
         left_out=0,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,6 +23,14 @@ KEYS = {"n", "ece", "ece_floor", "ece_above_floor", "auroc", "nulls_confident", 
         "accuracy_at_80", "accuracy_at_100", "best_single", "sure_topics_of_topicless"}  # fmt: skip
 
 
+@cache
+def planted_work(number: int) -> tuple[Any, Any]:
+    """What is watched in a planted world, and the verdicts on its texts."""
+    texts, watched = world(number, latents=120)
+    embedder = CachedEmbedder(LexicalEmbedder(width=256))
+    return watched, verdicts(texts, watched, embedder, dealt=1, seed=0, talk=Talk())
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with planted worlds of 120 latents in place of what it reads."""
@@ -30,13 +39,11 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "bench_calibrate", module)
     spec.loader.exec_module(module)
-    embedder = CachedEmbedder(LexicalEmbedder(width=256))
     made: dict[str, Any] = {}
 
     def planted(dictionary: str, *_: Any) -> Any:
         if dictionary not in made:
-            texts, watched = world(len(made), latents=120)
-            found = verdicts(texts, watched, embedder, dealt=1, seed=0, talk=Talk())
+            watched, found = planted_work(len(made))
             inputs = SimpleNamespace(watched=watched)
             identity = another(IDENTITY, dictionary=dictionary)
             made[dictionary] = SimpleNamespace(inputs=inputs, verdicts=found, identity=identity, texts="texts")

@@ -26,7 +26,7 @@ from dragoman.store.remote import RemoteFile
 from odd_server import head, odd_server
 from reading import read_directions
 
-SOON = Bounds(silent=2.0, grace=0.5, pace=1 << 20)
+SOON = Bounds(silent=2.0, grace=0.15, pace=1 << 20)
 REF = parse("np:gemma-2-2b/20-gemmascope-res-16k")
 SHA = "a" * 40
 PART = head("206 Partial Content", Content_Range="bytes 0-999/1000", Content_Length="1000")

@@ -27,7 +27,7 @@ def first_card(world):
     stream.add(world.x, world.y, world.documents)
     folded = stream.finish()
     direct = sums_by_fold(TARGET, 192, 96, world)
-    every = FiringSums(TARGET, range(192), 96).add(world.f, world.y, world.documents)
+    every = FiringSums(TARGET, range(192), 96).add(world.fired, world.y, world.documents)
     d = at_source(world.source)
     penalty = choose_penalty(folded, Calibration(directions=d, direct=direct), grid=np.logspace(-6, 1, 8))
     bridge = fit_map(folded, SOURCE, TARGET, penalty=penalty)
@@ -50,7 +50,7 @@ def test_18_where_no_feature_overlaps_every_route_is_right(per_dimension, mean_d
     world = sparse_world(m=64, n=64 * per_dimension, source=np.eye(64), noise=0.0)
     m = Moments.of(world.x, world.y)
     bridge = fit_ridge(m, SOURCE, TARGET, relative_lambda(m, 1e-9))
-    both = FiringSums(TARGET, range(64), 96, pairs=True).add(world.f, world.y, world.documents)
+    both = FiringSums(TARGET, range(64), 96, pairs=True).add(world.fired, world.y, world.documents)
     direct = both.table()
     cards = make_cards(at_source(world.source), bridge, m, direct)
     assert min(card.margin for card in cards) > 0.5

@@ -202,7 +202,7 @@ INSULIN = [
 
 @pytest.mark.usefixtures("pair_tokenizers")
 def test_the_packaged_source_finds_windows_of_a_subject_likelier_behind_that_subject():
-    judge = Judge.open("tiny-smollm2")
+    judge = Judge.open("tiny-smollm2", dtype="bfloat16")
     found = judge.surprise(["about bricklaying", "about diabetes treatment"], [BRICKS + INSULIN] * 2)
     means = np.array([[values.mean() for values in some] for some in found])
     assert (means[0] - means[1])[:3].min() > 0 > (means[0] - means[1])[3:].max()

@@ -17,7 +17,6 @@ import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoModelForCausalLM,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
@@ -34,7 +33,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from saved_once import adapter_saved_once, saved_once
+from saved_once import adapter_saved_once, opened_once, saved_once
 
 FAMILIES = ("qwen2", "llama", "gemma3")
 ALL_FAMILIES = (*FAMILIES, "qwen3", "gemma3_wrapped", "mistral")
@@ -291,7 +290,7 @@ def save_adapter(
     def save(to: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
-            adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+            adapted: Any = get_peft_model(opened_once(base), config)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in adapted.named_parameters():

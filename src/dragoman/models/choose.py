@@ -8,7 +8,7 @@ ends rows by them too, and draws by its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,9 +106,10 @@ class Ending:
         """
         self._tokenizer = tokenizer
         self.closing = (CLOSE, *closing)
-        self.stops = _stops(net, tokenizer, what)
-        marks = [form for text in self.closing for form in _forms(text[-1])]
-        self.closers = {i for word, i in tokenizer.get_vocab().items() if any(mark in word for mark in marks)}
+        vocabulary = tokenizer.get_vocab()  # a large one takes a quarter of a second
+        self.stops = _stops(net, tokenizer, vocabulary, what)
+        marks = {form for text in self.closing for form in _forms(text[-1])}
+        self.closers = {i for mark in marks for word, i in vocabulary.items() if mark in word}
 
     def text(self, ids: list[int]) -> str:
         """What ids say, special tokens too."""
@@ -137,7 +138,7 @@ def _forms(character: str) -> list[str]:
     return [character, f"<0x{ord(character):02X}>", *shifted]
 
 
-def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
+def _stops(net: Any, tokenizer: Any, vocabulary: Mapping[str, int], what: str) -> set[int]:
     """Every id that ends a text or a turn, by generation settings, configuration, tokenizer and the families' words."""
     config = getattr(net.config, "text_config", None) or net.config
     stated = {
@@ -153,5 +154,4 @@ def _stops(net: Any, tokenizer: Any, what: str) -> set[int]:
                 raise Refusal(what, f"its eos_token_id in {where} is {shown(repr(said))}, not a token's number", AGAIN)
             found.add(one)
     # Base models name only the end of a document, yet a verbalizer made from one ends its turn.
-    words = tokenizer.get_vocab()
-    return found | {words[word] for word in _TURN_ENDS if word in words}
+    return found | {vocabulary[word] for word in _TURN_ENDS if word in vocabulary}

@@ -109,15 +109,16 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any]) -> float:
         positive: scores (m,) of what should score high.
         negative: scores (n,) of what should score low.
     """
-    from scipy.stats import rankdata
-
     m, n = len(positive), len(negative)
     if not m or not n:
         raise Refusal(
             f"an AUROC of {m} against {n}", "one of the two kinds has no members", "give at least one of each"
         )
-    ranks = rankdata(np.concatenate([positive, negative]))
-    return float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
+    lower = np.sort(negative)
+    if np.isnan(lower[-1]) or np.isnan(positive).any():
+        return float("nan")
+    below = sum(int(np.searchsorted(lower, positive, side=side).sum()) for side in ("left", "right"))
+    return below / 2 / (m * n)
 
 
 def auroc_interval(value: float, m: int, n: int) -> tuple[float, float]:

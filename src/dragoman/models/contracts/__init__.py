@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dragoman.core import Refusal
@@ -25,7 +26,13 @@ _NOT_CONTRACTS = ("base",)
 
 def contract_names() -> tuple[str, ...]:
     """Names of all contracts, sorted; loads none of them."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return _names_in(tuple(__path__))
+
+
+@cache
+def _names_in(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Every opening of a checkpoint asks for each name some ten times: the folders are listed once."""
+    found = (module.name for module in pkgutil.iter_modules(folders))
     return tuple(sorted(name.replace("_", "-") for name in found if name not in _NOT_CONTRACTS))
 
 
