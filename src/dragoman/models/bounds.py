@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ _TEXTS = (
 )
 
 _tried: set[str] = set()  # digests of those that held
-_sizes: dict[tuple[str, str], int] = {}  # numbers of models that were built, by class and content of config.json
+_built: dict[tuple[str, str], WithoutNumbers] = {}
 
 
 def quantised(config: Mapping[str, Any]) -> bool:
@@ -108,8 +109,11 @@ def refuse_counts(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, 
             raise Refusal(f"{folder / CONFIG}", f"its {shown(name)} is {shown(value)}{held}", AGAIN)
 
 
-def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Build the model without its numbers, and refuse one far larger than what is stored."""
+def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """Build the model without its numbers, and refuse one far larger than what is stored.
+
+    Returns its configuration as transformers has it: reading that takes milliseconds, so it is read once a model.
+    """
     path = folder / CONFIG
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping) and _has_encoder(part):
@@ -119,21 +123,36 @@ def refuse_size(folder: Path, auto: Any, config: Mapping[str, Any], shapes: Mapp
         told = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if told.is_encoder_decoder:
             _refuse_encoder(path, told.model_type)
-        asked = _numbers(auto, told, config)
+        asked = without_numbers(auto, told, config).count
     held = sum(math.prod(shape) for shape in shapes.values())
     if asked > held * (_TIMES_QUANTISED if quantised(config) else _TIMES) + _MORE:
         why = f"the model it tells of has {asked} numbers, and {held} are stored beside it"
         raise Refusal(f"{path}", why, "use the config.json and weights of one checkpoint")
+    return told
 
 
-def _numbers(auto: Any, told: Any, config: Mapping[str, Any]) -> int:
-    """How many numbers the model of a configuration has; a file's content is built once a process."""
+@dataclass(frozen=True, slots=True)
+class WithoutNumbers:
+    """Of a model that is built without its numbers: how many it has, shapes by name, shape of its output layer."""
+
+    count: int
+    shapes: Mapping[str, tuple[int, ...]]
+    head: tuple[int, ...] | None
+
+
+def without_numbers(auto: Any, told: Any, config: Mapping[str, Any]) -> WithoutNumbers:
+    """What a configuration tells of, by a class of transformers; a file's content is built once a process."""
     key = auto.__name__, json.dumps(config)
-    if key not in _sizes:
+    if key not in _built:
         with torch.device("meta"):
             net: Any = auto.from_config(told, trust_remote_code=False)
-        _sizes[key] = sum(part.numel() for part in (*net.parameters(), *net.buffers()))
-    return _sizes[key]
+        head = net.get_output_embeddings() if hasattr(net, "get_output_embeddings") else None
+        _built[key] = WithoutNumbers(
+            count=sum(part.numel() for part in (*net.parameters(), *net.buffers())),
+            shapes={name: tuple(tensor.shape) for name, tensor in net.state_dict().items()},
+            head=None if head is None else tuple(head.weight.shape),
+        )
+    return _built[key]
 
 
 def _refuse_encoder(path: Path, kind: object) -> None:

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from dragoman.models.bounds import quantised, quietly
+from dragoman.models.bounds import quantised, quietly, without_numbers
 from dragoman.models.sizes import HEAD, place_of, readable_in_part
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def first_blocks(folder: Path, stated: Mapping[str, Any], shapes: Shapes, block: int) -> tuple[Any, int] | None:
+def first_blocks(told: Any, stated: Mapping[str, Any], shapes: Shapes, block: int) -> tuple[Any, int] | None:
     """A configuration of blocks 0 to ``block``, and how many the whole model has; None as the module says.
 
     Args:
-        folder: that the checks of ``load.open_weights`` have let pass.
+        told: transformers' configuration of a folder that the checks of ``load.open_weights`` have let pass.
         stated: its config.json.
         shapes: of all stored tensors.
         block: the last that is wanted.
     """
-    with quietly():
-        told: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     text = told.get_text_config()
     count = getattr(text, "num_hidden_layers", None)
     if (
@@ -41,7 +37,7 @@ def first_blocks(folder: Path, stated: Mapping[str, Any], shapes: Shapes, block:
         or block + 1 >= count
     ):
         return None
-    if not _whole(told, text, shapes):
+    if not _whole(told, text, stated, shapes):
         return None
     cut = copy.deepcopy(told)
     shorter = cut.get_text_config()
@@ -52,14 +48,13 @@ def first_blocks(folder: Path, stated: Mapping[str, Any], shapes: Shapes, block:
     return cut, count
 
 
-def _whole(told: Any, text: Any, shapes: Shapes) -> bool:
+def _whole(told: Any, text: Any, stated: Mapping[str, Any], shapes: Shapes) -> bool:
     """Whether the stored blocks are those of the whole model, tensor by tensor, and its output layer is there."""
-    with quietly(), torch.device("meta"):
-        net: Any = AutoModelForCausalLM.from_config(told, trust_remote_code=False)
-    wanted = _of_blocks({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()})
+    with quietly():
+        whole = without_numbers(AutoModelForCausalLM, told, stated)
     tied = bool(getattr(told, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
     heads = [tuple(shape) for name, shape in shapes.items() if HEAD.search(name)]
-    return _of_blocks(shapes) == wanted and (tied or heads == [tuple(net.get_output_embeddings().weight.shape)])
+    return _of_blocks(shapes) == _of_blocks(whole.shapes) and (tied or heads == [whole.head])
 
 
 def _of_blocks(shapes: Shapes) -> dict[tuple[int, str], tuple[int, ...]]:

@@ -89,12 +89,12 @@ def load_model(
 
 def _first_alone(folder: Path, kind: torch.dtype, what: str, device: str, upto: int) -> Any:
     """Blocks 0 to ``upto`` without output layer; None where anything is odd: the whole model tells what it is."""
-    config, shapes = _looked_at(AutoModelForCausalLM, folder, what)
-    found = first_blocks(folder, config, shapes, upto)
+    config, shapes, told = _looked_at(AutoModelForCausalLM, folder, what)
+    found = first_blocks(told, config, shapes, upto)
     if found is None:
         return None
     shorter, count = found
-    net, report = _loaded(AutoModel, folder, kind, what, device, config, shorter=shorter)
+    net, report = _loaded(AutoModel, folder, kind, what, device, config, shorter)
     lost = [k for k in report["unexpected_keys"] if (place := place_of(k)) and not upto < place[0] < count]
     if report["missing_keys"] or report["mismatched_keys"] or lost:
         return None
@@ -164,8 +164,8 @@ def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str, device: 
         Refusal: the folder's files are not what they should be (`folder`), its config.json tells of a model of another
             size (`bounds`), transformers cannot load it, whatever it raises, or the device has no room for it.
     """
-    config, _ = _looked_at(auto, folder, what)
-    net, report = _loaded(auto, folder, kind, what, device, config)
+    config, _, told = _looked_at(auto, folder, what)
+    net, report = _loaded(auto, folder, kind, what, device, config, told)
     odd = sorted(report["mismatched_keys"], key=str)
     if odd:
         name, stored, wanted = odd[0]
@@ -178,26 +178,25 @@ def open_weights(auto: Any, folder: Path, kind: torch.dtype, what: str, device: 
     return net, report
 
 
-def _looked_at(auto: Any, folder: Path, what: str) -> tuple[Mapping[str, Any], Shapes]:
-    """A folder's config.json and the shapes of its weights, when nothing about them forbids opening it."""
+def _looked_at(auto: Any, folder: Path, what: str) -> tuple[Mapping[str, Any], Shapes, Any]:
+    """A folder's config.json, shapes of its weights, transformers' configuration; when nothing forbids opening it."""
     check_folder(folder, what)
     if is_adapter(folder):
         raise Refusal(what, f"{folder} holds an adapter, not a whole model", "merge it into its base first")
     files, config = weight_files(folder, what), read_config(folder)
     shapes = shapes_in(files, quantised=quantised(config))
     refuse_counts(folder, config, shapes)
-    refuse_size(folder, auto, config, shapes)
-    return config, shapes
+    return config, shapes, refuse_size(folder, auto, config, shapes)
 
 
 def _loaded(
-    auto: Any, folder: Path, kind: torch.dtype, what: str, device: str, config: Mapping[str, Any], shorter: Any = None
+    auto: Any, folder: Path, kind: torch.dtype, what: str, device: str, config: Mapping[str, Any], told: Any
 ) -> tuple[Any, Any]:
-    """What transformers makes of a folder, by its own configuration or by a ``shorter`` one, and its report."""
+    """What transformers makes of a folder by a configuration (``told``), its own or a shorter one, and its report."""
     why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
     if quantised(config):
         why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
-    how: dict[str, Any] = {"config": shorter} if shorter is not None else {}
+    how: dict[str, Any] = {"config": told}
     if straight_to(device):
         how["device_map"] = device
     with quietly(), opening(what, why, instead):
