@@ -2,7 +2,8 @@
 
 What is told lies as files in the folder that ``DEADLY`` names: ``poison.npy``, vectors (n, d) at which a worker kills
 itself; ``once`` and ``opening``, at which one does so and takes the file away; ``slow``, seconds that each shard takes.
-``text``: words at which one that reads does; ``both``, two of these wait for one another. ``pids``: who has spoken or read.
+``text``: words at which one that reads does; ``both``: at which two of these wait for one another. ``pids``: who has
+spoken or read.
 """
 
 from __future__ import annotations

@@ -199,7 +199,10 @@ def test_explain_on_ray_writes_the_single_runs_folder(
         return {path.name: path.read_bytes() for path in files}
 
     whole = explained("single")
-    assert explained("ray", on="ray", workers=2) == whole and spoke(told)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+        patch.setattr("dragoman.runs.readings.open_both", None)  # workers read as well
+        assert explained("ray", on="ray", workers=2) == whole and spoke(told)
     np.save(told / "poison.npy", RunFolder.open(tmp_path / "single").vectors()[0]["writes"][2:3])
     sentence = "^feature 7: every worker that was to say them ended; their rows have no text, and all others are kept"
     with pytest.raises(Refusal, match=sentence):
