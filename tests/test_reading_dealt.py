@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Talk
+from dragoman.dictionaries import open_dictionary
 from dragoman.maps.aligned import Aligned
+from dragoman.models import ray_pool, ray_reading
 from dragoman.models.aligned import Documents, read_aligned
+from dragoman.models.harvest import Reader
 from dragoman.models.in_order import TRIES, InOrder, Piece
-from dragoman.models.paired import ReadingOptions
+from dragoman.models.paired import ReadingOptions, distinct
 from dragoman.models.pairing import Pairing, Pairs
+from dragoman.models.ray_pool import Cluster
+from dragoman.runs import crossings, readings
 from dragoman.runs.crossings import fit_crossing
 from dragoman.store.spool import Spool
-from planted_readers import PlantedPair, planted_pair, same_everything
+from planted_readers import TEXTS, PlantedPair, planted_pair, same_everything
 from small_world import World
+from tiny_checkpoints import CORPUS
 
 SMALL = ReadingOptions(first=1, batch_size=16)
+READ = [f"{' '.join(CORPUS)[7 * (i % 40) : 7 * (i % 40) + 60 + i]} number {i}" for i in range(90)]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +125,93 @@ def test_pieces_come_back_once_in_order_and_never_too_far_ahead(count: int, ahea
     assert found == [kept.get(k, k) for k in range(count)]
 
 
+class Ended(Exception):
+    """What Ray raises of a worker that ended."""
+
+
+class InOneProcess:
+    """What of Ray is used, in this process: each answer is made when it is waited for, the last asked one first."""
+
+    def __init__(self, ends: Sequence[str] = ()) -> None:
+        self.ends, self.kinds, self.told = list(ends), list[type](), list[str]()
+        errors = {"RayTaskError": type("RayTaskError", (Exception,), {}), "RayError": Ended}
+        self.exceptions = SimpleNamespace(**errors)
+
+    def remote(self, kind: type) -> Any:
+        self.kinds.append(kind)
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: self._actor(kind())))
+
+    def _actor(self, one: Any) -> Any:
+        def method(name: str) -> Any:
+            return SimpleNamespace(remote=lambda *given: (name, partial(getattr(one, name), *given)))
+
+        return SimpleNamespace(**{name: method(name) for name in ("open", "pilot", "read")})
+
+    def wait(self, refs: Sequence[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return [refs[-1]], list(refs[:-1])
+
+    def get(self, ref: Any) -> Any:
+        self.told.append(ref[0])
+        if ref[0] in self.ends:
+            self.ends.remove(ref[0])
+            raise Ended("killed")
+        return ref[1]()
+
+    def kill(self, _worker: Any) -> None:
+        """There is nothing to end."""
+
+
+@pytest.fixture
+def fitted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
+    """A crossing's files, read here or by workers of a Ray in this process."""
+
+    def made(name: str, ray: InOneProcess | None = None) -> dict[str, bytes]:
+        monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache" / name))
+        if ray is not None:
+            monkeypatch.setattr(ray_pool, "ray_of", lambda: ray)
+            monkeypatch.setattr(crossings, "check_on", lambda *_: None)  # ray need not be installed
+            monkeypatch.setattr(crossings, "cluster", lambda *_: nullcontext(Cluster(2, 1, "ray")))
+            monkeypatch.setattr(readings, "open_both", None)  # what workers read needs no model here
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        how: dict[str, Any] = {"texts": READ, "on": "ray" if ray else None, "talk": Talk(say=lambda _: None)}
+        fit_crossing(open_dictionary(world.sae, site=world.source), world.target, **how).save(tmp_path / name)
+        return {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+
+    return made
+
+
+def test_workers_read_what_this_process_would(fitted: Callable[..., dict[str, bytes]]) -> None:
+    """Some end while they open, while they read the first few texts, and while they read."""
+    whole, ray = fitted("single"), InOneProcess(["open", "pilot", "read", "read"])
+    assert fitted("dealt", ray) == whole and len(whole) > 3
+    assert not ray.ends and ray.told.count("read") == 3 + 2 and ray.told.count("pilot") == 2 + 1
+    assert set(ray.kinds) == {ray_reading._Worker}
+    again = InOneProcess()
+    assert fitted("dealt", again) == whole and not again.kinds, "what is there already needs no worker"
+
+
+def test_workers_that_always_end_are_refused(fitted: Callable[..., dict[str, bytes]]) -> None:
+    with pytest.raises(Refusal, match="^reading with .*llama and .*gemma: 3 workers ended, one after another, while"):
+        fitted("opening", InOneProcess(["open"] * 9))
+    with pytest.raises(Refusal, match="^the texts that are read beforehand: each of 3 workers ended"):
+        fitted("pilot", InOneProcess(["pilot"] * 9))
+
+
+def test_rows_of_a_device_come_back_as_they_are_read_on_the_host(readers: tuple[Reader, Reader]) -> None:
+    documents, _ = distinct(TEXTS)
+    both: dict[str, Any] = {"source": readers[0], "target": readers[1], "options": ReadingOptions()}
+    host, device = (Pairing(**both, typical={"source": 9e9, "target": 9e9}, stay=stay) for stay in (False, True))
+    (want, counts), (found, counted) = (
+        host.pairs(documents).kept,
+        device.pairs(documents, device.prepared(documents)).kept,
+    )
+    assert counts == counted and len(want["x"]) and want.keys() == found.keys()
+    for name, rows in want.items():
+        assert isinstance(found[name], np.ndarray)
+        np.testing.assert_array_equal(found[name], rows, err_msg=name)
+
+
 def test_a_map_on_pooled_rows_is_not_dealt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragoman.runs.crossings.check_on", lambda *_: None)  # ray need not be installed
+    monkeypatch.setattr(crossings, "check_on", lambda *_: None)
     with pytest.raises(Refusal, match="^--on ray with --map post: what is read token by token alone is dealt"):
         fit_crossing(world.request().open(), world.target, map="post", on="ray", texts=world.root / "texts.txt")
