@@ -2,7 +2,8 @@
 
 What is told lies as files in the folder that ``DEADLY`` names: ``poison.npy``, vectors (n, d) at which a worker kills
 itself; ``once`` and ``opening``, at which one does so and takes the file away; ``slow``, seconds that each shard takes.
-``pids``: who has spoken.
+``text``: words at which one that reads does; ``both``: at which two of these wait for one another. ``pids``: who has
+spoken or read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Talk
-from dragoman.models import ray_pool
+from dragoman.models import ray_pool, ray_reading
 from dragoman.models.ray_pool import Cluster, Pool
 from dragoman.runs.plan import Condition, Done, Plan, execute
 from dragoman.store import RunFolder
@@ -58,6 +59,27 @@ class DeadlyWorker(ray_pool._Worker):
         if (folder() / "slow").exists():
             time.sleep(float((folder() / "slow").read_text()))
         return super().say(vectors, settings)
+
+
+class DeadlyReader(ray_reading._Worker):
+    """As the usual one that reads, until it is told otherwise; it ends when it has read, and has not told yet."""
+
+    def open(self, *how: Any) -> Any:
+        found = super().open(*how)
+        return found | {"files": ["other", "files"]} if (folder() / "other").exists() else found
+
+    def read(self, documents: Any, *how: Any) -> Any:
+        found = super().read(documents, *how)
+        with (folder() / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        while (folder() / "both").exists() and len(set((folder() / "pids").read_text().split())) < 2:
+            time.sleep(0.01)
+        if (folder() / "once").exists():
+            (folder() / "once").unlink()
+            die()
+        if (text := folder() / "text").exists() and any(text.read_text() in one.text for one in documents):
+            die()
+        return found
 
 
 def looked_at(_opened: Any) -> None:

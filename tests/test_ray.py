@@ -21,15 +21,16 @@ import deadly_worker
 import dragoman
 from dragoman.core import Refusal, Site, Talk
 from dragoman.dictionaries import open_dictionary
-from dragoman.models import ray_pool
+from dragoman.models import ray_pool, ray_reading
 from dragoman.models.decode import Verbalizer
 from dragoman.models.ray_pool import Cluster, Pool, cluster
+from dragoman.models.ray_reading import ReadingPool
 from dragoman.records import ENDED
 from dragoman.runs.plan import Done
 from dragoman.store import RunFolder
 from dragoman.verbalizers.protocol import Call
 from small_world import World
-from tiny_checkpoints import save_checkpoint
+from tiny_checkpoints import CORPUS, save_checkpoint
 
 ray = pytest.importorskip("ray", reason="ray is not installed: make check-ray")
 pytestmark = pytest.mark.filterwarnings("default")  # of the libraries it brings
@@ -198,7 +199,10 @@ def test_explain_on_ray_writes_the_single_runs_folder(
         return {path.name: path.read_bytes() for path in files}
 
     whole = explained("single")
-    assert explained("ray", on="ray", workers=2) == whole and spoke(told)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
+        patch.setattr("dragoman.runs.readings.open_both", None)  # workers read as well
+        assert explained("ray", on="ray", workers=2) == whole and spoke(told)
     np.save(told / "poison.npy", RunFolder.open(tmp_path / "single").vectors()[0]["writes"][2:3])
     sentence = "^feature 7: every worker that was to say them ended; their rows have no text, and all others are kept"
     with pytest.raises(Refusal, match=sentence):
@@ -208,6 +212,64 @@ def test_explain_on_ray_writes_the_single_runs_folder(
     (told / "poison.npy").unlink()
     spoke(told)
     assert explained("poison") == whole
+
+
+READ = [f"{' '.join(CORPUS)[7 * (i % 40) : 7 * (i % 40) + 60 + i]} number {i}" for i in range(150)]
+
+
+def test_a_crossing_read_by_workers_is_the_single_ones_to_the_byte(
+    world: World, two: Cluster, told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends; a batch that ends everyone is named, and what was read before it is not read again."""
+    monkeypatch.setattr(ray_reading, "_Worker", deadly_worker.DeadlyReader)
+    said: list[str] = []
+
+    def fitted(name: str, **how: Any) -> dict[str, bytes]:
+        monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / name.partition("-")[0]))
+        opened = open_dictionary(world.sae, site=world.source)
+        made = dragoman.fit_crossing(opened, world.target, texts=READ, talk=Talk(say=said.append), **how)
+        made.save(tmp_path / f"{name}.crossing")
+        files = [path for path in (tmp_path / f"{name}.crossing").rglob("*") if path.is_file()]
+        return {path.name: path.read_bytes() for path in files}
+
+    ray_too: dict[str, Any] = {"on": "ray", "workers": 2}
+    whole = fitted("single")
+    (told / "both").touch()
+    assert fitted("ray", **ray_too) == whole
+    assert len((told / "pids").read_text().splitlines()) == 5 and len(spoke(told)) == 2
+    said.clear()
+    (told / "once").touch()
+    assert fitted("killed", **ray_too) == whole and not (told / "once").exists()
+    assert [line for line in said if "ended" in line][0].endswith("what it was reading is dealt again")
+    assert len((told / "pids").read_text().splitlines()) == 6 and len(spoke(told)) >= 2
+    (told / "both").unlink()
+    shortest = min(range(150), key=lambda i: len(READ[i]))
+    (told / "text").write_text(READ[shortest])
+    why = rf"^texts (\d+, )*{shortest + 1}(, \d+)* \(counted from 1\): each of 3 workers ended that was to read them"
+    with pytest.raises(Refusal, match=why):
+        fitted("poison", **ray_too)
+    (told / "text").unlink()
+    spoke(told)
+    assert fitted("poison") == whole and "going on after 4 batches of texts that were read before" in said
+    # What is there already needs nobody.
+    monkeypatch.setattr(ray_reading, "_Worker", None)
+    assert fitted("ray-again", **ray_too) == whole and not (told / "pids").exists()
+
+
+def test_workers_that_would_read_otherwise_are_refused(
+    world: World, two: Cluster, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_reading, "_Worker", deadly_worker.DeadlyReader)
+    (told / "other").touch()
+    how: dict[str, Any] = {"how": {"dtype": "float32", "device": "cpu"}, "where": two, "talk": Talk(), "most": 1}
+    with pytest.raises(Refusal, match="its files of model .* are others than those here; give all nodes the same"):
+        ReadingPool(world.source, world.target, **how)
+    (told / "other").unlink()
+    monkeypatch.setattr(ray_pool, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
+    with pytest.raises(Refusal, match="it has dragoman .*, and here is 0; install the same there"):
+        ReadingPool(world.source, world.target, **how)
+    with pytest.raises(Refusal, match="there is no such folder here"):
+        ReadingPool(Site("./nowhere", 1), world.target, **how)
 
 
 def test_workers_of_other_versions_and_other_files_are_refused(

@@ -27,6 +27,7 @@ from dragoman.commands.words import (
     Lying,
     MapKind,
     MaxTexts,
+    On,
     OutCrossing,
     Sae,
     Seed,
@@ -36,6 +37,7 @@ from dragoman.commands.words import (
     Texts,
     TopK,
     Width,
+    Workers,
     features_from,
     finite,
     folder_path,
@@ -103,6 +105,8 @@ def fit(
     out: OutCrossing = Path("crossing"),
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    on: On = None,
+    workers: Workers = None,
     seed: Seed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=MACHINE, help="Its index on stdout as JSON, as inspect gives it.")
@@ -118,7 +122,7 @@ def fit(
     from dragoman.models.decode import site_of_verbalizer
     from dragoman.models.load import check_device
     from dragoman.models.sizes import check_read
-    from dragoman.runs.crossings import check_asked, check_method, fit_crossing
+    from dragoman.runs.crossings import check_asked, check_fit_on, check_method, fit_crossing
     from dragoman.runs.texts import Texts as BothTexts
 
     if (by is None) == (target is None):
@@ -126,6 +130,7 @@ def fit(
     kind = "aligned" if map_kind is None else map_kind
     check_method(kind, method, lam)
     check_device(device)
+    check_fit_on(kind, on, workers, device)
     asked, fed = features_from(features), settings_from(setting or [])
     check_asked(kind, asked)
     stated = Site.parse(source) if source is not None else None
@@ -147,6 +152,8 @@ def fit(
             seed=seed,
             dtype=dtype,
             device=device,
+            on=on,
+            workers=workers,
             talk=talk,
         )
         crossing.save(out)

@@ -332,8 +332,8 @@ On = Annotated[
     typer.Option(
         metavar="WHERE",
         rich_help_panel=MACHINE,
-        help="Deal what is said to workers, which need Ray: ray (this machine's GPUs) or ray://HOST:PORT (a cluster). "
-        "Models are read here all the same.",
+        help="Deal what is read token by token and what is said to workers, which need Ray: ray (this machine's GPUs) "
+        "or ray://HOST:PORT (a cluster).",
     ),
 ]
 Workers = Annotated[

@@ -21,10 +21,9 @@ a few megabytes, and on which words, 64 MB. In all 4.3 GB, whatever the number o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +38,8 @@ from dragoman.models.batches import Batch
 from dragoman.models.behind import ahead, one_behind
 from dragoman.models.encoding import Encodes, encoding_of
 from dragoman.models.fused import fused_norms
-from dragoman.models.harvest import (
-    Progress,
-    Reader,
-    on_host,
-    refuse_undefined,
-    shared_ends,
-)
+from dragoman.models.harvest import Progress, Reader, on_host, refuse_undefined
+from dragoman.models.in_order import InOrder
 from dragoman.models.paired import (
     SIDES,
     Document,
@@ -57,40 +51,30 @@ from dragoman.models.paired import (
     read_apart,
     refuse_other_width,
 )
-from dragoman.models.pilot import SHARE, Pilot, look_first, odd_rows, refuse_outliers
+from dragoman.models.pairing import Pairing, Pairs
+from dragoman.models.pilot import SHARE, Pilot, look_first, refuse_outliers
 from dragoman.models.sums import Firing, Watched, pair_sums
 from dragoman.store import digest, refuse_alike
-from dragoman.store.spool import Kept, Spool
+from dragoman.store.spool import Spool
 
 ROOM = 2e9  # bytes of sums over firings
-_PAIRS = ("x", "y", "documents", "ends", "rest_x", "rest_documents", "rest_ends")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pairs:
-    """Pairs; and the ``rest`` of the source's tokens, seen in windows alone: no sum counts them.
+Documents = Sequence[Document]
+Tokens = tuple[Batch, Batch]
 
-    Rows lie where they were read: float32, in numpy or in torch on a device. ``counted``: of a batch just read, what
-    was left out of it and why.
+
+class Workers(Protocol):
+    """Processes that have both models open and read batches; sums are taken here, whoever reads.
+
+    ``ahead``: how many batches may be on their way or wait to be summed.
     """
 
-    x: Any
-    y: Any
-    documents: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    rest_x: Any
-    rest_documents: NDArray[np.int64]
-    rest_ends: NDArray[np.int64]
-    counted: Mapping[str, Any] | None = None
+    ahead: int
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    """A batch before it is read: by what ``name`` it is kept, what was ``kept`` of it, or both models' tokens."""
-
-    name: str
-    kept: Kept | None = None
-    batches: tuple[Batch, Batch] | None = None
+    def pairs(self, deal: InOrder[Documents], typical: Mapping[str, float], options: ReadingOptions) -> Iterator[Pairs]:
+        """The pairs of every batch, in order; refuses a batch that ends every worker."""
+        ...
 
 
 def read_aligned(
@@ -104,6 +88,7 @@ def read_aligned(
     spool: Spool | None = None,
     device: str | None = None,
     every: bool = False,
+    workers: Workers | None = None,
 ) -> Aligned:
     """Read every text once with both models and keep the sums; refused as the module says.
 
@@ -113,7 +98,8 @@ def read_aligned(
     ``encoder``: the SAE's, at the source; without it the direct and dictionary routes and their checks are left out.
     ``progress``: called with documents read and their number. ``device``: where activations stay and are summed, in
     float64, while the next batch is read; in numpy where none is named. ``every``: whether all features get direct rows
-    there, not the watched ones alone.
+    there, not the watched ones alone. ``workers``: who reads the batches, if not this process; batches are the same
+    and are summed in the same order, so sums are too. ``source`` and ``target`` then need no model of their own.
     """
     options = options or ReadingOptions()
     if encoder is not None:
@@ -131,11 +117,14 @@ def read_aligned(
     reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
     batches = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
+    if workers is None:
+        read, beside = reading.read(batches), device
+    else:
+        read, beside = reading.dealt(batches, texts, workers), device or "cpu"  # workers are to wait for no sum
     done = 0
-    with fused_norms(device, source, target), one_behind(device) as count:
-        for batch, ready in ahead(reading.prepared, batches, beside=device is not None):
-            pairs = reading.pairs(batch, ready)
-            count(partial(reading.take, batch, ready, pairs))
+    with fused_norms(device if workers is None else None, source, target), one_behind(beside) as count:
+        for batch, tokens, pairs in read:
+            count(partial(reading.take, batch, tokens, pairs))
             done += len(batch)
             if progress:
                 progress(done, len(order))
@@ -200,34 +189,44 @@ class _Reading:
         how: dict[str, Any] = {"device": device, "product": getattr(np, options.product), "every": every}
         self.sums = pair_sums(sites, widths, options.folds, self.watched, encoding, **how)
 
-    def prepared(self, documents: Sequence[Document]) -> _Ready:
-        """What can be had of a batch before it is read: its pairs, if they were kept before; else its tokens."""
-        name = " ".join(str(d.name) for d in documents)
-        kept = self.spool.get(name) if self.spool is not None else None
-        if self.device is None or kept is not None:
-            return _Ready(name=name, kept=kept)
-        texts = [d.text for d in documents]
-        first, second = (r.prepared(texts, max_tokens=self.options.max_tokens) for r in (self.source, self.target))
-        return _Ready(name=name, batches=(first, second))
+    def read(self, batches: Sequence[Documents]) -> Iterator[tuple[Documents, Tokens | None, Pairs]]:
+        """Every batch, its tokens where they were made beforehand, and its pairs: kept before, or read now."""
+        stay = self.device is not None
+        how: dict[str, Any] = {"typical": self.pilot.typical, "options": self.options, "stay": stay}
+        pairing = Pairing(source=self.source, target=self.target, **how)
 
-    def pairs(self, documents: Sequence[Document], ready: _Ready) -> _Pairs:
-        """The pairs of a batch, as they were kept before or read now, and what was counted of it."""
-        if ready.kept is not None:
-            arrays, counted = ready.kept
-            self.counts.update(counted["counts"])
-            for side in SIDES:
-                self.tokens[side].update(counted[side])
-            kept: dict[str, Any] = {key: arrays[key] for key in _PAIRS}
-            return _Pairs(**kept)
-        before = {"counts": self.counts.copy()} | {side: self.tokens[side].copy() for side in SIDES}
-        pairs = self._pairs(documents, ready)
-        after = {"counts": self.counts} | self.tokens
-        return replace(pairs, counted={key: dict(after[key] - before[key]) for key in before})
+        def prepared(documents: Documents) -> tuple[Pairs | None, Tokens | None]:
+            kept = self._kept(documents)
+            return kept, pairing.prepared(documents) if stay and kept is None else None
 
-    def take(self, documents: Sequence[Document], ready: _Ready, pairs: _Pairs) -> None:
-        """Add the pairs of a batch of documents to every sum, and keep those that were read just now."""
-        if self.spool is not None and pairs.counted is not None and self.spool.room:
-            self.spool.keep(ready.name, {key: on_host(getattr(pairs, key)) for key in _PAIRS}, pairs.counted)
+        for batch, (kept, tokens) in ahead(prepared, batches, beside=stay):
+            yield batch, tokens, kept if kept is not None else pairing.pairs(batch, tokens)
+
+    def dealt(
+        self, batches: Sequence[Documents], texts: Sequence[str], workers: Workers
+    ) -> Iterator[tuple[Documents, None, Pairs]]:
+        """The same, where workers read; a batch that none survives is named by its places in ``texts``."""
+
+        def named(documents: Documents) -> str:
+            mine = {d.text for d in documents}
+            return f"texts {', '.join(str(k) for k, text in enumerate(texts, 1) if text in mine)} (counted from 1)"
+
+        deal = InOrder(batches, workers.ahead, named=named, kept=self._kept)
+        for batch, pairs in zip(batches, workers.pairs(deal, self.pilot.typical, self.options), strict=True):
+            yield batch, None, pairs
+
+    def _kept(self, documents: Documents) -> Pairs | None:
+        """The pairs of a batch, if they were kept before."""
+        kept = self.spool.get(_name(documents)) if self.spool is not None else None
+        return None if kept is None else Pairs.of(kept, again=True)
+
+    def take(self, documents: Documents, tokens: Tokens | None, pairs: Pairs) -> None:
+        """Add a batch to every sum and count, and keep it if it was read just now."""
+        if self.spool is not None and not pairs.again and self.spool.room:
+            self.spool.keep(_name(documents), *pairs.kept)
+        self.counts.update(pairs.counted["counts"])
+        for side in SIDES:
+            self.tokens[side].update(pairs.counted[side])
         if not len(pairs.documents):
             return
         fired = self.sums.add(pairs.x, pairs.y, pairs.documents)
@@ -235,64 +234,25 @@ class _Reading:
         if fired is None or not (self.firings and self.words and self.around):
             return
         self.firings.add(fired, pairs.documents, pairs.ends)
-        self.around.add(self.firings, *self._tokens(documents, ready, pairs, fired))
+        self.around.add(self.firings, *self._tokens(documents, tokens, pairs, fired))
         text_of = {d.name: d.text for d in documents}
         self.words.add(fired, [text_of[name] for name in pairs.documents.tolist()], pairs.ends)
 
     def _tokens(
-        self, documents: Sequence[Document], ready: _Ready, pairs: _Pairs, fired: csr_array
+        self, documents: Documents, tokens: Tokens | None, pairs: Pairs, fired: csr_array
     ) -> tuple[list[int], list[Fired], list[NDArray[np.int64]]]:
         """Names of documents, activations at all of their tokens, and where all of these end."""
         parts = [Fired(fired=fired, documents=pairs.documents, ends=pairs.ends)]
         if self.encoding is not None and self.watched is not None and len(pairs.rest_x):
             rest = self.encoding.sparse(pairs.rest_x, self.watched.columns)
             parts.append(Fired(fired=rest, documents=pairs.rest_documents, ends=pairs.rest_ends))
-        if ready.batches is not None:
-            ends = [ready.batches[0].ends[k] for k in range(len(documents))]
+        if tokens is not None:
+            ends = [tokens[0].ends[k] for k in range(len(documents))]
         else:
             ends = self.source.ends([d.text for d in documents], max_tokens=self.options.max_tokens)
         return [d.name for d in documents], parts, ends
 
-    def _pairs(self, documents: Sequence[Document], ready: _Ready) -> _Pairs:
-        """The pairs of a batch that are kept; the rest are counted by why they are not."""
-        how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.options.max_tokens}
-        how["stay"] = self.device is not None
-        texts, batches = [d.text for d in documents], ready.batches or (None, None)
-        x, y = (
-            reader.rows(texts, np.inf, prepared=batch, **how)
-            for reader, batch in zip((self.source, self.target), batches, strict=True)
-        )
-        left, right = shared_ends(x, y)
-        for side, rows in (("source", x), ("target", y)):
-            told = {"special": rows.special, "first": rows.first, "not finite": rows.dropped}  # none is too long here
-            self.tokens[side].update(told | {"no shared end": len(rows.x) - len(left)})
-        self.counts["shared ends"] += len(left)
-        early = (x.position[left] < self.options.first) | (y.position[right] < self.options.first)
-        left, right = self._without("early", early, left, right)
-        self.counts["judged by norm"] += len(left)
-        odd = odd_rows(x.x[left], self.pilot.typical["source"])
-        left, right = self._without("outlier at source", odd, left, right)
-        odd = odd_rows(y.x[right], self.pilot.typical["target"])
-        left, right = self._without("outlier at target", odd, left, right)
-        names = np.array([d.name for d in documents])[x.document[left]]
-        surplus = ~at_most_each(names, self.options.per_document, self.options.seed)
-        left, right = self._without("above the most of one document", surplus, left, right)
-        names = names[~surplus]
-        self.counts["documents"] += len(np.unique(names))
-        self.counts["pairs"] += len(left)
-        rest = ~odd_rows(x.x, self.pilot.typical["source"])
-        rest[left] = False
-        of_rest = np.array([d.name for d in documents])[x.document[rest]]
-        others = {"rest_x": x.x[rest], "rest_documents": of_rest, "rest_ends": x.end[rest]}
-        return _Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left], **others)
-
-    def _without(
-        self, why: str, out: NDArray[np.bool_], left: NDArray[np.int64], right: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        self.counts[why] += int(out.sum())
-        return left[~out], right[~out]
-
-    def _keep_held_out(self, pairs: _Pairs) -> None:
+    def _keep_held_out(self, pairs: Pairs) -> None:
         mine = np.isin(pairs.documents, self.held_out)
         mine[mine] = at_most_each(pairs.documents[mine], self.quota, self.options.seed + 1)
         if mine.any():
@@ -361,6 +321,11 @@ class _Reading:
                 k: getattr(options, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
             },
         }
+
+
+def _name(documents: Documents) -> str:
+    """What a batch is kept by."""
+    return " ".join(str(d.name) for d in documents)
 
 
 def _sorted(kept: Sequence[HeldOutPairs], fold: int) -> HeldOutPairs:

@@ -42,7 +42,7 @@ def check_on(where: str | None, workers: int | None, device: str) -> None:
         known = "known are ray (this machine) and ray://HOST:PORT (a cluster that runs)"
         raise Refusal(f"--on {shown(where, 60)}", known, "use one of these")
     if workers is not None and workers < 1:
-        raise Refusal(f"{workers} workers", "at least one has to speak", "ask for 1 or more, or for none")
+        raise Refusal(f"{workers} workers", "at least one is needed", "ask for 1 or more, or for none")
     if where == LOCAL:
         refuse_absent("--on ray", "ray", extra="ray")
     else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,8 +121,7 @@ class Reader:
 
     def ends(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> list[NDArray[np.int64]]:
         """Of each text the characters at which its tokens end, rising: also of those that `rows` leaves out."""
-        spans = encoded_whole(self.tokenizer, texts, max_tokens).spans
-        return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
+        return ends_of(self.tokenizer, texts, max_tokens)
 
     def prepared(self, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS) -> Batch:
         """A few texts, ready to be read together; made beforehand, it spares a device waiting for it."""
@@ -165,6 +164,20 @@ class Reader:
             k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
         }
         return TokenRows(**joined, **counts)
+
+
+def open_both(source: Site, target: Site, *, dtype: str = "float32", device: str = "cpu") -> tuple[Reader, Reader]:
+    """Two models, opened as `Reader.open` does; one that is read at two blocks is opened once."""
+    if model_ref(source) == model_ref(target):
+        first = Reader.open(source, upto=target.block, dtype=dtype, device=device)
+        return first, replace(first, site=target)
+    return Reader.open(source, dtype=dtype, device=device), Reader.open(target, dtype=dtype, device=device)
+
+
+def ends_of(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[NDArray[np.int64]]:
+    """Of each text the characters at which its tokens end, rising; of a model that is not opened its tokenizer does."""
+    spans = encoded_whole(tokenizer, texts, max_tokens).spans
+    return [np.unique(np.array([end for begin, end in own if end > begin], np.int64)) for own in spans]
 
 
 def refuse_undefined(undefined: int, seen: int, site: Site, dtype: object) -> None:

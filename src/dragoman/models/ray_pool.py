@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -71,7 +71,7 @@ def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> 
     if where is None:
         yield None
         return
-    ray = _ray(where)
+    ray = ray_of(where)
     ours = not ray.is_initialized()
     try:
         if ours:
@@ -82,7 +82,154 @@ def cluster(where: str | None, workers: int | None, device: str, talk: Talk) -> 
             ray.shutdown()
 
 
-class Pool:
+class Deals(Protocol):
+    """Which piece of work is next, and what became of it: ``shards.Deal``, ``in_order.InOrder``."""
+
+    @property
+    def over(self) -> bool:
+        """Whether all is answered and taken."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces nobody works on."""
+        ...
+
+    def next(self) -> Any:
+        """A piece; None where none is to be worked on now."""
+        ...
+
+    def said(self, piece: Any, found: Any, /) -> None:
+        """A piece was answered."""
+        ...
+
+    def lost(self, piece: Any, why: str, /) -> str:
+        """A piece's worker ended; what is done about it, or a refusal."""
+        ...
+
+    def whole(self) -> Iterator[Any]:
+        """What can be taken next, in order."""
+        ...
+
+
+class Workers:
+    """Processes that open the same and work on one piece at a time each; those that end are replaced."""
+
+    def __init__(self, what: str, where: Cluster, device: str, talk: Talk) -> None:
+        """None is started. ``what``: they open; ``device``: on what."""
+        self._what, self._cluster, self._device, self._talk = what, where, device, talk
+        self._idle: list[Any] = []
+        self._opening: dict[Any, Any] = {}  # reference of the answer -> worker
+        self._busy: dict[Any, tuple[Any, Any]] = {}  # reference of the answer -> worker, piece
+        self._failed = 0
+
+    def kind(self) -> type:
+        """What a worker is."""
+        raise NotImplementedError
+
+    def asked(self) -> tuple[Any, ...]:
+        """What a worker is told to open; after it come the folder and the threads."""
+        raise NotImplementedError
+
+    def check(self, worker: Any, told: Mapping[str, Any]) -> None:
+        """Refuse a worker that has opened something else."""
+        raise NotImplementedError
+
+    def taken(self, found: Any) -> Any:
+        """What is kept of an answer."""
+        return found
+
+    def close(self) -> None:
+        """End them."""
+        ray = ray_of()
+        for worker in [*self._idle, *self._opening.values(), *(one for one, _ in self._busy.values())]:
+            with suppress(Exception):  # it may have ended, and its cluster too
+                ray.kill(worker)
+        self._idle.clear()
+        self._opening.clear()
+        self._busy.clear()
+
+    def first(self, count: int) -> None:
+        """Start so many, and wait until one is there; none is left where that is refused."""
+        try:
+            while not self._idle:
+                while len(self._opening) < count:
+                    self._start()
+                self._hear(None)
+        except BaseException:
+            self.close()
+            raise
+
+    def dealt(self, deal: Deals, ask: Callable[[Any, Any], Any]) -> Iterator[Any]:
+        """What is found of all pieces, in order; ``ask``: has a worker work on a piece."""
+        while not deal.over:
+            while self._idle and (piece := deal.next()) is not None:
+                worker = self._idle.pop()
+                self._busy[ask(worker, piece)] = worker, piece
+            at_work = len(self._idle) + len(self._busy)
+            while len(self._opening) < min(deal.waiting - len(self._idle), self._cluster.workers - at_work):
+                self._start()
+            if whole := list(deal.whole()):
+                yield from whole
+            else:
+                self._hear(deal)
+
+    def _start(self) -> None:
+        """Have another worker open it."""
+        gpus = 1 if self._device.startswith("cuda") else 0
+        kind = ray_of().remote(self.kind()).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        )  # fmt: skip
+        worker = kind.remote()
+        self._opening[worker.open.remote(*self.asked(), str(Path.cwd()), self._cluster.threads)] = worker
+
+    def _hear(self, deal: Deals | None) -> None:
+        """Wait for the next answers, and take them."""
+        ray, ready = ray_of(), []
+        while not ready:
+            ready = ray.wait([*self._opening, *self._busy], num_returns=1, timeout=WAIT)[0]
+            if not ready and self._opening and not self._busy:
+                self._talk.say(f"{len(self._opening)} workers are not there yet: the cluster may be busy")
+        for ref in ready:
+            worker, piece = self._busy.pop(ref) if ref in self._busy else (self._opening.pop(ref), None)
+            found = heard(ray, ref)
+            if isinstance(found, Ended):
+                with suppress(Exception):
+                    ray.kill(worker)
+                self._ended(found.why, piece, deal)
+            elif piece is None:
+                self._check_versions(found)
+                self.check(worker, found)
+                self._failed = 0
+                self._idle.append(worker)
+            elif deal is not None:
+                deal.said(piece, self.taken(found))
+                self._idle.append(worker)
+
+    def _ended(self, why: str, piece: Any, deal: Deals | None) -> None:
+        """A worker has ended: deal again what it had, or have another one open the same."""
+        if piece is not None and deal is not None:
+            self._talk.say(f"a worker ended ({why}): {deal.lost(piece, why)}")
+            return
+        self._failed += 1
+        if self._failed >= OPENINGS:
+            ended = f"{self._failed} workers ended, one after another, while they opened it ({why})"
+            raise Refusal(self._what, ended, "look whether it opens without --on, and into its memory")
+        self._talk.say(f"a worker ended while it opened {self._what} ({why}): another one opens it")
+
+    @staticmethod
+    def _check_versions(told: Mapping[str, Any]) -> None:
+        """Refuse a worker of other versions."""
+        ours = _versions()
+        for name, found in told["versions"].items():
+            if found != ours[name]:
+                why = f"it has {name} {found}, and here is {ours[name]}"
+                raise Refusal(
+                    f"a worker on {told['host']}", why, "install the same there: other ones give other words and sums"
+                )
+
+
+class Pool(Workers):
     """A verbalizer that is open in workers, while it speaks.
 
     It tells what a run asks of one: ``name``, ``site``, ``width``, ``identity``, ``together``, ``reads_length``,
@@ -118,16 +265,10 @@ class Pool:
             talk: where it is told of workers that come and end.
             stays: all workers are started at once, and stay to speak.
         """
-        self._ref, self._how, self._cluster, self._talk = ref, dict(how), where, talk
-        self._idle: list[Any] = []
-        self._opening: dict[Any, Any] = {}  # reference of the answer -> worker
-        self._saying: dict[Any, tuple[Any, Shard]] = {}
-        self._speaking, self._failed = False, 0
+        super().__init__(f"verbalizer {ref}", where, how.get("device", "cpu"), talk)
+        self._ref, self._how, self._speaking = ref, dict(how), False
         try:
-            while not self._idle:
-                while len(self._opening) < (where.workers if stays else 1):
-                    self._start()
-                self._hear(None)
+            self.first(where.workers if stays else 1)
             self.__dict__ |= self._asked(self._idle[0], _told)
             self._asked(self._idle[0], look)
         except BaseException:
@@ -139,6 +280,14 @@ class Pool:
     def __repr__(self) -> str:
         """Its name, what it reads, where it is."""
         return f"Pool({self.name!r} at {self.site}, {self._cluster.workers} workers of {self._cluster.where})"
+
+    def kind(self) -> type:
+        """One open verbalizer."""
+        return _Worker
+
+    def asked(self) -> tuple[Any, ...]:
+        """Its reference, and how it is opened."""
+        return self._ref, self._how
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
@@ -152,16 +301,6 @@ class Pool:
         finally:
             self._speaking = False
             self.close()
-
-    def close(self) -> None:
-        """End its workers."""
-        ray = _ray()
-        for worker in [*self._idle, *self._opening.values(), *(one for one, _ in self._saying.values())]:
-            with suppress(Exception):  # it may have ended, and its cluster too
-                ray.kill(worker)
-        self._idle.clear()
-        self._opening.clear()
-        self._saying.clear()
 
     def verbalize(
         self, vectors: NDArray[Any], *, temperature: float = 0.0, seed: int = 0, max_new_tokens: int = 200
@@ -179,81 +318,28 @@ class Pool:
         Raises:
             Refusal: as the module says.
         """
-        deal = Deal([call.count for call in calls], self._cluster.workers)
+
+        def say(worker: Any, shard: Shard) -> Any:
+            call = calls[shard.call]
+            return worker.say.remote(call.vectors(shard.rows), call.settings)
+
         with self.speaking():
-            while not deal.over:
-                while self._idle and (shard := deal.next()) is not None:
-                    worker, call = self._idle.pop(), calls[shard.call]
-                    ref = worker.say.remote(call.vectors(shard.rows), call.settings)
-                    self._saying[ref] = worker, shard
-                at_work = len(self._idle) + len(self._saying)
-                while len(self._opening) < min(deal.waiting - len(self._idle), self._cluster.workers - at_work):
-                    self._start()
-                self._hear(deal)
-                yield from deal.whole()
+            yield from self.dealt(Deal([call.count for call in calls], self._cluster.workers), say)
 
-    def _start(self) -> None:
-        """Have another worker open the verbalizer."""
-        gpus = 1 if self._how.get("device", "cpu").startswith("cuda") else 0
-        kind = _ray().remote(_Worker).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
-        )  # fmt: skip
-        worker = kind.remote()
-        asked = self._ref, self._how, str(Path.cwd()), self._cluster.threads
-        self._opening[worker.open.remote(*asked)] = worker
-
-    def _hear(self, deal: Deal | None) -> None:
-        """Wait for the next answers, and take them."""
-        ray, ready = _ray(), []
-        while not ready:
-            ready = ray.wait([*self._opening, *self._saying], num_returns=1, timeout=WAIT)[0]
-            if not ready and self._opening and not self._saying:
-                self._talk.say(f"{len(self._opening)} workers are not there yet: the cluster may be busy")
-        for ref in ready:
-            worker, shard = self._saying.pop(ref) if ref in self._saying else (self._opening.pop(ref), None)
-            found = _heard(ray, ref)
-            if isinstance(found, _Ended):
-                with suppress(Exception):
-                    ray.kill(worker)
-                self._ended(found.why, shard, deal)
-            elif shard is None:
-                self._check(worker, found)
-                self._failed = 0
-                self._idle.append(worker)
-            elif deal is not None:
-                deal.said(shard, found)
-                self._idle.append(worker)
-
-    def _ended(self, why: str, shard: Shard | None, deal: Deal | None) -> None:
-        """A worker has ended: deal again what it had, or have another one open the verbalizer."""
-        if shard is not None and deal is not None:
-            self._talk.say(f"a worker ended ({why}): {deal.lost(shard, why)}")
-            return
-        self._failed += 1
-        if self._failed >= OPENINGS:
-            ended = f"{self._failed} workers ended, one after another, while they opened it ({why})"
-            raise Refusal(f"verbalizer {self._ref}", ended, "look whether it opens without --on, and into its memory")
-        self._talk.say(f"a worker ended while it opened {self._ref} ({why}): another one opens it")
-
-    def _check(self, worker: Any, told: Mapping[str, Any]) -> None:
-        """Refuse a worker of other versions, or other files."""
-        ours = _versions()
-        for name, found in told["versions"].items():
-            if found != ours[name]:
-                why = f"it has {name} {found}, and here is {ours[name]}"
-                raise Refusal(f"a worker on {told['host']}", why, "install the same there: other ones say other words")
+    def check(self, worker: Any, told: Mapping[str, Any]) -> None:
+        """Refuse a worker of other files."""
         mine = self.__dict__.get("stamps")
         if mine not in (None, told["stamps"]) and self._asked(worker, _told)["identity"] != self.identity:
-            why = f"its files of verbalizer {self._ref} are others than those that were looked at"
+            why = f"its files of {self._what} are others than those that were looked at"
             raise Refusal(f"a worker on {told['host']}", why, "give all nodes the same files")
 
     def _asked(self, worker: Any, question: Callable[[Any], Any]) -> Any:
         """What a worker's verbalizer is asked."""
-        found = _heard(ray := _ray(), worker.ask.remote(question))
-        if isinstance(found, _Ended):
+        found = heard(ray := ray_of(), worker.ask.remote(question))
+        if isinstance(found, Ended):
             with suppress(Exception):
                 ray.kill(worker)
-            raise Refusal(f"verbalizer {self._ref}", f"its worker ended while it was looked at ({found.why})", _AGAIN)
+            raise Refusal(self._what, f"its worker ended while it was looked at ({found.why})", _AGAIN)
         return found
 
 
@@ -262,7 +348,7 @@ _AGAIN = "look whether dragoman doctor says the same"
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class Ended:
     """Of a worker, or of what it did, and why."""
 
     why: str
@@ -284,48 +370,55 @@ class _Worker:
         self._opened: Any = None
 
     def open(self, ref: str, how: Mapping[str, Any], folder: str, threads: int) -> Any:
-        """Open it as the driver would: from its folder, where there is such a one."""
-        import torch
-
+        """Open it as the driver would."""
         from dragoman.models.decode import Verbalizer
-
-        with suppress(OSError):
-            os.chdir(folder)
-        torch.set_num_threads(threads)
 
         def told() -> dict[str, Any]:
             self._opened = Verbalizer.open(ref, **how)
-            return {"stamps": self._opened.stamps, "versions": _versions(), "host": os.uname().nodename}
+            return {"stamps": self._opened.stamps, **placed}
 
-        return _refusing(told)
+        placed = settled(folder, threads)
+
+        return refusing(told)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """Of the verbalizer."""
-        return _refusing(lambda: question(self._opened))
+        return refusing(lambda: question(self._opened))
 
     def say(self, vectors: NDArray[Any], settings: Mapping[str, Any]) -> Any:
         """One explanation a row."""
-        return _refusing(lambda: self._opened.verbalize(vectors, **settings))
+        return refusing(lambda: self._opened.verbalize(vectors, **settings))
 
 
-def _refusing(work: Callable[[], Any]) -> Any:
+def settled(folder: str, threads: int) -> dict[str, Any]:
+    """Have this worker be where the driver is, if there is such a folder, on its threads; who it is."""
+    import torch
+
+    with suppress(OSError):
+        os.chdir(folder)
+    torch.set_num_threads(threads)
+    return {"versions": _versions(), "host": os.uname().nodename}
+
+
+def refusing(work: Callable[[], Any]) -> Any:
+    """What work gives, or its refusal, which is an answer too."""
     try:
         return work()
     except Refusal as refusal:
         return _Refused(refusal.what, refusal.why, refusal.instead)
 
 
-def _heard(ray: Any, ref: Any) -> Any:
-    """An answer; `_Ended` where its worker has failed. Raises what a worker refuses."""
+def heard(ray: Any, ref: Any) -> Any:
+    """An answer; `Ended` where its worker has failed. Raises what a worker refuses."""
     try:
         found = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", error)
-        return _Ended(f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}")
+        return Ended(f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}")
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
         dead = (line for line in lines if line.startswith("The actor is dead because"))
-        return _Ended(next(dead, lines[-1] if lines else type(error).__name__)[:200].rstrip(". "))
+        return Ended(next(dead, lines[-1] if lines else type(error).__name__)[:200].rstrip(". "))
     if isinstance(found, _Refused):
         raise Refusal(found.what, found.why, found.instead)
     return found
@@ -346,7 +439,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _ray(where: str | None = None) -> Any:
+def ray_of(where: str | None = None) -> Any:
+    """Ray itself, imported when it is asked for."""
     if where == LOCAL:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)

@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,10 @@ from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.firing_tokens import token_windows
 from dragoman.models.algebra import algebra_of
+from dragoman.models.asked import check_on
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
+from dragoman.models.ray_pool import cluster
 from dragoman.models.sizes import check_read
 from dragoman.records import TokenWindow
 from dragoman.runs.given import dictionary_of, talk_of, target_of
@@ -57,6 +60,8 @@ def fit_crossing(
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
+    on: str | None = None,
+    workers: int | None = None,
     talk: Talk | None = None,
 ) -> Crossing:
     """Fit what carries a dictionary's features to a target; both models are read once, and the readings are cached.
@@ -73,6 +78,9 @@ def fit_crossing(
         seed: of all randomness.
         dtype: both models compute in.
         device: both models run on.
+        on: where both models are read token by token, if not in this process: "ray", workers on this machine's GPUs, or
+            "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_reading``.
+        workers: how many, one a GPU when None (one a node where ``device`` is none).
         talk: where progress goes.
 
     Raises:
@@ -85,6 +93,7 @@ def fit_crossing(
     asked = check_asked(map, features)
     check_seed(seed)
     check_device(device)
+    check_fit_on(map, on, workers, device)
     opened = dictionary_of(dictionary)
     if opened.site == target:
         raise Refusal(
@@ -98,7 +107,10 @@ def fit_crossing(
     ids: tuple[str, ...] = ()
     if asked:
         ids = opened.features(asked, seed=seed).directions.ids  # what is not there is refused before models are opened
-    readings = Readings(source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk)
+    readings = Readings(
+        source=opened.site, target=target, texts=read, dtype=dtype, device=device, talk=talk,
+        workers=partial(cluster, on, workers, device, talk),
+    )  # fmt: skip
     if map == "post":
         return by_texts(readings, lam=lam, seed=seed, method=method)[0]
     refuse_unusable_encoder(opened, required=False)
@@ -249,6 +261,13 @@ def tell_dead(directions: Directions, talk: Talk) -> None:
             f"set aside {dead} of {dead + len(directions)} features whose rows are zero and have no direction"
             f" ({first}{more})"
         )
+
+
+def check_fit_on(map: str, on: str | None, workers: int | None, device: str) -> None:
+    """Refuse places that are none, and any for a map that is fitted on pooled rows: these are read here."""
+    check_on(on, workers, device)
+    if on is not None and map == "post":
+        raise Refusal(f"--on {on} with --map post", "what is read token by token alone is dealt", "leave --on out")
 
 
 def check_method(map: str, method: str, lam: float = LAM) -> None:

@@ -9,8 +9,9 @@ what decides it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ def explain(
         device: what is opened here runs on.
         engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
         compiled: whether the captured engine's step goes through ``torch.compile``.
-        on: where verbalizers speak, if not in this process: "ray", workers on this machine's GPUs, or
-            "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``. Models are read here all the same.
+        on: where verbalizers speak and texts are read token by token, if not in this process: "ray", workers on this
+            machine's GPUs, or "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``, ``ray_reading``.
         workers: how many, one a GPU when None (one a node where ``device`` is none).
         talk: where progress goes.
 
@@ -185,7 +186,7 @@ class Common:
 
     ``by``, ``native``: open, or references, fed as ``fed`` says. ``fitted``: a crossing that is named. ``how``: dtype,
     device, engine and whether it is compiled, of what is opened here. ``on``, ``workers``: where verbalizers speak, if
-    not here, and in how many. ``held``: models that stay open to be read.
+    not here, and in how many; ``pool``: those workers, once there are some. ``held``: models that stay open to be read.
     """
 
     by: AnyVerbalizer | str
@@ -198,6 +199,7 @@ class Common:
     how: Mapping[str, Any]
     on: str | None = None
     workers: int | None = None
+    pool: Cluster | None = None
     held: Held | None = None
 
     @classmethod
@@ -289,13 +291,13 @@ class Common:
         about |= {"read": self.fitted is None, "workers": pool is not None}
         one = one_at_a_time((self.by, self.fed), self.native, source, target, self.options, talk, **about)
         by, native = speakers(self.by, self.native, self.fed, talk, self.how, one_at_a_time=one, pool=pool)
-        return replace(self, by=by, native=native)
+        return replace(self, by=by, native=native, pool=pool)
 
     def readings(self, source: Site, talk: Talk) -> Readings:
         """What both models make of the texts."""
         return Readings(
             source=source, target=self.open_by.site, texts=self.texts, dtype=self.how["dtype"],
-            device=self.how["device"], talk=talk, once=True, held=self.held,
+            device=self.how["device"], talk=talk, once=True, held=self.held, workers=partial(nullcontext, self.pool),
         )  # fmt: skip
 
     def explained(self, chosen: Features, later: Asked | None, out: Path, talk: Talk) -> Run:

@@ -13,7 +13,7 @@ the device and threads, which move sums by rounding alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,12 @@ from dragoman.maps.dictionary import to_watch
 from dragoman.maps.direct import WHOLE
 from dragoman.models.algebra import in_double
 from dragoman.models.aligned import read_aligned
+from dragoman.models.harvest import open_both
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
+from dragoman.models.ray_pool import Cluster
+from dragoman.models.ray_reading import ReadingPool
 from dragoman.models.room import let_go
 from dragoman.models.sizes import model_ref
 from dragoman.runs.texts import Texts
@@ -72,7 +75,8 @@ class Readings:
     """Two models over the same texts.
 
     ``dtype``, ``device``: what they compute in, and where. ``once``: for one run alone, so that what was opened to read
-    is closed before anything is said. ``held``: models that stay open for other readings.
+    is closed before anything is said. ``held``: models that stay open for other readings. ``workers``: inside of it,
+    those that read token by token in place of this process, which opens no model for that; all else is read here.
     """
 
     source: Site
@@ -83,6 +87,7 @@ class Readings:
     talk: Talk = field(default_factory=Talk)
     once: bool = False
     held: Held | None = None
+    workers: Callable[[], AbstractContextManager[Cluster | None]] = nullcontext
 
     @cached_property
     def lenses(self) -> LensPair | None:
@@ -177,7 +182,16 @@ class Readings:
             progress = talk.towards("aligned tokens")
             how = {"options": options, "progress": progress, "spool": spool}
             how |= {"device": in_double(self.device), "every": every and encoder is not None}
-            self._read(lambda source, target: read_aligned(source, target, texts, encoder, **how).save(path))
+
+            def read(source: Any, target: Any, **more: Any) -> None:
+                read_aligned(source, target, texts, encoder, **how, **more).save(path)
+
+            with self.workers() as where:
+                if where is None:
+                    self._read(read)
+                else:
+                    with self._pool(where, -(-len(texts) // options.batch_size)) as pool:
+                        read(*pool.readers, workers=pool)
             spool.remove()
 
         cache = Cache(say=talk.say)
@@ -226,10 +240,13 @@ class Readings:
         how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         if self.held is not None:
             return self.held.reader(self.source, how), self.held.reader(self.target, how)
-        if model_ref(self.source) == model_ref(self.target):
-            source = Reader.open(self.source, upto=self.target.block, **how)
-            return source, replace(source, site=self.target)
-        return Reader.open(self.source, **how), Reader.open(self.target, **how)
+        return open_both(self.source, self.target, **how)
+
+    def _pool(self, where: Cluster, batches: int) -> ReadingPool:
+        """Workers that have both models open, for so many batches."""
+        how: dict[str, Any] = {"most": batches, "summed": in_double(self.device)}
+        opened = {"dtype": self.dtype, "device": self.device}
+        return ReadingPool(self.source, self.target, opened, where, self.talk, **how)
 
     def _encoder(self, dictionary: Dictionary) -> Encoder | None:
         """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""
