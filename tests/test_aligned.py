@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.moments import fold_of
-from dragoman.models import aligned as room
+from dragoman.models import pairing
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions, at_most_each, document_name
@@ -212,13 +212,13 @@ def test_watching_some_features_counts_the_same_of_them(pair: PlantedPair, found
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every alignment that is made, as (source rows, target rows, left, right)."""
     seen: list[tuple[Any, ...]] = []
-    plain = room.shared_ends
+    plain = pairing.shared_ends
 
     def listening(x: Any, y: Any) -> Any:
         seen.append((x, y, *plain(x, y)))
         return seen[-1][2:]
 
-    monkeypatch.setattr(room, "shared_ends", listening)
+    monkeypatch.setattr(pairing, "shared_ends", listening)
     return seen
 
 
