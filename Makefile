@@ -35,7 +35,7 @@ check: install ## format, lint, types, import contracts, tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -c 'from dragoman.models import resolve; [*map(resolve.folder_of, resolve.tiny.MODELS)]'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 3 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 	$(BIN)/python tests/fences.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tutorial_notebook.py --check
 
