@@ -251,6 +251,21 @@ def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) ->
     return {"seeds": seeds, "instead": dict(instead), "declared": lines, "arms": table}
 
 
+def by_lines(found: Mapping[str, Any]) -> str:
+    """JSON with a line for every arm and every declared difference: some 30,000 lines otherwise."""
+    parts = []
+    for name, value in found.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f" {json.dumps(key)}: {json.dumps(one)}" for key, one in value.items())
+            parts.append(f"{json.dumps(name)}: {{\n{inner}\n}}")
+        elif isinstance(value, list) and value:
+            inner = ",\n".join(f" {json.dumps(one)}" for one in value)
+            parts.append(f"{json.dumps(name)}: [\n{inner}\n]")
+        else:
+            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{" + ",\n".join(parts) + "}\n"
+
+
 def main() -> None:
     """Judge and write."""
     parse = argparse.ArgumentParser(description=__doc__)
@@ -268,7 +283,7 @@ def main() -> None:
     found = figures(load(args.work, CachedEmbedder(embedder), texts), dict(pair.split("=") for pair in args.instead))
     found["nulls"] = {f"{arm} {seed}": nulls(texts[arm, seed]) for arm, seed in sorted(texts)}
     found["judged there"] = judged_there(args.work)
-    args.out.write_text(json.dumps({"embedder": args.embedder} | found, indent=1) + "\n")
+    args.out.write_text(by_lines({"embedder": args.embedder} | found))
     for line in found["declared"]:
         sys.stdout.write(json.dumps(line) + "\n")
 

@@ -121,6 +121,11 @@ def test_the_command_writes_what_it_found(bench: ModuleType, folder: Path, monke
     bench.main()
     written = json.loads(out.read_text())
     assert written["embedder"] == "lexical" and len(written["declared"]) == len(bench.DECLARED)
+    assert json.loads(bench.by_lines({"a": {}, "b": [{"c": 1}], "d": {"e": [2]}})) == {
+        "a": {},
+        "b": [{"c": 1}],
+        "d": {"e": [2]},
+    }
 
 
 def test_a_worse_arm_is_told_as_worse(bench: ModuleType) -> None:
