@@ -1,11 +1,11 @@
 """How near a dry run comes, on the embedded pair: ``python bench/dry_run.py``; writes ``bench/results/dry_run.json``.
 
 Each case is forecast, then done in a process of its own with an empty cache but for the converted models, whose memory
-at the peak the system tells (``ru_maxrss``). Tokens read are those the run counted, tokens said those of its rows. Which
-features fire often enough to have that reading is told, of texts of one's own, by the table of firings that lies beside
-the dictionary; where none does the forecast is of the most, and ``decoded_of_those_that_fire`` is its error for the
-features that had it. Constants were taken from a run of the case "default". ``--again``: forecasts anew for what was
-measured before.
+at the peak the system tells (``ru_maxrss``). Tokens read are those the run counted, tokens said those of its rows.
+Which features fire often enough to have that reading is told, of texts of one's own, by the table of firings that lies
+beside the dictionary; where none does the forecast is of the most, and ``decoded_of_those_that_fire`` is its error for
+the features that had it. Constants were taken from a run of the case "default". ``--again``: forecasts anew for what
+was measured before.
 """
 
 from __future__ import annotations
