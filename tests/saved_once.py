@@ -38,10 +38,14 @@ def saved_once(folder: Path, key: Hashable, save: Callable[[Path], object]) -> P
 
 
 def opened_once(base: Path) -> Any:
-    """A copy of the model in a folder, as transformers opens it; of the same bytes it is opened once a worker."""
+    """A copy of the model in a folder, as transformers opens it; of the same bytes it is opened once a worker.
+
+    What is kept is a copy too: weights that are opened are pages of their file, which a test may write again, and then
+    they are gone, or others.
+    """
     digest = _digest(base)
     if digest not in _opened:
-        _opened[digest] = AutoModelForCausalLM.from_pretrained(base)
+        _opened[digest] = deepcopy(AutoModelForCausalLM.from_pretrained(base))
     net = deepcopy(_opened[digest])
     net.name_or_path = net.config._name_or_path = str(base)  # the folder it was opened from may be gone
     return net
