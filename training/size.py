@@ -49,18 +49,18 @@ def main() -> None:
         tokens = sum(map(len, av.answers(trainer.tokenizer, told[:1])[0])) + len(trainer.prompt.ids)
         times = list[float]()
 
-        def step(_text: str) -> None:
+        def clock() -> None:
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
 
         for steps in (WARM, args.steps):
-            step("")
+            clock()
             av.train(
                 trainer, x.to(device), told, rate=s.AV_RATE, steps=steps, seconds=0.0, batch=args.av_batch,
                 seed=s.SEED, say=str, pieces=args.pieces,
             )  # fmt: skip
-            step("")
+            clock()
         seconds = (times[3] - times[2]) / args.steps
         world = dist.get_world_size() if dist.is_initialized() else 1
         held = torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else None

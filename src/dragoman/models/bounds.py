@@ -54,7 +54,7 @@ _TEXTS = (
 )
 
 _tried: set[str] = set()  # digests of those that held
-_built: dict[tuple[str, str], WithoutNumbers] = {}
+_built: dict[tuple[str, str], WithoutNumbers] = {}  # by class and content of config.json
 
 
 def quantised(config: Mapping[str, Any]) -> bool:
