@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import settings as s
+from dragoman.core import Site
 from dragoman.dictionaries import open_dictionary
 from many_files import codes_of, drawn, w_dec_of
 from setup import Listed, Setup
@@ -78,3 +79,19 @@ def test_latents_of_a_dictionary_that_exists_fire_as_its_encoder_says(world: Wor
     want = dictionary.need_encoder().encode(x)[:, numbers]
     assert codes.size == 5 and np.allclose(codes.dense().numpy(), want, rtol=2e-3, atol=2e-3)  # kept as float16
     assert s.TOPK >= 5
+
+
+def test_other_models_are_reached_by_maps_and_tested_dictionaries_are_never_taught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("setup.open_dictionary", lambda ref: SimpleNamespace(site=Site.parse(ref)))
+    found = Setup.of_dictionaries("", ["m:7", "m:3"], ["other:2"], ["m:7"], [3])
+    assert (found.base, found.home) == ("m", Place("m", 7)) and found.others == (Place("other", 2),)
+    assert [one.name for one in found.dictionaries] == ["m-7", "m-3", "other-2", "m-7-tested"]
+    assert [one.tested for one in found.dictionaries] == [False, False, False, True]
+    assert found.places == (Place("m", 7), Place("m", 3), Place("other", 2))
+    assert found.arms()["without-blocks"][0] == (Place("m", 7),) and "mapped" in found.arms()["many-everything"][1]
+    with pytest.raises(SystemExit, match="--test-sae: it is of a place that no --sae is of: name one there too"):
+        Setup.of_dictionaries("", ["m:7"], [], ["m:3"], [])
+    with pytest.raises(SystemExit, match="--unseen: name blocks of other --sae than the first"):
+        Setup.of_dictionaries("", ["m:7"], [], [], [7])

@@ -58,13 +58,11 @@ from dragoman.store import digest, refuse_alike
 from dragoman.store.spool import Spool
 
 ROOM = 2e9  # bytes of sums over firings
-
-
 Documents = Sequence[Document]
 Tokens = tuple[Batch, Batch]
 
 
-class Workers(Protocol):
+class ReadsBatches(Protocol):
     """Processes that have both models open and read batches; sums are taken here, whoever reads.
 
     ``ahead``: how many batches may be on their way or wait to be summed.
@@ -88,7 +86,7 @@ def read_aligned(
     spool: Spool | None = None,
     device: str | None = None,
     every: bool = False,
-    workers: Workers | None = None,
+    workers: ReadsBatches | None = None,
 ) -> Aligned:
     """Read every text once with both models and keep the sums; refused as the module says.
 
@@ -203,7 +201,7 @@ class _Reading:
             yield batch, tokens, kept if kept is not None else pairing.pairs(batch, tokens)
 
     def dealt(
-        self, batches: Sequence[Documents], texts: Sequence[str], workers: Workers
+        self, batches: Sequence[Documents], texts: Sequence[str], workers: ReadsBatches
     ) -> Iterator[tuple[Documents, None, Pairs]]:
         """The same, where workers read; a batch that none survives is named by its places in ``texts``."""
 

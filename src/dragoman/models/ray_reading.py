@@ -56,7 +56,7 @@ class Afar:
 
 
 class ReadingPool(Workers):
-    """Workers with both models open. ``ahead``: see ``aligned.Workers``."""
+    """Workers with both models open. ``ahead``: see ``aligned.ReadsBatches``."""
 
     def __init__(
         self,
