@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +186,16 @@ def test_a_good_answer_is_parsed_without_problems() -> None:
 def test_each_problem_is_flagged_and_nothing_is_dropped(raw: str, text: str, problems: tuple[str, ...]) -> None:
     got = parse(raw)
     assert (got.text, got.problems, got.raw) == (text, problems, raw)
+
+
+@given(st.text(alphabet="ab! \n\u2003", max_size=60))
+def test_a_run_of_characters_is_found_wherever_it_stands(text: str) -> None:
+    # The definition, on the whole text; what is asked in use is asked of long words alone.
+    run = re.search(r"(\S{1,8}?)\1{11,}", text) is not None
+    words = text.split()
+    grams = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
+    again = len(grams) >= 12 and 2 * len(set(grams)) < len(grams)
+    assert ("repeats itself" in parse(f"<explanation>{text}</explanation>").problems) == (run or again)
 
 
 def test_a_quoted_foreign_word_is_no_problem() -> None:

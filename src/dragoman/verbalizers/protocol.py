@@ -23,6 +23,7 @@ _SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|bos|eos|pad|unk|start_of_turn
 _CJK = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _MARKER_BLOCK = re.compile(r"[\u3200-\u33ff]")  # where published checkpoints take their marker from
 _CHARACTER_RUN = re.compile(r"(\S{1,8}?)\1{11,}")
+_SHORTEST_RUN = 12  # characters of the shortest
 _SCRIPT = r"(?:Chinese|Japanese|Korean|CJK|East[ -]Asian|Hangul)"
 _SIGN = r"(?:characters?|keywords?|symbols?|glyphs?|ideographs?|ideograms?|logograms?|kanji|hanzi)"
 
@@ -184,12 +185,17 @@ def stock_phrases(text: str) -> tuple[str, ...]:
 
 
 def _foreign(text: str) -> bool:
-    letters = sum(c.isalpha() for c in text)
-    return bool(_MARKER_BLOCK.search(text)) or 10 * len(_CJK.findall(text)) > letters
+    if _MARKER_BLOCK.search(text):
+        return True
+    signs = len(_CJK.findall(text))
+    return bool(signs) and 10 * signs > sum(c.isalpha() for c in text)
 
 
 def _repeats(text: str) -> bool:
     """Fewer than half of its word 4-grams are distinct (of at least 12), or a few characters run on and on."""
     words = text.split()
     grams = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
-    return (len(grams) >= 12 and 2 * len(set(grams)) < len(grams)) or bool(_CHARACTER_RUN.search(text))
+    if len(grams) >= 12 and 2 * len(set(grams)) < len(grams):
+        return True
+    # A run holds no space, so it lies within one word; few are as long as the shortest run.
+    return any(_CHARACTER_RUN.search(word) for word in words if len(word) >= _SHORTEST_RUN)
