@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from dragoman import store
 from dragoman.core import Estimate, Refusal
+from dragoman.store import files
 from store_faults import forbidden, full, one_sentence
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"))
@@ -52,6 +54,28 @@ def test_digest_of_a_folder_counts_names_and_contents_and_not_its_own_name(tmp_p
 def test_digest_refuses_object_arrays() -> None:
     with pytest.raises(Refusal, match="object array"):
         store.digest(np.array([{}], dtype=object))
+
+
+def test_large_files_are_read_side_by_side_and_told_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{k}" for k in range(5)]
+    for k, path in enumerate(paths):
+        path.write_bytes(bytes([k]) * (10 - k))
+    alone = [store.file_sha256(path) for path in paths]
+    assert store.of_each(store.file_sha256, paths) == alone
+    monkeypatch.setattr(files, "_LARGE", 1)
+    threads = set[str]()
+
+    def told(path: Path) -> str:
+        threads.add(threading.current_thread().name)
+        return store.file_sha256(path)
+
+    assert store.of_each(told, paths) == alone and threading.current_thread().name not in threads
+    paths[3].unlink()
+    with pytest.raises(Refusal, match="3"):
+        store.of_each(store.file_sha256, paths)
+    assert store.of_each(store.file_sha256, []) == []
 
 
 def test_sha256_is_the_published_one(tmp_path: Path) -> None:

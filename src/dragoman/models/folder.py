@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.core import Refusal
-from dragoman.store import ArraysFile, file_sha256, read_json, refusing
+from dragoman.store import ArraysFile, file_sha256, of_each, read_json, refusing
 from dragoman.store.boundary import AGAIN
 from dragoman.store.spans import listed, shown
 from dragoman.verbalizers.sidecar import NAME
@@ -144,7 +144,8 @@ def digests(folder: Path, prefix: str = "") -> dict[str, dict[str, str]]:
 
     ``prefix`` stands before the two words. The sidecar is left out: whoever reads it has its own digest.
     """
-    found = {name: file_sha256(folder / name) for name in deciding(folder) if name != NAME}
+    names = [name for name in deciding(folder) if name != NAME]
+    found = dict(zip(names, of_each(file_sha256, [folder / name for name in names]), strict=True))
     weights = {name: sha for name, sha in found.items() if name.endswith(".safetensors")}
     files = {name: sha for name, sha in found.items() if name not in weights}
     return {f"{prefix}weights": weights, f"{prefix}files": files}

@@ -24,6 +24,7 @@ from dragoman.store.files import (
     digest,
     file_sha256,
     held,
+    of_each,
     opened,
     read_json,
     refusing,
@@ -220,7 +221,9 @@ def fingerprint(path: Path | str) -> str:
 
 def fingerprint_of(folder: Path, names: Iterable[str]) -> str:
     """Digest of some of a folder's files: their names and contents, in the order of the names."""
-    return digest(*(part for name in sorted(names) for part in (name, fingerprint(folder / name))))
+    every = sorted(names)
+    made = of_each(fingerprint, [folder / name for name in every])
+    return digest(*(part for pair in zip(every, made, strict=True) for part in pair))
 
 
 def _kept(note: Path) -> dict[str, object]:

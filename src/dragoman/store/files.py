@@ -19,7 +19,8 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -37,6 +38,7 @@ _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
 _TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 TEMPORARY = 24  # bytes that the name of a file grows by while it is written
+_LARGE = 256 << 20  # bytes of several files, above which they are read side by side
 _SETTLED = 2_000_000_000  # nanoseconds after which a second change of a file gets another time than the first
 _WHOLE = 1_000_000_000  # nanoseconds
 _HALF = re.compile("[\ud800-\udfff]")
@@ -265,6 +267,17 @@ def file_sha256(path: Path | str) -> str:
     """Hex sha256 of a file's bytes, as ``sha256sum`` prints it."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_each(work: Callable[[Path], str], paths: Sequence[Path]) -> list[str]:
+    """What ``work``, which reads a file through, says of each path; large files side by side.
+
+    A processor hashes more slowly than disks read: the 54 GB of a model of 27 billion parameters took it 40 seconds.
+    """
+    if len(paths) < 2 or sum(path.stat().st_size for path in paths if path.is_file()) < _LARGE:
+        return [work(path) for path in paths]
+    with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as threads:
+        return list(threads.map(work, paths))
 
 
 def stamp(path: Path) -> tuple[int, int, int, int] | None:
