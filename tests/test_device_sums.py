@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -24,7 +25,7 @@ from dragoman.maps.moments import FoldedMoments, Moments, MomentStream
 from dragoman.maps.penalty import Calibration, choose_penalty, fit_map
 from dragoman.models.algebra import DeviceAlgebra, algebra_of, in_double
 from dragoman.models.aligned import read_aligned
-from dragoman.models.behind import one_behind
+from dragoman.models.behind import TURN, one_behind
 from dragoman.models.encoding import DeviceEncoding, HostEncoding, encoded, to_host
 from dragoman.models.fused import add_sums
 from dragoman.models.harvest import Reader
@@ -235,18 +236,23 @@ def test_what_goes_wrong_beside_ends_the_reading(pair: PlantedPair, monkeypatch:
 @pytest.mark.parametrize("beside", [False, True])
 def test_pieces_of_work_are_done_in_their_order(beside: bool) -> None:
     done: list[int] = []
+    turn = sys.getswitchinterval()
     with one_behind(DEVICE if beside else None) as later:
+        # Whoever launches kernels would wait for what counts, as long as Python lets a thread go on.
+        assert sys.getswitchinterval() == pytest.approx(TURN if beside else turn)
         for k in range(50):
             later(lambda k=k: done.append(k))
-    assert done == list(range(50))
+    assert done == list(range(50)) and sys.getswitchinterval() == turn
 
 
 def test_the_last_piece_is_heard_too() -> None:
     def wrong() -> None:
         raise ValueError("the last one")
 
+    turn = sys.getswitchinterval()
     with pytest.raises(ValueError, match="the last one"), one_behind(DEVICE) as later:
         later(wrong)
+    assert sys.getswitchinterval() == turn
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------

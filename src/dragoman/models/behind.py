@@ -6,6 +6,7 @@ the whole where it is waited for.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 2  # pieces that are done before they are asked for
+TURN = 1e-4  # seconds after which a thread of Python lets another one go on; 5e-3 unless somebody says otherwise
 
 
 @contextmanager
@@ -32,17 +34,22 @@ def one_behind(device: str | None) -> Iterator[Callable[[Callable[[], None]], No
         yield lambda work: work()
         return
     waiting: list[Future[None]] = []
-    beside = _own_stream(torch.device(device))
+    beside, turn = _own_stream(torch.device(device)), sys.getswitchinterval()
 
     def later(work: Callable[[], None]) -> None:
         if waiting:
             waiting.pop().result()
         waiting.append(thread.submit(beside(work)))
 
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        yield later
-        if waiting:
-            waiting.pop().result()
+    # Whoever reads launches thousands of kernels a batch, and each time has to be let in again by what is counting.
+    sys.setswitchinterval(min(turn, TURN))
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            yield later
+            if waiting:
+                waiting.pop().result()
+    finally:
+        sys.setswitchinterval(turn)
 
 
 def _own_stream(device: torch.device) -> Callable[[Callable[[], None]], Callable[[], None]]:
