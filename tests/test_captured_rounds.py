@@ -89,6 +89,9 @@ def test_every_row_says_what_the_loop_says(
         assert [ids for ids, _ in said] == wanted
         assert [len(sure) for _, sure in said] == [len(ids) for ids in wanted]
     assert {size for size, _ in engine.made} == {4, 8, SLOTS}, "fewer rows are said by smaller steps"
+    engine.run(lambda part: verbalizer.feed(vectors[part.start : part.stop]), [1 + every] * SLOTS)
+    begins = tail - 1 if fed > tail and not feed.hooks else 0
+    assert engine.steps == begins + 1 + every, "no step is made for rows that are over for certain"
     engine.close()
 
 

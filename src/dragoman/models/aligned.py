@@ -120,7 +120,8 @@ def read_aligned(
     else:
         read, beside = reading.dealt(batches, texts, workers), device or "cpu"  # workers are to wait for no sum
     done = 0
-    with fused_norms(device if workers is None else None, source, target), one_behind(beside) as count:
+    models, own = (lambda: (source.model, target.model)), device if workers is None else None
+    with fused_norms(own, models), one_behind(beside) as count:
         for batch, tokens, pairs in read:
             count(partial(reading.take, batch, tokens, pairs))
             done += len(batch)

@@ -25,6 +25,7 @@ from dragoman.models import slots as over
 from dragoman.models.board import CLOSERS, COUNT, DONE, FACTS, LIMIT, POSITION, TOKEN, UNDEFINED, Board, Look, chosen
 from dragoman.models.choose import Ending, undefined
 from dragoman.models.contracts.base import Feed
+from dragoman.models.fused import fused_norms
 from dragoman.models.hooked import hooked
 from dragoman.models.load import decoder_blocks
 from dragoman.models.logits import logits_of
@@ -78,6 +79,11 @@ class Captured:
         self._compiled = [torch.compile(b.forward, dynamic=False) for b in decoder_blocks(net)] if compiled else []
         self.steps = 0  # made since the last run began
 
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of rows that steps are captured for, rising."""
+        return list(self._sizes)
+
     def close(self) -> None:
         """Give the memory back."""
         self._captures.clear()
@@ -121,10 +127,13 @@ class Captured:
         turn = 0
         while run.goes_on:
             run.begin_rows(turn)
-            self._advance(run.slots, draws=temperature > 0)
-            turn += 1
-            looks.append(self._look(turn))
-            if len(looks) > self._lag:
+            steps = min(self._every, run.left)
+            if steps:
+                self._advance(run.slots, steps, draws=temperature > 0)
+                turn += 1
+                looks.append(self._look(turn))
+                run.count(steps)
+            if not steps or len(looks) > self._lag:
                 run.take(looks.popleft())
         return run.found()
 
@@ -175,9 +184,9 @@ class Captured:
         length = self.cache.own if self.graphs else int(position.max()) + 1 - self.shared
         return over.Rows(slot, position, "step", length, whole)
 
-    def _advance(self, live: list[int], *, draws: bool) -> None:
+    def _advance(self, live: list[int], steps: int, *, draws: bool) -> None:
         """A round of steps of the slots in ``live``."""
-        self.steps += self._every
+        self.steps += steps
         if not self.graphs:
             rows = self._rows(torch.tensor(live), whole=live == list(range(len(live))))
             self._step(rows, draws=draws)
@@ -188,7 +197,7 @@ class Captured:
         if self._held.get(size) != listed:
             self._listed[size].copy_(self._sent(torch.tensor(listed)))
             self._held[size] = listed
-        for _ in range(self._every):
+        for _ in range(steps):
             graph.replay()
 
     def _graph(self, size: int, *, draws: bool) -> Any:
@@ -197,7 +206,7 @@ class Captured:
         if key not in self._captures:
             self._held.pop(size, None)
             self._listed[size].fill_(self.slots)
-            with self._compiling():
+            with self._quicker():
                 self._captures[key] = self._capture(
                     lambda: self._step(self._rows(self._listed[size]), draws=draws),
                 )
@@ -217,10 +226,14 @@ class Captured:
         return graph
 
     @contextmanager
-    def _compiling(self) -> Iterator[None]:
-        """Inside, blocks run compiled, where that was asked for."""
+    def _quicker(self) -> Iterator[None]:
+        """Inside, blocks run compiled where that was asked for; else norms, which a compiler fuses too, in one kernel.
+
+        A block's six kernels a norm are the most there is to gain beside products without a compiler.
+        """
         if not self._compiled:
-            yield
+            with fused_norms(self.device, lambda: [self.net]):
+                yield
             return
         blocks: Any = decoder_blocks(self.net)
         # One graph a size and kind of block; past the limit blocks would run as they are, without a word.
@@ -258,6 +271,7 @@ class _Run:
         self._free = list(range(engine.slots))[::-1]
         self._owner: dict[int, int] = {}  # slot -> row
         self._since: dict[int, int] = {}  # slot -> round in which its row began
+        self._left: dict[int, int] = {}  # slot -> steps that its row can still use
         self._closers: dict[int, int] = {}  # slot -> tokens met that may end the tag
         self._begun = 0
         self._waiting: deque[tuple[range, Feed]] = deque()
@@ -272,6 +286,16 @@ class _Run:
     @property
     def slots(self) -> list[int]:
         return sorted(self._owner)
+
+    @property
+    def left(self) -> int:
+        """Steps after which every row is over for certain, whatever it says: more would be made for nobody."""
+        return max((self._left[slot] for slot in self._owner), default=0)
+
+    def count(self, steps: int) -> None:
+        """So many steps are on their way."""
+        for slot in self._owner:
+            self._left[slot] = max(0, self._left[slot] - steps)
 
     def found(self) -> list[RowTokens]:
         return [said for said in self._said if said is not None]
@@ -291,6 +315,8 @@ class _Run:
             engine.put(slot, feed, limits, uniform, fed=self._fed)
             self._owner.update(zip(slot, rows, strict=True))
             self._since.update(dict.fromkeys(slot, turn))
+            fed = engine.tail - 1 if self._fed else 0
+            self._left.update((at, fed + limit) for at, limit in zip(slot, limits, strict=True))
             self._closers.update(dict.fromkeys(slot, 0))
             self._begun = rows.stop
 

@@ -1,6 +1,6 @@
-"""What a GPU spends most of its time on beside matrix products while texts are read, in one kernel each.
+"""What a GPU spends most of its time on beside matrix products while texts are read and said, in one kernel each.
 
-In: a model that is read; activations of features and rows. Out: its norms as one kernel while a context lasts; sums of
+In: a model; activations of features and rows. Out: its norms as one kernel while a context lasts; sums of
 activation times row. Both are what transformers and plain torch say, but for the order in which a row's squares are
 added. Without CUDA or Triton everything stays plain torch.
 
@@ -10,7 +10,7 @@ RMS norm: Zhang and Sennrich 2019 (arXiv 1910.07467). transformers writes it as 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -37,16 +37,17 @@ def has_kernels(device: torch.device) -> bool:
 
 
 @contextmanager
-def fused_norms(device: str | None, *readers: Any) -> Iterator[int]:
-    """Inside, RMS norms of the readers' models on a ``device`` are computed in one kernel each; how many of them are.
+def fused_norms(device: torch.device | str | None, models: Callable[[], Iterable[Any]]) -> Iterator[int]:
+    """Inside, RMS norms of ``models()`` on a ``device`` are computed in one kernel each; how many of them are.
 
     A norm is replaced only where the kernel says what it says on random rows, but for roundings of its precision.
+    Without a device, or kernels there, models are not asked for.
     """
     replaced: list[Any] = []
     if device is not None and has_kernels(torch.device(device)):
         from dragoman.models.kernels import norm
 
-        replaced = [module for reader in readers for module in reader.model.modules() if _replace(module, norm)]
+        replaced = [module for model in models() for module in model.modules() if _replace(module, norm)]
     try:
         yield len(replaced)
     finally:

@@ -178,7 +178,7 @@ class _Worker:
         def kept() -> Kept:
             if self._norms is None:  # not before: the pilot is read without
                 self._norms = ExitStack()
-                self._norms.enter_context(fused_norms(self._summed, source, target))
+                self._norms.enter_context(fused_norms(self._summed, lambda: (source.model, target.model)))
             return pairing.pairs(documents, pairing.prepared(documents) if stay else None).kept
 
         return refusing(kept)
