@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,11 @@ def test_the_peak_is_that_of_the_step_that_takes_most() -> None:
     assert 1.8 < wide / whole < 2.0
     gpu, host, step = gpu_peak(sizes()) or (0, 0, "")
     assert step == "reading" and 82e9 < gpu < whole and host < 8 * GIB and gpu_peak(sizes(read=[needed(None)])) is None
+    wide = replace(needed(7 * 10**9), vocabulary=262_208, width=5376)
+    more = (gpu_peak(sizes(held=[wide])) or (0, 0, ""))[1] - (gpu_peak(sizes(held=[needed(7 * 10**9)])) or (0, 0, ""))[
+        1
+    ]
+    assert more == pytest.approx(2 * 262_208 * 5376, rel=0.5), "the largest weights lie on the host on their way"
 
 
 def test_a_gpu_sums_direct_rows_of_all_features_of_a_large_dictionary() -> None:
@@ -188,7 +194,10 @@ def test_time_is_told_by_constants_of_this_machine_alone(monkeypatch: pytest.Mon
     assert this_machine("cpu", "bfloat16")[0] is None and this_machine("cuda", "float32") == (None, "cuda")
     one = needed(1_000_000_000)
     plain = sizes(held=[one], read=[one], aligned=False, features=1)
-    assert seconds_on(machine, plain, {one.ref: 1000}, {one.ref: 500}) == 10 + 1 + 2 + 1
+    assert seconds_on(machine, plain, {one.ref: 1000}, {one.ref: 500}) == 10 + 2 + 2 + 1
+    assert seconds_on(machine, plain, {one.ref: 1000}, {one.ref: 500}, "one at a time") == 10 + 3 + 2 + 1
+    half = replace(plain, held=[], read=[replace(one, opened=2_000_000_000, parameters=4_000_000_000)])
+    assert seconds_on(machine, half, {one.ref: 1000}, {}) == 10 + 2 + 4, "no more than what is opened is read with"
 
 
 def test_a_machine_nobody_measured_is_said_to_be_one(

@@ -1,7 +1,7 @@
-"""How much memory is free where models run, and giving back what closed models held there.
+"""How much memory is free where models run, what a GPU is called, and giving back what closed models held there.
 
-In: a device in torch's words. Out: bytes. Refuses nothing: what nothing tells is None. Imports torch where a GPU is
-asked for, or was in use, alone.
+In: a device in torch's words. Out: bytes, a name. Refuses nothing: what nothing tells is None. Imports torch where a
+GPU is asked for, or was in use, alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,15 @@ def free_bytes(device: str) -> int | None:
     if device.partition(":")[0] == "cuda":
         return _of_gpu(device)
     return _of_host() if device == "cpu" else None
+
+
+def gpu_name(device: str) -> str:
+    """What a GPU's maker calls it; the device's own word where it is not here."""
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    here = device.startswith("cuda") and torch.cuda.is_available() and number < torch.cuda.device_count()
+    return str(torch.cuda.get_device_name(number)) if here else device
 
 
 def let_go(device: str) -> None:

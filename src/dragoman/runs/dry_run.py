@@ -120,7 +120,7 @@ def dry_run(
     if constant is None:
         unknown.append(f"time: no constant for this machine ({name}, {dtype})")
     elif memory is not None:
-        seconds, machine = seconds_on(constant, sizes, tokens, whole), name
+        seconds, machine = seconds_on(constant, sizes, tokens, whole, order.order), name
     fetched = [one.fetched for one in (first, second) if one] + [one.fetched_bytes for one in models]
     return Forecast(
         source=str(source),

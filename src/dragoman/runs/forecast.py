@@ -25,6 +25,7 @@ from typing import Any, Literal
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.moments import FOLDS, PER_DOCUMENT
 from dragoman.models.needs import ModelNeeds
+from dragoman.models.room import gpu_name
 from dragoman.records import Record
 
 Order = Literal["at once", "one at a time"]  # of opening models, see ``runs.order``
@@ -118,8 +119,7 @@ def constants() -> Mapping[str, Any]:
 
 def weights_bytes(model: ModelNeeds, dtype: str) -> int | None:
     """Of a model in memory."""
-    count = model.parameters if model.opened is None else model.opened
-    return None if count is None else count * _NUMBER[dtype]
+    return None if model.parameters is None and model.opened is None else _in_memory(model) * _NUMBER[dtype]
 
 
 def host_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> tuple[int, str] | None:
@@ -153,6 +153,8 @@ def gpu_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> t
     step = max(steps, key=lambda name: steps[name])
     every = (*sizes.held, *sizes.read)
     host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
+    # Weights go to the device one by one; the largest, of the vocabulary, lies on the host until it is there.
+    host += max((model.vocabulary or 0) * (model.width or 0) * _NUMBER[sizes.dtype] for model in every)
     return int(steps[step]), int(host), step
 
 
@@ -215,7 +217,7 @@ def _saying(sizes: Sizes, model: ModelNeeds) -> int:
 
 def this_machine(device: str, dtype: str) -> tuple[Mapping[str, Any] | None, str]:
     """The constants measured on a machine like this one, and what this one is called."""
-    name = f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else device
+    name = f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else gpu_name(device)
     found = [m for m in constants()["machines"] if m["machine"] == name and m["dtype"] == dtype]
     return (found[0] if found else None), name
 
@@ -232,21 +234,32 @@ def _processor() -> str:
 
 
 def seconds_on(
-    machine: Mapping[str, Any], sizes: Sizes, read_tokens: Mapping[str, int], said: Mapping[str, int]
+    machine: Mapping[str, Any],
+    sizes: Sizes,
+    read_tokens: Mapping[str, int],
+    said: Mapping[str, int],
+    order: Order = "at once",
 ) -> int:
     """About how long it takes.
 
     Args:
-        machine: constants of it, operations a second.
+        machine: constants of it: parameters opened a second, operations a second.
         sizes: of what is opened.
         read_tokens: by model.
         said: tokens to say, by verbalizer's model.
+        order: one at a time, verbalizers are opened to be looked at, and once more to speak.
     """
     by_name = {model.ref: model for model in (*sizes.held, *sizes.read)}
-    read = sum(2 * (by_name[name].parameters or 0) * tokens for name, tokens in read_tokens.items())
+    read = sum(2 * _in_memory(by_name[name]) * tokens for name, tokens in read_tokens.items())
     if sizes.aligned and sizes.read:
         read += 2 * sizes.d_sae * sizes.p * read_tokens.get(sizes.read[0].ref, 0)
     decoded = sum(2 * (by_name[name].parameters or 0) * tokens for name, tokens in said.items())
-    opened = sum(model.parameters or 0 for model in by_name.values())
+    times = 2 if order == "one at a time" and sizes.read else 1
+    opened = times * sum(map(_in_memory, sizes.held)) + sum(map(_in_memory, sizes.read))
     whole = opened / machine["opened_a_second"] + read / machine["read_a_second"] + decoded / machine["said_a_second"]
     return max(1, round(whole + machine["start_seconds"]))
+
+
+def _in_memory(model: ModelNeeds) -> int:
+    """Parameters that are opened: up to a block, of a model that is only read."""
+    return (model.parameters if model.opened is None else model.opened) or 0
