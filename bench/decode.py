@@ -281,9 +281,8 @@ def by_slots(
     start = waited(device)
     engine = Captured(bare.model, bare.ending, **how, every=every, compiled=compiled)
     try:
-        # All sizes are captured here: rows are over one by one.
-        warm = np.linspace(1, min(shape.new, 24), engine.slots).astype(int).tolist()
-        bare.said(engine, vectors[: engine.slots], warm)
+        for size in engine.sizes:  # each is captured when so many rows are first left
+            bare.said(engine, vectors[:size], [2] * size)
         record.put(f"{kind}: {engine.slots} slots, ready after {waited(device) - start:.1f} s", **{
             f"{kind}_ready_s": waited(device) - start, "slots": engine.slots,
         })  # fmt: skip

@@ -23,6 +23,7 @@ GIB = 2**30
 class Peak:
     """The largest memory of this process, and on a GPU what torch allocated and the driver gave out; GiB.
 
+    ``host_gib`` counts pages of mapped files too, which the system takes back when it needs them; ``own_gib`` does not.
     The driver is asked by ``nvidia-smi``, in a process of its own: while a step is captured nothing else may be asked
     of CUDA here.
     """
@@ -31,21 +32,33 @@ class Peak:
         """Watch from now on."""
         self._device, self._driver = device, list[int]()
         self._gpu = device.startswith("cuda")
+        self._own, self._over = 0, threading.Event()
+        threading.Thread(target=self._watch_own, daemon=True).start()
         if self._gpu:
             torch.cuda.init()
-            number = device.partition(":")[2] or "0"
-            asked = ["nvidia-smi", "-i", number, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+            # By its own name: which number the driver gives it, visible devices do not tell.
+            card = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            asked = ["nvidia-smi", "-i", card, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
             line_by_line = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
             self._smi = subprocess.Popen([*line_by_line, *asked, "-lms", "20"], stdout=subprocess.PIPE, text=True)
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
+
+    def _watch_own(self) -> None:
+        """Every fiftieth of a second, as the system keeps no largest figure of it."""
+        status = Path("/proc/self/status")
+        while not self._over.wait(0.02) and status.is_file():
+            line = next(one for one in status.read_text(encoding="ascii").splitlines() if one.startswith("RssAnon"))
+            self._own = max(self._own, int(line.split()[1]) * 1024)
 
     def _watch(self) -> None:
         self._driver += (int(line) for line in self._smi.stdout or () if line.strip().isdigit())
 
     def told(self) -> dict[str, float]:
         """Of all this time; ``driver_gib`` with the driver's own share and whatever else lies on the card."""
+        self._over.set()
         found = {"host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
+        found["own_gib"] = self._own / GIB
         if self._gpu:
             self._smi.terminate()
             self._thread.join()

@@ -12,6 +12,9 @@ explain: ``explain(map="post", native=...)`` of 45 features, at most 100 tokens 
 ``--card-gib`` (80), whatever is there: free memory is told so, and torch may take no more. ``explain_native_peak_gib``
 is the largest of what torch allocated, what it had reserved, and what the driver had given out. Wanted: below 72.
 
+speak: ``explain`` of ``--features`` (4,096) by the source's own verbalizer, by default settings, of which
+``explain_tokens_per_s`` is told while it speaks. Of both parts what a dry run foretold is kept beside what then was.
+
 What random weights say is nonsense, and what the doctor's quick checks find wrong in it does not end the bench: it is
 printed and kept under ``doctor``. The product has no such way round.
 """
@@ -45,6 +48,8 @@ from measured import GIB, Peak, Record, machine_of
 
 HERE = Path(__file__).parent
 SHARD = 4 * 10**9
+ASKED_AT_ONCE = 32  # vectors of a call above which it is none of the doctor's
+FORECAST = ("decoded_tokens", "seconds", "host_bytes", "gpu_bytes", "order", "machine", "unknown")
 WHOLE = "whole.json"  # written last: what lies beside it is whole
 WORDS, SHARED_WORDS = 8000, 40_000  # that are trained; further ones of letters alone, which both vocabularies have
 SPARE = 100  # rows without a word, as published tables have them
@@ -122,20 +127,21 @@ class Made:
 
     shape: Shape
     source: Path
-    target: Path
-    by: Path
+    target: Path | None
+    by: Path | None
     native: Path
     dictionary: Path
 
 
-def made(shape: Shape, scratch: list[Path], device: str) -> Made:
-    """What the parts read; what lies whole in a scratch folder is taken as it is."""
-    source, target = (model_of(one, shape.dtype, scratch, device) for one in (shape.source, shape.target))
+def made(shape: Shape, scratch: list[Path], device: str, *, whole: bool = True) -> Made:
+    """What the parts read; what lies whole in a scratch folder is taken as it is. Not ``whole``: without the target."""
+    source = model_of(shape.source, shape.dtype, scratch, device)
+    target = model_of(shape.target, shape.dtype, scratch, device) if whole else None
     return Made(
         shape=shape,
         source=source,
         target=target,
-        by=verbalizer_of(shape.target, target),
+        by=None if target is None else verbalizer_of(shape.target, target),
         native=verbalizer_of(shape.source, source),
         dictionary=dictionary_of(shape, scratch, device),
     )
@@ -192,12 +198,16 @@ def write_shards(folder: Path, parameters: dict[str, Any], kind: torch.dtype, de
         tensors: dict[str, torch.Tensor] = {}
         for name in names:
             shape = parameters[name].shape
+            # Random blocks that write as much as they read make noise of the last digit, and no two orders of sums
+            # agree: what blocks write is a fiftieth of the stream, by what they end with.
+            last = name.endswith(("o_proj.weight", "down_proj.weight"))
             if len(shape) == 1:
-                plain = ones and not name.endswith("bias")
-                tensors[name] = torch.full(shape, 1.0 if plain else 0.0, dtype=kind)
+                after = not ones and "post_" in name
+                tensors[name] = torch.full(shape, 1.0 if ones and "bias" not in name else -0.98 * after, dtype=kind)
             else:
+                scale = 1.0 if "embed_tokens" in name and ones else (0.02 if last else 1.73) / shape[1] ** 0.5
                 drawn = torch.randn(shape, generator=generator, device=device, dtype=kind)
-                tensors[name] = drawn.mul_(1.73 / shape[1] ** 0.5).cpu()
+                tensors[name] = drawn.mul_(scale).cpu()
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
         places |= dict.fromkeys(names, file)
@@ -289,14 +299,34 @@ def dictionary_of(shape: Shape, scratch: list[Path], device: str) -> Path:
 
 def explain_part(what: Made, args: argparse.Namespace, record: Record) -> None:
     """``explain_native_peak_gib``: the whole of ``explain --map post --native``, seen from a process of its own."""
+    more = {"by": f"{what.by}", "native": f"{what.native}", "map": "post", "features": 45, "max_new_tokens": 100}
+    found = in_a_process(what, args, {**more, "card_gib": args.card_gib, "compare": args.at_once})
+    gpu = args.device.startswith("cuda")
+    kinds = ("allocated_gib", "reserved_gib", "driver_gib") if gpu else ("host_gib",)
+    value = max(found[kind] for kind in kinds)
+    name = "explain_at_once" if args.at_once else "explain_native"
+    record.put(f"{name}_peak_gib", value, **found)
+
+
+def speak_part(what: Made, args: argparse.Namespace, record: Record) -> None:
+    """``explain_tokens_per_s``: of so many features that the source's own verbalizer says, by its default settings.
+
+    Tokens a second from when it begins to speak until it has spoken: captures, text, checks and rows on the disk.
+    """
+    more = {"by": f"{what.native}", "features": min(args.features, what.shape.features), "card_gib": args.card_gib}
+    found = in_a_process(what, args, more)
+    record.put("explain_tokens_per_s", found.pop("tokens_per_s"), **found)
+
+
+def in_a_process(what: Made, args: argparse.Namespace, more: dict[str, Any]) -> dict[str, Any]:
+    """``explained`` in a process of its own, with a cache of its own, and what it told."""
     out = args.scratch[-1] / "real-size-run"
     shutil.rmtree(out, ignore_errors=True)
     cache = args.scratch[-1] / "real-size-cache"
     shutil.rmtree(cache, ignore_errors=True)
     asked = {
-        "dictionary": f"{what.dictionary}", "source": f"{what.source}:{what.shape.source.block}", "by": f"{what.by}",
-        "native": f"{what.native}", "out": f"{out}", "dtype": what.shape.dtype, "device": args.device,
-        "features": 45, "max_new_tokens": 100, "card_gib": args.card_gib, "compare": args.at_once,
+        "dictionary": f"{what.dictionary}", "source": f"{what.source}:{what.shape.source.block}", "out": f"{out}",
+        "dtype": what.shape.dtype, "device": args.device, "compare": False, "native": None, **more,
     }  # fmt: skip
     start = time.perf_counter()
     command = [sys.executable, __file__, "--as-explain", json.dumps(asked)]
@@ -311,26 +341,32 @@ def explain_part(what: Made, args: argparse.Namespace, record: Record) -> None:
         raise SystemExit(f"explain ended with {child.returncode}")
     found = json.loads(lines[-1])
     found["wall_seconds"] = time.perf_counter() - start
-    gpu = args.device.startswith("cuda")
-    kinds = ("allocated_gib", "reserved_gib", "driver_gib") if gpu else ("host_gib",)
-    value = max(found[kind] for kind in kinds)
-    name = "explain_at_once" if args.at_once else "explain_native"
-    record.put(f"{name}_peak_gib", value, **found)
+    return found
 
 
 def explained(asked: dict[str, Any]) -> None:
     """The main job on what was made, as users call it; prints what it says, and its peak as the last line."""
     import dragoman
-    from dragoman.dictionaries import open_dictionary
-    from dragoman.runs import explain as main_job
-    from dragoman.runs import order
+    from dragoman.dictionaries import Asked, open_dictionary
+    from dragoman.models.decode import Verbalizer
+    from dragoman.runs import order, speakers
+    from dragoman.runs.dry_run import dry_run
+    from dragoman.runs.options import Options
 
-    device, card, start = asked["device"], asked["card_gib"] * GIB, time.perf_counter()
-    real, quick, doctor = order.free_bytes, main_job.quick, list[str]()
+    device, card = asked["device"], asked["card_gib"] * GIB
+    real, quick, doctor = order.free_bytes, speakers.quick, list[str]()
     order.free_bytes = lambda device: 2**60 if asked["compare"] else min(real(device) or card, card)
     if device.startswith("cuda") and not asked["compare"]:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, card / whole))
+    dictionary = open_dictionary(asked["dictionary"], site=Site.parse(asked["source"]))
+    words = {name: asked[name] for name in ("map", "max_new_tokens") if name in asked}
+    how: dict[str, Any] = {"by": asked["by"], "native": asked["native"], "dtype": asked["dtype"], "device": device}
+    features = f"0-{asked['features'] - 1}"
+    forecast = dry_run(
+        dictionary, features=Asked.parse(features), options=Options(**words), out=Path(asked["out"]), **how
+    )
+    start = time.perf_counter()
 
     def looked(verbalizers: Any) -> Any:
         try:
@@ -343,21 +379,44 @@ def explained(asked: dict[str, Any]) -> None:
         now = f"{torch.cuda.memory_allocated(device) / GIB:.1f} GiB allocated, " if device.startswith("cuda") else ""
         print(f"{time.perf_counter() - start:6.1f} s, {now}{text}", flush=True)
 
-    main_job.quick = looked
+    spoken: list[tuple[float, float]] = []
+    verbalize = Verbalizer.verbalize
+
+    def timed(self: Verbalizer, vectors: Any, **told: Any) -> Any:
+        begun = time.perf_counter()
+        found = verbalize(self, vectors, **told)
+        if len(vectors) >= ASKED_AT_ONCE:  # the doctor asks for fewer
+            spoken.append((begun, time.perf_counter()))
+            print(f"{begun - start:6.1f} s to {spoken[-1][1] - start:.1f} s, {len(found)} said", flush=True)
+        return found
+
+    Verbalizer.verbalize = timed
+    speakers.quick = looked
     peak = Peak(device)
-    run = dragoman.explain(
-        open_dictionary(asked["dictionary"], site=Site.parse(asked["source"])),
-        by=asked["by"], native=asked["native"], out=asked["out"], features=f"0-{asked['features'] - 1}", map="post",
-        max_new_tokens=asked["max_new_tokens"], dtype=asked["dtype"], device=device, talk=Talk(say=say),
-    )  # fmt: skip
+    run = dragoman.explain(dictionary, out=asked["out"], features=features, talk=Talk(say=say), **how, **words)
     rows = run.folder.rows()
     told: dict[str, Any] = {"seconds": time.perf_counter() - start, "rows": len(rows)}
     told["tokens"] = sum(row["tokens"] for row in rows)
-    print(json.dumps({**told, **peak.told(), "doctor": doctor}), flush=True)
+    if spoken:
+        told["saying_seconds"] = spoken[-1][1] - spoken[0][0]
+        told["tokens_per_s"] = told["tokens"] / told["saying_seconds"]
+    told |= peak.told()
+    told["forecast"] = {name: getattr(forecast, name) for name in FORECAST}
+    told["forecast_error"] = errors(told)
+    print(json.dumps({**told, "doctor": doctor}), flush=True)
+
+
+def errors(found: dict[str, Any]) -> dict[str, float]:
+    """Of what a dry run foretold, relative: tokens said, seconds, memory of the card and of the host."""
+    forecast, gpu = found["forecast"], "allocated_gib" in found
+    pairs = {"decoded_tokens": found["tokens"], "seconds": found["seconds"], "host_bytes": found["own_gib"] * GIB}
+    if gpu:
+        pairs["gpu_bytes"] = found["reserved_gib"] * GIB
+    return {name: forecast[name] / there - 1 for name, there in pairs.items() if forecast[name] is not None}
 
 
 # Each is given what was made, the words of the call, and where its figures go.
-PARTS: dict[str, Callable[[Made, argparse.Namespace, Record], None]] = {"explain": explain_part}
+PARTS: dict[str, Callable[[Made, argparse.Namespace, Record], None]] = {"explain": explain_part, "speak": speak_part}
 
 
 def main() -> None:
@@ -372,6 +431,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "real_size.json")
     parser.add_argument("--card-gib", type=float, default=80.0)
+    parser.add_argument("--features", type=int, default=4096, help="of the part speak")
     parser.add_argument("--at-once", action="store_true", help="all models at once, to compare; needs the memory")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
@@ -379,7 +439,7 @@ def main() -> None:
         raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     for folder in args.scratch:
         folder.mkdir(parents=True, exist_ok=True)
-    what = made(SHAPES[args.shape], args.scratch, args.device)
+    what = made(SHAPES[args.shape], args.scratch, args.device, whole=args.parts != ["speak"])
     if args.device.startswith("cuda"):
         torch.cuda.empty_cache()  # the parts are other processes
     record = Record(args.out, machine_of(args.device, args.shape))

@@ -31,14 +31,14 @@ import numpy as np
 from dragoman.core import Talk
 from dragoman.models.decode import Verbalizer
 from dragoman.models.ray_pool import Pool, cluster
-from dragoman.runs.plan import Condition, Plan, execute
+from dragoman.runs.plan import MAX_NEW_TOKENS, Condition, Plan, execute
 from dragoman.store import RunFolder
 from measured import Record, machine_of
 from real_size import HERE, SHAPES, model_of, verbalizer_of
 
 TIMES = 3
 FEATURES = {"real": 2048, "tiny": 96}
-NEW = {"real": 100, "tiny": 12}
+NEW = {"real": MAX_NEW_TOKENS, "tiny": 12}
 
 
 def unlooked(_opened: Any) -> None:
