@@ -60,12 +60,12 @@ def refuse_beside_server(engine: str, native: object, on: str | None) -> None:
 
 def _check_address(address: str) -> None:
     """Refuse what is no address of a server."""
-    found = None
+    sound = False
     with suppress(ValueError):  # of a port, or of brackets
         found = urlsplit(address)
-        _ = found.port
-    whole = found is not None and found.scheme in {"http", "https"} and found.hostname
-    if found is None or not whole or found.query or found.fragment or not address.isprintable() or " " in address:
+        sound = found.scheme in {"http", "https"} and bool(found.hostname) and found.port != 0
+        sound = sound and not found.query and not found.fragment and address.isprintable() and " " not in address
+    if not sound:
         told = shown(f"{SERVER}{public_address(address)}", 60)
         raise Refusal(f"engine '{told}'", "no server has such an address", "say vllm:http://HOST:PORT")
 

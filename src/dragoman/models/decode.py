@@ -190,7 +190,7 @@ class Verbalizer:
 
     @property
     def stamps(self) -> tuple[tuple[str, int, int], ...]:
-        """Path, size and time of change of every file that decides it, and which vLLM: others are another verbalizer's."""
+        """Path, size and time of change of every file that decides it, and which vLLM: others are another's."""
         folders = dict.fromkeys([self._folder, self.contract.weights, *self.adapters, folder_of(self.whole)])
         paths = [folder / name for folder in folders for name in deciding(folder)]
         by = [(self._engine.name, 0, 0)] if isinstance(self._engine, RowsByVllm) else []

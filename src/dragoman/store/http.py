@@ -1,6 +1,7 @@
 """The one HTTP client: every answer is bounded in time, redirects are counted, nothing is held that is not asked for.
 
-In: an address and, where needed, headers or a body to send. Out: an `Answer`: status, headers, and a body that comes piece by piece.
+In: an address and, where needed, headers or a body to send. Out: an `Answer`: status, headers, and a body that comes
+piece by piece.
 Raises `NoAnswer`, which callers turn into a `Refusal` of their own: no connection, silence, an answer slower than its
 bytes explain (one byte a second, 100 Continue for ever), too many redirects, an address that is none. Loads httpx with
 the first request.

@@ -25,7 +25,7 @@ _ANSWER = 1 << 20  # bytes of what it tells of itself, and of an error
 SOON = Bounds(redirects=0)
 # Of one row, which may wait for others: there is no byte of it before the last token.
 WHOLE = Bounds(silent=600.0, grace=600.0, redirects=0)
-_AGAIN = "look at its log, and run the same command again, which goes on with what is finished"
+_AGAIN = "and run the same command again, which goes on with what is finished"
 
 
 class About(NamedTuple):
@@ -37,7 +37,7 @@ class About(NamedTuple):
 
 
 class Client:
-    """Connections to one server, shared by threads.
+    """Connections to one server, shared by threads; none is left open by ``about``, and of rows none after ``close``.
 
     ``name``: its address, without passwords. ``serve``: gives the line that starts a server that does, for refusals.
     """
@@ -54,8 +54,7 @@ class Client:
         return f"vLLM at {self.name}"
 
     def close(self) -> None:
-        """Close all connections; asking again opens new ones."""
-        self._soon.close()
+        """Close the connections of rows; asking again opens new ones."""
         self._whole.close()
 
     def cut(self) -> None:
@@ -68,10 +67,12 @@ class Client:
         Raises:
             Refusal: as the module says.
         """
-        version = self._told("/version").get("version")
+        try:
+            version, found = self._told("/version").get("version"), self._told("/v1/models").get("data")
+        finally:
+            self._soon.close()
         if not isinstance(version, str) or not re.fullmatch(r"[\w.+-]{1,60}", version):
             raise self._odd("it does not say which version of vLLM it is")
-        found = self._told("/v1/models").get("data")
         models = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
         names = [one.get("id") for one in models]
         if len(models) != 1:
@@ -84,21 +85,25 @@ class Client:
             raise self._odd("it does not say how long a row may be (max_model_len)")
         return About(version, name, room)
 
-    def completed(self, asked: Mapping[str, Any], most: int) -> dict[str, Any]:
+    def completed(self, asked: Mapping[str, Any], embeddings: bytes, most: int) -> dict[str, Any]:
         """The object of what is answered to a request for one row, of at most ``most`` bytes.
+
+        ``embeddings``: of its prompt, in base64.
 
         Raises:
             NoAnswer: see ``refusal``.
             Refusal: it answers something else.
         """
         headers = {"Content-Type": "application/json", **_key()}
-        with self._whole.post(f"{self._base}/v1/completions", json.dumps(asked).encode(), headers) as answer:
+        # Base64 needs no escapes, and looking for some takes longer than all else that is done here for a row.
+        body = json.dumps(asked).encode()[:-1] + b', "prompt_embeds": "%b"}' % embeddings
+        with self._whole.post(f"{self._base}/v1/completions", body, headers) as answer:
             self._refuse_status(answer)
             return self._object(answer.body(most))
 
     def refusal(self, none: NoAnswer) -> Refusal:
         """No answer, as what is told of it."""
-        return Refusal(self.what, f"it gave no answer that can be used ({none.why})", _AGAIN)
+        return Refusal(self.what, f"it gave no answer that can be used ({none.why})", f"look at its log, {_AGAIN}")
 
     def _told(self, path: str) -> dict[str, Any]:
         """What it tells of itself."""
@@ -110,8 +115,7 @@ class Client:
                 return self._object(answer.body(_ANSWER))
         except NoAnswer as none:
             why = f"it gave no answer that can be used ({none.why})"
-            instead = f"start it ({self.serve()}), and run the same command again"
-            raise Refusal(self.what, why, instead) from none
+            raise Refusal(self.what, why, f"start it ({self.serve()}), {_AGAIN}") from none
 
     def _refuse_status(self, answer: Answer) -> None:
         """Refuse what is no success, with what the server says of it."""
@@ -125,7 +129,9 @@ class Client:
         if "--enable-prompt-embeds" in said:
             why = "it was started without --enable-prompt-embeds"
             raise Refusal(self.what, why, f"start it with that: {self.serve()}")
-        raise Refusal(self.what, f"it answers {answer.status}{f': {shown(said, 300)}' if said else ''}", _AGAIN)
+        why = f"it answers {answer.status}{f': {shown(said, 300)}' if said else ''}"
+        told = f"have it serve this very model ({self.serve()})" if answer.status == 400 else "look at its log"
+        raise Refusal(self.what, why, f"{told}, {_AGAIN}")
 
     def _object(self, body: bytes) -> dict[str, Any]:
         """An object out of an answer."""
@@ -138,7 +144,7 @@ class Client:
         return found
 
     def _odd(self, why: str) -> Refusal:
-        return Refusal(self.what, why, "name the address of a vLLM server")
+        return Refusal(self.what, why, f"see that a vLLM server runs there, {_AGAIN}")
 
 
 def serve_line(folder: str = "FOLDER", dtype: str = "DTYPE") -> str:

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class ServerEngine(RowsByVllm):
-    """VLLM on a server. ``about``: what the server was when the engine was made."""
+    """VLLM on a server. ``about``: what that is."""
 
     def __init__(self, client: Client, *model: Any, **how: Any) -> None:
         """Ask the server what it is, and have the canary speak; see ``RowsByVllm``.
@@ -78,8 +78,7 @@ class ServerEngine(RowsByVllm):
         return TOGETHER
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Nothing is open between two calls."""
 
     def _ready(self, length: int, asked: Asked) -> None:
         """Refuse a server that is another one now, or takes no rows as long as these."""
@@ -87,6 +86,7 @@ class ServerEngine(RowsByVllm):
         if found[:2] != self.about[:2]:
             why = f"it is version {found.version} with model {found.model} now, and was {self.name}"
             raise Refusal(self._client.what, why, "have it serve what it served, or write into another folder")
+        self.about = found
         self._refuse_long(length, asked.most)
         self._compare(asked)
 
@@ -123,6 +123,7 @@ class ServerEngine(RowsByVllm):
             while not all(row.done() for row in rows):
                 self._client.cut()  # again and again: a request that was about to begin opens a connection yet
                 wait(rows, timeout=0.05)
+            self._client.close()  # servers end idle connections when they like
         # Those that were cut along with a late answer say nothing of why.
         later = [error for error in _failed(rows) if isinstance(error, NoAnswer)]
         failed = sorted([*first, *later], key=lambda error: isinstance(error, NoAnswer) and error.again)
@@ -137,7 +138,6 @@ class ServerEngine(RowsByVllm):
         request = {
             **_PLAIN,
             "model": self.about.model,
-            "prompt_embeds": base64.b64encode(held.getvalue()).decode(),
             "max_tokens": asked.most,
             "temperature": asked.temperature,
         }
@@ -145,8 +145,8 @@ class ServerEngine(RowsByVllm):
             request["seed"] = seed
         if asked.ends:
             request |= {"stop": list(self._ending.closing), "stop_token_ids": sorted(self._ending.stops)}
-        answer = self._client.completed(request, (64 + len(prompt) + asked.most) * _TOKEN)
-        return self._told(answer)
+        most = (64 + len(prompt) + asked.most) * _TOKEN
+        return self._told(self._client.completed(request, base64.b64encode(held.getvalue()), most))
 
     def _told(self, answer: dict[str, Any]) -> tuple[RowTokens, str]:
         """Ids, log-probabilities, and what ended the row, out of an answer."""
