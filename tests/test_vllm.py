@@ -26,7 +26,7 @@ from dragoman.models.decode import Verbalizer
 from dragoman.models.vllm import engine
 from dragoman.models.vllm.client import Client
 from dragoman.models.vllm.engine import VllmEngine
-from dragoman.models.vllm.rows import Asked
+from dragoman.models.vllm.rows import HowSaid
 from dragoman.models.vllm.server import ServerEngine
 from tiny_checkpoints import model_of, save_checkpoint
 
@@ -134,7 +134,7 @@ def test_what_vllm_casts_and_what_it_makes_of_nan_is_why_embeddings_are_checked(
     running = engine_of(verbalizer)
     with torch.inference_mode():
         (row,) = running._prompts(verbalizer.feed(vectors_of(verbalizer, 1)), 1)
-    running._ready(len(row), Asked(12))
+    running._ready(len(row), HowSaid(12))
     how = running._sampling(12, 0.0, None)
     plain, wide = (list(running._generated([one], [how])[0].token_ids) for one in (row, row.double()))
     assert plain == wide  # float64 is cast without a word

@@ -234,7 +234,7 @@ class Common:
         check_device(self.how["device"])
         check_engine(self.how["engine"])
         check_on(self.on, self.workers, self.how["device"])
-        refuse_beside_server(self.how["engine"], self.native, self.on)
+        refuse_beside_server(self.how["engine"], self.native if isinstance(self.native, str) else None, self.on)
         refuse_open(self.on, self.by, self.native)
         if self.confidence is not None:
             _refuse_unread(self.confidence)

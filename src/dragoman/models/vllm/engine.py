@@ -24,7 +24,7 @@ import torch
 from dragoman.core import Refusal
 from dragoman.models.captured import RowTokens
 from dragoman.models.vllm import canary
-from dragoman.models.vllm.rows import WHAT, Asked, RowsByVllm, counted
+from dragoman.models.vllm.rows import WHAT, HowSaid, RowsByVllm, counted
 from dragoman.models.vllm.weights import LOOP
 from dragoman.store.libraries import refuse_absent
 
@@ -77,9 +77,9 @@ class VllmEngine(RowsByVllm):
             importlib.import_module("vllm.distributed.parallel_state").cleanup_dist_env_and_memory()
         self._net.to(self._device)
 
-    def _ready(self, length: int, asked: Asked) -> None:
+    def _ready(self, length: int, how: HowSaid) -> None:
         """Have vLLM run, with room for rows of so many tokens, and compared with the loop."""
-        room = length + asked.most
+        room = length + how.most
         if self._llm is not None and room <= self._room:
             return
         for one in list(_running):
@@ -134,10 +134,10 @@ class VllmEngine(RowsByVllm):
             **(how if ends else {}),
         )
 
-    def _said(self, prompts: list[torch.Tensor], asked: Asked) -> list[tuple[RowTokens, str]]:
+    def _said(self, prompts: list[torch.Tensor], how: HowSaid) -> list[tuple[RowTokens, str]]:
         """All rows in one call."""
-        seeds = asked.seeds or [None] * len(prompts)
-        drawn = [self._sampling(asked.most, asked.temperature, seed, ends=asked.ends) for seed in seeds]
+        seeds = how.seeds or [None] * len(prompts)
+        drawn = [self._sampling(how.most, how.temperature, seed, ends=how.ends) for seed in seeds]
         return [(self._told(one), one.finish_reason) for one in self._generated(prompts, drawn)]
 
     def _generated(self, prompts: list[torch.Tensor], drawn: list[Any]) -> list[Any]:

@@ -29,7 +29,7 @@ COLDEST = 0.01  # below, vLLM draws at this, and warns
 _FAULT = "report this as a fault of dragoman"
 
 
-class Asked(NamedTuple):
+class HowSaid(NamedTuple):
     """How rows are said: at most ``most`` tokens each, by ``seeds`` of their own above temperature 0.
 
     ``ends``: whether what ends a text ends a row; else each has ``most`` tokens.
@@ -73,11 +73,11 @@ class RowsByVllm(ABC):
         """Give back what it holds; it starts again when rows are said."""
 
     @abstractmethod
-    def _ready(self, length: int, asked: Asked) -> None:
+    def _ready(self, length: int, how: HowSaid) -> None:
         """Have a vLLM that the canary lets through, with room for prompts of ``length`` and what is asked."""
 
     @abstractmethod
-    def _said(self, prompts: list[torch.Tensor], asked: Asked) -> list[tuple[RowTokens, str]]:
+    def _said(self, prompts: list[torch.Tensor], how: HowSaid) -> list[tuple[RowTokens, str]]:
         """Ids and log-probabilities of each row, and what vLLM says it ended by."""
 
     def say(
@@ -109,14 +109,14 @@ class RowsByVllm(ABC):
         refuse_cold(temperature)
         parts = [range(at, min(at + AT_ONCE, count)) for at in range(0, count, AT_ONCE)]
         prompts = [row for part in parts for row in self._prompts(feed_of(part), len(part))]
-        asked = Asked(most, temperature, seeds)
-        self._ready(len(prompts[0]), asked)
-        return [self._checked(*one, most) for one in self._said(prompts, asked)]
+        how = HowSaid(most, temperature, seeds)
+        self._ready(len(prompts[0]), how)
+        return [self._checked(*one, most) for one in self._said(prompts, how)]
 
     def _weigh(self, wanted: canary.Reference, prompts: list[torch.Tensor], temperature: float = 0.0) -> None:
         """Refuse a vLLM that says something else than the model of the canary's rows."""
         seeds = range(len(prompts)) if temperature > 0 else None
-        told = self._said(prompts, Asked(wanted.ids.shape[1], temperature, seeds, ends=False))
+        told = self._said(prompts, HowSaid(wanted.ids.shape[1], temperature, seeds, ends=False))
         ids, sure = [one[0] for one, _ in told], [one[1] for one, _ in told]
         found = canary.refuse_other(wanted, ids, sure, self.name, drawn=temperature > 0)
         self.compared = self.compared if temperature > 0 else found

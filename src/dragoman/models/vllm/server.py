@@ -22,7 +22,7 @@ from dragoman.core import Refusal
 from dragoman.models.captured import RowTokens
 from dragoman.models.vllm import canary
 from dragoman.models.vllm.client import Client
-from dragoman.models.vllm.rows import Asked, RowsByVllm, counted
+from dragoman.models.vllm.rows import HowSaid, RowsByVllm, counted
 from dragoman.store.http import NoAnswer
 
 TOGETHER = 1024  # rows of a call
@@ -64,7 +64,7 @@ class ServerEngine(RowsByVllm):
         self._refuse_long(len(self._rows[0]), canary.TOKENS)
         self._wanted = canary.reference(self._net, feed)
         for _ in range(2):  # on prompts it has not met, and again when it holds parts of them
-            self._compare(Asked(canary.TOKENS))
+            self._compare(HowSaid(canary.TOKENS))
         _log.info("%s beside the loop: %s", self.name, self.compared)
 
     @property
@@ -80,15 +80,15 @@ class ServerEngine(RowsByVllm):
     def close(self) -> None:
         """Nothing is open between two calls."""
 
-    def _ready(self, length: int, asked: Asked) -> None:
+    def _ready(self, length: int, how: HowSaid) -> None:
         """Refuse a server that is another one now, or takes no rows as long as these."""
         found = self._client.about()
         if found[:2] != self.about[:2]:
             why = f"it is version {found.version} with model {found.model} now, and was {self.name}"
             raise Refusal(self._client.what, why, "have it serve what it served, or write into another folder")
         self.about = found
-        self._refuse_long(length, asked.most)
-        self._compare(asked)
+        self._refuse_long(length, how.most)
+        self._compare(how)
 
     def _refuse_long(self, length: int, most: int) -> None:
         """Refuse rows that the server would cut."""
@@ -97,24 +97,24 @@ class ServerEngine(RowsByVllm):
             instead = f"start it with --max-model-len {length + most} or more, or lower --max-new-tokens"
             raise Refusal(self._client.what, why, instead)
 
-    def _compare(self, asked: Asked) -> None:
+    def _compare(self, how: HowSaid) -> None:
         """Have the canary speak, and above temperature 0 once more at that: a server may report other numbers there."""
-        wanted = self._wanted.within(min(canary.TOKENS, asked.most))
+        wanted = self._wanted.within(min(canary.TOKENS, how.most))
         try:
             self._weigh(wanted, self._rows)
-            if asked.temperature > 0:
-                self._weigh(wanted, self._rows, asked.temperature)
+            if how.temperature > 0:
+                self._weigh(wanted, self._rows, how.temperature)
         except Refusal as refusal:
             if refusal.what != self.name:
                 raise
             instead = f"serve this very model ({self._client.serve()}), or {canary.INSTEAD}"
             raise Refusal(f"{self._client.what} ({self.name})", refusal.why, instead) from refusal
 
-    def _said(self, prompts: list[torch.Tensor], asked: Asked) -> list[tuple[RowTokens, str]]:
+    def _said(self, prompts: list[torch.Tensor], how: HowSaid) -> list[tuple[RowTokens, str]]:
         """All rows, some hundreds of requests at a time; the first that fails ends the others, as Ctrl-C does."""
         pool = ThreadPoolExecutor(min(AT_A_TIME, len(prompts)), thread_name_prefix="dragoman-vllm")
-        seeds = asked.seeds or [None] * len(prompts)
-        rows = [pool.submit(self._row, prompt, seed, asked) for prompt, seed in zip(prompts, seeds, strict=True)]
+        seeds = how.seeds or [None] * len(prompts)
+        rows = [pool.submit(self._row, prompt, seed, how) for prompt, seed in zip(prompts, seeds, strict=True)]
         try:
             wait(rows, return_when=FIRST_EXCEPTION)
             first = _failed(rows)
@@ -131,21 +131,21 @@ class ServerEngine(RowsByVllm):
             raise self._client.refusal(failed[0]) if isinstance(failed[0], NoAnswer) else failed[0]
         return [row.result() for row in rows]
 
-    def _row(self, prompt: torch.Tensor, seed: int | None, asked: Asked) -> tuple[RowTokens, str]:
+    def _row(self, prompt: torch.Tensor, seed: int | None, how: HowSaid) -> tuple[RowTokens, str]:
         """One row: a request, and its answer."""
         held = io.BytesIO()
         torch.save(prompt.clone(), held)  # what it is a part of would be saved with it
         request = {
             **_PLAIN,
             "model": self.about.model,
-            "max_tokens": asked.most,
-            "temperature": asked.temperature,
+            "max_tokens": how.most,
+            "temperature": how.temperature,
         }
         if seed is not None:
             request["seed"] = seed
-        if asked.ends:
+        if how.ends:
             request |= {"stop": list(self._ending.closing), "stop_token_ids": sorted(self._ending.stops)}
-        most = (64 + len(prompt) + asked.most) * _TOKEN
+        most = (64 + len(prompt) + how.most) * _TOKEN
         return self._told(self._client.completed(request, base64.b64encode(held.getvalue()), most))
 
     def _told(self, answer: dict[str, Any]) -> tuple[RowTokens, str]:
@@ -160,7 +160,7 @@ class ServerEngine(RowsByVllm):
         if said is None or not whole or not isinstance(sure, list):
             why = "its answer has no row of token ids and log-probabilities"
             raise Refusal(self._client.what, why, canary.INSTEAD)
-        numbers = [float(one) if isinstance(one, float | int) else float("nan") for one in sure]
+        numbers = [one if isinstance(one, float) else 0.0 if one == 0 else float("nan") for one in sure]
         return counted(ids or [], numbers, len(numbers)), str(said.get("finish_reason"))
 
 
