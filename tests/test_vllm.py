@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,9 +214,11 @@ def test_a_servers_words_are_the_loops_until_it_is_killed(tmp_path: Path) -> Non
             verbalizer.verbalize(rows, max_new_tokens=290)
         with pytest.raises(Refusal, match=r"it answers 400: .*; have it serve this very model \(vllm serve /"):
             Verbalizer(saved(tmp_path, "llama"), contract="kitft", engine=word)  # of another width
-        os.killpg(process.pid, signal.SIGKILL)
+        killer = threading.Timer(2.0, os.killpg, (process.pid, signal.SIGKILL))  # most likely amid the rows
+        killer.start()
         with pytest.raises(Refusal, match="it gave no answer that can be used"):
-            verbalizer.verbalize(rows, max_new_tokens=TOKENS)
+            while True:
+                verbalizer.verbalize(rows, max_new_tokens=TOKENS)
 
 
 def test_a_server_without_embeddings_is_told_what_it_lacks(tmp_path: Path) -> None:
