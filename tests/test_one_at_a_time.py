@@ -249,7 +249,7 @@ def test_files_that_changed_since_they_were_looked_at_are_refused(place: Path, t
     assert len(seen) == 1 and "closed" in repr(one)
     config = folder / "generation_config.json"
     config.write_text(config.read_text() + " ")
-    with pytest.raises(Refusal, match="its files changed since it was looked at"), speaking(one):
+    with pytest.raises(Refusal, match="its files, or .*, changed since it was looked at"), speaking(one):
         pytest.fail("it spoke")
     assert "closed" in repr(one)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,10 @@ import killed_vllm
 from dragoman.core import Explanation, Refusal
 from dragoman.models.decode import Verbalizer
 from dragoman.models.vllm import engine
+from dragoman.models.vllm.client import Client
 from dragoman.models.vllm.engine import VllmEngine
+from dragoman.models.vllm.rows import HowSaid
+from dragoman.models.vllm.server import ServerEngine
 from tiny_checkpoints import model_of, save_checkpoint
 
 pytestmark = [
@@ -128,7 +135,7 @@ def test_what_vllm_casts_and_what_it_makes_of_nan_is_why_embeddings_are_checked(
     running = engine_of(verbalizer)
     with torch.inference_mode():
         (row,) = running._prompts(verbalizer.feed(vectors_of(verbalizer, 1)), 1)
-    running._start(len(row) + 12)
+    running._ready(len(row), HowSaid(12))
     how = running._sampling(12, 0.0, None)
     plain, wide = (list(running._generated([one], [how])[0].token_ids) for one in (row, row.double()))
     assert plain == wide  # float64 is cast without a word
@@ -158,3 +165,66 @@ def test_a_run_that_was_killed_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     assert rows.read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
     manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
     assert manifest["verbalizers"]["by"]["engine"].startswith("vllm ")
+
+
+@contextmanager
+def serving(folder: Path, log: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """``vllm serve FOLDER``, which the re-build for CPUs starts as a module alone; the engine, and the process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", port]
+    words += ["--host", "127.0.0.1", "--dtype", "float32", "--generation-config", "vllm", "--enforce-eager"]
+    env = os.environ | engine._SETTINGS | {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    words += ["--block-size", "32", "--max-model-len", "300", *more]
+    client = Client(f"http://127.0.0.1:{port}")
+    with log.open("w") as told:
+        process = subprocess.Popen(words, stdout=told, stderr=told, env=env, start_new_session=True)
+        try:
+            while True:
+                assert process.poll() is None, log.read_text()
+                try:
+                    client.about()
+                    break
+                except Refusal:
+                    time.sleep(0.5)
+            yield f"vllm:{client._base}", process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_servers_words_are_the_loops_until_it_is_killed(tmp_path: Path) -> None:
+    folder = Verbalizer.open("tiny-smollm2-av")._vllm_folder()
+    with serving(folder, tmp_path / "log", "--enable-prompt-embeds") as (word, process):
+        verbalizer = Verbalizer.open("tiny-smollm2-av", engine=word)
+        running = verbalizer._engine
+        assert isinstance(running, ServerEngine) and running.compared is not None
+        assert running.compared.tokens == 64 and running.compared.reported_most < 1e-3
+        rows = vectors_of(verbalizer)
+        ours, loop = both(verbalizer, rows, max_new_tokens=TOKENS)
+        same(ours, loop)
+        assert len({e.raw for e in ours}) > ROWS // 2 and any(e.raw.endswith("</explanation>") for e in ours)
+        how: dict[str, Any] = {"max_new_tokens": 16, "temperature": 0.7, "seed": 3}
+        first = [e.raw for e in verbalizer.verbalize(rows[:6], **how)]
+        assert first == [e.raw for e in verbalizer.verbalize(rows[5::-1].copy(), **how)][::-1] and len(set(first)) > 1
+        with pytest.raises(
+            Refusal, match=r"its rows have 300 tokens at most, and \d+ of the prompt and 290 are needed"
+        ):
+            verbalizer.verbalize(rows, max_new_tokens=290)
+        with pytest.raises(Refusal, match=r"it answers 400: .*; have it serve this very model \(vllm serve /"):
+            Verbalizer(saved(tmp_path, "llama"), contract="kitft", engine=word)  # of another width
+        killer = threading.Timer(2.0, os.killpg, (process.pid, signal.SIGKILL))  # most likely amid the rows
+        killer.start()
+        with pytest.raises(Refusal, match="it gave no answer that can be used"):
+            while True:
+                verbalizer.verbalize(rows, max_new_tokens=TOKENS)
+
+
+def test_a_server_without_embeddings_is_told_what_it_lacks(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "llama")
+    with (
+        serving(folder, tmp_path / "log") as (word, _),
+        pytest.raises(Refusal, match="start it with that: vllm serve /"),
+    ):
+        Verbalizer(folder, contract="kitft", engine=word)

@@ -217,7 +217,7 @@ def explain(
     from dragoman.dictionaries.several import named as each_dictionary
     from dragoman.exports.circuit import features_of_graph
     from dragoman.maps import Crossing
-    from dragoman.models.asked import check_engine, check_on
+    from dragoman.models.asked import check_engine, check_on, refuse_beside_server
     from dragoman.runs.given import opened_crossing
     from dragoman.runs.options import Options
     from dragoman.runs.texts import Texts as BothTexts
@@ -242,6 +242,7 @@ def explain(
     options = Options(map="aligned" if kind is None else kind, **how)
     read_as: dict[str, Any] = {"key": key, "orientation": orientation, "d_model": d_model, "k": k}
     read_as |= {"labels": labels, "resid_pre": resid_pre}
+    refuse_beside_server(engine, native, on)
     if dry:
         _refuse_beside_dry_run(on, prompted=bool(prompt) or prompts is not None)
     if several:
@@ -293,6 +294,7 @@ def explain(
             confidence=confidence,
             dtype=dtype,
             device=device,
+            engine=engine,
             out=out,
         )
         put_record("forecast", forecast.to_json()) if as_json else show_forecast(forecast)

@@ -114,7 +114,7 @@ def _forecast(asked: Sequence[Named], common: Common, out: Path, *, as_json: boo
     if not isinstance(by, str) or not (native is None or isinstance(native, str)):
         raise Refusal("a forecast", "it is of verbalizers that are not open", "pass their references")
     said: dict[str, Any] = {"by": by, "native": native, "fed": common.fed, "options": common.options}
-    said |= {"texts": common.texts, "dtype": common.how["dtype"], "device": common.how["device"]}
+    said |= {"texts": common.texts, **{word: common.how[word] for word in ("dtype", "device", "engine")}}
     found = []
     for one in asked:
         words = one.features if one.features is None or isinstance(one.features, Words) else Words.parse(one.words)

@@ -316,7 +316,8 @@ Engine = Annotated[
         metavar="NAME",
         rich_help_panel=MACHINE,
         help="What says the words: loop (all rows together, step by step), captured (many rows in slots), vllm (needs "
-        "vLLM) or auto (captured on CUDA, else loop).",
+        "vLLM), vllm:ADDRESS (a vLLM server that runs, say vllm:http://127.0.0.1:8000) or auto (captured on CUDA, else "
+        "loop).",
     ),
 ]
 Compile = Annotated[

@@ -26,7 +26,7 @@ from transformers import DynamicCache
 
 from dragoman.core import Explanation, Floats, Refusal, Site
 from dragoman.models.adapters import refuse_quantised
-from dragoman.models.asked import check_engine
+from dragoman.models.asked import by_vllm, check_engine, server_of
 from dragoman.models.choose import Choose, Ending, Sampler, likeliest, log_probability, row_seeds, uniform_numbers
 from dragoman.models.contracts import contract_for
 from dragoman.models.contracts.base import CheckpointRequest, Contract, Feed
@@ -38,7 +38,10 @@ from dragoman.models.merge import Agreement, merge_adapter
 from dragoman.models.resolve import folder_of, how_fed
 from dragoman.models.vllm import engine as vllm
 from dragoman.models.vllm.canary import ROWS
+from dragoman.models.vllm.client import Client, serve_line
 from dragoman.models.vllm.engine import VllmEngine
+from dragoman.models.vllm.rows import RowsByVllm
+from dragoman.models.vllm.server import ServerEngine
 from dragoman.models.vllm.weights import merged_folder, refuse_unserved
 from dragoman.store import digest, file_sha256
 from dragoman.store.boundary import opening
@@ -100,7 +103,7 @@ class Verbalizer:
             base: model an adapter sits on, when the sidecar names another one or none.
             dtype: float32, bfloat16 or float16.
             device: where to run, in torch's words.
-            engine: what says the words, see ``engines``: auto, loop, captured or vllm.
+            engine: what says the words, see ``engines``: auto, loop, captured, vllm, or vllm:ADDRESS of a server.
             compiled: whether the captured engine's blocks go through ``torch.compile``; it pays after some thousands of
                 rows.
 
@@ -117,9 +120,13 @@ class Verbalizer:
         self.base = base_of(self.contract.weights, self.sidecar.base, base, self._what)
         self.adapters, root = stacked(self.contract.weights, self.base, self._what)
         self.whole: str | Path = root if self.adapters else self.contract.weights
-        if engine == "vllm":
+        if by_vllm(engine):
             refuse_unserved(self.contract, folder_of(self.whole), self._what)
+        if engine == "vllm":
             vllm.refuse_elsewhere(device)
+        client = None if (address := server_of(engine)) is None else Client(address, self._serve)
+        if client is not None and not self.adapters:  # their folder is made of the model that is opened
+            client.about()
         self.site: Site = self.contract.site(self.base)
         self.width: int = self.contract.width
         self.merged: list[Agreement] = []
@@ -131,9 +138,9 @@ class Verbalizer:
             self._rows: torch.Tensor = self.model.get_input_embeddings()(ids)
         _flatten_head(self.model)
         self.ending = Ending(self.model, self.tokenizer, self._what, closing=self.contract.closing)
-        self._engine: SlotEngine | VllmEngine | None
-        if engine == "vllm":
-            self._engine, self.engine = self._by_vllm(), f"engine: {vllm.version()}, on {device}"
+        self._engine: SlotEngine | RowsByVllm | None
+        if by_vllm(engine):
+            self._engine, self.engine = self._by_vllm(client)
         else:
             how: dict[str, Any] = {"compiled": compiled, "loop_only": self.contract.loop_only}
             self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, **how)
@@ -154,7 +161,9 @@ class Verbalizer:
         ``files``, and ``base_files`` and so on of what lies under it: the files beside the weights. Made once: it
         reads every byte of the weights.
         """
-        return self._identity
+        # Other engines say the same words up to rounding; vLLM draws others, and may be of another version.
+        engine = {"engine": self._engine.name} if isinstance(self._engine, RowsByVllm) else {}
+        return {**self._identity, **engine}
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -171,8 +180,6 @@ class Verbalizer:
             "prompt_date": self.prompt.day,
             **self.contract.identity,
             "dtype": self._dtype,
-            # The others say the same words up to rounding; vLLM draws others, and may be of another version.
-            **({"engine": vllm.version()} if isinstance(self._engine, VllmEngine) else {}),
         }
         # What lies under an adapter: adapters, highest first, and the whole model.
         below = [*reversed(self.adapters[:-1]), folder_of(self.whole)] if self.adapters else []
@@ -183,10 +190,11 @@ class Verbalizer:
 
     @property
     def stamps(self) -> tuple[tuple[str, int, int], ...]:
-        """Path, size and time of change of every file that decides it: other ones are another verbalizer's."""
+        """Path, size and time of change of every file that decides it, and which vLLM: others are another's."""
         folders = dict.fromkeys([self._folder, self.contract.weights, *self.adapters, folder_of(self.whole)])
         paths = [folder / name for folder in folders for name in deciding(folder)]
-        return tuple((f"{path}", (found := path.stat()).st_size, found.st_mtime_ns) for path in paths)
+        by = [(self._engine.name, 0, 0)] if isinstance(self._engine, RowsByVllm) else []
+        return (*by, *((f"{path}", (found := path.stat()).st_size, found.st_mtime_ns) for path in paths))
 
     @torch.inference_mode()
     def feed(self, vectors: NDArray[Any]) -> Feed:
@@ -239,7 +247,7 @@ class Verbalizer:
     @property
     def together(self) -> int:
         """How many rows a call had best be given, where there are so many."""
-        if isinstance(self._engine, VllmEngine):
+        if isinstance(self._engine, RowsByVllm):
             return self._engine.together
         return TOGETHER["loop" if self._engine is None else "captured"]
 
@@ -252,7 +260,7 @@ class Verbalizer:
     def looped(self) -> Iterator[None]:
         """Inside, the plain loop says the words: it alone calls the model's modules at every token, hooks and all."""
         engine, self._engine = self._engine, None
-        if isinstance(engine, VllmEngine):
+        if isinstance(engine, RowsByVllm):
             engine.close()  # it may have the model's place on a GPU
         try:
             yield
@@ -260,11 +268,11 @@ class Verbalizer:
             self._engine = engine
 
     def _by_engine(
-        self, engine: SlotEngine | VllmEngine, rows: Floats, temperature: float, seed: int, limit: int
+        self, engine: SlotEngine | RowsByVllm, rows: Floats, temperature: float, seed: int, limit: int
     ) -> list[tuple[list[int], float]]:
         """As ``_decode``, by the captured engine or vLLM; above temperature 0 each draws by numbers of its own."""
         feed_of, warm = lambda part: self.feed(rows[part.start : part.stop]), temperature > 0
-        if isinstance(engine, VllmEngine):
+        if isinstance(engine, RowsByVllm):
             seeds = row_seeds(rows, seed) if warm else None
             found = engine.say(feed_of, len(rows), limit, temperature=temperature, seeds=seeds)
         else:
@@ -272,15 +280,21 @@ class Verbalizer:
             found = engine.say(feed_of, len(rows), limit, temperature=temperature, uniform=uniform)
         return [(ids, sum(sure) / len(sure)) for ids, sure in found]
 
-    def _by_vllm(self) -> VllmEngine:
-        """VLLM on this model, or on a folder with the adapters in its weights; started when rows are first said."""
+    def _vllm_folder(self) -> Path:
+        """What vLLM loads: the checkpoint, or a folder with adapters in the weights."""
+        return merged_folder(self.model, self.tokenizer, self._identity) if self.adapters else folder_of(self.whole)
+
+    def _serve(self) -> str:
+        return serve_line(str(self._vllm_folder()), self._dtype)
+
+    def _by_vllm(self, client: Client | None) -> tuple[RowsByVllm, str]:
+        """VLLM on this model, adapters in its weights: here, where it is started when rows are first said, or there."""
         trial = np.random.default_rng(0).standard_normal((ROWS, self.width)).astype(np.float32)
-
-        def folder() -> Path:
-            return merged_folder(self.model, self.tokenizer, self.identity) if self.adapters else folder_of(self.whole)
-
-        how: dict[str, Any] = {"folder": folder, "trial": lambda: self.feed(trial), "dtype": self._dtype}
-        return VllmEngine(self.model, self.ending, **how)
+        how: dict[str, Any] = {"folder": self._vllm_folder, "trial": lambda: self.feed(trial), "dtype": self._dtype}
+        if client is None:
+            return VllmEngine(self.model, self.ending, **how), f"engine: {vllm.version()}, on {self._device}"
+        made = ServerEngine(client, self.model, self.ending, **how)
+        return made, f"engine: {made.name}, at {client.name}"
 
     def _decode(self, feed: Feed, choose: Choose, limit: int) -> list[tuple[list[int], float]]:
         """Token ids said by each row of a feed, end-of-text token included, and their mean log-probability."""
@@ -391,7 +405,7 @@ def site_of_verbalizer(
     what, fed = f"verbalizer {ref}", how_fed(ref, contract, settings or {}, base)
     opened = _contract(ref, folder_of(ref), fed["contract"], fed["settings"], fed["base"])
     below = base_of(opened.weights, opened.sidecar.base, fed["base"], what)
-    if engine == "vllm":
+    if by_vllm(engine):
         adapters, root = stacked(opened.weights, below, what)
         refuse_unserved(opened, folder_of(root) if adapters else opened.weights, what)
     return opened.site(below)

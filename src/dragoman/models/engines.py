@@ -2,8 +2,9 @@
 
 In: a word (auto, loop or captured), a model, its prompt. Out: the captured engine, made when rows are first said and
 kept for the next ones, or nothing where the plain loop is used, with a line that says which and why. Refuses unknown
-words; a captured engine that was asked for by name and cannot be had; and rows that no memory is left for. The third,
-``vllm``, has a room of its own (`dragoman.models.vllm`), and is never taken unasked.
+words; a captured engine that was asked for by name and cannot be had; and rows that no memory is left for. vLLM, in
+this process (``vllm``) or on a server (``vllm:ADDRESS``), has a room of its own (`dragoman.models.vllm`), and is never
+taken unasked.
 
 ``loop``: all rows together, one eager step after another; it runs whatever transformers runs. ``captured``: see
 ``captured``; about four times as fast on an H200 at the shapes of Qwen2.5-7B and Gemma-3-27B. ``auto`` takes the latter

@@ -21,9 +21,10 @@ from dragoman.dictionaries.beside import BACKGROUND, TABLE
 from dragoman.maps import Crossing, DirectTable
 from dragoman.maps.crossing import refuse_far
 from dragoman.maps.direct import FLOOR
-from dragoman.models.asked import check_device_word
+from dragoman.models.asked import check_device_word, server_of
 from dragoman.models.needs import ModelNeeds, VerbalizerNeeds, folder_here, verbalizer_needs
 from dragoman.models.sizes import check_place
+from dragoman.models.vllm.client import Client
 from dragoman.runs.forecast import (
     DecodedBy,
     Forecast,
@@ -64,12 +65,16 @@ def dry_run(
     confidence: Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    engine: str = "auto",
 ) -> Forecast:
     """What ``explain`` would take with the same words; see there.
 
     Raises:
         Refusal: as the module says.
     """
+    served = server_of(engine)
+    if served is not None:
+        Client(served).about()
     options, texts, pair = options or Options(), texts or Texts(), constants()["pair"]
     source = dictionary.site
     first = verbalizer_needs(by, fed or {}, pair)
@@ -117,7 +122,9 @@ def dry_run(
     whole = {first.whole.ref: said["by"]}
     if second is not None:
         whole[second.whole.ref] = whole.get(second.whole.ref, 0) + said["native"]
-    if constant is None:
+    if served is not None:
+        unknown.append("time: a server says the words, and nothing is known of how fast")
+    elif constant is None:
         unknown.append(f"time: no constant for this machine ({name}, {dtype})")
     elif memory is not None:
         seconds, machine = seconds_on(constant, sizes, tokens, whole, order.order), name

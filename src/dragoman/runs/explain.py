@@ -21,7 +21,7 @@ from dragoman.dictionaries import Asked, Dictionary, Features
 from dragoman.dictionaries.beside import CONFIDENCE, beside
 from dragoman.maps import Crossing
 from dragoman.maps.crossing import Route, refuse_far
-from dragoman.models.asked import check_engine, check_on
+from dragoman.models.asked import by_vllm, check_engine, check_on, refuse_beside_server
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
@@ -123,7 +123,8 @@ def explain(
             pair, when None.
         dtype: what is opened here computes in.
         device: what is opened here runs on.
-        engine: what says the words of verbalizers opened here: auto, loop, captured or vllm, see ``models.engines``.
+        engine: what says the words of verbalizers opened here: auto, loop, captured, vllm (see ``models.engines``), or
+            vllm:ADDRESS, a vLLM server that runs (see ``models.vllm.server``).
         compiled: whether the captured engine's step goes through ``torch.compile``.
         on: where verbalizers speak and texts are read token by token, if not in this process: "ray", workers on this
             machine's GPUs, or "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``, ``ray_reading``.
@@ -233,6 +234,7 @@ class Common:
         check_device(self.how["device"])
         check_engine(self.how["engine"])
         check_on(self.on, self.workers, self.how["device"])
+        refuse_beside_server(self.how["engine"], self.native if isinstance(self.native, str) else None, self.on)
         refuse_open(self.on, self.by, self.native)
         if self.confidence is not None:
             _refuse_unread(self.confidence)
@@ -255,7 +257,7 @@ class Common:
     def target(self) -> Site:
         """What ``by`` reads; refuses references of which nobody knows it."""
         engine = self.how["engine"]
-        if isinstance(self.native, str) and engine == "vllm":
+        if isinstance(self.native, str) and by_vllm(engine):
             site_of_verbalizer(self.native, engine=engine)
         return site_of_verbalizer(self.by, **self.fed, engine=engine) if isinstance(self.by, str) else self.by.site
 

@@ -55,7 +55,7 @@ class InTurn:
         """Inside, it is open.
 
         Raises:
-            Refusal: its files are not those that were looked at.
+            Refusal: its files, or the vLLM that says its words, are not those that were looked at.
         """
         if self._opened is not None:
             yield
@@ -64,7 +64,7 @@ class InTurn:
         self._opened = self._again()
         try:
             if self._opened.stamps != self._stamps:
-                why = "its files changed since it was looked at"
+                why = "its files, or the vLLM that says its words, changed since it was looked at"
                 raise Refusal(f"verbalizer {self.name}", why, "run the same command again")
             yield
         finally:

@@ -1,6 +1,7 @@
 """The one HTTP client: every answer is bounded in time, redirects are counted, nothing is held that is not asked for.
 
-In: an address and, where needed, headers. Out: an `Answer`: status, headers, and a body that comes piece by piece.
+In: an address and, where needed, headers or a body to send. Out: an `Answer`: status, headers, and a body that comes
+piece by piece.
 Raises `NoAnswer`, which callers turn into a `Refusal` of their own: no connection, silence, an answer slower than its
 bytes explain (one byte a second, 100 Continue for ever), too many redirects, an address that is none. Loads httpx with
 the first request.
@@ -13,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -115,18 +116,33 @@ class Http:
                 self._client.close()
                 self._client = None
 
-    @contextmanager
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> AbstractContextManager[Answer]:
         """The answer to a GET, redirects followed; its connection is let go when the block ends.
 
         Raises:
             NoAnswer: as the module says, also from reading the body inside the block.
         """
+        return self._asked("GET", url, headers or {}, None, self.bounds.redirects)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> AbstractContextManager[Answer]:
+        """The answer to a POST, as of ``get``; what it sends goes nowhere else, so a redirect is none."""
+        return self._asked("POST", url, headers or {}, body, 0)
+
+    @contextmanager
+    def _asked(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, redirects: int
+    ) -> Iterator[Answer]:
         import httpx
 
         clock = _Clock(self)
         try:
-            response = self._followed(url, {"Accept-Encoding": "identity", **(headers or {})}, clock)
+            client, headers = self._open(), {"Accept-Encoding": "identity", **headers}
+            try:
+                how: dict[str, Any] = {"headers": headers, "content": body, "extensions": {"trace": clock.noted}}
+                request = client.build_request(method, url, **how)
+            except (ValueError, TypeError) as error:
+                raise NoAnswer("it is no address that can be asked") from error
+            response = _followed(client, request, redirects)
             try:
                 yield Answer(response, clock)
             finally:
@@ -140,27 +156,17 @@ class Http:
         finally:
             clock.stop()
 
-    def _followed(self, url: str, headers: Mapping[str, str], clock: _Clock) -> httpx.Response:
-        """The first answer that is no redirect. The body of a redirect is never read: it may have no end."""
-        client = self._open()
-        try:
-            request = client.build_request("GET", url, headers=dict(headers), extensions={"trace": clock.noted})
-        except (ValueError, TypeError) as error:
-            raise NoAnswer("it is no address that can be asked") from error
-        for _ in range(self.bounds.redirects + 1):
-            response = client.send(request, stream=True)
-            if response.next_request is None:
-                return response
-            response.close()
-            request = response.next_request
-        raise NoAnswer(f"it redirects more than {self.bounds.redirects} times")
-
     def _open(self) -> httpx.Client:
         import httpx
 
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(verify=_trusted(), follow_redirects=False, timeout=self.bounds.silent)
+                limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # who asks has limits
+                here: dict[str, None] = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
+                how: dict[str, Any] = {"limits": limits, "mounts": here}  # a proxy would look for them on itself
+                self._client = httpx.Client(
+                    verify=_trusted(), follow_redirects=False, timeout=self.bounds.silent, **how
+                )
             return self._client
 
     def opened(self, connection: socket.socket) -> None:
@@ -174,6 +180,17 @@ class Http:
             connections = list(self._sockets)
         for connection in connections:
             _cut(connection)
+
+
+def _followed(client: httpx.Client, request: httpx.Request, redirects: int) -> httpx.Response:
+    """The first answer that is no redirect. The body of a redirect is never read: it may have no end."""
+    for _ in range(redirects + 1):
+        response = client.send(request, stream=True)
+        if response.next_request is None:
+            return response
+        response.close()
+        request = response.next_request
+    raise NoAnswer(f"it redirects more than {redirects} times" if redirects else "it redirects elsewhere")
 
 
 @cache

@@ -41,6 +41,10 @@ class Reference:
     logs: torch.Tensor
     kind: torch.dtype
 
+    def within(self, steps: int) -> Reference:
+        """Its first tokens."""
+        return Reference(self.ids[:, :steps], self.logs[:, :steps], self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Apart:
@@ -56,11 +60,11 @@ class Apart:
     behind_mean: float
     behind_most: float
 
-    def holds(self, kind: torch.dtype) -> bool:
-        """Whether rounding explains it; what is no number is not explained."""
+    def holds(self, kind: torch.dtype, *, drawn: bool = False) -> bool:
+        """Whether rounding explains it; what is no number is not explained. ``drawn``: words need not be likeliest."""
         if kind is torch.float32:
-            return self.reported_most <= _CLOSE and self.behind_most <= _CLOSE
-        return self.reported_mean <= _CLOSE_HALF and self.behind_mean <= _CLOSE_HALF
+            return self.reported_most <= _CLOSE and (drawn or self.behind_most <= _CLOSE)
+        return self.reported_mean <= _CLOSE_HALF and (drawn or self.behind_mean <= _CLOSE_HALF)
 
 
 @torch.inference_mode()
@@ -109,8 +113,12 @@ def apart(wanted: Reference, ids: Sequence[Sequence[int]], sure: Sequence[Sequen
     return Apart(len(reported), mean[0], most[0], mean[1], most[1])
 
 
-def refuse_other(wanted: Reference, ids: Sequence[Sequence[int]], sure: Sequence[Sequence[float]], what: str) -> Apart:
+def refuse_other(
+    wanted: Reference, ids: Sequence[Sequence[int]], sure: Sequence[Sequence[float]], what: str, *, drawn: bool = False
+) -> Apart:
     """Refuse what rounding does not explain; ``what``: how refusals call vLLM. How far it is, where it is let through.
+
+    ``drawn``: the tokens were drawn above temperature 0, so their log-probabilities alone are weighed.
 
     Raises:
         Refusal: vLLM says other words than the model, or reports other log-probabilities, or says nothing.
@@ -120,7 +128,7 @@ def refuse_other(wanted: Reference, ids: Sequence[Sequence[int]], sure: Sequence
             what, f"it said {[len(one) for one in ids]} tokens where {wanted.ids.shape[1]} were asked", INSTEAD
         )
     found = apart(wanted, ids, sure)
-    if not found.holds(wanted.kind):
+    if not found.holds(wanted.kind, drawn=drawn):
         why = (
             f"it does not say what the plain loop says of the same embeddings (of {found.tokens} tokens its "
             f"log-probabilities are {found.reported_mean:.3g} nats off, at most {found.reported_most:.3g}, and its "
