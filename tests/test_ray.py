@@ -21,10 +21,11 @@ import deadly_worker
 import dragoman
 from dragoman.core import Refusal, Site, Talk
 from dragoman.dictionaries import open_dictionary
-from dragoman.models import ray_pool, ray_reading
+from dragoman.models import ray_reading, ray_speaking, ray_workers
 from dragoman.models.decode import Verbalizer
-from dragoman.models.ray_pool import Cluster, Pool, cluster
 from dragoman.models.ray_reading import ReadingPool
+from dragoman.models.ray_speaking import Pool
+from dragoman.models.ray_workers import Cluster, cluster
 from dragoman.records import ENDED
 from dragoman.runs.plan import Done
 from dragoman.store import RunFolder
@@ -57,7 +58,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("told")
         patch.setenv("DEADLY", str(folder))
-        patch.setattr(ray_pool, "_Worker", ray_pool._Worker)
+        patch.setattr(ray_speaking, "_Worker", ray_speaking._Worker)
         yield folder
 
 
@@ -125,11 +126,11 @@ def test_a_vector_that_ends_every_worker_is_found_and_the_others_are_said(
 def test_a_verbalizer_that_no_worker_survives_opening_is_refused(
     checkpoint: str, two: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dies(ray_pool._Worker):
+    class Dies(ray_speaking._Worker):
         def open(self, *how: Any) -> Any:
             raise MemoryError("no more")
 
-    monkeypatch.setattr(ray_pool, "_Worker", Dies)
+    monkeypatch.setattr(ray_speaking, "_Worker", Dies)
     why = r"3 workers ended, one after another, while they opened it \(MemoryError: no more\)"
     with pytest.raises(Refusal, match=why):
         Pool(checkpoint, {}, two, deadly_worker.looked_at, Talk())
@@ -189,7 +190,7 @@ def test_explain_on_ray_writes_the_single_runs_folder(
 ) -> None:
     """By a relative path; with a feature that no worker survives; and gone on with by the other way."""
     monkeypatch.chdir(world.root)
-    monkeypatch.setattr(ray_pool, "_Worker", deadly_worker.DeadlyWorker)
+    monkeypatch.setattr(ray_speaking, "_Worker", deadly_worker.DeadlyWorker)
 
     def explained(name: str, **how: Any) -> dict[str, bytes]:
         opened = open_dictionary(world.sae, site=Site(str(world.root / "llama"), 1))
@@ -265,7 +266,7 @@ def test_workers_that_would_read_otherwise_are_refused(
     with pytest.raises(Refusal, match="its files of model .* are others than those here; give all nodes the same"):
         ReadingPool(world.source, world.target, **how)
     (told / "other").unlink()
-    monkeypatch.setattr(ray_pool, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
+    monkeypatch.setattr(ray_workers, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
     with pytest.raises(Refusal, match="it has dragoman .*, and here is 0; install the same there"):
         ReadingPool(world.source, world.target, **how)
     with pytest.raises(Refusal, match="there is no such folder here"):
@@ -284,7 +285,7 @@ def test_workers_of_other_versions_and_other_files_are_refused(
     (own / "nla_meta.yaml").write_text(told + "\n# changed\n")
     with pytest.raises(Refusal, match="its files of verbalizer .* are others than those that were looked at"):
         pool.verbalize(np.ones((1, pool.width)))
-    monkeypatch.setattr(ray_pool, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
+    monkeypatch.setattr(ray_workers, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
     with pytest.raises(Refusal, match="it has dragoman .*, and here is 0; install the same there"):
         Pool(checkpoint, deadly_worker.HOW, two, deadly_worker.looked_at, Talk())
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from dragoman.core import Refusal, Talk
 from dragoman.dictionaries import open_dictionary
 from dragoman.maps.aligned import Aligned
-from dragoman.models import ray_pool, ray_reading
+from dragoman.models import ray_reading, ray_workers
 from dragoman.models.aligned import Documents, read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.in_order import TRIES, InOrder, Piece
 from dragoman.models.paired import ReadingOptions, distinct
 from dragoman.models.pairing import Pairing, Pairs
-from dragoman.models.ray_pool import Cluster
+from dragoman.models.ray_workers import Cluster
 from dragoman.runs import crossings, readings
 from dragoman.runs.crossings import fit_crossing
 from dragoman.store.spool import Spool
@@ -168,7 +168,7 @@ def fitted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def made(name: str, ray: InOneProcess | None = None) -> dict[str, bytes]:
         monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache" / name))
         if ray is not None:
-            monkeypatch.setattr(ray_pool, "ray_of", lambda: ray)
+            monkeypatch.setattr(ray_workers, "ray_of", lambda: ray)
             monkeypatch.setattr(crossings, "check_on", lambda *_: None)  # ray need not be installed
             monkeypatch.setattr(crossings, "cluster", lambda *_: nullcontext(Cluster(2, 1, "ray")))
             monkeypatch.setattr(readings, "open_both", None)  # what workers read needs no model here

@@ -28,7 +28,7 @@ from dragoman.models.in_order import InOrder, Piece
 from dragoman.models.load import fingerprint_of_model, load_tokenizer
 from dragoman.models.paired import SIDES, ReadingOptions
 from dragoman.models.pairing import Pairing, Pairs
-from dragoman.models.ray_pool import Cluster, Workers, refusing, settled
+from dragoman.models.ray_workers import Cluster, Workers, refusing, settled
 from dragoman.models.sizes import model_ref
 from dragoman.store.spool import Kept
 

@@ -32,8 +32,8 @@ from dragoman.models.harvest import open_both
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
-from dragoman.models.ray_pool import Cluster
 from dragoman.models.ray_reading import ReadingPool
+from dragoman.models.ray_workers import Cluster
 from dragoman.models.room import let_go
 from dragoman.models.sizes import model_ref
 from dragoman.runs.texts import Texts
