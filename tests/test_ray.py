@@ -262,7 +262,13 @@ def test_workers_that_would_read_otherwise_are_refused(
 ) -> None:
     monkeypatch.setattr(ray_reading, "_Worker", deadly_worker.DeadlyReader)
     (told / "other").touch()
-    how: dict[str, Any] = {"how": {"dtype": "float32", "device": "cpu"}, "where": two, "talk": Talk(), "most": 1}
+    how: dict[str, Any] = {
+        "how": {"dtype": "float32", "device": "cpu"},
+        "where": two,
+        "talk": Talk(),
+        "texts": (),
+        "most": 1,
+    }
     with pytest.raises(Refusal, match="its files of model .* are others than those here; give all nodes the same"):
         ReadingPool(world.source, world.target, **how)
     (told / "other").unlink()
