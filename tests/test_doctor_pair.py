@@ -58,9 +58,8 @@ def test_the_embedded_dictionary_leaves_least_at_its_own_block(pair: Examined) -
     assert min(left, key=lambda b: left[b]) == tiny.SOURCE.block and max(left.values()) < 0.9
 
 
-@pytest.mark.parametrize("shift", [-1, 1])
-def test_the_embedded_dictionary_one_block_off_is_caught(pair: Examined, shift: int) -> None:
-    found = pair.moved(tiny.SOURCE.block + shift)
+def test_the_embedded_dictionary_one_block_off_is_caught(pair: Examined) -> None:
+    found = pair.moved(tiny.SOURCE.block + 1)  # before and behind alike, on small models
     assert found["off-by-one"].status == "fault"
     assert f"output of block {tiny.SOURCE.block}:" in found["off-by-one"].do
     assert found["wrong-dictionary"].status == "ok"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,8 +42,10 @@ COUNT = deadly_worker.ROWS * deadly_worker.SAMPLES
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Iterator[None]:
-    """Workers find what is written for them here."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Workers find what is written for them here; Ray's sockets want a shorter path than that of a test's folder."""
+    short = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)  # some of its processes outlive it
+    with pytest.MonkeyPatch.context() as patch, short as folder:
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", str(Path(deadly_worker.__file__).parent), prepend=os.pathsep)
         yield
 

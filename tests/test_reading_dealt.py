@@ -201,6 +201,24 @@ def test_workers_that_always_end_are_refused(fitted: Callable[..., dict[str, byt
         fitted("opening", InOneProcess(["open"] * 9))
 
 
+def test_a_folder_too_deep_for_sockets_is_told_from_a_cluster_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: Any) -> None:
+        raise OSError(
+            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /deep/plasma_store"
+        )
+
+    constants, worker = SimpleNamespace(), SimpleNamespace()
+    private = SimpleNamespace(ray_constants=constants, worker=worker)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None, _private=private)
+    monkeypatch.setattr(ray_workers, "ray_of", lambda *_: ray)
+    monkeypatch.setattr(ray_workers, "check_on", lambda *_: None)
+    told = r"^--on ray: .*/deep/plasma_store\); name a folder with a short path .*RAY_TMPDIR=/tmp"
+    with pytest.raises(Refusal, match=told), ray_workers.cluster("ray", 1, "cpu", Talk()):
+        pass
+
+
 def test_texts_read_first_that_always_end_workers_are_named_and_can_be_left_out(
     fitted: Callable[..., dict[str, bytes]],
 ) -> None:

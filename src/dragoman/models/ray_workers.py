@@ -311,6 +311,8 @@ def _connect(ray: Any, where: str, workers: int | None, device: str) -> None:
     except Exception as error:  # whatever a network, another version or a disk raises
         told = " ".join(str(error).split())[:200]
         instead = "check its address, and the token: RAY_AUTH_MODE=token" if where != LOCAL else "look into Ray's logs"
+        if "AF_UNIX path length" in told:
+            instead = "name a folder with a short path for Ray's sockets: RAY_TMPDIR=/tmp"
         raise Refusal(f"--on {where}", f"no cluster answers ({type(error).__name__}: {told})", instead) from error
 
 
