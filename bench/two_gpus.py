@@ -30,7 +30,8 @@ import numpy as np
 
 from dragoman.core import Talk
 from dragoman.models.decode import Verbalizer
-from dragoman.models.ray_pool import Pool, cluster
+from dragoman.models.ray_speaking import Pool
+from dragoman.models.ray_workers import cluster
 from dragoman.runs.plan import MAX_NEW_TOKENS, Condition, Plan, execute
 from dragoman.store import RunFolder
 from measured import Record, machine_of

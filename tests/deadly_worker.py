@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Talk
-from dragoman.models import ray_pool, ray_reading
-from dragoman.models.ray_pool import Cluster, Pool
+from dragoman.models import ray_reading, ray_speaking, ray_workers
+from dragoman.models.ray_speaking import Pool
+from dragoman.models.ray_workers import Cluster
 from dragoman.runs.plan import Condition, Done, Plan, execute
 from dragoman.store import RunFolder
 
@@ -37,7 +38,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DeadlyWorker(ray_pool._Worker):
+class DeadlyWorker(ray_speaking._Worker):
     """As the usual one, until it is told otherwise."""
 
     def open(self, *how: Any) -> Any:
@@ -103,14 +104,14 @@ def said(by: Any, out: Path) -> Done:
 
 def pooled(checkpoint: str, where: Cluster, lines: list[str] | None = None, *, stays: bool = False) -> Pool:
     """The checkpoint, in deadly workers."""
-    ray_pool._Worker = DeadlyWorker
+    ray_speaking._Worker = DeadlyWorker
     told = Talk(say=(lines if lines is not None else []).append)
     return Pool(checkpoint, HOW, where, looked_at, told, stays=stays)
 
 
 def main(checkpoint: str, out: str) -> None:
     """In a cluster of its own, of two workers."""
-    with ray_pool.cluster("ray", 2, "cpu", Talk()) as where:
+    with ray_workers.cluster("ray", 2, "cpu", Talk()) as where:
         assert where is not None
         try:
             sys.stdout.write(f"{said(pooled(checkpoint, where, stays=True), Path(out))}\n")

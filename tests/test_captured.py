@@ -23,7 +23,7 @@ from dragoman.models.watch import fed
 from tiny_checkpoints import ALL_FAMILIES, WIDTH, dataset_sidecar_of, save_checkpoint
 from verbalizer_doubles import next_logits
 
-TOKENS, LONG = 9, 20
+TOKENS, LONG = 8, 16
 ROWS = 5
 CLOSE = "</explanation>"
 
@@ -47,10 +47,24 @@ def case(
 
 
 @pytest.fixture(scope="module")
+def loop(case: tuple[Verbalizer, NDArray[np.float32]]) -> list[Explanation]:
+    """What the loop says of its rows, greedily."""
+    verbalizer, vectors = case
+    with verbalizer.looped():
+        return verbalizer.verbalize(vectors, max_new_tokens=TOKENS)
+
+
+@pytest.fixture(scope="module")
 def plain_case(family: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Verbalizer, NDArray[np.float32]]:
     """Rows of one contract whose texts differ early in every family."""
     vectors = np.random.default_rng(0).normal(size=(ROWS + 2, WIDTH[family])).astype(np.float32)
     return opened(tmp_path_factory.mktemp(family) / "av", family, "kitft"), vectors
+
+
+@pytest.fixture(scope="module")
+def start(plain_case: tuple[Verbalizer, NDArray[np.float32]]) -> int:
+    """A token that most of its rows say, at different steps."""
+    return common(ids_of(*plain_case))
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +85,18 @@ def prompts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
+def anew(verbalizer: Verbalizer, vectors: NDArray[np.float32], **how: Any) -> list[Explanation]:
+    """What the captured engine says, made anew."""
+    assert verbalizer._engine is not None
+    verbalizer._engine.close()
+    return verbalizer.verbalize(vectors, **how)
+
+
 def both(
     verbalizer: Verbalizer, vectors: NDArray[np.float32], **how: Any
 ) -> tuple[list[Explanation], list[Explanation]]:
     """What the captured engine says, made anew, and what the loop says."""
-    assert verbalizer._engine is not None
-    verbalizer._engine.close()
-    ours = verbalizer.verbalize(vectors, **how)
+    ours = anew(verbalizer, vectors, **how)
     with verbalizer.looped():
         return ours, verbalizer.verbalize(vectors, **how)
 
@@ -140,20 +159,21 @@ def ids_of(verbalizer: Verbalizer, vectors: NDArray[np.float32]) -> list[list[in
 
 @pytest.mark.parametrize("prompts", ["read", "fed"], indirect=True)
 def test_greedy_texts_are_the_loops_however_prompts_are_read(
-    case: tuple[Verbalizer, NDArray[np.float32]], few: None, prompts: str
+    case: tuple[Verbalizer, NDArray[np.float32]], loop: list[Explanation], few: None, prompts: str
 ) -> None:
     verbalizer, vectors = case
-    ours, loop = both(verbalizer, vectors, max_new_tokens=TOKENS)
+    ours = anew(verbalizer, vectors, max_new_tokens=TOKENS)
     same(ours, loop)
     # What is added in a block by its own norm hardly moves some of these random models.
     assert len({e.raw for e in ours}) > 1 or verbalizer.contract.name == "karvonen"
 
 
-def test_rows_fit_into_slots_that_are_as_many_fewer_or_one(case: tuple[Verbalizer, NDArray[np.float32]]) -> None:
+def test_rows_fit_into_slots_that_are_as_many_fewer_or_one(
+    case: tuple[Verbalizer, NDArray[np.float32]], loop: list[Explanation]
+) -> None:
     verbalizer, vectors = case
-    together, loop = both(verbalizer, vectors, max_new_tokens=8)
-    same(together, loop)
-    alone = [verbalizer.verbalize(v[None], max_new_tokens=8)[0] for v in vectors[:3]]
+    same(anew(verbalizer, vectors, max_new_tokens=TOKENS), loop)
+    alone = [verbalizer.verbalize(v[None], max_new_tokens=TOKENS)[0] for v in vectors[:3]]
     same(alone, loop[:3])
 
 
@@ -165,7 +185,7 @@ def test_samples_are_a_rows_own_whatever_stands_beside_it(
     ours, loop = both(verbalizer, vectors, **how)
     same(ours, loop)
     monkeypatch.setattr(engines, "MOST_SLOTS_CPU", 2)
-    turned, _ = both(verbalizer, vectors[::-1].copy(), **how)
+    turned = anew(verbalizer, vectors[::-1].copy(), **how)
     assert [e.raw for e in turned[::-1]] == [e.raw for e in ours]
     other = verbalizer.verbalize(vectors, **{**how, "seed": 4})
     assert [e.raw for e in other] != [e.raw for e in ours]
@@ -174,10 +194,9 @@ def test_samples_are_a_rows_own_whatever_stands_beside_it(
 # How a row ends knows nothing of how the next one's prompt is read: each of either, in every family.
 @pytest.mark.parametrize(("prompts", "end"), [("read", "tag"), ("fed", "token")], indirect=["prompts"])
 def test_rows_that_are_over_give_their_slots_to_others(
-    plain_case: tuple[Verbalizer, NDArray[np.float32]], few: None, prompts: str, end: str
+    plain_case: tuple[Verbalizer, NDArray[np.float32]], start: int, few: None, prompts: str, end: str
 ) -> None:
     verbalizer, vectors = plain_case
-    start = common(ids_of(verbalizer, vectors))
     tokenizer = verbalizer.tokenizer
     tag = [tokenizer.eos_token_id] if end == "token" else tokenizer.encode(CLOSE, add_special_tokens=False)
     if end == "tag":

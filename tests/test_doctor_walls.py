@@ -22,7 +22,7 @@ OF_TORCH = {"backward", "cpu", "detach", "forward", "generate", "get_input_embed
 OF_TORCH |= {"long", "named_modules", "named_parameters", "new_tensor", "new_zeros", "numpy", "parameters"}
 OF_TORCH |= {"register_forward_hook", "register_forward_pre_hook", "register_hook", "state_dict", "to"}
 # Nothing public keeps a cluster that Ray starts to this machine, where it was imported before, and off stdout.
-OF_OTHERS = {"ray_pool.py": {"_private", "_worker_logs_enabled"}}
+OF_OTHERS = {"ray_workers.py": {"_private", "_worker_logs_enabled"}}
 
 
 def private(name: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,17 @@ def test_a_packaged_tokenizer_is_opened_once_while_it_is_held(tmp_path: Path, mo
     tokenizer_of("qwen2", merges=False).save_pretrained(tmp_path)  # what changes on disk is another tokenizer
     with pytest.raises(Refusal, match="lost merges"):
         load_tokenizer("tiny-planted")
+
+
+def test_a_tokenizer_of_a_folder_is_opened_once_while_it_is_held_and_its_files_stay(tmp_path: Path) -> None:
+    tokenizer_of("qwen2").save_pretrained(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").symlink_to("nowhere")  # a download that is not done
+    first = load_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path) is first
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told | {"eos_token": "<|im_start|>"}))
+    changed = load_tokenizer(tmp_path)
+    assert changed is not first and changed.eos_token == "<|im_start|>" != first.eos_token
 
 
 def test_while_it_is_converted_a_file_is_read_once_as_the_library_reads_it(

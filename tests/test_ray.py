@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,10 +22,11 @@ import deadly_worker
 import dragoman
 from dragoman.core import Refusal, Site, Talk
 from dragoman.dictionaries import open_dictionary
-from dragoman.models import ray_pool, ray_reading
+from dragoman.models import ray_reading, ray_speaking, ray_workers
 from dragoman.models.decode import Verbalizer
-from dragoman.models.ray_pool import Cluster, Pool, cluster
 from dragoman.models.ray_reading import ReadingPool
+from dragoman.models.ray_speaking import Pool
+from dragoman.models.ray_workers import Cluster, cluster
 from dragoman.records import ENDED
 from dragoman.runs.plan import Done
 from dragoman.store import RunFolder
@@ -40,8 +42,10 @@ COUNT = deadly_worker.ROWS * deadly_worker.SAMPLES
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Iterator[None]:
-    """Workers find what is written for them here."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Workers find what is written for them here; Ray's sockets want a shorter path than that of a test's folder."""
+    short = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)  # some of its processes outlive it
+    with pytest.MonkeyPatch.context() as patch, short as folder:
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", str(Path(deadly_worker.__file__).parent), prepend=os.pathsep)
         yield
 
@@ -57,7 +61,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("told")
         patch.setenv("DEADLY", str(folder))
-        patch.setattr(ray_pool, "_Worker", ray_pool._Worker)
+        patch.setattr(ray_speaking, "_Worker", ray_speaking._Worker)
         yield folder
 
 
@@ -125,11 +129,11 @@ def test_a_vector_that_ends_every_worker_is_found_and_the_others_are_said(
 def test_a_verbalizer_that_no_worker_survives_opening_is_refused(
     checkpoint: str, two: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dies(ray_pool._Worker):
+    class Dies(ray_speaking._Worker):
         def open(self, *how: Any) -> Any:
             raise MemoryError("no more")
 
-    monkeypatch.setattr(ray_pool, "_Worker", Dies)
+    monkeypatch.setattr(ray_speaking, "_Worker", Dies)
     why = r"3 workers ended, one after another, while they opened it \(MemoryError: no more\)"
     with pytest.raises(Refusal, match=why):
         Pool(checkpoint, {}, two, deadly_worker.looked_at, Talk())
@@ -189,7 +193,7 @@ def test_explain_on_ray_writes_the_single_runs_folder(
 ) -> None:
     """By a relative path; with a feature that no worker survives; and gone on with by the other way."""
     monkeypatch.chdir(world.root)
-    monkeypatch.setattr(ray_pool, "_Worker", deadly_worker.DeadlyWorker)
+    monkeypatch.setattr(ray_speaking, "_Worker", deadly_worker.DeadlyWorker)
 
     def explained(name: str, **how: Any) -> dict[str, bytes]:
         opened = open_dictionary(world.sae, site=Site(str(world.root / "llama"), 1))
@@ -261,11 +265,17 @@ def test_workers_that_would_read_otherwise_are_refused(
 ) -> None:
     monkeypatch.setattr(ray_reading, "_Worker", deadly_worker.DeadlyReader)
     (told / "other").touch()
-    how: dict[str, Any] = {"how": {"dtype": "float32", "device": "cpu"}, "where": two, "talk": Talk(), "most": 1}
+    how: dict[str, Any] = {
+        "how": {"dtype": "float32", "device": "cpu"},
+        "where": two,
+        "talk": Talk(),
+        "texts": (),
+        "most": 1,
+    }
     with pytest.raises(Refusal, match="its files of model .* are others than those here; give all nodes the same"):
         ReadingPool(world.source, world.target, **how)
     (told / "other").unlink()
-    monkeypatch.setattr(ray_pool, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
+    monkeypatch.setattr(ray_workers, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
     with pytest.raises(Refusal, match="it has dragoman .*, and here is 0; install the same there"):
         ReadingPool(world.source, world.target, **how)
     with pytest.raises(Refusal, match="there is no such folder here"):
@@ -284,7 +294,7 @@ def test_workers_of_other_versions_and_other_files_are_refused(
     (own / "nla_meta.yaml").write_text(told + "\n# changed\n")
     with pytest.raises(Refusal, match="its files of verbalizer .* are others than those that were looked at"):
         pool.verbalize(np.ones((1, pool.width)))
-    monkeypatch.setattr(ray_pool, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
+    monkeypatch.setattr(ray_workers, "_versions", lambda: {"dragoman": "0", "torch": "0", "transformers": "0"})
     with pytest.raises(Refusal, match="it has dragoman .*, and here is 0; install the same there"):
         Pool(checkpoint, deadly_worker.HOW, two, deadly_worker.looked_at, Talk())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,13 +20,13 @@ from hypothesis import strategies as st
 from dragoman.core import Refusal, Talk
 from dragoman.dictionaries import open_dictionary
 from dragoman.maps.aligned import Aligned
-from dragoman.models import ray_pool, ray_reading
+from dragoman.models import ray_reading, ray_workers
 from dragoman.models.aligned import Documents, read_aligned
-from dragoman.models.harvest import Reader
+from dragoman.models.harvest import PILOT, Reader, pilot_texts
 from dragoman.models.in_order import TRIES, InOrder, Piece
 from dragoman.models.paired import ReadingOptions, distinct
 from dragoman.models.pairing import Pairing, Pairs
-from dragoman.models.ray_pool import Cluster
+from dragoman.models.ray_workers import Cluster
 from dragoman.runs import crossings, readings
 from dragoman.runs.crossings import fit_crossing
 from dragoman.store.spool import Spool
@@ -130,10 +131,13 @@ class Ended(Exception):
 
 
 class InOneProcess:
-    """What of Ray is used, in this process: each answer is made when it is waited for, the last asked one first."""
+    """What of Ray is used, in this process: each answer is made when it is waited for, the last asked one first.
 
-    def __init__(self, ends: Sequence[str] = ()) -> None:
-        self.ends, self.kinds, self.told = list(ends), list[type](), list[str]()
+    Workers end at what is named in ``ends``, once each, and whenever they read ``poison`` beforehand.
+    """
+
+    def __init__(self, ends: Sequence[str] = (), poison: str | None = None) -> None:
+        self.ends, self.poison, self.kinds, self.told = list(ends), poison, list[type](), list[str]()
         errors = {"RayTaskError": type("RayTaskError", (Exception,), {}), "RayError": Ended}
         self.exceptions = SimpleNamespace(**errors)
 
@@ -155,6 +159,8 @@ class InOneProcess:
         if ref[0] in self.ends:
             self.ends.remove(ref[0])
             raise Ended("killed")
+        if ref[0] == "pilot" and self.poison in ref[1].args[1]:
+            raise Ended("killed")
         return ref[1]()
 
     def kill(self, _worker: Any) -> None:
@@ -165,15 +171,15 @@ class InOneProcess:
 def fitted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
     """A crossing's files, read here or by workers of a Ray in this process."""
 
-    def made(name: str, ray: InOneProcess | None = None) -> dict[str, bytes]:
+    def made(name: str, ray: InOneProcess | None = None, texts: Sequence[str] = READ) -> dict[str, bytes]:
         monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache" / name))
         if ray is not None:
-            monkeypatch.setattr(ray_pool, "ray_of", lambda: ray)
+            monkeypatch.setattr(ray_workers, "ray_of", lambda: ray)
             monkeypatch.setattr(crossings, "check_on", lambda *_: None)  # ray need not be installed
             monkeypatch.setattr(crossings, "cluster", lambda *_: nullcontext(Cluster(2, 1, "ray")))
             monkeypatch.setattr(readings, "open_both", None)  # what workers read needs no model here
         shutil.rmtree(tmp_path / name, ignore_errors=True)
-        how: dict[str, Any] = {"texts": READ, "on": "ray" if ray else None, "talk": Talk(say=lambda _: None)}
+        how: dict[str, Any] = {"texts": texts, "on": "ray" if ray else None, "talk": Talk(say=lambda _: None)}
         fit_crossing(open_dictionary(world.sae, site=world.source), world.target, **how).save(tmp_path / name)
         return {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
 
@@ -193,8 +199,45 @@ def test_workers_read_what_this_process_would(fitted: Callable[..., dict[str, by
 def test_workers_that_always_end_are_refused(fitted: Callable[..., dict[str, bytes]]) -> None:
     with pytest.raises(Refusal, match="^reading with .*llama and .*gemma: 3 workers ended, one after another, while"):
         fitted("opening", InOneProcess(["open"] * 9))
-    with pytest.raises(Refusal, match="^the texts that are read beforehand: each of 3 workers ended"):
-        fitted("pilot", InOneProcess(["pilot"] * 9))
+
+
+def test_a_folder_too_deep_for_sockets_is_told_from_a_cluster_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: Any) -> None:
+        raise OSError(
+            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /deep/plasma_store"
+        )
+
+    constants, worker = SimpleNamespace(), SimpleNamespace()
+    private = SimpleNamespace(ray_constants=constants, worker=worker)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None, _private=private)
+    monkeypatch.setattr(ray_workers, "ray_of", lambda *_: ray)
+    monkeypatch.setattr(ray_workers, "check_on", lambda *_: None)
+    told = r"^--on ray: .*/deep/plasma_store\); name a folder with a short path .*RAY_TMPDIR=/tmp"
+    with pytest.raises(Refusal, match=told), ray_workers.cluster("ray", 1, "cpu", Talk()):
+        pass
+
+
+def test_texts_read_first_that_always_end_workers_are_named_and_can_be_left_out(
+    fitted: Callable[..., dict[str, bytes]],
+) -> None:
+    """All at once: one left out alone has another read in its place, which tells nothing of the others."""
+    texts = [*READ[:4], " ", READ[0], *READ[4:]]  # a blank one and a copy, which keep their places
+    first = {READ[i] for i in pilot_texts(READ, PILOT)}
+    mine = [k for k, text in enumerate(texts, 1) if text in first]
+    ray = InOneProcess(poison=texts[mine[-1] - 1])
+    with pytest.raises(Refusal) as told:
+        fitted("pilot", ray, texts)
+    named, _, rest = str(told.value).partition(", read first by ")
+    assert named == f"texts {', '.join(map(str, mine))} (counted from 1)"
+    assert re.match(r"\S+llama: each of 3 workers ended that was to read them \(killed\); look without --on", rest)
+    assert rest.endswith(
+        "or leave out all of these at once: others are then read first, and if they end workers too, "
+        "it is not the texts."
+    )
+    assert ray.told.count("pilot") == TRIES
+    assert fitted("others", ray, [text for text in texts if text not in first])
 
 
 def test_rows_of_a_device_come_back_as_they_are_read_on_the_host(readers: tuple[Reader, Reader]) -> None:

@@ -39,7 +39,7 @@ from dragoman.models.behind import ahead, one_behind
 from dragoman.models.encoding import Encodes, encoding_of
 from dragoman.models.fused import fused_norms
 from dragoman.models.harvest import Progress, Reader, on_host, refuse_undefined
-from dragoman.models.in_order import InOrder
+from dragoman.models.in_order import InOrder, places
 from dragoman.models.paired import (
     SIDES,
     Document,
@@ -207,8 +207,7 @@ class _Reading:
         """The same, where workers read; a batch that none survives is named by its places in ``texts``."""
 
         def named(documents: Documents) -> str:
-            mine = {d.text for d in documents}
-            return f"texts {', '.join(str(k) for k, text in enumerate(texts, 1) if text in mine)} (counted from 1)"
+            return places((d.text for d in documents), texts)
 
         deal = InOrder(batches, workers.ahead, named=named, kept=self._kept)
         for batch, pairs in zip(batches, workers.pairs(deal, self.pilot.typical, self.options), strict=True):

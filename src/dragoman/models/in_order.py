@@ -9,7 +9,7 @@ found of the same pieces, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,13 @@ from dragoman.core import Refusal
 
 T = TypeVar("T")
 TRIES = 3  # of a piece, each with another worker
+INSTEAD = "look without --on what is wrong, or leave them out"
+
+
+def places(mine: Iterable[str], texts: Sequence[str]) -> str:
+    """Where those that are ``mine`` stand in ``texts``, in words."""
+    mine = set(mine)
+    return f"texts {', '.join(str(k) for k, text in enumerate(texts, 1) if text in mine)} (counted from 1)"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,6 +45,7 @@ class InOrder(Generic[T]):
         *,
         named: Callable[[T], str],
         kept: Callable[[T], Any] = lambda _piece: None,
+        instead: str = INSTEAD,
     ) -> None:
         """Nothing is dealt yet.
 
@@ -46,8 +54,9 @@ class InOrder(Generic[T]):
             ahead: so many are dealt, or found and not taken, at once: what memory there is for them.
             named: what a piece is called where it is refused.
             kept: what was found of a piece before, None where nothing was; asked when its turn comes.
+            instead: what to do about a piece that is refused.
         """
-        self.pieces, self._ahead, self._named, self._kept = pieces, ahead, named, kept
+        self.pieces, self._ahead, self._named, self._kept, self._instead = pieces, ahead, named, kept, instead
         self._waiting: list[Piece] = []  # a heap: first comes first
         self._found: dict[int, Any] = {}
         self._next = self._seen = 0
@@ -81,8 +90,7 @@ class InOrder(Generic[T]):
         again = Piece(piece.number, piece.lost + 1)
         if again.lost == TRIES:
             ended = f"each of {TRIES} workers ended that was to read them ({why})"
-            instead = "look without --on what is wrong, or leave them out"
-            raise Refusal(self._named(self.pieces[piece.number]), ended, instead)
+            raise Refusal(self._named(self.pieces[piece.number]), ended, self._instead)
         heappush(self._waiting, again)
         return "what it was reading is dealt again"
 

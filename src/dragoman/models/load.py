@@ -8,7 +8,7 @@ devices that are not here, models without decoder blocks, and embedded tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from dragoman.store import digest, fingerprint_of, read_json
 from dragoman.store.boundary import AGAIN, opening
 from dragoman.store.spans import words_of
 
-_held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # embedded models' tokenizers, by their files
+_held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # tokenizers, by the files beside them
 NO_ROOM, SMALLER = "it cannot be put on device", "use another device, or a smaller model"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -109,11 +109,9 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerFast:
     path = need_tokenizer(folder, f"{ref}")
     if (folder / CONFIG).is_file():  # transformers reads it to choose a class
         refuse_counts(folder, read_config(folder), None)
-    if packaged:
-        tokenizer = _packaged_tokenizer(folder)
-    else:
+    if not packaged:
         refuse_unbounded(path)
-        tokenizer = _opened_tokenizer(folder)
+    tokenizer = _opened_once(folder, _packaged_tokenizer if packaged else _opened_tokenizer)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise Refusal(f"{ref}", f"its tokenizer is a {type(tokenizer).__name__}, not a fast one", INSTEAD)
     if packaged:
@@ -137,21 +135,29 @@ def _opened_tokenizer(folder: Path) -> Any:
 
 
 def _packaged_tokenizer(folder: Path) -> Any:
-    """An embedded model's tokenizer, opened once for as long as somebody holds it.
+    """An embedded model's, by its own settings, under the generic class that `resolve` names in them.
 
-    By its own settings, under the generic class that `resolve` names in them: `AutoTokenizer` gives the same, but reads
-    Gemma's 14 MB twice more before it does, as JSON in Python, which takes longer than the opening itself.
+    `AutoTokenizer` gives the same, but reads Gemma's 14 MB twice more before it does, as JSON in Python, which takes
+    longer than the opening itself.
     """
-    stamps = [(path, path.stat()) for path in sorted(folder.iterdir())]
-    key = tuple((f"{path}", one.st_size, one.st_mtime_ns, one.st_ino) for path, one in stamps)
+    settings = read_json(folder / TOKENIZER_SETTINGS)
+    settings.pop("tokenizer_class", None)
+    with quietly(), opening(folder / TOKENIZER, "transformers cannot open the tokenizer"):
+        file = f"{folder / TOKENIZER}"
+        return PreTrainedTokenizerFast(tokenizer_file=file, name_or_path=f"{folder}", **settings)
+
+
+def _opened_once(folder: Path, opened: Callable[[Path], Any]) -> Any:
+    """A tokenizer, opened once for as long as somebody holds it and no file beside it changes.
+
+    A verbalizer, the reader and the lens of one model hold the same one, of which a large one takes seconds.
+    """
+    stamps = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    # Sizes and times of the first kind stay as they were when a file is written over by one who sets them.
+    key = (opened, *((f"{path}", one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino) for path, one in stamps))
     tokenizer = _held.get(key)
     if tokenizer is None:
-        settings = read_json(folder / TOKENIZER_SETTINGS)
-        settings.pop("tokenizer_class", None)
-        with quietly(), opening(folder / TOKENIZER, "transformers cannot open the tokenizer"):
-            file = f"{folder / TOKENIZER}"
-            tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, name_or_path=f"{folder}", **settings)
-        _held[key] = tokenizer
+        tokenizer = _held[key] = opened(folder)
     return tokenizer
 
 

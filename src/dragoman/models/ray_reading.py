@@ -23,16 +23,20 @@ from transformers import PreTrainedTokenizerFast
 from dragoman.core import Refusal, Site, Talk
 from dragoman.models.aligned import Documents
 from dragoman.models.fused import fused_norms
-from dragoman.models.harvest import TokenRows, ends_of, open_both
-from dragoman.models.in_order import InOrder, Piece
+from dragoman.models.harvest import PILOT, TokenRows, ends_of, open_both, pilot_texts
+from dragoman.models.in_order import InOrder, Piece, places
 from dragoman.models.load import fingerprint_of_model, load_tokenizer
 from dragoman.models.paired import SIDES, ReadingOptions
 from dragoman.models.pairing import Pairing, Pairs
-from dragoman.models.ray_pool import Cluster, Workers, refusing, settled
+from dragoman.models.ray_workers import Cluster, Workers, refusing, settled
 from dragoman.models.sizes import model_ref
 from dragoman.store.spool import Kept
 
 AHEAD = 2  # batches a worker that are on their way, or wait to be summed
+_FIRST = (
+    "look without --on what is wrong, ask for fewer workers where they lack memory, or leave out all of these at once: "
+    "others are then read first, and if they end workers too, it is not the texts"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,7 @@ class ReadingPool(Workers):
         where: Cluster,
         talk: Talk,
         *,
+        texts: Sequence[str],
         most: int,
         summed: str | None = None,
     ) -> None:
@@ -77,12 +82,13 @@ class ReadingPool(Workers):
             how: they are opened, as for ``Reader.open``: ``dtype`` and ``device``.
             where: workers run.
             talk: where it is told of workers that come and end.
+            texts: to be read; those that no worker survives are named by their places among them.
             most: batches there are to be read, at most.
             summed: the device of the driver's sums, in numpy when None: models compute as beside such sums.
         """
         what = " and ".join(dict.fromkeys((model_ref(source), model_ref(target))))
         super().__init__(f"reading with {what}", where, how["device"], talk)
-        self._sites, self._how, self._summed = (source, target), dict(how), summed
+        self._sites, self._how, self._summed, self._texts = (source, target), dict(how), summed, texts
         self._files = [fingerprint_of_model(model_ref(site)) for site in self._sites]
         self._told: Mapping[str, Any] = {}
         self.ahead = AHEAD * where.workers
@@ -122,9 +128,16 @@ class ReadingPool(Workers):
         self._told = told
 
     def pilot(self, side: str, texts: Sequence[str]) -> TokenRows:
-        """The rows of the texts that are read beforehand, with one of the models."""
-        deal = InOrder([texts], 1, named=lambda _texts: "the texts that are read beforehand")
-        (rows,) = self.dealt(deal, lambda worker, _piece: worker.pilot.remote(side, list(texts)))
+        """The rows of the texts that are read beforehand, with one of the models.
+
+        Which they are goes by their digests: one that is left out alone has another read in its place.
+        """
+        chosen = [texts[i] for i in pilot_texts(texts, PILOT)]
+        model = model_ref(self._sites[SIDES.index(side)])
+        deal = InOrder(
+            [chosen], 1, named=lambda few: f"{places(few, self._texts)}, read first by {model}", instead=_FIRST
+        )
+        (rows,) = self.dealt(deal, lambda worker, _piece: worker.pilot.remote(side, chosen))
         return rows
 
     def pairs(self, deal: InOrder[Documents], typical: Mapping[str, float], options: ReadingOptions) -> Iterator[Pairs]:

@@ -31,7 +31,7 @@ from dragoman.models.algebra import algebra_of
 from dragoman.models.asked import check_on
 from dragoman.models.load import check_device
 from dragoman.models.paired import SIDES, Harvest, LeftOut, told_left_out
-from dragoman.models.ray_pool import cluster
+from dragoman.models.ray_workers import cluster
 from dragoman.models.sizes import check_read
 from dragoman.records import TokenWindow
 from dragoman.runs.given import dictionary_of, talk_of, target_of

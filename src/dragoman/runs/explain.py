@@ -25,7 +25,7 @@ from dragoman.models.asked import by_vllm, check_engine, check_on, refuse_beside
 from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.prompts import Activations
-from dragoman.models.ray_pool import Cluster, cluster
+from dragoman.models.ray_workers import Cluster, cluster
 from dragoman.models.resolve import check_named
 from dragoman.models.sizes import check_place, check_read
 from dragoman.records import UNUSABLE_MAP
@@ -127,7 +127,7 @@ def explain(
             vllm:ADDRESS, a vLLM server that runs (see ``models.vllm.server``).
         compiled: whether the captured engine's step goes through ``torch.compile``.
         on: where verbalizers speak and texts are read token by token, if not in this process: "ray", workers on this
-            machine's GPUs, or "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_pool``, ``ray_reading``.
+            machine's GPUs, or "ray://HOST:PORT", those of a Ray cluster; see ``models.ray_workers``.
         workers: how many, one a GPU when None (one a node where ``device`` is none).
         talk: where progress goes.
 

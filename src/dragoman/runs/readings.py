@@ -32,8 +32,8 @@ from dragoman.models.harvest import open_both
 from dragoman.models.lens import LensPair
 from dragoman.models.load import fingerprint_of_model
 from dragoman.models.paired import Harvest, Reader, ReadingOptions, direct_statistics, harvest, told_left_out
-from dragoman.models.ray_pool import Cluster
 from dragoman.models.ray_reading import ReadingPool
+from dragoman.models.ray_workers import Cluster
 from dragoman.models.room import let_go
 from dragoman.models.sizes import model_ref
 from dragoman.runs.texts import Texts
@@ -190,7 +190,7 @@ class Readings:
                 if where is None:
                     self._read(read)
                 else:
-                    with self._pool(where, -(-len(texts) // options.batch_size)) as pool:
+                    with self._pool(where, texts, -(-len(texts) // options.batch_size)) as pool:
                         read(*pool.readers, workers=pool)
             spool.remove()
 
@@ -242,9 +242,9 @@ class Readings:
             return self.held.reader(self.source, how), self.held.reader(self.target, how)
         return open_both(self.source, self.target, **how)
 
-    def _pool(self, where: Cluster, batches: int) -> ReadingPool:
-        """Workers that have both models open, for so many batches."""
-        how: dict[str, Any] = {"most": batches, "summed": in_double(self.device)}
+    def _pool(self, where: Cluster, texts: Sequence[str], batches: int) -> ReadingPool:
+        """Workers that have both models open, for texts in so many batches."""
+        how: dict[str, Any] = {"texts": texts, "most": batches, "summed": in_double(self.device)}
         opened = {"dtype": self.dtype, "device": self.device}
         return ReadingPool(self.source, self.target, opened, where, self.talk, **how)
 

@@ -12,7 +12,8 @@ from typing import Any
 from dragoman.core import Refusal, Talk, public_address
 from dragoman.doctor import quick
 from dragoman.models.decode import Verbalizer
-from dragoman.models.ray_pool import Cluster, Pool
+from dragoman.models.ray_speaking import Pool
+from dragoman.models.ray_workers import Cluster
 from dragoman.runs.turns import InTurn
 from dragoman.verbalizers.protocol import AnyVerbalizer
 
