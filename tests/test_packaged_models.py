@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,12 @@ def test_a_tokenizer_of_a_folder_is_opened_once_while_it_is_held_and_its_files_s
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(told | {"eos_token": "<|im_start|>"}))
     changed = load_tokenizer(tmp_path)
     assert changed is not first and changed.eos_token == "<|im_start|>" != first.eos_token
+    # As long as before, and at its time: an archive unpacked over it, or `touch`.
+    settings = tmp_path / "tokenizer_config.json"
+    before = settings.stat()
+    settings.write_text(json.dumps(told | {"eos_token": "<|im_other|>"}))
+    os.utime(settings, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert settings.stat().st_size == before.st_size and load_tokenizer(tmp_path) is not changed
 
 
 def test_while_it_is_converted_a_file_is_read_once_as_the_library_reads_it(
