@@ -114,8 +114,10 @@ class ServerEngine(RowsByVllm):
         """All rows, some hundreds of requests at a time; the first that fails ends the others, as Ctrl-C does."""
         pool = ThreadPoolExecutor(min(AT_A_TIME, len(prompts)), thread_name_prefix="dragoman-vllm")
         seeds = how.seeds or [None] * len(prompts)
-        rows = [pool.submit(self._row, prompt, seed, how) for prompt, seed in zip(prompts, seeds, strict=True)]
+        rows: list[Future[tuple[RowTokens, str]]] = []
         try:
+            for prompt, seed in zip(prompts, seeds, strict=True):
+                rows.append(pool.submit(self._row, prompt, seed, how))  # one by one: Ctrl-C may come between two
             wait(rows, return_when=FIRST_EXCEPTION)
             first = _failed(rows)
         finally:
