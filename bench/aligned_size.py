@@ -126,17 +126,18 @@ def dictionary_of(reader: Reader, texts: Sequence[str], d_sae: int) -> tuple[Enc
 def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, record: Record | None) -> None:
     """Read, sum, fit; print what it took, and keep it in ``record``."""
     names, clock = ("a source", "a target"), time.perf_counter
-    readers = []
-    for make, block, words, name in zip(shape.configs, shape.blocks, shape.words, names, strict=True):
-        readers.append(reader_of(make, block, tokenizer_of(texts, words), name, shape, device))
+    source, target = (
+        reader_of(make, block, tokenizer_of(texts, words), name, shape, device)
+        for make, block, words, name in zip(shape.configs, shape.blocks, shape.words, names, strict=True)
+    )
     gpu = device.startswith("cuda")
     models_gb = torch.cuda.memory_allocated(device) / 1e9 if gpu else 0.0
-    encoder, rows = dictionary_of(readers[0], texts, shape.d_sae)
+    encoder, rows = dictionary_of(source, texts, shape.d_sae)
     watched = to_watch(rows, range(ASKED), seed=0)
     there = in_double(device)
     # Kernels are compiled once a machine, and kept there: that is no part of what is timed.
     warm: dict[str, Any] = {"device": there, "every": there is not None}
-    read_aligned(*readers, texts[:WARM], encoder, options=ReadingOptions(watched=watched), **warm)
+    read_aligned(source, target, texts[:WARM], encoder, options=ReadingOptions(watched=watched), **warm)
     print(f"models and dictionary made; they hold {models_gb:.1f} GB, {len(watched)} features are watched", flush=True)
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -148,7 +149,7 @@ def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, r
             print(f"  {done} of {of} texts, {clock() - begun:.1f} s", flush=True)
 
     how: dict[str, Any] = {"options": ReadingOptions(watched=watched, batch_size=batch_size), "progress": progress}
-    aligned = read_aligned(*readers, texts, encoder, device=there, every=there is not None, **how)
+    aligned = read_aligned(source, target, texts, encoder, device=there, every=there is not None, **how)
     reading = clock() - begun
     print(f"reading and sums {reading:.1f} s, {aligned.report['pairs']} pairs", flush=True)
     crossing = Crossing.from_tokens(aligned, rows, algebra=algebra_of(device))
@@ -193,7 +194,7 @@ def beside_ridgecv(device: str, record: Record) -> None:
     ours = clock() - begun
     alphas = [relative_lambda(moments.total, float(g)) for g in GRID]
     begun = clock()
-    found = RidgeCV(alphas, cv=PredefinedSplit(fold_of(documents)), scoring="neg_mean_squared_error").fit(x, y)
+    found: Any = RidgeCV(alphas, cv=PredefinedSplit(fold_of(documents)), scoring="neg_mean_squared_error").fit(x, y)
     theirs = clock() - begun
     apart = float(np.abs(found.coef_.T - weight).max() / np.abs(weight).max())
     record.put(

@@ -40,7 +40,7 @@ from dragoman.models.captured import Captured
 from dragoman.models.choose import Ending
 from dragoman.models.contracts.base import Feed, at_norm, replaced
 from dragoman.models.decode import Verbalizer
-from dragoman.models.engines import SlotEngine, slots_for
+from dragoman.models.engines import slots_for
 from dragoman.store import read_arrays, read_json, write_arrays, write_json
 from dragoman.verbalizers.protocol import CLOSE
 
@@ -152,10 +152,10 @@ def ceiling(net: Any, device: str) -> tuple[float, float]:
     size = 8192 if device.startswith("cuda") else 512
     a = torch.randn(size, size, device=device, dtype=net.dtype)
     for _ in range(3):
-        a @ a
+        torch.matmul(a, a)
     repeats, start = 10, waited(device)
     for _ in range(repeats):
-        a @ a
+        torch.matmul(a, a)
     rate = repeats * 2 * size**3 / (waited(device) - start)
     table = net.get_input_embeddings().weight.numel()  # looked up, and multiplied as the output layer where it is that
     head = net.get_output_embeddings().weight.numel()
@@ -384,7 +384,7 @@ def pair(args: argparse.Namespace, machine: str) -> None:
     vectors = drawn(args.rows, verbalizer)
     said: dict[str, list[str]] = {}
 
-    def work(engine: SlotEngine | None) -> int:
+    def work(engine: Any) -> int:
         verbalizer._engine = engine
         step = 64 if engine is None else len(vectors)
         parts = [

@@ -38,7 +38,8 @@ class Scripted:
 
     def __init__(self, width: int) -> None:
         """``width``: of its vectors."""
-        self.site, self.width, self.name, self.identity = Site("m", 0), width, "scripted", {"name": "scripted"}
+        self.site, self.width, self.name = Site("m", 0), width, "scripted"
+        self.identity: dict[str, object] = {"name": "scripted"}
 
     def verbalize(self, vectors: Any, **_: Any) -> list[Explanation]:
         """The same of each."""
