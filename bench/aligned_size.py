@@ -38,6 +38,7 @@ from dragoman.models.algebra import algebra_of, in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions
+from dragoman.runs.forecast import TEXTS
 from dragoman.runs.texts import Texts
 from measured import GIB, Peak, Record, machine_of
 
@@ -211,7 +212,7 @@ def main() -> None:
     parse.add_argument("--device", default="cuda")
     parse.add_argument("--texts", default=None, help="a file of texts; those of the embedded pair without it")
     parse.add_argument("--most", type=int, default=10_000)
-    parse.add_argument("--batch-size", type=int, default=32)
+    parse.add_argument("--batch-size", type=int, help="texts read together; as explain does when left out")
     parse.add_argument("--ridgecv", action="store_true", help="only the comparison with scikit-learn")
     args = parse.parse_args()
     if args.ridgecv:
@@ -219,7 +220,13 @@ def main() -> None:
         return
     texts = Texts.of(args.texts).all[: args.most]
     record = Record(RESULTS, machine_of(args.device, args.shape)) if args.shape == "real" else None
-    timed(SHAPES[args.shape], args.device, texts, batch_size=args.batch_size, record=record)
+    timed(
+        SHAPES[args.shape],
+        args.device,
+        texts,
+        batch_size=args.batch_size or TEXTS["cpu" if args.device == "cpu" else "gpu"],
+        record=record,
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
 
 _CELLS = 2**24  # activations encoded at a time on the host: 64 MB
+_AMONG_OTHERS = {"topk", "groupmax"}  # architectures in which it depends on the others whether a feature fires
 _DEVICE_CELLS = 2**27  # and on a device: 0.5 GB, and as much again for what is not chosen yet
 
 
@@ -78,12 +79,15 @@ class DeviceEncoding:
         if x.ndim != 2 or x.shape[1] != self.encoder.d_in:
             why = f"the dictionary reads width {self.encoder.d_in}"
             raise Refusal(f"activations of shape {tuple(x.shape)}", why, "pass (n, d_in) rows")
-        step = max(_DEVICE_CELLS // self.encoder.d_sae, 1)
+        width = self.encoder.d_sae if columns is None else len(columns)
+        # Where features are chosen from one another all of them are needed to tell about a few.
+        alone = columns if self.encoder.architecture not in _AMONG_OTHERS else None
+        step = max(_DEVICE_CELLS // (width if alone is not None else self.encoder.d_sae), 1)
         parts = []
         for start in range(0, len(x), step):
-            fired = self._chosen(self._before(self._normalised(x[start : start + step].to(self.device).float())))
-            parts.append(fired if columns is None else fired[:, columns])
-        width = self.encoder.d_sae if columns is None else len(columns)
+            rows = self._normalised(x[start : start + step].to(self.device).float())
+            fired = self._chosen(self._before(rows, alone), alone)
+            parts.append(fired if columns is None or alone is not None else fired[:, columns])
         return torch.cat(parts) if parts else torch.zeros((0, width), device=self.device)
 
     @torch.inference_mode()
@@ -107,16 +111,16 @@ class DeviceEncoding:
             return (x - mean) @ matrix
         return x * encoder.input_factor if encoder.normalize == "factor" else x
 
-    def _before(self, z: torch.Tensor) -> torch.Tensor:
+    def _before(self, z: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
         shifted = z - self._b_dec if self.encoder.apply_b_dec_to_input else z
-        before = torch.addmm(self._b_enc, shifted, self._w_enc)
-        return before if self._lengths is None else before * self._lengths
+        before = torch.addmm(_some(self._b_enc, columns), shifted, _some(self._w_enc, columns))
+        return before if self._lengths is None else before * _some(self._lengths, columns)
 
-    def _chosen(self, before: torch.Tensor) -> torch.Tensor:
-        """What is left of pre-activations (n, d_sae); see ``Encoder.encode``."""
+    def _chosen(self, before: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+        """What is left of pre-activations (n, M) of all features or of ``columns``; see ``Encoder.encode``."""
         encoder, fired = self.encoder, before.clamp_min(0)
         if encoder.architecture == "jumprelu" and self._threshold is not None:
-            return fired.masked_fill_(before <= self._threshold, 0)
+            return fired.masked_fill_(before <= _some(self._threshold, columns), 0)
         if encoder.architecture == "topk" and encoder.k is not None:
             kept = before.topk(encoder.k, dim=1).indices
         elif encoder.architecture == "groupmax" and encoder.k is not None:
@@ -126,6 +130,11 @@ class DeviceEncoding:
         else:
             return fired
         return torch.zeros_like(fired).scatter_(1, kept, fired.gather(1, kept))
+
+
+def _some(of_all: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    """The last axis at ``columns``, all of it where there are none."""
+    return of_all if columns is None else of_all[..., columns]
 
 
 def encoding_of(encoder: Encoder, device: str | None) -> HostEncoding | DeviceEncoding:

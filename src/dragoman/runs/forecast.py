@@ -32,7 +32,9 @@ Order = Literal["at once", "one at a time"]  # of opening models, see ``runs.ord
 DecodedBy = Literal["measured mean", "measured mean, firing as in other texts", "measured mean if all fire", "the most"]
 _SINGLE, _DOUBLE = 4, 8  # bytes of a number
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
-_BATCH, _LONGEST = 32, 256  # texts read together, tokens of one that are read
+# Texts read together: products of twice as many rows keep a GPU busier, and Python starts half as many.
+TEXTS = {"cpu": 32, "gpu": 64}
+_LONGEST = 256  # tokens of a text that are read
 _INSIDE = 12  # rows of a block's width that are held inside it: queries, keys, values, the wider layer, its products
 _WAITING = 1024  # rows that wait for their product, by fold
 _CALIBRATED = 512  # features by which the penalty is chosen, by fold
@@ -133,9 +135,7 @@ def host_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> 
     def lying(model: ModelNeeds) -> int:
         return (weights_bytes(model, sizes.dtype) or 0) + _tokenizer(model)
 
-    steps = _steps(sizes, order, lying, stay=stay)
-    if sizes.read:
-        steps["reading"] += _sums(sizes) + _every_row(sizes)
+    steps = _steps(sizes, order, lying, "cpu", stay=stay)
     step = max(steps, key=lambda name: steps[name])
     return int(constants()["process_bytes"] + steps[step]), step
 
@@ -147,9 +147,7 @@ def gpu_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> t
     """
     if not _known(sizes):
         return None
-    steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0, stay=stay)
-    if sizes.read:
-        steps["reading"] += _sums(sizes) + _every_row(sizes)
+    steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0, "gpu", stay=stay)
     step = max(steps, key=lambda name: steps[name])
     every = (*sizes.held, *sizes.read)
     host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
@@ -162,8 +160,11 @@ def _known(sizes: Sizes) -> bool:
     return all(weights_bytes(model, sizes.dtype) is not None for model in (*sizes.held, *sizes.read))
 
 
-def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int], *, stay: bool) -> dict[str, int]:
-    """Bytes of each step on the device; ``lying``: of one open model. One at a time no verbalizer stays open."""
+def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int], kind: str, *, stay: bool) -> dict[str, int]:
+    """Bytes of each step on a device of a kind, ``cpu`` or ``gpu``; ``lying``: of one open model.
+
+    One at a time no verbalizer stays open.
+    """
     alone, held = [lying(model) for model in sizes.held], 0
     if order == "at once":
         held = sum(alone)
@@ -173,7 +174,8 @@ def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int], *, st
         steps = {"saying": max(each, default=0)}
     if sizes.read:
         read = sum(map(lying, sizes.read))
-        steps["reading"] = held + read + _working(sizes)
+        texts = TEXTS[kind]
+        steps["reading"] = held + read + _working(sizes, texts) + _sums(sizes) + _every_row(sizes, texts)
         steps["saying"] += read if stay else 0
     return steps
 
@@ -183,16 +185,16 @@ def _tokenizer(model: ModelNeeds) -> int:
     return int(model.tokenizer_bytes * told["tokenizer_bytes_a_byte"]) or told["tokenizer_bytes"]
 
 
-def _working(sizes: Sizes) -> int:
-    """One batch of texts inside a model, and its rows of both."""
-    tokens = _BATCH * _LONGEST
+def _working(sizes: Sizes, texts: int) -> int:
+    """One batch of so many texts inside a model, and its rows of both."""
+    tokens = texts * _LONGEST
     return tokens * (_INSIDE * max(sizes.p, sizes.q) * _NUMBER[sizes.dtype] + _SINGLE * (sizes.p + 2 * sizes.q))
 
 
-def _every_row(sizes: Sizes) -> int:
+def _every_row(sizes: Sizes, texts: int) -> int:
     """Direct rows of all features of a large dictionary, which a GPU sums besides those that are counted."""
     large = sizes.aligned and sizes.d_sae > WHOLE
-    return sizes.d_sae * (_DOUBLE * sizes.q + 2 * _SINGLE * _BATCH * PER_DOCUMENT) if large else 0
+    return sizes.d_sae * (_DOUBLE * sizes.q + 2 * _SINGLE * texts * PER_DOCUMENT) if large else 0
 
 
 def _sums(sizes: Sizes) -> int:

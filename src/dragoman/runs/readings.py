@@ -36,6 +36,7 @@ from dragoman.models.ray_reading import ReadingPool
 from dragoman.models.ray_workers import Cluster
 from dragoman.models.room import let_go
 from dragoman.models.sizes import model_ref
+from dragoman.runs.forecast import TEXTS
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
@@ -161,8 +162,9 @@ class Readings:
         texts, talk, watched = self.aligned_texts(dictionary), self.talk, None
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
-        options = ReadingOptions(watched=watched)
-        every = watched is not None and in_double(self.device) is not None
+        there = in_double(self.device) is not None
+        options = ReadingOptions(watched=watched, batch_size=TEXTS["gpu" if there else "cpu"])
+        every = watched is not None and there
         more = [
             dictionary.fingerprint() if dictionary else "no dictionary",
             repr(options),
