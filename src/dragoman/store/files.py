@@ -272,7 +272,7 @@ def file_sha256(path: Path | str) -> str:
 def of_each(work: Callable[[Path], str], paths: Sequence[Path]) -> list[str]:
     """What ``work``, which reads a file through, says of each path; large files side by side.
 
-    A processor hashes more slowly than disks read: the 54 GB of a model of 27 billion parameters took it 40 seconds.
+    One processor hashes more slowly than disks read, and models have tens of gigabytes.
     """
     if len(paths) < 2 or sum(path.stat().st_size for path in paths if path.is_file()) < _LARGE:
         return [work(path) for path in paths]
