@@ -170,7 +170,12 @@ def test_the_peak_is_that_of_the_step_that_takes_most() -> None:
     wide, _ = host_peak(sizes(dtype="float32")) or (0, "")
     assert 1.8 < wide / whole < 2.0
     gpu, host, step = gpu_peak(sizes()) or (0, 0, "")
-    assert step == "reading" and 82e9 < gpu < 1.05 * whole and host < 8 * GIB and gpu_peak(sizes(read=[needed(None)])) is None
+    assert (
+        step == "reading"
+        and 82e9 < gpu < 1.05 * whole
+        and host < 8 * GIB
+        and gpu_peak(sizes(read=[needed(None)])) is None
+    )
     wide = replace(needed(7 * 10**9), vocabulary=262_208, width=5376)
     more = (gpu_peak(sizes(held=[wide])) or (0, 0, ""))[1] - (gpu_peak(sizes(held=[needed(7 * 10**9)])) or (0, 0, ""))[
         1
