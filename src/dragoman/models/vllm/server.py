@@ -28,6 +28,7 @@ from dragoman.store.http import NoAnswer
 TOGETHER = 1024  # rows of a call
 AT_A_TIME = 256  # requests under way: what a server of vLLM's computes together by default
 _TOKEN = 1 << 10  # bytes of an answer that a token explains
+_HEARD = 0.5  # seconds until Ctrl-C is heard for certain
 _PLAIN: dict[str, Any] = {
     "n": 1,
     "stream": False,
@@ -118,8 +119,9 @@ class ServerEngine(RowsByVllm):
         try:
             for prompt, seed in zip(prompts, seeds, strict=True):
                 rows.append(pool.submit(self._row, prompt, seed, how))  # one by one: Ctrl-C may come between two
-            wait(rows, return_when=FIRST_EXCEPTION)
-            first = _failed(rows)
+            while not (first := _failed(rows)) and not all(row.done() for row in rows):
+                # Python may miss a signal that comes just as a wait begins, and hears it when the wait is over.
+                wait(rows, timeout=_HEARD, return_when=FIRST_EXCEPTION)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(row.done() for row in rows):
