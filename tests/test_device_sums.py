@@ -87,6 +87,7 @@ def test_slices_of_rows_and_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert_allclose(encoded(encoder, x, device=DEVICE).toarray(), whole, rtol=1e-5, atol=1e-6)
     assert_allclose(HostEncoding(encoder).sparse(x).toarray(), whole, rtol=1e-4, atol=1e-4)
     assert DeviceEncoding(encoder, DEVICE).sparse(x[:0]).shape == (0, M)
+    assert DeviceEncoding(encoder, DEVICE).sparse(x, np.empty(0, np.int64)).shape == (len(x), 0)
 
 
 def test_rows_of_another_width_are_refused() -> None:

@@ -18,8 +18,8 @@ from dragoman.core import Refusal
 from dragoman.dictionaries import Encoder
 
 _CELLS = 2**24  # activations encoded at a time on the host: 64 MB
-_AMONG_OTHERS = {"topk", "groupmax"}  # architectures in which it depends on the others whether a feature fires
 _DEVICE_CELLS = 2**27  # and on a device: 0.5 GB, and as much again for what is not chosen yet
+_AMONG_OTHERS = {"topk", "groupmax"}  # architectures in which it depends on the others whether a feature fires
 
 
 class Encodes(Protocol):
@@ -82,7 +82,7 @@ class DeviceEncoding:
         width = self.encoder.d_sae if columns is None else len(columns)
         # Where features are chosen from one another all of them are needed to tell about a few.
         alone = columns if self.encoder.architecture not in _AMONG_OTHERS else None
-        step = max(_DEVICE_CELLS // (width if alone is not None else self.encoder.d_sae), 1)
+        step = max(_DEVICE_CELLS // max(self.encoder.d_sae if alone is None else width, 1), 1)
         parts = []
         for start in range(0, len(x), step):
             rows = self._normalised(x[start : start + step].to(self.device).float())
