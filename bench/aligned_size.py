@@ -38,7 +38,7 @@ from dragoman.models.algebra import algebra_of, in_double
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import ReadingOptions
-from dragoman.runs.forecast import TEXTS
+from dragoman.runs.forecast import CHARACTERS, TEXTS
 from dragoman.runs.texts import Texts
 from measured import GIB, Peak, Record, machine_of
 
@@ -124,7 +124,9 @@ def dictionary_of(reader: Reader, texts: Sequence[str], d_sae: int) -> tuple[Enc
     return encoder, Directions.of(reader.site, w, range(d_sae), origin="random features")
 
 
-def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, record: Record | None) -> None:
+def timed(
+    shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, characters: int, record: Record | None
+) -> None:
     """Read, sum, fit; print what it took, and keep it in ``record``."""
     names, clock = ("a source", "a target"), time.perf_counter
     source, target = (
@@ -149,7 +151,8 @@ def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, r
             last[0] = clock()
             print(f"  {done} of {of} texts, {clock() - begun:.1f} s", flush=True)
 
-    how: dict[str, Any] = {"options": ReadingOptions(watched=watched, batch_size=batch_size), "progress": progress}
+    options = ReadingOptions(watched=watched, batch_size=batch_size, batch_characters=characters)
+    how: dict[str, Any] = {"options": options, "progress": progress}
     aligned = read_aligned(source, target, texts, encoder, device=there, every=there is not None, **how)
     reading = clock() - begun
     print(f"reading and sums {reading:.1f} s, {aligned.report['pairs']} pairs", flush=True)
@@ -165,6 +168,7 @@ def timed(shape: Shape, device: str, texts: Sequence[str], *, batch_size: int, r
         texts=len(texts), tokens={side: told["all"] for side, told in aligned.report["tokens"].items()},
         pairs=aligned.report["pairs"], features=shape.d_sae, watched=len(watched),
         features_with_20_documents=int((fires >= FLOOR).sum()), models_gb=round(models_gb, 1), batch_size=batch_size,
+        batch_characters=characters,
         direct_rows=0 if crossing.direct is None else int((crossing.direct.n_eff >= FLOOR).sum()),
         **{name: round(value, 2) for name, value in memory.items()},
     )  # fmt: skip
@@ -213,6 +217,7 @@ def main() -> None:
     parse.add_argument("--texts", default=None, help="a file of texts; those of the embedded pair without it")
     parse.add_argument("--most", type=int, default=10_000)
     parse.add_argument("--batch-size", type=int, help="texts read together; as explain does when left out")
+    parse.add_argument("--batch-characters", type=int, help="characters of short ones that are; likewise")
     parse.add_argument("--ridgecv", action="store_true", help="only the comparison with scikit-learn")
     args = parse.parse_args()
     if args.ridgecv:
@@ -220,11 +225,13 @@ def main() -> None:
         return
     texts = Texts.of(args.texts).all[: args.most]
     record = Record(RESULTS, machine_of(args.device, args.shape)) if args.shape == "real" else None
+    kind = "cpu" if args.device == "cpu" else "gpu"
     timed(
         SHAPES[args.shape],
         args.device,
         texts,
-        batch_size=args.batch_size or TEXTS["cpu" if args.device == "cpu" else "gpu"],
+        batch_size=args.batch_size or TEXTS[kind],
+        characters=CHARACTERS[kind] if args.batch_characters is None else args.batch_characters,
         record=record,
     )
 

@@ -43,7 +43,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedToken
 from decode import gemma, qwen
 from dragoman import tiny
 from dragoman.core import Refusal, Site, Talk
-from dragoman.store import read_jsonl, write_json, write_text
+from dragoman.store import read_json, read_jsonl, write_json, write_text
 from measured import GIB, Peak, Record, machine_of
 
 HERE = Path(__file__).parent
@@ -406,6 +406,18 @@ def explained(asked: dict[str, Any]) -> None:
     print(json.dumps({**told, "doctor": doctor}), flush=True)
 
 
+def worst(out: Path, record: Record) -> None:
+    """``dry_run_error``: what is farthest off of all that dry runs foretold, of the parts whose figures lie there."""
+    whole = read_json(out)
+    each = {
+        (part, name): error for part, found in whole.items() for name, error in found.get("forecast_error", {}).items()
+    }
+    if each:
+        part, name = max(each, key=lambda one: abs(each[one]))
+        told = {f"{p} {n}": round(error, 3) for (p, n), error in each.items()}
+        record.put("dry_run_error", round(abs(each[part, name]), 3), farthest=f"{part} {name}", each=told)
+
+
 def errors(found: dict[str, Any]) -> dict[str, float]:
     """Of what a dry run foretold, relative: tokens said, seconds, memory of the card and of the host."""
     forecast, gpu = found["forecast"], "allocated_gib" in found
@@ -445,6 +457,7 @@ def main() -> None:
     record = Record(args.out, machine_of(args.device, args.shape))
     for name in args.parts:
         PARTS[name](what, args, record)
+        worst(args.out, record)
 
 
 if __name__ == "__main__":

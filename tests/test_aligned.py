@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dragoman.core import Refusal
 from dragoman.maps import Moments
 from dragoman.maps.aligned import Aligned
 from dragoman.maps.moments import fold_of
@@ -111,6 +112,21 @@ def test_batch_size_changes_sums_by_rounding_only(pair: PlantedPair, found: Alig
         pair.source, pair.target, pair.texts, pair.encoder, options=ReadingOptions(first=1, batch_size=size)
     )
     same_everything(other, found, 1e-10, FLOAT32)
+
+
+def test_short_texts_are_read_more_together(pair: PlantedPair, found: Aligned) -> None:
+    done: list[int] = []
+    options = ReadingOptions(first=1, batch_size=2, batch_characters=400)
+    progress = lambda n, _of: done.append(n)  # noqa: E731
+    other = read_aligned(pair.source, pair.target, pair.texts, pair.encoder, options=options, progress=progress)
+    same_everything(other, found, 1e-10, FLOAT32)
+    many = np.diff([0, *done])
+    lengths = sorted(map(len, pair.texts), reverse=True)
+    starts = np.concatenate([[0], np.cumsum(many)[:-1]])
+    assert all(n == max(2, 400 // lengths[start]) for start, n in zip(starts[:-1], many[:-1], strict=True))
+    assert many.max() > 2, "the shortest are many together"
+    with pytest.raises(Refusal, match="batch_characters -1.*it is at least 0"):
+        ReadingOptions(batch_characters=-1)
 
 
 def test_order_of_the_texts_changes_sums_by_rounding_only(pair: PlantedPair, found: Aligned) -> None:

@@ -306,6 +306,20 @@ def test_ridge_at_a_penalty_is_scikit_learns(made: Any) -> None:
     assert_allclose(found, Ridge(alpha=lam).fit(world.x, world.y).coef_.T, rtol=1e-7, atol=1e-10)
 
 
+def test_moments_turned_round_are_those_of_the_rows_turned_round(made: Any) -> None:
+    moments, _, world = made
+    there = DeviceAlgebra(DEVICE)
+    turned = there.reversed(moments)
+    want, mine = Moments.of(world.y, world.x), there.total(turned)
+    for name in ("mean_x", "mean_y", "sxx", "sxy", "syy"):
+        of_fold, of_rows = getattr(mine, name), getattr(want, name)
+        assert_allclose(of_fold, of_rows, rtol=1e-9, atol=1e-9 * np.abs(of_rows).max())
+    grid = np.array([0.1])
+    ours, theirs = (algebra.left_out(turned, 1, None).errors(grid) for algebra in (there, HOST))
+    assert_allclose(ours, theirs, rtol=1e-8)
+    assert there.total(moments).count == mine.count, "the way there is known still"
+
+
 def test_a_crossing_is_the_same_crossing(pair: PlantedPair, found: Aligned) -> None:
     rows = at_source(pair.world.source)
     here = Crossing.from_tokens(found, rows)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dragoman.core import Refusal, Site
+from dragoman import core
+from dragoman.core import Refusal, Site, frozen, row_lengths, unit_rows
 from dragoman.dictionaries import Encoder, random_directions
 from reading import read_directions, read_encoder
 
@@ -416,3 +417,27 @@ def test_random_directions_are_unit_reproducible_and_spread_evenly() -> None:
     # Uniform on the sphere: mean 0, second moment 1/d in every coordinate; five standard errors of 2000 draws.
     assert np.abs(one.unit.mean(axis=0)).max() < 5 / np.sqrt(2000 * 32)
     np.testing.assert_allclose((one.unit**2).mean(axis=0), 1 / 32, atol=5 * np.sqrt(2) / 32 / np.sqrt(2000))
+
+
+def test_rows_come_to_unit_length_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    whole, lengths = unit_rows(rows, "rows")
+    monkeypatch.setattr(core, "_BAND", 3)
+    unit, norms = unit_rows(rows, "rows")
+    assert unit.tobytes() == whole.tobytes() and norms.tobytes() == lengths.tobytes()
+    assert not unit.flags.writeable and not norms.flags.writeable
+    assert np.array_equal(row_lengths(rows), np.linalg.norm(rows.astype(np.float64), axis=1))
+    assert row_lengths(rows[:0]).shape == (0,)
+    for value, why in ((np.nan, "it holds NaN"), (0.0, "its length is zero")):
+        broken = rows.copy()
+        broken[7] = value
+        with pytest.raises(Refusal, match=f"^rows, row 7: {why}"):
+            unit_rows(broken, "rows")
+
+
+def test_what_nobody_can_change_is_not_copied_once_more() -> None:
+    own = frozen([[1.0, 2.0]])
+    assert frozen(own) is own
+    for changing in (own[:1], own.astype(np.float32), own.astype(np.float64), own.T):
+        again = frozen(changing)
+        assert not np.shares_memory(again, changing) and not again.flags.writeable

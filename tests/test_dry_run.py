@@ -211,7 +211,20 @@ def test_a_machine_nobody_measured_is_said_to_be_one(
     monkeypatch.setattr(forecast, "_processor", lambda: "unheard of")
     found = reckoned()
     assert found.seconds is None and any("no constant for this machine (unheard of" in one for one in found.unknown)
-    assert any("was not measured" in one for one in reckoned(device="cuda").unknown)
+    assert any("in two runs on one H200" in one for one in reckoned(device="cuda").unknown)
+
+
+def test_time_on_a_card_is_told_of_models_as_large_as_those_it_was_measured_with(
+    reckoned: Callable[..., Forecast], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"start_seconds": 10, "opened_a_second": 1e9, "read_a_second": 1e12, "said_a_second": 1e12}
+    machine = {"machine": "cuda", "dtype": "float32", "least_parameters": 1, **rates}
+    monkeypatch.setattr(forecast, "constants", lambda: {**constants(), "machines": [machine]})
+    assert reckoned(device="cuda").seconds is not None
+    machine["least_parameters"] = 7_000_000_000
+    found = reckoned(device="cuda")
+    assert found.seconds is None
+    assert any("verbalizers of 7 thousand million parameters and more" in one for one in found.unknown)
 
 
 def test_the_embedded_pair_is_told_before_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

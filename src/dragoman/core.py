@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
+_BAND = 4096  # rows that are brought to unit length at a time
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES, MOST_TOGETHER = 1_000, 65_536  # explanations of one feature; directions decoded in one batch
 MOST_SEED = 2**63 - 1
@@ -216,23 +217,43 @@ def is_format(told: object, number: int) -> bool:
 
 
 def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
-    """A contiguous read-only copy, so that a value type cannot be changed behind its back."""
+    """A contiguous read-only copy, so that a value type cannot be changed behind its back.
+
+    What is so already, and is no view of what may still change, is taken as it is: maps and tables are gigabytes.
+    """
+    if isinstance(array, np.ndarray) and array.dtype == dtype and array.base is None:
+        flags = array.flags
+        if flags.c_contiguous and not flags.writeable:
+            return array
     out = np.array(array, dtype=dtype, order="C")
     out.flags.writeable = False
     return out
 
 
+def row_lengths(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Lengths ``(n,)`` of rows ``(n, d)``, some thousand at a time: a dictionary's would take gigabytes in float64."""
+    bands = (rows[start : start + _BAND].astype(np.float64) for start in range(0, len(rows), _BAND))
+    return np.concatenate([np.zeros(0), *(np.linalg.norm(band, axis=1) for band in bands)])
+
+
 def unit_rows(rows: NDArray[Any], what: str) -> tuple[Floats, Floats]:
     """Split rows ``(n, d)`` into unit rows and norms ``(n,)``; refuse zero, infinite and undefined rows."""
-    wide = np.asarray(rows, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
-    if bad.size:
-        raise Refusal(f"{what}, row {bad[0]}", "it holds NaN or infinite numbers", "drop the row or mend the file")
-    norms = np.linalg.norm(wide, axis=1)
-    if (norms < NO_LENGTH).any():
-        row = int(np.flatnonzero(norms < NO_LENGTH)[0])
-        raise Refusal(f"{what}, row {row}", "its length is zero, so it has no direction", "leave that row out")
-    return frozen(wide / norms[:, None]), frozen(norms)
+    rows = np.asarray(rows)
+    unit, norms = np.empty(rows.shape, np.float32), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _BAND):
+        band = slice(start, start + _BAND)
+        wide = rows[band].astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
+        if bad.size:
+            why = "it holds NaN or infinite numbers"
+            raise Refusal(f"{what}, row {start + bad[0]}", why, "drop the row or mend the file")
+        found = np.linalg.norm(wide, axis=1)
+        if (found < NO_LENGTH).any():
+            row = start + int(np.flatnonzero(found < NO_LENGTH)[0])
+            raise Refusal(f"{what}, row {row}", "its length is zero, so it has no direction", "leave that row out")
+        unit[band], norms[band] = wide / found[:, None], found
+    unit.flags.writeable = norms.flags.writeable = False
+    return unit, norms
 
 
 @dataclass(frozen=True, slots=True)

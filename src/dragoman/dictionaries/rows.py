@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dragoman.core import NO_LENGTH, Directions, Refusal, Site
+from dragoman.core import NO_LENGTH, Directions, Refusal, Site, row_lengths
 from dragoman.store.spans import Matrix, listed, meant, shown
 
 _SAMPLE = 64  # rows and columns looked at
@@ -171,7 +171,7 @@ def living(rows: NDArray[Any], ids: list[str], name: str) -> tuple[NDArray[Any],
 
 def _zero(rows: NDArray[Any]) -> NDArray[np.bool_]:
     """Rows too short to have a direction."""
-    return np.linalg.norm(rows.astype(np.float64), axis=1) < NO_LENGTH
+    return row_lengths(rows) < NO_LENGTH
 
 
 def refuse_undirected(rows: NDArray[Any], ids: Sequence[str], name: str) -> None:
@@ -188,7 +188,7 @@ def refuse_undirected(rows: NDArray[Any], ids: Sequence[str], name: str) -> None
 
 def _immense(rows: NDArray[Any]) -> NDArray[np.bool_]:
     """Rows whose length float32 cannot hold; float64 and whole numbers can be that long."""
-    return np.linalg.norm(rows.astype(np.float64), axis=1) > np.finfo(np.float32).max
+    return row_lengths(rows) > np.finfo(np.float32).max
 
 
 def random_directions(site: Site, d_model: int, n: int, rng: np.random.Generator) -> Directions:

@@ -55,6 +55,10 @@ class Algebra(Protocol):
         """The moments of all rows."""
         ...
 
+    def reversed(self, moments: FoldedMoments) -> FoldedMoments:
+        """The same rows with source and target exchanged."""
+        ...
+
     def paths(self, moments: Moments) -> Paths:
         """What all rows give at any penalty."""
         ...
@@ -115,6 +119,10 @@ class HostAlgebra:
     def total(self, moments: FoldedMoments) -> Moments:
         """As the protocol says."""
         return moments.total
+
+    def reversed(self, moments: FoldedMoments) -> FoldedMoments:
+        """As the protocol says."""
+        return moments.reversed()
 
     def paths(self, moments: Moments) -> Paths:
         """As the protocol says."""

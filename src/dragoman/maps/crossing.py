@@ -13,6 +13,7 @@ given. Pooled texts are the seed post's recipe.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -125,14 +126,14 @@ class Crossing:
         calibration = None
         if aligned.calibration is not None:
             calibration = Calibration(directions=dictionary, direct=aligned.calibration, overlap=overlap, seed=seed)
-        forward = fit_map(aligned.folded, source, target, calibration=calibration, algebra=algebra)
-        turned = tuple(fold.reversed() for fold in aligned.folded.folds)
-        folds_back = FoldedMoments(folds=turned, documents=aligned.folded.documents)
-        # Only a check: too few rows for the target's width make it a weak one, not a wrong one.
-        back = fit_map(folds_back, target, source, allow_underdetermined=True, algebra=algebra)
-        del turned, folds_back
-        forward = judged(aligned, forward, algebra)
-        moments = algebra.total(aligned.folded)
+        with ThreadPoolExecutor(1) as beside:
+            key = beside.submit(DictionaryKey.of, dictionary)  # it hashes all rows: a second of a large dictionary
+            forward = fit_map(aligned.folded, source, target, calibration=calibration, algebra=algebra)
+            # Only a check: too few rows for the target's width make it a weak one, not a wrong one.
+            turned = algebra.reversed(aligned.folded)
+            back = fit_map(turned, target, source, allow_underdetermined=True, algebra=algebra)
+            forward = judged(aligned, forward, algebra)
+            moments = algebra.total(aligned.folded)
         direct = aligned.direct if direct is None else direct
         return cls(
             recipe="aligned",
@@ -151,7 +152,7 @@ class Crossing:
             words=aligned.words,
             tokens=aligned.tokens,
             sums=aligned.sums,
-            dictionary=DictionaryKey.of(dictionary),
+            dictionary=key.result(),
             texts=tuple(texts),
             settings={"seed": seed},
         )

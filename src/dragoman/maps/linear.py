@@ -118,7 +118,7 @@ def solve_shifted(sxx: NDArray[Any], lam: float, right: NDArray[Any]) -> Doubles
     from scipy.linalg import cho_factor, cho_solve
 
     shifted = np.array(sxx)
-    shifted[np.diag_indices_from(shifted)] += _positive(lam)
+    shifted[np.diag_indices_from(shifted)] += positive(lam)
     return cho_solve(cho_factor(shifted, overwrite_a=True), right)
 
 
@@ -166,7 +166,7 @@ class RidgePath:
     def images(self, rows: NDArray[Any], lam: float) -> Doubles:
         """Rows (k, p) times W, (k, q), without making W: k p (p + q) products."""
         values, vectors, scores = self._eigen
-        return (rows @ vectors / (values + _positive(lam))) @ scores
+        return (rows @ vectors / (values + positive(lam))) @ scores
 
     def held_out_curve(self, lams: NDArray[Any], fold: Moments) -> Doubles:
         """Sum of squared errors (k,) on rows that were left out, at many penalties, from their moments alone.
@@ -183,7 +183,7 @@ class RidgePath:
         total = float(np.trace(fold.syy))
         errors = []
         for lam in np.asarray(lams, dtype=np.float64):
-            share = 1.0 / (values + _positive(float(lam)))
+            share = 1.0 / (values + positive(float(lam)))
             missed = np.sum((dy - (dx * share) @ scores) ** 2)
             errors.append(total - 2 * linear @ share + share @ quadratic @ share + fold.count * missed)
         return np.array(errors)
@@ -248,7 +248,8 @@ def source_scale(variance: Doubles) -> Doubles:
     return np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
-def _positive(lam: float) -> float:
+def positive(lam: float) -> float:
+    """The penalty, or a refusal of one that is none."""
     if not (np.isfinite(lam) and lam > 0):
         raise Refusal(
             f"ridge with lambda {lam}", "the penalty must be a positive number", "use 1e-8 of tr(Sxx)/p for almost none"

@@ -99,8 +99,8 @@ class Moments:
         return _locked(count, mean_x, mean_y, sxx, sxy, syy)
 
     def reversed(self) -> Moments:
-        """The same rows with source and target exchanged, for the map back; nothing is copied but ``sxy``."""
-        return _locked(self.count, self.mean_y, self.mean_x, self.syy, np.array(self.sxy.T, order="C"), self.sxx)
+        """The same rows with source and target exchanged, for the map back; nothing is copied."""
+        return _locked(self.count, self.mean_y, self.mean_x, self.syy, self.sxy.T, self.sxx)
 
     def rescaled(self, scale: Doubles) -> Moments:
         """The moments of x / ``scale`` (p,) and y."""
@@ -260,6 +260,10 @@ class FoldedMoments:
     def without(self, fold: int) -> Moments:
         """The moments of all rows but one fold's."""
         return Moments.together([m for k, m in enumerate(self.folds) if k != fold])
+
+    def reversed(self) -> FoldedMoments:
+        """The same rows with source and target exchanged."""
+        return FoldedMoments(folds=tuple(fold.reversed() for fold in self.folds), documents=self.documents)
 
     @property
     def count(self) -> int:

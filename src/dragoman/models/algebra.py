@@ -1,12 +1,11 @@
 """Fitting a map on a device: what ``maps.algebra`` does in numpy, in torch and float64.
 
 In: moments by fold, penalties, rows, all in numpy. Out: the same as ``HostAlgebra`` gives, in numpy, but for rounding.
-Cards made for it solve a few dozen systems quicker than they find eigenvalues, so every penalty is solved by Cholesky
-on its own: at width 5376 a penalty takes some 0.6 TFLOP, a fold's 28 a second, where an eigendecomposition on sixteen
-cores takes the better part of a minute.
+One eigendecomposition a fold gives every penalty, as on the host: at width 3584 it takes a tenth of a second on a card
+made for float64, as long as six penalties solved by Cholesky.
 
 Memory on the device at p = 3584 and q = 5376: moments of five folds, 2.4 GB, kept until another reading's are asked
-for; joined ones of all but one fold 0.5 GB; a solution and what it is solved by 0.5 GB.
+for; joined ones of all but one fold 0.5 GB; eigenvectors, and what is left out seen by them, 0.5 GB.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dragoman.core import Refusal
 from dragoman.maps.algebra import HOST, SHRINK, Algebra, LeftOutFold, Paths
+from dragoman.maps.linear import positive
 from dragoman.maps.moments import Doubles, FoldedMoments, Moments
 
 _PARTS = ("mean_x", "mean_y", "sxx", "sxy", "syy")
@@ -55,10 +54,10 @@ class _Held:
         return cls(count, mean_x, mean_y, sxx, sxy, syy)
 
     def on_host(self) -> Moments:
-        arrays = {name: getattr(self, name).cpu().numpy() for name in _PARTS}
-        for array in arrays.values():
-            array.flags.writeable = False
-        return Moments(count=self.count, **arrays)
+        return Moments(count=self.count, **{name: fetched(getattr(self, name)) for name in _PARTS})
+
+    def reversed(self) -> _Held:
+        return _Held(self.count, self.mean_y, self.mean_x, self.syy, self.sxy.T, self.sxx)
 
     def rescaled(self, scale: torch.Tensor) -> _Held:
         sxx, sxy = self.sxx / scale[:, None] / scale, self.sxy / scale[:, None]
@@ -67,16 +66,30 @@ class _Held:
     def relative(self, lam_rel: float) -> float:
         return lam_rel * float(self.sxx.trace()) / len(self.mean_x)
 
-    def solution(self, lam: float) -> torch.Tensor:
-        """The map's weight (p, q) at a penalty on the raw scale."""
-        return _solved(self.sxx, lam, self.sxy)
+
+class _Path:
+    """``RidgePath`` on a device."""
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+
+    @cached_property
+    def eigen(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Eigenvalues (p,), eigenvectors V (p, p), V' Sxy (p, q)."""
+        values, vectors = torch.linalg.eigh(self._held.sxx)
+        return values.clamp_min(0.0), vectors, vectors.T @ self._held.sxy
+
+    @torch.inference_mode()
+    def images(self, rows: Doubles, lam: float) -> Doubles:
+        values, vectors, scores = self.eigen
+        return (_there(rows, vectors.device) @ vectors / (values + positive(lam)) @ scores).cpu().numpy()
 
 
 class _LeftOut:
-    """One fold against the others; the last solution is kept, since errors and images are asked for one by one."""
+    """One fold against the others."""
 
     def __init__(self, fitted: _Held, fold: _Held) -> None:
-        self._fitted, self._fold = fitted, fold
+        self._fitted, self._fold, self._path = fitted, fold, _Path(fitted)
         self._unit = fitted.relative(1.0)
 
     @property
@@ -86,20 +99,21 @@ class _LeftOut:
 
     @torch.inference_mode()
     def errors(self, grid: Doubles) -> Doubles:
-        fold, found = self._fold, []
-        dx, dy = fold.mean_x - self._fitted.mean_x, fold.mean_y - self._fitted.mean_y
+        # As ``RidgePath.held_out_curve``: in the eigenbasis every penalty costs a few products with vectors.
+        values, vectors, scores = self._path.eigen
+        fold = self._fold
+        dx, dy = (fold.mean_x - self._fitted.mean_x) @ vectors, fold.mean_y - self._fitted.mean_y
+        linear = ((vectors.T @ fold.sxy) * scores).sum(dim=1)
+        quadratic = (vectors.T @ fold.sxx @ vectors) * (scores @ scores.T)
+        total, found = fold.syy.trace(), []
         for lam_rel in np.asarray(grid, dtype=np.float64):
-            weight = self._fitted.solution(float(lam_rel) * self._unit)
-            # SSE = tr Syy - 2 <Sxy, W> + <W, Sxx W>, and what the means are off
-            explained = (weight * (fold.sxx @ weight - 2 * fold.sxy)).sum()
-            found.append(fold.syy.trace() + explained + fold.count * (dy - dx @ weight).square().sum())
+            share = 1.0 / (values + positive(float(lam_rel) * self._unit))
+            missed = (dy - (dx * share) @ scores).square().sum()
+            found.append(total - 2 * linear @ share + share @ quadratic @ share + fold.count * missed)
         return torch.stack(found).cpu().numpy()
 
-    @torch.inference_mode()
     def images(self, rows: Doubles, lam_rel: float) -> Doubles:
-        # rows W = (rows (Sxx + lam)^-1) Sxy: of a few rows cheaper than W itself.
-        own = _there(rows, self._fitted.sxx.device)
-        return (_solved(self._fitted.sxx, lam_rel * self._unit, own.T).T @ self._fitted.sxy).cpu().numpy()
+        return self._path.images(rows, lam_rel * self._unit)
 
     @cached_property
     def _factor(self) -> torch.Tensor:
@@ -111,16 +125,6 @@ class _LeftOut:
     def read_outs(self, images: Doubles) -> Doubles:
         own = _there(images, self._fitted.sxx.device)
         return torch.cholesky_solve(own.T, self._factor).T.cpu().numpy()
-
-
-class _Paths:
-    def __init__(self, held: _Held) -> None:
-        self._held = held
-
-    @torch.inference_mode()
-    def images(self, rows: Doubles, lam: float) -> Doubles:
-        own = _there(rows, self._held.sxx.device)
-        return (_solved(self._held.sxx, lam, own.T).T @ self._held.sxy).cpu().numpy()
 
 
 class DeviceAlgebra:
@@ -146,6 +150,12 @@ class DeviceAlgebra:
         """As the protocol says."""
         return _Held.together(self._holding(moments)).on_host()
 
+    def reversed(self, moments: FoldedMoments) -> FoldedMoments:
+        """As the protocol says; what lies on the device is looked at the other way round."""
+        held, turned = self._holding(moments), moments.reversed()
+        self._kept += ((one, there.reversed()) for one, there in zip(turned.folds, held, strict=True))
+        return turned
+
     def _holding(self, moments: FoldedMoments) -> list[_Held]:
         """The folds on the device; those of another reading are given up first: there may not be room for both."""
         known = {id(one): held for one, held in self._kept}
@@ -160,12 +170,12 @@ class DeviceAlgebra:
 
     def paths(self, moments: Moments) -> Paths:
         """As the protocol says."""
-        return _Paths(_Held.of(moments, self._device))
+        return _Path(_Held.of(moments, self._device))
 
     @torch.inference_mode()
     def solve_shifted(self, sxx: NDArray[Any], lam: float, right: NDArray[Any]) -> Doubles:
         """As the protocol says."""
-        return _solved(_there(sxx, self._device), lam, _there(right, self._device)).cpu().numpy()
+        return fetched(_solved(_there(sxx, self._device), lam, _there(right, self._device)))
 
 
 def in_double(device: str) -> str | None:
@@ -179,16 +189,23 @@ def algebra_of(device: str) -> Algebra:
     return HOST if there is None else DeviceAlgebra(there)
 
 
+def fetched(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers on the host, read-only and held by nobody else.
+
+    Into memory that numpy asked for: in large pages, where fresh small ones cost more than the numbers' way there.
+    """
+    out = np.empty(tuple(tensor.shape), torch.empty(0, dtype=tensor.dtype).numpy().dtype)
+    torch.from_numpy(out).copy_(tensor)
+    out.flags.writeable = False
+    return out
+
+
 def _there(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     """Float64 numbers on a device; those on the CPU are a copy too, since numpy's may be read-only."""
     return torch.tensor(np.asarray(array, dtype=np.float64), device=device)
 
 
 def _solved(sxx: torch.Tensor, lam: float, right: torch.Tensor) -> torch.Tensor:
-    if not (np.isfinite(lam) and lam > 0):
-        raise Refusal(
-            f"ridge with lambda {lam}", "the penalty must be a positive number", "use 1e-8 of tr(Sxx)/p for almost none"
-        )
     shifted = sxx.clone()
-    shifted.diagonal().add_(lam)
+    shifted.diagonal().add_(positive(lam))
     return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))

@@ -114,7 +114,7 @@ def read_aligned(
     pilot = look_first(source, target, [d.text for d in documents], encoding, options)
     reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
     order = sorted(documents, key=lambda d: (-len(d.text), d.name))
-    batches = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
+    batches = list(_batches(order, options))
     if workers is None:
         read, beside = reading.read(batches), device
     else:
@@ -128,6 +128,15 @@ def read_aligned(
             if progress:
                 progress(done, len(order))
     return reading.finish(len(texts), left, digest("\n".join(texts)))
+
+
+def _batches(order: Documents, options: ReadingOptions) -> Iterator[Documents]:
+    """Documents that are read together, longest first."""
+    start = 0
+    while start < len(order):
+        many = max(options.batch_size, options.batch_characters // len(order[start].text))
+        yield order[start : start + many]
+        start += many
 
 
 def _columns(

@@ -26,6 +26,7 @@ from dragoman.dictionaries import Encoder
 from dragoman.maps import DirectTable, FiringSums
 from dragoman.maps.direct import WHOLE, add_by_fold
 from dragoman.maps.moments import FoldedMoments, Moments, MomentStream, fold_of, refuse_empty
+from dragoman.models.algebra import fetched
 from dragoman.models.encoding import DeviceEncoding, Encodes, HostEncoding, to_host
 from dragoman.models.fused import add_sums
 from dragoman.models.harvest import unit_sum
@@ -275,7 +276,9 @@ class Weighted:
         for start in range(0, len(beta), _BAND):
             band = slice(start, start + _BAND)
             found = self._total[band] / weights[band].clamp_min(torch.finfo(torch.float64).tiny) - mean
-            beta[band] = torch.where(weights[band] > 0, found, torch.zeros_like(found)).float().cpu().numpy()
+            found = torch.where(weights[band] > 0, found, torch.zeros_like(found))
+            torch.from_numpy(beta[band]).copy_(found.float())
+        beta.flags.writeable = False  # handed over: it is gigabytes
         return DirectTable.of(sums.site, sums.ids, beta, sums.n_eff)
 
     def finish(self) -> None:
@@ -336,9 +339,7 @@ class _Moments:
         sum_x, sum_y, sxx, sxy, syy = part
         for products, left, right in ((sxx, sum_x, sum_x), (sxy, sum_x, sum_y), (syy, sum_y, sum_y)):
             products.addr_(left, right, alpha=-1.0 / n)
-        arrays = [t.cpu().numpy() for t in (shift[0] + sum_x / n, shift[1] + sum_y / n, sxx, sxy, syy)]
-        for array in arrays:
-            array.flags.writeable = False
+        arrays = [fetched(t) for t in (shift[0] + sum_x / n, shift[1] + sum_y / n, sxx, sxy, syy)]
         self._parts[k] = None
         mean_x, mean_y, *products = arrays
         return Moments(count=n, mean_x=mean_x, mean_y=mean_y, sxx=products[0], sxy=products[1], syy=products[2])

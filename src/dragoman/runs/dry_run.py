@@ -126,6 +126,9 @@ def dry_run(
         unknown.append("time: a server says the words, and nothing is known of how fast")
     elif constant is None:
         unknown.append(f"time: no constant for this machine ({name}, {dtype})")
+    elif any((one.parameters or 0) < constant.get("least_parameters", 0) for one in sizes.held):
+        least = f"{constant['least_parameters'] / 1e9:g} thousand million parameters"
+        unknown.append(f"time: on {name} it was measured with verbalizers of {least} and more; smaller ones are slower")
     elif memory is not None:
         seconds, machine = seconds_on(constant, sizes, tokens, whole, order.order), name
     fetched = [one.fetched for one in (first, second) if one] + [one.fetched_bytes for one in models]
@@ -307,7 +310,7 @@ def _memory(sizes: Sizes, device: str, order: Planned, unknown: list[str]) -> tu
     if both is None:
         unknown.append("memory: a model's size is not known")
         return None, None
-    unknown.append("memory on a GPU is reckoned by the same sums, and was not measured there")
+    unknown.append("memory on a GPU is reckoned by the same sums; in two runs on one H200 it was 12 and 13 % too much")
     if order.free is None and (least := gpu_peak(sizes, "one at a time")) is not None:
         least_gb, comfortable = least[0] / 1e9, both[0] / COMFORT / 1e9
         unknown.append(

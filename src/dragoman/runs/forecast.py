@@ -32,8 +32,9 @@ Order = Literal["at once", "one at a time"]  # of opening models, see ``runs.ord
 DecodedBy = Literal["measured mean", "measured mean, firing as in other texts", "measured mean if all fire", "the most"]
 _SINGLE, _DOUBLE = 4, 8  # bytes of a number
 _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Texts read together: products of twice as many rows keep a GPU busier, and Python starts half as many.
-TEXTS = {"cpu": 32, "gpu": 64}
+# Texts read together, and characters of short ones that are: products of many rows keep a GPU busier, and Python starts
+# fewer.
+TEXTS, CHARACTERS = {"cpu": 32, "gpu": 64}, {"cpu": 0, "gpu": 16_384}
 _LONGEST = 256  # tokens of a text that are read
 _INSIDE = 12  # rows of a block's width that are held inside it: queries, keys, values, the wider layer, its products
 _WAITING = 1024  # rows that wait for their product, by fold

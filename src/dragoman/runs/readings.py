@@ -36,7 +36,7 @@ from dragoman.models.ray_reading import ReadingPool
 from dragoman.models.ray_workers import Cluster
 from dragoman.models.room import let_go
 from dragoman.models.sizes import model_ref
-from dragoman.runs.forecast import TEXTS
+from dragoman.runs.forecast import CHARACTERS, TEXTS
 from dragoman.runs.texts import Texts
 from dragoman.store import Cache, digest, read_json, write_json
 from dragoman.store.arrays import load_background, save_background
@@ -163,7 +163,8 @@ class Readings:
         if dictionary is not None and len(rows := dictionary.rows()) > WHOLE:
             watched = to_watch(rows, features or dictionary.indices, seed=seed)
         there = in_double(self.device) is not None
-        options = ReadingOptions(watched=watched, batch_size=TEXTS["gpu" if there else "cpu"])
+        kind = "gpu" if there else "cpu"
+        options = ReadingOptions(watched=watched, batch_size=TEXTS[kind], batch_characters=CHARACTERS[kind])
         every = watched is not None and there
         more = [
             dictionary.fingerprint() if dictionary else "no dictionary",
