@@ -21,6 +21,7 @@ from dragoman.doctor.finding import Finding
 from dragoman.maps.artifact import CrossingIndex
 from dragoman.records import ConditionEntry, Row
 from dragoman.runs.forecast import Forecast
+from dragoman.runs.match import Matching
 from dragoman.scores import Scores
 from dragoman.store.runsets import RunSet
 from dragoman.verbalizers.registry import Checkpoint, Recommendation
@@ -46,6 +47,7 @@ OF: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "recommendation": (Recommendation, {"rank": {"type": "integer"}, "checkpoint": {"type": "object"}}),
     "reliability": (checked.Reliability, {"confidences": TEXT}),
+    "matching": (Matching, {}),
     "calibration": (calibration.Reliability, {"calibration": TEXT}),
     "findings": (
         None,

@@ -42,6 +42,10 @@ _EXAMPLES = {
         "dragoman rank runs/a runs/b runs/c --page ranked.html",
         "dragoman rank SAE --by AV --by AV2 --features top:100 -o runs/ranked",
     ),
+    "match": (
+        "dragoman match tiny-sae tiny-gemma-sae --features 1505,4497",
+        "dragoman match SAE OTHER --features top:50 --labels EXPORT --texts mine.txt",
+    ),
     "serve": (
         "dragoman serve tiny-sae --by tiny-gemma-av",
         "dragoman serve --source MODEL:20 --through CROSSING --by AV --prompts",

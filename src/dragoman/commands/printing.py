@@ -47,6 +47,7 @@ VERSIONS = {
     "ranking": 1,
     "bundle": 1,
     "calibration": 1,
+    "matching": 1,
 }
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 

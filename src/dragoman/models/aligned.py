@@ -38,21 +38,23 @@ from dragoman.models.batches import Batch
 from dragoman.models.behind import ahead, one_behind
 from dragoman.models.encoding import Encodes, encoding_of
 from dragoman.models.fused import fused_norms
-from dragoman.models.harvest import Progress, Reader, on_host, refuse_undefined
+from dragoman.models.harvest import Progress, Reader, on_host
 from dragoman.models.in_order import InOrder, places
 from dragoman.models.paired import (
     SIDES,
     Document,
     ReadingOptions,
     at_most_each,
+    batch_name,
     calibrating,
     distinct,
     held_out_documents,
+    in_batches,
     read_apart,
     refuse_other_width,
 )
-from dragoman.models.pairing import Pairing, Pairs
-from dragoman.models.pilot import SHARE, Pilot, look_first, refuse_outliers
+from dragoman.models.pairing import Pairing, Pairs, refuse_odd_pairs
+from dragoman.models.pilot import Pilot, look_first
 from dragoman.models.sums import Firing, Watched, pair_sums
 from dragoman.store import digest, refuse_alike
 from dragoman.store.spool import Spool
@@ -113,8 +115,7 @@ def read_aligned(
     encoding = encoding_of(encoder, device) if encoder is not None else None
     pilot = look_first(source, target, [d.text for d in documents], encoding, options)
     reading = _Reading(source, target, encoding, columns, documents, pilot, options, spool, device, every=every)
-    order = sorted(documents, key=lambda d: (-len(d.text), d.name))
-    batches = list(_batches(order, options))
+    batches = list(in_batches(documents, options))
     if workers is None:
         read, beside = reading.read(batches), device
     else:
@@ -126,17 +127,8 @@ def read_aligned(
             count(partial(reading.take, batch, tokens, pairs))
             done += len(batch)
             if progress:
-                progress(done, len(order))
+                progress(done, len(documents))
     return reading.finish(len(texts), left, digest("\n".join(texts)))
-
-
-def _batches(order: Documents, options: ReadingOptions) -> Iterator[Documents]:
-    """Documents that are read together, longest first."""
-    start = 0
-    while start < len(order):
-        many = max(options.batch_size, options.batch_characters // len(order[start].text))
-        yield order[start : start + many]
-        start += many
 
 
 def _columns(
@@ -224,13 +216,13 @@ class _Reading:
 
     def _kept(self, documents: Documents) -> Pairs | None:
         """The pairs of a batch, if they were kept before."""
-        kept = self.spool.get(_name(documents)) if self.spool is not None else None
+        kept = self.spool.get(batch_name(documents)) if self.spool is not None else None
         return None if kept is None else Pairs.of(kept, again=True)
 
     def take(self, documents: Documents, tokens: Tokens | None, pairs: Pairs) -> None:
         """Add a batch to every sum and count, and keep it if it was read just now."""
         if self.spool is not None and not pairs.again and self.spool.room:
-            self.spool.keep(_name(documents), *pairs.kept)
+            self.spool.keep(batch_name(documents), *pairs.kept)
         self.counts.update(pairs.counted["counts"])
         for side in SIDES:
             self.tokens[side].update(pairs.counted[side])
@@ -269,15 +261,7 @@ class _Reading:
     def finish(self, given: int, left: Counter[str], texts: str) -> Aligned:
         """Everything that was counted."""
         n = self.counts["pairs"]
-        for side, reader in zip(SIDES, (self.source, self.target), strict=True):
-            told = self.tokens[side]
-            read = told["not finite"] + told["no shared end"] + self.counts["shared ends"]
-            refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
-        if not n or not self.kept:
-            why = "the two tokenizers share no token end late enough in them"
-            raise Refusal("these texts", why, "give longer running text")
-        out = self.counts["outlier at source"] + self.counts["outlier at target"]
-        refuse_outliers(out, self.counts["judged by norm"], "pairs", SHARE)
+        refuse_odd_pairs(self.counts, self.tokens, (self.source, self.target), some=bool(self.kept))
         source, target = self.source.site, self.target.site
         firings = self.firings.finish() if self.firings else None
         summed = self.sums.finish()
@@ -328,11 +312,6 @@ class _Reading:
                 k: getattr(options, k) for k in ("first", "per_document", "folds", "max_tokens", "seed", "product")
             },
         }
-
-
-def _name(documents: Documents) -> str:
-    """What a batch is kept by."""
-    return " ".join(str(d.name) for d in documents)
 
 
 def _sorted(kept: Sequence[HeldOutPairs], fold: int) -> HeldOutPairs:

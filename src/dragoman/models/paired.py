@@ -11,7 +11,7 @@ has a generator of the document's own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -287,6 +287,20 @@ def read_apart(documents: Sequence[Document], readers: Sequence[Reader], max_tok
             read[document.name] = told
             first[told] = min(document.name, first.get(told, document.name))
     return [d for d in documents if d.name not in read or first[read[d.name]] == d.name]
+
+
+def in_batches(documents: Iterable[Document], options: ReadingOptions) -> Iterator[list[Document]]:
+    """Documents that are read together, longest first, so that memory is at its most at the start."""
+    order, start = sorted(documents, key=lambda d: (-len(d.text), d.name)), 0
+    while start < len(order):
+        many = max(options.batch_size, options.batch_characters // len(order[start].text))
+        yield order[start : start + many]
+        start += many
+
+
+def batch_name(documents: Sequence[Document]) -> str:
+    """What a batch is kept by."""
+    return " ".join(str(d.name) for d in documents)
 
 
 def held_out_documents(names: Sequence[int], folds: int) -> tuple[int, NDArray[np.int64], int]:

@@ -1,7 +1,8 @@
 """A batch of documents as pairs of tokens, one of each model, that end at the same character; in whatever process.
 
 In: two readers, what the pilot found usual, options; documents. Out: ``Pairs``, with what was left out of them counted
-by why. Refuses nothing: who adds the counts up judges them.
+by why. Refuses, of what all batches counted: no pair, more than 1 % of rows not finite, more outliers than there are
+sinks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.core import Refusal
 from dragoman.models.batches import Batch
-from dragoman.models.harvest import Reader, on_host, shared_ends
+from dragoman.models.harvest import Reader, on_host, refuse_undefined, shared_ends
 from dragoman.models.paired import SIDES, Document, ReadingOptions, at_most_each
-from dragoman.models.pilot import odd_rows
+from dragoman.models.pilot import SHARE, odd_rows, refuse_outliers
 from dragoman.store.spool import Kept
 
 _ARRAYS = ("x", "y", "documents", "ends", "rest_x", "rest_documents", "rest_ends")
@@ -110,3 +112,18 @@ class Pairing:
         others = {"rest_x": x.x[rest], "rest_documents": of_rest, "rest_ends": x.end[rest]}
         counted = {"counts": dict(+counts)} | {side: dict(+found) for side, found in tokens.items()}
         return Pairs(x=x.x[left], y=y.x[right], documents=names, ends=x.end[left], **others, counted=counted)
+
+
+def refuse_odd_pairs(
+    counts: Counter[str], tokens: Mapping[str, Counter[str]], readers: tuple[Reader, Reader], *, some: bool
+) -> None:
+    """Refuse a reading that nothing should be made of; ``some``: whether there are pairs to judge by as well."""
+    for side, reader in zip(SIDES, readers, strict=True):
+        told = tokens[side]
+        read = told["not finite"] + told["no shared end"] + counts["shared ends"]
+        refuse_undefined(told["not finite"], read, reader.site, reader.dtype)
+    if not counts["pairs"] or not some:
+        why = "the two tokenizers share no token end late enough in them"
+        raise Refusal("these texts", why, "give longer running text")
+    out = counts["outlier at source"] + counts["outlier at target"]
+    refuse_outliers(out, counts["judged by norm"], "pairs", SHARE)

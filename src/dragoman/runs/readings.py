@@ -107,7 +107,7 @@ class Readings:
         def make(path: Path) -> None:
             talk.say(f"reading {len(texts)} texts with {self._models}")
             progress = talk.towards("harvest")
-            self._read(lambda source, target: harvest(source, target, texts, progress=progress).save(path))
+            self.read(lambda source, target: harvest(source, target, texts, progress=progress).save(path))
 
         path, reused = Cache(say=talk.say).get_or_make("harvest", key, make)
         if reused:
@@ -131,7 +131,7 @@ class Readings:
             talk.say(f"reading {len(texts)} texts with both models for the direct route")
             progress = talk.towards("direct route")
             how = {"progress": progress, "device": in_double(self.device)}
-            stats, background, left_out = self._read(
+            stats, background, left_out = self.read(
                 lambda source, target: direct_statistics(source, target, encoder, texts, **how)
             )
             path.mkdir()
@@ -191,7 +191,7 @@ class Readings:
 
             with self.workers() as where:
                 if where is None:
-                    self._read(read)
+                    self.read(read)
                 else:
                     with self._pool(where, texts, -(-len(texts) // options.batch_size)) as pool:
                         read(*pool.readers, workers=pool)
@@ -231,7 +231,7 @@ class Readings:
         self.__dict__.pop("lenses", None)
         let_go(self.device)
 
-    def _read(self, work: Callable[[Reader, Reader], T]) -> T:
+    def read(self, work: Callable[[Reader, Reader], T]) -> T:
         """What is read with both models; they are closed afterwards."""
         try:
             return work(*self._readers())
