@@ -1,6 +1,6 @@
 """Two GPUs over Ray beside one: ``python bench/two_gpus.py --shape real --device cuda --scratch /dev/shm``.
 
-A verbalizer of random weights at the shape of Qwen2.5-7B (15 GB, made once as ``real_size.py`` makes it, and kept in
+A verbalizer of random weights at the shape of Qwen2.5-7B (15 GB, made once as ``checkpoints.py`` makes it, and kept in
 ``--scratch``) says ``--features`` vectors of ``--new`` tokens each, as ``explain`` has them said: into a run's folder,
 row by row on the disk. First in one process on one GPU, then by workers, one a GPU (``--workers`` for others).
 
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import SHAPES, model_of, verbalizer_of
 from dragoman.core import Talk
 from dragoman.models.decode import Verbalizer
 from dragoman.models.ray_speaking import Pool
@@ -35,8 +36,8 @@ from dragoman.models.ray_workers import cluster
 from dragoman.runs.plan import MAX_NEW_TOKENS, Condition, Plan, execute
 from dragoman.store import RunFolder
 from measured import Record, machine_of
-from real_size import HERE, SHAPES, model_of, verbalizer_of
 
+RESULTS = Path(__file__).parent / "results" / "real_size.json"
 TIMES = 3
 FEATURES = {"real": 2048, "tiny": 96}
 NEW = {"real": MAX_NEW_TOKENS, "tiny": 12}
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "real_size.json")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--features", type=int)
     parser.add_argument("--new", type=int, help="tokens of each")
