@@ -126,6 +126,7 @@ def made(shape: Shape, scratch: list[Path], device: str, *, whole: bool = True) 
 def making(name: str, size: int, scratch: list[Path]) -> Iterator[tuple[Path, bool]]:
     """A folder in the first scratch folder that has it whole, or else room for it; and whether it is to be made."""
     for one in scratch:
+        one.mkdir(parents=True, exist_ok=True)
         if (one / name / WHOLE).is_file():
             yield one / name, False
             return
