@@ -195,6 +195,8 @@ def main() -> None:
     unknown = set(args.parts) - set(PARTS)
     if unknown:
         raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for folder in args.scratch:
+        folder.mkdir(parents=True, exist_ok=True)
     what = made(SHAPES[args.shape], args.scratch, args.device, whole=args.parts != ["speak"])
     if args.device.startswith("cuda"):
         torch.cuda.empty_cache()  # the parts are other processes
