@@ -41,6 +41,7 @@ def test_a_dictionary_is_matched_with_itself(asked: Any, world: World, tmp_path:
         assert match["r"] == pytest.approx(1.0) and match["shared"] == match["returned"] == 1.0
         assert match["often"] and match["above_chance"] and match["dealt"] < 0.9
     again = asked("--features", "3,7", other=str(labelled))
+    assert again.code == 0
     assert "reused matching" in again.err and "reading" not in again.err
     assert "1.00" in again.out and "3 the letter \\x1b[31me" in again.out and "\x1b" not in again.out
     assert "2 of 2 that fire often are matched" in again.out
@@ -85,6 +86,7 @@ def test_what_cannot_be_matched_is_refused_before_a_model_is_opened(
         (("--features", "99"), world.sae, "feature 99"),
         ((), str(tmp_path / "rows.npy"), "without an encoder|no encoder"),
         (("--seed", "-1"), world.sae, "seed|range"),
+        (("--features", "top:3"), world.sae, "name ids, or random:100"),
     ):
         said = asked(*words, other=other)
         assert said.code in (1, 2) and said.err and not said.out

@@ -44,7 +44,7 @@ _EXAMPLES = {
     ),
     "match": (
         "dragoman match tiny-sae tiny-gemma-sae --features 1505,4497",
-        "dragoman match SAE OTHER --features top:50 --labels EXPORT --texts mine.txt",
+        "dragoman match SAE OTHER --features random:50 --other-labels EXPORT --texts mine.txt",
     ),
     "serve": (
         "dragoman serve tiny-sae --by tiny-gemma-av",

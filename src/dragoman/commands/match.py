@@ -17,6 +17,7 @@ from dragoman.commands.words import (
     MACHINE,
     Device,
     Dtype,
+    Labels,
     MaxTexts,
     Sae,
     Seed,
@@ -51,7 +52,8 @@ def match(
             help="Where OTHER lives, if it does not say.",
         ),
     ] = None,
-    labels: Annotated[
+    labels: Labels = None,
+    other_labels: Annotated[
         str | None,
         typer.Option(
             callback=named,
@@ -82,7 +84,10 @@ def match(
     here, there = (None if one is None else Site.parse(one) for one in (source, target))
     read = BothTexts.read(texts, column=text_column, most=max_texts)
     with talking() as talk:
-        opened, beside = open_dictionary(sae, site=here), open_dictionary(other, site=there, labels=labels)
+        opened, beside = (
+            open_dictionary(name, site=site, labels=export)
+            for name, site, export in ((sae, here, labels), (other, there, other_labels))
+        )
         told = found_in(opened, beside, features=asked, texts=read, seed=seed, dtype=dtype, device=device, talk=talk)
     if as_json:
         put_record("matching", told.to_json(), indent=1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.core import Talk
+from dragoman.core import Refusal, Talk
 from dragoman.dictionaries import Asked, Dictionary
 from dragoman.models.algebra import in_double
 from dragoman.models.encoding import encoding_of
@@ -109,7 +109,11 @@ def match(
     for one in (opened, beside):
         check_read(one.site, one.d_model)
     read.refuse_few(opened.site, beside.site, map="aligned")
-    asked = opened.features(features, seed=seed).directions
+    words = Asked.parse(features) if isinstance(features, str) else features
+    if isinstance(words, Asked) and words.needs_firings:
+        why = "which features fire most often is counted while texts are read"
+        raise Refusal(f"features {features if isinstance(features, str) else 'top'}", why, "name ids, or random:100")
+    asked = opened.features(words, seed=seed).directions
     kind = "cpu" if in_double(device) is None else "gpu"
     options = ReadingOptions(batch_size=TEXTS[kind], batch_characters=CHARACTERS[kind], seed=seed)
     readings = Readings(source=opened.site, target=beside.site, texts=read, dtype=dtype, device=device, talk=talk)
