@@ -72,7 +72,7 @@ def test_a_reading_cut_short_goes_on_to_the_same(
     assert len(told["matches"]) == 30 and told["target"] == str(world.target)
     line = max(m["dealt"] for m in told["matches"] if m["often"])
     assert told["line"] == line
-    assert all(m["above_chance"] == (m["often"] and m["r"] > line) for m in told["matches"])
+    assert all(m["above_chance"] == (m["often"] and m["low"] > line) for m in told["matches"])
     shown = asked(target=str(world.target)).out
     assert ("none" in shown) == any(m["often"] and not m["above_chance"] for m in told["matches"])
 

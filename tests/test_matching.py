@@ -43,7 +43,7 @@ def test_what_is_planted_is_found_and_nothing_else_is_above_chance() -> None:
     assert found.latent[0] == PLANTED and found.r[0] > 0.97
     assert found.low[0] <= found.r[0] <= found.high[0] + 1e-12
     assert (np.abs(found.r[1:]) < 0.15).all(), "the best of 300 by chance is chance in other documents"
-    assert (np.abs(found.dealt) < 0.15).all()
+    assert (found.dealt < 0.25).all() and (found.low[1:] < found.dealt.max()).all() and found.low[0] > 0.9
     assert found.r[3] == found.shared[3] == found.tokens[3] == found.documents[3] == 0, "it never fires"
     assert found.pairs == DOCUMENTS * TOKENS
 
@@ -87,7 +87,7 @@ def test_dealt_documents_lose_what_is_planted() -> None:
     sums.add(csr_array(first), csr_array(second), documents)
     found = sums.matched()
     assert found.latent[1] == 5 and found.r[1] > 0.99
-    assert found.dealt[0] < 0.2 and found.dealt[1] < 0.9
+    assert found.dealt[0] < 0.25 and found.dealt[1] < 0.9
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def show(told: Matching) -> None:
         return
     often = [one for one in told.matches if one.often]
     above = sum(one.above_chance for one in often)
-    put(f"{above} of {len(often)} that fire often are matched: r above {told.line:.2f},")
-    put("the most that any reached where documents were dealt anew")
+    put(f"{above} of {len(often)} that fire often are matched: in each third above {told.line:.2f},")
+    put("the most that any latent reaches where documents are dealt anew")
     put("r: correlation over tokens of documents that had no part in the choice;")
     put("of it: of the feature's firing tokens, where the latent fires; of latent: back;")
     put("firing together is not meaning the same")

@@ -7,8 +7,8 @@ there is room for, and texts too few to choose by some and report by others.
 Correlation of activations over tokens is how features of different models are compared (Bricken et al. 2023, "Towards
 Monosemanticity", activation similarity; Lan et al. 2024, arXiv 2410.06981). The best of thousands is high by chance,
 and tokens of one document are alike, so the latent is chosen on two folds of documents and its correlation told on the
-other three, all together and each alone. The null goes the same way: at each position the latents of another
-document's.
+other three, all together and each alone. The null is the best of all latents on these three, each document's tokens set
+beside another document's latents: it keeps how often everything fires, and chooses where it is told of.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Matched:
     """Of each of M features, over the folds that had no part in choosing; all (M,).
 
     ``latent``: column of the other dictionary. ``r``: correlation of both activations over tokens; ``low``, ``high``:
-    least and most of the single folds. ``dealt``: r of the latent that is chosen, likewise, where latents are another
-    document's. ``shared``: of the tokens at which the feature fires, the share at which the latent does; ``returned``:
+    least and most of the single folds. ``dealt``: the highest r of any latent where latents are another document's.
+    ``shared``: of the tokens at which the feature fires, the share at which the latent does; ``returned``:
     of those of the latent, that of the feature. ``tokens``, ``documents``: at which and in how many the feature fires.
     Where the feature or its latent does not fire, r is 0. ``pairs``: of tokens, in all folds.
     """
@@ -116,7 +116,7 @@ class CoActivation:
         if (self._rows[:, TOGETHER] < 2).any():
             why = f"a latent is chosen on {len(CHOOSE)} folds of them and told of on {len(REPORT)} others"
             raise Refusal("so few texts", why, "give some dozens")
-        best, dealt = (self._correlation(CHOOSE, kind).argmax(axis=1) for kind in (TOGETHER, DEALT))
+        best = self._correlation(CHOOSE, TOGETHER).argmax(axis=1)
         each = np.stack([self._correlation((fold,), TOGETHER, best) for fold in REPORT])
         at = np.arange(len(best))
         both, fires, others = self._both[at, best], self._fires[0], self._fires[1][best]
@@ -125,7 +125,7 @@ class CoActivation:
             r=self._correlation(REPORT, TOGETHER, best),
             low=each.min(axis=0),
             high=each.max(axis=0),
-            dealt=self._correlation(REPORT, DEALT, dealt),
+            dealt=self._correlation(REPORT, DEALT).max(axis=1),
             shared=both / np.maximum(fires, 1),
             returned=both / np.maximum(others, 1),
             tokens=fires,

@@ -39,7 +39,7 @@ class Match(Record):
     """The latent that fires most as a feature does. See ``maps.matching.Matched`` for the numbers.
 
     ``often``: whether the feature fires in ten documents or more, of those that ``r`` is told of. ``above_chance``:
-    whether it does, and ``r`` is above the ``dealt`` of every feature that does.
+    whether it does, and ``low`` is above the ``dealt`` of every feature that does.
     """
 
     feature: str
@@ -118,20 +118,20 @@ def match(
     options = ReadingOptions(batch_size=TEXTS[kind], batch_characters=CHARACTERS[kind], seed=seed)
     readings = Readings(source=opened.site, target=beside.site, texts=read, dtype=dtype, device=device, talk=talk)
     cache, told = Cache(say=talk.say), (opened.fingerprint(), beside.fingerprint(), repr(options))
-    key = readings.key("matching-1", read.all, *told, " ".join(asked.ids))
+    key = readings.key("matching-1", read.sentences, *told, " ".join(asked.ids))
 
     def make(path: Path) -> None:
         # First: they may be refused, and models take long to open.
         encoders = [encoding_of(encoder_of(one), in_double(device)) for one in (opened, beside)]
-        talk.say(f"reading {len(read.all)} texts at {opened.site} and {beside.site}, token by token")
-        spool = Spool(cache.path("reading", readings.key("pairs-2", read.all, repr(options))))
+        talk.say(f"reading {len(read.sentences)} texts at {opened.site} and {beside.site}, token by token")
+        spool = Spool(cache.path("reading", readings.key("pairs-2", read.sentences, repr(options))))
         if spool.there:
             talk.say(f"going on after {spool.there} batches of texts that were read before")
         how: dict[str, Any] = {"options": options, "spool": spool, "progress": talk.towards("matching")}
         columns = np.array([int(name) for name in asked.ids])
         found = readings.read(
             lambda source, target: read_matching(
-                source, target, read.all, encoders[0], columns, encoders[1], stay=kind == "gpu", **how
+                source, target, read.sentences, encoders[0], columns, encoders[1], stay=kind == "gpu", **how
             )
         )
         write_json(path, {name: _plain(getattr(found, name)) for name in found.__slots__})
@@ -139,8 +139,8 @@ def match(
 
     path, reused = cache.get_or_make("matching", key, make)
     if reused:
-        talk.say(f"reused matching {key[:8]} ({len(read.all)} texts)")
-    return _matching(opened, beside, asked.ids, asked.labels, read_json(path), len(read.all))
+        talk.say(f"reused matching {key[:8]} ({len(read.sentences)} texts)")
+    return _matching(opened, beside, asked.ids, asked.labels, read_json(path), len(read.sentences))
 
 
 def _plain(value: Any) -> Any:
@@ -158,7 +158,7 @@ def _matching(
         own: dict[str, Any] = {key: values[row] for key, values in found.items()}
         own["latent"] = str(own["latent"])
         own |= {"feature": name, "label": label, "latent_label": named.get(own["latent"], "")}
-        above = often[row] and line is not None and own["r"] > line
+        above = often[row] and line is not None and own["low"] > line
         matches.append(Match(**own, often=often[row], above_chance=above))
     return Matching(
         dictionary=opened.name,
