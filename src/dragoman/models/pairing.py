@@ -1,8 +1,7 @@
 """A batch of documents as pairs of tokens, one of each model, that end at the same character; in whatever process.
 
 In: two readers, what the pilot found usual, options; documents. Out: ``Pairs``, with what was left out of them counted
-by why. Refuses, of what all batches counted: no pair, more than 1 % of rows not finite, more outliers than there are
-sinks.
+by why. Refuses, of what all batches counted: no pair, over 1 % of rows not finite, more outliers than sinks explain.
 """
 
 from __future__ import annotations
