@@ -32,7 +32,7 @@ class Peak:
         """Watch from now on."""
         self._device, self._driver = device, list[int]()
         self._gpu = device.startswith("cuda")
-        self._own, self._over = 0, threading.Event()
+        self._own, self._lately, self._over = 0, 0, threading.Event()
         threading.Thread(target=self._watch_own, daemon=True).start()
         if self._gpu:
             torch.cuda.init()
@@ -49,7 +49,13 @@ class Peak:
         status = Path("/proc/self/status")
         while not self._over.wait(0.02) and status.is_file():
             line = next(one for one in status.read_text(encoding="ascii").splitlines() if one.startswith("RssAnon"))
-            self._own = max(self._own, int(line.split()[1]) * 1024)
+            now = int(line.split()[1]) * 1024
+            self._own, self._lately = max(self._own, now), max(self._lately, now)
+
+    def lately(self) -> float:
+        """The most of this process's own memory since this was asked last, GiB."""
+        found, self._lately = self._lately / GIB, 0
+        return found
 
     def _watch(self) -> None:
         self._driver += (int(line) for line in self._smi.stdout or () if line.strip().isdigit())

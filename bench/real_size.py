@@ -123,9 +123,10 @@ def explained(asked: dict[str, Any]) -> None:
 
     def say(text: str) -> None:
         now = f"{torch.cuda.memory_allocated(device) / GIB:.1f} GiB allocated, " if device.startswith("cuda") else ""
-        print(f"{time.perf_counter() - start:6.1f} s, {now}{text}", flush=True)
+        own = f"own memory {peak.lately():.1f} GiB at most before that, "
+        print(f"{time.perf_counter() - start:6.1f} s, {now}{own}{text}", flush=True)
 
-    spoken: list[tuple[float, float]] = []
+    peak, spoken = Peak(device), list[tuple[float, float]]()
     verbalize = Verbalizer.verbalize
 
     def timed(self: Verbalizer, vectors: Any, **told: Any) -> Any:
@@ -138,7 +139,6 @@ def explained(asked: dict[str, Any]) -> None:
 
     Verbalizer.verbalize = timed
     speakers.quick = looked
-    peak = Peak(device)
     run = dragoman.explain(dictionary, out=asked["out"], features=features, talk=Talk(say=say), **how, **words)
     rows = run.folder.rows()
     told: dict[str, Any] = {"seconds": time.perf_counter() - start, "rows": len(rows)}

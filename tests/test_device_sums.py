@@ -121,8 +121,8 @@ def test_rows_of_models_stay_in_torch(readers: tuple[Reader, Reader]) -> None:
     encoder, options = sae(readers[0].width), ReadingOptions(first=1, batch_size=8)
     host = read_aligned(*both, TEXTS, encoder, options=options)
     there = read_aligned(*both, TEXTS, encoder, options=options, device=DEVICE)
-    # On CUDA the norms are a kernel's there, and the models' own here.
-    same_everything(there, host, 1e-10, 1e-5 if DEVICE == "cpu" else 1e-4)
+    # On CUDA products and norms are other kernels', so that rows are alike to float32's rounding, sums as rows are.
+    same_everything(there, host, *((1e-10, 1e-5) if DEVICE == "cpu" else (1e-5, 1e-4)))
     rows = both[0].rows(TEXTS[:3], np.inf, stay=True)
     assert isinstance(rows.x, torch.Tensor) and rows.x.device.type == DEVICE
     assert_array_equal(rows.x.cpu().numpy(), both[0].rows(TEXTS[:3], np.inf).x)
