@@ -171,16 +171,23 @@ def test_the_peak_is_that_of_the_step_that_takes_most() -> None:
     assert 1.8 < wide / whole < 2.0
     gpu, host, step = gpu_peak(sizes()) or (0, 0, "")
     assert (
-        step == "reading"
-        and 82e9 < gpu < 1.05 * whole
-        and host < 8 * GIB
-        and gpu_peak(sizes(read=[needed(None)])) is None
+        step == "reading" and 82e9 < gpu < 1.05 * whole and host < 12e9 and gpu_peak(sizes(read=[needed(None)])) is None
     )
-    wide = replace(needed(7 * 10**9), vocabulary=262_208, width=5376)
-    more = (gpu_peak(sizes(held=[wide])) or (0, 0, ""))[1] - (gpu_peak(sizes(held=[needed(7 * 10**9)])) or (0, 0, ""))[
-        1
-    ]
-    assert more == pytest.approx(2 * 262_208 * 5376, rel=0.5), "the largest weights lie on the host on their way"
+
+
+def test_a_gpus_host_holds_rows_and_sums_and_no_weights() -> None:
+    """As measured at this size on an H200: 3.5 GB where one model is read, 3.6 with the map of the post, 11 aligned."""
+    plain: dict[str, Any] = {"d_sae": 65_536, "aligned": False}
+    one, another = needed(7 * 10**9), replace(needed(27 * 10**9), ref="another", vocabulary=262_208, width=5376)
+
+    def host(**how: Any) -> float:
+        return (gpu_peak(sizes(**how)) or (0, 0, ""))[1] / 1e9
+
+    alike = host(held=[one], read=[one], q=3584, **plain)
+    assert alike == pytest.approx(3.5, rel=0.15)
+    assert host(held=[another, one], read=[one, another], q=5376, **plain) == pytest.approx(3.6, rel=0.2)
+    assert host(held=[another], read=[one, another], q=5376, d_sae=65_536, features=45) == pytest.approx(11, rel=0.2)
+    assert host(held=[one], read=[one], q=3584, d_sae=2 * 65_536, aligned=False) > 1.5 * alike
 
 
 def test_a_gpu_sums_direct_rows_of_all_features_of_a_large_dictionary() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 NO_LENGTH = 1e-12  # a row shorter than this has no direction
-_BAND = 4096  # rows that are brought to unit length at a time
+BAND = 4096  # rows that are brought to unit length at a time
 MOST_TOKENS = 32_768  # of one answer: several hours of it on a CPU, and more than any verbalizer was trained to say
 MOST_SAMPLES, MOST_TOGETHER = 1_000, 65_536  # explanations of one feature; directions decoded in one batch
 MOST_SEED = 2**63 - 1
@@ -232,7 +232,7 @@ def frozen(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
 
 def row_lengths(rows: NDArray[Any]) -> NDArray[np.float64]:
     """Lengths ``(n,)`` of rows ``(n, d)``, some thousand at a time: a dictionary's would take gigabytes in float64."""
-    bands = (rows[start : start + _BAND].astype(np.float64) for start in range(0, len(rows), _BAND))
+    bands = (rows[start : start + BAND].astype(np.float64) for start in range(0, len(rows), BAND))
     return np.concatenate([np.zeros(0), *(np.linalg.norm(band, axis=1) for band in bands)])
 
 
@@ -240,8 +240,8 @@ def unit_rows(rows: NDArray[Any], what: str) -> tuple[Floats, Floats]:
     """Split rows ``(n, d)`` into unit rows and norms ``(n,)``; refuse zero, infinite and undefined rows."""
     rows = np.asarray(rows)
     unit, norms = np.empty(rows.shape, np.float32), np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), _BAND):
-        band = slice(start, start + _BAND)
+    for start in range(0, len(rows), BAND):
+        band = slice(start, start + BAND)
         wide = rows[band].astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
         if bad.size:

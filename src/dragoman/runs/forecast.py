@@ -22,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from dragoman.core import BAND
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.moments import FOLDS, PER_DOCUMENT
 from dragoman.models.needs import ModelNeeds
@@ -37,6 +38,7 @@ _NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEXTS, CHARACTERS = {"cpu": 32, "gpu": 64}, {"cpu": 0, "gpu": 16_384}
 _LONGEST = 256  # tokens of a text that are read
 _INSIDE = 12  # rows of a block's width that are held inside it: queries, keys, values, the wider layer, its products
+_POOLED = 2  # copies of the products of pooled texts, while the post's map is fitted
 _WAITING = 1024  # rows that wait for their product, by fold
 _CALIBRATED = 512  # features by which the penalty is chosen, by fold
 _GRAM = 12  # bytes of an entry of features that fire together, sparse
@@ -138,7 +140,7 @@ def host_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> 
 
     steps = _steps(sizes, order, lying, "cpu", stay=stay)
     step = max(steps, key=lambda name: steps[name])
-    return int(constants()["process_bytes"] + steps[step]), step
+    return int(constants()["process_bytes"] + _rows(sizes) + steps[step]), step
 
 
 def gpu_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> tuple[int, int, str] | None:
@@ -150,11 +152,9 @@ def gpu_peak(sizes: Sizes, order: Order = "at once", *, stay: bool = False) -> t
         return None
     steps = _steps(sizes, order, lambda model: weights_bytes(model, sizes.dtype) or 0, "gpu", stay=stay)
     step = max(steps, key=lambda name: steps[name])
-    every = (*sizes.held, *sizes.read)
-    host = constants()["process_bytes"] + sum(map(_tokenizer, every)) + (_sums(sizes) if sizes.read else 0)
-    # Weights go to the device one by one; the largest, of the vocabulary, lies on the host until it is there.
-    host += max((model.vocabulary or 0) * (model.width or 0) * _NUMBER[sizes.dtype] for model in every)
-    return int(steps[step]), int(host), step
+    # Weights are pages of their files on the way to the device, which the system takes back; they are not counted.
+    host = constants()["gpu_process_bytes"] + sum(map(_tokenizer, (*sizes.held, *sizes.read)))
+    return int(steps[step]), int(host + max(_opening(sizes), _on_host(sizes))), step
 
 
 def _known(sizes: Sizes) -> bool:
@@ -176,9 +176,28 @@ def _steps(sizes: Sizes, order: Order, lying: Callable[[ModelNeeds], int], kind:
     if sizes.read:
         read = sum(map(lying, sizes.read))
         texts = TEXTS[kind]
-        steps["reading"] = held + read + _working(sizes, texts) + _sums(sizes) + _every_row(sizes, texts)
+        steps["reading"] = held + read + _working(sizes, texts) + _every_row(sizes, texts)
+        if sizes.aligned or kind == "cpu":
+            steps["reading"] += _sums(sizes)
         steps["saying"] += read if stay else 0
     return steps
+
+
+def _opening(sizes: Sizes) -> int:
+    """A dictionary's rows while they are brought to unit length, as stored and as directions, some in float64."""
+    return sizes.p * (2 * _SINGLE * sizes.d_sae + 2 * _DOUBLE * min(BAND, sizes.d_sae))
+
+
+def _rows(sizes: Sizes) -> int:
+    """A dictionary's rows; token by token they are counted with its encoder."""
+    return 0 if sizes.aligned and sizes.read else _SINGLE * sizes.d_sae * sizes.p
+
+
+def _on_host(sizes: Sizes) -> int:
+    """What lies beside the process where models are on a GPU: rows, sums as they go to the disk, a direct table."""
+    found = _rows(sizes) + (_sums(sizes) if sizes.read else 0)
+    # Every feature's direct row, as it comes from the GPU and at unit length.
+    return found + (2 * _SINGLE * sizes.d_sae * sizes.q if sizes.aligned and sizes.d_sae > WHOLE else 0)
 
 
 def _tokenizer(model: ModelNeeds) -> int:
@@ -199,11 +218,12 @@ def _every_row(sizes: Sizes, texts: int) -> int:
 
 
 def _sums(sizes: Sizes) -> int:
-    """Sums over pairs of tokens, and what they are made with."""
+    """Sums over pairs of tokens, and what they are made with; of pooled texts, one reading's and what is solved."""
     p, q = sizes.p, sizes.q
-    moments = _DOUBLE * (p * p + p * q + q * q) * (FOLDS + 1) + FOLDS * _WAITING * _SINGLE * (p + q)
+    products = _DOUBLE * (p * p + p * q + q * q)
     if not sizes.aligned:
-        return moments
+        return _POOLED * products if len(sizes.read) == 2 else 0
+    moments = products * (FOLDS + 1) + FOLDS * _WAITING * _SINGLE * (p + q)
     watched = sizes.d_sae if sizes.d_sae <= WHOLE else min(sizes.d_sae, _OTHERS + sizes.features * (1 + _RIVALS))
     firing = _DOUBLE * watched * (p + q) + FOLDS * _CALIBRATED * _DOUBLE * q
     gram = _GRAM * watched**2 * _TOGETHER if watched <= WHOLE else 0
