@@ -310,7 +310,7 @@ def _memory(sizes: Sizes, device: str, order: Planned, unknown: list[str]) -> tu
     if both is None:
         unknown.append("memory: a model's size is not known")
         return None, None
-    unknown.append("memory on a GPU is reckoned by the same sums; in two runs on one H200 it was 12 and 13 % too much")
+    unknown.append("memory on a GPU is reckoned by the same sums; in two runs on one H200 it was 4 and 13 % too much")
     if order.free is None and (least := gpu_peak(sizes, "one at a time")) is not None:
         least_gb, comfortable = least[0] / 1e9, both[0] / COMFORT / 1e9
         unknown.append(
