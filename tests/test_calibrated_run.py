@@ -8,6 +8,7 @@ import pytest
 from ar_checkpoints import WIDTH
 from dragoman.calibration.answers import calibrated
 from dragoman.calibration.outcome import verdicts
+from dragoman.confidence.learnt import LearntTest
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
@@ -113,6 +114,17 @@ def test_another_route_or_embedder_is_refused(made, tmp_path):
         refuse_another_run(calibration, run, "pair.json", "another embedder")
 
 
+def test_a_run_that_does_not_tell_how_rows_stand_out_is_refused_where_answers_go_by_it(made, tmp_path):
+    calibration, texts = made
+    step = calibration.right
+    learnt = LearntTest(step=step, line=0.0, latents=0.9, n=60, fakes=0.05, n_fakes=40)
+    by_rows = calibration.model_copy(update={"learnt": learnt})
+    run = JudgedRun.of(run_of(tmp_path / "run", texts))
+    refuse_another_run(calibration, run, "pair.json", EMBEDDER.name)
+    with pytest.raises(Refusal, match="it does not tell how features stand out along their rows"):
+        refuse_another_run(by_rows, run, "pair.json", EMBEDDER.name)
+
+
 def test_the_file_is_told_from_a_set_of_confidences(made, tmp_path):
     calibration, _ = made
     calibration.save(tmp_path / "pair.json")
@@ -181,11 +193,11 @@ def test_another_route_is_refused_before_anything_is_said(file_of, world, tmp_pa
     assert not (tmp_path / "both").exists() and not (tmp_path / "fires").exists()
 
 
-@pytest.mark.parametrize("number", [True, 1.0, "1", None, 2])
+@pytest.mark.parametrize("number", [True, 2.0, "2", None, 3])
 def test_a_number_of_a_format_is_an_int(made, tmp_path, number):
     told = made[0].to_json() | {"format": number}
     (tmp_path / "pair.json").write_text(json.dumps(told))
-    with pytest.raises(Refusal, match=r"of format (True|1\.0|1|None|2), and this version reads 1"):
+    with pytest.raises(Refusal, match=r"of format (True|2\.0|2|None|3), and this version reads 2"):
         check_confidence(tmp_path / "pair.json")
     with pytest.raises(Refusal, match="format: "):
         type(made[0]).of(told, "pair.json")

@@ -116,6 +116,43 @@ def test_what_is_true_of_where_a_fake_latent_fires_is_no_false_answer(planted, t
         assert worth.nulls[FAKE] == worth.nulls_answered[FAKE] <= 0.02
 
 
+def standing(one, sharpness):
+    """The same where the latent's row stands out so far."""
+    along = {"sharpness": sharpness, "cosine": 0.5, "share": 0.1}
+    return replace(one, text=replace(one.text, windows=replace(one.text.windows, along_row=along)))
+
+
+@pytest.mark.parametrize("sharper", [True, False])
+def test_fakes_are_answered_no_more_than_other_nulls_whatever_is_true_of_where_they_fire(planted, sharper):
+    """Forty fakes of which true things are said; latents stand out more along their rows than they do, or alike."""
+    rng, fakes = np.random.default_rng(6), [f"fake-{k}" for k in range(40)]
+    texts, watched = world()
+    said = [with_feature(text_of(150 + k, 150 + k, rng, null=FAKE, sure=2.0), name) for k, name in enumerate(fakes)]
+    held = {name: held_out(150 + k, rng) for k, name in enumerate(fakes)}
+    far = {one.feature: 1.0 + sharper * 3.0 + float(rng.random()) for one in texts}
+    texts = [standing(one, far[one.feature]) for one in texts if one.null != FAKE]
+    texts += [standing(one, 1.0 + float(rng.random())) for one in said]
+    watched = replace(watched, held_out=watched.held_out | held)
+    found = verdicts(texts, watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
+    made = calibration_of(found, watched)
+    assert made.learnt is not None and made.learnt.n_fakes == 40 and made.reliability.nulls_answered[FAKE] <= 0.02
+    own, nulls = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    chances = made.predict(own.evidence)
+    if sharper:
+        assert made.learnt.latents == 1 and np.mean([one.answered for one in chances]) > 0.15
+        of_fakes = [one for text in nulls if text.null == FAKE for one in made.predict(text.evidence)]
+        sure = [one for one in of_fakes if one.probability is not None and one.probability >= (made.line or 1)]
+        assert len(sure) > 20 and not any(one.answered for one in sure), "sure, and not answered"
+        bare = [{name: value for name, value in row.items() if not name.startswith("row_")} for row in own.evidence]
+        assert not any(one.answered for one in made.predict(bare)), "nothing is known of how their rows stand out"
+        assert [one.probability for one in made.predict(bare)] == [one.probability for one in chances]
+        assert "none about latents that stand out no more than random directions (0% of 60)" in made.told
+        assert all(len(line) <= 80 for line in lines_of(made))
+        assert any(line.startswith("stand out along their rows") for line in lines_of(made))
+    else:
+        assert made.learnt.latents < 0.3 and np.mean([one.answered for one in chances]) < 0.1
+
+
 def test_what_it_is_worth_is_told(planted):
     made, _, _ = planted
     worth = made.reliability

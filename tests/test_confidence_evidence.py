@@ -62,9 +62,12 @@ def test_evidence_refuses_infinite_numbers():
         evidence(Card(margin=float("inf")))
 
 
+ALONG = {"sharpness": 4.0, "cosine": 0.5, "share": 0.1}
+
+
 def _of_a_sentence():
     """Names of what a calibration reads of a sentence, where everything is known around it."""
-    windows = Windows(firing=["one two"] * 3, silent=["three four"] * 3, words={"one": 1.0})
+    windows = Windows(firing=["one two"] * 3, silent=["three four"] * 3, words={"one": 1.0}, along_row=ALONG)
     row = {"feature": "7", "condition": "fires", "sample": 0, "text": 'The final token is "one".'}
     text = TextInContext(
         row=Row.of(whole(row), "rows.jsonl"), reading="fires", windows=windows, lens=(["one"], ["one"]),

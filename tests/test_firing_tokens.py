@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asking import explain
-from dragoman.core import Refusal
+from dragoman.core import Directions, Refusal
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, by_name, contexts
 from dragoman.maps.firing_tokens import FiringTokens, TokenTally, token_windows
@@ -144,14 +144,15 @@ def test_a_run_keeps_them_beside_its_windows(world: World, tmp_path: Path) -> No
 def test_a_crossing_keeps_them_and_one_without_gives_none(world: World, tmp_path: Path) -> None:
     asked = world.request(features=("3",), route="map")
     crossing = by_tokens(asked.open(), asked.readings(world.source, world.target))
-    windows = windows_of(crossing, ["3"], seed=0)
+    row = Directions.of(world.source, world.rows[3:4], ["3"])
+    windows = windows_of(crossing, row, seed=0)
     assert windows
     kept = tokens_of(crossing, windows)
     crossing.save(tmp_path / "kept")
     assert tokens_of(Crossing.load(tmp_path / "kept"), windows) == kept and set(kept) == set(windows)
     replace(crossing, tokens=None).save(tmp_path / "before")
     before = Crossing.load(tmp_path / "before")
-    assert before.tokens is None and tokens_of(before, windows) == {} and windows_of(before, ["3"], seed=0) == windows
+    assert before.tokens is None and tokens_of(before, windows) == {} and windows_of(before, row, seed=0) == windows
 
 
 def run_at(path: Path, plan: str = "a" * 16) -> RunFolder:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from asking import explain
-from dragoman.core import Refusal
+from dragoman.core import Directions, Refusal
 from dragoman.records import TokenWindow
 from dragoman.report import write_page
 from dragoman.runs.crossings import by_tokens, windows_of
@@ -33,20 +33,26 @@ def test_a_run_by_aligned_tokens_keeps_windows_of_the_texts_that_were_read(world
     assert read_json(run.path / "contexts.json") == {"plan_digest": run.plan, **run.contexts}
 
 
+def rows(world: World, *ids: str) -> Directions:
+    """Features of the world's dictionary at the source, or others under these names."""
+    chosen = [world.rows[int(name)] if name.isdigit() else world.rows[0] for name in ids]
+    return Directions.of(world.source, np.array(chosen), ids)
+
+
 def test_windows_of_a_feature_depend_on_it_and_the_seed_and_on_no_other(world: World) -> None:
     asked = world.request(features=("3",), route="map")
     crossing = by_tokens(asked.open(), asked.readings(world.source, world.target))
-    alone, both = windows_of(crossing, ["3"], seed=0), windows_of(crossing, ["11", "3"], seed=0)
+    alone, both = windows_of(crossing, rows(world, "3"), seed=0), windows_of(crossing, rows(world, "11", "3"), seed=0)
     assert alone and both and alone["3"] == both["3"] and list(both)[:2] == ["11", "3"]
-    other = windows_of(crossing, ["3"], seed=5)
+    other = windows_of(crossing, rows(world, "3"), seed=5)
     assert other and other["3"]["firing"] == alone["3"]["firing"]
-    assert windows_of(crossing, ["random-0"], seed=0) is None
+    assert windows_of(crossing, rows(world, "random-0"), seed=0) is None
 
 
 def test_windows_of_others_show_what_any_text_has_in_common_with_any_feature(world: World) -> None:
     asked = world.request()
     crossing = by_tokens(asked.open(), asked.readings(world.source, world.target))
-    windows = windows_of(crossing, ["3"], seed=0)
+    windows = windows_of(crossing, rows(world, "3"), seed=0)
     assert windows is not None and len(windows) > 10
     assert all(len(one["firing"]) >= 3 and not one["silent"] for name, one in windows.items() if name != "3")
     assert crossing.firings is not None and set(windows) <= set(crossing.firings.ids)

@@ -84,6 +84,7 @@ def calibrated(
         sentences={kind: tuple(some) for kind, some in reference.sentences.items()},
         right=result.right,
         with_nulls=result.with_nulls,
+        learnt=result.learnt,
         slope=result.slope,
         offset=result.offset,
         spans=result.spans,

@@ -1,5 +1,8 @@
 """From evidence and outcomes to a calibration: two steps, the smaller probability, a line, and what that is worth.
 
+Beside them a test whether a latent stands out as learnt ones do: of those that fail it nothing is answered, so that
+fake latents are answered no more than other nulls, whatever documents bear out of where they fire.
+
 In: sentences of latents with evidence, outcome and group; texts of nulls with their sentences' evidence. Out:
 ``Fitted``. Refuses what fitting refuses: too few sentences, too few right or wrong, evidence that does not vary.
 """
@@ -15,11 +18,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from dragoman.calibration.texts import FAKE
 from dragoman.confidence.calibration import Reliability
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import calibration_error, ece_estimate, fit_unseen, platt, reliability_curve
+from dragoman.confidence.learnt import READ, LearntTest, fit_learnt, line_of, measured
 from dragoman.confidence.model import Doubles, Step, expit, tabled
-from dragoman.confidence.risk import Line, answer_line
+from dragoman.confidence.risk import NEVER, Line, answer_line
 from dragoman.stats.roc import Outcomes, area_of
 
 TOGETHER = 0.3  # correlation of firing above which two latents count as one
@@ -58,7 +63,8 @@ class NullText:
 class Fitted:
     """Steps, the scale of the smaller one's log-odds, the line; ``unseen``: probabilities by fits without the group.
 
-    ``answered``: share of each null's texts with an answer, borne out or not.
+    ``answered``: share of each null's texts with an answer, borne out or not. ``learnt``: the test of latents, None
+    where there are too few fake ones to fit it.
     """
 
     right: Step
@@ -69,6 +75,7 @@ class Fitted:
     line: Line
     unseen: Doubles
     answered: Mapping[str, float]
+    learnt: LearntTest | None = None
 
 
 def components(fired: Any) -> NDArray[np.int64]:
@@ -107,23 +114,72 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
     unseen = expit(slope * z + offset)
     p = expit(slope * of_nulls + offset)
     whose = np.array([k for k, _ in rows], dtype=np.int64)
-    line = answer_line(unseen, own.right, own.group, _surest(p[~borne_out], whose[~borne_out], nulls))
+    surest = _surest(p[~borne_out], whose[~borne_out], nulls)
+    line, test = answer_line(unseen, own.right, own.group, surest), None
+    if line.threshold is not None:
+        sure = np.array(_surest_of_each(p, whose, nulls)) >= line.threshold
+        test, passed, passed_by_nulls = _learnt(own, nulls, sure, seed=seed)
+        if test is not None:
+            p[~passed_by_nulls] = NEVER
+            counts = ~borne_out | np.array([nulls[k].null == FAKE for k in whose], dtype=bool)
+            surest = _surest(p[counts], whose[counts], nulls)
+            line = answer_line(np.where(passed, unseen, NEVER), own.right, own.group, surest)
     reached = np.inf if line.threshold is None else line.threshold
     answered = {name: float(np.mean(np.array(some) >= reached)) for name, some in _surest(p, whose, nulls).items()}
     return Fitted(
         right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen,
-        answered=answered,
+        answered=answered, learnt=test,
     )  # fmt: skip
 
 
+def _learnt(
+    own: Sentences, nulls: Sequence[NullText], sure: NDArray[np.bool_], *, seed: int
+) -> tuple[LearntTest | None, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The test, and which sentences of latents and of nulls are of one that passes, by fits that had not seen it.
+
+    ``sure``: which texts of nulls have a sentence that reaches the line. Nulls but fake latents stand under a latent's
+    name, and pass as it does.
+    """
+    of_latents = [_latent(row) for row in own.evidence]
+    of_texts = [_latent(text.evidence[0]) if text.evidence else None for text in nulls]
+    groups = {one: group for one, group in zip(of_latents, own.group.tolist(), strict=True) if one is not None}
+    fake = [one if text.null == FAKE else None for one, text in zip(of_texts, nulls, strict=True)]
+    fakes = [one for one in dict.fromkeys(fake) if one is not None]
+    told = fit_learnt([*map(_evidence, groups)], np.array(list(groups.values())), [*map(_evidence, fakes)], seed=seed)
+    if told is None:
+        return None, np.empty(0, bool), np.empty(0, bool)
+    odds = dict(zip((*groups, *fakes), (*told.latents.tolist(), *told.fakes.tolist()), strict=True))
+    answered = [odds[one] for one, is_sure in zip(fake, sure, strict=True) if one is not None and is_sure]
+    test = told.test(line_of(np.array(answered), sum(text.null == FAKE for text in nulls)))
+    passes = {one: value >= test.line for one, value in odds.items()}
+    left = [one for one in dict.fromkeys(of_texts) if one is not None and one not in passes]
+    passes |= dict(zip(left, test.passes([*map(_evidence, left)]).tolist(), strict=True))
+    by_text = [one is not None and passes[one] for one in of_texts]
+    by_sentence = [may for may, text in zip(by_text, nulls, strict=True) for _ in text.evidence]
+    return test, np.array([one is not None and passes[one] for one in of_latents]), np.array(by_sentence, dtype=bool)
+
+
+def _latent(row: Evidence) -> tuple[float, ...] | None:
+    """What the test reads of a sentence's latent, the same of all its sentences; None where it was not measured."""
+    return tuple(float(row[name] or 0.0) for name in READ) if measured(row) else None
+
+
+def _evidence(latent: tuple[float, ...]) -> Evidence:
+    return dict(zip(READ, latent, strict=True))
+
+
 def _surest(p: Doubles, whose: NDArray[np.int64], nulls: Sequence[NullText]) -> dict[str, list[float]]:
-    """By null, the largest probability among each text's sentences; 0 of a text without one."""
-    surest = np.zeros(len(nulls))
-    np.maximum.at(surest, whose, p)
+    """By null, the largest probability among each text's sentences; below 0 of a text without one."""
     found: dict[str, list[float]] = {}
-    for text, most in zip(nulls, surest.tolist(), strict=True):
+    for text, most in zip(nulls, _surest_of_each(p, whose, nulls), strict=True):
         found.setdefault(text.null, []).append(most)
     return found
+
+
+def _surest_of_each(p: Doubles, whose: NDArray[np.int64], nulls: Sequence[NullText]) -> list[float]:
+    surest = np.full(len(nulls), NEVER)
+    np.maximum.at(surest, whose, p)
+    return surest.tolist()
 
 
 def reliability(
@@ -162,7 +218,7 @@ def reliability(
 
 
 def _spans(rows: Sequence[Evidence]) -> dict[str, tuple[float, float]]:
-    names = sorted({name for row in rows for name, value in row.items() if value is not None})
+    names = sorted({name for row in rows for name, value in row.items() if value is not None} - set(READ))
     table = tabled(rows, names)
     return {
         name: (float(np.nanmin(column)), float(np.nanmax(column))) for name, column in zip(names, table.T, strict=True)

@@ -137,9 +137,9 @@ class TextPlan:
         alone = self._alone()
         builder.add(BACKGROUND, alone, route="identity", washout="none", vectors=alone.unit)
         folder = builder.write(out, {"by": by}, self.options, talk, {"calibration": True})
-        windows = windows_of(self.crossing, self.latents.ids, seed=self.seed) or {}
+        windows = windows_of(self.crossing, self.latents, seed=self.seed) or {}
         if self.fakes is not None and self.counted is not None:
-            windows |= windows_of(self.counted, self.fakes.ids, seed=self.seed) or {}
+            windows |= windows_of(self.counted, self.fakes, seed=self.seed) or {}
         keep_windows(folder, windows)
         lens: dict[str, Any] = {}
         for _, source, one in conditions:

@@ -20,13 +20,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import Evidence
+from dragoman.confidence.learnt import LearntTest
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
 from dragoman.core import Refusal, is_format
 from dragoman.records import Record
 from dragoman.store import read_json, write_json
 
 KIND = "dragoman calibration"
-FORMAT = 1
+FORMAT = 2
 On = Literal["latents", "made directions"]
 MADE: On = "made directions"  # mean differences of words, made where vectors have no encoder that could fire
 Kind = Literal["token", "words", "theme"]
@@ -96,12 +97,14 @@ class KindOfSentence(Record):
 class SentencePrediction(Record):
     """One sentence's chance, None of a kind that is not calibrated.
 
-    ``answered``: it reaches the line; ``why``: what weighed most.
+    ``answered``: it reaches the line, and its latent stands out as learnt ones do (``learnt``); ``why``: what weighed
+    most.
     """
 
     probability: float | None
     answered: bool
     why: Mapping[str, float]
+    learnt: bool = True
 
 
 class Calibration(Record):
@@ -110,11 +113,12 @@ class Calibration(Record):
     ``right``: of features alone; ``with_nulls``: of features and nulls. ``slope``, ``offset``: of the smaller's
     log-odds. ``spans``: evidence -> least and most that was seen, to which it is drawn in. ``line``: answers are given
     at or above it, None where no line was safe. ``kinds``: what was judged of each kind of sentence, and which of them
-    are calibrated. ``sentences``: by kind, those that others are held against; ``embedder``: which placed them.
+    are calibrated. ``learnt``: which latents' sentences may be answered, None where no test could be fitted.
+    ``sentences``: by kind, those that others are held against; ``embedder``: which placed them.
     ``on``: what it was calibrated on, ``when``, with ``seed`` and ``texts`` (a digest). ``version``: of dragoman.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     kind: Literal["dragoman calibration"] = KIND
     version: str
     identity: RunIdentity
@@ -128,6 +132,7 @@ class Calibration(Record):
     sentences: Mapping[str, tuple[str, ...]]
     right: Step
     with_nulls: Step | None
+    learnt: LearntTest | None
     slope: Number
     offset: Number
     spans: Mapping[str, tuple[Number, Number]]
@@ -166,13 +171,15 @@ class Calibration(Record):
         """
         judged = {k: self.drawn_in(row) for k, row in enumerate(rows) if self.judges(row)}
         p = dict(zip(judged, self.probabilities(list(judged.values())).tolist(), strict=True)) if judged else {}
-        return [self._prediction(p.get(k), judged.get(k)) for k in range(len(rows))]
+        may = [True] * len(rows) if self.learnt is None else self.learnt.passes(rows).tolist()
+        return [self._prediction(p.get(k), judged.get(k), may[k]) for k in range(len(rows))]
 
-    def _prediction(self, p: float | None, drawn: Evidence | None) -> SentencePrediction:
+    def _prediction(self, p: float | None, drawn: Evidence | None, may: bool) -> SentencePrediction:
         if p is None or drawn is None:
             return SentencePrediction(probability=None, answered=False, why={})
         why = dict(islice(self.right.why(drawn).items(), REASONS))
-        return SentencePrediction(probability=p, answered=self.line is not None and p >= self.line, why=why)
+        reached = self.line is not None and p >= self.line
+        return SentencePrediction(probability=p, answered=reached and may, why=why, learnt=may)
 
     def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
         """(n,) of evidence that was drawn in."""
@@ -207,11 +214,13 @@ class Calibration(Record):
             return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
         whose = " and ".join(KINDS[kind] for kind, one in self.kinds.items() if one.calibrated)
         answers = f"answers {worth.answered:.0%} of sentences about {whose} at <= 20 % error"
+        of = "" if self.learnt is None else f"{1 - self.learnt.latents:.0%} of {self.learnt.n}"
         return "; ".join(
             [
                 f"calibrated on {what} on {self.when}",
                 answers,
                 *([self.unanswered_kinds] if self.unanswered_kinds else []),
+                *([f"none about latents that stand out no more than random directions ({of})"] if of else []),
             ]
         )
 

@@ -23,7 +23,7 @@ from dragoman.stats.roc import ContextEmbeddings, auroc
 Evidence = dict[str, float | None]
 
 # Sizes that span decades are read on a log scale; a zero norm or count is as good as this small.
-LOGARITHMIC = frozenset({"n_eff", "norm", "tokens"})
+LOGARITHMIC = frozenset({"n_eff", "norm", "tokens", "row_sharpness", "row_share"})
 SMALLEST = 1e-6
 MISSING = " is missing"  # after a name: that it could not be had counts by itself
 
@@ -68,6 +68,9 @@ _EVIDENCE: Mapping[str, tuple[str, int]] = {
     "of_token": ("it speaks of the final token", 0),
     "of_words": ("it quotes several words", 0),
     "by_firing": ("it is the reading of where it fires", 0),
+    "row_sharpness": ("standing out along its row where it fires", 1),
+    "row_cosine": ("its row beside where it fires", 1),
+    "row_share": ("share of documents it fires in", 0),
 }
 WORDS: Mapping[str, str] = {name: words for name, (words, _) in _EVIDENCE.items()}
 SIGNS: Mapping[str, int] = {name: sign for name, (_, sign) in _EVIDENCE.items() if sign}

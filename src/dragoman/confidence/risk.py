@@ -24,6 +24,7 @@ from dragoman.core import Refusal
 ERROR, SURE, OF_NULL = 0.2, 0.9, 0.02  # error among the answered, how surely, and share of each null that is answered
 SHARES = tuple(k / 40 for k in range(2, 41))  # of the sentences that a line answers: 5 %, 7.5 %, ... all
 FEWEST = 20  # sentences that the first line answers at least
+NEVER = -1.0  # in the place of a probability: of a sentence that no line answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ def answer_line(
     """The lowest safe line.
 
     Args:
-        p: probabilities (n,) of the sentences, each by a fit that had not seen its group.
+        p: probabilities (n,) of the sentences, each by a fit that had not seen its group; ``NEVER`` of those that no
+            line may answer.
         right: (n,) whether each is right.
         clusters: (n,) groups of sentences that are right together.
         nulls: null -> the largest probability among those sentences of each of its texts that count as wrong.
@@ -125,7 +127,8 @@ def _lines(p: NDArray[np.float64]) -> list[float]:
     """Thresholds from the strictest on, by the share of sentences that reach each."""
     ordered = np.sort(p)[::-1]
     counts = [int(np.ceil(share * len(p))) for share in SHARES]
-    return list(dict.fromkeys(float(ordered[k - 1]) for k in counts if k >= min(FEWEST, len(p))))
+    lines = dict.fromkeys(float(ordered[k - 1]) for k in counts if k >= min(FEWEST, len(p)))
+    return [line for line in lines if line > NEVER]
 
 
 def _shares(nulls: Mapping[str, Any], threshold: float) -> dict[str, float]:

@@ -72,12 +72,14 @@ class Claim:
 class Windows:
     """What is known of where one feature fires.
 
-    ``firing``, ``silent``: windows of text. ``words``: word -> share of its activation, None where nobody counted.
+    ``firing``, ``silent``: windows of text. ``words``: word -> share of its activation; ``along_row``: how its own row
+    stands out there, see ``maps.along_row``; None where nobody counted.
     """
 
     firing: Sequence[str]
     silent: Sequence[str]
     words: Mapping[str, float] | None = None
+    along_row: Mapping[str, float] | None = None
 
     @cached_property
     def spoken(self) -> dict[str, list[frozenset[str]]]:

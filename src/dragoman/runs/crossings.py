@@ -24,6 +24,7 @@ from dragoman.dictionaries.layout import VECTORS
 from dragoman.dictionaries.rows import ids_of
 from dragoman.maps import Crossing
 from dragoman.maps.aligned import Aligned, Firings, by_name, contexts
+from dragoman.maps.along_row import along_rows
 from dragoman.maps.dictionary import OTHERS as OTHERS_WATCHED
 from dragoman.maps.direct import WHOLE
 from dragoman.maps.firing_tokens import token_windows
@@ -328,23 +329,27 @@ def refuse_uncounted(asked: Asked, dictionary: Dictionary, target: Site, options
         raise Refusal(what, why, "fit a crossing with --features all and pass it with --through, or name ids")
 
 
-def windows_of(crossing: Crossing, features: Sequence[str], *, seed: int) -> Windows | None:
+def windows_of(crossing: Crossing, rows: Directions, *, seed: int) -> Windows | None:
     """Where each feature that was watched fires most, and where it is silent; None where none was watched.
 
-    ``words`` and ``forms``, where they were counted: shares of its activation by word and by form, above 0.00005.
+    ``rows``: the features, at the source. ``words`` and ``forms``, where they were counted: shares of its activation by
+    word and by form, above 0.00005. ``along_row``: how its row stands out there, see ``maps.along_row``.
     Besides, where up to 64 others fire, drawn from the watched ones, with no silent windows. What is drawn of a feature
     depends on the seed and its own id, not on the others asked for.
     """
-    firings, texts = crossing.firings, crossing.texts
+    firings, texts, features = crossing.firings, crossing.texts, rows.ids
     watched = set(firings.ids) if firings is not None else set()
     if firings is None or not texts or not watched.intersection(features):
         return None
     documents, windows = by_name(texts), Windows()
+    counted = crossing.fired is not None and crossing.moments is not None
+    along = along_rows(rows, crossing.fired, crossing.moments) if counted else {}  # type: ignore[arg-type]
     for name in features:
         if name in watched:
             rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
             firing, silent = contexts(firings, documents, name, rng=rng)
             windows[name] = {"firing": firing, "silent": silent} | _shares(crossing, name)
+            windows[name] |= {"along_row": along[name]} if name in along else {}
     for name in _others(firings, features, seed):
         firing, _ = contexts(firings, documents, name, rng=np.random.default_rng(seed))
         windows[name] = {"firing": firing, "silent": []} | _shares(crossing, name)

@@ -491,7 +491,7 @@ def written_run(
         },
         grows=True,
     )
-    windows = windows_of(crossing, directions.ids, seed=options.seed)
+    windows = windows_of(crossing, directions, seed=options.seed)
     if windows is not None:
         keep_windows(folder, windows)
         if tokens := tokens_of(crossing, windows):

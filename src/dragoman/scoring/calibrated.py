@@ -51,6 +51,9 @@ def refuse_another_run(calibration: Calibration, run: JudgedRun, path: str | Pat
         Refusal: naming what differs, or that the run does not say it.
     """
     calibration.refuse_another(identity_of_run(run), str(path))
+    if calibration.learnt is not None and not any("along_row" in known for known in run.contexts.values()):
+        why = "it does not tell how features stand out along their rows, by which this calibration answers"
+        raise Refusal(f"{run.folder.path}", why, "explain anew with this version, or leave --confidence out")
     if embedder != calibration.embedder:
         why = f"its evidence was placed by {calibration.embedder}, and {embedder} is here"
         raise Refusal(f"{path}", why, "calibrate again")

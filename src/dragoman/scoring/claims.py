@@ -71,7 +71,7 @@ def _read_together(
 def known_windows(entry: Mapping[str, Any]) -> Windows:
     """One feature's entry of the run's contexts; windows without a word tell nothing and are left out."""
     firing, silent = ([window for window in entry[kind] if window.strip()] for kind in ("firing", "silent"))
-    return Windows(firing=firing, silent=silent, words=entry.get("words"))
+    return Windows(firing=firing, silent=silent, words=entry.get("words"), along_row=entry.get("along_row"))
 
 
 def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu", embedder: Embedder | None = None) -> None:

@@ -74,6 +74,8 @@ def sentence_evidence(text: TextInContext, reference: Reference) -> list[Evidenc
     known = _contexts(text.windows, reference.embedder)
     shared: dict[str, Any] = {"log_probability": text.row.log_probability, "by_firing": _flag(text.reading)}
     shared |= {"one_word_share": _largest(text.windows), "lens_overlap": _overlap(text.lens)}
+    along = None if text.windows is None else text.windows.along_row
+    shared |= {f"row_{name}": value for name, value in (along or {}).items()}
     card = text.row.card
     bare = None if card is None else Card(**{name: getattr(card, name) for name in CARD})
     found = []

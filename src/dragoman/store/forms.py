@@ -5,10 +5,13 @@ In: JSON. Out: the same without passwords and signatures; whether it is of a for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from dragoman.core import public_address
+
+ALONG_ROW = {"sharpness", "cosine", "share"}  # of a feature's row where it fires, see ``maps.along_row``
 
 
 def public(manifest: Mapping[str, Any]) -> dict[str, object]:
@@ -28,12 +31,20 @@ def public(manifest: Mapping[str, Any]) -> dict[str, object]:
 
 def is_windows(value: object) -> bool:
     """Whether this is one feature's windows, with the shares of its activation by word and form where they are kept."""
-    if not isinstance(value, dict) or not {"firing", "silent"} <= set(value) <= {"firing", "silent", "words", "forms"}:
+    known = {"firing", "silent", "words", "forms", "along_row"}
+    if not isinstance(value, dict) or not {"firing", "silent"} <= set(value) <= known:
+        return False
+    along = value.get("along_row", dict.fromkeys(ALONG_ROW, 0.0))
+    if not isinstance(along, dict) or set(along) != ALONG_ROW or not all(map(_is_number, along.values())):
         return False
     windows, shares = ([value[k] for k in kind if k in value] for kind in (("firing", "silent"), ("words", "forms")))
     if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in windows):
         return False
     return all(isinstance(one, dict) and all(map(_is_share, one.values())) for one in shares)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_share(value: object) -> bool:
