@@ -66,6 +66,8 @@ def calibrated(
     )
     talk.say(f"fitting on {len(own.right)} sentences, and on {len(nulls)} texts of nulls")
     result = fitted(own, nulls, seed=seed)
+    if watched.on != MADE and result.learnt is None and result.line.threshold is not None:
+        talk.say("there are too few latents or fake ones to tell these apart by, so what is true of a fake is answered")
     judged_ones = {one.feature for one in found.own} & set(watched.latents)
     worth = reliability(
         result, own, features=len(judged_ones), kappa=agreement, known=known,
