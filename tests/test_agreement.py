@@ -125,7 +125,7 @@ def test_the_share_on_nulls_is_of_the_half_that_no_line_was_chosen_on() -> None:
     means = np.mean(shares, axis=0)
     assert 0.01 < means[1] < 0.1 and 0.01 < means[0] < 0.1 and means[2] > 0.8
     with pytest.raises(Refusal, match="pass more nulls"):
-        agreement(own, np.arange(60) % 2, [], rng=rng)
+        agreement(np.ones(60), np.arange(60) % 2, [], rng=rng)
 
 
 def test_the_stricter_null_gives_the_line() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def say_nulls(
     if "native" in verbalizers and crossing.source_background is not None:
         backgrounds["native"] = crossing.source_background
     builder = RunBuilder(directions=random, backgrounds=backgrounds)
-    how = {"washout": options.washout, "drawn": which}
+    how: dict[str, Any] = {"washout": options.washout, "drawn": which}
     if crossing.map is not None or crossing.source == crossing.target:
         route = "identity" if crossing.source == crossing.target else "map"
         builder.add("random", crossing.directions(random, "map"), route=route, null=RANDOM, **how)

@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NullPairs:
-    """``values`` (m,): how alike pairs are; ``half`` (m,): 0 or 1. ``units`` (m, 2): the two features, of dealt pairs."""
+    """``values`` (m,): how alike pairs are; ``half`` (m,): 0 or 1. ``units`` (m, 2): both features, of dealt pairs."""
 
     name: str
     values: Doubles
