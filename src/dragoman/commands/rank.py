@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dragoman.store.runsets import RunSet
 
 
+PAIRS = 6  # whose agreement is told on a screen
 # What says how runs are made, and nothing of runs that are there.
 _OF_MAKING = ("features", "source", "labels", "reading", "texts", "text_column", "max_texts")
 _OF_MAKING += ("nulls", "max_new_tokens", "out", "dtype", "device")
@@ -271,8 +272,10 @@ def _show_condition(condition: RankedCondition, names: Sequence[str]) -> None:
     tied = [MEASURES[one.measure][0] for one in condition.measures if one.tied]
     if tied:
         out.print(styled(f"no two verbalizers are told apart by: {', '.join(tied)}."))
-    for one in condition.over_nulls:
+    for one in condition.over_nulls[:PAIRS]:
         show_agreement(one, f"{one.first + 1} and {one.second + 1}: " if len(names) > 2 else "")
+    if (more := len(condition.over_nulls) - PAIRS) > 0:
+        out.print(styled(f"agreement of {more} more pairs: --json and the page have it.", "dim"))
     if condition.missing:
         missing = ", ".join(MEASURES[one.measure][0] for one in condition.missing)
         out.print(styled(f"missing: {missing} (--json and the page say why).", "dim"))

@@ -25,7 +25,7 @@ from dragoman.stats.agreement import FEWEST_FEATURES, FEWEST_ROWS, NullPairs, ag
 
 DEALT = "dealt"
 MOST = 2000  # features whose texts are held against one another; of more, so many are drawn
-_PAIRS = 10_000  # dealt pairs of features in each half
+_PAIRS = 2000  # dealt pairs of features in each half
 _DIGITS = 5  # of a cosine: batches round the sixth
 Doubles = NDArray[np.float64]
 Texts = Mapping[str, Sequence[str]]  # samples by feature
