@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman import Refusal
+from dragoman import Refusal, explain
 from dragoman.comparison import agreement as room
 from dragoman.comparison import compare_runs
 from dragoman.comparison.page import write_comparison, write_ranking
 from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.records import AgreementOverNulls
+from dragoman.core import Directions, Site
 from dragoman.embed import LexicalEmbedder
+from dragoman.maps import Moments
+from dragoman.models.prompts import Activations
+from dragoman.runs.nulls import shuffled
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.stats.agreement import NullPairs, agreement
 from dragoman.store import RunFolder, digest
@@ -81,12 +85,8 @@ def spoken(path: Path, says: Says, *, ids: list[str] = IDS, nulls: int = 40, tar
 
 
 def found_of(a: RunFolder, b: RunFolder, **how: Any) -> AgreementOverNulls:
-    """Agreement of two runs, which is the same whichever comes first, and made by either command."""
-    found = rank_runs([a, b], **how).conditions[0].over_nulls[0]
-    again = rank_runs([b, a], **how).conditions[0].over_nulls[0]
-    assert json.dumps(found.to_json()) == json.dumps(again.to_json())
-    assert compare_runs(a, b, **how).pairs[0].over_nulls == found
-    return found
+    """Agreement of two runs."""
+    return rank_runs([a, b], **how).conditions[0].over_nulls[0]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,14 @@ def test_what_is_left_of_agreement_is_what_was_planted(tmp_path: Path, one: Says
     if share == 0.0:
         assert sum(one.agreed for one in found.features) <= 2
     assert all(one.agreed == (one.p <= 0.05) for one in found.features)
+
+
+def test_the_order_of_runs_and_the_command_decide_nothing(tmp_path: Path) -> None:
+    a, b = spoken(tmp_path / "a", half("a")), spoken(tmp_path / "b", half("b"), ids=IDS[::-1])
+    found = json.dumps(found_of(a, b).to_json())
+    assert found == json.dumps(found_of(b, a).to_json()) == json.dumps(found_of(a, b).to_json())
+    told = compare_runs(a, b).pairs[0].over_nulls
+    assert told is not None and found == json.dumps(told.to_json()) != json.dumps(found_of(a, b, seed=1).to_json())
 
 
 def test_the_share_on_nulls_is_of_the_half_that_no_line_was_chosen_on() -> None:
@@ -174,6 +182,43 @@ def test_nulls_of_other_directions_or_one_verbalizer_tell_nothing(tmp_path: Path
         rank_runs([a, spoken(tmp_path / "e", truth, ids=[f"1{f}" for f in IDS if int(f) > 9][:20], target="k:3")])
 
 
+def test_two_verbalizers_of_one_run_are_told_by_compare(tmp_path: Path) -> None:
+    ways = {"fires": ("av", None), "native": ("own", None), "lost": ("av", "random"), "lost_native": ("own", "random")}
+    entries = [
+        {"name": name, "route": "map", "washout": "on-shell", "verbalizer": who} | ({"null": null} if null else {})
+        for name, (who, null) in ways.items()
+    ]
+    verbalizers = {"by": {"checkpoint": "av"}, "native": {"checkpoint": "own"}}
+    run = spoken(tmp_path / "a", truth, nulls=0, verbalizers=verbalizers, conditions=entries)
+    said = {"native": also_truth, "lost": truth, "lost_native": also_truth}
+    for name, says in said.items():
+        ids = NULLS if "lost" in name else IDS
+        run.append([whole({"feature": f, "condition": name, "sample": 0, "text": says(f)}) for f in ids])
+    run = RunFolder.open(run.path)
+    found = compare_runs(run, run, conditions=["fires=native"]).pairs[0].over_nulls
+    assert found is not None and not found.why and found.share == 1.0
+    assert [one.null for one in found.nulls] == ["dealt", "random directions"]
+
+
+def test_a_run_with_one_condition_stands_beside_each_of_another_s(tmp_path: Path) -> None:
+    both = [{"name": n, "route": "map", "washout": "on-shell", "verbalizer": "a"} for n in ("fires", "writes")]
+    a = spoken(tmp_path / "a", truth, conditions=both)
+    a.append([whole({"feature": f, "condition": "writes", "sample": 0, "text": noise("x")(f)}) for f in IDS])
+    own = [{"name": "washed", "route": "identity", "washout": "on-shell", "verbalizer": "b"}]
+    b = spoken(tmp_path / "b", truth, conditions=own, target="m:1", nulls=0)
+    rows = [whole({"feature": f, "condition": "washed", "sample": 0, "text": truth(f)}) for f in IDS]
+    other = RunFolder.create(tmp_path / "c", {**b.manifest, "plan_digest": "c"})
+    other.append(rows)
+    found = rank_runs([RunFolder.open(a.path), other]).conditions
+    assert [one.conditions for one in found] == [("fires", "washed"), ("writes", "washed")]
+    assert [one.over_nulls[0].share for one in found] == [1.0, 0.0]
+
+
+def test_texts_without_a_word_agree_on_nothing(tmp_path: Path) -> None:
+    silent = found_of(*(spoken(tmp_path / name, lambda f: "" if len(f) < 3 else truth(f)) for name in "ab"))
+    assert silent.share == 0.0 and {one.likeness for one in silent.features} == {0.0}
+
+
 def test_samples_count_by_their_mean_over_pairs(tmp_path: Path) -> None:
     runs = [spoken(tmp_path / name, truth, nulls=0) for name in "ab"]
     again = spoken(tmp_path / "c", truth, nulls=0)
@@ -231,5 +276,23 @@ def test_one_command_has_nulls_said_by_both_and_goes_on_with_them(
     assert kept == {path: path.read_bytes() for path in kept}
     odd = command(monkeypatch, capsys, *words, "--nulls", "7")
     assert odd.code == 1 and "7 nulls: a line is chosen on one half" in odd.err.replace("\n", " ")
-    other = command(monkeypatch, capsys, *words, "--nulls", "50")
-    assert other.code == 1 and "nulls: it holds another run" in other.err.replace("\n", " ")
+
+
+def test_a_shuffled_map_s_images_have_the_target_s_covariance() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 3)), rng.normal(size=(400, 3)) * [3.0, 1.0, 0.1]
+    like = Directions.of(Site("m", 1), rng.normal(size=(4000, 3)), range(4000))
+    found = shuffled(Moments.of(x, y), Site("n", 2), like, seed=1)
+    rows = found.unit * found.norms[:, None]
+    assert_allclose(np.cov(rows.T) / np.cov(rows.T)[0, 0], np.cov(y.T) / np.cov(y.T)[0, 0], atol=0.03)
+    assert (
+        found.site == Site("n", 2)
+        and found.ids == like.ids
+        and abs(np.corrcoef(rows[:, 0], like.unit[:, 0])[0, 1]) < 0.05
+    )
+
+
+def test_nulls_of_activations_are_refused(tmp_path: Path) -> None:
+    rows = Directions.of(Site("m", 1), np.eye(3), ["a", "b", "c"])
+    with pytest.raises(Refusal, match="nulls of activations: agreement is told of features"):
+        explain(Activations(directions=rows, tokens=()), by="av", out=tmp_path / "run", nulls=40)

@@ -10,6 +10,7 @@ random ones. Verbalizers that were taught on texts of one kind share habits: agr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from dragoman.stats.agreement import FEWEST_FEATURES, FEWEST_ROWS, NullPairs, ag
 DEALT = "dealt"
 MOST = 2000  # features whose texts are held against one another; of more, so many are drawn
 _PAIRS = 2000  # dealt pairs of features in each half
+_WORD = re.compile(r"\w")
 _DIGITS = 5  # of a cosine: batches round the sixth
 Doubles = NDArray[np.float64]
 Texts = Mapping[str, Sequence[str]]  # samples by feature
@@ -121,9 +123,13 @@ def _samples(run: JudgedRun, condition: str) -> dict[str, list[str]]:
 
 
 def _places(texts: Texts, ids: Sequence[str], embedder: CachedEmbedder) -> Doubles:
-    """Mean of each one's samples (n, width): the product of two is the mean cosine over pairs of samples."""
+    """Mean of each one's samples (n, width): the product of two is the mean cosine over pairs of samples.
+
+    Texts without a word are like nothing, one another included.
+    """
     embedder.encode(sorted({text for name in ids for text in texts[name]}))
-    return np.stack([embedder.encode(texts[name]).mean(axis=0, dtype=np.float64) for name in ids])
+    said = {name: np.array([[bool(_WORD.search(text))] for text in texts[name]]) for name in ids}
+    return np.stack([(embedder.encode(texts[name]) * said[name]).mean(axis=0, dtype=np.float64) for name in ids])
 
 
 def _firing_together(runs: Iterable[Compared], features: Sequence[str]) -> NDArray[np.bool_]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dragoman.core import Background, Directions, Refusal
-from dragoman.maps import Crossing
+from dragoman.core import Background, Directions, Refusal, Site
+from dragoman.maps import Crossing, Moments
 from dragoman.measures.fake import fake_dictionary
 from dragoman.models.harvest import Reader
 from dragoman.models.paired import FIRST
@@ -64,7 +64,8 @@ def say_nulls(
         route = "identity" if crossing.source == crossing.target else "map"
         builder.add("random", crossing.directions(random, "map"), route=route, null=RANDOM, **how)
     if crossing.moments is not None and crossing.source != crossing.target:
-        builder.add("shuffled", shuffled(crossing, random, options.seed), route="map", null=SHUFFLED, **how)
+        images = shuffled(crossing.moments, crossing.target, random, options.seed)
+        builder.add("shuffled", images, route="map", null=SHUFFLED, **how)
     if "native" in backgrounds:
         builder.add("random_native", random, route="identity", by="native", null=RANDOM, **how)
     if builder.entries:
@@ -95,15 +96,12 @@ def random_directions(readings: Readings, n: int, seed: int) -> tuple[Directions
     return Directions.of(own.source, arrays["unit"], names, kind="random", origin=RANDOM), key
 
 
-def shuffled(crossing: Crossing, like: Directions, seed: int) -> Directions:
+def shuffled(moments: Moments, target: Site, like: Directions, seed: int) -> Directions:
     """What a ridge map over rows that do not belong together makes of directions, under their names.
 
     Dealt at random, n rows x and y have sums of products of mean 0 and covariance Sxx (x) Syy / (n - 1), about normal
     (Hoeffding 1951): the image of a direction is then normal with covariance Syy, whichever direction and penalty.
     """
-    moments = crossing.moments
-    if moments is None:
-        raise Refusal("a shuffled map", "the crossing keeps no moments", "fit it again")
     syy = moments.syy + 1e-9 * np.trace(moments.syy) / moments.q * np.eye(moments.q)
     rows = np.random.default_rng([seed, 6]).normal(size=(len(like), moments.q)) @ np.linalg.cholesky(syy).T
-    return Directions.of(crossing.target, rows, like.ids, kind="random", origin=SHUFFLED)
+    return Directions.of(target, rows, like.ids, kind="random", origin=SHUFFLED)

@@ -22,6 +22,7 @@ from dragoman.core import Refusal
 from dragoman.stats.intervals import Topics, rate_interval, resampled, units_of
 
 LEVEL = 0.05
+DRAWS = 1000
 FEWEST_FEATURES = 20
 FEWEST_ROWS = 40  # of a null: 20 in each half, whose highest is the line for one in twenty
 Doubles = NDArray[np.float64]
@@ -124,7 +125,7 @@ def agreement(
     lines = {one.name: one.lines(rows) for one, rows in zip(nulls, whole, strict=True)}
     agreed = own > np.max(list(lines.values()), axis=0)[1 - half]
     found, drawn = shares(np.ones(len(own)), whole), []
-    for chosen in resampled(len(own), rng, clusters=topics):
+    for chosen in resampled(len(own), rng, clusters=topics, draws=DRAWS):
         features = np.bincount(chosen, minlength=len(own)).astype(float)
         drawn.append(_corrected(shares(features, [one.redrawn(features, rng) for one in nulls])))
     by_null = dict(zip(lines, found[1:], strict=True))
