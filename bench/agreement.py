@@ -7,8 +7,9 @@ The runs are made first, and hold directions that mean nothing::
 
 For each reading of the first run beside the second's: agreement over nulls, and among features agreed on and not agreed
 on the share of texts that name the planted category and that quote the one firing word, with Wilson intervals, and the
-difference of both shares with a bootstrap interval over features. The embedder of agreement sees neither category nor
-words. Prints it, and writes ``bench/results/agreement.json``.
+difference of both shares with a bootstrap interval over features; the same by the line of dealt texts alone, and the
+AUROC of likeness. The embedder of agreement sees neither category nor words. Prints it, and writes
+``bench/results/agreement.json``.
 """
 
 from __future__ import annotations
@@ -20,27 +21,38 @@ from typing import Any
 
 import numpy as np
 
+from dragoman import tiny
 from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.runs import Compared
+from dragoman.dictionaries import open_dictionary
 from dragoman.scoring.measures import of_one_text, single_words
 from dragoman.stats.intervals import bootstrap, rate_interval
 from dragoman.stats.planted import names_category
-from dragoman.store import RunFolder, write_json
+from dragoman.stats.roc import auroc
+from dragoman.store import RunFolder, read_jsonl, write_json
 
 RESULTS = Path(__file__).parent / "results" / "agreement.json"
 
 
-def right_of(one: Compared, condition: str, single: Mapping[str, str]) -> dict[str, dict[str, bool]]:
+def planted() -> dict[str, Sequence[str]]:
+    """The words of each latent's category, of those that have one."""
+    truth = open_dictionary("tiny-sae").truth
+    words = {} if truth is None else truth.category_words
+    return {one["id"]: words[one["category"]] for one in read_jsonl(tiny.data("tiny-latents"))}
+
+
+def right_of(
+    texts: Mapping[str, str], words: Mapping[str, Sequence[str]], single: Mapping[str, str]
+) -> dict[str, dict[str, bool]]:
     """Of each feature's text whether it names the planted category, and whether it quotes the one firing word."""
-    run, texts = one.run, one.run.texts[condition]
     return {
-        "category": {f: names_category(t, run.words[run.category[f]]) for f, t in texts.items() if f in run.category},
+        "category": {f: names_category(t, words[f]) for f, t in texts.items() if f in words},
         "firing word": {f: bool(of_one_text(t, single[f])[0]) for f, t in texts.items() if f in single},
     }
 
 
-def split(right: Mapping[str, bool], agreed: Mapping[str, bool]) -> dict[str, Any]:
-    """Shares right among those agreed on and the others, and their difference."""
+def split(right: Mapping[str, bool], agreed: Mapping[str, bool], likeness: Mapping[str, float]) -> dict[str, Any]:
+    """Shares right among those agreed on and the others, their difference, and how well likeness tells them apart."""
     ids = sorted(right.keys() & agreed.keys())
     hits, same = (np.array([by[f] for f in ids], dtype=bool) for by in (right, agreed))
     found: dict[str, Any] = {}
@@ -57,7 +69,20 @@ def split(right: Mapping[str, bool], agreed: Mapping[str, bool]) -> dict[str, An
         drawn = bootstrap(gap, len(ids), rng=np.random.default_rng(0))
         found["difference"] = round(gap(np.arange(len(ids))), 3)
         found["interval"] = rounded((drawn.low, drawn.high))
+    if hits.any() and not hits.all():
+        found["auroc of likeness"] = tells(np.array([likeness[f] for f in ids]), hits)
     return found
+
+
+def tells(alike: Any, hits: Any) -> dict[str, Any]:
+    """AUROC of right against wrong texts by likeness, bootstrapped over features."""
+
+    def area(rows: Any) -> float:
+        mine, theirs = alike[rows][hits[rows]], alike[rows][~hits[rows]]
+        return auroc(mine, theirs) if len(mine) and len(theirs) else float("nan")
+
+    drawn = bootstrap(area, len(hits), rng=np.random.default_rng(0))
+    return {"n": len(hits), "value": round(area(np.arange(len(hits))), 3), "interval": rounded((drawn.low, drawn.high))}
 
 
 def rounded(ends: Sequence[float]) -> list[float]:
@@ -71,6 +96,7 @@ def main() -> None:
     parse.add_argument("runs", type=Path, help="the folder that rank wrote two runs into")
     args = parse.parse_args()
     folders = [RunFolder.open(path) for path in sorted(args.runs.iterdir()) if (path / "manifest.json").exists()]
+    words = planted()
     ranked, runs, figures = rank_runs(folders), [Compared.of(one) for one in folders], {}
     single = {
         f: word for run in runs for f, word in single_words(run.run).items()
@@ -79,10 +105,19 @@ def main() -> None:
         (found,) = condition.over_nulls
         for line in (f"== {', '.join(condition.conditions)}", *found.lines):
             print(line)
-        agreed = {one.feature: one.agreed for one in found.features}
+        likeness = {one.feature: one.likeness for one in found.features}
+        dealt = max(next(one for one in found.nulls if one.null == "dealt").lines)
+        ways = {
+            "agreed": {one.feature: one.agreed for one in found.features},
+            "above the higher dealt line alone": {f: alike > dealt for f, alike in likeness.items()},
+        }
         told: dict[str, Any] = found.model_dump(mode="json", exclude={"features"})
         for name, run, of in zip(ranked.names, runs, condition.conditions, strict=True):
-            told[name] = {kind: split(right, agreed) for kind, right in right_of(run, of, single).items()}
+            right = right_of(run.run.texts[of], words, single)
+            told[name] = {
+                kind: {way: split(hits, agreed, likeness) for way, agreed in ways.items()}
+                for kind, hits in right.items()
+            }
             for kind, by in told[name].items():
                 print(f"{name}, {kind}: {by}")
         figures[", ".join(condition.conditions)] = told

@@ -84,17 +84,21 @@ def agreement_of(
     topics = shared_topics(runs, features) or _components(together)
     found = agreement(own, half, usable, topics=topics, rng=rng)
     numbers_of = {name: getattr(found, name) for name in AgreementOverNulls.model_fields if hasattr(found, name)}
+    by_dealt = found.by_first if usable[0].name == DEALT else [None] * (1 + len(usable))
     each = [
-        AgreementOnNull(null=o.name, pairs=len(o.values), lines=tuple(found.lines[o.name]), share=found.shares[o.name])
-        for o in usable
-    ]
+        AgreementOnNull(
+            null=one.name, pairs=len(one.values), lines=tuple(found.lines[one.name]), share=found.shares[one.name],
+            by_dealt=by,
+        )
+        for one, by in zip(usable, by_dealt[1:], strict=True)
+    ]  # fmt: skip
     by_feature = [
         FeatureAgreement(feature=f, likeness=float(own[k]), p=float(found.p[k]), agreed=bool(found.agreed[k]))
         for k, f in enumerate(features)
     ]
     return AgreementOverNulls(
-        **told | numbers_of, embedder=embedder.name, null_share=found.shares[found.null], nulls=tuple(each), why=why,
-        features=tuple(by_feature),
+        **told | numbers_of, embedder=embedder.name, null_share=found.shares[found.null], by_dealt=by_dealt[0],
+        nulls=tuple(each), why=why, features=tuple(by_feature),
     )  # fmt: skip
 
 

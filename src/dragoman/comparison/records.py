@@ -101,13 +101,15 @@ class FeatureAgreement(Record):
 class AgreementOnNull(Record):
     """One ``null`` of so many ``pairs`` of texts.
 
-    ``lines``: under which 95 % of either half's lie. ``share``: of its pairs above the highest line of the other half.
+    ``lines``: under which 95 % of either half's lie. ``share``: of its pairs above the highest line of the other half;
+    ``by_dealt``: above the line of dealt texts alone.
     """
 
     null: str
     pairs: int
     lines: tuple[float, ...]
     share: float
+    by_dealt: float | None = None
 
 
 class AgreementOverNulls(Record):
@@ -115,8 +117,8 @@ class AgreementOverNulls(Record):
 
     ``first``, ``second``: the two runs' numbers, 0 and 1 of two that are compared. ``n``: features held against one
     another. ``share`` of them agreed on, its interval over ``units``. ``null``: the null agreed on most often, and
-    ``null_share``. ``corrected``: (share - null share) / (1 - null share), with interval. ``why``: what is missing, or
-    why there is no verdict; then all numbers are None.
+    ``null_share``. ``corrected``: (share - null share) / (1 - null share), with interval. ``by_dealt``: the share by
+    the line of dealt texts alone. ``why``: what is missing, or why there is no verdict; then all numbers are None.
     """
 
     first: int
@@ -134,6 +136,7 @@ class AgreementOverNulls(Record):
     corrected: float | None = None
     corrected_low: float | None = None
     corrected_high: float | None = None
+    by_dealt: float | None = None
     why: str = ""
     features: tuple[FeatureAgreement, ...] = ()
 

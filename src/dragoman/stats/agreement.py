@@ -79,7 +79,8 @@ class Agreement:
     """``agreed``, ``p`` (n,): by feature, p the largest among the nulls. ``share`` with interval over ``units``.
 
     ``lines``: by null, each half's. ``shares``: by null, of its pairs above the other half's highest line; ``null``:
-    that of the largest. ``corrected`` with a percentile bootstrap over units and nulls, lines chosen anew.
+    that of the largest. ``by_first``: the shares of features and of each null above the first null's lines alone.
+    ``corrected`` with a percentile bootstrap over units and nulls, lines chosen anew.
     """
 
     agreed: NDArray[np.bool_]
@@ -92,6 +93,7 @@ class Agreement:
     lines: dict[str, list[float]]
     shares: dict[str, float]
     null: str
+    by_first: list[float]
     corrected: float
     corrected_low: float
     corrected_high: float
@@ -115,9 +117,9 @@ def agreement(
     if not nulls or not all(one.enough for one in nulls):
         raise Refusal("agreement", f"it takes nulls of {FEWEST_ROWS // 2} pairs in each half", "pass more nulls")
 
-    def shares(features: Doubles, each: Sequence[Doubles]) -> list[float]:
-        """Of the features and of each null's pairs, above the other half's highest line."""
-        top = np.max([one.lines(rows) for one, rows in zip(nulls, each, strict=True)], axis=0)
+    def shares(features: Doubles, each: Sequence[Doubles], count: int | None = None) -> list[float]:
+        """Of features and each null's pairs, above the other half's highest line of the first ``count`` nulls."""
+        top = np.max([one.lines(rows) for one, rows in zip(nulls[:count], each, strict=False)], axis=0)
         pools = [(own, half, features), *((o.values, o.half, rows) for o, rows in zip(nulls, each, strict=True))]
         return [float(rows @ (values > top[1 - of]) / max(rows.sum(), 1e-12)) for values, of, rows in pools]
 
@@ -134,7 +136,8 @@ def agreement(
     return Agreement(
         agreed=agreed, p=np.max([one.p(own, half) for one in nulls], axis=0), share=found[0], low=low, high=high,
         units=units, unit=unit, lines=lines, shares=by_null, null=max(by_null, key=lambda name: (by_null[name], name)),
-        corrected=_corrected(found), corrected_low=ends[0], corrected_high=ends[1],
+        by_first=shares(np.ones(len(own)), whole, 1), corrected=_corrected(found), corrected_low=ends[0],
+        corrected_high=ends[1],
     )  # fmt: skip
 
 
