@@ -126,12 +126,13 @@ def rank(
     """
     from dragoman.comparison.page import write_ranking
     from dragoman.comparison.ranked import rank_runs
-    from dragoman.runs.nulls import check_nulls
     from dragoman.runs.texts import Texts as BothTexts
     from dragoman.store import RunFolder
     from dragoman.store.runsets import RunSet
 
     if by:
+        from dragoman.runs.nulls import check_nulls
+
         read = BothTexts.read(texts, column=text_column, most=max_texts)
         how: dict[str, Any] = {"reading": reading, "texts": read, "max_new_tokens": max_new_tokens, "seed": seed}
         how |= {"dtype": dtype, "device": device}
