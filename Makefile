@@ -78,7 +78,7 @@ notebook: install ## run docs/tutorial.py, and store what its cells give in docs
 
 # Left out: what needs a GPU, room for checkpoints of the real size, a run or trained models (its first lines say which, and
 # what to type), and what the others import. All others run as they are, without options.
-BY_HAND := bench/aligned_size.py bench/real_size.py bench/two_gpus.py bench/same_rows.py bench/feature_verbalizer.py
+BY_HAND := bench/aligned_size.py bench/real_size.py bench/two_gpus.py bench/same_rows.py bench/feature_verbalizer.py bench/agreement.py
 IMPORTED := bench/checkpoints.py bench/measured.py
 bench: install ## each benchmark that needs nothing besides: a table here, JSON in bench/results
 	@for script in $(filter-out $(BY_HAND) $(IMPORTED),$(wildcard bench/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

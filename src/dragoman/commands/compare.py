@@ -15,7 +15,7 @@ from dragoman.commands.tables import show_table
 from dragoman.commands.words import MACHINE, Seed, folder_path, out_file
 
 if TYPE_CHECKING:
-    from dragoman.comparison.records import Comparison, ConditionPair, Side
+    from dragoman.comparison.records import AgreementOverNulls, Comparison, ConditionPair, Side
 
 SETTINGS = 12  # in which runs differ, told on a screen; the page and the JSON have all
 LISTED = 3  # features whose texts are least alike
@@ -145,6 +145,15 @@ def _show_pair(pair: ConditionPair) -> None:
     if neither:
         out.print(styled(f"missing in both runs: {', '.join(neither)} (the page and --json say why).", "dim"))
     _show_texts(pair)
+    if pair.over_nulls is not None:
+        show_agreement(pair.over_nulls)
+
+
+def show_agreement(one: AgreementOverNulls, whose: str = "") -> None:
+    """Whether two verbalizers agree above nulls; ``whose``: which two, where there are several."""
+    out = console()
+    for line in one.lines:
+        out.print(styled(f"{whose}{line}"))
 
 
 def _show_texts(pair: ConditionPair) -> None:

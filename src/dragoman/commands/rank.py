@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dragoman.commands.compare import show_agreement
 from dragoman.commands.printing import console, put, put_record, styled, talking, tell
 from dragoman.commands.tables import show_table
 from dragoman.commands.words import (
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
     from dragoman.store.runsets import RunSet
 
 
+PAIRS = 6  # whose agreement is told on a screen
 # What says how runs are made, and nothing of runs that are there.
 _OF_MAKING = ("features", "source", "labels", "reading", "texts", "text_column", "max_texts")
-_OF_MAKING += ("max_new_tokens", "out", "dtype", "device")
+_OF_MAKING += ("nulls", "max_new_tokens", "out", "dtype", "device")
 
 
 def rank(
@@ -77,6 +79,16 @@ def rank(
         int,
         typer.Option(metavar="N", min=1, max=MOST_TOKENS, rich_help_panel=SAYS, help="Longest answer, in tokens."),
     ] = 200,
+    nulls: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            rich_help_panel=SAYS,
+            help="With --by: so many directions that mean nothing are said besides, which agreement stands beside; "
+            "0: none.",
+        ),
+    ] = 40,
     out: Annotated[
         Path,
         typer.Option(
@@ -119,10 +131,13 @@ def rank(
     from dragoman.store.runsets import RunSet
 
     if by:
+        from dragoman.runs.nulls import check_nulls
+
         read = BothTexts.read(texts, column=text_column, most=max_texts)
         how: dict[str, Any] = {"reading": reading, "texts": read, "max_new_tokens": max_new_tokens, "seed": seed}
         how |= {"dtype": dtype, "device": device}
-        folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how)
+        check_nulls(nulls)
+        folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how, nulls)
     else:
         if said := next((name for name in _OF_MAKING if _typed(context, name)), None):
             option = f"--{said.replace('_', '-')}"
@@ -186,6 +201,7 @@ def _explained(
     features: str | None,
     read_as: dict[str, Any],
     how: dict[str, Any],
+    nulls: int,
 ) -> list[RunFolder]:
     """A run for each verbalizer, through a crossing of its own."""
     from dragoman.dictionaries import open_dictionary
@@ -213,7 +229,7 @@ def _explained(
     with talking() as talk:
         for one, folder in folders.items():
             talk.say(f"explaining by {one}")
-            run = explain(dictionary, features=asked, by=one, out=folder, talk=talk, **how)
+            run = explain(dictionary, features=asked, by=one, out=folder, talk=talk, nulls=nulls, **how)
             run.write_page()
             made.append(run.folder)
     return made
@@ -257,6 +273,10 @@ def _show_condition(condition: RankedCondition, names: Sequence[str]) -> None:
     tied = [MEASURES[one.measure][0] for one in condition.measures if one.tied]
     if tied:
         out.print(styled(f"no two verbalizers are told apart by: {', '.join(tied)}."))
+    for one in condition.over_nulls[:PAIRS]:
+        show_agreement(one, f"{one.first + 1} and {one.second + 1}: " if len(names) > 2 else "")
+    if (more := len(condition.over_nulls) - PAIRS) > 0:
+        out.print(styled(f"agreement of {more} more pairs: --json and the page have it.", "dim"))
     if condition.missing:
         missing = ", ".join(MEASURES[one.measure][0] for one in condition.missing)
         out.print(styled(f"missing: {missing} (--json and the page say why).", "dim"))

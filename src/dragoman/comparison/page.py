@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dragoman.comparison.records import Comparison, ConditionPair, FeaturePair, RankedMeasure, Ranking
+from dragoman.comparison.records import Comparison, ConditionPair, FeatureAgreement, FeaturePair, RankedMeasure, Ranking
 from dragoman.comparison.values import MEASURES
 from dragoman.records import Row
 from dragoman.report.figures import interval_mark
@@ -22,6 +22,10 @@ from dragoman.store.outputs import check_file
 from dragoman.view.marked import Stretch, stretches, words_in
 
 HERE = Path(__file__).parent / "templates"
+HABITS = (
+    "Verbalizers that were taught on texts of one kind share habits and say alike things of nothing: agreement is "
+    "evidence only above what nulls give, and no proof that either is right."
+)
 LISTED = 500  # features whose texts stand on the page
 
 
@@ -33,6 +37,7 @@ class Beside:
     numbers: FeaturePair
     a: Sequence[Stretch]
     b: Sequence[Stretch]
+    agreed: FeatureAgreement | None = None
 
     @property
     def same(self) -> bool:
@@ -74,6 +79,7 @@ def write_comparison(found: Comparison, first: RunFolder, second: RunFolder, out
             count=len(features),
             called=MEASURES,
             title=title,
+            habits=HABITS,
             spans=[_span(pair) for pair in found.pairs],
         )
     )
@@ -109,7 +115,9 @@ def _first_rows(folder: RunFolder) -> dict[tuple[str, str], Row]:
 
 def _beside(pair: ConditionPair, one: FeaturePair, rows: Sequence[Mapping[tuple[str, str], Row]]) -> Beside:
     a, b = rows[0][pair.a, one.feature].text, rows[1][pair.b, one.feature].text
-    return Beside(pair=pair, numbers=one, a=stretches(a, words_in(b)), b=stretches(b, words_in(a)))
+    each = pair.over_nulls.features if pair.over_nulls is not None else ()
+    agreed = next((told for told in each if told.feature == one.feature), None)
+    return Beside(pair=pair, numbers=one, a=stretches(a, words_in(b)), b=stretches(b, words_in(a)), agreed=agreed)
 
 
 def write_ranking(found: Ranking, out: Path) -> Path:
@@ -125,6 +133,7 @@ def write_ranking(found: Ranking, out: Path) -> Path:
         source=site_words(found.source),
         called=MEASURES,
         title=title,
+        habits=HABITS,
         spans=[{one.measure: _scale(one) for one in condition.measures} for condition in found.conditions],
         drawn=interval_mark,
     )

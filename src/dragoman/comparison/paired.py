@@ -7,12 +7,14 @@ run was not scored for, or was scored for by other things, is named as missing, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.comparison.agreement import agreement_of, packaged_embedder
 from dragoman.comparison.records import (
     Agreement,
     Comparison,
@@ -34,7 +36,7 @@ from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, va
 from dragoman.core import Estimate
 from dragoman.embed import Embedder
 from dragoman.report.opened import Manifest
-from dragoman.scoring.judged_run import EMPTY, FEWEST
+from dragoman.scoring.judged_run import EMPTY, FEWEST, CachedEmbedder
 from dragoman.scoring.run import second_opinion
 from dragoman.stats.lift import lift_estimate
 from dragoman.stats.nulls import holm
@@ -65,12 +67,12 @@ def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[st
     refuse_unlike(a, b, targets=True)
     asked = paired_conditions(a, b, conditions)
     shared = [shared_features(a, b, pair) for pair in asked]
-    embedder, found = second_opinion(lambda _said: None), list[_Pair]()
+    embedder, found, opened = second_opinion(lambda _said: None), list[_Pair](), cache(packaged_embedder)
     for at, (pair, features) in enumerate(zip(asked, shared, strict=True)):
         found.append(_Pair.of(a, b, pair, features, seed=seed, at=at))
     tests = [one.p for pair in found for one in pair.estimates.values()]
     adjusted = iter(holm(np.array(tests)).tolist() if tests else [])
-    pairs = tuple(pair.record(embedder, adjusted=[next(adjusted) for _ in pair.estimates]) for pair in found)
+    pairs = tuple(pair.record(embedder, opened, adjusted=[next(adjusted) for _ in pair.estimates]) for pair in found)
     return Comparison(
         source=str(a.run.source),
         target=str(a.run.target),
@@ -160,7 +162,9 @@ class _Pair:
             missing=tuple(missing), seed=seed,
         )  # fmt: skip
 
-    def record(self, embedder: Embedder, *, adjusted: Sequence[float]) -> ConditionPair:
+    def record(
+        self, embedder: Embedder, opened: Callable[[], CachedEmbedder], *, adjusted: Sequence[float]
+    ) -> ConditionPair:
         texts = [
             [one.texts(name)[f] for f in self.features] for one, name in zip((self.a, self.b), self.names, strict=True)
         ]
@@ -199,6 +203,7 @@ class _Pair:
                 )
                 for k in map(int, order)
             ),
+            over_nulls=agreement_of((self.a, self.b), self.names, self.features, opened, seed=self.seed),
         )
 
 

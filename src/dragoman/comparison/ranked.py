@@ -10,19 +10,30 @@ every measure is adjusted as one family, and runs that are not told apart share 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dragoman.comparison.agreement import agreement_of, packaged_embedder
 from dragoman.comparison.paired import LEVEL, side_of
-from dragoman.comparison.records import Contrast, Missing, RankedCondition, RankedMeasure, Ranking, Rated
+from dragoman.comparison.records import (
+    AgreementOverNulls,
+    Contrast,
+    Missing,
+    RankedCondition,
+    RankedMeasure,
+    Ranking,
+    Rated,
+)
 from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike, shared_topics
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
 from dragoman.core import Estimate, Refusal
+from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.measures import row_measures, single_words, text_measures
 from dragoman.stats.intervals import bootstrap_mean
 from dragoman.stats.nulls import holm
@@ -54,7 +65,8 @@ def rank_runs(folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), s
         refuse_unlike(runs[0], other, targets=False)
     asked = named_conditions(runs, conditions)
     _refuse_twice(runs)
-    found = [_Condition.of(runs, names, seed=seed, at=at) for at, names in enumerate(asked)]
+    opened = cache(packaged_embedder)
+    found = [_Condition.of(runs, names, opened, seed=seed, at=at) for at, names in enumerate(asked)]
     p = [one.p for condition in found for by in condition.contrasts.values() for one in by.values()]
     adjusted = iter(holm(np.array(p)).tolist() if p else [])
     made = tuple(
@@ -108,9 +120,18 @@ class _Condition:
     contrasts: Mapping[str, Mapping[tuple[int, int], Estimate]]
     used: Mapping[str, Sequence[str]]
     missing: tuple[Missing, ...]
+    over_nulls: tuple[AgreementOverNulls, ...]
 
     @classmethod
-    def of(cls, runs: Sequence[Compared], names: tuple[str, ...], *, seed: int, at: int) -> _Condition:
+    def of(
+        cls,
+        runs: Sequence[Compared],
+        names: tuple[str, ...],
+        opened: Callable[[], CachedEmbedder],
+        *,
+        seed: int,
+        at: int,
+    ) -> _Condition:
         texts = [one.texts(name) for one, name in zip(runs, names, strict=True)]
         shared = [f for f in texts[0] if all(f in some for some in texts[1:])]
         if not shared:
@@ -139,9 +160,14 @@ class _Condition:
                 )
                 for i, j in combinations(range(len(runs)), 2)
             }
+        pairs = [
+            agreement_of((runs[i], runs[j]), (names[i], names[j]), shared, opened, numbers=(i, j), seed=seed)
+            for i, j in combinations(range(len(runs)), 2)
+        ]
         return cls(
-            names=names, n=len(shared), rated=rated, dealt=dealt, contrasts=contrasts, used=used, missing=tuple(missing)
-        )
+            names=names, n=len(shared), rated=rated, dealt=dealt, contrasts=contrasts, used=used,
+            missing=tuple(missing), over_nulls=tuple(one for one in pairs if one is not None),
+        )  # fmt: skip
 
     def record(self, adjusted: Mapping[str, Sequence[float]]) -> RankedCondition:
         """With p as it was adjusted, in the order of the contrasts."""
@@ -168,7 +194,9 @@ class _Condition:
                     contrasts=tuple(pairs),
                 )
             )
-        return RankedCondition(conditions=self.names, n=self.n, measures=tuple(measures), missing=self.missing)
+        return RankedCondition(
+            conditions=self.names, n=self.n, measures=tuple(measures), missing=self.missing, over_nulls=self.over_nulls
+        )
 
 
 def _better(run: int, pairs: Sequence[Contrast], sign: int) -> int:

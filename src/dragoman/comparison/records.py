@@ -86,10 +86,77 @@ class FeaturePair(Record):
     b: Mapping[str, float]
 
 
+class FeatureAgreement(Record):
+    """How alike two verbalizers' texts of a feature are (mean cosine over pairs of samples); ``p`` among the nulls.
+
+    ``p``: the largest over the nulls, each of the half that the feature is not in. ``agreed``: p is at most .05.
+    """
+
+    feature: str
+    likeness: float
+    p: float
+    agreed: bool
+
+
+class AgreementOnNull(Record):
+    """One ``null`` of so many ``pairs`` of texts.
+
+    ``lines``: under which 95 % of either half's lie. ``share``: of its pairs above the highest line of the other half;
+    ``by_dealt``: above the line of dealt texts alone.
+    """
+
+    null: str
+    pairs: int
+    lines: tuple[float, ...]
+    share: float
+    by_dealt: float | None = None
+
+
+class AgreementOverNulls(Record):
+    """How often two verbalizers agree about a feature, and what of that is left when the nulls' share is taken off.
+
+    ``first``, ``second``: the two runs' numbers, 0 and 1 of two that are compared. ``n``: features held against one
+    another. ``share`` of them agreed on, its interval over ``units``. ``null``: the null agreed on most often, and
+    ``null_share``. ``corrected``: (share - null share) / (1 - null share), with interval. ``by_dealt``: the share by
+    the line of dealt texts alone. ``why``: what is missing, or why there is no verdict; then all numbers are None.
+    """
+
+    first: int
+    second: int
+    n: int
+    embedder: str = ""
+    share: float | None = None
+    low: float | None = None
+    high: float | None = None
+    units: int = 0
+    unit: str = ""
+    nulls: tuple[AgreementOnNull, ...] = ()
+    null: str | None = None
+    null_share: float | None = None
+    corrected: float | None = None
+    corrected_low: float | None = None
+    corrected_high: float | None = None
+    by_dealt: float | None = None
+    why: str = ""
+    features: tuple[FeatureAgreement, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """It in words: how often on features and on nulls, what is left, what is missing."""
+        if self.corrected is None or self.share is None or self.null_share is None:
+            return (f"agreement: {self.why}.",)
+        told = (
+            f"they agree on {self.share:.0%} of {self.n} features [{self.low:.0%}, {self.high:.0%}], on nulls "
+            f"{self.null_share:.0%} ({self.null})",
+            f"agreement above nulls: {self.corrected:.0%} [{self.corrected_low:.0%}, {self.corrected_high:.0%}]",
+        )
+        return (*told, f"{self.why}.") if self.why else told
+
+
 class ConditionPair(Record):
     """A condition of A beside one of B, over the features that both have; ``only_a``, ``only_b``: how many others.
 
-    ``features``: least alike first.
+    ``features``: least alike first. ``over_nulls``: agreement of two verbalizers; None where one said both.
     """
 
     a: str
@@ -101,6 +168,7 @@ class ConditionPair(Record):
     missing: tuple[Missing, ...]
     agreement: Agreement
     features: tuple[FeaturePair, ...]
+    over_nulls: AgreementOverNulls | None = None
 
 
 class Comparison(Record):
@@ -180,12 +248,16 @@ class RankedMeasure(Record):
 
 
 class RankedCondition(Record):
-    """All runs by every measure that all of them have; ``conditions``: whose texts, one a run."""
+    """All runs by every measure that all of them have; ``conditions``: whose texts, one a run.
+
+    ``over_nulls``: agreement of every two runs of different verbalizers.
+    """
 
     conditions: tuple[str, ...]
     n: int
     measures: tuple[RankedMeasure, ...]
     missing: tuple[Missing, ...]
+    over_nulls: tuple[AgreementOverNulls, ...] = ()
 
 
 class Ranking(Record):

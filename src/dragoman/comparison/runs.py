@@ -22,6 +22,7 @@ from dragoman.scores import Scores
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.store import RunFolder
 from dragoman.store.manifests import check_whole
+from dragoman.store.runs import NULLS
 from dragoman.store.spans import meant, shown
 
 _TOLD = (
@@ -38,10 +39,11 @@ _LONGEST = 60  # characters of a value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A run and its scores, None where it was not scored."""
+    """A run and its scores, None where it was not scored; ``nulls``: the run in its folder of directions of nothing."""
 
     run: JudgedRun
     scores: Scores | None
+    nulls: JudgedRun | None = None
 
     @classmethod
     def of(cls, folder: RunFolder) -> Compared:
@@ -51,9 +53,13 @@ class Compared:
             Refusal: it is not finished, or not as this version writes it.
         """
         check_whole(folder.path / "manifest.json", folder.manifest)
-        run, scores = JudgedRun.of(folder), folder.scores
+        run, scores, nulls = JudgedRun.of(folder), folder.scores, None
         run.refuse_unfinished()
-        return cls(run=run, scores=None if scores is None else Scores.of(scores, f"{folder.path}/scores.json"))
+        if (inside := folder.path / NULLS / "manifest.json").exists():
+            nulls = JudgedRun.of(RunFolder.open(inside.parent))
+            nulls.refuse_unfinished()
+        known = None if scores is None else Scores.of(scores, f"{folder.path}/scores.json")
+        return cls(run=run, scores=known, nulls=nulls)
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -162,6 +168,9 @@ def paired_conditions(a: Compared, b: Compared, asked: Sequence[str] = ()) -> li
 def named_conditions(runs: Sequence[Compared], asked: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """A condition of each run, as often as there are several: those asked for, or that all have, or the only ones.
 
+    A run with a single one, such as that of a verbalizer of the dictionary's own stream, has it beside each that all
+    the others have.
+
     Raises:
         Refusal: a run does not have one, or no condition is in all of them.
     """
@@ -173,6 +182,11 @@ def named_conditions(runs: Sequence[Compared], asked: Sequence[str] = ()) -> lis
         return [(name,) * len(runs) for name in both]
     if all(len(one.claims) == 1 for one in runs):
         return [tuple(one.claims[0] for one in runs)]
+    if all(one.claims for one in runs):
+        several = [one.claims for one in runs if len(one.claims) > 1]
+        beside = [name for name in several[0] if all(name in claims for claims in several)]
+        if beside:
+            return [tuple(one.claims[0] if len(one.claims) == 1 else name for one in runs) for name in beside]
     have = "; ".join(", ".join(one.claims) or "none" for one in runs)
     raise Refusal("these runs", f"no condition is in all of them (they have {have})", "explain them alike")
 

@@ -44,6 +44,7 @@ from dragoman.runs.given import (
 )
 from dragoman.runs.grow import keep_tokens, keep_windows, keep_words, left_of, refuse_another
 from dragoman.runs.identity import entry_of, refuse_uncalibrated
+from dragoman.runs.nulls import check_nulls, say_nulls
 from dragoman.runs.options import AskedReading, MapKind, Options
 from dragoman.runs.order import one_at_a_time
 from dragoman.runs.plan import MAX_NEW_TOKENS
@@ -81,6 +82,7 @@ def explain(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int | None = None,
     seed: int = 0,
+    nulls: int = 0,
     confidence: str | Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
@@ -119,6 +121,8 @@ def explain(
         max_new_tokens: of one explanation.
         batch_size: vectors handed over together; what suits the verbalizers' engine when None.
         seed: of all randomness.
+        nulls: how many directions that mean nothing are said besides, in a folder "nulls" in the run's, for agreement
+            of verbalizers to stand beside (see ``dragoman.rank``); 0, or 40 and more.
         confidence: a file of confidences, or a calibration; the confidences that lie beside the dictionary, if of this
             pair, when None.
         dtype: what is opened here computes in.
@@ -155,7 +159,10 @@ def explain(
         options, fitted = common.options, common.fitted
         if isinstance(what, Activations):
             prompted.refuse_of_features(options, features=features, confidence=confidence)
+            if nulls:
+                raise Refusal("nulls of activations", "agreement is told of features", "leave nulls out")
         check_run(out)
+        check_nulls(nulls)
         common.check()
         common.texts.tell(talk)
         chosen, later = (what, None) if isinstance(what, Activations) else chosen_of(what, features, options, fitted)
@@ -178,7 +185,7 @@ def explain(
             how = (options, fitted, out, settings_of)
             return Run(refuse_ended(prompted.written(chosen, readings, common.open_by, common.open_native, *how)))
         refuse_uncalibrated(confidence, chosen.dictionary, target, options, common.open_by)
-        return common.explained(chosen, later, out, talk)
+        return common.explained(chosen, later, out, talk, nulls=nulls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +309,7 @@ class Common:
             device=self.how["device"], talk=talk, once=True, held=self.held, workers=partial(nullcontext, self.pool),
         )  # fmt: skip
 
-    def explained(self, chosen: Features, later: Asked | None, out: Path, talk: Talk) -> Run:
+    def explained(self, chosen: Features, later: Asked | None, out: Path, talk: Talk, *, nulls: int = 0) -> Run:
         """Cross, say, check; ``later``: words that only firings tell. Refused as the module says."""
         options, fitted, by, native = self.options, self.fitted, self.open_by, self.open_native
         readings = self.readings(chosen.directions.site, talk)
@@ -314,6 +321,8 @@ class Common:
             tell_dead(chosen.directions, talk)
         how = self.settings | {"labels": chosen.dictionary.labels_ref, **chosen.dictionary.read_as}
         folder = written_run(chosen, crossing, readings, by, native, options, out, how, self.confidence)
+        if nulls:
+            say_nulls(folder, nulls, crossing, readings, {"by": by} | ({"native": native} if native else {}), options)
         add_claims(folder, talk.say, device=self.how["device"])
         add_confidence(folder, self.confidence, talk.say, device=self.how["device"])
         return Run(refuse_ended(folder))

@@ -41,6 +41,7 @@ from dragoman.store.streams import read_members
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
 RUNS = "runs.json"  # of a folder of runs, see `runsets`
+NULLS = "nulls"  # a folder in a run's: a run of directions that mean nothing, by the same verbalizers
 LOG = "log.txt"  # what was said while the run was made; it decides nothing
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
