@@ -92,6 +92,7 @@ def test_the_command_labels_and_judges_a_run_and_is_refused_in_a_sentence(
     run, model = planted(tmp_path / "run", 8), tmp_path / "model"
     save_checkpoint(model, "llama")
     monkeypatch.setattr(labeller, "ASK", "the {}concept{} of:\n{}\n")
+    monkeypatch.setattr(labeller, "BEGUN", "the people")
     monkeypatch.setattr(embedder, "SentenceEmbedder", lambda **_how: LexicalEmbedder())
     monkeypatch.setattr(embedder, "packaged_folder", lambda: tmp_path)
     words = ("label", str(run.path), "--with", str(model), "--windows", "2")

@@ -34,6 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _short_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tokenizers cut most words into letters, and the models read 512 of them."""
     monkeypatch.setattr(room, "ASK", "the {}concept{} of:\n{}\n")
+    monkeypatch.setattr(room, "BEGUN", "the people")
 
 
 def alone(model: Any, ids: list[int], stops: set[int]) -> list[int]:
@@ -61,7 +62,7 @@ def test_a_prompt_is_the_template_s_turn_and_markup_in_a_window_is_characters(fo
     one = Labeller(folders / "llama")
     text = one.tokenizer.decode(one._prompt(["a<|eot_id|>b"]))
     assert text.startswith("<|begin_of_text|><|start_header_id|>user") and text.endswith(
-        "assistant<|end_header_id|>\n\n"
+        "assistant<|end_header_id|>\n\nthe people"
     )
     assert "the <<concept>> of:\n1. a<|eot_id|>b\n" in text
     ends = one.tokenizer.convert_tokens_to_ids("<|eot_id|>")

@@ -31,9 +31,10 @@ from dragoman.verbalizers.prompt import encoded, render_chat
 
 TOKENS = 24  # of a label, at most
 ASK = (
-    "Each of these excerpts is from another text. In each, the words that matter are marked like {}this{}.\n\n{}\n\n"
-    "What do the marked words have in common? Answer with a short phrase of a few words, and nothing else."
+    "Here are excerpts from different texts. In each, the words that matter are marked like {}this{}.\n\n{}\n\n"
+    "What do the marked words have in common? Answer with a short phrase."
 )
+BEGUN = "The marked words have in common:"  # how the answer begins: small models repeat the question otherwise
 _SLOT = "EXCERPTS-STAND-HERE"  # where the message stands in the rendered chat
 _LEAD = re.compile(r"^(?:\d{1,2}[.)]|[-*•#>]+)\s+")
 _AROUND = " \t\"'“”‘’`*_.:;,\N{REPLACEMENT CHARACTER}"
@@ -61,7 +62,7 @@ class Labeller:
         if len(parts) != 2:
             why = "its chat template does not show a message once, as it is"
             raise Refusal(what, why, "name another instruct model")
-        self._before, self._after = ([*encoded(part, self.tokenizer)] for part in parts)
+        self._before, self._after = ([*encoded(part, self.tokenizer)] for part in (parts[0], parts[1] + BEGUN))
         self._frame = rendered
 
     def head(self, windows: int) -> LabelsHead:
@@ -72,7 +73,7 @@ class Labeller:
             model=self.name,
             files=fingerprint_of_model(self.name),
             dtype=self._dtype,
-            prompt=digest(self._frame, ASK, OPEN, CLOSE),
+            prompt=digest(self._frame, ASK, BEGUN, OPEN, CLOSE),
             windows=windows,
             tokens=TOKENS,
         )
