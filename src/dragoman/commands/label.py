@@ -26,11 +26,12 @@ def label(
             "--with",
             callback=named,
             metavar="MODEL",
-            help="An instruct model with a chat template: tiny-smollm2, a folder, or a hub id that is here.",
+            help="An instruct model with a chat template: tiny-smollm2, a folder, or a hub id.",
         ),
     ],
     windows: Annotated[
-        int, typer.Option(metavar="N", help="Windows of a feature that it is shown, of half of all at most.", min=2)
+        int,
+        typer.Option(metavar="N", help="The most windows of a feature that it is shown, out of half of them.", min=2),
     ] = 8,
     dtype: Dtype = "float32",
     device: Device = "cpu",

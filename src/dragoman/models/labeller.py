@@ -1,6 +1,6 @@
 """A language model that is shown excerpts with marked words, and says in a few words what the marked ones share.
 
-In: an instruct model (packaged name, folder or hub id that is here), excerpts. Out: labels, by greedy decoding: the
+In: an instruct model (packaged name, folder or hub id), excerpts. Out: labels, by greedy decoding: the
 same model, excerpts, batch and device, the same words. Refuses a model without a chat template, or whose template does
 not show a message as it is, prompts beyond its context, and what opening a model refuses.
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, public_address
 from dragoman.measures.excerpts import CLOSE, OPEN
 from dragoman.models.choose import Ending
 from dragoman.models.encode import encode_as_characters
@@ -70,7 +70,7 @@ class Labeller:
         return LabelsHead(
             format=FORMAT,
             holds="labels from contexts",
-            model=self.name,
+            model=public_address(self.name),
             files=fingerprint_of_model(self.name),
             dtype=self._dtype,
             prompt=digest(self._frame, ASK, BEGUN, OPEN, CLOSE),

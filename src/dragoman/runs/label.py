@@ -84,7 +84,7 @@ def label(
 
     Args:
         run: a run, or its folder.
-        model: an instruct model: a packaged name, a folder, or a hub id that is here; or what makes labels.
+        model: an instruct model: a packaged name, a folder, or a hub id; or what makes labels.
         windows: the most of a feature that it is shown.
         dtype: the model computes in.
         device: the model runs on.
