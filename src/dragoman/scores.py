@@ -163,7 +163,7 @@ class LabelScores(Record):
     """Do labels from contexts tell where features fire, in windows that they were not made from? And the run's texts?
 
     ``model``: which made the labels; ``label``: what ``table`` and ``per_feature`` call them. ``over``: by how much the
-    texts of each condition tell these windows apart better than the labels do.
+    texts of each condition do better than the labels, each less what dealt ones reach on the same windows.
     """
 
     embedder: str

@@ -20,6 +20,7 @@ from dragoman.scores import FORMAT, DetectionRate, FeatureDetection, LabelScores
 from dragoman.scoring.judge import embedded_contexts
 from dragoman.scoring.judged_run import FEWEST, CachedEmbedder, JudgedRun
 from dragoman.stats.intervals import mean_estimate
+from dragoman.stats.lift import doubly_centred_lift
 from dragoman.stats.roc import detection_estimate, detection_per_feature, detection_table
 from dragoman.store import RunFolder
 from dragoman.store.labels import ContextLabels, read_labels
@@ -39,6 +40,7 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
     said |= {c: run.texts[c] for c, entry in run.entries.items() if not entry.is_null}
     table, over = list[DetectionRate](), list[PairedDifference]()
     each: dict[str, dict[str, FeatureDetection]] = {}
+    lifts: dict[str, dict[str, float]] = {}  # over dealt ones: longer texts have more in common with any window
     for place, (condition, texts) in enumerate(said.items()):
         features = [name for name in contexts if name in texts]
         if len(features) < FEWEST:
@@ -51,9 +53,13 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
             name: FeatureDetection.of({"feature": name, **one}, f"detection of feature {name}")
             for name, one in zip(features, detection_per_feature(found, own), strict=True)
         }
+        lifts[condition] = dict(zip(features, doubly_centred_lift(found).tolist(), strict=True))
         if condition != LABEL and LABEL in each:
-            more = np.array([each[condition][name].auroc - each[LABEL][name].auroc for name in features])
-            how = {"statistic": "mean paired difference of AUROC", "null": "text and label are exchangeable"}
+            more = np.array([lifts[condition][name] - lifts[LABEL][name] for name in features])
+            how = {
+                "statistic": "mean paired difference of AUROC over dealt ones",
+                "null": "text and label exchangeable",
+            }
             over.append(PairedDifference(**asdict(mean_estimate(more, rng, **how)), what=f"{condition} minus {LABEL}"))
     if LABEL not in each:
         return None
