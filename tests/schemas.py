@@ -21,6 +21,7 @@ from dragoman.doctor.finding import Finding
 from dragoman.maps.artifact import CrossingIndex
 from dragoman.records import ConditionEntry, Row
 from dragoman.runs.forecast import Forecast
+from dragoman.runs.label import Labelled
 from dragoman.runs.match import Matching
 from dragoman.scores import Scores
 from dragoman.store.runsets import RunSet
@@ -32,7 +33,11 @@ TEXT, NUMBER, OBJECTS = {"type": "string"}, {"type": "number"}, {"type": "array"
 TEXTS = {"type": "array", "items": TEXT}
 # What an object is made of, and what is added to it where it is printed.
 OF: dict[str, tuple[Any, dict[str, Any]]] = {
-    "row": (Row, {"run": TEXT, "reading": TEXT, "confidence": {"type": "object"}, "short": TEXT, "claims": OBJECTS}),
+    "row": (
+        Row,
+        {"run": TEXT, "reading": TEXT, "confidence": {"type": "object"}, "short": TEXT, "claims": OBJECTS}
+        | {"context_label": {"type": "object"}},
+    ),
     "condition": (ConditionEntry, {}),
     "scores": (Scores, {"run": TEXT}),
     "crossing": (CrossingIndex, {}),
@@ -48,6 +53,7 @@ OF: dict[str, tuple[Any, dict[str, Any]]] = {
     "recommendation": (Recommendation, {"rank": {"type": "integer"}, "checkpoint": {"type": "object"}}),
     "reliability": (checked.Reliability, {"confidences": TEXT}),
     "matching": (Matching, {}),
+    "labels": (Labelled, {}),
     "calibration": (calibration.Reliability, {"calibration": TEXT}),
     "findings": (
         None,

@@ -22,6 +22,7 @@ from dragoman.commands.doctor import doctor
 from dragoman.commands.examples import examples
 from dragoman.commands.explain import explain
 from dragoman.commands.export import export
+from dragoman.commands.label import label
 from dragoman.commands.match import match
 from dragoman.commands.printing import put, put_record, talking, tell
 from dragoman.commands.rank import rank
@@ -226,7 +227,7 @@ def report(
         put(f"page: {page}")
 
 
-for command in (view, compare, rank, match, serve, checkpoints, doctor, export):
+for command in (label, view, compare, rank, match, serve, checkpoints, doctor, export):
     app.command(cls=Command, epilog=examples(command.__name__))(command)
 app.add_typer(confidence_commands, name="confidence")
 

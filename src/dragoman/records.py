@@ -225,6 +225,36 @@ class Row(Record):
     token: PromptToken | None = None
 
 
+class LabelsHead(Record):
+    """The first line of ``context_labels.jsonl``: what made the labels behind it.
+
+    ``model``: by its reference; ``files``: digest of all that decides it; ``dtype`` it computes in. ``prompt``: digest
+    of what is asked of it, chat template included. ``windows``: the most of a feature that it was shown; ``tokens``:
+    the most of a label.
+    """
+
+    format: Literal[1]
+    holds: Literal["labels from contexts"]
+    model: str
+    files: str
+    dtype: str
+    prompt: str
+    windows: int
+    tokens: int
+
+
+class ContextLabel(Record):
+    """What a language model made of windows of text in which a feature fires; no verbalizer has a part in it.
+
+    ``label``: its words, "" where it said nothing. ``windows``: how many it was shown, ``shown``: their digest.
+    """
+
+    feature: str
+    label: str
+    windows: int
+    shown: str
+
+
 def _null_name(value: object) -> object:
     """A null's name; its first word is enough ("random")."""
     return next((name for name in NULL_NAMES if value in (name, name.split()[0])), value)

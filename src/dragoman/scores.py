@@ -159,6 +159,21 @@ class Detection(Record):
     per_feature: Mapping[str, tuple[FeatureDetection, ...]]
 
 
+class LabelScores(Record):
+    """Do labels from contexts tell where features fire, in windows that they were not made from? And the run's texts?
+
+    ``model``: which made the labels; ``label``: what ``table`` and ``per_feature`` call them. ``over``: by how much the
+    texts of each condition do better than the labels, each less what dealt ones reach on the same windows.
+    """
+
+    embedder: str
+    model: str
+    label: str
+    table: tuple[DetectionRate, ...]
+    over: tuple[PairedDifference, ...]
+    per_feature: Mapping[str, tuple[FeatureDetection, ...]]
+
+
 class ReconstructionRow(Record):
     """What a reconstructor made of one condition's ``n`` texts."""
 
@@ -337,6 +352,7 @@ class Scores(Record):
     power: tuple[Power, ...] = ()
     ceiling: Ceiling | None = None
     detection: Detection | None = None
+    context_labels: LabelScores | None = None
     window_lift: Mapping[str, Estimate] = {}
     measures: Mapping[str, Mapping[str, Estimate]] = {}
     measured: Mapping[str, tuple[FeatureMeasures, ...]] = {}
@@ -358,6 +374,7 @@ class Scores(Record):
             "embedders",
             "ceiling",
             "detection",
+            "context_labels",
         )
         parts = (*parts, "reconstruction", "confidence", "claims", "generated")
         conditions = [row.condition for row in self.table] or list(self.window_lift)

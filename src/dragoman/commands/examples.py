@@ -32,6 +32,7 @@ _EXAMPLES = {
     ),
     "inspect": ("dragoman inspect pair",),
     "score": ("dragoman score runs/explain", "dragoman score runs/explain --steer --json"),
+    "label": ("dragoman label runs/explain --with tiny-smollm2", "dragoman label RUN --with MODEL --device cuda"),
     "view": ("dragoman view runs/explain", "dragoman view runs/a runs/b", "dragoman view runs/explain --bundle shared"),
     "compare": (
         "dragoman compare runs/a runs/b -o compared.html",

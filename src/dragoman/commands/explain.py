@@ -13,7 +13,7 @@ import typer
 
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import put, put_record, talking
-from dragoman.commands.show import show_calibration, show_rows, with_scores
+from dragoman.commands.show import rows_of, show_calibration, show_rows
 from dragoman.commands.verdict import show_believed
 from dragoman.commands.words import (
     CROSSES,
@@ -359,7 +359,7 @@ def explain(
             **how,
         )
         page = run.write_page()
-    rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
+    rows = rows_of(run.folder)
     if as_json:
         for row in rows:
             put_record("row", row)

@@ -48,6 +48,7 @@ VERSIONS = {
     "bundle": 1,
     "calibration": 1,
     "matching": 1,
+    "labels": 1,
 }
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dragoman.commands.boundary import end_refused
 from dragoman.commands.forecast import show_forecast
 from dragoman.commands.printing import console, put, put_record, styled, talking
-from dragoman.commands.show import show_calibration, show_rows, with_scores
+from dragoman.commands.show import rows_of, show_calibration, show_rows
 from dragoman.commands.verdict import show_believed
 from dragoman.core import Refusal, Talk
 
@@ -90,7 +90,7 @@ def _explain(
 def _show(one: Named, run: Run, *, as_json: bool) -> None:
     """One run, as ``explain`` of its dictionary alone shows it."""
     page = run.write_page()
-    rows = with_scores(run.folder.rows(), run.folder.scores, run.manifest)
+    rows = rows_of(run.folder)
     if as_json:
         for row in rows:
             put_record("row", {"run": one.name, **row})

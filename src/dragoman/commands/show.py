@@ -16,20 +16,33 @@ if TYPE_CHECKING:
     from dragoman.core import Estimate
     from dragoman.records import Record, Row
     from dragoman.report.opened import HeldOut, Manifest
-    from dragoman.scores import AgainstNull, Ceiling, ConfidenceScores, Detection, Reconstruction, Scores
+    from dragoman.scores import (
+        AgainstNull,
+        Ceiling,
+        ConfidenceScores,
+        DetectionRate,
+        LabelScores,
+        Reconstruction,
+        Scores,
+    )
+    from dragoman.store import RunFolder
+    from dragoman.store.labels import ContextLabels
 
     Json = Mapping[str, object]
     R = TypeVar("R", bound=Record)
 
 
 _AROUND = 100  # characters of a prompt shown before and after its token
-_MORE = ("reading", "confidence", "short", "claims")  # what `with_scores` adds to a row
+_MORE = ("reading", "confidence", "short", "claims", "context_label")  # what `with_scores` adds to a row
 
 
-def with_scores(rows: Sequence[Json], scores: Json | None, manifest: Json | None = None) -> list[dict[str, object]]:
+def with_scores(
+    rows: Sequence[Json], scores: Json | None, manifest: Json | None = None, labels: ContextLabels | None = None
+) -> list[dict[str, object]]:
     """The rows as JSON with the ``reading`` of their condition, where it is one.
 
-    First samples have their ``confidence``, and their ``short`` label and ``claims``, where the run was scored so.
+    First samples have their ``confidence``, and their ``short`` label and ``claims``, where the run was scored so, and
+    the feature's ``context_label`` and whose it is.
     """
     from dragoman.report.claims import claims_by_row
     from dragoman.report.opened import entries_of
@@ -52,8 +65,17 @@ def with_scores(rows: Sequence[Json], scores: Json | None, manifest: Json | None
         if row["sample"] == 0 and at in claims:
             told = claims[at].to_json()
             more |= {"short": told["label"], "claims": told["claims"]}
+        if row["sample"] == 0 and labels is not None and at[1] in labels.by_feature:
+            more["context_label"] = {"label": labels.by_feature[at[1]].label, "model": labels.head.model}
         made.append({**row, **more})
     return made
+
+
+def rows_of(run: RunFolder) -> list[dict[str, object]]:
+    """A run's rows, with all that its folder tells of them."""
+    from dragoman.store.labels import read_labels
+
+    return with_scores(run.rows(), run.scores, run.manifest, read_labels(run))
 
 
 def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
@@ -83,6 +105,10 @@ def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
             )
         for row, more in some:
             _show_row(row, more)
+        own = some[0][1].get("context_label")
+        if isinstance(own, Mapping):
+            head = styled(f"label from contexts by {own['model']}, not the verbalizer's:", "dim")
+            console().print(head, styled(f"{own['label'] or 'nothing'}\n"))
         _show_absent(f"{feature} {some[0][0].label}", absences.get(feature, {}))
     for feature, whys in absences.items():
         if feature not in typed:
@@ -157,8 +183,7 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     _show_measures(judged.measures)
     if judged.window_lift:
         _show_window_lift(judged.window_lift)
-    if judged.detection:
-        _show_detection(judged.detection)
+    _show_windows(judged)
     if judged.reconstruction:
         show_reconstruction(judged.reconstruction)
     _show_differences(judged)
@@ -242,14 +267,31 @@ def _show_window_lift(lifts: Mapping[str, Estimate]) -> None:
         console().print(f"lift: {first.statistic}; null: {first.null}; {first.method}", style="dim")
 
 
-def _show_detection(detection: Detection) -> None:
+def _show_windows(scores: Scores) -> None:
+    """What texts, and labels from contexts, tell of windows of text."""
+    if scores.detection:
+        _show_detection("telling windows where the feature fires from others", scores.detection.table)
+    if scores.context_labels:
+        show_label_scores(scores.context_labels)
+
+
+def _show_detection(title: str, table: Sequence[DetectionRate]) -> None:
     """How well each condition's texts tell where their features fire, beside other features' texts."""
     rows = []
-    for row in detection.table:
+    for row in table:
         interval, others = f"[{row.low:.3f}, {row.high:.3f}]", f"{row.extra['others']:.3f}"
         rows.append([row.condition, str(row.features), f"{row.value:.3f}", interval, others, f"{row.p:.2g}"])
     heads = ("condition", "features", "AUROC", "95 % interval", "others' texts", "p")
-    show_table("telling windows where the feature fires from others", heads, rows)
+    show_table(title, heads, rows)
+
+
+def show_label_scores(scores: LabelScores) -> None:
+    """What labels from contexts are worth, and whether the run's texts are worth more."""
+    from dragoman.report.words import beside_labels
+
+    _show_detection(f"on windows that {scores.model} was not shown, labels it made from others and texts", scores.table)
+    for one in scores.over:
+        console().print(f"{one.what}: {one}, p {one.p:.2g}, n {one.n}: {beside_labels(one)}")
 
 
 def show_reconstruction(reconstruction: Reconstruction | Json) -> None:

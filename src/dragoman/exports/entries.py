@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dragoman.core import Refusal
+from dragoman.exports.names import without_folders
 from dragoman.neuronpedia import short_label
 from dragoman.records import Card, TokenWindow
 from dragoman.report.claims import claims_by_row, confidences_by_row
@@ -28,6 +29,7 @@ class Entry:
     ``checked``: whether anything was. ``confidence``: the probability that it is right, and ``answered`` whether that
     is enough, None where none is calibrated. ``status``, ``why`` and ``route``: of its crossing, ``card``: all of it.
     ``tokens``: how many it has. ``lift``: of a first sample. ``prompt``, ``token`` and ``position``: of an activation.
+    ``context_label``: of the feature, no verbalizer's, by the model ``context_label_by``.
     """
 
     feature: str
@@ -52,6 +54,8 @@ class Entry:
     prompt: str | None
     token: str | None
     position: int | None
+    context_label: str | None
+    context_label_by: str | None
 
     @property
     def brief(self) -> str:
@@ -88,6 +92,7 @@ def entries_of_run(
         at, entry = (row.condition, row.feature), known[row.condition]
         confidence, checked = (confidences.get(at), claims.get(at)) if row.sample == 0 else (None, None)
         card, token = row.card, row.token
+        own = run.labels.get(row.feature)
         entries.append(
             Entry(
                 feature=row.feature,
@@ -112,6 +117,8 @@ def entries_of_run(
                 prompt=token.prompt if token else None,
                 token=token.token if token else None,
                 position=token.position if token else None,
+                context_label=own.label if own else None,
+                context_label_by=without_folders(run.labelled_by) if own else None,
             )
         )
     return entries

@@ -49,6 +49,8 @@ _MEANING = {
     "prompt": "of an activation: the prompt it was read in",
     "token": "of an activation: the token it was read at",
     "position": "of an activation: which token that is",
+    "context_label": "what a language model said of texts in which the feature fires; no verbalizer's",
+    "context_label_by": "that model",
     **{f"card_{name}": f"of the crossing: {meaning}" for name, (_, meaning) in DIAGNOSTICS.items()},
     "card_route_why": "why it came by that route",
 }

@@ -118,6 +118,22 @@ def encode_filled(tokenizer: Any, fill: Callable[[str], str], text: str, *, spec
     return list(_as_characters(tokenizer, named).encode(whole, add_special_tokens=special).ids)
 
 
+def encode_as_characters(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text that stands in a prompt: its markup is characters, and nothing is added before or after it.
+
+    Raises:
+        Refusal: half a character, or markup that cannot be taken as characters.
+    """
+    refuse_halves(text, "a text")
+    markup = markup_of(tokenizer)
+    with opening(_name(tokenizer), "its tokenizer cannot encode the text"):
+        told = _as_characters(tokenizer, markup).encode(text, add_special_tokens=False)
+    left = _written(told.ids, told.offsets, markup)
+    if left is not None:
+        raise Refusal("a text", f"its tokenizer makes one token of '{left}' in it", "leave that text out")
+    return list(told.ids)
+
+
 def _name(tokenizer: Any) -> str:
     """What the tokenizer was opened from."""
     return str(getattr(tokenizer, "name_or_path", "") or "the tokenizer")

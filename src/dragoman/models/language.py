@@ -96,7 +96,7 @@ class Judge:
         with torch.random.fork_rng(devices=cuda):
             for start in range(0, len(jobs), batch_size):
                 piece = jobs[start : start + batch_size]
-                ids, mask = _padded([prompt for _, prompt in piece], left=True)
+                ids, mask = padded([prompt for _, prompt in piece], left=True)
                 torch.manual_seed(int(digest(str(seed), str(start))[:15], 16))
                 said = model.generate(
                     input_ids=ids.to(model.device),
@@ -199,8 +199,8 @@ class Judge:
     def _batch(self, ids: Sequence[tuple[Ids, Ids]]) -> list[Floats]:
         """Log-probabilities of the second ids after the first, nats, and after those before them."""
         device = self.model.device
-        padded, mask = _padded([a + b for a, b in ids], left=False)
-        hidden = hidden_rows(self.model, padded.to(device), mask.to(device))
+        rows, mask = padded([a + b for a, b in ids], left=False)
+        hidden = hidden_rows(self.model, rows.to(device), mask.to(device))
         where = [(row, len(a) + k - 1, b[k]) for row, (a, b) in enumerate(ids) for k in range(len(b))]
         row, position, token = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
         parts = []
@@ -219,14 +219,14 @@ def most_surprised(rises: NDArray[Any], most: int = 3) -> float:
     return float(np.sort(rises)[-most:].mean()) if len(rises) else 0.0
 
 
-def _padded(ids: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(ids: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (b, T) of texts, and a mask that is 1 at them."""
     width = max(map(len, ids))
-    padded, mask = torch.zeros((len(ids), width), dtype=torch.long), torch.zeros((len(ids), width), dtype=torch.long)
+    rows, mask = torch.zeros((len(ids), width), dtype=torch.long), torch.zeros((len(ids), width), dtype=torch.long)
     for row, own in enumerate(ids):
         place = slice(width - len(own), width) if left else slice(len(own))
-        padded[row, place], mask[row, place] = torch.tensor(own), 1
-    return padded, mask
+        rows[row, place], mask[row, place] = torch.tensor(own), 1
+    return rows, mask
 
 
 def generation_table(

@@ -104,11 +104,20 @@ class Crossed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContextLabelShown:
+    """What ``model`` said from texts in which a feature fires; ``areas``: of it and of texts, on windows held back."""
+
+    label: str
+    model: str
+    areas: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureCard:
     """Everything the page says of one direction; ``anchor`` is its place, ``head`` the text that speaks for it.
 
     ``windows``: of the texts that were read, where it fires most, strongest first; of a run without readings.
-    ``token``: of an activation, where it was read.
+    ``token``: of an activation, where it was read. ``context_label``: no verbalizer's, where one was made.
     """
 
     id: str
@@ -127,6 +136,7 @@ class FeatureCard:
     control: bool
     flagged: bool
     token: PromptToken | None = None
+    context_label: ContextLabelShown | None = None
 
     @property
     def marks(self) -> str:
@@ -170,6 +180,8 @@ class _Lookup:
         self.claims = claims_by_row(scores)
         self.scores = {(c, one.feature): one for c, some in scores.per_feature.items() for one in some}
         back, sure = scores.reconstruction, scores.confidence
+        by_windows = scores.context_labels.per_feature if scores.context_labels else {}
+        self.areas = {name: {one.feature: one.auroc for one in some} for name, some in by_windows.items()}
         self.among = {row.condition: row.n for row in back.table} if back else {}
         self.read_back = {(c, one.feature): one for c, some in back.per_feature.items() for one in some} if back else {}
         self.sure = {(c, one.feature): one for c, some in sure.per_feature.items() for one in some} if sure else {}
@@ -192,6 +204,16 @@ class _Lookup:
             evidence=evidence_of(self.run, feature, condition, card) if reading and rows else Evidence(),
             absent=self.run.manifest.absent(feature, condition) or "not in this run",
             status=status,
+        )
+
+    def context_label(self, feature: str) -> ContextLabelShown | None:
+        """The label that was made from windows in which it fires."""
+        if feature not in self.run.labels:
+            return None
+        return ContextLabelShown(
+            label=self.run.labels[feature].label,
+            model=self.run.labelled_by,
+            areas=[(title(name), by[feature]) for name, by in self.areas.items() if feature in by],
         )
 
     def unmapped(self, condition: str, card: Card) -> bool:
@@ -232,6 +254,7 @@ def _card(feature: str, where: int, by_condition: Mapping[str, list[Row]], looku
         control=control,
         flagged=any(one.rows[0].problems for one in shown if one.rows),
         token=first.token,
+        context_label=None if control else lookup.context_label(feature),
     )
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
-from dragoman.records import ConditionEntry, Record, Row, TokenWindow, distrust_of
+from dragoman.records import ConditionEntry, ContextLabel, Record, Row, TokenWindow, distrust_of
 from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
 from dragoman.scores import FORMAT, Scores
 from dragoman.store import RunFolder
 from dragoman.store.firing import read_tokens
+from dragoman.store.labels import read_labels
 from dragoman.store.manifests import short_of
 
 
@@ -166,7 +167,8 @@ class ShownRun:
 
     ``contexts``: windows of text by feature, perhaps with the shares of its activation by word and by form. ``lens``:
     by condition and feature, the words that the source's row and what was carried of it write most. ``tokens``: by
-    feature, the tokens of its firing windows, where the run keeps them.
+    feature, the tokens of its firing windows, where the run keeps them. ``labels``: from contexts, by
+    feature, where ``labelled_by`` made some.
     """
 
     manifest: Manifest
@@ -178,6 +180,8 @@ class ShownRun:
     contexts: Mapping[str, Mapping[str, Any]]
     lens: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
     tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
+    labels: Mapping[str, ContextLabel] = field(default_factory=dict)
+    labelled_by: str = ""
 
     @property
     def unfinished(self) -> str:
@@ -199,7 +203,7 @@ class ShownRun:
         rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.rows(), 1)]
         if not rows:
             raise Refusal(where, "it holds no explanation yet", "finish the run first")
-        scores = run.scores
+        scores, labels = run.scores, read_labels(run)
         return cls(
             manifest=Manifest.of(run.manifest, manifest),
             in_full=run.manifest,
@@ -210,4 +214,6 @@ class ShownRun:
             contexts=(run.contexts if windows else None) or {},
             lens=(run.lens if windows else None) or {},
             tokens=read_tokens(run) if windows else {},
+            labels=labels.by_feature if labels else {},
+            labelled_by=labels.head.model if labels else "",
         )

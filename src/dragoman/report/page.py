@@ -246,6 +246,7 @@ def environment(*folders: Path) -> Environment:
         glyph=figures.glyph,
         diagnostics=words.DIAGNOSTICS,
         measures=words.MEASURES,
+        beside_labels=words.beside_labels,
         known_statuses=words.STATUSES,
         guess=tables.GUESS,
         mark=tables.mark,

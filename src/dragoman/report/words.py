@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dragoman.core import Estimate
 from dragoman.records import ENDED, UNUSABLE_MAP, ConditionEntry
 from dragoman.verbalizers.protocol import STOCK_PHRASES
 
@@ -168,6 +169,15 @@ def title(condition: str) -> str:
 def problem_words(problem: str) -> str:
     """A flag and what it means; one nobody knows stands alone."""
     return f"{problem} ({PROBLEMS[problem]})" if problem in PROBLEMS else problem
+
+
+def beside_labels(over: Estimate) -> str:
+    """Whether texts tell more than labels from contexts, by how much they do (`LabelScores.over`)."""
+    if over.low > 0:
+        return "these texts tell more than a label from contexts"
+    if over.high < 0:
+        return "a label from contexts tells more than these texts"
+    return "these texts do not beat a label from contexts"
 
 
 BACKGROUND_ALONE = "its row there is nothing but background, so nothing of it is explained"

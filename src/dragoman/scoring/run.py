@@ -33,6 +33,7 @@ from dragoman.scoring.confidence import Say, confidence_scores, confidence_set, 
 from dragoman.scoring.generation import Generated, generation_scores, generative
 from dragoman.scoring.judge import judge_run
 from dragoman.scoring.judged_run import JudgedRun
+from dragoman.scoring.labels import with_labels
 from dragoman.scoring.measures import measure_scores, with_measured
 from dragoman.scoring.reconstruction import sought_directions
 from dragoman.scoring.steering import steerable, steering_scores, with_measure, with_steering
@@ -102,6 +103,7 @@ def score_run(
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
         scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
+        scores = with_labels(scores, run, embedder, seed=seed)
     if calibration is not None:
         scores = scores.model_copy(update=calibrated_claims(run, calibration, scores.claims, embedder))
     if confidences is not None:

@@ -27,13 +27,14 @@ from dragoman.store import RunFolder, held, refusing
 from dragoman.store.cells import whole
 from dragoman.store.files import uncollected
 from dragoman.store.firing import token_places
+from dragoman.store.labels import LABELS, read_labels
 from dragoman.store.manifests import short_of
 from dragoman.store.rowfile import RowFile, each_row, own_members
 from dragoman.store.runs import TOKENS
 from dragoman.store.streams import json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
-from dragoman.view.part import CONTEXTS, LENS, Source, shown_run
+from dragoman.view.part import CONTEXTS, LABEL, LENS, Source, shown_run
 from dragoman.view.scored import KINDS, nothing_scored, read_scores
 
 _BATCH = 256  # features held at a time
@@ -150,6 +151,7 @@ class _Builder:
         scores = self._scores()
         self._windows()
         self._lens()
+        self._labels()
         self._tokens()
         database.execute("CREATE INDEX rows_of ON rows (feature)")
         database.execute("CREATE INDEX features_of ON features (id)")
@@ -237,6 +239,14 @@ class _Builder:
                         self._part(feature, LENS, condition, stream.value())
 
         self._perhaps(path, [LENS], read)
+
+    def _labels(self) -> None:
+        def read() -> None:
+            if (found := read_labels(self.run)) is not None:
+                for feature, one in found.by_feature.items():
+                    self._part(feature, LABEL, found.head.model, one.to_json())
+
+        self._perhaps(self.run.path / LABELS, [LABEL], read)
 
     def _tokens(self) -> None:
         """Where each feature's activations stand."""

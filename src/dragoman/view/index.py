@@ -18,12 +18,22 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dragoman.store import RunFolder, cache_root, digest, refusing
+from dragoman.store.labels import LABELS
 from dragoman.store.runs import TOKENS
 
-FORMAT = 4
+FORMAT = 5
 NAME = "index.sqlite"
 HEAD = -1  # in place of a condition's number: the text that speaks for a feature
-READ = ("manifest.json", "rows.jsonl", "scores.json", "contexts.json", "lens.json", "vectors.safetensors", TOKENS)
+READ = (
+    "manifest.json",
+    "rows.jsonl",
+    "scores.json",
+    "contexts.json",
+    "lens.json",
+    "vectors.safetensors",
+    TOKENS,
+    LABELS,
+)
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value);

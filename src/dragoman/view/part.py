@@ -14,15 +14,16 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from dragoman.records import ConditionEntry, Record
+from dragoman.records import ConditionEntry, ContextLabel, Record
 from dragoman.report.opened import Manifest, ShownRun
 from dragoman.report.words import Controls
 from dragoman.scores import Scores
 from dragoman.store import RunFolder
+from dragoman.store.labels import LABELS
 from dragoman.store.rowfile import RowFile
 from dragoman.view.scored import KINDS, of_features, record_of
 
-CONTEXTS, LENS = "contexts", "lens"
+CONTEXTS, LENS, LABEL = "contexts", "lens", "context label"
 
 
 class Windows(Record):
@@ -77,6 +78,8 @@ def shown_run(
     contexts: dict[str, Any] = {}
     lens: dict[str, dict[str, Any]] = {}
     records: list[tuple[str, str, Record]] = []
+    labels: dict[str, ContextLabel] = {}
+    labelled_by = ""
     parts = database.execute(f"SELECT feature, part, condition, told FROM parts WHERE {where} ORDER BY rowid", asked)
     for n, part, condition, told in parts:
         if n not in named:
@@ -87,6 +90,9 @@ def shown_run(
             contexts[named[n]] = Windows.read(told, f"{run.path}/contexts.json").to_json()
         elif part == LENS and whole:
             lens.setdefault(condition, {})[named[n]] = LensWords.read(told, f"{run.path}/lens.json").to_json()
+        elif part == LABEL and whole:
+            labelled_by = condition
+            labels[named[n]] = ContextLabel.read(told, f"{run.path}/{LABELS}")
     return ShownRun(
         manifest=source.manifest,
         in_full=run.manifest,
@@ -96,4 +102,6 @@ def shown_run(
         scores=of_features(scores, records),
         contexts=contexts,
         lens=lens,
+        labels=labels,
+        labelled_by=labelled_by,
     )

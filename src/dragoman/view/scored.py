@@ -36,6 +36,7 @@ _NESTED: Mapping[str, type[Record]] = {
     "confidence": FeatureConfidence,
     "reconstruction": FeatureReadBack,
     "detection": FeatureDetection,
+    "context_labels": FeatureDetection,
 }
 KINDS = {**_LISTED, **_NESTED}
 
