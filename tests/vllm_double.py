@@ -197,7 +197,7 @@ def serving(double: ServedDouble) -> Iterator[str]:
     """Inside, it serves; the word that names it as an engine."""
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"double": double}))
     double.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield f"vllm:{double.url}"
