@@ -108,9 +108,14 @@ def head_of(seed: int = 7, *, bias: bool = True) -> dict[str, torch.Tensor]:
     return head | ({"bias": torch.randn(WIDTH, generator=generator)} if bias else {})
 
 
+@cache
+def _suffix(family: str) -> tuple[int, ...]:
+    """Ids of what stands behind an explanation, but for the first, which it may share."""
+    return tuple(tokenizer_for(family).encode("</text> <summary>", add_special_tokens=False)[1:])
+
+
 def sidecar_of(family: str, base: str, **more: Any) -> dict[str, Any]:
     """nla_meta.yaml of a reconstructor, schema version 2."""
-    suffix = tokenizer_for(family).encode("</text> <summary>", add_special_tokens=False)
     return {
         "kind": "nla_model",
         "schema_version": 2,
@@ -119,7 +124,7 @@ def sidecar_of(family: str, base: str, **more: Any) -> dict[str, Any]:
         "d_model": WIDTH,
         "extraction_layer_index": BLOCK,
         "extraction": {"injection_scale": None, "mse_scale": WIDTH**0.5},
-        "tokens": {"critic_suffix_ids": suffix[1:]},
+        "tokens": {"critic_suffix_ids": list(_suffix(family))},
         "prompt_templates": {"ar": TEMPLATE},
         **more,
     }

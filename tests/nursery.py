@@ -165,16 +165,19 @@ def main(address: str) -> None:
     bound.bind(address + ".new")
     bound.listen()
     Path(address + ".new").rename(address)
+    gc.disable()  # all that is imported stays
     import torch
 
     import dragoman.commands.explain
     import dragoman.commands.serve  # noqa: F401
+    import killed_study  # noqa: F401
     from dragoman.models import embedder
     from embedded_once import opened
 
     torch.set_num_threads(1)
     vars(embedder)["SentenceEmbedder"] = opened
     # What is imported stays: a child that lets go of a model looks for garbage in what it has made, not in that.
+    gc.enable()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

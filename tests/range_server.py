@@ -171,7 +171,7 @@ def serving() -> Iterator[Served]:
     server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"served": served}))
     server.daemon_threads = True
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
     thread.start()
     try:
         yield served

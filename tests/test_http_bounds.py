@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,16 +109,29 @@ def test_silence_is_refused() -> None:
     assert len(odd.asked) == 2
 
 
-def test_a_slow_answer_whose_bytes_explain_it_is_read() -> None:
+def test_a_slow_answer_whose_bytes_explain_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, heard = list[float](), threading.Event()
+
+    def clock() -> float:
+        """Stands until bytes have come, since a busy machine may begin seconds late."""
+        return time.monotonic() - begun[0] if begun else 0.0
+
     def talk(send: Any, request: str, over: threading.Event) -> None:
-        send(head(Content_Length=str(40 * 4096)))
-        for _ in range(40):
-            time.sleep(0.1)
+        send(head(Content_Length=str(40 * 4096)) + b"x" * 30 * 4096)
+        heard.wait(60)
+        for _ in range(10):
+            time.sleep(0.06)
             send(b"x" * 4096)
 
-    http = Http(Bounds(grace=3, pace=20 << 10))  # a busy machine may begin seconds late
+    monkeypatch.setattr("dragoman.store.http.time", SimpleNamespace(monotonic=clock))
+    http = Http(Bounds(grace=0.3, pace=10 << 10))
     with odd_server(talk) as odd, http.get(odd.url) as answer:
-        assert len(answer.body(1 << 20)) == 40 * 4096  # 4 s, of which its bytes explain 8
+        pieces = answer.pieces(30 * 4096)
+        got = len(next(pieces))
+        begun.append(time.monotonic())
+        heard.set()
+        assert got + sum(map(len, pieces)) == 40 * 4096  # more than twice its grace, of which its bytes explain 12 s
+        assert clock() >= 2 * 0.3
     http.close()
 
 

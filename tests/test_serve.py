@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -383,20 +385,31 @@ def test_more_requests_than_may_wait_are_told_so(gated: tuple[Opened, Gate]) -> 
     client.worker.end()
 
 
-def test_work_that_is_late_is_given_up_and_the_next_is_answered(gated: tuple[Opened, Gate]) -> None:
+@pytest.fixture
+def late(gated: tuple[Opened, Gate], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes are over when the first batch has begun."""
+    from dragoman.serving import app, worker
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 120 * gated[1].begun.is_set())
+    for part in (app, worker):
+        monkeypatch.setattr(part, "time", clock)
+    monkeypatch.setattr(app, "_LOOK", 0.01)
+
+
+def test_work_that_is_late_is_given_up_and_the_next_is_answered(gated: tuple[Opened, Gate], late: None) -> None:
     opened, gate = gated
-    client = client_of(opened, seconds=1)
-    late = client.post("/explain", json={"features": ["3"]})
-    assert late.status_code == 504 and "it took too long" in late.json()["message"]
+    client = client_of(opened, seconds=60)
+    answer = client.post("/explain", json={"features": ["3"]})
+    assert answer.status_code == 504 and "it took too long" in answer.json()["message"]
     gate.open.set()
     until(lambda: not client.worker.busy)
     assert said(client.post("/explain", json={"features": ["4"]}))[0][2].startswith("Text about gate")
     client.worker.end()
 
 
-def test_a_late_request_says_no_more_batches(gated: tuple[Opened, Gate]) -> None:
+def test_a_late_request_says_no_more_batches(gated: tuple[Opened, Gate], late: None) -> None:
     opened, gate = gated
-    client = client_of(opened, seconds=1)
+    client = client_of(opened, seconds=60)
     body = {"features": ["1", "2", "3"], "samples": 1}
     opened_small = opened.options.__class__(batch_size=1, reading="writes")
     object.__setattr__(opened, "options", opened_small)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("fastapi", reason="run: pip install 'dragoman[serve]'")
+from dragoman.serving import app
 from dragoman.serving.app import _waited
 from dragoman.serving.worker import Check, Full, Job, Late, Unheard, Worker
 from records_of_logs import logged
@@ -53,7 +54,8 @@ def busy_worker(gate: threading.Event, waiting: int) -> tuple[Worker, Job]:
     return worker, job
 
 
-def test_who_has_gone_takes_no_place_in_the_line(gate: threading.Event) -> None:
+def test_who_has_gone_takes_no_place_in_the_line(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_LOOK", 0.01)
     worker, first = busy_worker(gate, 1)
     worked = list[str]()
     gone = worker.submit(lambda _check: worked.append("gone"), 60)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,17 +142,22 @@ def tokenizer_file(family: str) -> str:
 
 def tokenizer_of(family: str, *, merges: bool = True) -> PreTrainedTokenizerFast:
     """The family's tokenizer with its chat template; ``merges=False`` damages it to one token per character."""
-    content = json.loads(tokenizer_file(family))
-    if not merges:
-        content["model"]["merges"] = []
     named: dict[str, Any] = {"bos_token": BOS[family]} if BOS[family] else {}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        tokenizer_object=_inner(family, merges),  # which is copied there
         eos_token=EOS[family],
         chat_template=CHAT[family],
         clean_up_tokenization_spaces=False,
         **named,
     )
+
+
+@cache
+def _inner(family: str, merges: bool) -> Tokenizer:
+    content = json.loads(tokenizer_file(family))
+    if not merges:
+        content["model"]["merges"] = []
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def model_of(family: str, *, seed: int = 0, head_dim: int = 12) -> Any:
@@ -200,7 +206,12 @@ def _wrapped(text: Gemma3TextConfig) -> Any:
 
 
 def sidecar_of(family: str) -> dict[str, Any]:
-    """nla_meta.yaml of a tiny checkpoint, as kitft's schema version 2 writes it."""
+    """nla_meta.yaml of a tiny checkpoint, as kitft's schema version 2 writes it: the caller's own."""
+    return deepcopy(_sidecar(family))
+
+
+@cache
+def _sidecar(family: str) -> dict[str, Any]:
     tokenizer = tokenizer_of(family)
     marker = MARKER[family]
     (marker_id,) = tokenizer.encode(marker, add_special_tokens=False)
