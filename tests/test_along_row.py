@@ -37,8 +37,19 @@ def test_it_is_what_numpy_finds_token_by_token():
     shift = f[:, 3] @ centred / f[:, 3].sum()
     totals = np.bincount(documents, weights=f[:, 3])
     assert one["sharpness"] == pytest.approx(shift @ rows[3] / (centred @ rows[3]).std(), abs=1e-4)
-    assert one["cosine"] == pytest.approx(shift @ rows[3] / np.linalg.norm(shift), abs=1e-4)
-    assert one["share"] == pytest.approx(totals.sum() ** 2 / (totals**2).sum() / DOCUMENTS, abs=1e-6)
+    n_eff = totals.sum() ** 2 / (totals**2).sum()
+    length = np.sqrt(shift @ shift - np.sum(centred.var(axis=0)) / n_eff)
+    assert one["cosine"] == pytest.approx(shift @ rows[3] / length, abs=1e-4)
+    assert one["share"] == pytest.approx(n_eff / DOCUMENTS, abs=1e-6)
+
+
+def test_few_documents_do_not_take_a_row_further_from_where_its_feature_fires():
+    """A bare cosine with a mean over 24 documents is a quarter smaller than with one over all 120."""
+    x, rows, f, documents = stream()
+    few = documents < 24
+    whole, part = found(rows, f, x, documents), found(rows, f[few], x[few], documents[few])
+    ratio = np.mean([part[k]["cosine"] for k in whole]) / np.mean([whole[k]["cosine"] for k in whole])
+    assert ratio == pytest.approx(1, abs=0.05)
 
 
 def of_fakes(x, documents):

@@ -422,7 +422,7 @@ def test_random_directions_are_unit_reproducible_and_spread_evenly() -> None:
 def test_rows_come_to_unit_length_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
     whole, lengths = unit_rows(rows, "rows")
-    monkeypatch.setattr(core, "_BAND", 3)
+    monkeypatch.setattr(core, "BAND", 3)
     unit, norms = unit_rows(rows, "rows")
     assert unit.tobytes() == whole.tobytes() and norms.tobytes() == lengths.tobytes()
     assert not unit.flags.writeable and not norms.flags.writeable
