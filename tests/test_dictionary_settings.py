@@ -254,9 +254,26 @@ def test_a_switch_that_is_off_or_not_there_is_off(tmp_path: Path, name: str) -> 
 
 
 def test_settings_that_other_layouts_do_not_know_are_refused(tmp_path: Path) -> None:
-    for folder in (made.sparsify(tmp_path, normalize_io=True), made.gemma_scope_2(tmp_path, normalize_io=True)):
+    layouts = (made.sparsify, made.gemma_scope_2, made.llama_scope)
+    for folder in (make(tmp_path, normalize_io=True) for make in layouts):
         with pytest.raises(Refusal, match="what the setting normalize_io"):
             read_encoder(folder)
+
+
+def test_what_only_training_or_devices_go_by_says_nothing_of_a_llama_scope(tmp_path: Path) -> None:
+    """As its authors' published files have them."""
+    plain = read_encoder(made.llama_scope(tmp_path / "a"))
+    training = {"l1_coefficient": 8e-5, "init_encoder_with_decoder_transpose": True, "k_warmup_steps": 0.1, "lp": 1}
+    around = {"device": "cuda", "seed": 42, "dtype": "torch.bfloat16", "tp_size": 1, "sae_type": "sae"}
+    told = read_encoder(made.llama_scope(tmp_path / "b", **training, **around))
+    x = np.random.default_rng(0).normal(size=(5, plain.d_in)).astype(np.float32)
+    assert np.array_equal(told.encode(x), plain.encode(x))
+
+
+@pytest.mark.parametrize("kind", ["crosscoder", "clt", "lorsa", 1, True])
+def test_a_llama_scope_that_is_no_plain_sae_has_no_encoder_here(tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(Refusal, match="its sae_type is .*, which encodes otherwise"):
+        read_encoder(made.llama_scope(tmp_path, sae_type=kind))
 
 
 # --- SAELens' registry ------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 In: a folder with ``final.safetensors`` (encoder.weight (d_sae, d_model), encoder.bias, decoder.weight (d_model, d_sae),
 decoder.bias), or the newer ``config.json`` and ``sae_weights.safetensors`` (with log_jumprelu_threshold). Out: what a
 `Layout` finds; a transcoder's rows live at ``hook_point_out``. Refuses gated linear encoders, per-batch normalisation,
-dataset-wise normalisation whose norms are not stored, and TopK that chooses by decoder length.
+dataset-wise normalisation whose norms are not stored, TopK that chooses by decoder length, what is no plain SAE
+(``sae_type``), and settings that nothing here reads, but for those that only training, devices or speed go by.
 
 Semantics: the authors' ``SparseAutoEncoder.encode`` of November 2024: x times sqrt(d_model) over the dataset's average
 norm, minus the decoder bias where the settings say so, then p > jump_relu_threshold **in those normalised units**.
@@ -44,6 +45,28 @@ _NAMES = Named(
     features="columns",
     biased=False,
 )
+# Every field of the authors' configurations of an SAE that `_encoder` reads, and that it need not read.
+_READ = {
+    "d_model", "d_sae", "expansion_factor", "hook_point_in", "hook_point_out", "act_fn", "top_k", "jump_relu_threshold",
+    "norm_activation", "dataset_average_activation_norm", "use_glu_encoder", "sparsity_include_decoder_norm",
+    "apply_decoder_bias_to_pre_encoder", "sae_type",
+}  # fmt: skip
+_IN_TRAINING = {
+    "decoder_exactly_fixed_norm", "decoder_exactly_unit_norm", "force_unit_decoder_norm", "bias_init_method",
+    "decoder_bias_init_method", "geometric_median_max_iter", "init_decoder_norm", "init_encoder_norm",
+    "init_encoder_with_decoder_transpose", "lp", "l1_coefficient", "l1_coefficient_warmup_steps", "initial_k",
+    "k_warmup_steps", "use_batch_norm_mse", "use_ghost_grads", "use_auxk", "k_aux", "aux_coefficient",
+    "dead_threshold", "jumprelu_threshold_window", "jumprelu_threshold_grad_scale",
+}  # fmt: skip
+_AROUND = {
+    "device", "dtype", "seed", "tp_size", "ddp_size", "use_ddp", "n_devices", "sae_pretrained_name_or_path",
+    "sae_from_pretrained_path", "from_pretrained_path", "strict_loading", "exp_name", "exp_series", "exp_result_dir",
+    "exp_result_path", "cache_dir", "use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel",
+    "sparsity_threshold_for_csr", "promote_act_fn_dtype", "use_decoder_bias", "model_name", "dataset_path",
+    "is_dataset_tokenized", "is_dataset_on_disk", "context_size", "use_cached_activations", "cached_activations_path",
+    "n_tokens_in_buffer", "store_batch_size", "total_training_tokens",
+}  # fmt: skip
+_KNOWN = frozenset(_READ | _IN_TRAINING | _AROUND)
 _ARCHITECTURES: dict[str, Architecture] = {"relu": "relu", "topk": "topk", "jumprelu": "jumprelu"}
 _NAMED = re.compile(r"Llama3_1-8B-Base-L\d+[RAM]|Llama3_1-8B-Base-L\d+TC")
 
@@ -79,6 +102,10 @@ def _encoder(config: Mapping[str, Any], said_by: str, writes: bool, stored: Stor
         raise layout.no_encoder(what)
     if layout.flag(config, "use_glu_encoder", said_by):
         raise Refusal(what, "its encoder is gated (use_glu_encoder), which is not done here", "use another dictionary")
+    kind = config.get("sae_type", "sae")
+    if kind != "sae":
+        raise Refusal(what, f"its sae_type is '{shown(kind)}', which encodes otherwise", "use a plain SAE")
+    layout.refuse_unread(what, config, _KNOWN, said_by)
     act = str(config.get("act_fn", "relu")).lower()
     if act not in _ARCHITECTURES:
         raise Refusal(what, f"act_fn '{shown(act)}' is not known", "use relu, topk or jumprelu")
