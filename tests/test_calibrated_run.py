@@ -1,6 +1,7 @@
 """A run judged by a calibration: a chance for each sentence, told on the page; another run's is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,8 +122,15 @@ def test_a_run_that_does_not_tell_how_rows_stand_out_is_refused_where_answers_go
     by_rows = calibration.model_copy(update={"learnt": learnt})
     run = JudgedRun.of(run_of(tmp_path / "run", texts))
     refuse_another_run(calibration, run, "pair.json", EMBEDDER.name)
-    with pytest.raises(Refusal, match="it does not tell how features stand out along their rows"):
+    with pytest.raises(Refusal, match="it does not tell how feature 0 stands out along its row"):
         refuse_another_run(by_rows, run, "pair.json", EMBEDDER.name)
+    # A run that an older version began, and this one went on with.
+    along = {"along_row": {"sharpness": 4.0, "cosine": 0.5, "share": 0.1}}
+    grown = {name: known | (along if name != "7" else {}) for name, known in run.contexts.items()}
+    with pytest.raises(Refusal, match="it does not tell how feature 7 stands out along its row"):
+        refuse_another_run(by_rows, replace(run, contexts=grown), "pair.json", EMBEDDER.name)
+    whole = {name: known | along for name, known in run.contexts.items()}
+    refuse_another_run(by_rows, replace(run, contexts=whole), "pair.json", EMBEDDER.name)
 
 
 def test_the_file_is_told_from_a_set_of_confidences(made, tmp_path):

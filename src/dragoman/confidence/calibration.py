@@ -97,14 +97,12 @@ class KindOfSentence(Record):
 class SentencePrediction(Record):
     """One sentence's chance, None of a kind that is not calibrated.
 
-    ``answered``: it reaches the line, and its latent stands out as learnt ones do (``learnt``); ``why``: what weighed
-    most.
+    ``answered``: it reaches the line, and its latent stands out as learnt ones do; ``why``: what weighed most.
     """
 
     probability: float | None
     answered: bool
     why: Mapping[str, float]
-    learnt: bool = True
 
 
 class Calibration(Record):
@@ -179,7 +177,7 @@ class Calibration(Record):
             return SentencePrediction(probability=None, answered=False, why={})
         why = dict(islice(self.right.why(drawn).items(), REASONS))
         reached = self.line is not None and p >= self.line
-        return SentencePrediction(probability=p, answered=reached and may, why=why, learnt=may)
+        return SentencePrediction(probability=p, answered=reached and may, why=why)
 
     def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
         """(n,) of evidence that was drawn in."""

@@ -59,7 +59,7 @@ def measured(row: Evidence) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class LearntFit:
     """``step``, and the log-odds of (n,) ``latents`` and (m,) ``fakes`` by fits that had not seen them."""
 
     step: Step
@@ -75,7 +75,7 @@ class Told:
 
 def fit_learnt(
     latents: Sequence[Evidence], groups: NDArray[Any], fakes: Sequence[Evidence], *, seed: int
-) -> Told | None:
+) -> LearntFit | None:
     """Latents against fakes; None of fewer than 30 of either.
 
     Args:
@@ -90,7 +90,7 @@ def fit_learnt(
     apart = np.arange(len(fakes)) + int(np.max(groups, initial=0)) + 1
     learnt = np.arange(len(rows)) < len(latents)
     step, unseen = fit_unseen(rows, learnt, groups=np.append(groups, apart), seed=seed)
-    return Told(step=step, latents=unseen[learnt], fakes=unseen[~learnt])
+    return LearntFit(step=step, latents=unseen[learnt], fakes=unseen[~learnt])
 
 
 def line_of(answered: Doubles, texts: int) -> float:

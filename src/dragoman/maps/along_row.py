@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dragoman.core import Directions, Refusal, refuse_other_site
+from dragoman.core import Directions
+from dragoman.maps.diagnostics import refuse_of_another_stream
 from dragoman.maps.direct import FiringSums
 from dragoman.maps.moments import Moments
 
@@ -39,13 +40,7 @@ def along_rows(directions: Directions, fired: FiringSums, moments: Moments) -> d
     Raises:
         Refusal: another site or width.
     """
-    refuse_other_site("statistics of where features fire", fired.site, directions.site)
-    if not directions.d_model == moments.p == fired.y_sum.size:
-        raise Refusal(
-            f"directions of width {directions.d_model}, moments of {moments.p} and statistics of {fired.y_sum.size}",
-            "all three are of the source",
-            "accumulate the activations with the source's own rows",
-        )
+    refuse_of_another_stream("statistics of where features fire", directions, fired, moments)
     if directions.kind != "feature":
         return {}
     at = {name: k for k, name in enumerate(fired.ids) if fired.weight_sum[k] > 0}

@@ -168,13 +168,7 @@ def purity(directions: Directions, fired: FiringSums, moments: Moments, lam: flo
     Raises:
         Refusal: another site or width.
     """
-    refuse_other_site("statistics for purity", fired.site, directions.site)
-    if not directions.d_model == moments.p == fired.y_sum.size:
-        raise Refusal(
-            f"directions of width {directions.d_model}, moments of {moments.p} and statistics of {fired.y_sum.size}",
-            "all three are of the source",
-            "accumulate the activations with the source's own rows",
-        )
+    refuse_of_another_stream("statistics for purity", directions, fired, moments)
     covariance = fired.weighted_sum - np.outer(fired.weight_sum, fired.mean_y)  # Cov(f, x) but for 1 / n
     unit = directions.unit.astype(np.float64)
     mixture = (covariance @ solve_shifted(moments.sxx, lam, unit.T)).T ** 2
@@ -183,6 +177,17 @@ def purity(directions: Directions, fired: FiringSums, moments: Moments, lam: flo
     total = mixture.sum(axis=1)
     share = mixture[np.arange(len(own)), own] / np.where(total > 0, total, 1.0)
     return np.where(np.array(own) >= 0, share, np.nan)
+
+
+def refuse_of_another_stream(what: str, directions: Directions, fired: FiringSums, moments: Moments) -> None:
+    """Refuse directions, sums of firings and moments that are not all of one source."""
+    refuse_other_site(what, fired.site, directions.site)
+    if not directions.d_model == moments.p == fired.y_sum.size:
+        raise Refusal(
+            f"directions of width {directions.d_model}, moments of {moments.p} and statistics of {fired.y_sum.size}",
+            "all three are of the source",
+            "accumulate the activations with the source's own rows",
+        )
 
 
 def held_out(

@@ -22,6 +22,7 @@ from dragoman.scoring.claims import known_windows
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.scoring.sentences import Reference, TextInContext, sentence_evidence
 from dragoman.store import read_json
+from dragoman.store.spans import shown
 
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
 _NOWHERE = "a vector without an encoder fires nowhere that it could be checked by"
@@ -51,8 +52,11 @@ def refuse_another_run(calibration: Calibration, run: JudgedRun, path: str | Pat
         Refusal: naming what differs, or that the run does not say it.
     """
     calibration.refuse_another(identity_of_run(run), str(path))
-    if calibration.learnt is not None and not any("along_row" in known for known in run.contexts.values()):
-        why = "it does not tell how features stand out along their rows, by which this calibration answers"
+    said = {feature for condition in run.claims for feature in run.texts[condition]}
+    firing = {name: known for name, known in run.contexts.items() if name in said and known["firing"]}
+    bare = next((name for name, known in firing.items() if "along_row" not in known), None)
+    if calibration.learnt is not None and bare is not None:
+        why = f"it does not tell how feature {shown(bare)} stands out along its row, by which this calibration answers"
         raise Refusal(f"{run.folder.path}", why, "explain anew with this version, or leave --confidence out")
     if embedder != calibration.embedder:
         why = f"its evidence was placed by {calibration.embedder}, and {embedder} is here"
