@@ -9,8 +9,9 @@ import pytest
 from ar_checkpoints import WIDTH
 from dragoman.calibration.answers import calibrated
 from dragoman.calibration.outcome import verdicts
-from dragoman.confidence.learnt import LearntTest
-from dragoman.confidence.model import ConfidenceSet
+from dragoman.commands.show import rows_of, show_rows, show_scores
+from dragoman.confidence.learnt import READ, LearntTest
+from dragoman.confidence.model import ConfidenceSet, Step
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
 from dragoman.models.decode import Verbalizer
@@ -86,6 +87,70 @@ def test_every_sentence_has_a_chance_and_the_page_tells_whose(made, tmp_path):
     page = write_page(folder, folder.page).read_text()
     assert f"P {sure['1']:.2f}" in page and "calibrated on 60 latents of this dictionary on 2026-01-02" in page
     assert "P(borne out by held-out documents) = " in page
+
+
+def unanswered(calibration, texts, folder, along=None, **changes):
+    """A run judged by a changed calibration: its folder, and sentences that have a chance and no answer."""
+    run = run_of(folder, texts)
+    if along is not None:
+        run.write_contexts({name: {**known, "along_row": along} for name, known in run.contexts.items()})
+    judged, calibration = JudgedRun.of(run), calibration.model_copy(update=changes)
+    told = calibrated_claims(judged, calibration, claim_scores(judged, EMBEDDER), EMBEDDER)
+    run.write_scores(Scores(format=FORMAT).model_copy(update=told).to_json())
+    found = [claim for one in told["claims"]["fires"] for claim in one.claims if claim.probability is not None]
+    assert len(found) == 12
+    return run, [claim for claim in found if not claim.answered]
+
+
+@pytest.mark.parametrize(
+    ("why", "short", "long"),
+    [
+        ("no line", "no line is safe", "its calibration found no line from which answers are safe"),
+        ("below the line", "below the line", "below the line, {line:.3f}"),
+        ("row not measured", "its latent’s row was not measured",
+         "how its latent stands out along its own row was not measured"),
+        ("row does not stand out", "its latent does not stand out",
+         "its latent does not stand out along its own row (5.0% of fake ones do)"),
+    ],
+)  # fmt: skip
+def test_every_screen_tells_why_a_sentence_has_no_answer(made, tmp_path, capsys, why, short, long):
+    calibration, texts = made
+    step = Step(names=READ, flagged=(), centre=(0.0,) * 3, scale=(1.0,) * 3, weights=(1.0, 0.0, 0.0), intercept=0.0,
+                slope=1.0, offset=0.0, threshold=0.5, report={})  # fmt: skip
+    learnt = LearntTest(step=step, line=3.0, latents=0.9, n=60, fakes=0.05, n_fakes=40)
+    changes = {"no line": {"line": None}, "below the line": {}}.get(why, {"learnt": learnt})
+    along = {"sharpness": 2.0, "cosine": 0.5, "share": 0.1} if why == "row does not stand out" else None
+    run, none = unanswered(calibration, texts, tmp_path / "run", along, **changes)
+    own = [claim for claim in none if claim.unanswered == why]
+    below = [claim for claim in none if claim.unanswered == "below the line"]
+    if why in ("no line", "below the line"):
+        assert own == none and 0 < len(none) < 13
+    else:
+        assert len(none) == 12 and len(own) + len(below) == 12 and own and below
+        assert min(claim.probability for claim in own) > calibration.line
+    page = write_page(run, run.page).read_text()
+    p = own[0].probability
+    assert f"P {p:.2f}, no answer: {short}</small>" in page
+    assert f"P(borne out by held-out documents) = {p:.3f}, no answer: {long.format(line=calibration.line)};" in page
+    show_rows(rows_of(run), run.manifest)
+    assert f"P {p:.2f}, no answer: {short} " in capsys.readouterr().out
+    show_scores(run.scores, run.manifest)
+    assert f"{short} ({len(own)})" in capsys.readouterr().out
+    assert why in {one.get("unanswered") for row in rows_of(run) for one in row["claims"]}
+
+
+def test_scores_that_do_not_tell_why_there_is_no_answer_are_read_as_before(made, tmp_path):
+    run, none = unanswered(*made, tmp_path / "run")
+    scores = json.loads((run.path / "scores.json").read_text())
+    for one in scores["claims"]["fires"]:
+        for claim in one["claims"]:
+            claim.pop("unanswered", None)
+    run.write_scores(scores)
+    page = write_page(run, run.page).read_text()
+    assert f"P {none[0].probability:.2f}, no answer</small>" in page
+    told = {**none[0].to_json(), "unanswered": "tired"}
+    with pytest.raises(Refusal, match="unanswered: "):
+        type(none[0]).of(told, "a claim")
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,12 @@ def test_fakes_are_answered_no_more_than_other_nulls_whatever_is_true_of_where_t
         assert made.learnt.latents == 1 and np.mean([one.answered for one in chances]) > 0.15
         of_fakes = [one for text in nulls if text.null == FAKE for one in made.predict(text.evidence)]
         sure = [one for one in of_fakes if one.probability is not None and one.probability >= (made.line or 1)]
-        assert len(sure) > 20 and not any(one.answered for one in sure), "sure, and not answered"
+        assert len(sure) > 20 and {one.unanswered for one in sure} == {"row does not stand out"}
         bare = [{name: value for name, value in row.items() if not name.startswith("row_")} for row in own.evidence]
-        assert not any(one.answered for one in made.predict(bare)), "nothing is known of how their rows stand out"
+        told = {one.unanswered for one in made.predict(bare)}
+        assert told == {None, "below the line", "row not measured"} and not any(o.answered for o in made.predict(bare))
+        told = {one.unanswered for one in made.model_copy(update={"line": None}).predict(own.evidence)}
+        assert told == {None, "no line"}, "none of a kind that is not calibrated"
         assert [one.probability for one in made.predict(bare)] == [one.probability for one in chances]
         assert "none about latents that stand out no more than random directions (0% of 60)" in made.told
         assert all(len(line) <= 80 for line in lines_of(made))

@@ -234,7 +234,7 @@ def test_without_a_confidence_supported_sentences_are_and_without_evidence_nothi
     assert believed(calibrated, MANIFEST) == [
         "Believe of 1 of 2 texts the sentences whose P has an answer: 7 fires on. Of all others nothing is answered."
     ]
-    assert believed(calibrated[1:], MANIFEST) == ["Believe no sentence: none is sure enough for an answer."]
+    assert believed(calibrated[1:], MANIFEST) == ["Believe no sentence: none has an answer."]
     assert believed([row("7", "writes", claims=[{"status": "unchecked"}])], MANIFEST)[0].startswith("Nothing here was")
     assert believed([row("7", "fires", claims=[])], MANIFEST) == [
         "Believe no sentence: none is borne out where its feature fires."

@@ -19,6 +19,7 @@ from dragoman.records import Record
 
 FORMAT = 2
 Chance = Annotated[float, Field(ge=0, le=1)]
+NoAnswer = Literal["no line", "below the line", "row not measured", "row does not stand out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -248,7 +249,9 @@ class ClaimStatus(Record):
     ``sentence``: as the text has it. ``kind``: it speaks of a theme, of salient words, or of the final token.
     ``quoted``: the words it quotes. ``status``: "unchecked" where there is too little to check it by. ``why``: in one
     clause. ``figures``: what was measured, and what the line was. By a calibration besides, ``probability``: that
-    held-out documents bear it out; ``answered``: that is enough for an answer.
+    held-out documents bear it out; ``answered``: that is enough for an answer; ``unanswered``: the first reason why
+    not, None too where scores were written before it was kept. ``figures`` then hold ``answer_line``, or the share of
+    fake latents that stand out, ``fakes_stand_out``.
     """
 
     sentence: str
@@ -259,6 +262,7 @@ class ClaimStatus(Record):
     quoted: tuple[str, ...] = ()
     probability: Chance | None = None
     answered: bool | None = None
+    unanswered: NoAnswer | None = None
 
 
 class CalibrationSummary(Record):

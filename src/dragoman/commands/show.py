@@ -6,6 +6,7 @@ In: rows, reports and scores, as JSON or as records. Out: tables on stdout. Refu
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -337,7 +338,8 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
 
 
 def show_calibration(scores: Scores | Json | None) -> None:
-    """How many sentences are answered for, and what the calibration says of itself; nothing where there is none."""
+    """How many sentences are answered for, why others are not, what the calibration says of itself; else nothing."""
+    from dragoman.report.claims import NO_ANSWER
     from dragoman.scores import Scores
 
     if not isinstance(scores, Scores):
@@ -348,6 +350,9 @@ def show_calibration(scores: Scores | Json | None) -> None:
     told = [claim for claim in every if claim.probability is not None]
     answered = sum(bool(claim.answered) for claim in told)
     console().print(f"sentences: answers for {answered} of {len(told)} by P(borne out by held-out documents)")
+    whys = Counter(claim.unanswered for claim in told if claim.unanswered is not None)
+    if whys:
+        console().print(f"no answer: {', '.join(f'{NO_ANSWER[why]} ({n})' for why, n in whys.most_common())}")
     console().print(scores.calibration.told, style="dim")
 
 

@@ -106,7 +106,7 @@ def _by_confidence(judged: Sequence[Belief]) -> list[str]:
 def _by_claims(judged: Sequence[Belief]) -> list[str]:
     some = [one for one in judged if one.holds]
     if not some and any(one.calibrated for one in judged):
-        return ["Believe no sentence: none is sure enough for an answer."]
+        return ["Believe no sentence: none has an answer."]
     if not some:
         return ["Believe no sentence: none is borne out where its feature fires."]
     if any(one.calibrated for one in judged):

@@ -20,10 +20,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dragoman.confidence.evidence import Evidence
-from dragoman.confidence.learnt import LearntTest
+from dragoman.confidence.learnt import LearntTest, measured
 from dragoman.confidence.model import REASONS, Doubles, Number, Step, expit
 from dragoman.core import Refusal, is_format
 from dragoman.records import Record
+from dragoman.scores import NoAnswer
 from dragoman.store import read_json, write_json
 
 KIND = "dragoman calibration"
@@ -97,12 +98,18 @@ class KindOfSentence(Record):
 class SentencePrediction(Record):
     """One sentence's chance, None of a kind that is not calibrated.
 
-    ``answered``: it reaches the line, and its latent stands out as learnt ones do; ``why``: what weighed most.
+    ``unanswered``: why there is no answer, the line before the latent; None where there is one, and without a chance.
+    ``why``: what weighed most.
     """
 
     probability: float | None
-    answered: bool
+    unanswered: NoAnswer | None
     why: Mapping[str, float]
+
+    @property
+    def answered(self) -> bool:
+        """Whether it reaches the line, and its latent stands out as learnt ones do."""
+        return self.probability is not None and self.unanswered is None
 
 
 class Calibration(Record):
@@ -170,14 +177,17 @@ class Calibration(Record):
         judged = {k: self.drawn_in(row) for k, row in enumerate(rows) if self.judges(row)}
         p = dict(zip(judged, self.probabilities(list(judged.values())).tolist(), strict=True)) if judged else {}
         may = [True] * len(rows) if self.learnt is None else self.learnt.passes(rows).tolist()
-        return [self._prediction(p.get(k), judged.get(k), may[k]) for k in range(len(rows))]
+        made = [SentencePrediction(probability=None, unanswered=None, why={})] * len(rows)
+        for k, chance in p.items():
+            why = dict(islice(self.right.why(judged[k]).items(), REASONS))
+            none = self._no_answer(chance, rows[k], may[k])
+            made[k] = SentencePrediction(probability=chance, unanswered=none, why=why)
+        return made
 
-    def _prediction(self, p: float | None, drawn: Evidence | None, may: bool) -> SentencePrediction:
-        if p is None or drawn is None:
-            return SentencePrediction(probability=None, answered=False, why={})
-        why = dict(islice(self.right.why(drawn).items(), REASONS))
-        reached = self.line is not None and p >= self.line
-        return SentencePrediction(probability=p, answered=reached and may, why=why)
+    def _no_answer(self, p: float, row: Evidence, stands_out: bool) -> NoAnswer | None:
+        if self.line is None or p < self.line:
+            return "no line" if self.line is None else "below the line"
+        return None if stands_out else "row does not stand out" if measured(row) else "row not measured"
 
     def probabilities(self, drawn: Sequence[Evidence]) -> Doubles:
         """(n,) of evidence that was drawn in."""

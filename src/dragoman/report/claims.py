@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
+from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, NoAnswer, Scores
 
 ORDER = ("supported", "unchecked", "unsupported")  # as they are read on a terminal
 UNSUPPORTED = "not supported by where it fires"
+NO_ANSWER: Mapping[NoAnswer, str] = {
+    "no line": "no line is safe",
+    "below the line": "below the line",
+    "row not measured": "its latent’s row was not measured",
+    "row does not stand out": "its latent does not stand out",
+}
 _BREAK = re.compile(r"\n\s*\n")
 
 
@@ -32,10 +38,11 @@ class Piece:
 
     @property
     def chance(self) -> str:
-        """``P 0.72``, or that there is no answer; "" where no calibration judged it."""
+        """``P 0.72``, and why there is no answer where there is none; "" where no calibration judged it."""
         if self.claim is None or self.claim.probability is None:
             return ""
-        return f"P {self.claim.probability:.2f}{'' if self.claim.answered else ', no answer'}"
+        why = f": {NO_ANSWER[self.claim.unanswered]}" if self.claim.unanswered else ""
+        return f"P {self.claim.probability:.2f}{'' if self.claim.answered else f', no answer{why}'}"
 
     @property
     def why(self) -> str:
@@ -47,11 +54,28 @@ class Piece:
 
 
 def chance_words(claim: ClaimStatus) -> str:
-    """``P(borne out by held-out documents) = 0.72``, and that nothing is answered below the line; else ""."""
+    """``P(borne out by held-out documents) = 0.721``, and why there is no answer where there is none; else ""."""
     if claim.probability is None:
         return ""
-    abstains = "" if claim.answered else " (no answer)"
-    return f"P(borne out by held-out documents) = {claim.probability:.2f}{abstains}"
+    abstains = "" if claim.answered else f", no answer{_no_answer(claim)}"
+    return f"P(borne out by held-out documents) = {claim.probability:.3f}{abstains}"
+
+
+def _no_answer(claim: ClaimStatus) -> str:
+    """The reason with its number; "" where scores do not tell it."""
+    line, fakes = claim.figures.get("answer_line"), claim.figures.get("fakes_stand_out")
+    match claim.unanswered:
+        case None:
+            return ""
+        case "no line":
+            return ": its calibration found no line from which answers are safe"
+        case "below the line":
+            return ": below the line" + ("" if line is None else f", {line:.3f}")
+        case "row not measured":
+            return ": how its latent stands out along its own row was not measured"
+        case "row does not stand out":
+            of = "" if fakes is None else f" ({fakes:.1%} of fake ones do)"
+            return f": its latent does not stand out along its own row{of}"
 
 
 def paragraphs(text: str, claims: Sequence[ClaimStatus] = ()) -> list[list[Piece]]:

@@ -17,7 +17,7 @@ from dragoman.dictionaries.layout import VECTORS
 from dragoman.embed import Embedder
 from dragoman.measures.claims import claims_of
 from dragoman.records import Row
-from dragoman.scores import CalibrationSummary, ClaimStatus, FeatureClaims
+from dragoman.scores import CalibrationSummary, ClaimStatus, FeatureClaims, NoAnswer
 from dragoman.scoring.claims import known_windows
 from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
 from dragoman.scoring.sentences import Reference, TextInContext, sentence_evidence
@@ -152,6 +152,18 @@ def _with_chances(
     claims: list[ClaimStatus] = list(one.claims)
     for k, chance in enumerate(chances[: len(claims)]):
         if chance.probability is not None:
-            more = {"probability": round(chance.probability, 4), "answered": chance.answered}
+            more: dict[str, Any] = {"probability": round(chance.probability, 4), "answered": chance.answered}
+            if chance.unanswered is not None:
+                figures = {**claims[k].figures, **_held_against(calibration, chance.unanswered)}
+                more |= {"unanswered": chance.unanswered, "figures": figures}
             claims[k] = claims[k].model_copy(update=more)
     return one.model_copy(update={"claims": tuple(claims)})
+
+
+def _held_against(calibration: Calibration, why: NoAnswer) -> dict[str, float]:
+    """The number that tells how far a sentence without an answer is from one, where there is one."""
+    if why == "below the line" and calibration.line is not None:
+        return {"answer_line": round(calibration.line, 4)}
+    if why == "row does not stand out" and calibration.learnt is not None:
+        return {"fakes_stand_out": round(calibration.learnt.fakes, 4)}
+    return {}
