@@ -15,17 +15,21 @@ from dragoman.exports.entries import entries_of_run
 from dragoman.exports.tables import write_csv
 from dragoman.models import embedder, labeller
 from dragoman.report import write_page
+from dragoman.report.headline import headline
 from dragoman.report.opened import ShownRun
+from dragoman.report.words import Controls
 from dragoman.scores import FORMAT, Scores
 from dragoman.scoring.judged_run import JudgedRun
 from dragoman.scoring.labels import with_labels
 from dragoman.store import RunFolder
 from dragoman.store.labels import LABELS, need_labels
 from dragoman.store.runs import Rows
-from report_fixture import HOSTILE
+from report_fixture import HOSTILE, whole_estimate
 from small_world import command
 from test_label import HEAD, WORDS, planted
 from tiny_checkpoints import save_checkpoint
+
+HEADLINE = "16 explanations of 8 features. Labels from contexts by echo tell windows in which their feature fires from"
 
 
 @pytest.fixture
@@ -47,6 +51,23 @@ def test_the_page_shows_them_beside_the_texts_and_what_they_are_worth(run: RunFo
     assert f'<q dir="auto">{WORDS[2]}</q> <small>on windows it was not shown, AUROC of label from contexts' in page
     assert "Beside labels from contexts" in page and "wrong minus label from contexts" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert HEADLINE in page and "none of them scored" not in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.1, 0.3, "tell more than they do"), (-0.1, 0.3, "do not beat them"), (-0.3, -0.1, "tell less than they do")],
+)
+def test_the_headline_tells_whether_texts_beat_labels(low: float, high: float, told: str) -> None:
+    rate = whole_estimate(condition="label", features=3, value=0.61, low=0.4, extra={"others": 0.49})
+    over = [whole_estimate(what=f"{name} minus label", low=low, high=high) for name in ("fires", "random")]
+    labels = {"embedder": "e", "model": "m", "label": "label", "table": [rate], "over": over, "per_feature": {}}
+    scores = Scores.of({"format": 2, "context_labels": labels}, "it")
+    assert headline(scores, 3, 9, Controls(names=frozenset({"random"}))) == (
+        "9 explanations of 3 features. Labels from contexts by m tell windows in which their feature fires from others "
+        f"with a mean AUROC of 0.610, labels of other features with 0.490, which the interval does not exclude; “fires "
+        f"on” explanations {told}."
+    )
 
 
 def test_the_viewer_shows_them_and_leaves_out_what_cannot_be_read(run: RunFolder) -> None:
@@ -54,9 +75,10 @@ def test_the_viewer_shows_them_and_leaves_out_what_cannot_be_read(run: RunFolder
     from viewed_run import client_of, viewed
 
     view = viewed(run)
-    page, hostile = (client_of(view).get(f"/run/feature?id={k}").text for k in (2, 3))
+    page, hostile, overview = (client_of(view).get(f"/run/{k}").text for k in ("feature?id=2", "feature?id=3", ""))
     view.close()
     assert f'Label from contexts by echo, not the verbalizer’s: <q dir="auto">{WORDS[2]}</q>' in page
+    assert HEADLINE in overview
     assert "right " in page.partition("AUROC of")[2][:120]
     assert "<script>alert" not in hostile and "&lt;script&gt;alert" in hostile
     (run.path / LABELS).write_text("[]\n")

@@ -16,7 +16,7 @@ from dragoman.report import figures
 from dragoman.report.claims import counted
 from dragoman.report.figures import finite, share, signed
 from dragoman.report.words import TITLES, Controls, spokesman, title
-from dragoman.scores import Scores
+from dragoman.scores import DetectionRate, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def headline(
     back = _read_back(scores, controls)
     if not said:
         counts = f"{figures.number(texts)} explanations of {figures.number(features)} {noun}"
-        answered, windows = _answered(told, controls), _windows(scores, controls)
+        answered, windows = _answered(told, controls), _windows(scores, controls) or _labels(scores, controls)
         if answered or windows or back:
             said = " ".join(filter(None, [f"{counts}{answered}.", windows, back]))
         else:
@@ -164,15 +164,33 @@ def _windows(scores: Scores, controls: Controls) -> str:
     table = {row.condition: row for row in scores.detection.table} if scores.detection else {}
     sentences = list[str]()
     for named in _speakers(table, controls):
-        row, beside = table[named], ""
-        if (others := row.extra.get("others")) is not None:
-            doubt = ", which the interval does not exclude" if row.low <= others else ""
-            beside = f", other features’ texts with {figures.number(others)}{doubt}"
-        sentences.append(
-            f"{_called(named)} tell windows in which their feature fires from others with a "
-            f"mean AUROC of {figures.number(row.value)}{beside}."
-        )
+        sentences.append(f"{_called(named)} {_told_apart(table[named], 'other features’ texts')}.")
     return " ".join(sentences)
+
+
+def _labels(scores: Scores, controls: Controls) -> str:
+    """A sentence on labels from contexts, and whether the texts that speak tell more than they; or nothing."""
+    found = scores.context_labels
+    own = next((row for row in found.table if row.condition == found.label), None) if found else None
+    if found is None or own is None:
+        return ""
+    over = {one.what.removesuffix(f" minus {found.label}"): one for one in found.over}
+    parts = [f"Labels from contexts by {found.model} {_told_apart(own, 'labels of other features')}"]
+    for named in _speakers(over, controls):
+        low, high = over[named].low, over[named].high
+        than = "tell more than they do" if low > 0 else "tell less than they do" if high < 0 else "do not beat them"
+        parts.append(f"{f'“{title(named)}”' if named in TITLES else named} explanations {than}")
+    return f"{'; '.join(parts)}."
+
+
+def _told_apart(row: DetectionRate, whose: str) -> str:
+    """How well a condition tells where features fire, beside what ``whose`` reach, as the middle of a sentence."""
+    beside = ""
+    if (others := row.extra.get("others")) is not None:
+        doubt = ", which the interval does not exclude" if row.low <= others else ""
+        beside = f", {whose} with {figures.number(others)}{doubt}"
+    area = figures.number(row.value)
+    return f"tell windows in which their feature fires from others with a mean AUROC of {area}{beside}"
 
 
 def _beside(low: float | None, chance: float | None, whose: str) -> str:
