@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dragoman import Refusal, explain
+from dragoman import Refusal, compare, explain, rank
 from dragoman.comparison import agreement as room
 from dragoman.comparison import compare_runs
 from dragoman.comparison.page import write_comparison, write_ranking
 from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.records import AgreementOverNulls
-from dragoman.core import Directions, Site
+from dragoman.core import Directions, Site, Talk
 from dragoman.embed import LexicalEmbedder
 from dragoman.maps import Moments
 from dragoman.models.prompts import Activations
@@ -62,7 +62,7 @@ def half(whose: str) -> Says:
 def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("paired", "ranked"):
         monkeypatch.setattr(
-            f"dragoman.comparison.{module}.packaged_embedder", lambda: CachedEmbedder(LexicalEmbedder())
+            f"dragoman.comparison.{module}.packaged_embedder", lambda _talk: CachedEmbedder(LexicalEmbedder())
         )
 
 
@@ -227,6 +227,37 @@ def test_samples_count_by_their_mean_over_pairs(tmp_path: Path) -> None:
     place = LexicalEmbedder().encode([truth(IDS[0]), noise("x")(IDS[0])]).astype(float)
     assert once.features[0].likeness == 1.0
     assert twice.features[0].likeness == pytest.approx((1 + place[0] @ place[1]) / 2, abs=1e-5)
+
+
+def test_texts_are_embedded_once_under_one_bar_and_it_is_said_that_the_embedder_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Counted(LexicalEmbedder):
+        asked: list[list[str]] = []
+
+        def encode(self, texts: Any) -> Any:
+            self.asked.append(list(texts))
+            return super().encode(texts)
+
+    monkeypatch.setattr("dragoman.models.embedder.SentenceEmbedder", Counted)
+    monkeypatch.setattr("dragoman.models.embedder.packaged_folder", lambda: tmp_path)
+    for module in ("paired", "ranked"):
+        monkeypatch.setattr(f"dragoman.comparison.{module}.packaged_embedder", room.packaged_embedder)
+    a, b = spoken(tmp_path / "a", truth), spoken(tmp_path / "b", also_truth)
+    said, steps = list[str](), list[tuple[str, int, int]]()
+    for make in (lambda talk: rank([a.path, b.path], talk=talk), lambda talk: compare(a.path, b.path, talk=talk)):
+        for some in (Counted.asked, said, steps):
+            some.clear()
+        make(Talk(say=said.append, bar=lambda *step: steps.append(step)))
+        assert said == ["opening the sentence embedder all-MiniLM-L6-v2, which tells how alike texts are"]
+        assert steps == [("embedding texts", done, 160) for done in (0, 64, 128, 160)]
+        assert [len(some) for some in Counted.asked] == [64, 64, 32] and len(set(sum(Counted.asked, []))) == 160
+    few = [spoken(tmp_path / name, truth, ids=IDS[:19]).path for name in "cd"]
+    rank(few, talk=Talk(say=said.append))
+    assert len(said) == 1, "of too few features for a verdict it is not opened"
+    for words in (("rank", str(a.path), str(b.path)), ("compare", str(a.path), str(b.path), "--json")):
+        shown = command(monkeypatch, capsys, *words)
+        assert said[0] in " ".join(shown.err.split()) and "embedding texts: 0 of 160" in shown.err
 
 
 def test_screen_json_and_page(

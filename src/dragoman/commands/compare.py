@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.commands.printing import console, put, put_record, styled
+from dragoman.commands.printing import console, put, put_record, styled, talking
 from dragoman.commands.tables import show_table
 from dragoman.commands.words import MACHINE, Seed, folder_path, out_file
 
@@ -61,7 +61,8 @@ def compare(
     from dragoman.store import RunFolder
 
     first, second = RunFolder.open(a), RunFolder.open(b)
-    found = compare_runs(first, second, conditions=condition or (), seed=seed)
+    with talking() as talk:
+        found = compare_runs(first, second, conditions=condition or (), seed=seed, talk=talk)
     page = None if out is None else write_comparison(found, first, second, out)
     if as_json:
         put_record("comparison", found.to_json() | ({} if page is None else {"page": str(page)}))

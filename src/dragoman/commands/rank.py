@@ -147,7 +147,8 @@ def rank(
             if page is not None:
                 raise Refusal("--page of folders of runs", "each dictionary has a table", "name one run of each")
             for name, own in _by_dictionary(paths, sets):
-                found = rank_runs(list(map(RunFolder.open, own)), conditions=condition or (), seed=seed)
+                with talking() as talk:
+                    found = rank_runs(list(map(RunFolder.open, own)), conditions=condition or (), seed=seed, talk=talk)
                 if as_json:
                     put_record("ranking", {"dictionary": name, **found.to_json()})
                 else:
@@ -156,7 +157,8 @@ def rank(
                     put("")
             return
         folders = list(map(RunFolder.open, paths))
-    found = rank_runs(folders, conditions=condition or (), seed=seed)
+    with talking() as talk:
+        found = rank_runs(folders, conditions=condition or (), seed=seed, talk=talk)
     written = None if page is None else write_ranking(found, page)
     if as_json:
         put_record("ranking", found.to_json() | ({} if written is None else {"page": str(written)}))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dragoman.comparison.records import AgreementOnNull, AgreementOverNulls, FeatureAgreement
 from dragoman.comparison.runs import Compared, shared_topics
-from dragoman.core import Refusal
+from dragoman.core import Refusal, Talk
 from dragoman.scoring.judged_run import ALONE, NATIVE, CachedEmbedder, JudgedRun
 from dragoman.scoring.run import second_opinion
 from dragoman.stats.agreement import FEWEST_FEATURES, FEWEST_ROWS, NullPairs, agreement
@@ -34,15 +34,17 @@ Texts = Mapping[str, Sequence[str]]  # samples by feature
 Two = tuple[Compared, Compared]
 
 
-def packaged_embedder() -> CachedEmbedder:
-    """The embedder that scores go by; words alone where it is not installed."""
+def packaged_embedder(talk: Talk) -> CachedEmbedder:
+    """The embedder that scores go by; words alone where it is not installed. ``talk``: how far reading texts is."""
     from dragoman.models.embedder import SentenceEmbedder, packaged_folder
 
+    bar = talk.towards("embedding texts")
     try:
         packaged_folder()
     except Refusal:
-        return CachedEmbedder(second_opinion(lambda _said: None))
-    return CachedEmbedder(SentenceEmbedder())
+        return CachedEmbedder(second_opinion(talk.say), bar=bar)
+    talk.say("opening the sentence embedder all-MiniLM-L6-v2, which tells how alike texts are")
+    return CachedEmbedder(SentenceEmbedder(), bar=bar)
 
 
 def agreement_of(
@@ -74,10 +76,17 @@ def agreement_of(
         few = f"no verdict: {len(features)} features are in both, and {FEWEST_FEATURES} are the fewest"
         return AgreementOverNulls(**told, why=few)
     embedder = open_embedder()
-    first, second = (_places(_samples(r.run, c), features, embedder) for r, c in zip(runs, names, strict=True))
+    said = [_samples(r.run, c) for r, c in zip(runs, names, strict=True)]
+    of_nothing = _of_nothing(runs, names)
+    every = [(features, said), *((ids, both) for _, ids, both in of_nothing)]
+    embedder.encode(sorted({text for ids, both in every for texts in both for name in ids for text in texts[name]}))
+    first, second = (_places(texts, features, embedder) for texts in said)
     table, half = np.round(first @ second.T, _DIGITS), rng.permutation(len(features)) % 2
     together = _firing_together(runs, features)
-    own, nulls = np.diag(table).copy(), [_dealt(table, half, together, rng), *_nulls(runs, names, embedder, rng)]
+    own, nulls = (
+        np.diag(table).copy(),
+        [_dealt(table, half, together, rng), *(_null(*one, embedder, rng) for one in of_nothing)],
+    )
     usable, why = [one for one in nulls if one.enough], _missing(nulls)
     if not usable:
         return AgreementOverNulls(**told, why=why)
@@ -131,7 +140,6 @@ def _places(texts: Texts, ids: Sequence[str], embedder: CachedEmbedder) -> Doubl
 
     Texts without a word are like nothing, one another included.
     """
-    embedder.encode(sorted({text for name in ids for text in texts[name]}))
     said = {name: np.array([[bool(_WORD.search(text))] for text in texts[name]]) for name in ids}
     return np.stack([(embedder.encode(texts[name]) * said[name]).mean(axis=0, dtype=np.float64) for name in ids])
 
@@ -166,17 +174,24 @@ def _dealt(table: Doubles, half: NDArray[Any], together: NDArray[np.bool_], rng:
     return NullPairs(name=DEALT, values=table[both[:, 0], both[:, 1]], half=half[both[:, 0]], units=both)
 
 
-def _nulls(
-    runs: Two, names: tuple[str, str], embedder: CachedEmbedder, rng: np.random.Generator
-) -> Iterable[NullPairs]:
-    """Texts by both of the same directions that mean nothing."""
+def _of_nothing(runs: Two, names: tuple[str, str]) -> list[tuple[str, list[str], list[Texts]]]:
+    """Null, ids, and texts by both, of the same directions that mean nothing."""
     first, second = (_said_of_nothing(run, name) for run, name in zip(runs, names, strict=True))
+    found = list[tuple[str, list[str], list[Texts]]]()
     for name, drawn in sorted(first.keys() & second.keys()):
         one, other = first[name, drawn], second[name, drawn]
         ids = sorted(one.keys() & other.keys())
         if ids and (drawn or runs[0] is runs[1]):  # else two runs may have drawn others
-            values = (_places(one, ids, embedder) * _places(other, ids, embedder)).sum(axis=1)
-            yield NullPairs(name=name, values=np.round(values, _DIGITS), half=rng.permutation(len(ids)) % 2)
+            found.append((name, ids, [one, other]))
+    return found
+
+
+def _null(
+    name: str, ids: Sequence[str], both: Sequence[Texts], embedder: CachedEmbedder, rng: np.random.Generator
+) -> NullPairs:
+    first, second = (_places(texts, ids, embedder) for texts in both)
+    values = np.round((first * second).sum(axis=1), _DIGITS)
+    return NullPairs(name=name, values=values, half=rng.permutation(len(ids)) % 2)
 
 
 def _said_of_nothing(one: Compared, condition: str) -> dict[tuple[str, str], dict[str, list[str]]]:

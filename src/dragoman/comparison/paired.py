@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from dragoman.comparison.runs import (
     shared_topics,
 )
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
-from dragoman.core import Estimate
+from dragoman.core import Estimate, Talk
 from dragoman.embed import Embedder
 from dragoman.report.opened import Manifest
 from dragoman.scoring.judged_run import EMPTY, FEWEST, CachedEmbedder
@@ -50,7 +50,9 @@ _WORD = re.compile(r"\w")
 Two = tuple[Mapping[str, Values], Mapping[str, Values]]
 
 
-def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[str] = (), seed: int = 0) -> Comparison:
+def compare_runs(
+    first: RunFolder, second: RunFolder, *, conditions: Sequence[str] = (), seed: int = 0, talk: Talk | None = None
+) -> Comparison:
     """Compare two runs of one dictionary and target, or two conditions of one run, by every measure both have.
 
     Args:
@@ -58,6 +60,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[st
         second: B, which is taken from A.
         conditions: which go together, ``NAME`` of both or ``NAME_A=NAME_B``; those that both have by default.
         seed: of bootstrap and flips.
+        talk: where progress goes.
 
     Raises:
         Refusal: as the module says.
@@ -67,7 +70,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, conditions: Sequence[st
     refuse_unlike(a, b, targets=True)
     asked = paired_conditions(a, b, conditions)
     shared = [shared_features(a, b, pair) for pair in asked]
-    embedder, found, opened = second_opinion(lambda _said: None), list[_Pair](), cache(packaged_embedder)
+    embedder, found = second_opinion(lambda _said: None), list[_Pair]()
+    opened = cache(partial(packaged_embedder, talk or Talk()))
     for at, (pair, features) in enumerate(zip(asked, shared, strict=True)):
         found.append(_Pair.of(a, b, pair, features, seed=seed, at=at))
     tests = [one.p for pair in found for one in pair.estimates.values()]

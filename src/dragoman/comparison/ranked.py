@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import Any
 
@@ -32,7 +32,7 @@ from dragoman.comparison.records import (
 )
 from dragoman.comparison.runs import Compared, named_conditions, refuse_unlike, shared_topics
 from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, values_of
-from dragoman.core import Estimate, Refusal
+from dragoman.core import Estimate, Refusal, Talk
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.measures import row_measures, single_words, text_measures
 from dragoman.stats.intervals import bootstrap_mean
@@ -47,13 +47,16 @@ _DEALT = 4000  # features of which every text is held against every word
 _NULLS = ("firing_word", "final_token", "lens_overlap")
 
 
-def rank_runs(folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), seed: int = 0) -> Ranking:
+def rank_runs(
+    folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), seed: int = 0, talk: Talk | None = None
+) -> Ranking:
     """Rank runs of one dictionary by every measure that all of them have, on the features that all of them have.
 
     Args:
         folders: two or more.
         conditions: which are ranked; those that all runs have by default, else the only one of each.
         seed: of bootstrap and flips.
+        talk: where progress goes.
 
     Raises:
         Refusal: as the module says.
@@ -65,7 +68,7 @@ def rank_runs(folders: Sequence[RunFolder], *, conditions: Sequence[str] = (), s
         refuse_unlike(runs[0], other, targets=False)
     asked = named_conditions(runs, conditions)
     _refuse_twice(runs)
-    opened = cache(packaged_embedder)
+    opened = cache(partial(packaged_embedder, talk or Talk()))
     found = [_Condition.of(runs, names, opened, seed=seed, at=at) for at, names in enumerate(asked)]
     p = [one.p for condition in found for by in condition.contrasts.values() for one in by.values()]
     adjusted = iter(holm(np.array(p)).tolist() if p else [])

@@ -11,13 +11,16 @@ from pathlib import Path
 from dragoman.comparison import compare_runs
 from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.records import Comparison, Ranking
-from dragoman.runs.given import path_of
+from dragoman.core import Talk
+from dragoman.runs.given import path_of, talk_of
 from dragoman.runs.options import check_seed
 from dragoman.runs.run import Run
 from dragoman.store import RunFolder
 
 
-def compare(a: Run | str | Path, b: Run | str | Path, *, conditions: Sequence[str] = (), seed: int = 0) -> Comparison:
+def compare(
+    a: Run | str | Path, b: Run | str | Path, *, conditions: Sequence[str] = (), seed: int = 0, talk: Talk | None = None
+) -> Comparison:
     """Compare two settings feature by feature: every measure that both runs can carry, A less B, all tests counted.
 
     Args:
@@ -25,29 +28,33 @@ def compare(a: Run | str | Path, b: Run | str | Path, *, conditions: Sequence[st
         b: another of the same dictionary and target; the same one, where two of its conditions are compared.
         conditions: which go together, "NAME" of both or "NAME_A=NAME_B"; those that both have when empty.
         seed: of bootstrap and permutations.
+        talk: where progress goes.
 
     Raises:
         Refusal: the runs are not finished, are of different dictionaries or targets, or share no feature or condition.
     """
     check_seed(seed)
     asked = (conditions,) if isinstance(conditions, str) else tuple(conditions)
-    return compare_runs(_folder(a, "a"), _folder(b, "b"), conditions=asked, seed=seed)
+    return compare_runs(_folder(a, "a"), _folder(b, "b"), conditions=asked, seed=seed, talk=talk_of(talk))
 
 
-def rank(runs: Sequence[Run | str | Path], *, conditions: Sequence[str] = (), seed: int = 0) -> Ranking:
+def rank(
+    runs: Sequence[Run | str | Path], *, conditions: Sequence[str] = (), seed: int = 0, talk: Talk | None = None
+) -> Ranking:
     """Several verbalizers in one table: every measure that all runs have, on the features that all have.
 
     Args:
         runs: runs of one dictionary, or their folders, a verbalizer each; their targets may differ.
         conditions: which are ranked; those that all runs have when empty.
         seed: of bootstrap and permutations.
+        talk: where progress goes.
 
     Raises:
         Refusal: fewer than two runs, or the runs are not finished, are of different dictionaries or share no feature.
     """
     check_seed(seed)
     asked = (conditions,) if isinstance(conditions, str) else tuple(conditions)
-    return rank_runs([_folder(one, "runs") for one in runs], conditions=asked, seed=seed)
+    return rank_runs([_folder(one, "runs") for one in runs], conditions=asked, seed=seed, talk=talk_of(talk))
 
 
 def _folder(run: Run | str | Path, name: str) -> RunFolder:

@@ -7,7 +7,7 @@ nobody knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ NATIVE = "native"
 ALONE = NULL_NAMES[-1]  # the background alone is washed by nothing, and is what every washout mixes in
 EMPTY = "(empty)"
 FEWEST = 3  # features that a lift needs
+TOGETHER = 64  # texts of a batch, as embedders read them
 _WORD = re.compile(r"\w")
 
 
@@ -155,9 +156,15 @@ class CachedEmbedder:
     An explanation that says nothing is a bad one, not a missing one.
     """
 
-    def __init__(self, embedder: Embedder, most: int | None = None) -> None:
-        """Nothing read yet; ``most``: texts that are kept, after which all are read anew, None for no bound."""
-        self._embedder, self._most = embedder, most
+    def __init__(
+        self, embedder: Embedder, most: int | None = None, *, bar: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Nothing read yet.
+
+        ``most``: texts that are kept, after which all are read anew, None for no bound. ``bar``: told how far it is
+        where texts are read, 64 by 64 then, longest first.
+        """
+        self._embedder, self._most, self._bar = embedder, most, bar
         self._rows: dict[str, Floats] = {}
 
     @property
@@ -171,12 +178,22 @@ class CachedEmbedder:
         if self._most is not None and len(self._rows) > self._most:
             self._rows.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        if new or not texts:
-            made = self._embedder.encode(new)
-            self._rows |= dict(zip(new, made, strict=True))
+        if new and self._bar is not None:
+            new.sort(key=len, reverse=True)
+            for at in range(0, len(new), TOGETHER):
+                self._bar(at, len(new))
+                self._read(new[at : at + TOGETHER])
+            self._bar(len(new), len(new))
+        elif new or not texts:
+            made = self._read(new)
             if not texts:
                 return made
         return np.stack([self._rows[text] for text in texts])
+
+    def _read(self, new: Sequence[str]) -> Floats:
+        made = self._embedder.encode(new)
+        self._rows |= dict(zip(new, made, strict=True))
+        return made
 
 
 def first_samples(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
