@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.stats.agreement import NullPairs, agreement
 from dragoman.store import RunFolder, digest
 from judging import whole
+from nursery import Nursery, wait_until
 from small_world import World, command
 
 IDS = [str(k) for k in range(40)]
@@ -280,11 +285,9 @@ def test_screen_json_and_page(
     assert room.DEALT in page
 
 
-def test_one_command_has_nulls_said_by_both_and_goes_on_with_them(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_one_command_has_nulls_said_by_both_and_goes_on_where_it_was_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, nursery: Nursery
 ) -> None:
-    import shutil
-
     shutil.copytree(world.av, tmp_path / "again")
     sidecar = next((tmp_path / "again").glob("nla_meta*"))
     sidecar.write_text(sidecar.read_text() + "\n")
@@ -292,8 +295,26 @@ def test_one_command_has_nulls_said_by_both_and_goes_on_with_them(
     words = ["rank", world.sae, "--source", str(world.source), "--features", ids, "--reading", "writes"]
     words += ["--texts", str(world.root / "texts.txt"), "--max-new-tokens", "3", "-o", str(tmp_path / "out")]
     words += ["--by", world.av, "--by", str(tmp_path / "again"), "--json"]
+    process = nursery.start(words, log=tmp_path / "said", SLOWLY="slow_explain", SECONDS="1", LOG=f"{tmp_path}/log")
+    first = tmp_path / "out" / re.sub(r"[^\w.-]+", "-", world.av).strip("-.")
+    batches, cut = tmp_path / "log", first / "nulls" / "rows.jsonl"  # the features' batch, and two of nulls
+    wait_until(lambda: batches.exists() and batches.read_text().count("\n") == 3)
+    os.kill(process, signal.SIGKILL)
+    assert nursery.ended() == -signal.SIGKILL, (tmp_path / "said.err").read_text()
+    before = cut.read_bytes()
+    kept = before.count(b"\n")
+    assert len(RunFolder.open(first).rows()) == 22 and 0 < kept < 80
+    for name in ("compare", "rank"):
+        refused = command(monkeypatch, capsys, name, str(first), str(first))
+        assert (refused.code, refused.out) == (1, "")
+        assert f"{first}/nulls: it holds {kept} of its 80 explanations; run the same rank" in refused.err
+    refused = command(monkeypatch, capsys, *words, "--nulls", "60")
+    assert refused.code == 1 and "opening" not in refused.err
+    assert f"60 nulls: {first}/nulls is of 40; ask for 40, or remove that folder to have 60 said." in refused.err
     shown = command(monkeypatch, capsys, *words)
     assert shown.code == 0, shown.err
+    assert cut.read_bytes().startswith(before) and f"kept {kept} rows that were there" in shown.err
+    assert (first / "log.txt").read_text().endswith("done\n") and not (first / "nulls" / "log.txt").exists()
     (one,) = json.loads(shown.out)["conditions"][0]["over_nulls"]
     assert {null["null"]: null["pairs"] for null in one["nulls"] if null["null"] != "dealt"} == {
         "random directions": 40, "shuffled map": 40,
@@ -301,6 +322,8 @@ def test_one_command_has_nulls_said_by_both_and_goes_on_with_them(
     runs = [RunFolder.open(path / "nulls") for path in sorted((tmp_path / "out").iterdir())]
     vectors = [run.vectors()[0] for run in runs]
     assert_array_equal(vectors[0]["random"], vectors[1]["random"])
+    texts = [[row["text"] for row in run.rows()] for run in runs]
+    assert texts[0] == texts[1], "the same weights, killed or not"
     assert not np.allclose(vectors[0]["random"], vectors[0]["shuffled"])
     kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("rows.jsonl")}
     assert command(monkeypatch, capsys, *words).out == shown.out and len(kept) == 4

@@ -131,12 +131,9 @@ def rank(
     from dragoman.store.runsets import RunSet
 
     if by:
-        from dragoman.runs.nulls import check_nulls
-
         read = BothTexts.read(texts, column=text_column, most=max_texts)
         how: dict[str, Any] = {"reading": reading, "texts": read, "max_new_tokens": max_new_tokens, "seed": seed}
         how |= {"dtype": dtype, "device": device}
-        check_nulls(nulls)
         folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how, nulls)
     else:
         if said := next((name for name in _OF_MAKING if _typed(context, name)), None):
@@ -209,6 +206,7 @@ def _explained(
     from dragoman.dictionaries import open_dictionary
     from dragoman.models.load import check_device
     from dragoman.runs.explain import check_explain, explain
+    from dragoman.runs.nulls import check_nulls
     from dragoman.runs.options import Options
     from dragoman.store.outputs import check_run
 
@@ -224,6 +222,7 @@ def _explained(
     told = {name: value for name, value in how.items() if name not in machine}
     for folder in folders.values():
         check_run(folder)
+        check_nulls(nulls, folder)
     stated = read_as.pop("site")
     dictionary = open_dictionary(named[0], site=None if stated is None else Site.parse(stated), **read_as)
     check_explain(dictionary, asked, by=by, out=list(folders.values()), how=machine, **told)

@@ -35,6 +35,10 @@ _TOLD = (
 )  # of a manifest, what runs may differ in
 _SAME = 1e-5  # of unit rows, read in one precision or another
 _LONGEST = 60  # characters of a value
+_FINISH = (
+    "run the same rank --by again, or explain with nulls, to have these directions of nothing said to the end, or "
+    "remove this folder to compare without them"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class Compared:
         run.refuse_unfinished()
         if (inside := folder.path / NULLS / "manifest.json").exists():
             nulls = JudgedRun.of(RunFolder.open(inside.parent))
-            nulls.refuse_unfinished()
+            nulls.refuse_unfinished(_FINISH)
         known = None if scores is None else Scores.of(scores, f"{folder.path}/scores.json")
         return cls(run=run, scores=known, nulls=nulls)
 

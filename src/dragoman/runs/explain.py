@@ -162,7 +162,7 @@ def explain(
             if nulls:
                 raise Refusal("nulls of activations", "agreement is told of features", "leave nulls out")
         check_run(out)
-        check_nulls(nulls)
+        check_nulls(nulls, out)
         common.check()
         common.texts.tell(talk)
         chosen, later = (what, None) if isinstance(what, Activations) else chosen_of(what, features, options, fitted)

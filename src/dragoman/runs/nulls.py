@@ -35,11 +35,16 @@ RANDOM, SHUFFLED = "random directions", "shuffled map"
 _READ = 200  # texts whose tokens the stream's covariance is of
 
 
-def check_nulls(n: int) -> None:
-    """Refuse a number of nulls that is neither 0 nor enough."""
+def check_nulls(n: int, out: Path) -> None:
+    """Refuse a number of nulls that is neither 0 nor enough, or not what the run's folder ``out`` holds already."""
     if n and not FEWEST_ROWS <= n <= MOST:
         why = f"a line is chosen on one half of them and told of on the other, which takes {FEWEST_ROWS} to {MOST}"
         raise Refusal(f"{n} nulls", why, "ask for 40, or 0 for none")
+    if n and (out / NULLS / "manifest.json").exists():
+        have = len(RunFolder.open(out / NULLS).manifest.get("features") or ())
+        if have != n:
+            instead = f"ask for {have}, or remove that folder to have {n} said"
+            raise Refusal(f"{n} nulls", f"{out / NULLS} is of {have}", instead)
 
 
 def say_nulls(
@@ -69,7 +74,8 @@ def say_nulls(
     if "native" in backgrounds:
         builder.add("random_native", random, route="identity", by="native", null=RANDOM, **how)
     if builder.entries:
-        builder.write(run.path / NULLS, verbalizers, options, readings.talk, {"nulls": True})
+        talk = replace(readings.talk, kept=lambda _folder: None)  # what is said goes on into the run's own log
+        builder.write(run.path / NULLS, verbalizers, options, talk, {"nulls": True})
 
 
 def random_directions(readings: Readings, n: int, seed: int) -> tuple[Directions, str]:

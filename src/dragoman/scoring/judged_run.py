@@ -99,9 +99,8 @@ class JudgedRun:
         """Whether it brings along what its texts can be judged by, a reconstructor aside."""
         return NATIVE in {row.condition for row in self.rows} or bool(self.category) or bool(self.contexts)
 
-    def refuse_unfinished(self) -> None:
-        """Refuse a run without rows, or with fewer than its manifest tells that it will have."""
-        finish = "run the same explain again to finish it"
+    def refuse_unfinished(self, finish: str = "run the same explain again to finish it") -> None:
+        """Refuse a run without rows, or with fewer than its manifest tells; ``finish``: what to do instead."""
         if not self.rows:
             raise Refusal(f"{self.folder.path}", "it holds no explanation yet", finish)
         if short := short_of(self.folder.manifest, len(self.rows)):
