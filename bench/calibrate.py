@@ -49,6 +49,7 @@ from dragoman.scoring.sentences import Reference, sentence_evidence  # noqa: E40
 from dragoman.stats.intervals import wilson_interval  # noqa: E402
 from dragoman.stats.roc import Outcomes, auroc_estimate  # noqa: E402
 from dragoman.store import digest, write_json  # noqa: E402
+from dragoman.verbalizers.protocol import UNSAID, HowOpened  # noqa: E402
 from measured import machine_of  # noqa: E402
 from studies.ground import FAINT, GROUNDS, SHARP  # noqa: E402
 
@@ -260,8 +261,8 @@ class Direction:
             dealt=args.dealt,
         )  # fmt: skip
         options = Options(max_new_tokens=NEW_TOKENS, seed=args.seed, batch_size=args.batch_size)
-        how = {"dtype": args.dtype, "device": args.device, "engine": "auto"}
-        work = work_of(ground.dictionary, ground.by, Texts.of(None), sizes, options, {}, how, talk)
+        how = HowOpened(dtype=args.dtype, device=args.device, engine="auto", compiled=False)
+        work = work_of(ground.dictionary, ground.by, Texts.of(None), sizes, options, UNSAID, how, talk)
         watched, found = work.inputs.watched, work.verdicts
         first, self.second = halves(watched, found, args.seed)
         read = time.monotonic()

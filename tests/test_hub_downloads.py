@@ -32,7 +32,7 @@ def test_a_hub_id_asks_for_its_revision_and_leaves_pickles_there(
 ) -> None:
     asked: list[tuple[str, str | None]] = []
 
-    def download(repo: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
+    def download(repo: str, *, revision: str | None, ignore_patterns: list[str], **_: Any) -> str:
         asked.append((repo, revision))
         assert {"*.bin", "*.pt", "*.pth"} <= set(ignore_patterns)
         return str(tmp_path)

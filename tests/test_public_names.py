@@ -47,6 +47,21 @@ def test_no_public_name_is_a_room_s() -> None:
     assert not rooms & set(dragoman.__all__)
 
 
+def test_a_dict_of_anything_stands_at_an_edge_alone() -> None:
+    """JSON that comes in or goes out, and words of other libraries. All else is told by types that have fields."""
+    found = {"dict[str, Any]": list[str](), "Mapping[str, Any]": list[str]()}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and (told := ast.unparse(node)) in found:
+                found[told].append(str(path.relative_to(PACKAGE)))
+        other_names = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.value) in found]
+        assert not other_names, f"{path} gives it another name"
+    assert len(found["dict[str, Any]"]) <= 60, found["dict[str, Any]"]
+    assert not [name for name in found["dict[str, Any]"] if name.startswith("report/")]
+    assert len(found["Mapping[str, Any]"]) <= 200, "nor does it stand in the other's place"
+
+
 def test_import_is_light_and_a_light_name_stays_so() -> None:
     code = """import sys, dragoman as dg
 dg.Refusal, dg.Site, dg.Estimate

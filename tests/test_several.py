@@ -27,6 +27,7 @@ from dragoman.runs.run import Run
 from dragoman.runs.several import explain_each, of_graph, opened
 from dragoman.store import RunFolder
 from dragoman.store.runsets import RunSet, SetEntry, check_set, one_run, runs_of
+from dragoman.verbalizers.protocol import UNSAID
 from small_world import World, command
 from test_graphs import graph_at, node
 from test_remote import REGISTRY
@@ -58,7 +59,7 @@ def at_block(world: World, folder: Path, block: int, **more: Any) -> Path:
 def common_of(world: World, by: Any, **changes: Any) -> Common:
     options = {"reading": "writes", "batch_size": 4, "max_new_tokens": 6} | changes.pop("options", {})
     how = {"dtype": "float32", "device": "cpu", "engine": "auto", "compiled": False}
-    usual: dict[str, Any] = {"native": None, "fed": {}, "through": None, "map": None, "confidence": None}
+    usual: dict[str, Any] = {"native": None, "fed": UNSAID, "through": None, "map": None, "confidence": None}
     usual |= {"options": options, "texts": str(world.root / "texts.txt"), "how": how}
     return Common.of(by, **(usual | changes))
 

@@ -41,7 +41,7 @@ from dragoman.runs.texts import Texts
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.store import Cache, digest, plain, refuse_alike, stable_json
 from dragoman.store.outputs import check_file
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer, HowFed, HowOpened
 
 KEPT = 4096  # texts whose places by rare words are held
 _MAKING = "calibration-3"  # goes up when what is made from the same texts changes
@@ -122,8 +122,8 @@ def calibrate(
         reading=reading, washout=washout_of(washout), max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
     )
     packaged_folder()  # what is not installed is told before anything is read
-    fed = {"contract": contract, "settings": settings, "base": base}
-    how = {"dtype": dtype, "device": device, "engine": engine}
+    fed = HowFed(contract=contract, settings=settings, base=base)
+    how = HowOpened(dtype=dtype, device=device, engine=engine, compiled=False)
     done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
     embedder = CachedEmbedder(SentenceEmbedder(device=device))
     day = when or datetime.now(UTC).date().isoformat()
@@ -150,8 +150,8 @@ def work_of(
     texts: Texts,
     sizes: Sizes,
     options: Options,
-    fed: Mapping[str, Any],
-    how: Mapping[str, str],
+    fed: HowFed,
+    how: HowOpened,
     talk: Talk,
 ) -> Work:
     """Read, say and check; what was read and said before is kept.
@@ -163,7 +163,7 @@ def work_of(
         sizes: how much.
         options: as of ``explain``.
         fed: how a verbalizer that is a reference is fed.
-        how: dtype, device, engine.
+        how: it is opened then; the source is read in the same dtype, on the same device.
         talk: where progress goes.
 
     Raises:
@@ -180,9 +180,11 @@ def work_of(
         refuse_alike(texts.own, LEAST["documents"], "a third of them is held out", str(texts.path or ""))
     evidence, outcome = dealt(texts.all, sizes.documents, seed)
     Texts(own=tuple(evidence), path=texts.path).refuse_few(opened.site, target, map="aligned")
-    by, _ = speakers(by, None, fed, talk, {**how, "compiled": False})
-    where: dict[str, Any] = {"dtype": how["dtype"], "device": how["device"]}
-    readings = Readings(source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, **where)
+    by, _ = speakers(by, None, fed, talk, how)
+    readings = Readings(
+        source=opened.site, target=by.site, texts=Texts(own=tuple(evidence)), talk=talk, dtype=how["dtype"],
+        device=how["device"],
+    )  # fmt: skip
     documents = digest(*evidence, "", *outcome)
     key = readings.key(
         _MAKING,

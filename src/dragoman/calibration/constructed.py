@@ -187,7 +187,7 @@ def fakes_of(pairs: Pairs, rates: NDArray[Any], crossing: Crossing, *, seed: int
     """
     directions, encoder = fake_latents(pairs, rates, crossing.source, seed=seed)
     directions = replace(directions, kind="feature")
-    return directions, replace(crossing, **_counted(pairs, directions.ids, encoder, crossing))
+    return directions, _counted(pairs, directions.ids, encoder, crossing)
 
 
 def fake_latents(pairs: Pairs, rates: NDArray[Any], site: Site, *, seed: int) -> tuple[Directions, FakeEncoder]:
@@ -206,20 +206,14 @@ def firing_rates(fired: Any) -> NDArray[np.float64]:
     return np.diff(fired.tocsc().indptr) / max(fired.shape[0], 1)
 
 
-def _counted(pairs: Pairs, ids: Sequence[str], encoder: FakeEncoder, crossing: Crossing) -> dict[str, Any]:
+def _counted(pairs: Pairs, ids: Sequence[str], encoder: FakeEncoder, crossing: Crossing) -> Crossing:
     fired = encoded(encoder, pairs.x)  # type: ignore[arg-type]
     at_target = FiringSums(crossing.target, ids, pairs.y.shape[1]).add(fired, pairs.y, pairs.documents)
     at_source = FiringSums(crossing.source, ids, pairs.x.shape[1]).add(fired, pairs.x, pairs.documents)
     firings, words = FiringsTally(ids), WordTally(ids)
     firings.add(fired, pairs.documents, pairs.ends)
     words.add(fired, [pairs.texts[int(d)] for d in pairs.documents], pairs.ends)
-    return {
-        "direct": at_target.table(),
-        "fired": at_source,
-        "firings": firings.finish(),
-        "words": words.finish(),
-        "tokens": None,
-        "sums": None,
-        "solved": None,
-        "texts": tuple(pairs.texts.values()),
-    }
+    return replace(
+        crossing, direct=at_target.table(), fired=at_source, firings=firings.finish(), words=words.finish(),
+        tokens=None, sums=None, solved=None, texts=tuple(pairs.texts.values()),
+    )  # fmt: skip

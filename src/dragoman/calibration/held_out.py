@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,17 @@ from dragoman.maps.windows import AFTER, BEFORE, around, somewhere
 from dragoman.maps.words import WORD, WordTally
 
 KEPT = 48  # documents of a latent in which it fires, and in which it is silent
-HeldOut = dict[str, dict[str, Any]]  # latent -> its firing and silent windows, and shares of words
+
+
+class Known(TypedDict):
+    """Of a latent, its firing and silent windows, and shares of words."""
+
+    firing: list[str]
+    silent: list[str]
+    words: dict[str, float]
+
+
+HeldOut = dict[str, Known]  # by latent
 
 
 class _Document(NamedTuple):
@@ -122,7 +132,6 @@ def _alike(texts: Sequence[str], windows: Sequence[str], rng: np.random.Generato
     return [somewhere(text, lengths[k % len(lengths)], rng) for k, text in enumerate(texts)]
 
 
-def _entry(firing: Sequence[str], silent: Sequence[str], words: Mapping[str, float]) -> dict[str, Any]:
-    kinds = {"firing": firing, "silent": silent}
-    kept = {kind: [w for w in dict.fromkeys(some) if WORD.search(w)] for kind, some in kinds.items()}
-    return {**kept, "words": {word: share for word, share in words.items() if share > 0}}
+def _entry(firing: Sequence[str], silent: Sequence[str], words: Mapping[str, float]) -> Known:
+    kept, quiet = ([w for w in dict.fromkeys(some) if WORD.search(w)] for some in (firing, silent))
+    return {"firing": kept, "silent": quiet, "words": {word: share for word, share in words.items() if share > 0}}

@@ -185,8 +185,10 @@ def _pairs(readings: Readings, texts: Sequence[str], work: Path) -> Pairs:
 
     def make(path: Path) -> None:
         talk.say(f"reading {len(texts)} documents with both models again, for what is constructed")
-        how: dict[str, Any] = {"dtype": readings.dtype, "device": readings.device}
-        source, target = (Reader.open(site, **how) for site in (readings.source, readings.target))
+        source, target = (
+            Reader.open(site, dtype=readings.dtype, device=readings.device)
+            for site in (readings.source, readings.target)
+        )
         made = read_pairs(source, target, texts, talk.towards("pairs"))
         write_arrays(path, {name: getattr(made, name) for name in PARTS}, {"holds": "pairs"})
 

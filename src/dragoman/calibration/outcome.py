@@ -87,13 +87,10 @@ def verdicts(
     of_own, of_others, of_fakes = (dict[SentenceAbout, bool]() for _ in range(3))
     features = list(dict.fromkeys((*own, *others, *fake)))
     for k, feature in enumerate(features):
-        how: dict[str, Any] = {
-            "others": [windows[name] for name in elsewhere if name != feature][:OTHERS],
-            "dealt": _of_others(themes, drawn, feature),
-            "embedder": embedder,
-        }
-        mine = list(own.get(feature, fake.get(feature, ())))
-        checked = _borne_out(feature, [*mine, *others.get(feature, ())], windows[feature], **how)
+        apart = [windows[name] for name in elsewhere if name != feature][:OTHERS]
+        sentences = [*own.get(feature, fake.get(feature, ())), *others.get(feature, ())]
+        themes_of = _of_others(themes, drawn, feature)
+        checked = _borne_out(feature, sentences, windows[feature], others=apart, dealt=themes_of, embedder=embedder)
         for claim, verdict in checked.items():
             found = of_fakes if feature in fake else of_own if claim in own.get(feature, ()) else of_others
             found[_sentence(claim, feature)] = verdict

@@ -141,7 +141,7 @@ class TextPlan:
         if self.fakes is not None and self.counted is not None:
             windows |= windows_of(self.counted, self.fakes, seed=self.seed) or {}
         keep_windows(folder, windows)
-        lens: dict[str, Any] = {}
+        lens = dict[str, dict[str, dict[str, list[str]]]]()
         for _, source, one in conditions:
             lens |= lens_words(self.readings, source.pick(one.directions.ids), {one.name: one.directions})
         if lens:

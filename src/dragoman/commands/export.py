@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -232,10 +232,12 @@ def _circuit(runs: Sequence[Path], out: Path, condition: str | None, graph: Path
             folder = RunFolder.open(path)
             shown = ShownRun.of(folder, windows=False)
             (name,) = [condition] if condition else default_conditions(shown, f"{path}")[:1]
-            how: dict[str, Any] = {"contexts": stack.enter_context(windows_apart(folder))}
-            how |= {"tokens": tokens_apart(folder), "lens": stack.enter_context(lens_apart(folder, name))}
+            contexts = stack.enter_context(windows_apart(folder))
+            tokens, lens = tokens_apart(folder), stack.enter_context(lens_apart(folder, name))
             entries = entries_of_run(shown, [name], samples=False)
             _tell_wrong(path, shown)
-            how["distrust"] = shown.manifest.distrust
-            blocks.append(Block(layer=Site.parse(shown.manifest.source).block, entries=entries, **how))
+            layer, distrust = Site.parse(shown.manifest.source).block, shown.manifest.distrust
+            blocks.append(
+                Block(layer=layer, entries=entries, contexts=contexts, tokens=tokens, lens=lens, distrust=distrust)
+            )
         return write_circuit(out, blocks, graph)

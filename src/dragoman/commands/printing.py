@@ -26,6 +26,7 @@ from dragoman.core import Talk, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
     from rich.text import Text
 
 # C0 but newline and tab, DEL, C1, line and paragraph separator, bidirectional embeddings, overrides and isolates, and
@@ -84,7 +85,7 @@ def put_record(kind: str, value: Mapping[str, Any], *, indent: int | None = None
     put_json(with_schema(kind, value), indent=indent)
 
 
-def with_schema(kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def with_schema(kind: str, value: Mapping[str, Any]) -> dict[str, object]:
     """The object with its ``schema``, ``dragoman.KIND/VERSION``; the version goes up when a key changes its meaning."""
     return {"schema": f"dragoman.{kind}/{VERSIONS[kind]}", **value}
 
@@ -199,7 +200,7 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
 
         yield Talk(say=said, bar=Paced(said).bar, step=lambda name: tell(told.begun(name)))
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description:<20}", markup=False),
@@ -208,7 +209,7 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=shown, transient=quiet) as progress:
-        tasks: dict[str, Any] = {}
+        tasks = dict[str, TaskID]()
 
         def bar(what: str, done: int, total: int) -> None:
             _moved(progress, tasks, what, done, total)
@@ -225,7 +226,7 @@ def talking(steps: Mapping[str, float] | None = None, *, quiet: bool = False) ->
         yield Talk(say=say, bar=bar, step=step)
 
 
-def _moved(progress: Any, tasks: dict[str, Any], what: str, done: int, total: int) -> None:
+def _moved(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, total: int) -> None:
     """A bar, made when it is first heard of; one that begins again is of the next dictionary, and has another end."""
     if what not in tasks:
         tasks[what] = progress.add_task(spoken(what), total=total)

@@ -41,6 +41,7 @@ from dragoman.store import check_name
 
 if TYPE_CHECKING:
     from dragoman.comparison.records import RankedCondition, RankedMeasure, Ranking
+    from dragoman.runs.texts import Texts as BothTexts
     from dragoman.store import RunFolder
     from dragoman.store.runsets import RunSet
 
@@ -132,9 +133,10 @@ def rank(
 
     if by:
         read = BothTexts.read(texts, column=text_column, most=max_texts)
-        how: dict[str, Any] = {"reading": reading, "texts": read, "max_new_tokens": max_new_tokens, "seed": seed}
-        how |= {"dtype": dtype, "device": device}
-        folders = _explained(runs, by, out, features, {"site": source, "labels": labels}, how, nulls)
+        folders = _explained(
+            runs, by, out, features, source, labels, nulls, texts=read, reading=reading,
+            max_new_tokens=max_new_tokens, seed=seed, dtype=dtype, device=device,
+        )  # fmt: skip
     else:
         if said := next((name for name in _OF_MAKING if _typed(context, name)), None):
             option = f"--{said.replace('_', '-')}"
@@ -198,11 +200,16 @@ def _explained(
     by: Sequence[str],
     out: Path,
     features: str | None,
-    read_as: dict[str, Any],
-    how: dict[str, Any],
+    source: str | None,
+    labels: str | None,
     nulls: int,
+    *,
+    texts: BothTexts,
+    dtype: str,
+    device: str,
+    **options: Any,
 ) -> list[RunFolder]:
-    """A run for each verbalizer, through a crossing of its own."""
+    """A run for each verbalizer, through a crossing of its own; ``options``: of ``Options``."""
     from dragoman.dictionaries import open_dictionary
     from dragoman.models.load import check_device
     from dragoman.runs.explain import check_explain, explain
@@ -216,16 +223,14 @@ def _explained(
     if len(by) < 2 or len(set(folders.values())) < len(by):
         raise Refusal(f"--by {', '.join(by)}", "two different verbalizers are the least", "name each once")
     asked = features_from(features)
-    Options(**{name: how[name] for name in ("reading", "max_new_tokens", "seed")})
-    check_device(how["device"])
-    machine = {name: how[name] for name in ("dtype", "device")}
-    told = {name: value for name, value in how.items() if name not in machine}
+    Options(**options)
+    check_device(device)
+    how = options | {"texts": texts, "dtype": dtype, "device": device}
     for folder in folders.values():
         check_run(folder)
         check_nulls(nulls, folder)
-    stated = read_as.pop("site")
-    dictionary = open_dictionary(named[0], site=None if stated is None else Site.parse(stated), **read_as)
-    check_explain(dictionary, asked, by=by, out=list(folders.values()), how=machine, **told)
+    dictionary = open_dictionary(named[0], site=None if source is None else Site.parse(source), labels=labels)
+    check_explain(dictionary, asked, by=by, out=list(folders.values()), **how)
     made = []
     with talking() as talk:
         for one, folder in folders.items():

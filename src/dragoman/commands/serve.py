@@ -128,8 +128,9 @@ def serve(
     if sae is None and source is None:
         raise typer.BadParameter("Name an SAE, or a site with --source.", param_hint="'SAE'")
     kind: Any = map_kind  # words that are none are refused by Options
-    how: dict[str, Any] = {"reading": reading, "route": route, "washout": washout}
-    options = Options(map="aligned" if kind is None else kind, **how)
+    asked: Any = reading
+    by_route: Any = route
+    options = Options(map="aligned" if kind is None else kind, reading=asked, route=by_route, washout=washout)
     stated, fed = Site.parse(source) if source is not None else None, settings_from(setting or [])
     from dragoman.dictionaries import open_dictionary
     from dragoman.models.load import check_device

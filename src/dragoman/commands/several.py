@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,12 +114,14 @@ def _forecast(asked: Sequence[Named], common: Common, out: Path, *, as_json: boo
     by, native = common.by, common.native
     if not isinstance(by, str) or not (native is None or isinstance(native, str)):
         raise Refusal("a forecast", "it is of verbalizers that are not open", "pass their references")
-    said: dict[str, Any] = {"by": by, "native": native, "fed": common.fed, "options": common.options}
-    said |= {"texts": common.texts, **{word: common.how[word] for word in ("dtype", "device", "engine")}}
-    found = []
+    how, found = common.how, []
+    forecast = partial(
+        dry_run, by=by, native=native, fed=common.fed, options=common.options, texts=common.texts,
+        dtype=how["dtype"], device=how["device"], engine=how["engine"],
+    )  # fmt: skip
     for one in asked:
         words = one.features if one.features is None or isinstance(one.features, Words) else Words.parse(one.words)
-        found.append(dry_run(one.dictionary, out=out / one.name, features=words, **said))
+        found.append(forecast(one.dictionary, out=out / one.name, features=words))
     whole = together(found)
     if as_json:
         put_record("forecast", whole.to_json())

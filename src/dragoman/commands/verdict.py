@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dragoman.commands.printing import console, styled
 
@@ -221,7 +221,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def show_demo_verdict(scores: Scores, readings: Mapping[str, str]) -> None:
     """One sentence on what the experiment found."""
-    rates: dict[str, Any] = {row.condition: row.category for row in scores.table if row.category is not None}
+    rates = {row.condition: row.category for row in scores.table if row.category is not None}
     own = [(title, rates[condition]) for title, condition in readings.items() if condition in rates]
     parts = [f"“{title}” {round(rate.value * rate.n)} of {rate.n}" for title, rate in own]
     random = next((rate.random for _, rate in own if rate.random is not None), None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,10 @@ def agreement_of(
     features, rng = sorted(features, key=lambda f: (len(f), f)), np.random.default_rng([seed, 5])
     if len(features) > MOST:
         features = [features[k] for k in np.sort(rng.choice(len(features), MOST, replace=False))]
-    told: dict[str, Any] = {"first": numbers[0], "second": numbers[1], "n": len(features)}
+    of_both = partial(AgreementOverNulls, first=numbers[0], second=numbers[1], n=len(features))
     if len(features) < FEWEST_FEATURES:
         few = f"no verdict: {len(features)} features are in both, and {FEWEST_FEATURES} are the fewest"
-        return AgreementOverNulls(**told, why=few)
+        return of_both(why=few)
     embedder = open_embedder()
     said = [_samples(r.run, c) for r, c in zip(runs, names, strict=True)]
     of_nothing = _of_nothing(runs, names)
@@ -89,7 +90,7 @@ def agreement_of(
     )
     usable, why = [one for one in nulls if one.enough], _missing(nulls)
     if not usable:
-        return AgreementOverNulls(**told, why=why)
+        return of_both(why=why)
     topics = shared_topics(runs, features) or _components(together)
     found = agreement(own, half, usable, topics=topics, rng=rng)
     numbers_of = {name: getattr(found, name) for name in AgreementOverNulls.model_fields if hasattr(found, name)}
@@ -105,8 +106,8 @@ def agreement_of(
         FeatureAgreement(feature=f, likeness=float(own[k]), p=float(found.p[k]), agreed=bool(found.agreed[k]))
         for k, f in enumerate(features)
     ]
-    return AgreementOverNulls(
-        **told | numbers_of, embedder=embedder.name, null_share=found.shares[found.null], by_dealt=by_dealt[0],
+    return of_both(
+        **numbers_of, embedder=embedder.name, null_share=found.shares[found.null], by_dealt=by_dealt[0],
         nulls=tuple(each), why=why, features=tuple(by_feature),
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ from dragoman.comparison.values import BOTH, MEASURES, Values, shared_values, va
 from dragoman.core import Estimate, Refusal, Talk
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.measures import row_measures, single_words, text_measures
-from dragoman.stats.intervals import bootstrap_mean
+from dragoman.stats.intervals import Bootstrap, bootstrap_mean
 from dragoman.stats.nulls import holm
 from dragoman.stats.paired import TEST, paired_estimate
 from dragoman.store import RunFolder
@@ -114,11 +113,14 @@ def _names(runs: Sequence[Compared]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Condition:
-    """A condition of each run, measured; ``used``: features by measure; p is not adjusted yet."""
+    """A condition of each run, measured; p is not adjusted yet.
+
+    ``rated``: by measure, each run's mean and its bootstrap interval; ``used``: features by measure.
+    """
 
     names: tuple[str, ...]
     n: int
-    rated: Mapping[str, Sequence[Mapping[str, Any]]]
+    rated: Mapping[str, Sequence[tuple[float, Bootstrap]]]
     dealt: Mapping[str, Sequence[float | None]]
     contrasts: Mapping[str, Mapping[tuple[int, int], Estimate]]
     used: Mapping[str, Sequence[str]]
@@ -141,7 +143,7 @@ class _Condition:
             called = ", ".join(one.name for one in runs)
             raise Refusal(called, "they have no feature in common", "explain the same features in all")
         values = [values_of(one.run, one.scores, name) for one, name in zip(runs, names, strict=True)]
-        rated, dealt, contrasts = dict[str, list[dict[str, Any]]](), dict[str, list[float | None]](), {}
+        rated, dealt, contrasts = dict[str, list[tuple[float, Bootstrap]]](), dict[str, list[float | None]](), {}
         used, missing = dict[str, Sequence[str]](), list[Missing]()
         for number, measure in enumerate(MEASURES):
             each = [one[measure] for one in values]
@@ -180,12 +182,15 @@ class _Condition:
                 Contrast(**asdict(one), first=i, second=j, adjusted=p, holds=p <= LEVEL)
                 for ((i, j), one), p in zip(by.items(), adjusted[measure], strict=True)
             ]
-            means, fewer = [one["value"] for one in self.rated[measure]], measure in FEWER
+            means, fewer = [value for value, _ in self.rated[measure]], measure in FEWER
             sign = -1 if fewer else 1
             rated = [
-                Rated(**one, run=k, dealt=null, place=1 + _better(k, pairs, sign))
-                for k, (one, null) in enumerate(zip(self.rated[measure], self.dealt[measure], strict=True))
-            ]
+                Rated(
+                    run=k, value=value, low=drawn.low, high=drawn.high, n=drawn.units, unit=drawn.unit,
+                    method=drawn.method, dealt=null, place=1 + _better(k, pairs, sign),
+                )
+                for k, ((value, drawn), null) in enumerate(zip(self.rated[measure], self.dealt[measure], strict=True))
+            ]  # fmt: skip
             best = int(np.argmax(sign * np.array(means)))
             measures.append(
                 RankedMeasure(
@@ -221,11 +226,8 @@ def common_of_all(each: Sequence[Values], features: Sequence[str]) -> tuple[list
     return shared_values(each, features)
 
 
-def _mean(row: NDArray[np.float64], topics: Sequence[str] | None, seed: Sequence[int]) -> dict[str, Any]:
-    """A run's mean with a bootstrap interval."""
-    drawn = bootstrap_mean(row, rng=np.random.default_rng(seed), clusters=topics)
-    interval = {"low": drawn.low, "high": drawn.high, "n": drawn.units, "unit": drawn.unit, "method": drawn.method}
-    return {"value": float(row.mean()), **interval}
+def _mean(row: NDArray[np.float64], topics: Sequence[str] | None, seed: Sequence[int]) -> tuple[float, Bootstrap]:
+    return float(row.mean()), bootstrap_mean(row, rng=np.random.default_rng(seed), clusters=topics)
 
 
 def _null(one: Compared, condition: str, measure: str, features: Sequence[str]) -> float | None:

@@ -8,6 +8,7 @@ texts that are none or too short.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,13 +182,12 @@ def open_subject(
             refusals[name] = refusal
             return None
 
-    how: dict[str, Any] = {"dtype": dtype, "device": device}
     encoder = reader = background = stated = None
     verbalizer, by_ref = (None, by) if by is None or isinstance(by, str) else (by, by.name)
     dictionary, sae_ref = (sae, sae.ref) if isinstance(sae, Dictionary) else (None, sae)
     if by_ref and verbalizer is None:
-        fed: dict[str, Any] = {"contract": contract, "settings": settings, "base": base}
-        verbalizer = tried(by_ref, lambda: Verbalizer.open(by_ref, **fed, **how))
+        opening = partial(Verbalizer.open, by_ref, contract=contract, settings=settings, base=base)
+        verbalizer = tried(by_ref, partial(opening, dtype=dtype, device=device))
     if sae_ref and dictionary is None:
         dictionary = tried(sae_ref, lambda: open_dictionary(sae_ref, **(sae_how or {})))
     if sae_ref and dictionary is not None:
@@ -196,7 +196,7 @@ def open_subject(
         stated = dictionary.asked_site or (encoder.site if encoder else None)
     site = tried(source, lambda: Site.parse(source)) if isinstance(source, str) and source else source or stated
     if sae_ref and isinstance(site, Site):
-        reader = tried(str(site), lambda: Reader.open(site, **how, whole=True))
+        reader = tried(str(site), lambda: Reader.open(site, dtype=dtype, device=device, whole=True))
     return Subject(
         by=by_ref,
         verbalizer=verbalizer,

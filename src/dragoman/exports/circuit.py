@@ -75,7 +75,7 @@ def write_circuit(folder: Path, blocks: Sequence[Block], graph: Path | None = No
     }
     labels = {(layer, n): each.brief for layer, some in found.items() for n, each in some.items()}
     drawn = None if graph is None else labelled_graph(_graph(graph), labels, list(by_layer))
-    files: dict[str, Any] = {
+    files = {
         "labels.json": {f"{layer}_{n}": label for (layer, n), label in labels.items()},
         "clerps.json": [[str(cantor(layer, n)), label] for (layer, n), label in labels.items()],
         "local-clerps.json": [[f"\N{ROBOT FACE}{layer}_{n}", label] for (layer, n), label in labels.items()],
@@ -146,7 +146,7 @@ def _feature_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
 
 def labelled_graph(
     graph: Mapping[str, Any], labels: Mapping[tuple[int, int], str], layers: Sequence[int]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A copy of a graph whose nodes of these features bear their labels, in ``clerp`` and in ``qParams.clerps``.
 
     ``labels``: by layer and number; ``layers``: which are explained. Where ``feature`` is the number alone, one that
@@ -158,7 +158,7 @@ def labelled_graph(
     named, query = list(_feature_nodes(graph)), graph.get("qParams") or {}
     if not isinstance(query, dict):
         raise Refusal("the graph", "its qParams are no object", "name a file that circuit-tracer wrote")
-    made, pairs = list[dict[str, Any]](graph["nodes"]), dict[str, str]()
+    made, pairs = list(graph["nodes"]), dict[str, str]()
     whose = dict[str, set[tuple[int, int]]]()
     for k, at, number in named:
         key = str(made[k]["feature"])
@@ -190,14 +190,13 @@ def _graph(path: Path) -> dict[str, Any]:
     return told
 
 
-def _page(number: int, block: Block, one: Entry) -> dict[str, Any]:
+def _page(number: int, block: Block, one: Entry) -> dict[str, object]:
     """What the page shows of a feature: where it fires, with strengths where the run keeps them by token."""
     layer, own = block.layer, block.contexts.get(one.feature, {})
     windows = windows_in_tokens(one.feature, {one.feature: own}, block.tokens)
     if not windows:
         windows = [[(str(text), None)] for text in own.get("firing", [])]
-    examples = [_example(found) for found in windows]
-    largest = max((max(example["tokens_acts_list"]) for example in examples), default=0.0)
+    largest = max((strength or 0.0 for found in windows for _, strength in found), default=0.0)
     words = [str(word) for word in block.lens.get(one.feature, {}).get("source", [])]
     return {
         "layer": layer,
@@ -208,11 +207,11 @@ def _page(number: int, block: Block, one: Entry) -> dict[str, Any]:
         "act_max": largest or 1.0,
         "top_logits": words[:10],
         "bottom_logits": [],
-        "examples_quantiles": [{"quantile_name": "Where it fires most", "examples": examples}],
+        "examples_quantiles": [{"quantile_name": "Where it fires most", "examples": [*map(_example, windows)]}],
     }
 
 
-def _example(found: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+def _example(found: Sequence[tuple[str, float | None]]) -> dict[str, object]:
     """A window; its page knows no unknown strength, so that of a token that was not read is 0."""
     acts = [strength or 0.0 for _, strength in found]
     return {

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -72,15 +71,14 @@ def card(entries: Sequence[Entry], run: ShownRun, licence: str | None) -> str:
     """The card: YAML head and text."""
     manifest = run.manifest
     source, target = _shown(manifest.source), _shown(manifest.target)
-    head: dict[str, Any] = {
+    head = {
+        **({"license": licence} if licence else {}),
         "pretty_name": f"Explanations of {source}",
         "language": ["en"],
         "tags": ["interpretability", "sparse-autoencoders", "explanations", "dragoman"],
         "size_categories": [next((word for most, word in _SIZES if len(entries) < most), "n>1M")],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": FILE}]}],
     }
-    if licence:
-        head = {"license": licence, **head}
     counts = Counter(one.condition for one in entries)
     known = {one.name: one for one in run.conditions}
     conditions = "\n".join(

@@ -12,8 +12,8 @@ the map needs no firing and answers for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,15 @@ Names = Sequence[str | None]
 COMFORT = 50.0  # effective documents at which the direct route may be used, not only asked
 QUARTILE = 0.25
 RELIABLE = 0.7
+
+
+class _Compared(NamedTuple):
+    """A row beside where features fire: see ``Card``."""
+
+    n_eff: float | None = None
+    agreement: float | None = None
+    margin: float | None = None
+    nearest: str | None = None
 
 
 def make_cards(
@@ -75,19 +84,20 @@ def make_cards(
 def cards_as_is(directions: Directions, direct: DirectTable | None, fired: FiringSums | None) -> list[Card]:
     """Cards of rows that are read at the target as they are: only the direct routes can check them."""
     unit = directions.unit / np.linalg.norm(directions.unit.astype(np.float64), axis=1, keepdims=True)
-    measured: list[dict[str, float | None]] = [{"norm": 1.0}] * len(unit)
+    measured = [{"norm": 1.0}] * len(unit)
     return _judged(measured, _compared(_names(directions), unit, direct), _at_home(directions, unit, fired), None)
 
 
 def _judged(
-    measured: Sequence[dict[str, Any]],
-    checks: Sequence[dict[str, Any]],
-    home: Sequence[dict[str, Any]],
+    measured: Sequence[Mapping[str, float | None]],
+    checks: Sequence[_Compared],
+    home: Sequence[_Compared],
     lowest_norm: float | None,
 ) -> list[Card]:
     cards = []
-    for parts in zip(measured, checks, home, strict=True):
-        card = Card(**parts[0], **parts[1], **parts[2])
+    for numbers, there, here in zip(measured, checks, home, strict=True):
+        of_home = {"home_agreement": here.agreement, "home_margin": here.margin, "home_nearest": here.nearest}
+        card = Card.model_validate({**numbers, **there._asdict(), **of_home})
         status, why = status_of(card, lowest_norm=lowest_norm)
         cards.append(card.model_copy(update={"status": status, "why": why}))
     return cards
@@ -249,16 +259,15 @@ def _measured(
     ]
 
 
-def _at_home(directions: Directions, unit: Doubles, fired: FiringSums | None) -> list[dict[str, Any]]:
+def _at_home(directions: Directions, unit: Doubles, fired: FiringSums | None) -> list[_Compared]:
     """The same comparison in the source itself: rows d (k, p) against the source's mean where each feature fires."""
-    found = _compared(_names(directions), unit, None if fired is None else fired.table())
-    return [{f"home_{key}": one[key] for key in ("agreement", "margin", "nearest")} for one in found]
+    return _compared(_names(directions), unit, None if fired is None else fired.table())
 
 
-def _compared(names: Names, image: Doubles, direct: DirectTable | None) -> list[dict[str, Any]]:
+def _compared(names: Names, image: Doubles, direct: DirectTable | None) -> list[_Compared]:
     """Agreement, nearest other feature and margin of images (k, q) against every feature that fires often enough."""
     if direct is None:
-        return [dict.fromkeys(("n_eff", "agreement", "margin", "nearest"))] * len(names)
+        return [_Compared()] * len(names)
     n_eff, beta, where = direct.n_eff, direct.beta, {name: i for i, name in enumerate(direct.ids)}
     able = np.flatnonzero((n_eff >= FLOOR) & (np.linalg.norm(beta, axis=1) > 0))
     cosines = np.full((len(names), len(n_eff)), -np.inf)
@@ -267,7 +276,7 @@ def _compared(names: Names, image: Doubles, direct: DirectTable | None) -> list[
         length = np.linalg.norm(image, axis=1, keepdims=True)
         rivals, _ = unit_rows(beta[able], "direct route")
         cosines[:, able] = (image / np.where(length > 0, length, 1.0)) @ rivals.T
-    checks: list[dict[str, Any]] = []
+    checks = list[_Compared]()
     for name, row in zip(names, cosines, strict=True):
         own = where.get(name) if name is not None else None
         agreement = float(row[own]) if own is not None and np.isfinite(row[own]) else None
@@ -276,11 +285,11 @@ def _compared(names: Names, image: Doubles, direct: DirectTable | None) -> list[
         rival = int(np.argmax(row))
         rivalled = bool(np.isfinite(row[rival]))
         checks.append(
-            {
-                "n_eff": float(n_eff[own]) if own is not None else None,
-                "agreement": agreement,
-                "margin": agreement - float(row[rival]) if agreement is not None and rivalled else None,
-                "nearest": direct.ids[rival] if rivalled else None,
-            }
+            _Compared(
+                n_eff=float(n_eff[own]) if own is not None else None,
+                agreement=agreement,
+                margin=agreement - float(row[rival]) if agreement is not None and rivalled else None,
+                nearest=direct.ids[rival] if rivalled else None,
+            )
         )
     return checks

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,14 +186,17 @@ class _Reading:
             self.firings = FiringsTally(ids, seed=options.seed)
             self.words, self.around = WordTally(ids), TokenTally(len(ids))
         sites, widths = (source.site, target.site), (source.width, target.width)
-        how: dict[str, Any] = {"device": device, "product": getattr(np, options.product), "every": every}
-        self.sums = pair_sums(sites, widths, options.folds, self.watched, encoding, **how)
+        product = getattr(np, options.product)
+        self.sums = pair_sums(
+            sites, widths, options.folds, self.watched, encoding, device=device, product=product, every=every
+        )
 
     def read(self, batches: Sequence[Documents]) -> Iterator[tuple[Documents, Tokens | None, Pairs]]:
         """Every batch, its tokens where they were made beforehand, and its pairs: kept before, or read now."""
         stay = self.device is not None
-        how: dict[str, Any] = {"typical": self.pilot.typical, "options": self.options, "stay": stay}
-        pairing = Pairing(source=self.source, target=self.target, **how)
+        pairing = Pairing(
+            source=self.source, target=self.target, typical=self.pilot.typical, options=self.options, stay=stay
+        )
 
         def prepared(documents: Documents) -> tuple[Pairs | None, Tokens | None]:
             kept = self._kept(documents)
@@ -283,7 +286,7 @@ class _Reading:
             tokens=self.around.finish(firings) if self.around and firings else None,
         )
 
-    def _report(self, given: int, left: Counter[str], firing: Firing | None) -> dict[str, Any]:
+    def _report(self, given: int, left: Counter[str], firing: Firing | None) -> dict[str, object]:
         """What was read and what was left out; every number counted, none estimated."""
         c, options = self.counts, self.options
         whys = ("early", "outlier at source", "outlier at target", "above the most of one document")

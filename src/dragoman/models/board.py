@@ -28,12 +28,11 @@ class Board:
 
     def __init__(self, device: torch.device, slots: int, most: int, vocabulary: int, ending: Ending) -> None:
         """All slots are done."""
-        how: dict[str, Any] = {"device": device}
-        self.state = torch.zeros(FACTS, slots + 1, dtype=torch.int32, **how)
-        self.said = torch.zeros(slots + 1, most, dtype=torch.int32, **how)
-        self.sure = torch.zeros(slots + 1, most, dtype=torch.float32, **how)
-        self.uniform = torch.zeros(slots + 1, most, dtype=torch.float64, **how)
-        self.inverse = torch.ones(1, dtype=torch.float32, **how)
+        self.state = torch.zeros(FACTS, slots + 1, dtype=torch.int32, device=device)
+        self.said = torch.zeros(slots + 1, most, dtype=torch.int32, device=device)
+        self.sure = torch.zeros(slots + 1, most, dtype=torch.float32, device=device)
+        self.uniform = torch.zeros(slots + 1, most, dtype=torch.float64, device=device)
+        self.inverse = torch.ones(1, dtype=torch.float32, device=device)
         self.temperature = 1.0
         ends = torch.zeros(vocabulary, dtype=torch.int32)
         for kind, ids in ((2, ending.closers), (1, ending.stops)):

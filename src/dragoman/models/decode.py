@@ -142,8 +142,9 @@ class Verbalizer:
         if by_vllm(engine):
             self._engine, self.engine = self._by_vllm(client)
         else:
-            how: dict[str, Any] = {"compiled": compiled, "loop_only": self.contract.loop_only}
-            self._engine, self.engine = engine_for(engine, self.model, self.ending, self._rows, **how)
+            self._engine, self.engine = engine_for(
+                engine, self.model, self.ending, self._rows, compiled=compiled, loop_only=self.contract.loop_only
+            )
 
     def __repr__(self) -> str:
         """Its name, what it reads and how it is fed."""
@@ -155,7 +156,7 @@ class Verbalizer:
         return self.contract.sidecar
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Everything that decides its words: checkpoint, sha256 of files, contract, dtype, norm, base, prompt.
 
         ``files``, and ``base_files`` and so on of what lies under it: the files beside the weights. Made once: it
@@ -166,7 +167,7 @@ class Verbalizer:
         return {**self._identity, **engine}
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         sidecar = sidecar_file(self._folder)
         known = {
             "contract": self.contract.name,
@@ -290,7 +291,7 @@ class Verbalizer:
     def _by_vllm(self, client: Client | None) -> tuple[RowsByVllm, str]:
         """VLLM on this model, adapters in its weights: here, where it is started when rows are first said, or there."""
         trial = np.random.default_rng(0).standard_normal((ROWS, self.width)).astype(np.float32)
-        how: dict[str, Any] = {"folder": self._vllm_folder, "trial": lambda: self.feed(trial), "dtype": self._dtype}
+        how = {"folder": self._vllm_folder, "trial": lambda: self.feed(trial), "dtype": self._dtype}
         if client is None:
             return VllmEngine(self.model, self.ending, **how), f"engine: {vllm.version()}, on {self._device}"
         made = ServerEngine(client, self.model, self.ending, **how)

@@ -80,8 +80,9 @@ class SlotEngine:
         self.close()
         slots = min(self._most, slots_for(self._net, shared=shared, tail=tail, most=most, rows=rows))
         self._rows = rows
-        how: dict[str, Any] = {"shared": shared, "tail": tail, "most": most, "compiled": self.compiled}
-        self._made = Captured(self._net, self._ending, slots=slots, **how)
+        self._made = Captured(
+            self._net, self._ending, slots=slots, shared=shared, tail=tail, most=most, compiled=self.compiled
+        )
         return self._made
 
 

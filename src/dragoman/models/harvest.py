@@ -150,20 +150,24 @@ class Reader:
         ``typical`` is these texts' own when left out: read in pieces, pass that of all the texts. ``stay``: whether
         rows stay on the model's device, in torch. ``prepared``: all of these texts, where that was made before.
         """
-        how: dict[str, Any] = {"typical": typical, "stay": stay}
-        if prepared is not None:
-            how["batches"] = [prepared]
-        parts = list(token_rows(self, texts, batch_size=batch_size, max_tokens=max_tokens, **how))
+        batches = None if prepared is None else [prepared]
+        parts = list(
+            token_rows(
+                self, texts, batch_size=batch_size, max_tokens=max_tokens, typical=typical, stay=stay, batches=batches
+            )
+        )
         if len(parts) == 1:
             return parts[0]
-        joined: dict[str, Any] = {
-            k: np.concatenate([getattr(p, k) for p in parts]) for k in ("document", "end", "position")
-        }
-        joined["x"] = torch.cat([p.x for p in parts]) if stay else np.concatenate([p.x for p in parts])
-        counts: dict[str, Any] = {
-            k: sum(getattr(p, k) for p in parts) for k in ("dropped", "special", "first", "undefined")
-        }
-        return TokenRows(**joined, **counts)
+        return TokenRows(
+            x=torch.cat([p.x for p in parts]) if stay else np.concatenate([p.x for p in parts]),
+            document=np.concatenate([p.document for p in parts]),
+            end=np.concatenate([p.end for p in parts]),
+            position=np.concatenate([p.position for p in parts]),
+            dropped=sum(p.dropped for p in parts),
+            special=sum(p.special for p in parts),
+            first=sum(p.first for p in parts),
+            undefined=sum(p.undefined for p in parts),
+        )
 
 
 def open_both(source: Site, target: Site, *, dtype: str = "float32", device: str = "cpu") -> tuple[Reader, Reader]:

@@ -202,9 +202,7 @@ def _loaded(
     why, instead = f"transformers {transformers.__version__} cannot load it", AGAIN
     if quantised(config):
         why, instead = f"it is quantised, and {why}", "use its weights in bfloat16, or install that library"
-    how: dict[str, Any] = {"config": told}
-    if straight_to(device):
-        how["device_map"] = device
+    placed = {"device_map": device} if straight_to(device) else {}
     with quietly(), opening(what, why, instead):
         try:
             return auto.from_pretrained(
@@ -215,7 +213,8 @@ def _loaded(
                 ignore_mismatched_sizes=True,  # they are in the report, and refused by name
                 trust_remote_code=False,
                 local_files_only=True,
-                **how,
+                config=told,
+                **placed,
             )
         except torch.OutOfMemoryError as error:
             raise Refusal(f"{folder}", f"{NO_ROOM} {device} ({words_of(error)})", SMALLER) from error

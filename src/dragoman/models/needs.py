@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dragoman import tiny
 from dragoman.core import Refusal, Site
@@ -22,6 +22,7 @@ from dragoman.models.sizes import HEAD, place_of, readable_in_part, sizes_of
 from dragoman.store import refusing
 from dragoman.tiny import model_parts
 from dragoman.verbalizers import registry
+from dragoman.verbalizers.protocol import HowFed
 
 STORED = 2  # bytes of a number in weights of which nothing but the size is known
 
@@ -81,30 +82,33 @@ def model_needs(ref: str, pair: Mapping[str, Mapping[str, int]]) -> ModelNeeds:
     """
     if ref in tiny.MODELS:
         model = tiny.MODELS[ref]
-        folder, told = converted_at(model), dict[str, Any](pair.get(ref, {}))
+        folder, told = converted_at(model), pair.get(ref, {})
         if folder.is_dir():
             return _of_folder(ref, folder)
         model_parts(model)
-        written = told.pop("stored_bytes", 0)
-        parameters = told.pop("parameters", None)
-        return ModelNeeds(ref=ref, parameters=parameters, written=written, **_evenly(parameters, told), **told)
+        by_block, beside = _evenly(told)
+        return ModelNeeds(
+            ref=ref, parameters=told.get("parameters"), width=told.get("width"), blocks=told.get("blocks"),
+            keys=told.get("keys"), vocabulary=told.get("vocabulary"), tokenizer_bytes=told.get("tokenizer_bytes", 0),
+            written=told.get("stored_bytes", 0), by_block=by_block, beside=beside,
+        )  # fmt: skip
     folder = folder_here(ref)
     return _of_folder(ref, folder) if folder is not None else _of_hub(ref)
 
 
-def verbalizer_needs(ref: str, fed: Mapping[str, Any], pair: Mapping[str, Mapping[str, int]]) -> VerbalizerNeeds:
+def verbalizer_needs(ref: str, fed: HowFed, pair: Mapping[str, Mapping[str, int]]) -> VerbalizerNeeds:
     """Where a verbalizer reads and what opening it takes.
 
     Args:
         ref: packaged name, folder or hub id.
-        fed: ``contract``, ``settings`` and ``base``, as they are said.
+        fed: as it is said.
         pair: see `model_needs`.
 
     Raises:
         Refusal: its files are not here, and dragoman's registry does not know where it reads; or what is said
             contradicts what is known.
     """
-    how = how_fed(ref, fed.get("contract"), fed.get("settings") or {}, fed.get("base"))
+    how = how_fed(ref, fed["contract"], fed["settings"] or {}, fed["base"])
     folder, known = folder_here(ref), registry.find(ref)
     sure = known is not None and known.usable and len(known.blocks) == 1 and known.contract != "universal"
     if folder is not None and not sure:
@@ -142,12 +146,13 @@ def folder_here(ref: str) -> Path | None:
         return path if path.is_dir() else cached(ref)
 
 
-def _evenly(parameters: int | None, told: Mapping[str, Any]) -> dict[str, Any]:
+def _evenly(told: Mapping[str, int]) -> tuple[tuple[int, ...], int]:
     """The same of an embedded model before it is converted: its blocks are alike, and its output layer is its table."""
-    table, count = told.get("vocabulary", 0) * told.get("width", 0), told.get("blocks", 0)
+    parameters, count = told.get("parameters"), told.get("blocks", 0)
+    table = told.get("vocabulary", 0) * told.get("width", 0)
     if not parameters or not table or not count:
-        return {}
-    return {"by_block": ((parameters - table) // count,) * count, "beside": table}
+        return (), 0
+    return ((parameters - table) // count,) * count, table
 
 
 def _of_folder(ref: str, folder: Path) -> ModelNeeds:
@@ -157,6 +162,7 @@ def _of_folder(ref: str, folder: Path) -> ModelNeeds:
     text = config.get("text_config")
     known = {**config, **text} if isinstance(text, dict) else config
     tokenizer, sizes = folder / TOKENIZER, sizes_of(str(folder))
+    by_block, beside = _parts(config, known, shapes)
     words, heads, head = (known.get(name) for name in ("vocab_size", "num_key_value_heads", "head_dim"))
     if not isinstance(head, int) and isinstance(count := known.get("num_attention_heads"), int) and sizes.width:
         head = sizes.width // max(count, 1)
@@ -169,17 +175,18 @@ def _of_folder(ref: str, folder: Path) -> ModelNeeds:
         vocabulary=words if isinstance(words, int) else None,
         tokenizer=tokenizer if tokenizer.is_file() else None,
         tokenizer_bytes=tokenizer.stat().st_size if tokenizer.is_file() else 0,
-        **_parts(config, known, shapes),
+        by_block=by_block,
+        beside=beside,
     )
 
 
 def _parts(
     config: Mapping[str, object], text: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
+) -> tuple[tuple[int, ...], int]:
     """Parameters by block and beside the blocks, of a model that can be opened in part."""
     families = config.get("model_type"), text.get("model_type")
     if not readable_in_part(*families) or config.get("quantization_config"):
-        return {}
+        return (), 0
     blocks, beside = dict[int, int](), 0
     for name, shape in shapes.items():
         place, count = place_of(name), math.prod(shape)
@@ -188,8 +195,8 @@ def _parts(
         elif not HEAD.search(name):
             beside += count
     if sorted(blocks) != list(range(len(blocks))):
-        return {}
-    return {"by_block": tuple(blocks[number] for number in sorted(blocks)), "beside": beside}
+        return (), 0
+    return tuple(blocks[number] for number in sorted(blocks)), beside
 
 
 def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
@@ -201,12 +208,12 @@ def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
     if place is None:
         raise Refusal(f"'{ref}'", "there is no such folder here, and it is no hub id", "check the name")
     least = None if billions is None else int(billions * 1e9)
-    told: dict[str, Any] = {"ref": ref, "width": sizes.width, "blocks": sizes.blocks}
-    how: dict[str, Any] = {"allow_patterns": place.patterns} if place.inside else {}
+    of_hub = partial(ModelNeeds, ref=ref, width=sizes.width, blocks=sizes.blocks)
     try:
         files = snapshot_download(
-            place.repo, revision=place.revision, ignore_patterns=list(NEVER_READ), dry_run=True, **how
-        )
+            place.repo, revision=place.revision, allow_patterns=place.patterns, ignore_patterns=list(NEVER_READ),
+            dry_run=True,
+        )  # fmt: skip
         weights = sum(file.file_size or 0 for file in files if str(file.filename).endswith(".safetensors"))
         fetched = sum(file.file_size or 0 for file in files if file.will_download)
     # Whatever keeps the hub from answering, the size is not known then.
@@ -216,6 +223,6 @@ def _of_hub(ref: str, known: registry.Checkpoint | None = None) -> ModelNeeds:
         if no in ("repository", "gated", "revision", "name"):
             raise refusal from error
         why = f"the hub does not say how large {ref} is ({type(error).__name__})"
-        return ModelNeeds(parameters=least, fetched=None, why=why, **told)
+        return of_hub(parameters=least, fetched=None, why=why)
     why = "" if least else f"{ref} is taken to be stored in 16 bits"
-    return ModelNeeds(parameters=least or weights // STORED, fetched=fetched, why=why, **told)
+    return of_hub(parameters=least or weights // STORED, fetched=fetched, why=why)

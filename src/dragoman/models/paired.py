@@ -144,9 +144,11 @@ class Harvest:
 
     def save(self, path: Path) -> None:
         """Write to one file."""
-        words: dict[str, Any] = {"holds": "harvest", "source": str(self.source), "target": str(self.target)}
-        words |= {"n": self.background.n, "source_n": self.source_background.n, "texts": self.background.texts}
-        words["left_out"] = {side: dict(counts) for side, counts in self.left_out.items()}
+        words = {
+            "holds": "harvest", "source": str(self.source), "target": str(self.target), "n": self.background.n,
+            "source_n": self.source_background.n, "texts": self.background.texts,
+            "left_out": {side: dict(counts) for side, counts in self.left_out.items()},
+        }  # fmt: skip
         means = {"source_background": self.source_background.mean, "background": self.background.mean}
         write_arrays(path, {"x": self.x, "y": self.y, **means}, words)
 

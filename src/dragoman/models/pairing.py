@@ -51,8 +51,7 @@ class Pairs:
     def of(cls, kept: Kept, *, again: bool = False) -> Pairs:
         """What was kept or handed on."""
         arrays, counted = kept
-        there: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-        return cls(**there, counted=counted, again=again)
+        return cls(**{name: arrays[name] for name in _ARRAYS}, counted=counted, again=again)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +75,9 @@ class Pairing:
 
     def pairs(self, documents: Sequence[Document], batches: tuple[Batch, Batch] | None = None) -> Pairs:
         """The pairs of a batch that are kept; the rest are counted by why they are not."""
-        how: dict[str, Any] = {"batch_size": len(documents), "max_tokens": self.options.max_tokens, "stay": self.stay}
-        texts = [d.text for d in documents]
+        texts, most = [d.text for d in documents], self.options.max_tokens
         x, y = (
-            reader.rows(texts, np.inf, prepared=batch, **how)
+            reader.rows(texts, np.inf, batch_size=len(texts), max_tokens=most, stay=self.stay, prepared=batch)
             for reader, batch in zip((self.source, self.target), batches or (None, None), strict=True)
         )
         counts, tokens = Counter[str](), {side: Counter[str]() for side in SIDES}

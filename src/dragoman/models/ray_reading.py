@@ -169,11 +169,11 @@ class _Worker:
     ) -> Any:
         """Open them as the driver would."""
 
-        def told() -> dict[str, Any]:
+        def told() -> dict[str, object]:
             self._readers, self._summed = open_both(source, target, **how), summed
             files = [fingerprint_of_model(model_ref(site)) for site in (source, target)]
             sides = zip(SIDES, self._readers, strict=True)
-            return {"files": files, **placed} | {side: {"width": r.width, "dtype": r.dtype} for side, r in sides}
+            return {"files": files, **placed, **{side: {"width": r.width, "dtype": r.dtype} for side, r in sides}}
 
         placed = settled(folder, threads)
         return refusing(told)

@@ -150,7 +150,7 @@ class _Worker:
         """Open it as the driver would."""
         from dragoman.models.decode import Verbalizer
 
-        def told() -> dict[str, Any]:
+        def told() -> dict[str, object]:
             self._opened = Verbalizer.open(ref, **how)
             return {"stamps": self._opened.stamps, **placed}
 
@@ -167,6 +167,6 @@ class _Worker:
         return refusing(lambda: self._opened.verbalize(vectors, **settings))
 
 
-def _told(opened: Any) -> dict[str, Any]:
+def _told(opened: Any) -> dict[str, object]:
     """What a run asks of a verbalizer."""
     return {name: getattr(opened, name) for name in _TOLD}

@@ -35,7 +35,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _SAME = ("dragoman", "torch", "transformers")  # what decides words besides files
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+_QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ class _Refused:
     instead: str
 
 
-def settled(folder: str, threads: int) -> dict[str, Any]:
+def settled(folder: str, threads: int) -> dict[str, object]:
     """Have this worker be where the driver is, if there is such a folder, on its threads; who it is."""
     import torch
 

@@ -39,6 +39,7 @@ from dragoman.store.libraries import refuse_absent, version_of
 from dragoman.store.spans import listed, meant
 from dragoman.tiny import PackagedModel, model_parts
 from dragoman.verbalizers import registry
+from dragoman.verbalizers.protocol import HowFed
 from dragoman.verbalizers.sidecar import NAME
 
 _HUB = re.compile(rf"(?P<repo>{REPOSITORY})(?:@(?P<revision>{REVISION}))?(?:/(?P<inside>{PART}(?:/{PART})*))?/?")
@@ -166,11 +167,13 @@ def _fetched(place: HubPlace, ref: str) -> Path:
     """What the hub or its cache has of a place."""
     from huggingface_hub import snapshot_download
 
-    how: dict[str, Any] = {"revision": place.revision, "ignore_patterns": list(NEVER_READ)}
-    how |= {"allow_patterns": place.patterns} if place.inside else {}
-    _refuse_unfit(place, ref, how)
+    _refuse_unfit(place, ref)
     try:
-        root = Path(snapshot_download(place.repo, **how))
+        root = Path(
+            snapshot_download(
+                place.repo, revision=place.revision, allow_patterns=place.patterns, ignore_patterns=list(NEVER_READ)
+            )
+        )
     # The hub's library passes on what the one below it raises, and an answer that makes no sense as a ValueError.
     except Exception as error:
         raise no_of(place, ref, error)[1] from error
@@ -273,16 +276,16 @@ def _of_pickles(names: Sequence[str], what: str) -> Refusal | None:
     return Refusal(what, why, "convert them to safetensors, or name a revision that holds them so (ORG/NAME@REVISION)")
 
 
-def _refuse_unfit(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
+def _refuse_unfit(place: HubPlace, ref: str) -> None:
     """Refuse pickles, and files that the disk has no room for, by the hub's own listing, before a file is fetched."""
     from huggingface_hub import constants, snapshot_download
 
-    every = {key: value for key, value in how.items() if key != "ignore_patterns"}
     try:
-        listing = list(snapshot_download(place.repo, dry_run=True, **every))
-        unread = how["ignore_patterns"]
+        listing = snapshot_download(place.repo, revision=place.revision, allow_patterns=place.patterns, dry_run=True)
         planned = [
-            file for file in listing if file.will_download and not any(fnmatch(file.filename, one) for one in unread)
+            file
+            for file in listing
+            if file.will_download and not any(fnmatch(file.filename, one) for one in NEVER_READ)
         ]
         need = sum(file.file_size or 0 for file in planned)
     # Whatever keeps the hub from answering, the download meets it next and says it; what is cached needs no answer.
@@ -304,7 +307,7 @@ def _refuse_unfit(place: HubPlace, ref: str, how: dict[str, Any]) -> None:
         )
 
 
-def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+def how_fed(ref: str, contract: str | None, settings: Mapping[str, Any], base: str | None) -> HowFed:
     """``contract``, ``settings`` and ``base`` of a verbalizer: what is said, and else what the registry knows.
 
     Raises:
@@ -473,11 +476,14 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     # The fast tokenizer's own file, under the generic class: saving through the model's class lost Gemma's merges
     # between transformers versions (one token per character, silently).
     write_text(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    settings["pad_token"] = settings.get("pad_token") or settings["eos_token"]
-    if tokenizer.chat_template:
-        settings["chat_template"] = tokenizer.chat_template
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **special,
+        "pad_token": special.get("pad_token") or special["eos_token"],
+        **({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}),
+    }
     write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=1, ensure_ascii=False))
 
 

@@ -105,10 +105,13 @@ def write_explanations(
         fires = activation_rows(_whole_windows(windows), source.model, source.source, author, _id)
         active, count = _batches(aside / "activations", held, fires, batch_size)
         there = _refuse_others(folder, ready) | _refuse_others(held, active)
-        how: dict[str, Any] = {"types": types, "model_name": model_name, "author": author}
         indices = [str(row["index"]) for row in rows]
-        description = readme(source, **how, indices=indices, files=len(ready), windows=count, distrust=distrust)
-        beside = config_files(root / "config", **how) | {folder.parent / "README.md": description}
+        description = readme(
+            source, types=types, model_name=model_name, author=author, indices=indices, files=len(ready),
+            windows=count, distrust=distrust,
+        )  # fmt: skip
+        beside = config_files(root / "config", types=types, model_name=model_name, author=author)
+        beside |= {folder.parent / "README.md": description}
         moved = {path: made for path, made in (ready | active).items() if path not in there}
         for path in moved:
             refuse_target(path)

@@ -42,7 +42,7 @@ class RunBuilder:
     directions: Directions
     backgrounds: Mapping[str, Background]
     conditions: list[Condition] = field(default_factory=list)
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[dict[str, object]] = field(default_factory=list)
     bare: dict[str, Directions] = field(default_factory=dict)
     lengths: dict[str, Floats] = field(default_factory=dict)
     tokens: Sequence[PromptToken] = ()
@@ -85,8 +85,8 @@ class RunBuilder:
         self.conditions.append(Condition.of(name, directions, by, vectors=injected, **how))
         self.lengths[name] = directions.norms
         entry = {"name": name, "route": route, "washout": washout, "verbalizer": by}
-        told = {"null": null, "reading": reading}
-        self.entries.append(entry | {key: one for key, one in told.items() if one is not None} | about)
+        told = {key: one for key, one in (("null", null), ("reading", reading)) if one is not None}
+        self.entries.append({**entry, **told, **about})
         if keep_bare:
             self.bare[name] = directions
 
@@ -118,7 +118,10 @@ class RunBuilder:
             "dragoman": version_of("dragoman"),
             "source": str(self.directions.site),
             "target": str(around.site if around is not None else self.target),
-            "conditions": [entry | {"verbalizer": verbalizers[entry["verbalizer"]].name} for entry in self.entries],
+            "conditions": [
+                entry | {"verbalizer": verbalizers[one.verbalizer].name}
+                for entry, one in zip(self.entries, self.conditions, strict=True)
+            ],
             "features": list(self.directions.ids),
             "rows": options.samples * sum(len(c.ids) for c in self.conditions),
             **({"background": background_report(around)} if around is not None else {}),
@@ -142,7 +145,8 @@ class RunBuilder:
 
     def _tell_washed(self, verbalizers: Mapping[str, AnyVerbalizer], talk: Talk) -> None:
         """Say where vectors are washed for a verbalizer that was trained on bare rows."""
-        washed = {one["verbalizer"] for one in self.entries if one["washout"] != "none"}
+        both = zip(self.conditions, self.entries, strict=True)
+        washed = {one.verbalizer for one, entry in both if entry["washout"] != "none"}
         for key in sorted(washed):
             if getattr(verbalizers[key], "trained_on_rows", False):
                 talk.say(f"{verbalizers[key].name} was trained on bare rows, and these are washed: pass --washout none")

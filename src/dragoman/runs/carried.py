@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -41,19 +41,34 @@ class Carried:
     reading: Reading | None
 
 
+class TooRare(TypedDict):
+    """Effective documents (None where nobody counted) of features without the reading "fires", and the least."""
+
+    least: float
+    documents: dict[str, float | None]
+
+
+class About(TypedDict, total=False):
+    """Of a manifest's ``about``, what is told of carried conditions.
+
+    ``map``: what is wrong with the map, where a text crossed by it. ``background``: by condition, the features that are
+    set aside there because what was carried of them is nothing else.
+    """
+
+    map: str
+    too_rare: TooRare
+    background: dict[str, list[str]]
+
+
 def conditions_of(
     directions: Directions, crossing: Crossing, options: Options, say: Callable[[str], None]
-) -> tuple[list[Carried], dict[str, Any]]:
+) -> tuple[list[Carried], About]:
     """The conditions asked for, and entries of the manifest's ``about``.
-
-    Of ``about``, ``map``: what is wrong with the map, where a text crossed by it. ``too_rare``: the effective documents
-    (None where nobody counted) of features without the reading "fires", and how many are the ``least``. ``background``:
-    by condition, the features that are set aside there because what was carried of them is nothing else.
 
     Raises:
         Refusal: as ``Crossing.carry``; "fires" alone was asked for, and no feature has it; every row is background.
     """
-    about: dict[str, Any] = {}
+    about = About()
     if options.route is not None or crossing.source == crossing.target:
         made = [_by_one_route(directions, crossing, options)]
         if options.route is None and options.reading is not None:
@@ -73,7 +88,9 @@ def conditions_of(
         lost |= {one.name: aside} if aside else {}
     if not kept:
         wash(made[-1].directions, crossing.background, options.washout)  # refuses, with the reason
-    return kept, about | ({"background": lost} if lost else {})
+    if lost:
+        about["background"] = lost
+    return kept, about
 
 
 def washable(

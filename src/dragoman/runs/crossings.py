@@ -190,8 +190,8 @@ def by_tokens(
     talk.say(f"fitting the map on {aligned.report['pairs']} pairs of tokens")
     texts = readings.aligned_texts(dictionary)
     overlap = readings.lenses.shared if readings.lenses is not None else None
-    how: dict[str, Any] = {"seed": seed, "texts": texts, "algebra": algebra_of(readings.device)}
-    made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, **how)
+    algebra = algebra_of(readings.device)
+    made = Crossing.from_tokens(aligned, rows, direct=direct, overlap=overlap, seed=seed, texts=texts, algebra=algebra)
     return replace(made, digests=digests, left_out=left_out)
 
 

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,6 +44,7 @@ from dragoman.runs.order import COMFORT, ROWS, Planned, planned, readers
 from dragoman.runs.texts import Texts
 from dragoman.store.arrays import load_background
 from dragoman.store.outputs import check_run
+from dragoman.verbalizers.protocol import UNSAID, HowFed
 
 _SAMPLED = 200  # texts whose tokens are counted
 _LONGEST = 256  # tokens of a text that are read
@@ -59,7 +59,7 @@ def dry_run(
     features: Asked | None = None,
     through: Crossing | None = None,
     native: str | None = None,
-    fed: Mapping[str, Any] | None = None,
+    fed: HowFed | None = None,
     options: Options | None = None,
     texts: Texts | None = None,
     confidence: Path | None = None,
@@ -77,8 +77,8 @@ def dry_run(
         Client(served).about()
     options, texts, pair = options or Options(), texts or Texts(), constants()["pair"]
     source = dictionary.site
-    first = verbalizer_needs(by, fed or {}, pair)
-    second = None if native is None else verbalizer_needs(native, {}, pair)
+    first = verbalizer_needs(by, fed or UNSAID, pair)
+    second = None if native is None else verbalizer_needs(native, UNSAID, pair)
     target, alike = first.site, first.site == source
     check_place(source, dictionary.d_model)
     check_place(target, what="what the verbalizer reads")
@@ -87,8 +87,10 @@ def dry_run(
     ids, count = _features(dictionary, features)
     beside = dictionary.direct_folder(target) if texts.own is None else None
     if through is None:
-        how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": native is not None}
-        texts.refuse_few(source, target, counted=beside is not None, **how)
+        of_both = native is not None
+        texts.refuse_few(
+            source, target, map=options.map, route=options.serving, native=of_both, counted=beside is not None
+        )
     given = [] if through is not None else _given(texts, options, alike, beside is not None, second is not None)
     read = readers(source, target, pair) if given else []
     tokens, guessed = _tokens(read, given)

@@ -31,7 +31,7 @@ from dragoman.models.sizes import check_place, check_read
 from dragoman.records import UNUSABLE_MAP
 from dragoman.runs import prompted
 from dragoman.runs.build import RunBuilder, refuse_ended, together
-from dragoman.runs.carried import Carried, conditions_of, unusable, washable, without
+from dragoman.runs.carried import About, Carried, conditions_of, unusable, washable, without
 from dragoman.runs.crossings import firings_of, lens_words, prepare, refuse_uncounted, tell_dead, tokens_of, windows_of
 from dragoman.runs.given import (
     dictionary_of,
@@ -57,7 +57,7 @@ from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.store import RunFolder, plain
 from dragoman.store.outputs import check_run
 from dragoman.store.spans import shown
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import UNSAID, AnyVerbalizer, HowFed, HowOpened
 from dragoman.washout import wash
 
 
@@ -146,7 +146,7 @@ def explain(
         common = Common.of(
             verbalizer_of(by, "by"),
             None if native is None else verbalizer_of(native, "native"),
-            fed={"contract": contract, "settings": settings, "base": base},
+            fed=HowFed(contract=contract, settings=settings, base=base),
             options=options | {"batch_size": batch_size, "seed": seed},
             through=through,
             map=map,
@@ -177,9 +177,8 @@ def explain(
                 chosen = left_of(out, chosen)
             tell_labels(chosen.dictionary, talk)
         width, d_sae = directions.d_model, 0 if isinstance(chosen, Activations) else chosen.dictionary.d_sae
-        about: dict[str, Any] = {"width": width, "d_sae": d_sae, "features": len(directions.ids)}
-        pool = held.enter_context(common.cluster(talk))
-        common = common.opened(directions.site, target, talk, pool, **about)
+        pool, features_of = held.enter_context(common.cluster(talk)), len(directions.ids)
+        common = common.opened(directions.site, target, talk, pool, width=width, d_sae=d_sae, features=features_of)
         if isinstance(chosen, Activations):
             readings, settings_of = common.readings(directions.site, talk), common.settings
             how = (options, fitted, out, settings_of)
@@ -199,12 +198,12 @@ class Common:
 
     by: AnyVerbalizer | str
     native: AnyVerbalizer | str | None
-    fed: Mapping[str, Any]
+    fed: HowFed
     options: Options
     fitted: Crossing | None
     texts: Texts
     confidence: str | Path | None
-    how: Mapping[str, Any]
+    how: HowOpened
     on: str | None = None
     workers: int | None = None
     pool: Cluster | None = None
@@ -216,13 +215,13 @@ class Common:
         by: AnyVerbalizer | str,
         native: AnyVerbalizer | str | None,
         *,
-        fed: Mapping[str, Any],
+        fed: HowFed,
         options: Mapping[str, Any],
         through: Crossing | str | Path | None,
         map: MapKind | None,
         texts: Texts | Sequence[str] | str | Path | None,
         confidence: str | Path | None,
-        how: Mapping[str, Any],
+        how: HowOpened,
         on: str | None = None,
         workers: int | None = None,
     ) -> Common:
@@ -283,7 +282,7 @@ class Common:
         return self.native
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What a manifest tells of texts and machine."""
         return {"dtype": self.how["dtype"], "device": self.how["device"], **self.texts.settings}
 
@@ -348,9 +347,9 @@ class Common:
         check_place(target, what="what the verbalizer reads")
         if fitted is None:
             counted = dictionary.direct_folder(target) is not None
-            how: dict[str, Any] = {"map": options.map, "route": options.serving, "native": self.native is not None}
-            self.texts.refuse_few(source, target, counted=counted, **how)
-            if not (counted and self.texts.unread(how["map"], how["route"], native=how["native"])):
+            kind, route, native = options.map, options.serving, self.native is not None
+            self.texts.refuse_few(source, target, map=kind, route=route, native=native, counted=counted)
+            if not (counted and self.texts.unread(kind, route, native=native)):
                 check_read(source, dictionary.d_model)
                 check_read(target, what="what the verbalizer reads")
         _ = dictionary.truth  # read when it is asked for
@@ -373,7 +372,8 @@ def check_explain(
     *,
     by: Sequence[str],
     out: Sequence[Path],
-    how: Mapping[str, Any],
+    dtype: str,
+    device: str,
     **options: Any,
 ) -> None:
     """Refuse what `explain` would of one of several verbalizers before it opens a model, so that none is opened.
@@ -383,15 +383,16 @@ def check_explain(
         asked: its features.
         by: the verbalizers.
         out: the folder of each one's run.
-        how: dtype and device.
+        dtype: what it computes in.
+        device: what it runs on.
         options: ``texts``, and of ``Options``.
 
     Raises:
         Refusal: as said; names that are none come before files are fetched.
     """
-    texts, machine = options.pop("texts"), {"engine": "auto", "compiled": False, **how}
+    texts, how = options.pop("texts"), HowOpened(dtype=dtype, device=device, engine="auto", compiled=False)
     each = [
-        Common.of(one, None, fed={}, options=options, through=None, map=None, texts=texts, confidence=None, how=machine)
+        Common.of(one, None, fed=UNSAID, options=options, through=None, map=None, texts=texts, confidence=None, how=how)
         for one in by
     ]
     for common, name in zip(each, by, strict=True):
@@ -515,7 +516,7 @@ def _with_natives(
     carried: Sequence[Carried],
     own: Background,
     options: Options,
-    about: dict[str, Any],
+    about: About,
     talk: Talk,
 ) -> list[Carried]:
     """Conditions without features whose native row cannot be washed: every text is judged beside its native one."""

@@ -157,7 +157,7 @@ def refuse_another(out: Path, manifest: Mapping[str, Any]) -> None:
             raise Refusal(f"output folder {out}", why, _INSTEAD)
 
 
-def _compared(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(manifest: Mapping[str, Any]) -> dict[str, object]:
     """What two parts of one run have in common, each under a name that a sentence can have."""
     told = json.loads(json.dumps(plain(manifest)))
     found = {name: told[name] for name in ("source", "target") if name in told}
@@ -189,7 +189,7 @@ def _grown(run: RunFolder, manifest: Mapping[str, Any], parts: Sequence[Part]) -
     return RunFolder.open(run.path)
 
 
-def _merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, object]:
     """The manifest of both parts."""
     there = {one["name"] for one in before["conditions"]}
     about, more = dict(before.get("about") or {}), now.get("about") or {}

@@ -10,6 +10,7 @@ mean the same: a latent may fire more widely, and a label is its maker's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,11 @@ def match(
         spool = Spool(cache.path("reading", readings.key("pairs-2", read.sentences, repr(options))))
         if spool.there:
             talk.say(f"going on after {spool.there} batches of texts that were read before")
-        how: dict[str, Any] = {"options": options, "spool": spool, "progress": talk.towards("matching")}
+        reading = partial(read_matching, options=options, spool=spool, progress=talk.towards("matching"))
         columns = np.array([int(name) for name in asked.ids])
         found = readings.read(
-            lambda source, target: read_matching(
-                source, target, read.sentences, encoders[0], columns, encoders[1], stay=kind == "gpu", **how
+            lambda source, target: reading(
+                source, target, read.sentences, encoders[0], columns, encoders[1], stay=kind == "gpu"
             )
         )
         write_json(path, {name: _plain(getattr(found, name)) for name in found.__slots__})
@@ -155,7 +156,7 @@ def _matching(
     often = [documents >= FEWEST for documents in found["documents"]]
     line = max((dealt for dealt, enough in zip(found["dealt"], often, strict=True) if enough), default=None)
     for row, (name, label) in enumerate(zip(ids, labels, strict=True)):
-        own: dict[str, Any] = {key: values[row] for key, values in found.items()}
+        own = {key: values[row] for key, values in found.items()}
         own["latent"] = str(own["latent"])
         own |= {"feature": name, "label": label, "latent_label": named.get(own["latent"], "")}
         above = often[row] and line is not None and own["low"] > line

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,15 +64,15 @@ def say_nulls(
     if "native" in verbalizers and crossing.source_background is not None:
         backgrounds["native"] = crossing.source_background
     builder = RunBuilder(directions=random, backgrounds=backgrounds)
-    how: dict[str, Any] = {"washout": options.washout, "drawn": which}
+    add = partial(builder.add, washout=options.washout, drawn=which)
     if crossing.map is not None or crossing.source == crossing.target:
         route = "identity" if crossing.source == crossing.target else "map"
-        builder.add("random", crossing.directions(random, "map"), route=route, null=RANDOM, **how)
+        add("random", crossing.directions(random, "map"), route=route, null=RANDOM)
     if crossing.moments is not None and crossing.source != crossing.target:
         images = shuffled(crossing.moments, crossing.target, random, options.seed)
-        builder.add("shuffled", images, route="map", null=SHUFFLED, **how)
+        add("shuffled", images, route="map", null=SHUFFLED)
     if "native" in backgrounds:
-        builder.add("random_native", random, route="identity", by="native", null=RANDOM, **how)
+        add("random_native", random, route="identity", by="native", null=RANDOM)
     if builder.entries:
         talk = replace(readings.talk, kept=lambda _folder: None)  # what is said goes on into the run's own log
         builder.write(run.path / NULLS, verbalizers, options, talk, {"nulls": True})

@@ -37,7 +37,7 @@ from dragoman.runs.texts import Texts
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.store import write_arrays
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import AnyVerbalizer, HowFed, HowOpened
 
 if TYPE_CHECKING:
     from dragoman.embed import Embedder
@@ -136,7 +136,7 @@ class Opened:
         check_device(device)
         fitted, read = opened_crossing(through, texts, None), Texts.of(texts)
         dictionary, source = (None, what) if isinstance(what, Site) else _with_site(dictionary_of(what))
-        fed = {"contract": contract, "settings": settings, "base": base}
+        fed = HowFed(contract=contract, settings=settings, base=base)
         if fitted is None or prompts:
             check_read(source, None if dictionary is None else dictionary.d_model)
         target = site_of_verbalizer(by, **fed) if isinstance(by, str) else by.site
@@ -150,11 +150,11 @@ class Opened:
             refuse_uncalibrated(confidence, dictionary or source, target, options)
         if dictionary is not None:
             tell_labels(dictionary, talk)
-        how: dict[str, Any] = {"dtype": dtype, "device": device}
-        by, _ = speakers(by, None, fed, talk, {**how, "engine": "auto", "compiled": False})
+        how: HowOpened = {"dtype": dtype, "device": device, "engine": "auto", "compiled": False}
+        by, _ = speakers(by, None, fed, talk, how)
         refuse_uncalibrated(confidence, dictionary or source, by.site, options, by)
         progress = Progress(talk)
-        readings = Readings(source=source, target=by.site, texts=read, talk=progress.talk(), **how)
+        readings = Readings(source=source, target=by.site, texts=read, talk=progress.talk(), dtype=dtype, device=device)
         crossing = fitted if fitted is not None else _prepared(dictionary, readings, options)
         alone, points = _others(crossing, readings, fitted, prompts=prompts)
         reader = None

@@ -21,7 +21,7 @@ from dragoman.models.room import free_bytes
 from dragoman.models.sizes import model_ref
 from dragoman.runs.forecast import Order, Sizes, constants, gpu_peak, host_peak
 from dragoman.runs.options import Options
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import UNSAID, AnyVerbalizer, HowFed
 
 COMFORT = 0.75  # of the free memory that a forecast may take: it is right within a third, and others come and go
 ROWS = {"cpu": 64, "gpu": 512}  # said together, unless somebody says otherwise
@@ -70,7 +70,7 @@ def readers(source: Site, target: Site, pair: Mapping[str, Mapping[str, int]]) -
 
 
 def one_at_a_time(
-    by: tuple[AnyVerbalizer | str, Mapping[str, Any]],
+    by: tuple[AnyVerbalizer | str, HowFed],
     native: AnyVerbalizer | str | None,
     source: Site,
     target: Site,
@@ -106,7 +106,7 @@ def one_at_a_time(
 
 
 def readers_stay(
-    by: tuple[AnyVerbalizer | str, Mapping[str, Any]],
+    by: tuple[AnyVerbalizer | str, HowFed],
     native: AnyVerbalizer | str | None,
     source: Site,
     target: Site,
@@ -124,7 +124,7 @@ def readers_stay(
 
 
 def _sizes(
-    by: tuple[AnyVerbalizer | str, Mapping[str, Any]],
+    by: tuple[AnyVerbalizer | str, HowFed],
     native: AnyVerbalizer | str | None,
     source: Site,
     target: Site,
@@ -134,7 +134,7 @@ def _sizes(
     **about: Any,
 ) -> Sizes | None:
     """What memory follows from; None where a caller opened the verbalizers, or nothing can be opened."""
-    refs = [(one, fed) for one, fed in (by, (native, {})) if isinstance(one, str)]
+    refs = [(one, fed) for one, fed in (by, (native, UNSAID)) if isinstance(one, str)]
     if not refs:  # what a caller opened is the caller's
         return None
     pair, device, width = constants()["pair"], about["device"], about["width"]

@@ -375,7 +375,7 @@ def _refuse_rows(rows: Rows, at: int) -> None:
 
 def _said(
     batches: Sequence[Batch], plan: Plan, verbalizers: Mapping[str, AnyVerbalizer]
-) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+) -> Iterator[tuple[Batch, list[dict[str, object]]]]:
     """Batches, verbalized in order, as rows."""
     for key, together in groupby(batches, key=lambda batch: batch.items[0][0].verbalizer):
         verbalizer, ordered = verbalizers[key], list(together)
@@ -394,7 +394,7 @@ def _call(batch: Batch, plan: Plan) -> Call:
     return Call(count=len(batch.items), vectors=vectors, seed=batch.seed, **how)
 
 
-def _verbalized(batch: Batch, said: Sequence[Explanation], name: str) -> list[dict[str, Any]]:
+def _verbalized(batch: Batch, said: Sequence[Explanation], name: str) -> list[dict[str, object]]:
     if len(said) != len(batch.items):
         raise Refusal(
             f"verbalizer {name}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ def written(
     )
     if native is not None:
         builder.add("native", what.directions, route="identity", washout="none", by="native")
-    kind: dict[str, Any] = {"map": options.map} if one.map is not None else {}
-    builder.add(CARRIED, one.directions, route=one.route, washout="none", keep_bare=True, **kind)
+    add = partial(builder.add, CARRIED, one.directions, route=one.route, washout="none", keep_bare=True)
+    add(map=options.map) if one.map is not None else add()
     prompts = {token.number: token.prompt for token in what.tokens}
     decided = {"temperature": options.drawn_at, "batch_size": together(options, verbalizers)}
     more = {

@@ -12,7 +12,7 @@ the device and threads, which move sums by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -58,11 +58,11 @@ class Held:
         for site in sites:
             self._blocks[model_ref(site)] = max(site.block, self._blocks.get(model_ref(site), 0))
 
-    def reader(self, site: Site, how: Mapping[str, Any]) -> Reader:
-        """The model of a site, open to be read there; ``how``: in what and where it computes."""
+    def reader(self, site: Site, dtype: str, device: str) -> Reader:
+        """The model of a site, open to be read there."""
         ref = model_ref(site)
         if ref not in self._open:
-            self._open[ref] = Reader.open(site, upto=self._blocks[ref], **how)
+            self._open[ref] = Reader.open(site, upto=self._blocks[ref], dtype=dtype, device=device)
         return replace(self._open[ref], site=site)
 
     def close(self, device: str) -> None:
@@ -240,16 +240,15 @@ class Readings:
 
     def _readers(self) -> tuple[Reader, Reader]:
         """Both models, opened; one that is read at two blocks is opened once."""
-        how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        if self.held is not None:
-            return self.held.reader(self.source, how), self.held.reader(self.target, how)
-        return open_both(self.source, self.target, **how)
+        dtype, device, held = self.dtype, self.device, self.held
+        if held is not None:
+            return held.reader(self.source, dtype, device), held.reader(self.target, dtype, device)
+        return open_both(self.source, self.target, dtype=dtype, device=device)
 
     def _pool(self, where: Cluster, texts: Sequence[str], batches: int) -> ReadingPool:
         """Workers that have both models open, for texts in so many batches."""
-        how: dict[str, Any] = {"texts": texts, "most": batches, "summed": in_double(self.device)}
-        opened = {"dtype": self.dtype, "device": self.device}
-        return ReadingPool(self.source, self.target, opened, where, self.talk, **how)
+        opened, summed = {"dtype": self.dtype, "device": self.device}, in_double(self.device)
+        return ReadingPool(self.source, self.target, opened, where, self.talk, texts=texts, most=batches, summed=summed)
 
     def _encoder(self, dictionary: Dictionary) -> Encoder | None:
         """The dictionary's encoder; plain vectors have none, and then only the map can carry them."""

@@ -6,24 +6,21 @@ doctor finds a fault, and open ones where workers are to open them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from dragoman.core import Refusal, Talk, public_address
 from dragoman.doctor import quick
 from dragoman.models.decode import Verbalizer
 from dragoman.models.ray_speaking import Pool
 from dragoman.models.ray_workers import Cluster
 from dragoman.runs.turns import InTurn
-from dragoman.verbalizers.protocol import AnyVerbalizer
+from dragoman.verbalizers.protocol import UNSAID, AnyVerbalizer, HowFed, HowOpened
 
 
 def speakers(
     by: AnyVerbalizer | str,
     native: AnyVerbalizer | str | None,
-    fed: Mapping[str, Any],
+    fed: HowFed,
     talk: Talk,
-    how: Mapping[str, Any],
+    how: HowOpened,
     *,
     one_at_a_time: bool = False,
     pool: Cluster | None = None,
@@ -35,10 +32,10 @@ def speakers(
     """
     if pool is not None:
         stays = not one_at_a_time and native is None
-        own = None if native is None else _in_workers(native, {}, talk, how, pool, stays=stays)
+        own = None if native is None else _in_workers(native, UNSAID, talk, how, pool, stays=stays)
         return _in_workers(by, fed, talk, how, pool, stays=stays), own
     if one_at_a_time:
-        return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, {}, talk, how)
+        return _in_turn(by, fed, talk, how), None if native is None else _in_turn(native, UNSAID, talk, how)
     if isinstance(by, str):
         talk.say(f"opening verbalizer {public_address(by)}")
         by = Verbalizer.open(by, **fed, **how)
@@ -51,7 +48,7 @@ def speakers(
     return by, native
 
 
-def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: Mapping[str, Any]) -> AnyVerbalizer:
+def _in_turn(one: AnyVerbalizer | str, fed: HowFed, talk: Talk, how: HowOpened) -> AnyVerbalizer:
     """A verbalizer looked at by the doctor; closed until it speaks where it was opened here."""
     if not isinstance(one, str):
         quick([one])
@@ -65,9 +62,9 @@ def _in_turn(one: AnyVerbalizer | str, fed: Mapping[str, Any], talk: Talk, how: 
 
 def _in_workers(
     one: AnyVerbalizer | str,
-    fed: Mapping[str, Any],
+    fed: HowFed,
     talk: Talk,
-    how: Mapping[str, Any],
+    how: HowOpened,
     pool: Cluster,
     *,
     stays: bool,

@@ -115,7 +115,7 @@ def _answer(run: Run, seconds: float) -> Answer:
     )
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, object]:
     """How the texts were made: options alone, no places of files."""
     names = ("reading", "route", "map", "washout", "samples", "temperature", "max_new_tokens", "seed", "dtype")
     settings = run.manifest.get("settings") or {}
@@ -146,9 +146,8 @@ def _explained(one: FeatureExplanation) -> Explained:
 def health(opened: Opened, bounds: Bounds, worker: Worker) -> Health:
     """What is served, and how busy it is."""
     crossing = opened.crossing
-    how: dict[str, Any] = {"recipe": crossing.recipe, "map": crossing.map.method if crossing.map else None}
-    if crossing.map is not None:
-        how["held_out"] = plain(crossing.map.report["held_out"])
+    how = {"recipe": crossing.recipe, "map": crossing.map.method if crossing.map else None}
+    told = {} if crossing.map is None else {"held_out": plain(crossing.map.report["held_out"])}
     dictionary = opened.dictionary
     return Health(
         status="ok",
@@ -158,7 +157,7 @@ def health(opened: Opened, bounds: Bounds, worker: Worker) -> Health:
         width=opened.width,
         asks=kinds_of(opened),
         dictionary=None if dictionary is None else f"{dictionary.name}, {dictionary.d_sae} features",
-        crossing=how | {"digests": dict(crossing.digests)},
+        crossing={**how, **told, "digests": dict(crossing.digests)},
         verbalizer={"name": opened.by.name, **plain(opened.by.identity)},
         versions=versions(),
         bounds={name: float(getattr(bounds, name)) for name in bounds.__slots__},

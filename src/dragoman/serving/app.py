@@ -12,6 +12,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -52,13 +53,13 @@ class _Metrics:
 
     def __init__(self, worker: Worker) -> None:
         self.registry = CollectorRegistry()
-        of: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("dragoman_requests", "Requests by address and status", ["path", "status"], **of)
-        self.texts = Counter("dragoman_explanations", "Texts that were said, by what was asked for", ["kind"], **of)
-        buckets = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
-        self.seconds = Histogram("dragoman_explain_seconds", "Seconds of work on a request", buckets=buckets, **of)
-        Gauge("dragoman_waiting", "Requests that wait", **of).set_function(lambda: worker.waiting)
-        Gauge("dragoman_busy", "Whether a request is worked on", **of).set_function(lambda: worker.busy)
+        count, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        self.requests = count("dragoman_requests", "Requests by address and status", ["path", "status"])
+        self.texts = count("dragoman_explanations", "Texts that were said, by what was asked for", ["kind"])
+        buckets, took = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000), "Seconds of work on a request"
+        self.seconds = Histogram("dragoman_explain_seconds", took, buckets=buckets, registry=self.registry)
+        gauge("dragoman_waiting", "Requests that wait").set_function(lambda: worker.waiting)
+        gauge("dragoman_busy", "Whether a request is worked on").set_function(lambda: worker.busy)
 
 
 def app_of(opened: Opened, worker: Worker, port: int, bounds: Bounds | None = None) -> ASGIApp:

@@ -256,7 +256,7 @@ def refusal_of(found: Mapping[str, Any], kinds: Sequence[str]) -> Refusal:
     return Refusal(what, why.format_map(_Told(told)), instead.format_map(_Told(told)))
 
 
-class _Told(dict[str, Any]):
+class _Told(dict[str, object]):
     """What a schema says of a finding; what it does not say has no number."""
 
     def __missing__(self, name: str) -> str:

@@ -138,8 +138,8 @@ class Http:
         try:
             client, headers = self._open(), {"Accept-Encoding": "identity", **headers}
             try:
-                how: dict[str, Any] = {"headers": headers, "content": body, "extensions": {"trace": clock.noted}}
-                request = client.build_request(method, url, **how)
+                trace = {"trace": clock.noted}
+                request = client.build_request(method, url, headers=headers, content=body, extensions=trace)
             except (ValueError, TypeError) as error:
                 raise NoAnswer("it is no address that can be asked") from error
             response = _followed(client, request, redirects)
@@ -162,10 +162,10 @@ class Http:
         with self._lock:
             if self._client is None:
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # who asks has limits
-                here: dict[str, None] = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
-                how: dict[str, Any] = {"limits": limits, "mounts": here}  # a proxy would look for them on itself
+                # A proxy would look for them on itself.
+                here = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
                 self._client = httpx.Client(
-                    verify=_trusted(), follow_redirects=False, timeout=self.bounds.silent, **how
+                    verify=_trusted(), follow_redirects=False, timeout=self.bounds.silent, limits=limits, mounts=here
                 )
             return self._client
 

@@ -151,7 +151,7 @@ def listing(repo: str, sha: str, folder: str, what: str) -> dict[str, bool]:
             the folder.
     """
     entries = _entries(_Asked("models", repo, sha, what), f"/{quote(folder)}" if folder else "", folder)
-    return {name: entry.get("type") == "file" for name, entry in entries}
+    return {one.name: one.is_file for one in entries}
 
 
 def sizes(repo: str, sha: str, what: str, kind: Kind = "models") -> dict[str, int]:
@@ -161,8 +161,7 @@ def sizes(repo: str, sha: str, what: str, kind: Kind = "models") -> dict[str, in
         Refusal: as `listing`.
     """
     entries = _entries(_Asked(kind, repo, sha, what), "?recursive=true", "")
-    found = {name: entry.get("size") for name, entry in entries if entry.get("type") == "file"}
-    return {name: size if isinstance(size, int) and size > 0 else 0 for name, size in found.items()}
+    return {one.name: one.size for one in entries if one.is_file}
 
 
 def settings(repo: str, revision: str | None, path: str, what: str) -> dict[str, Any]:
@@ -183,6 +182,14 @@ def settings(repo: str, revision: str | None, path: str, what: str) -> dict[str,
             raise asked.no("odd", f"{path} is no object")
         _READ[url] = found
     return _READ[url]
+
+
+class _Entry(NamedTuple):
+    """What lies in a folder: its name there; 0 bytes where the hub tells none."""
+
+    name: str
+    is_file: bool
+    size: int
 
 
 class _Asked(NamedTuple):
@@ -229,8 +236,8 @@ def _commit(at: str, asked: _Asked) -> str:
     return sha
 
 
-def _entries(asked: _Asked, where: str, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What lies in a folder: its name there, and what the hub says of it."""
+def _entries(asked: _Asked, where: str, folder: str) -> Iterator[_Entry]:
+    """What lies in a folder."""
     http, left, begun = Http(), _LISTING, time.monotonic()
     url: str | None = f"{asked.url}/tree/{asked.revision}{where}"
     try:
@@ -248,8 +255,8 @@ def _entries(asked: _Asked, where: str, folder: str) -> Iterator[tuple[str, dict
     raise asked.no("odd", "its list of files has no end")
 
 
-def _entry(entry: Any, folder: str, asked: _Asked) -> tuple[str, dict[str, Any]]:
-    """Name inside the folder, and the entry."""
+def _entry(entry: Any, folder: str, asked: _Asked) -> _Entry:
+    """What an answer's entry says."""
     path = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(path, str):
         raise asked.no("odd", "it is no list of files")
@@ -257,7 +264,9 @@ def _entry(entry: Any, folder: str, asked: _Asked) -> tuple[str, dict[str, Any]]
     stray = pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.is_relative_to(above)
     if stray or pure == above:
         raise asked.no("odd", f"it lists '{shown(path)}', which is not in the folder")
-    return str(pure.relative_to(above)), entry
+    size = entry.get("size")
+    size = size if isinstance(size, int) and size > 0 else 0
+    return _Entry(str(pure.relative_to(above)), entry.get("type") == "file", size)
 
 
 def _answered(http: Http, url: str | None, most: int, asked: _Asked) -> tuple[Any, str | None, int]:

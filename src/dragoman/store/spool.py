@@ -22,7 +22,8 @@ from dragoman.store.files import digest, stable_json
 
 MOST = 2 << 30  # bytes
 _HOLDS = "part of a reading"
-Kept = tuple[dict[str, NDArray[Any]], dict[str, Any]]
+Counts = Mapping[str, Mapping[str, int]]
+Kept = tuple[dict[str, NDArray[Any]], Counts]
 
 
 class Spool:
@@ -51,7 +52,7 @@ class Spool:
         )
         return (arrays, told["counts"]) if whole else None
 
-    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]], counts: Mapping[str, Any]) -> None:
+    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]], counts: Counts) -> None:
         """Keep a batch, if there is room for it here and on the disk."""
         size = sum(array.nbytes for array in arrays.values())
         if self._bytes + size > self._most:

@@ -14,8 +14,9 @@ import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from dragoman.core import Refusal
 from dragoman.store.libraries import refuse_absent
 from dragoman.store.numpyfile import as_file, first_line
 from dragoman.store.spans import LocalBytes, columns_within, listed, shown, within
+
+if TYPE_CHECKING:
+    import torch
 
 _PICKLE_LIMIT = 4 << 20  # bytes of the archive's pickle: it holds names and shapes, not numbers
 _DIRECTORY = 16 << 20  # bytes of the archive's directory
@@ -162,7 +166,7 @@ def _called_for(pickle: bytes) -> str | None:
     return None
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by dotted names, as torch makes them: mapped, and only tensors and plain values are allowed."""
     refuse_absent(f"{path}", "torch", extra="local")
     import torch
@@ -180,13 +184,10 @@ def _loaded(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path}", why, f"save a dict of tensors again, or {SAFER}") from error
     if isinstance(loaded, torch.Tensor):
         return {ALONE: loaded}
-    tensors: dict[str, Any] = {}
-    for count, (name, value) in enumerate(_leaves(loaded, "", _DEPTH), 1):
-        if count > _ENTRIES:
-            raise Refusal(f"{path}", f"it names more than {_ENTRIES} tensors and values", SAFER)
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value
-    return tensors
+    leaves = list(islice(_leaves(loaded, "", _DEPTH), _ENTRIES + 1))
+    if len(leaves) > _ENTRIES:
+        raise Refusal(f"{path}", f"it names more than {_ENTRIES} tensors and values", SAFER)
+    return {name: value for name, value in leaves if isinstance(value, torch.Tensor)}
 
 
 def _leaves(loaded: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,9 @@ flagged. A stock phrase is a sign that a vector was read as empty or not read at
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,26 @@ _CHARACTER_RUN = re.compile(r"(\S{1,8}?)\1{11,}")
 _SHORTEST_RUN = 12  # characters of the shortest
 _SCRIPT = r"(?:Chinese|Japanese|Korean|CJK|East[ -]Asian|Hangul)"
 _SIGN = r"(?:characters?|keywords?|symbols?|glyphs?|ideographs?|ideograms?|logograms?|kanji|hanzi)"
+
+
+class HowFed(TypedDict):
+    """How a verbalizer is fed, as far as it is said: see ``Verbalizer.open``."""
+
+    contract: str | None
+    settings: Mapping[str, Any] | None
+    base: str | None
+
+
+class HowOpened(TypedDict):
+    """In what, where and by which engine a verbalizer is opened: see ``Verbalizer.open``."""
+
+    dtype: str
+    device: str
+    engine: str
+    compiled: bool
+
+
+UNSAID = HowFed(contract=None, settings=None, base=None)
 
 
 @runtime_checkable
@@ -59,6 +79,14 @@ class AnyVerbalizer(Protocol):
         ...
 
 
+class CallSettings(TypedDict):
+    """What ``verbalize`` takes besides vectors."""
+
+    temperature: float
+    seed: int
+    max_new_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What ``verbalize`` is asked once, before it is asked.
@@ -73,7 +101,7 @@ class Call:
     max_new_tokens: int
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> CallSettings:
         """What ``verbalize`` takes besides vectors."""
         return {"temperature": self.temperature, "seed": self.seed, "max_new_tokens": self.max_new_tokens}
 

@@ -104,12 +104,14 @@ class _Counts:
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
     claims: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> dict[str, object]:
         """As JSON."""
         by = {"answers": self.answers, "reasons": self.reasons, "claims": self.claims}
         flat = {"statuses": self.statuses, "problems": self.problems, "categories": self.categories}
-        return {"texts": self.texts, **{k: dict(v) for k, v in flat.items()}} | {
-            name: {condition: dict(some) for condition, some in found.items()} for name, found in by.items()
+        return {
+            "texts": self.texts,
+            **{k: dict(v) for k, v in flat.items()},
+            **{name: {condition: dict(some) for condition, some in found.items()} for name, found in by.items()},
         }
 
 
@@ -137,7 +139,7 @@ class _Builder:
             database=database, run=run, manifest=self.manifest, entries=self.entries, controls=self.controls
         )
 
-    def build(self) -> dict[str, Any]:
+    def build(self) -> dict[str, object]:
         """Write everything; what the index tells of the run."""
         database = self.database
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536", "temp_store=MEMORY"):

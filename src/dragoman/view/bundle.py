@@ -223,7 +223,7 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
     write_text(folder / "tables.js", _script("tables", {"columns": COLUMNS, "rows": rows}))
 
 
-def _script(name: str, told: Mapping[str, Any]) -> str:
+def _script(name: str, told: Mapping[str, object]) -> str:
     """A script that holds something; a page of a file may read no other file."""
     return f"globalThis.{name} = {json.dumps(told, allow_nan=False)};\n"
 
@@ -239,7 +239,7 @@ def _lines(database: sqlite3.Connection, numbers: Sequence[int], condition: int)
     ]
 
 
-def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Sequence[Any]) -> dict[str, Any]:
+def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Sequence[Any]) -> dict[str, object]:
     """What the browser answers from: ``columns`` and ``lines`` of what speaks for features, then of each condition.
 
     ``lines``: those that do not stand on the list's page. ``words``: number, page, id and words of each feature.
@@ -285,7 +285,7 @@ def _held(view: Viewed, links: Filed, database: sqlite3.Connection, words: Seque
     }
 
 
-def _columns(asked: Columns) -> dict[str, Any]:
+def _columns(asked: Columns) -> dict[str, list[Any]]:
     """As lists; what is not known, or no finite number, is null, and of several routes each has its number."""
     words = list(asked.words)
     numbers = {name: [one if isfinite(one) else None for one in some.tolist()] for name, some in asked.numbers.items()}
@@ -335,7 +335,7 @@ def cuts() -> Mapping[int, str]:
     return found
 
 
-def _as_ranges(found: Mapping[int, str]) -> dict[str, Any]:
+def _as_ranges(found: Mapping[int, str]) -> dict[str, str | list[list[int]]]:
     """The same for a browser: codes from and to which characters part words or go, and pairs of letters."""
     letters = "".join(f"{chr(code)}{letter}" for code, letter in found.items() if letter.strip())
     return {

@@ -80,9 +80,9 @@ class Selection:
             Refusal: a name that the run does not have; an order, a number or a page that is none.
         """
         known = {one.name for one in fields(cls)}
-        told: dict[str, Any] = {name: value for name, value in asked.items() if name in known and value}
+        told = {name: value for name, value in asked.items() if name in known and value}
         told["q"] = " ".join(told.get("q", "").replace("\0", " ").split())[:_LONGEST]
-        told["page"] = _page(str(told.get("page", "1")))
+        page = _page(told.pop("page", "1"))
         about, tallies = index.about, index.about["tallies"]
         _refuse_unknown("by", told, ("meaning",))
         _refuse_unknown("condition", told, index.conditions)
@@ -96,14 +96,14 @@ class Selection:
         _refuse_unknown("sort", told, ORDERS)
         if told.get("least") and not re.fullmatch(r"0?\.\d{1,3}|0|1|1\.0{1,3}|0\.", told["least"]):
             raise Refusal(f"confidence '{shown(told['least'])}'", "it is no number from 0 to 1", "write one, as 0.7")
-        return cls(**told)
+        return cls(**told, page=page)
 
     def query(self, **changed: Any) -> str:
         """The address of this view, or of one that differs by what is ``changed``."""
         new = replace(self, **({"page": 1} | changed)) if changed else self
         return urlencode(new.fields(), errors="replace")
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, str | int]:
         """What the address tells, by name."""
         told = {one.name: getattr(self, one.name) for one in fields(self)}
         return {k: v for k, v in told.items() if v and (k, v) != ("page", 1)}
@@ -158,7 +158,7 @@ def _page(text: str) -> int:
     return int(text)
 
 
-def _refuse_unknown(name: str, told: Mapping[str, Any], known: Any) -> None:
+def _refuse_unknown(name: str, told: Mapping[str, str], known: Any) -> None:
     value = told.get(name)
     if value and value not in known:
         there = ", ".join(list(known)[:12]) or "none"

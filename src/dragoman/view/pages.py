@@ -127,7 +127,7 @@ def _figure(value: float) -> str:
 
 
 def _render(template: str, view: Viewed | None, links: Links | None, **told: Any) -> str:
-    base: dict[str, Any] = {
+    base = {
         "view": view,
         "links": links,
         "served": links.served if links else True,
@@ -139,14 +139,14 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
         "title": "",
     }
     if view is not None:
-        base |= {
+        told = {
             "run": view,
             "manifest": view.manifest,
             "about": view.index.about,
             "source": site_words(view.manifest.source),
             "target": site_words(view.manifest.target),
             "selection": Selection(),
-        }
+        } | told
     return plain(_pages().get_template(template).render(base | told))
 
 

@@ -10,7 +10,6 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ConfigDict
 
@@ -75,8 +74,8 @@ def shown_run(
     ).fetchall()
     rows = [file.row(*place, check=whole) for _, *place in found]
     named = {one[0]: row.feature for one, row in zip(found, rows, strict=True)}
-    contexts: dict[str, Any] = {}
-    lens: dict[str, dict[str, Any]] = {}
+    windows: dict[str, Windows] = {}
+    words: dict[str, dict[str, LensWords]] = {}
     records: list[tuple[str, str, Record]] = []
     labels: dict[str, ContextLabel] = {}
     labelled_by = ""
@@ -87,9 +86,9 @@ def shown_run(
         if part in KINDS:
             records.append((part, condition, record_of(part, told, f"{run.path}/scores.json")))
         elif part == CONTEXTS and whole:
-            contexts[named[n]] = Windows.read(told, f"{run.path}/contexts.json").to_json()
+            windows[named[n]] = Windows.read(told, f"{run.path}/contexts.json")
         elif part == LENS and whole:
-            lens.setdefault(condition, {})[named[n]] = LensWords.read(told, f"{run.path}/lens.json").to_json()
+            words.setdefault(condition, {})[named[n]] = LensWords.read(told, f"{run.path}/lens.json")
         elif part == LABEL and whole:
             labelled_by = condition
             labels[named[n]] = ContextLabel.read(told, f"{run.path}/{LABELS}")
@@ -100,8 +99,8 @@ def shown_run(
         controls=source.controls,
         rows=rows,
         scores=of_features(scores, records),
-        contexts=contexts,
-        lens=lens,
+        contexts={name: one.to_json() for name, one in windows.items()},
+        lens={condition: {name: one.to_json() for name, one in some.items()} for condition, some in words.items()},
         labels=labels,
         labelled_by=labelled_by,
     )

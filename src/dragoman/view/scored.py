@@ -49,16 +49,16 @@ def read_scores(path: Path, plan: str, keep: Keep) -> Scores:
     Raises:
         Refusal: they are of another run, or of another form than this version writes.
     """
-    told: dict[str, Any] = {}
+    told = dict[str, object]()
     with json_stream(path) as stream:
         for key in stream.members():
             if key in _LISTED:
                 told[key] = _lists(stream, key, keep)
             elif key in _NESTED and stream.holds() == "{":
-                inner = {}
-                for name in stream.members():
-                    inner[name] = _lists(stream, key, keep) if name == "per_feature" else stream.value()
-                told[key] = inner
+                told[key] = {
+                    name: _lists(stream, key, keep) if name == "per_feature" else stream.value()
+                    for name in stream.members()
+                }
             else:
                 told[key] = stream.value()
     if told.pop("plan_digest", None) != plan:
@@ -66,7 +66,7 @@ def read_scores(path: Path, plan: str, keep: Keep) -> Scores:
     return Scores.of(told, f"{path}")
 
 
-def _lists(stream: JsonStream, part: str, keep: Keep) -> dict[str, Any]:
+def _lists(stream: JsonStream, part: str, keep: Keep) -> dict[str, object]:
     for condition in stream.members():
         for _ in stream.items():
             keep(part, condition, stream.value())
@@ -79,10 +79,9 @@ def of_features(scores: Scores, records: Iterable[tuple[str, str, Record]]) -> S
     for part, condition, record in records:
         by[part].setdefault(condition, []).append(record)
     whole = {part: {condition: tuple(some) for condition, some in found.items()} for part, found in by.items()}
-    update: dict[str, Any] = {part: whole[part] for part in _LISTED}
-    for part in _NESTED:
-        if (held := getattr(scores, part)) is not None:
-            update[part] = held.model_copy(update={"per_feature": whole[part]})
+    nested = {part: held for part in _NESTED if (held := getattr(scores, part)) is not None}
+    update = {part: whole[part] for part in _LISTED}
+    update |= {part: held.model_copy(update={"per_feature": whole[part]}) for part, held in nested.items()}
     return scores.model_copy(update=update)
 
 

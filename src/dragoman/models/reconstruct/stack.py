@@ -149,12 +149,12 @@ def merge_lora(stack: Any, lora: Mapping[str, Any], tensors: Mapping[str, Any], 
     return agreement
 
 
-def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _by_layer(tensors: Mapping[str, Any], what: str) -> dict[str, torch.Tensor]:
     """Tensors under ``layers.N.path.lora_A`` or ``embed_tokens.lora_embedding_A``; refuse what is no such matrix.
 
     A vision tower's are left out: trainers adapt it by accident, and no text passes through it.
     """
-    out: dict[str, Any] = {}
+    out = dict[str, torch.Tensor]()
     for name, tensor in tensors.items():
         if OF_VISION.search(name):
             continue

@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dragoman.core import Refusal, public_address
 from dragoman.store.http import Answer, Bounds, Http, NoAnswer
@@ -85,7 +85,7 @@ class Client:
             raise self._odd("it does not say how long a row may be (max_model_len)")
         return About(version, name, room)
 
-    def completed(self, asked: Mapping[str, Any], embeddings: bytes, most: int) -> dict[str, Any]:
+    def completed(self, asked: Mapping[str, object], embeddings: bytes, most: int) -> dict[str, object]:
         """The object of what is answered to a request for one row, of at most ``most`` bytes.
 
         ``embeddings``: of its prompt, in base64.
@@ -105,7 +105,7 @@ class Client:
         """No answer, as what is told of it."""
         return Refusal(self.what, f"it gave no answer that can be used ({none.why})", f"look at its log, {_AGAIN}")
 
-    def _told(self, path: str) -> dict[str, Any]:
+    def _told(self, path: str) -> dict[str, object]:
         """What it tells of itself."""
         try:
             with self._soon.get(f"{self._base}{path}", _key()) as answer:
@@ -133,7 +133,7 @@ class Client:
         told = f"have it serve this very model ({self.serve()})" if answer.status == 400 else "look at its log"
         raise Refusal(self.what, why, f"{told}, {_AGAIN}")
 
-    def _object(self, body: bytes) -> dict[str, Any]:
+    def _object(self, body: bytes) -> dict[str, object]:
         """An object out of an answer."""
         try:
             found = json.loads(body)

@@ -122,7 +122,7 @@ class VllmEngine(RowsByVllm):
 
     def _sampling(self, most: int, temperature: float, seed: int | None, *, ends: bool = True) -> Any:
         """How vLLM says a row: our stops and no other, special tokens in the text, a log-probability a token."""
-        how: dict[str, Any] = {"stop": list(self._ending.closing), "stop_token_ids": sorted(self._ending.stops)}
+        how = {"stop": list(self._ending.closing), "stop_token_ids": sorted(self._ending.stops)}
         return _vllm().SamplingParams(
             temperature=temperature,
             seed=seed,
@@ -209,7 +209,7 @@ def _vllm() -> Any:
 @torch.inference_mode(mode=False)  # what is kept is kept alike, whoever asks
 def _made(folder: Path, dtype: str, room: int, device: torch.device) -> Any:
     """A vLLM that has loaded a folder; of a GPU it takes nine tenths of what is free."""
-    how: dict[str, Any] = {"enforce_eager": True, "block_size": 32}
+    how = {"enforce_eager": True, "block_size": 32}
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         how = {"gpu_memory_utilization": round(0.9 * free / whole, 3)}

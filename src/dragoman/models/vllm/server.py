@@ -29,7 +29,7 @@ TOGETHER = 1024  # rows of a call
 AT_A_TIME = 256  # requests under way: what a server of vLLM's computes together by default
 _TOKEN = 1 << 10  # bytes of an answer that a token explains
 _HEARD = 0.5  # seconds until Ctrl-C is heard for certain
-_PLAIN: dict[str, Any] = {
+_PLAIN = {
     "n": 1,
     "stream": False,
     "logprobs": 0,
@@ -152,7 +152,7 @@ class ServerEngine(RowsByVllm):
         most = (64 + len(prompt) + how.most) * _TOKEN
         return self._told(self._client.completed(request, base64.b64encode(held.getvalue()), most))
 
-    def _told(self, answer: dict[str, Any]) -> tuple[RowTokens, str]:
+    def _told(self, answer: dict[str, object]) -> tuple[RowTokens, str]:
         """Ids, log-probabilities, and what ended the row, out of an answer."""
         choices = answer.get("choices")
         said = choices[0] if isinstance(choices, list) and len(choices) == 1 else None

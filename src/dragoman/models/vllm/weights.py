@@ -44,7 +44,7 @@ def refuse_unserved(contract: Contract, whole: Path, what: str) -> None:
         raise Refusal(f"{what} by vLLM", why, LOOP)
 
 
-def merged_folder(net: Any, tokenizer: Any, identity: Mapping[str, Any]) -> Path:
+def merged_folder(net: Any, tokenizer: Any, identity: Mapping[str, object]) -> Path:
     """The folder of a model with adapters in its weights; written where it is not in the cache yet.
 
     Args:
