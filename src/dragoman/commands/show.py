@@ -350,9 +350,8 @@ def show_calibration(scores: Scores | Json | None) -> None:
     told = [claim for claim in every if claim.probability is not None]
     answered = sum(bool(claim.answered) for claim in told)
     console().print(f"sentences: answers for {answered} of {len(told)} by P(borne out by held-out documents)")
-    whys = Counter(claim.unanswered for claim in told if claim.unanswered is not None)
-    if whys:
-        console().print(f"no answer: {', '.join(f'{NO_ANSWER[why]} ({n})' for why, n in whys.most_common())}")
+    if whys := Counter(NO_ANSWER[claim.unanswered] for claim in told if claim.unanswered is not None):
+        console().print(f"no answer: {', '.join(f'{why} ({n})' for why, n in whys.most_common())}")
     console().print(scores.calibration.told, style="dim")
 
 
