@@ -9,52 +9,85 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
-from dragoman.measures.claims import FEWEST, FEWEST_DEALT, Windows, check_claims, claims_of, declines, label_of
+from dragoman.measures.claims import (
+    FEWEST,
+    FEWEST_DEALT,
+    Elsewhere,
+    Windows,
+    check_claims,
+    claims_of,
+    declines,
+    label_of,
+)
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
-from dragoman.scoring.judged_run import CachedEmbedder, JudgedRun
+from dragoman.scoring.judged_run import BLOCK, KEPT, CachedEmbedder, JudgedRun, blocks_of, drawn_of
 from dragoman.store import RunFolder
 
 AT_ONCE = 4096  # texts of a call
+FEW = 256  # features that a sentence is held against in a run of many; a percentile needs no more
 Say = Callable[[str], None]
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
 
 
-def claim_scores(run: JudgedRun, embedder: Embedder) -> dict[str, tuple[FeatureClaims, ...]]:
+def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[str, tuple[FeatureClaims, ...]]:
     """Condition -> each feature's first text, sentence by sentence.
 
     Conditions none of whose features were watched are left out; of the others, a feature that was not watched has
     sentences that are unchecked. What a sentence is compared with: theme sentences of the same condition's other
     features, and where other features fire: those nobody asked for, which the run keeps for that, or all others where
-    these are too few.
+    these are too few. Of a run of more than ``MOST_COMPARED`` features sentences and features are ``FEW`` drawn ones.
     """
-    embedder = CachedEmbedder(embedder)
-    known = {feature: known_windows(entry) for feature, entry in run.contexts.items()}
-    often = {feature: windows for feature, windows in known.items() if len(windows.firing) >= FEWEST}
+    many = run.many
+    embedder = CachedEmbedder(embedder, KEPT if many else None)
+    often = [f for f, entry in run.contexts.items() if len(known_windows(entry).firing) >= FEWEST]
     asked = {feature for texts in run.texts.values() for feature in texts}
-    unasked = [windows for feature, windows in often.items() if feature not in asked]
+    unasked = [f for f in often if f not in asked]
+    names = unasked if len(unasked) >= FEWEST_DEALT else often
+    rivals = {f: known_windows(run.contexts[f]) for f in (_few(names, seed) if many else names)}
+    elsewhere = Elsewhere(rivals.values())
     found: dict[str, tuple[FeatureClaims, ...]] = {}
     for condition, texts in run.texts.items():
-        if condition not in run.entries or not known.keys() & texts.keys():
+        if condition not in run.entries or not run.contexts.keys() & texts.keys():
             continue
         claims = {feature: claims_of(text) for feature, text in texts.items()}
         themes = {
             f: [claim.text for claim in own if claim.kind == "theme" and not declines(claim.text)]
             for f, own in claims.items()
         }
-        others = unasked if len(unasked) >= FEWEST_DEALT else list(often.values())
-        _read_together(embedder, [known[f] for f in texts if f in known], others, themes.values())
-        rows = []
-        for feature, own in claims.items():
-            mine = set(themes[feature])
-            dealt = [text for f, some in themes.items() if f != feature for text in some[:1] if text not in mine]
-            others = [w for f, w in often.items() if f != feature] if len(unasked) < FEWEST_DEALT else unasked
-            here = known.get(feature, Windows(firing=(), silent=()))
-            checked = check_claims(own, here, others=others, dealt=dealt, embedder=embedder)
-            rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
+        first = {f: some[0] for f, some in themes.items() if some}
+        placed = None
+        if many:
+            first = {f: first[f] for f in _few(list(first), seed)}
+            placed = embedder.encode(list(first.values())).astype(np.float64)
+        spoken, rows = list(first.values()), list[FeatureClaims]()
+        for block in blocks_of(list(claims), BLOCK if many else len(claims)):
+            here = {f: rivals.get(f) or known_windows(run.contexts[f]) for f in block if f in run.contexts}
+            _read_together(embedder, list(here.values()), list(rivals.values()), [themes[f] for f in block])
+            for feature in block:
+                mine = set(themes[feature])
+                dealt = [k for k, (f, text) in enumerate(first.items()) if f != feature and text not in mine]
+                others = elsewhere
+                if feature in rivals:
+                    others = Elsewhere(windows for f, windows in rivals.items() if f != feature)
+                checked = check_claims(
+                    claims[feature],
+                    here.get(feature, Windows(firing=(), silent=())),
+                    others=others,
+                    dealt=[spoken[k] for k in dealt] if placed is None else placed[dealt],
+                    embedder=embedder,
+                )
+                rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
         found[condition] = tuple(rows)
     return found
+
+
+def _few(names: Sequence[str], seed: int) -> list[str]:
+    """At most ``FEW`` of the names, at random, in their own order."""
+    return drawn_of(names, FEW, np.random.default_rng([seed, 9]))
 
 
 def _read_together(

@@ -17,8 +17,8 @@ from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.measures.excerpts import dealt_windows
 from dragoman.scores import FORMAT, DetectionRate, FeatureDetection, LabelScores, PairedDifference, Scores
-from dragoman.scoring.judge import embedded_contexts
-from dragoman.scoring.judged_run import FEWEST, CachedEmbedder, JudgedRun
+from dragoman.scoring.judge import embedded_contexts, own_detection
+from dragoman.scoring.judged_run import FEWEST, KEPT, CachedEmbedder, JudgedRun
 from dragoman.stats.intervals import mean_estimate
 from dragoman.stats.lift import doubly_centred_lift
 from dragoman.stats.roc import detection_estimate, detection_per_feature, detection_table
@@ -31,13 +31,14 @@ LABEL = "label from contexts"
 def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, seed: int) -> LabelScores | None:
     """Mean AUROC of the labels and of each condition's texts, on the same windows, each beside others' on them.
 
-    Conditions that are there only to be compared with are left out. ``seed``: of the deals behind p.
+    Conditions that are there only to be compared with are left out. Means are of the features that
+    ``JudgedRun.compared`` draws, where there are more. ``seed``: of the deals behind p.
     """
-    embedder = CachedEmbedder(embedder)
+    few, embedder = run.compared(seed), CachedEmbedder(embedder, KEPT if run.many else None)
     held = {name: _held_back(run.contexts[name]) for name in labels.by_feature if name in run.contexts}
-    contexts = embedded_contexts(held, embedder)
+    contexts = embedded_contexts({name: one for name, one in held.items() if name in few.contexts}, embedder)
     said: dict[str, Mapping[str, str]] = {LABEL: {name: one.label for name, one in labels.by_feature.items()}}
-    said |= {c: run.texts[c] for c, entry in run.entries.items() if not entry.is_null}
+    said |= {c: run.texts[c] for c, entry in few.entries.items() if not entry.is_null}
     table, over = list[DetectionRate](), list[PairedDifference]()
     each: dict[str, dict[str, FeatureDetection]] = {}
     lifts: dict[str, dict[str, float]] = {}  # over dealt ones: longer texts have more in common with any window
@@ -63,13 +64,17 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
             over.append(PairedDifference(**asdict(mean_estimate(more, rng, **how)), what=f"{condition} minus {LABEL}"))
     if LABEL not in each:
         return None
+    per_feature = {condition: tuple(by.values()) for condition, by in each.items()}
+    if few is not run:
+        texts = {c: {name: said[c][name] for name in held if name in said[c]} for c in each}
+        per_feature = {c: own_detection(by, held, embedder) for c, by in texts.items()}
     return LabelScores(
         embedder=embedder.name,
         model=labels.head.model,
         label=LABEL,
         table=tuple(table),
         over=tuple(over),
-        per_feature={condition: tuple(by.values()) for condition, by in each.items()},
+        per_feature=per_feature,
     )
 
 

@@ -89,9 +89,10 @@ def score_run(
     made = calibration is not None and calibration.on == MADE
     if (confidences is None and not made) or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
-    measures = measure_scores(run)
+    few = run.compared(seed)
+    measures = measure_scores(few)
     if steer:
-        steered = _steered(run, seed=seed, dtype=dtype, device=device, say=say)
+        steered = _steered(few, seed=seed, dtype=dtype, device=device, say=say)
         measures = with_steering(measures, {condition: one for condition, (one, _) in steered.items()})
         own = with_measured(scores.measured, "steering", {condition: each for condition, (_, each) in steered.items()})
         scores = scores.model_copy(update={"measured": own})
@@ -102,12 +103,12 @@ def score_run(
     if measures:
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
-        scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
+        scores = scores.model_copy(update={"claims": claim_scores(run, embedder, seed=seed)})
         scores = with_labels(scores, run, embedder, seed=seed)
     if calibration is not None:
         scores = scores.model_copy(update=calibrated_claims(run, calibration, scores.claims, embedder))
     if confidences is not None:
-        evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)
+        evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions, seed=seed)
         found = held_back(confidence_scores(evidence, confidences, embedder.name), scores.claims)
         scores = scores.model_copy(update={"confidence": found})
     folder.write_scores(scores.to_json())
