@@ -20,6 +20,7 @@ from dragoman.store import RunFolder
 from dragoman.store.firing import read_tokens
 from dragoman.store.labels import read_labels
 from dragoman.store.manifests import short_of
+from dragoman.store.scored import scores_of
 
 
 class Part(Record):
@@ -200,17 +201,17 @@ class ShownRun:
         conditions = entries_of(run.manifest, manifest)
         if not conditions or not all(one.name for one in conditions):
             raise Refusal(where, "its manifest names no conditions", "name a folder that dragoman wrote")
-        rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.rows(), 1)]
+        rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.each_row(), 1)]
         if not rows:
             raise Refusal(where, "it holds no explanation yet", "finish the run first")
-        scores, labels = run.scores, read_labels(run)
+        scores, labels = scores_of(run), read_labels(run)
         return cls(
             manifest=Manifest.of(run.manifest, manifest),
             in_full=run.manifest,
             conditions=conditions,
             controls=Controls.of(conditions),
             rows=rows,
-            scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
+            scores=Scores(format=FORMAT) if scores is None else scores,
             contexts=(run.contexts if windows else None) or {},
             lens=(run.lens if windows else None) or {},
             tokens=read_tokens(run) if windows else {},

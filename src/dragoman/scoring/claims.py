@@ -26,6 +26,7 @@ from dragoman.measures.claims import (
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
 from dragoman.scoring.judged_run import BLOCK, KEPT, CachedEmbedder, JudgedRun, blocks_of, drawn_of
 from dragoman.store import RunFolder
+from dragoman.store.scored import scores_of
 
 AT_ONCE = 4096  # texts of a call
 FEW = 256  # features that a sentence is held against in a run of many; a percentile needs no more
@@ -125,14 +126,13 @@ def add_claims(folder: RunFolder, say: Say, *, device: str = "cpu", embedder: Em
         say("no sentence is checked against where its feature fires: the sentence embedder is not installed")
         return
     try:
-        before = folder.scores
-        scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+        scores = scores_of(folder) or Scores(format=FORMAT)
     except Refusal as refusal:
         say(f"no sentence is checked against where its feature fires: {refusal}")
         return
     say("checking each sentence against where its feature fires")
     claims = claim_scores(run, SentenceEmbedder(device=device) if embedder is None else embedder)
-    folder.write_scores(scores.model_copy(update={"claims": claims}).to_json())
+    folder.write_scores(scores.model_copy(update={"claims": claims}))
 
 
 def held_back(confidences: ConfidenceScores, claims: Claims) -> ConfidenceScores:

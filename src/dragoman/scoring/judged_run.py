@@ -60,7 +60,7 @@ class JudgedRun:
         Raises:
             Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
         """
-        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.rows(), 1)]
+        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.each_row(), 1)]
         texts = first_samples(rows)
         manifest = folder.manifest
         check_truth(folder.path / "manifest.json", manifest)

@@ -24,6 +24,7 @@ from dragoman.stats.lift import doubly_centred_lift
 from dragoman.stats.roc import detection_estimate, detection_per_feature, detection_table
 from dragoman.store import RunFolder
 from dragoman.store.labels import ContextLabels, read_labels
+from dragoman.store.scored import scores_of
 
 LABEL = "label from contexts"
 
@@ -107,9 +108,8 @@ def add_labels(folder: RunFolder, say: Callable[[str], None], *, seed: int = 0, 
     except Refusal:
         say("the labels are not judged: the sentence embedder is not installed")
         return None
-    before = folder.scores
-    scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    scores = scores_of(folder) or Scores(format=FORMAT)
     say("judging labels and texts by windows that no label was made from")
     found = with_labels(scores, JudgedRun.of(folder), SentenceEmbedder(device=device), seed=seed)
-    folder.write_scores(found.to_json())
+    folder.write_scores(found)
     return found
