@@ -117,7 +117,8 @@ class Elsewhere(Sequence[Windows]):
     def __init__(self, windows: Iterable[Windows]) -> None:
         """Of these, as they come."""
         self._windows = tuple(windows)
-        self._holding, self._shares, self._means = dict[str, int](), dict[str, float](), dict[int, list[Doubles]]()
+        self._holding, self._shares = dict[str, int](), dict[str, float]()
+        self._means: Doubles | None = None
 
     @classmethod
     def of(cls, windows: Sequence[Windows]) -> Elsewhere:
@@ -137,14 +138,23 @@ class Elsewhere(Sequence[Windows]):
         return len(self._windows)
 
     @cached_property
-    def firing(self) -> int:
-        """How many windows they fire in."""
-        return sum(len(w.firing) for w in self._windows)
+    def often(self) -> int:
+        """How many fire in some window."""
+        return sum(bool(w.firing) for w in self._windows)
+
+    @cached_property
+    def firing(self) -> list[str]:
+        """The windows they fire in."""
+        return [text for w in self._windows for text in w.firing]
+
+    @cached_property
+    def _spoken(self) -> list[frozenset[str]]:
+        return [words for w in self._windows for words in w.spoken["firing"]]
 
     def holding(self, word: str) -> int:
         """How many of these hold a word, as by `_holding`."""
         if word not in self._holding:
-            self._holding[word] = sum(_holding(w, "firing", word) for w in self._windows)
+            self._holding[word] = _holding_of(self.firing, self._spoken, word)
         return self._holding[word]
 
     def share(self, word: str) -> float:
@@ -154,11 +164,16 @@ class Elsewhere(Sequence[Windows]):
             self._shares[word] = float(np.mean([_share(words, word) for words in counted])) if counted else 0.0
         return self._shares[word]
 
-    def means(self, embedder: Embedder) -> list[Doubles]:
-        """Of each that fires somewhere where the first few windows lie in the mean; by one embedder."""
-        if not self._means:
-            self._means[0] = [_rows(embedder, w.firing[:FEWEST]).mean(axis=0) for w in self._windows if w.firing]
-        return self._means[0]
+    def means(self, embedder: Embedder, width: int) -> Doubles:
+        """(n, width): of each that fires somewhere where the first few windows lie in the mean; by one embedder.
+
+        None of them where they are too few to be compared with.
+        """
+        if self._means is None:
+            often = [w.firing[:FEWEST] for w in self._windows if w.firing]
+            means = [_rows(embedder, some).mean(axis=0) for some in often] if len(often) >= FEWEST_DEALT else []
+            self._means = np.array(means) if means else np.zeros((0, width))
+        return self._means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,18 +193,17 @@ class _Theme:
     @classmethod
     def of(cls, own: Windows, others: Elsewhere, dealt: Sequence[str] | Doubles, embedder: Embedder) -> _Theme | None:
         """None where there are too few windows, or too few others to compare with."""
-        often = sum(bool(w.firing) for w in others)
-        if min(len(own.firing), len(own.silent)) < FEWEST or max(often, len(dealt)) < FEWEST_DEALT:
+        if min(len(own.firing), len(own.silent)) < FEWEST or max(others.often, len(dealt)) < FEWEST_DEALT:
             return None
         windows = ContextEmbeddings.of(_rows(embedder, own.firing), _rows(embedder, own.silent))
-        means, line = others.means(embedder), float("nan")
+        line = float("nan")
         if len(dealt) >= FEWEST_DEALT:
             rows = dealt if isinstance(dealt, np.ndarray) else _rows(embedder, dealt)
             line = float(np.quantile(detection_table(rows, [windows]), ABOVE_DEALT))
         return cls(
             embedder=embedder,
             windows=windows,
-            others=np.array(means) if len(means) >= FEWEST_DEALT else np.zeros((0, windows.firing.shape[1])),
+            others=others.means(embedder, windows.firing.shape[1]),
             dealt=line,
         )
 
@@ -325,7 +339,7 @@ def _words(claim: Claim, own: Windows, others: Elsewhere) -> Found:
     if min(len(own.firing), len(own.silent)) < FEWEST and not own.words:
         return "unchecked", _FEW, {}
     words = list({word.lower(): word for word in claim.quoted}.values())
-    rest = len(own.silent) + others.firing
+    rest = len(own.silent) + len(others.firing)
     told, stand = [], 0
     for word in words:
         held = _holding(own, "firing", word)
@@ -341,7 +355,12 @@ def _words(claim: Claim, own: Windows, others: Elsewhere) -> Found:
 
 def _holding(windows: Windows, kind: Literal["firing", "silent"], word: str) -> int:
     """How many windows of a kind hold a word whole, in any case, or its plural or singular; a phrase as it stands."""
+    return _holding_of(getattr(windows, kind), windows.spoken[kind], word)
+
+
+def _holding_of(texts: Sequence[str], spoken: Sequence[frozenset[str]], word: str) -> int:
+    """The same of any windows; ``spoken``: their words."""
     if not WORD.fullmatch(word):
-        return sum(word.lower() in window.lower() for window in getattr(windows, kind))
+        return sum(word.lower() in text.lower() for text in texts)
     forms = variants(word)
-    return sum(not forms.isdisjoint(spoken) for spoken in windows.spoken[kind])
+    return sum(not forms.isdisjoint(words) for words in spoken)

@@ -24,12 +24,12 @@ from dragoman.measures.claims import (
     label_of,
 )
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
-from dragoman.scoring.judged_run import BLOCK, KEPT, CachedEmbedder, JudgedRun, blocks_of, drawn_of
+from dragoman.scoring.judged_run import BLOCK, CachedEmbedder, JudgedRun, blocks_of, drawn_of
 from dragoman.store import RunFolder
 from dragoman.store.scored import scores_of
 
 AT_ONCE = 4096  # texts of a call
-FEW = 256  # features that a sentence is held against in a run of many; a percentile needs no more
+FEW = 128  # features that a sentence is held against in a run of many; a percentile needs no more
 Say = Callable[[str], None]
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
 
@@ -43,7 +43,7 @@ def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[s
     these are too few. Of a run of more than ``MOST_COMPARED`` features sentences and features are ``FEW`` drawn ones.
     """
     many = run.many
-    embedder = CachedEmbedder(embedder, KEPT if many else None)
+    bare, embedder = embedder, CachedEmbedder(embedder)
     often = [f for f, entry in run.contexts.items() if len(known_windows(entry).firing) >= FEWEST]
     asked = {feature for texts in run.texts.values() for feature in texts}
     unasked = [f for f in often if f not in asked]
@@ -63,9 +63,10 @@ def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[s
         placed = None
         if many:
             first = {f: first[f] for f in _few(list(first), seed)}
-            placed = embedder.encode(list(first.values())).astype(np.float64)
+            placed = CachedEmbedder(bare).encode(list(first.values())).astype(np.float64)
         spoken, rows = list(first.values()), list[FeatureClaims]()
         for block in blocks_of(list(claims), BLOCK if many else len(claims)):
+            embedder = CachedEmbedder(bare) if many else embedder
             here = {f: rivals.get(f) or known_windows(run.contexts[f]) for f in block if f in run.contexts}
             _read_together(embedder, list(here.values()), list(rivals.values()), [themes[f] for f in block])
             for feature in block:

@@ -22,7 +22,7 @@ from dragoman.embed import Embedder
 from dragoman.records import Row
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
 from dragoman.scoring.judge import embedded_contexts
-from dragoman.scoring.judged_run import BLOCK, EMPTY, KEPT, CachedEmbedder, JudgedRun, blocks_of
+from dragoman.scoring.judged_run import BLOCK, EMPTY, CachedEmbedder, JudgedRun, blocks_of
 from dragoman.stats.reconstruct import mean_output
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run_evidence(
         directions: what it should find, at its site, as for ``judge_run``; the ranks are among these.
         seed: draws the features, of a run of many, whose texts are centred on and whose directions ranks are among.
     """
-    few, embedder = run.compared(seed), CachedEmbedder(embedder, KEPT if run.many else None)
+    few, bare, embedder = run.compared(seed), embedder, CachedEmbedder(embedder)
     contexts = None if run.many else embedded_contexts(run.contexts, embedder)
     drawn = _by_condition(few.rows)
     distinct = list(dict.fromkeys(_text(r) for rows in drawn.values() for r in rows if r.sample == 0))

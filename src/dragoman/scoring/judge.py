@@ -42,7 +42,7 @@ from dragoman.scores import (
     Power,
     Scores,
 )
-from dragoman.scoring.judged_run import BLOCK, FEWEST, KEPT, NATIVE, CachedEmbedder, JudgedRun, blocks_of
+from dragoman.scoring.judged_run import BLOCK, FEWEST, NATIVE, CachedEmbedder, JudgedRun, blocks_of
 from dragoman.scoring.measures import with_measured
 from dragoman.scoring.reconstruction import reconstruction_scores
 from dragoman.stats.lift import (
@@ -159,7 +159,6 @@ def _judged(run: JudgedRun, embedder: Embedder, *, seed: int, also: Sequence[Emb
 
 def _of_all(run: JudgedRun, scores: Scores, embedder: Embedder) -> dict[str, Any]:
     """What is told of single features, of all of them, in the parts that the scores of some drawn ones have."""
-    embedder = CachedEmbedder(embedder, KEPT)
     lifts = run.own_lifts(embedder)
     hits = {c: _hits(run, texts) for c, texts in run.dealt.items()} if run.category else {}
     found: dict[str, Any] = {
@@ -288,8 +287,8 @@ def own_detection(
     """Of every feature with windows enough how well its own text tells them apart, a block of features at a time."""
     features, found = [f for f in texts if f in windows and _enough(windows[f])], list[FeatureDetection]()
     for block in blocks_of(features, BLOCK):
-        contexts = embedded_contexts({f: windows[f] for f in block}, embedder)
-        rows = embedder.encode([texts[f] for f in block])
+        contexts = embedded_contexts({f: windows[f] for f in block}, CachedEmbedder(embedder))
+        rows = CachedEmbedder(embedder).encode([texts[f] for f in block])
         for feature, row in zip(block, rows, strict=True):
             own = contexts[feature]
             found.append(FeatureDetection(feature=feature, **own_area(detection_table(row[None], [own])[0, 0], own)))
@@ -300,13 +299,15 @@ def own_window_lift(run: JudgedRun, condition: str, embedder: Embedder) -> dict[
     """The lift of `lift_by_windows` of every single feature, a block of features at a time."""
     asked = {feature for by_feature in run.texts.values() for feature in by_feature}
     often = {f: one["firing"] for f, one in run.contexts.items() if len(one["firing"]) >= FEWEST}
-    others = np.stack([embedder.encode(list(some)).mean(axis=0) for f, some in often.items() if f not in asked])
+    unasked = [some for f, some in often.items() if f not in asked]
+    others = np.stack([CachedEmbedder(embedder).encode(list(some)).mean(axis=0) for some in unasked])
     elsewhere, texts = others.mean(axis=0, dtype=np.float64), run.texts[condition]
     found: dict[str, float] = {}
     for block in blocks_of([f for f in texts if f in often], BLOCK):
-        embedder.encode([window for f in block for window in often[f]])  # read together
-        own = np.stack([embedder.encode(list(often[f])).mean(axis=0) for f in block])
-        rows = embedder.encode([texts[f] for f in block]).astype(np.float64)
+        read = CachedEmbedder(embedder)
+        read.encode([window for f in block for window in often[f]])
+        own = np.stack([read.encode(list(often[f])).mean(axis=0) for f in block])
+        rows = read.encode([texts[f] for f in block]).astype(np.float64)
         found |= zip(block, np.einsum("ke,ke->k", rows, own - elsewhere).tolist(), strict=True)
     return found
 

@@ -29,7 +29,6 @@ EMPTY = "(empty)"
 FEWEST = 3  # features that a lift needs
 MOST_COMPARED = 2048  # features, each of which is compared with every other; of more, so many are drawn
 BLOCK = 1024  # features of which windows and texts are placed together, where there are more than are compared
-KEPT = 1 << 16  # texts whose places a cache keeps where a run has more features than these
 _WORD = re.compile(r"\w")
 
 
@@ -37,7 +36,7 @@ _WORD = re.compile(r"\w")
 class JudgedRun:
     """What a run's folder holds, read once.
 
-    ``rows``: all of them. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
+    ``rows``: all of them, but for what a verbalizer wrote around its texts, which nothing judges. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
     natives' features, to which random directions, with ids of their own, are dealt as they come. ``entries``: the
     manifest's entry of each condition that has texts, in its order. ``category``: of planted features; ``words``: those
     that name a category. ``contexts``: windows of text by feature, "firing" and "silent",
@@ -60,7 +59,8 @@ class JudgedRun:
         Raises:
             Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
         """
-        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.each_row(), 1)]
+        read = ({**row, "raw": ""} for row in folder.each_row())
+        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(read, 1)]
         texts = first_samples(rows)
         manifest = folder.manifest
         check_truth(folder.path / "manifest.json", manifest)
@@ -247,15 +247,17 @@ def blocks_of(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _placed(texts: Mapping[str, str], embedder: Embedder) -> Floats:
-    """(n, width) where texts lie, read so many at a time that a cache may let go of them."""
-    return np.concatenate([embedder.encode([texts[f] for f in some]) for some in blocks_of(list(texts), KEPT)])
+    """(n, width) where texts lie, read so many at a time."""
+    blocks = blocks_of(list(texts), BLOCK)
+    return np.concatenate([CachedEmbedder(embedder).encode([texts[f] for f in some]) for some in blocks])
 
 
 def drawn_of(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
     """At most so many of the names, at random without replacement, in their own order."""
     if len(names) <= most:
         return list(names)
-    return [names[k] for k in np.sort(rng.choice(len(names), most, replace=False)).tolist()]
+    order: list[int] = np.sort(rng.choice(len(names), most, replace=False)).tolist()
+    return [names[k] for k in order]
 
 
 def first_samples(rows: Sequence[Row]) -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from dragoman.embed import Embedder
 from dragoman.measures.excerpts import dealt_windows
 from dragoman.scores import FORMAT, DetectionRate, FeatureDetection, LabelScores, PairedDifference, Scores
 from dragoman.scoring.judge import embedded_contexts, own_detection
-from dragoman.scoring.judged_run import FEWEST, KEPT, CachedEmbedder, JudgedRun
+from dragoman.scoring.judged_run import FEWEST, CachedEmbedder, JudgedRun
 from dragoman.stats.intervals import mean_estimate
 from dragoman.stats.lift import doubly_centred_lift
 from dragoman.stats.roc import detection_estimate, detection_per_feature, detection_table
@@ -35,7 +35,7 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
     Conditions that are there only to be compared with are left out. Means are of the features that
     ``JudgedRun.compared`` draws, where there are more. ``seed``: of the deals behind p.
     """
-    few, embedder = run.compared(seed), CachedEmbedder(embedder, KEPT if run.many else None)
+    few, bare, embedder = run.compared(seed), embedder, CachedEmbedder(embedder)
     held = {name: _held_back(run.contexts[name]) for name in labels.by_feature if name in run.contexts}
     contexts = embedded_contexts({name: one for name, one in held.items() if name in few.contexts}, embedder)
     said: dict[str, Mapping[str, str]] = {LABEL: {name: one.label for name, one in labels.by_feature.items()}}
@@ -68,7 +68,7 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
     per_feature = {condition: tuple(by.values()) for condition, by in each.items()}
     if few is not run:
         texts = {c: {name: said[c][name] for name in held if name in said[c]} for c in each}
-        per_feature = {c: own_detection(by, held, embedder) for c, by in texts.items()}
+        per_feature = {c: own_detection(by, held, bare) for c, by in texts.items()}
     return LabelScores(
         embedder=embedder.name,
         model=labels.head.model,

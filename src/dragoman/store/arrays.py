@@ -72,8 +72,8 @@ def write_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], meta: Map
     header, end = dict[str, Any](__metadata__=described), 0
     for name in order:
         start, end = end, end + ready[name].nbytes
-        told = {"dtype": _WRITTEN[ready[name].dtype.str], "shape": list(ready[name].shape), "data_offsets": [start, end]}
-        header[name] = told
+        one = ready[name]
+        header[name] = {"dtype": _WRITTEN[one.dtype.str], "shape": list(one.shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as file:
