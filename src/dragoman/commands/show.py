@@ -174,6 +174,7 @@ def _show_row(row: Row, more: Json) -> None:
 
 def show_scores(scores: Scores | Json, manifest: Json) -> None:
     """What is wrong with the map; conditions, nulls, embedders, detection, differences, confidences; then the map."""
+    from dragoman.report.headline import compared_words
     from dragoman.report.opened import Manifest
     from dragoman.scores import Scores
 
@@ -196,6 +197,8 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     if judged.confidence:
         _show_confidence(judged.confidence)
     show_calibration(judged)
+    if told := compared_words(judged):
+        console().print(told, style="dim", soft_wrap=True)
     if run.map_report:
         _show_map(run.map_report)
     around = run.background

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dragoman.core import Refusal
 from dragoman.embed import Embedder
@@ -26,6 +27,7 @@ from dragoman.measures.claims import (
 from dragoman.scores import FORMAT, ConfidenceScores, FeatureClaims, FeatureConfidence, Scores
 from dragoman.scoring.judged_run import BLOCK, CachedEmbedder, JudgedRun, blocks_of, drawn_of
 from dragoman.store import RunFolder
+from dragoman.store.files import uncollected
 from dragoman.store.scored import scores_of
 
 AT_ONCE = 4096  # texts of a call
@@ -43,13 +45,12 @@ def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[s
     these are too few. Of a run of more than ``MOST_COMPARED`` features sentences and features are ``FEW`` drawn ones.
     """
     many = run.many
-    bare, embedder = embedder, CachedEmbedder(embedder)
     often = [f for f, entry in run.contexts.items() if len(known_windows(entry).firing) >= FEWEST]
     asked = {feature for texts in run.texts.values() for feature in texts}
     unasked = [f for f in often if f not in asked]
     names = unasked if len(unasked) >= FEWEST_DEALT else often
     rivals = {f: known_windows(run.contexts[f]) for f in (_few(names, seed) if many else names)}
-    elsewhere = Elsewhere(rivals.values())
+    elsewhere, near = Elsewhere(rivals.values()), CachedEmbedder(embedder)
     found: dict[str, tuple[FeatureClaims, ...]] = {}
     for condition, texts in run.texts.items():
         if condition not in run.entries or not run.contexts.keys() & texts.keys():
@@ -60,31 +61,45 @@ def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[s
             for f, own in claims.items()
         }
         first = {f: some[0] for f, some in themes.items() if some}
-        placed = None
         if many:
             first = {f: first[f] for f in _few(list(first), seed)}
-            placed = CachedEmbedder(bare).encode(list(first.values())).astype(np.float64)
-        spoken, rows = list(first.values()), list[FeatureClaims]()
+        dealt, rows = _Dealt(first, CachedEmbedder(embedder) if many else None), list[FeatureClaims]()
         for block in blocks_of(list(claims), BLOCK if many else len(claims)):
-            embedder = CachedEmbedder(bare) if many else embedder
+            near = CachedEmbedder(embedder) if many else near
             here = {f: rivals.get(f) or known_windows(run.contexts[f]) for f in block if f in run.contexts}
-            _read_together(embedder, list(here.values()), list(rivals.values()), [themes[f] for f in block])
-            for feature in block:
-                mine = set(themes[feature])
-                dealt = [k for k, (f, text) in enumerate(first.items()) if f != feature and text not in mine]
-                others = elsewhere
-                if feature in rivals:
-                    others = Elsewhere(windows for f, windows in rivals.items() if f != feature)
-                checked = check_claims(
-                    claims[feature],
-                    here.get(feature, Windows(firing=(), silent=())),
-                    others=others,
-                    dealt=[spoken[k] for k in dealt] if placed is None else placed[dealt],
-                    embedder=embedder,
-                )
-                rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
+            with uncollected():
+                _read_together(near, list(here.values()), list(rivals.values()), [themes[f] for f in block])
+                for feature in block:
+                    others = elsewhere
+                    if feature in rivals:
+                        others = Elsewhere(windows for f, windows in rivals.items() if f != feature)
+                    checked = check_claims(
+                        claims[feature],
+                        here.get(feature, Windows(firing=(), silent=())),
+                        others=others,
+                        dealt=dealt.to(feature, themes[feature]),
+                        embedder=near,
+                    )
+                    rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
         found[condition] = tuple(rows)
     return found
+
+
+class _Dealt:
+    """The first theme sentence of each feature, for those of other features; placed once where an embedder is given."""
+
+    def __init__(self, first: Mapping[str, str], embedder: Embedder | None) -> None:
+        self._texts, self._at = list(first.values()), {f: k for k, f in enumerate(first)}
+        self._same = dict[str, set[int]]()
+        for k, text in enumerate(self._texts):
+            self._same.setdefault(text, set()).add(k)
+        self._rows = None if embedder is None else embedder.encode(self._texts).astype(np.float64)
+
+    def to(self, feature: str, own: Sequence[str]) -> Sequence[str] | NDArray[np.float64]:
+        """Those of other features that say something else than its ``own``."""
+        out = {self._at.get(feature, -1)}.union(*(self._same.get(text, ()) for text in own))
+        kept = [k for k in range(len(self._texts)) if k not in out]
+        return [self._texts[k] for k in kept] if self._rows is None else self._rows[kept]
 
 
 def _few(names: Sequence[str], seed: int) -> list[str]:

@@ -52,8 +52,9 @@ def run_evidence(
         directions: what it should find, at its site, as for ``judge_run``; the ranks are among these.
         seed: draws the features, of a run of many, whose texts are centred on and whose directions ranks are among.
     """
-    few, bare, embedder = run.compared(seed), embedder, CachedEmbedder(embedder)
-    contexts = None if run.many else embedded_contexts(run.contexts, embedder)
+    few, bare = run.compared(seed), embedder
+    embedder, many = CachedEmbedder(bare), run.many
+    contexts = None if many else embedded_contexts(run.contexts, embedder)
     drawn = _by_condition(few.rows)
     distinct = list(dict.fromkeys(_text(r) for rows in drawn.values() for r in rows if r.sample == 0))
     outputs: dict[str, Floats] = {}
@@ -64,17 +65,17 @@ def run_evidence(
     found: dict[str, dict[str, Evidence]] = {}
     for condition, every in _by_condition(run.rows).items():
         found[condition] = {}
-        for rows in _blocks(every) if run.many else [every]:
+        for rows in _blocks(every) if many else [every]:
             back = None
             if reconstructor is not None and mean is not None:
                 sought = directions if isinstance(directions, Directions) else (directions or {}).get(condition)
-                rivals = few.texts.get(condition) if run.many else None
+                rivals = few.texts.get(condition) if many else None
                 back = _read_back(rows, outputs, mean, sought, rivals, reconstructor, run)
             here = contexts
             if here is None:
-                here = embedded_contexts(
-                    {r.feature: run.contexts[r.feature] for r in rows if r.feature in run.contexts}, embedder
-                )
+                embedder = CachedEmbedder(bare)
+                watched = {r.feature: run.contexts[r.feature] for r in rows if r.feature in run.contexts}
+                here = embedded_contexts(watched, embedder)
             texts = embedder.encode([_text(row) for row in rows])
             found[condition] |= gather_evidence(rows, texts, read_back=back, contexts=here, usual=usual)
     return found

@@ -19,6 +19,7 @@ from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
 from dragoman.stats.lift import own_lift, similarity
 from dragoman.store import RunFolder
+from dragoman.store.files import uncollected
 from dragoman.store.manifests import check_truth, required, short_of
 from dragoman.store.spans import shown
 
@@ -36,11 +37,12 @@ _WORD = re.compile(r"\w")
 class JudgedRun:
     """What a run's folder holds, read once.
 
-    ``rows``: all of them, but for what a verbalizer wrote around its texts, which nothing judges. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
-    natives' features, to which random directions, with ids of their own, are dealt as they come. ``entries``: the
-    manifest's entry of each condition that has texts, in its order. ``category``: of planted features; ``words``: those
-    that name a category. ``contexts``: windows of text by feature, "firing" and "silent",
-    and "words" and "forms", shares of its activation, where they were counted.
+    ``rows``: all of them, without what a verbalizer wrote around its texts (``raw``), which nothing judges. ``texts``:
+    first samples by condition and feature; ``dealt``: the same in the order of the natives' features, to which random
+    directions, with ids of their own, are dealt as they come. ``entries``: the manifest's entry of each condition that
+    has texts, in its order. ``category``: of planted features; ``words``: those that name a category. ``contexts``:
+    windows of text by feature, "firing" and "silent", and "words" and "forms", shares of its activation, where they
+    were counted.
     """
 
     folder: RunFolder
@@ -60,7 +62,8 @@ class JudgedRun:
             Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
         """
         read = ({**row, "raw": ""} for row in folder.each_row())
-        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(read, 1)]
+        with uncollected():
+            rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(read, 1)]
         texts = first_samples(rows)
         manifest = folder.manifest
         check_truth(folder.path / "manifest.json", manifest)

@@ -244,20 +244,28 @@ def _gathered(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _pieces(value: Any, encoder: json.JSONEncoder, pad: str, depth: int) -> Iterator[str]:
-    """The JSON text of a value, piece by piece; what lies deeper than ``depth`` in one piece."""
-    if isinstance(value, Record):
+    """The JSON text of a value, piece by piece; what lies deeper than ``depth``, or in a list, in one piece."""
+    if depth and isinstance(value, Record):
         value = value.set_fields()
     if depth and isinstance(value, Mapping) and value:
         ends, members = "{}", ((f"{encoder.encode(str(key))}: ", one) for key, one in value.items())
     elif depth and isinstance(value, list | tuple) and value:
-        ends, members = "[]", (("", one) for one in value)
+        ends, members, depth = "[]", (("", one) for one in value), 1
     else:
-        yield encoder.encode(plain(value)).replace("\n", f"\n{pad}")
+        yield _piece(value, encoder).replace("\n", f"\n{pad}")
         return
     for number, (key, one) in enumerate(members):
         yield f"{',' if number else ends[0]}\n{pad}  {key}"
         yield from _pieces(one, encoder, f"{pad}  ", depth - 1)
     yield f"\n{pad}{ends[1]}"
+
+
+def _piece(value: Any, encoder: json.JSONEncoder) -> str:
+    """The JSON text of a value."""
+    if isinstance(value, Record):
+        with suppress(ValueError):  # of NaN and infinite numbers
+            return encoder.encode(value.model_dump(mode="json", exclude_unset=True))
+    return encoder.encode(plain(value))
 
 
 @contextmanager
