@@ -6,7 +6,8 @@ Refuses what reading the run and embedding refuse. Nothing here knows an answer:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dragoman.embed import Embedder
 from dragoman.measures.claims import (
     FEWEST,
     FEWEST_DEALT,
+    Claim,
     Elsewhere,
     Windows,
     check_claims,
@@ -50,56 +52,72 @@ def claim_scores(run: JudgedRun, embedder: Embedder, *, seed: int = 0) -> dict[s
     unasked = [f for f in often if f not in asked]
     names = unasked if len(unasked) >= FEWEST_DEALT else often
     rivals = {f: known_windows(run.contexts[f]) for f in (_few(names, seed) if many else names)}
+    watched = {c: texts for c, texts in run.texts.items() if c in run.entries and run.contexts.keys() & texts.keys()}
+    said = {c: _Said.of(texts, embedder, seed if many else None) for c, texts in watched.items()}
     elsewhere, near = Elsewhere(rivals.values()), CachedEmbedder(embedder)
-    found: dict[str, tuple[FeatureClaims, ...]] = {}
-    for condition, texts in run.texts.items():
-        if condition not in run.entries or not run.contexts.keys() & texts.keys():
-            continue
+    found: dict[str, list[FeatureClaims]] = {condition: [] for condition in said}
+    features = list(dict.fromkeys(f for texts in watched.values() for f in texts))
+    # Of many features a block is told of in all conditions before the next one, so that its windows are placed once.
+    for block in blocks_of(features, BLOCK if many else len(features)):
+        near = CachedEmbedder(embedder) if many else near
+        windows = {f: rivals.get(f) or known_windows(run.contexts[f]) for f in block if f in run.contexts}
+        for condition, own in said.items():
+            there = [f for f in (block if many else own.claims) if f in own.claims]
+            here = [windows[f] for f in there if f in windows]
+            with uncollected():
+                _read_together(near, here, list(rivals.values()), [own.themes[f] for f in there])
+                for feature in there:
+                    others = elsewhere
+                    if feature in rivals:
+                        others = Elsewhere(some for f, some in rivals.items() if f != feature)
+                    checked = check_claims(
+                        own.claims[feature],
+                        windows.get(feature, Windows(firing=(), silent=())),
+                        others=others,
+                        dealt=own.dealt_to(feature),
+                        embedder=near,
+                    )
+                    told = FeatureClaims(feature=feature, label=label_of(checked), claims=checked)
+                    found[condition].append(told)
+    return {condition: tuple(some) for condition, some in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What one condition says, sentence by sentence.
+
+    ``claims``: by feature; ``themes``: those about a theme. ``first``: the first of these of features, by which others'
+    are judged; ``at``: their numbers by what they say; ``rows``: where they lie, where that is found once.
+    """
+
+    claims: Mapping[str, Sequence[Claim]]
+    themes: Mapping[str, Sequence[str]]
+    first: Mapping[str, str]
+    at: Mapping[str, Set[int]]
+    rows: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, texts: Mapping[str, str], embedder: Embedder, seed: int | None) -> _Said:
+        """Of texts by feature; ``seed``: draws whose sentences others are judged by, all when None."""
         claims = {feature: claims_of(text) for feature, text in texts.items()}
         themes = {
             f: [claim.text for claim in own if claim.kind == "theme" and not declines(claim.text)]
             for f, own in claims.items()
         }
-        first = {f: some[0] for f, some in themes.items() if some}
-        if many:
+        first, at, rows = {f: some[0] for f, some in themes.items() if some}, dict[str, set[int]](), None
+        if seed is not None:
             first = {f: first[f] for f in _few(list(first), seed)}
-        dealt, rows = _Dealt(first, CachedEmbedder(embedder) if many else None), list[FeatureClaims]()
-        for block in blocks_of(list(claims), BLOCK if many else len(claims)):
-            near = CachedEmbedder(embedder) if many else near
-            here = {f: rivals.get(f) or known_windows(run.contexts[f]) for f in block if f in run.contexts}
-            with uncollected():
-                _read_together(near, list(here.values()), list(rivals.values()), [themes[f] for f in block])
-                for feature in block:
-                    others = elsewhere
-                    if feature in rivals:
-                        others = Elsewhere(windows for f, windows in rivals.items() if f != feature)
-                    checked = check_claims(
-                        claims[feature],
-                        here.get(feature, Windows(firing=(), silent=())),
-                        others=others,
-                        dealt=dealt.to(feature, themes[feature]),
-                        embedder=near,
-                    )
-                    rows.append(FeatureClaims(feature=feature, label=label_of(checked), claims=checked))
-        found[condition] = tuple(rows)
-    return found
+            rows = CachedEmbedder(embedder).encode(list(first.values())).astype(np.float64)
+        for k, text in enumerate(first.values()):
+            at.setdefault(text, set()).add(k)
+        return cls(claims=claims, themes=themes, first=first, at=at, rows=rows)
 
-
-class _Dealt:
-    """The first theme sentence of each feature, for those of other features; placed once where an embedder is given."""
-
-    def __init__(self, first: Mapping[str, str], embedder: Embedder | None) -> None:
-        self._texts, self._at = list(first.values()), {f: k for k, f in enumerate(first)}
-        self._same = dict[str, set[int]]()
-        for k, text in enumerate(self._texts):
-            self._same.setdefault(text, set()).add(k)
-        self._rows = None if embedder is None else embedder.encode(self._texts).astype(np.float64)
-
-    def to(self, feature: str, own: Sequence[str]) -> Sequence[str] | NDArray[np.float64]:
-        """Those of other features that say something else than its ``own``."""
-        out = {self._at.get(feature, -1)}.union(*(self._same.get(text, ()) for text in own))
-        kept = [k for k in range(len(self._texts)) if k not in out]
-        return [self._texts[k] for k in kept] if self._rows is None else self._rows[kept]
+    def dealt_to(self, feature: str) -> Sequence[str] | NDArray[np.float64]:
+        """Theme sentences of other features that say something else than the feature's own."""
+        out = set[int]().union(*(self.at.get(text, ()) for text in self.themes[feature]))
+        if self.rows is not None:  # its own first one is among those that say the same
+            return self.rows[[k for k in range(len(self.first)) if k not in out]] if out else self.rows
+        return [text for k, text in enumerate(self.first.values()) if k not in out]
 
 
 def _few(names: Sequence[str], seed: int) -> list[str]:
