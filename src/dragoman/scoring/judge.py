@@ -165,8 +165,8 @@ def _of_all(run: JudgedRun, scores: Scores, embedder: Embedder) -> dict[str, Any
         "per_feature": {c: _per_feature(run, c, lifts.get(c, {}), hits.get(c, {})) for c in run.dealt}
     }
     if scores.detection is not None:
-        told = {row.condition: run.dealt[row.condition] for row in scores.detection.table}
-        own = {c: own_detection(texts, run.contexts, embedder) for c, texts in told.items() if _has_own_ids(run, c)}
+        told = [row.condition for row in scores.detection.table if _has_own_ids(run, row.condition)]
+        own = own_detection({c: run.dealt[c] for c in told}, run.contexts, embedder)
         found["detection"] = scores.detection.model_copy(update={"per_feature": own})
     if scores.window_lift:
         each = {c: own_window_lift(run, c, embedder) for c in scores.window_lift}
@@ -282,17 +282,26 @@ def _enough(windows: Mapping[str, Sequence[str]]) -> bool:
 
 
 def own_detection(
-    texts: Mapping[str, str], windows: Mapping[str, Mapping[str, Sequence[str]]], embedder: Embedder
-) -> tuple[FeatureDetection, ...]:
-    """Of every feature with windows enough how well its own text tells them apart, a block of features at a time."""
-    features, found = [f for f in texts if f in windows and _enough(windows[f])], list[FeatureDetection]()
-    for block in blocks_of(features, BLOCK):
+    texts: Mapping[str, Mapping[str, str]], windows: Mapping[str, Mapping[str, Sequence[str]]], embedder: Embedder
+) -> dict[str, tuple[FeatureDetection, ...]]:
+    """By condition, of every feature with windows enough, how well its own text tells them apart.
+
+    Windows are placed a block of features at a time, once for all conditions.
+    """
+    watched = {
+        c: {f: text for f, text in by.items() if f in windows and _enough(windows[f])} for c, by in texts.items()
+    }
+    found: dict[str, dict[str, FeatureDetection]] = {condition: {} for condition in watched}
+    for block in blocks_of(list(dict.fromkeys(f for by in watched.values() for f in by)), BLOCK):
         contexts = embedded_contexts({f: windows[f] for f in block}, CachedEmbedder(embedder))
-        rows = CachedEmbedder(embedder).encode([texts[f] for f in block])
-        for feature, row in zip(block, rows, strict=True):
-            own = contexts[feature]
-            found.append(FeatureDetection(feature=feature, **own_area(detection_table(row[None], [own])[0, 0], own)))
-    return tuple(found)
+        for condition, by in watched.items():
+            there = [f for f in block if f in by]
+            rows = CachedEmbedder(embedder).encode([by[f] for f in there])
+            for feature, row in zip(there, rows, strict=True):
+                own = contexts[feature]
+                told = own_area(detection_table(row[None], [own])[0, 0], own)
+                found[condition][feature] = FeatureDetection(feature=feature, **told)
+    return {condition: tuple(found[condition][f] for f in by) for condition, by in watched.items()}
 
 
 def own_window_lift(run: JudgedRun, condition: str, embedder: Embedder) -> dict[str, float]:

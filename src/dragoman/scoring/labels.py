@@ -68,7 +68,7 @@ def label_scores(run: JudgedRun, labels: ContextLabels, embedder: Embedder, *, s
     per_feature = {condition: tuple(by.values()) for condition, by in each.items()}
     if few is not run:
         texts = {c: {name: said[c][name] for name in held if name in said[c]} for c in each}
-        per_feature = {c: own_detection(by, held, bare) for c, by in texts.items()}
+        per_feature = own_detection(texts, held, bare)
     return LabelScores(
         embedder=embedder.name,
         model=labels.head.model,
