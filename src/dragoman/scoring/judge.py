@@ -60,6 +60,7 @@ from dragoman.stats.nulls import against_each, against_others, holm
 from dragoman.stats.planted import accuracy_estimate, names_category
 from dragoman.stats.power import detectable, plan
 from dragoman.stats.roc import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table, own_area
+from dragoman.store.files import uncollected
 
 if TYPE_CHECKING:
     from dragoman.models.reconstruct import Reconstructor
@@ -112,7 +113,8 @@ def judge_run(
     scores = _judged(few, embedder, seed=seed, also=also)
     if few is not run:
         told = Compared(drawn=len(few.features), features=len(run.features))
-        scores = scores.model_copy(update={"compared": told, **_of_all(run, scores, embedder)})
+        with uncollected():
+            scores = scores.model_copy(update={"compared": told, **_of_all(run, scores, embedder)})
     if reconstructor is not None and directions is not None:
         among = None if few is run else few.texts
         found = reconstruction_scores(

@@ -270,7 +270,7 @@ def _piece(value: Any, encoder: json.JSONEncoder) -> str:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Decode JSON without Python's search for cycles: JSON holds none, and the search takes most of the time."""
+    """Make many values without Python's search for cycles: JSON and records hold none, and it takes long."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -31,6 +31,7 @@ from dragoman.store.files import (
     refuse_target,
     refusing,
     sync_folder,
+    uncollected,
     write_bytes,
     write_json,
 )
@@ -368,7 +369,8 @@ class RunFolder:
     def write_scores(self, scores: Scores | Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
         told = scores.set_fields() if isinstance(scores, Scores) else scores
-        write_json(self.path / SCORES, {PLAN: self.plan, **told})
+        with uncollected():
+            write_json(self.path / SCORES, {PLAN: self.plan, **told})
 
     def _json(self, name: str, depth: int = 0) -> Any:
         """A JSON file of the folder, None where it is not there; ``depth``: levels of objects that may be many."""
