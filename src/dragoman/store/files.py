@@ -31,7 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal
-from dragoman.records import Record
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -245,7 +244,7 @@ def _gathered(pieces: Iterable[str]) -> Iterator[str]:
 
 def _pieces(value: Any, encoder: json.JSONEncoder, pad: str, depth: int) -> Iterator[str]:
     """The JSON text of a value, piece by piece; what lies deeper than ``depth``, or in a list, in one piece."""
-    if depth and isinstance(value, Record):
+    if depth and _is_record(value):
         value = value.set_fields()
     if depth and isinstance(value, Mapping) and value:
         ends, members = "{}", ((f"{encoder.encode(str(key))}: ", one) for key, one in value.items())
@@ -260,9 +259,14 @@ def _pieces(value: Any, encoder: json.JSONEncoder, pad: str, depth: int) -> Iter
     yield f"\n{pad}{ends[1]}"
 
 
+def _is_record(value: Any) -> bool:
+    """Whether it is one of `records`, which this module does without: they take pydantic, and reading help does not."""
+    return hasattr(type(value), "set_fields")
+
+
 def _piece(value: Any, encoder: json.JSONEncoder) -> str:
     """The JSON text of a value."""
-    if isinstance(value, Record):
+    if _is_record(value):
         with suppress(ValueError):  # of NaN and infinite numbers
             return encoder.encode(value.model_dump(mode="json", exclude_unset=True))
     return encoder.encode(plain(value))
@@ -312,7 +316,7 @@ def plain(obj: Any) -> Any:
         return [plain(value) for value in obj]
     if isinstance(obj, Path):
         return str(obj)
-    if isinstance(obj, Record):
+    if _is_record(obj):
         return plain(obj.set_fields())
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {field.name: plain(getattr(obj, field.name)) for field in dataclasses.fields(obj)}

@@ -15,13 +15,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Refusal, is_format
-from dragoman.scores import Scores
 from dragoman.store.arrays import read_arrays, write_arrays
 from dragoman.store.files import (
     held,
@@ -39,6 +38,9 @@ from dragoman.store.forms import is_lens, is_windows, public
 from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 from dragoman.store.streams import read_members
+
+if TYPE_CHECKING:
+    from dragoman.scores import Scores
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
@@ -368,7 +370,7 @@ class RunFolder:
 
     def write_scores(self, scores: Scores | Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
-        told = scores.set_fields() if isinstance(scores, Scores) else scores
+        told = scores if isinstance(scores, Mapping) else scores.set_fields()
         with uncollected():
             write_json(self.path / SCORES, {PLAN: self.plan, **told})
 
