@@ -36,6 +36,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _DEPTH = 4  # levels of objects and lists that are written member by member
+_ITEMS = 64  # of a list, encoded together
 _TOGETHER = 1 << 18  # characters written in one go
 _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
 _TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
@@ -243,20 +244,21 @@ def _gathered(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _pieces(value: Any, encoder: json.JSONEncoder, pad: str, depth: int) -> Iterator[str]:
-    """The JSON text of a value, piece by piece; what lies deeper than ``depth``, or in a list, in one piece."""
+    """The JSON text of a value, piece by piece; what lies deeper than ``depth`` in one piece."""
     if depth and _is_record(value):
         value = value.set_fields()
     if depth and isinstance(value, Mapping) and value:
-        ends, members = "{}", ((f"{encoder.encode(str(key))}: ", one) for key, one in value.items())
+        for number, (key, one) in enumerate(value.items()):
+            yield f"{',' if number else '{'}\n{pad}  {encoder.encode(str(key))}: "
+            yield from _pieces(one, encoder, f"{pad}  ", depth - 1)
+        yield f"\n{pad}}}"
     elif depth and isinstance(value, list | tuple) and value:
-        ends, members, depth = "[]", (("", one) for one in value), 1
+        for start in range(0, len(value), _ITEMS):  # to begin encoding takes as long as an item
+            inner = _piece(list(value[start : start + _ITEMS]), encoder)[1:-2]  # without the brackets on their lines
+            yield f"{',' if start else '['}{inner}".replace("\n", f"\n{pad}")
+        yield f"\n{pad}]"
     else:
         yield _piece(value, encoder).replace("\n", f"\n{pad}")
-        return
-    for number, (key, one) in enumerate(members):
-        yield f"{',' if number else ends[0]}\n{pad}  {key}"
-        yield from _pieces(one, encoder, f"{pad}  ", depth - 1)
-    yield f"\n{pad}{ends[1]}"
 
 
 def _is_record(value: Any) -> bool:
@@ -266,10 +268,14 @@ def _is_record(value: Any) -> bool:
 
 def _piece(value: Any, encoder: json.JSONEncoder) -> str:
     """The JSON text of a value."""
-    if _is_record(value):
-        with suppress(ValueError):  # of NaN and infinite numbers
-            return encoder.encode(value.model_dump(mode="json", exclude_unset=True))
-    return encoder.encode(plain(value))
+    try:
+        return encoder.encode([_dumped(one) for one in value] if isinstance(value, list) else _dumped(value))
+    except ValueError:  # a record holds NaN or an infinite number
+        return encoder.encode(plain(value))
+
+
+def _dumped(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_unset=True) if _is_record(value) else plain(value)
 
 
 @contextmanager

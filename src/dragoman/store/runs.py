@@ -30,7 +30,6 @@ from dragoman.store.files import (
     refuse_target,
     refusing,
     sync_folder,
-    uncollected,
     write_bytes,
     write_json,
 )
@@ -371,8 +370,7 @@ class RunFolder:
     def write_scores(self, scores: Scores | Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
         told = scores if isinstance(scores, Mapping) else scores.set_fields()
-        with uncollected():
-            write_json(self.path / SCORES, {PLAN: self.plan, **told})
+        write_json(self.path / SCORES, {PLAN: self.plan, **told})
 
     def _json(self, name: str, depth: int = 0) -> Any:
         """A JSON file of the folder, None where it is not there; ``depth``: levels of objects that may be many."""
