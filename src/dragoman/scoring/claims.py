@@ -33,7 +33,7 @@ from dragoman.store.files import uncollected
 from dragoman.store.scored import scores_of
 
 AT_ONCE = 4096  # texts of a call
-FEW = 128  # features that a sentence is held against in a run of many; a percentile needs no more
+FEW = 64  # features that a sentence is held against in a run of many, as a run keeps windows of so many others
 Say = Callable[[str], None]
 Claims = Mapping[str, tuple[FeatureClaims, ...]]
 
