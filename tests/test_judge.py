@@ -147,7 +147,7 @@ def test_a_row_that_a_run_folder_cannot_hold_is_refused_by_its_number(tmp_path: 
 def test_a_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, read = built(tmp_path / "run"), list[int]()
     rows = run.rows()
-    monkeypatch.setattr(run, "rows", lambda: read.append(1) or rows)
+    monkeypatch.setattr(run, "each_row", lambda: read.append(1) or iter(rows))
     once = JudgedRun.of(run)
     judge_run(once, HashEmbedder(), seed=0)
     run_evidence(once, HashEmbedder())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,8 @@ def test_planted_truth_whose_category_no_word_names_is_refused_before_a_run_is_m
 
 def test_no_secret_of_a_manifest_is_on_the_disk_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
-    real = store.files.write_bytes
-    monkeypatch.setattr(
-        store.files, "write_bytes", lambda path, content: (written.append(content), real(path, content))
-    )
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (written.append(Path(old).read_bytes()), real(old, new)))
     secret = "https://user:PASSWORD@host.example/export?X-Amz-Signature=SIGNED"
     run = RunFolder.create(tmp_path / "run", WHOLE | {"settings": {"labels": secret}})
     assert run.manifest["settings"]["labels"] == "https://host.example/export"

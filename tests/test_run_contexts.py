@@ -96,7 +96,7 @@ def test_windows_and_words_of_very_many_features_are_read_one_by_one(
     run.write_lens({"plain": {first: {"source": ["a"], "carried": []}, second: {"source": [], "carried": ["b"]}}})
     contexts, lens = run.contexts, run.lens
     assert contexts and lens
-    monkeypatch.setattr("dragoman.store.runs._WHOLE", 10)
+    monkeypatch.setattr("dragoman.store.runs.WHOLE", 10)
     monkeypatch.setattr("dragoman.store.runs.read_json", lambda _path: pytest.fail("it was read whole"))
     assert run.contexts == contexts and run.lens == lens
     (run.path / "contexts.json").write_text("[1, 2, 3, 4, 5, 6]")

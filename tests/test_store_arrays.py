@@ -29,6 +29,17 @@ def test_arrays_come_back_as_they_went_whatever_their_memory_order(tmp_path: Pat
         np.testing.assert_array_equal(back[name], array)
 
 
+def test_a_file_is_byte_for_byte_what_the_library_makes(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    kinds = ("?", "u1", "i1", "i2", "u2", "f2", "i4", "u4", "f4", "f8", "i8", "u8")
+    arrays = {f'x{k} é"': (np.arange(6) * 3 % 5).reshape(3, 2).astype(kind) for k, kind in enumerate(kinds)}
+    arrays |= {"empty": np.zeros((0, 4), np.float32), "one": np.array(3.5), "more": np.ones((2, 3), np.float32)}
+    store.write_arrays(tmp_path / "a", arrays | {"big": np.arange(3, dtype=">f4")}, {"a": 'é\n"'})
+    theirs = save(arrays | {"big": np.arange(3, dtype="<f4")}, metadata={"dragoman": '{"a": "é\\n\\""}'})
+    assert (tmp_path / "a").read_bytes() == theirs
+
+
 def test_every_bfloat16_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from dragoman import store
 from dragoman.core import Estimate, Refusal
+from dragoman.scores import FeatureScore
 from dragoman.store import files
 from store_faults import forbidden, full, one_sentence
 
@@ -137,3 +140,30 @@ def test_garbage_is_not_json(tmp_path: Path) -> None:
     store.write_text(tmp_path / "m.json", "{")
     with pytest.raises(Refusal, match="it is not JSON"):
         store.read_json(tmp_path / "m.json")
+
+
+# --- JSON of any size -------------------------------------------------------------------------------------------------
+
+_LEAVES = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=4)
+_VALUES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), _VALUES, max_size=4))
+def test_json_written_piece_by_piece_is_what_it_is_in_one_go(value: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        store.write_json(Path(place) / "a.json", value)
+        found = (Path(place) / "a.json").read_bytes()
+    whole = json.dumps(store.plain(value), indent=2, ensure_ascii=False)
+    try:
+        assert found == f"{whole}\n".encode()
+    except UnicodeEncodeError:
+        assert found == f"{json.dumps(store.plain(value), indent=2)}\n".encode()
+
+
+def test_records_are_written_with_the_fields_that_were_set(tmp_path: Path) -> None:
+    some = (FeatureScore(feature="1", lift=0.5), FeatureScore(feature="2", lift=float("nan"), names_category=True))
+    store.write_json(tmp_path / "a.json", {"lifts": {"plain": some}, "one": some[0], "none": ()})
+    told = [{"feature": "1", "lift": 0.5}, {"feature": "2", "lift": None, "names_category": True}]
+    assert store.read_json(tmp_path / "a.json") == {"lifts": {"plain": told}, "one": told[0], "none": []}

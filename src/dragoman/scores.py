@@ -52,6 +52,13 @@ class BareRate(Record):
     random: None = None
 
 
+class Compared(Record):
+    """How many features were ``drawn``, of how many ``features``, for estimates that compare each with all others."""
+
+    drawn: int
+    features: int
+
+
 class ConditionScores(Record):
     """One line of the table: lift over other features, share of texts that name the planted category."""
 
@@ -339,11 +346,14 @@ class Scores(Record):
     rows say of features, each with what the same ones reach when dealt to other features as ``extra["dealt"]``.
     ``calibration``: by which sentences have probabilities. ``generated``: by condition, what the source's model wrote
     from the texts. ``measured``: of ``window_lift`` and of steering, each feature's own, by condition. ``plan_digest``:
-    of the run they are of, which the run's folder writes and compares.
+    of the run they are of, which the run's folder writes and compares. ``compared``: where a run has more features than
+    are compared with one another, on how many drawn ones every estimate is made; what is told of single features is
+    told of all of them.
     """
 
     format: Literal[2]
     plan_digest: str | None = None
+    compared: Compared | None = None
     embedder: str | None = None
     seed: int | None = None
     rule: str | None = None

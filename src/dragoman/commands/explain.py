@@ -365,7 +365,7 @@ def explain(
             put_record("row", row)
     else:
         show_rows(rows, run.manifest)
-        show_calibration(run.folder.scores)
+        show_calibration(run.scores)
         put(f"page: {page}")
         show_believed(rows, run.manifest, run.path)
 

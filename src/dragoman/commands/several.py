@@ -98,7 +98,7 @@ def _show(one: Named, run: Run, *, as_json: bool) -> None:
         return
     console().print(styled(f"{one.name}: {one.dictionary.site}\n", "bold underline"))
     show_rows(rows, run.manifest)
-    show_calibration(run.folder.scores)
+    show_calibration(run.scores)
     put(f"page: {page}")
     show_believed(rows, run.manifest, None)
     put("")

@@ -38,7 +38,10 @@ _MORE = ("reading", "confidence", "short", "claims", "context_label")  # what `w
 
 
 def with_scores(
-    rows: Sequence[Json], scores: Json | None, manifest: Json | None = None, labels: ContextLabels | None = None
+    rows: Sequence[Json],
+    scores: Scores | Json | None,
+    manifest: Json | None = None,
+    labels: ContextLabels | None = None,
 ) -> list[dict[str, object]]:
     """The rows as JSON with the ``reading`` of their condition, where it is one.
 
@@ -49,7 +52,7 @@ def with_scores(
     from dragoman.report.opened import entries_of
     from dragoman.scores import FORMAT, Scores
 
-    judged = Scores.of(scores, "the scores") if scores else Scores(format=FORMAT)
+    judged = _typed(Scores, scores) if scores else Scores(format=FORMAT)
     sure = judged.confidence.per_feature if judged.confidence else {}
     confidence = {(c, one.feature): one.to_json() for c, some in sure.items() for one in some}
     claims, reading = (
@@ -75,8 +78,9 @@ def with_scores(
 def rows_of(run: RunFolder) -> list[dict[str, object]]:
     """A run's rows, with all that its folder tells of them."""
     from dragoman.store.labels import read_labels
+    from dragoman.store.scored import scores_of
 
-    return with_scores(run.rows(), run.scores, run.manifest, read_labels(run))
+    return with_scores(run.rows(), scores_of(run), run.manifest, read_labels(run))
 
 
 def show_rows(rows: Sequence[Json], manifest: Json | None = None) -> None:
@@ -171,6 +175,7 @@ def _show_row(row: Row, more: Json) -> None:
 
 def show_scores(scores: Scores | Json, manifest: Json) -> None:
     """What is wrong with the map; conditions, nulls, embedders, detection, differences, confidences; then the map."""
+    from dragoman.report.headline import compared_words
     from dragoman.report.opened import Manifest
     from dragoman.scores import Scores
 
@@ -193,6 +198,8 @@ def show_scores(scores: Scores | Json, manifest: Json) -> None:
     if judged.confidence:
         _show_confidence(judged.confidence)
     show_calibration(judged)
+    if told := compared_words(judged):
+        console().print(told, style="dim", soft_wrap=True)
     if run.map_report:
         _show_map(run.map_report)
     around = run.background
@@ -337,13 +344,10 @@ def _show_confidence(confidence: ConfidenceScores) -> None:
     console().print(f"{fitted_on(confidence)}; {GUESS}", style="dim")
 
 
-def show_calibration(scores: Scores | Json | None) -> None:
+def show_calibration(scores: Scores | None) -> None:
     """How many sentences are answered for, why others are not, what the calibration says of itself; else nothing."""
     from dragoman.report.claims import NO_ANSWER
-    from dragoman.scores import Scores
 
-    if not isinstance(scores, Scores):
-        scores = Scores.of(scores, "the scores") if scores and scores.get("calibration") else None
     if scores is None or scores.calibration is None:
         return
     every = [claim for some in scores.claims.values() for one in some for claim in one.claims]

@@ -23,6 +23,7 @@ from dragoman.scoring.judged_run import JudgedRun
 from dragoman.store import RunFolder
 from dragoman.store.manifests import check_whole
 from dragoman.store.runs import NULLS
+from dragoman.store.scored import scores_of
 from dragoman.store.spans import meant, shown
 
 _TOLD = (
@@ -57,13 +58,12 @@ class Compared:
             Refusal: it is not finished, or not as this version writes it.
         """
         check_whole(folder.path / "manifest.json", folder.manifest)
-        run, scores, nulls = JudgedRun.of(folder), folder.scores, None
+        run, nulls = JudgedRun.of(folder), None
         run.refuse_unfinished()
         if (inside := folder.path / NULLS / "manifest.json").exists():
             nulls = JudgedRun.of(RunFolder.open(inside.parent))
             nulls.refuse_unfinished(_FINISH)
-        known = None if scores is None else Scores.of(scores, f"{folder.path}/scores.json")
-        return cls(run=run, scores=known, nulls=nulls)
+        return cls(run=run, scores=scores_of(folder), nulls=nulls)
 
     @property
     def manifest(self) -> Mapping[str, Any]:

@@ -19,10 +19,10 @@ A theme is one of documents: made where the feature is silent in the same docume
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,71 @@ def _claim(sentence: str) -> Claim:
     return Claim(kind, sentence, said)
 
 
+class Elsewhere(Sequence[Windows]):
+    """Windows of other features, and what is asked of them again and again, found once."""
+
+    def __init__(self, windows: Iterable[Windows]) -> None:
+        """Of these, as they come."""
+        self._windows = tuple(windows)
+        self._holding, self._shares = dict[str, int](), dict[str, float]()
+        self._means: Doubles | None = None
+
+    @classmethod
+    def of(cls, windows: Sequence[Windows]) -> Elsewhere:
+        """Those given; themselves where they are such already."""
+        return windows if isinstance(windows, Elsewhere) else cls(windows)
+
+    @overload
+    def __getitem__(self, at: int) -> Windows: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Windows]: ...
+    def __getitem__(self, at: int | slice) -> Windows | Sequence[Windows]:
+        """One, or some."""
+        return self._windows[at]
+
+    def __len__(self) -> int:
+        """How many features."""
+        return len(self._windows)
+
+    @cached_property
+    def often(self) -> int:
+        """How many fire in some window."""
+        return sum(bool(w.firing) for w in self._windows)
+
+    @cached_property
+    def firing(self) -> list[str]:
+        """The windows they fire in."""
+        return [text for w in self._windows for text in w.firing]
+
+    @cached_property
+    def _spoken(self) -> list[frozenset[str]]:
+        return [words for w in self._windows for words in w.spoken["firing"]]
+
+    def holding(self, word: str) -> int:
+        """How many of these hold a word, as by `_holding`."""
+        if word not in self._holding:
+            self._holding[word] = _holding_of(self.firing, self._spoken, word)
+        return self._holding[word]
+
+    def share(self, word: str) -> float:
+        """Mean share of activation on a word, of those whose words were counted."""
+        if word not in self._shares:
+            counted = [w.words for w in self._windows if w.words]
+            self._shares[word] = float(np.mean([_share(words, word) for words in counted])) if counted else 0.0
+        return self._shares[word]
+
+    def means(self, embedder: Embedder, width: int) -> Doubles:
+        """(n, width): of each that fires somewhere where the first few windows lie in the mean; by one embedder.
+
+        None of them where they are too few to be compared with.
+        """
+        if self._means is None:
+            often = [w.firing[:FEWEST] for w in self._windows if w.firing]
+            means = [_rows(embedder, some).mean(axis=0) for some in often] if len(often) >= FEWEST_DEALT else []
+            self._means = np.array(means) if means else np.zeros((0, width))
+        return self._means
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Theme:
     """What a theme sentence is judged by: where windows lie, float64, and the line that chance would reach.
@@ -126,19 +191,19 @@ class _Theme:
     dealt: float
 
     @classmethod
-    def of(cls, own: Windows, others: Sequence[Windows], dealt: Sequence[str], embedder: Embedder) -> _Theme | None:
+    def of(cls, own: Windows, others: Elsewhere, dealt: Sequence[str] | Doubles, embedder: Embedder) -> _Theme | None:
         """None where there are too few windows, or too few others to compare with."""
-        others = [w for w in others if w.firing]
-        if min(len(own.firing), len(own.silent)) < FEWEST or max(len(others), len(dealt)) < FEWEST_DEALT:
+        if min(len(own.firing), len(own.silent)) < FEWEST or max(others.often, len(dealt)) < FEWEST_DEALT:
             return None
         windows = ContextEmbeddings.of(_rows(embedder, own.firing), _rows(embedder, own.silent))
-        means, line = [_rows(embedder, w.firing[:FEWEST]).mean(axis=0) for w in others], float("nan")
+        line = float("nan")
         if len(dealt) >= FEWEST_DEALT:
-            line = float(np.quantile(detection_table(_rows(embedder, dealt), [windows]), ABOVE_DEALT))
+            rows = dealt if isinstance(dealt, np.ndarray) else _rows(embedder, dealt)
+            line = quantile(detection_table(rows, [windows])[:, 0], ABOVE_DEALT)
         return cls(
             embedder=embedder,
             windows=windows,
-            others=np.array(means) if len(means) >= FEWEST_DEALT else np.zeros((0, windows.firing.shape[1])),
+            others=others.means(embedder, windows.firing.shape[1]),
             dealt=line,
         )
 
@@ -160,7 +225,7 @@ class _Theme:
             if area <= self.dealt:
                 failed.append(f"as one in twenty of other features' sentences do ({self.dealt:.2f})")
         if len(self.others):
-            figures["elsewhere"] = float(np.quantile(self.others @ row[0], ABOVE_OTHERS))
+            figures["elsewhere"] = quantile(self.others @ row[0], ABOVE_OTHERS)
             if near <= figures["elsewhere"]:
                 failed.append("and it is as near to where other features fire")
         why = f"it tells windows where the feature fires from others with AUROC {area:.2f}"
@@ -169,7 +234,16 @@ class _Theme:
         return "supported", f"{why}, and better than sentences of other features do", figures
 
 
+def quantile(values: Doubles, share: float) -> float:
+    """``np.quantile`` to the last bit, of one row of finite values, of which it takes ten times as long."""
+    ordered = np.sort(values)
+    place = (len(ordered) - 1) * share
+    low, high, between = ordered[int(place)], ordered[min(int(place) + 1, len(ordered) - 1)], place - int(place)
+    return float(low + (high - low) * between if between < 0.5 else high - (high - low) * (1 - between))
+
+
 def _rows(embedder: Embedder, texts: Sequence[str]) -> Doubles:
+    """(n, e) float64: where texts lie."""
     return embedder.encode(list(texts)).astype(np.float64)
 
 
@@ -178,7 +252,7 @@ def check_claims(
     own: Windows,
     *,
     others: Sequence[Windows] = (),
-    dealt: Sequence[str] = (),
+    dealt: Sequence[str] | Doubles = (),
     embedder: Embedder,
 ) -> tuple[ClaimStatus, ...]:
     """A status for each sentence of one feature's text.
@@ -186,12 +260,14 @@ def check_claims(
     Args:
         claims: of ``claims_of``.
         own: what is known of where the feature fires.
-        others: the same of other features, of whom silent windows are not needed.
-        dealt: theme sentences of other features' texts, as many of them as there are.
+        others: the same of other features, of whom silent windows are not needed; ``Elsewhere`` keeps what it found.
+        dealt: theme sentences of other features' texts, as many of them as there are, or where the embedder places
+            them (n, e).
         embedder: places sentences and windows; best one that keeps what it has read.
     """
-    theme = _Theme.of(own, others, dealt, embedder)
-    return tuple(_checked(claim, own, others, theme) for claim in claims)
+    elsewhere = Elsewhere.of(others)
+    theme = _Theme.of(own, elsewhere, dealt, embedder)
+    return tuple(_checked(claim, own, elsewhere, theme) for claim in claims)
 
 
 def declines(sentence: str) -> bool:
@@ -219,7 +295,7 @@ def topic_of(sentence: str) -> str:
     return f"{topic[: _LONGEST + 1].rsplit(None, 1)[0]} ..."
 
 
-def _checked(claim: Claim, own: Windows, others: Sequence[Windows], theme: _Theme | None) -> ClaimStatus:
+def _checked(claim: Claim, own: Windows, others: Elsewhere, theme: _Theme | None) -> ClaimStatus:
     if claim.kind == "token":
         found = _token(claim, own, others)
     elif claim.kind == "words":
@@ -245,7 +321,7 @@ def token_of(sentence: str) -> tuple[str, ...]:
     return (*words[-1:], *((mark,) if not mark.isalnum() else ()))
 
 
-def _token(claim: Claim, own: Windows, others: Sequence[Windows]) -> Found:
+def _token(claim: Claim, own: Windows, others: Elsewhere) -> Found:
     """Whether enough of the activation is on the token that the sentence names."""
     named = token_of(claim.text)
     if not named:
@@ -255,8 +331,7 @@ def _token(claim: Claim, own: Windows, others: Sequence[Windows]) -> Found:
     if not own.words:
         return "unchecked", "the feature never fired in the texts that were read", {}
     token = max(named, key=lambda one: _share(own.words, one))
-    share, counted = _share(own.words, token), [w.words for w in others if w.words]
-    base = float(np.mean([_share(words, token) for words in counted])) if counted else 0.0
+    share, base = _share(own.words, token), others.share(token)
     line = max(SHARE, TIMES * base)
     why = f'{share:.0%} of its activation is on "{token}", where {line:.0%} would do'
     return ("supported" if share >= line else "unsupported"), why, {"share": share, "dealt": base, "line": line}
@@ -267,20 +342,20 @@ def _share(words: Mapping[str, float] | None, word: str) -> float:
     return sum((words or {}).get(one, 0.0) for one in variants(word))
 
 
-def _words(claim: Claim, own: Windows, others: Sequence[Windows]) -> Found:
+def _words(claim: Claim, own: Windows, others: Elsewhere) -> Found:
     """Whether at least half of the words stand out: in windows in which it fires, or by its activation."""
     if min(len(own.firing), len(own.silent)) < FEWEST and not own.words:
         return "unchecked", _FEW, {}
     words = list({word.lower(): word for word in claim.quoted}.values())
-    rest = len(own.silent) + sum(len(w.firing) for w in others)
+    rest = len(own.silent) + len(others.firing)
     told, stand = [], 0
     for word in words:
         held = _holding(own, "firing", word)
-        elsewhere = _holding(own, "silent", word) + sum(_holding(w, "firing", word) for w in others)
+        elsewhere = _holding(own, "silent", word) + others.holding(word)
         base = (elsewhere + 0.5) / (rest + 1)
         often = bool(own.firing) and held >= HOLD * len(own.firing)
-        rare = rest > 0 and float(binom.sf(held - 1, len(own.firing), base)) <= LEVEL
-        stand += (often and rare) or _share(own.words, word) >= SHARE
+        rare = often and rest > 0 and float(binom.sf(held - 1, len(own.firing), base)) <= LEVEL
+        stand += rare or _share(own.words, word) >= SHARE
         told.append(f'"{word}" in {held} of {len(own.firing)} windows')
     found: Status = "supported" if 2 * stand >= len(words) else "unsupported"
     return found, f"{stand} of {len(words)} stand out: {', '.join(told)}", {"stand out": stand, "words": len(words)}
@@ -288,7 +363,12 @@ def _words(claim: Claim, own: Windows, others: Sequence[Windows]) -> Found:
 
 def _holding(windows: Windows, kind: Literal["firing", "silent"], word: str) -> int:
     """How many windows of a kind hold a word whole, in any case, or its plural or singular; a phrase as it stands."""
+    return _holding_of(getattr(windows, kind), windows.spoken[kind], word)
+
+
+def _holding_of(texts: Sequence[str], spoken: Sequence[frozenset[str]], word: str) -> int:
+    """The same of any windows; ``spoken``: their words."""
     if not WORD.fullmatch(word):
-        return sum(word.lower() in window.lower() for window in getattr(windows, kind))
+        return sum(word.lower() in text.lower() for text in texts)
     forms = variants(word)
-    return sum(not forms.isdisjoint(spoken) for spoken in windows.spoken[kind])
+    return sum(not forms.isdisjoint(words) for words in spoken)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +65,12 @@ def one_word(words: Mapping[str, float], least: float = 0.7) -> str | None:
     return next((word for word, share in words.items() if share >= least and word.strip()), None)
 
 
-def variants(word: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)
+def variants(word: str) -> frozenset[str]:
     """A lower-cased word with its plural and singular, by spelling, and its possessives."""
     low = word.lower()
     if not WORD.fullmatch(low):
-        return {low}
+        return frozenset({low})
     found = {low, f"{low}s", f"{low}es", f"{low}'s", f"{low}’s"}
     if low.endswith("y"):
         found.add(f"{low[:-1]}ies")
@@ -78,7 +80,7 @@ def variants(word: str) -> set[str]:
             found.add(low[:-2])
         if low.endswith("ies"):
             found.add(f"{low[:-3]}y")
-    return found - {""}
+    return frozenset(found - {""})
 
 
 def quoted(text: str) -> tuple[str, ...]:

@@ -69,7 +69,18 @@ def headline(
             said = said if not told.claims else f"{counts}."
     else:
         said = f"{said} {back}".rstrip()
-    return " ".join(filter(None, [about, said, _claims(told, controls)]))
+    return " ".join(filter(None, [about, said, compared_words(scores), _claims(told, controls)]))
+
+
+def compared_words(scores: Scores) -> str:
+    """On how many features estimates are made, where that is not on all of them; else ""."""
+    if scores.compared is None:
+        return ""
+    drawn, features = figures.number(scores.compared.drawn), figures.number(scores.compared.features)
+    return (
+        f"Estimates are of {drawn} features, drawn at random from the {features}, as each is compared with all others; "
+        "single features’ own numbers are there for all."
+    )
 
 
 def _readings(readings: Sequence[str], rare: int) -> str:

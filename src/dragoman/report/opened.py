@@ -6,6 +6,7 @@ names no conditions, a run without a single row, and records that are not as thi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,17 @@ from pydantic import ConfigDict, Field
 
 from dragoman.core import Refusal
 from dragoman.records import ConditionEntry, ContextLabel, Record, Row, TokenWindow, distrust_of
+from dragoman.report.claims import counted
+from dragoman.report.headline import Counted
 from dragoman.report.words import BACKGROUND_ALONE, Controls, too_rare
-from dragoman.scores import FORMAT, Scores
+from dragoman.scores import FORMAT, FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder
+from dragoman.store.files import uncollected
 from dragoman.store.firing import read_tokens
 from dragoman.store.labels import read_labels
 from dragoman.store.manifests import short_of
+from dragoman.store.runs import SCORES
+from dragoman.store.scored import read_scores, scores_of
 
 
 class Part(Record):
@@ -168,7 +174,7 @@ class ShownRun:
     ``contexts``: windows of text by feature, perhaps with the shares of its activation by word and by form. ``lens``:
     by condition and feature, the words that the source's row and what was carried of it write most. ``tokens``: by
     feature, the tokens of its firing windows, where the run keeps them. ``labels``: from contexts, by
-    feature, where ``labelled_by`` made some.
+    feature, where ``labelled_by`` made some. ``counted``: of single features, where the scores are without them.
     """
 
     manifest: Manifest
@@ -182,6 +188,7 @@ class ShownRun:
     tokens: Mapping[str, Sequence[TokenWindow]] = field(default_factory=dict)
     labels: Mapping[str, ContextLabel] = field(default_factory=dict)
     labelled_by: str = ""
+    counted: Counted | None = None
 
     @property
     def unfinished(self) -> str:
@@ -190,8 +197,11 @@ class ShownRun:
         return f"The run is not finished: {short}. Run the same explain again to finish it." if short else ""
 
     @classmethod
-    def of(cls, run: RunFolder, *, windows: bool = True) -> ShownRun:
-        """Read a run; ``windows``: with those of text in which features fire, and lens words.
+    def of(cls, run: RunFolder, *, windows: bool = True, texts: bool = True) -> ShownRun:
+        """Read a run.
+
+        ``windows``: with those of text in which features fire, and lens words; ``texts``: with texts, and what is told
+        of single features, which of many are larger than what is told of all.
 
         Raises:
             Refusal: its manifest names no conditions, it holds no row, or a record is not as this version writes it.
@@ -200,20 +210,40 @@ class ShownRun:
         conditions = entries_of(run.manifest, manifest)
         if not conditions or not all(one.name for one in conditions):
             raise Refusal(where, "its manifest names no conditions", "name a folder that dragoman wrote")
-        rows = [Row.of(row, f"{where}, row {k}") for k, row in enumerate(run.rows(), 1)]
+        bare = {} if texts else {"text": "", "raw": ""}
+        with uncollected():
+            rows = [Row.of({**row, **bare}, f"{where}, row {k}") for k, row in enumerate(run.each_row(), 1)]
         if not rows:
             raise Refusal(where, "it holds no explanation yet", "finish the run first")
-        scores, labels = run.scores, read_labels(run)
+        (scores, told), labels = (scores_of(run), None) if texts else _counted(run), read_labels(run)
         return cls(
             manifest=Manifest.of(run.manifest, manifest),
             in_full=run.manifest,
             conditions=conditions,
             controls=Controls.of(conditions),
             rows=rows,
-            scores=Scores(format=FORMAT) if scores is None else Scores.of(scores, f"{where}/scores.json"),
+            scores=Scores(format=FORMAT) if scores is None else scores,
             contexts=(run.contexts if windows else None) or {},
             lens=(run.lens if windows else None) or {},
             tokens=read_tokens(run) if windows else {},
             labels=labels.by_feature if labels else {},
             labelled_by=labels.head.model if labels else "",
+            counted=told,
         )
+
+
+def _counted(run: RunFolder) -> tuple[Scores | None, Counted]:
+    """The scores without single features, and what is counted of these; None where nothing was scored."""
+    path, told = run.path / SCORES, Counted(answered={}, claims={})
+    if not path.exists():
+        return None, told
+    answered, claims = dict[str, tuple[int, int]](), dict[str, Counter[str]]()
+
+    def keep(part: str, condition: str, one: object) -> None:
+        if part == "confidence":
+            found, n = answered.get(condition, (0, 0))
+            answered[condition] = found + FeatureConfidence.of(one, f"{path}").answered, n + 1
+        elif part == "claims":
+            claims.setdefault(condition, Counter()).update(counted([FeatureClaims.of(one, f"{path}")]))
+
+    return read_scores(path, run.plan, keep), Counted(answered=answered, claims=claims)

@@ -23,7 +23,7 @@ from dragoman.records import ConditionEntry
 from dragoman.report import figures, tables, words
 from dragoman.report.cards import FeatureCard, feature_cards, wrote_more
 from dragoman.report.figures import LiftRow, finite
-from dragoman.report.headline import headline
+from dragoman.report.headline import Counted, headline
 from dragoman.report.opened import ShownRun
 from dragoman.report.words import Controls, in_order, spokesman
 from dragoman.scores import Scores
@@ -56,7 +56,8 @@ def write_page(run: RunFolder, out: Path, tell: Callable[[str], None] | None = N
         Refusal: for a run that cannot be shown (see `ShownRun.of`), or a place that `check_file` refuses.
     """
     check_file(out)
-    shown = ShownRun.of(run, windows=len(run.manifest.get("features") or ()) <= LISTED)
+    listed = len(run.manifest.get("features") or ()) <= LISTED
+    shown = ShownRun.of(run, windows=listed, texts=listed)
     page = environment().get_template("page.html.j2").render(vars(_contents(shown, run.path)))
     write_text(out, clean(page))
     if tell is not None:
@@ -75,6 +76,7 @@ def clean(page: str) -> str:
 class Contents:
     """What the template reads besides the records of ``run``: its places in words, its cards and what they are called.
 
+    ``answers``: by condition, controls last, how many texts have a confidence, and how many are answered for.
     ``texts``: how many explanations are no control's. ``columns``: of the list of features. ``speaker``: the condition
     that speaks for the run. ``called``, ``anchors``: names and places on the page by feature. ``listed``: whether the
     features stand on the page; where they do not, the ``command`` shows them.
@@ -83,6 +85,7 @@ class Contents:
     run: ShownRun
     listed: bool
     command: str
+    answers: Sequence[tuple[str, int, int]]
     source: str
     target: str
     headline: str
@@ -118,12 +121,14 @@ def _contents(run: ShownRun, path: Path) -> Contents:
     slots = _slots(lifts, controls)
     cards = feature_cards(run, slots)
     features = [card for card in cards if not card.control]
-    listed = len(features) <= LISTED
+    listed = run.counted is None and len(features) <= LISTED
     figure = _figure(features, lifts, slots, controls) if listed else None
     asked = run.in_full.get("features") if isinstance(run.in_full, Mapping) else None
     asked = [str(one) for one in asked] if isinstance(asked, list) else []
     place = {feature: k for k, feature in enumerate(figure.order if figure else asked)}
     features.sort(key=lambda card: place.get(card.id, len(place)))
+    told = run.counted or Counted.of(scores)
+    answers = [(condition, n, answered) for condition, (answered, n) in told.answered.items() if n]
     texts = sum(row.condition not in controls for row in run.rows)
     names = [entry.name for entry in run.conditions]
     order = in_order(names, words.SHOWN)
@@ -142,7 +147,9 @@ def _contents(run: ShownRun, path: Path) -> Contents:
             readings=readings,
             rare=len(run.manifest.all_too_rare),
             noun="activations" if any(card.token for card in features) else "features",
+            told=told,
         ),
+        answers=sorted(answers, key=lambda one: one[0] in controls),
         texts=texts,
         figure=figure,
         features=features,

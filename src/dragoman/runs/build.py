@@ -160,7 +160,7 @@ class RunBuilder:
 
 def refuse_ended(run: RunFolder) -> RunFolder:
     """The run; refuse one with rows that ended every worker, once all else that is of it has been written."""
-    ended = list(dict.fromkeys(row["feature"] for row in run.rows() if ENDED in (row.get("problems") or ())))
+    ended = list(dict.fromkeys(row["feature"] for row in run.each_row() if ENDED in (row.get("problems") or ())))
     if not ended:
         return run
     named = ", ".join(map(shown, ended[:10])) + (f" and {len(ended) - 10} more" if len(ended) > 10 else "")

@@ -88,7 +88,7 @@ def _background(manifest: Mapping[str, Any]) -> list[str]:
 
 def _refuse_unfinished(run: RunFolder) -> None:
     # A row that ended its workers is there without a text, and only its own command says it again.
-    there = sum(ENDED not in (row.get("problems") or ()) for row in run.rows())
+    there = sum(ENDED not in (row.get("problems") or ()) for row in run.each_row())
     all_of_it = int(run.manifest.get("rows", 0))
     if there < all_of_it:
         raise Refusal(

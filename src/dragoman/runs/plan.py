@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,7 +280,7 @@ def execute(
                 tally.count(batch)
     except KeyboardInterrupt as stop:
         raise Interrupted(
-            f"interrupted: {len(folder.rows()) - after} of {total} rows are kept in {folder.path}; "
+            f"interrupted: {sum(1 for _ in folder.each_row()) - after} of {total} rows are kept in {folder.path}; "
             "run the same command again to go on."
         ) from stop
     return Done(reused, made)
@@ -335,8 +335,11 @@ def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> tuple[int, di
 
     And those of their rows that ended every worker, by their place in the file, each as a batch of its own.
     """
-    read = rows.read()[after:]
-    there = [(r.get("condition"), r.get("sample"), r.get("feature")) for r in read]
+    there, ended = list[tuple[Any, ...]](), set[int]()
+    for number, r in enumerate(islice(rows.each(), after, None)):
+        there.append((r.get("condition"), r.get("sample"), r.get("feature")))
+        if ENDED in (r.get("problems") or ()):
+            ended.add(number)
     finished = at = 0
     again: dict[int, Batch] = {}
     for batch in batches:
@@ -347,7 +350,7 @@ def _finished(rows: Rows, batches: Sequence[Batch], after: int) -> tuple[int, di
         if len(found) < len(keys):
             break
         for number, item in enumerate(batch.items, at):
-            if ENDED in (read[number].get("problems") or ()):
+            if number in ended:
                 again[after + number] = replace(batch, items=(item,))
         finished, at = finished + 1, at + len(keys)
     if finished == len(batches) and at < len(there):

@@ -18,6 +18,7 @@ from dragoman.runs.given import path_of
 from dragoman.scores import ClaimStatus, FeatureClaims, FeatureConfidence, Scores
 from dragoman.store import RunFolder
 from dragoman.store.manifests import check_whole
+from dragoman.store.scored import scores_of
 from dragoman.store.spans import meant
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ class Run:
     @property
     def scores(self) -> Scores | None:
         """What it was scored, if it was."""
-        found = self.folder.scores
-        return None if found is None else Scores.of(found, f"{self.path}/scores.json")
+        return scores_of(self.folder)
 
     def explanations(self, condition: str | None = None) -> Explanations:
         """All explanations, or those of one condition, with confidences where there are some.
@@ -179,7 +179,7 @@ class Run:
                 f"the run has {', '.join(names)}",
                 meant(condition, names, "name one of these"),
             )
-        rows = [Row.of(row, f"{self.path}, row {k}") for k, row in enumerate(self.folder.rows(), 1)]
+        rows = [Row.of(row, f"{self.path}, row {k}") for k, row in enumerate(self.folder.each_row(), 1)]
         entries = [ConditionEntry.of_manifest(one, f"{self.path}") for one in self.manifest["conditions"]]
         reading: dict[str, Reading | None] = {entry.name: entry.reading for entry in entries}
         scores = self.scores

@@ -7,11 +7,12 @@ file that holds anything else. Nothing here knows an answer: no native text, no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dragoman.confidence.evidence import Evidence, ReadBack, gather_evidence
 from dragoman.confidence.model import ConfidenceSet, Member, Prediction
@@ -21,7 +22,7 @@ from dragoman.embed import Embedder
 from dragoman.records import Row
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
 from dragoman.scoring.judge import embedded_contexts
-from dragoman.scoring.judged_run import EMPTY, CachedEmbedder, JudgedRun
+from dragoman.scoring.judged_run import BLOCK, EMPTY, CachedEmbedder, JudgedRun, blocks_of
 from dragoman.stats.reconstruct import mean_output
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MANY = 30  # different texts that show a verbalizer's manner, which is then taken off before detection
 CENTRED = 10  # different texts that show what all of them share; with fewer, a reconstruction cannot be centred
 Say = Callable[[str], None]
+Doubles = NDArray[np.float64]
 
 
 def run_evidence(
@@ -38,6 +40,7 @@ def run_evidence(
     *,
     reconstructor: Reconstructor | None = None,
     directions: Directions | Mapping[str, Directions] | None = None,
+    seed: int = 0,
 ) -> dict[str, dict[str, Evidence]]:
     """Condition -> feature -> evidence on its first sample.
 
@@ -47,25 +50,51 @@ def run_evidence(
         reconstructor: at the target it gives ``reconstruction``, at the source ``reconstruction_source``, where there
             are ten different texts or more, on whose mean they are centred.
         directions: what it should find, at its site, as for ``judge_run``; the ranks are among these.
+        seed: draws the features, of a run of many, whose texts are centred on and whose directions ranks are among.
     """
-    embedder, by_condition = CachedEmbedder(embedder), dict[str, list[Row]]()
-    for row in run.rows:
-        by_condition.setdefault(row.condition, []).append(row)
-    contexts = embedded_contexts(run.contexts, embedder)
-    distinct = list(dict.fromkeys(_text(r) for rows in by_condition.values() for r in rows if r.sample == 0))
+    few, bare = run.compared(seed), embedder
+    embedder, many = CachedEmbedder(bare), run.many
+    contexts = None if many else embedded_contexts(run.contexts, embedder)
+    drawn = _by_condition(few.rows)
+    distinct = list(dict.fromkeys(_text(r) for rows in drawn.values() for r in rows if r.sample == 0))
     outputs: dict[str, Floats] = {}
     if reconstructor is not None and directions is not None and len(distinct) >= CENTRED:
         outputs = dict(zip(distinct, reconstructor.reconstruct(distinct), strict=True))
     usual = embedder.encode(distinct).mean(axis=0) if len(distinct) >= MANY else None
+    mean = mean_output(np.stack(list(outputs.values()))) if outputs else None
     found: dict[str, dict[str, Evidence]] = {}
-    for condition, rows in by_condition.items():
-        back = None
-        if reconstructor is not None and outputs:
-            sought = directions if isinstance(directions, Directions) else (directions or {}).get(condition)
-            back = _read_back(rows, outputs, sought, reconstructor, run)
-        texts = embedder.encode([_text(row) for row in rows])
-        found[condition] = gather_evidence(rows, texts, read_back=back, contexts=contexts, usual=usual)
+    for condition, every in _by_condition(run.rows).items():
+        found[condition] = {}
+        for rows in _blocks(every) if many else [every]:
+            back = None
+            if reconstructor is not None and mean is not None:
+                sought = directions if isinstance(directions, Directions) else (directions or {}).get(condition)
+                rivals = few.texts.get(condition) if many else None
+                back = _read_back(rows, outputs, mean, sought, rivals, reconstructor, run)
+            here = contexts
+            if here is None:
+                embedder = CachedEmbedder(bare)
+                watched = {r.feature: run.contexts[r.feature] for r in rows if r.feature in run.contexts}
+                here = embedded_contexts(watched, embedder)
+            texts = embedder.encode([_text(row) for row in rows])
+            found[condition] |= gather_evidence(rows, texts, read_back=back, contexts=here, usual=usual)
     return found
+
+
+def _by_condition(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.condition, []).append(row)
+    return found
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows of one condition, all samples of so many features at a time."""
+    by_feature: dict[str, list[Row]] = {}
+    for row in rows:
+        by_feature.setdefault(row.feature, []).append(row)
+    for some in blocks_of(list(by_feature), BLOCK):
+        yield [row for feature in some for row in by_feature[feature]]
 
 
 def confidence_scores(
@@ -154,18 +183,26 @@ def _report(member: Member) -> MemberReport:
 def _read_back(
     rows: Sequence[Row],
     outputs: Mapping[str, Floats],
+    mean: Doubles,
     sought: Directions | None,
+    rivals: Iterable[str] | None,
     reconstructor: Reconstructor,
     run: JudgedRun,
 ) -> dict[str, ReadBack] | None:
-    """The evidence of one condition's texts read back, under the name of the reconstructor's place."""
+    """The evidence of texts of one condition read back, under the name of the reconstructor's place.
+
+    ``outputs``: of texts that were read before; ``rivals``: ids of those that ranks are among, all when None.
+    """
     if sought is None:
         return None
     site, source = reconstructor.site, run.source
     refuse_other_site("directions", sought.site, site)
-    all_of_them = np.stack(list(outputs.values()))
-    unread = np.full(all_of_them.shape[1:], np.nan, all_of_them.dtype)  # of later samples, which nobody asks for
-    own = np.stack([outputs[_text(row)] if row.sample == 0 else unread for row in rows])
-    back = ReadBack(outputs=own, mean=mean_output(all_of_them), sought=sought, rivals=sought)
+    new = list(dict.fromkeys(t for row in rows if row.sample == 0 and (t := _text(row)) not in outputs))
+    read = {**outputs, **dict(zip(new, reconstructor.reconstruct(new), strict=True))} if new else outputs
+    unread = np.full_like(next(iter(read.values())), np.nan)  # of later samples, which nobody asks for
+    own = np.stack([read[_text(row)] if row.sample == 0 else unread for row in rows])
+    there = set(sought.ids)
+    among = sought if rivals is None else sought.pick(f for f in rivals if f in there)
+    back = ReadBack(outputs=own, mean=mean, sought=sought, rivals=among)
     at_home = (site.model, site.block) == (source.model, source.block)
     return {"reconstruction_source" if at_home else "reconstruction": back}

@@ -3,6 +3,8 @@
 In: a run with a ``native`` condition, planted categories or contexts, embedders. Out: its scores. Refuses runs that
 have nothing to be judged by. Compares; never says a word itself.
 
+Where a run has more features than can be compared with one another, every estimate is made on some drawn ones, and the
+scores say so; what is told of single features is told of all, in time and memory that grow with the features alone.
 One number is no conclusion: lifts stand against each null and by each embedder, all of them adjusted as one family, and
 with their power. Detection leaves out features with fewer than three windows of either kind, and conditions with fewer
 than three features.
@@ -27,6 +29,7 @@ from dragoman.scores import (
     AgainstNull,
     BareRate,
     Ceiling,
+    Compared,
     ConditionScores,
     Detection,
     DetectionRate,
@@ -39,7 +42,7 @@ from dragoman.scores import (
     Power,
     Scores,
 )
-from dragoman.scoring.judged_run import FEWEST, NATIVE, CachedEmbedder, JudgedRun
+from dragoman.scoring.judged_run import BLOCK, FEWEST, NATIVE, CachedEmbedder, JudgedRun, blocks_of
 from dragoman.scoring.measures import with_measured
 from dragoman.scoring.reconstruction import reconstruction_scores
 from dragoman.stats.lift import (
@@ -56,7 +59,8 @@ from dragoman.stats.lift import (
 from dragoman.stats.nulls import against_each, against_others, holm
 from dragoman.stats.planted import accuracy_estimate, names_category
 from dragoman.stats.power import detectable, plan
-from dragoman.stats.roc import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table
+from dragoman.stats.roc import ContextEmbeddings, detection_estimate, detection_per_feature, detection_table, own_area
+from dragoman.store.files import uncollected
 
 if TYPE_CHECKING:
     from dragoman.models.reconstruct import Reconstructor
@@ -105,6 +109,23 @@ def judge_run(
             "it has no native explanations and no planted categories, so there is nothing to judge by",
             "run explain with --native AV, score with --ar AR, or read the page as it is",
         )
+    few = run.compared(seed)
+    scores = _judged(few, embedder, seed=seed, also=also)
+    if few is not run:
+        told = Compared(drawn=len(few.features), features=len(run.features))
+        with uncollected():
+            scores = scores.model_copy(update={"compared": told, **_of_all(run, scores, embedder)})
+    if reconstructor is not None and directions is not None:
+        among = None if few is run else few.texts
+        found = reconstruction_scores(
+            run.rows, directions, reconstructor, seed=seed, topics=run.category or None, among=among
+        )
+        scores = scores.model_copy(update={"reconstruction": found})
+    return scores
+
+
+def _judged(run: JudgedRun, embedder: Embedder, *, seed: int, also: Sequence[Embedder]) -> Scores:
+    """Scores of a run whose features can all be compared with one another, a reconstructor aside."""
     embedder, also = CachedEmbedder(embedder), [CachedEmbedder(one) for one in also]
     rng = np.random.default_rng(seed)
     similar = run.similarities(embedder)
@@ -135,11 +156,29 @@ def judge_run(
     if run.contexts and not similar and (lifts_by := lift_by_windows(run, embedder, seed=seed)):
         scores["window_lift"] = {condition: one for condition, (one, _) in lifts_by.items()}
         scores["measured"] = with_measured({}, "window_lift", {c: each for c, (_, each) in lifts_by.items()})
-    if reconstructor is not None and directions is not None:
-        scores["reconstruction"] = reconstruction_scores(
-            run.rows, directions, reconstructor, seed=seed, topics=run.category or None
-        )
     return Scores(**scores)
+
+
+def _of_all(run: JudgedRun, scores: Scores, embedder: Embedder) -> dict[str, Any]:
+    """What is told of single features, of all of them, in the parts that the scores of some drawn ones have."""
+    lifts = run.own_lifts(embedder)
+    hits = {c: _hits(run, texts) for c, texts in run.dealt.items()} if run.category else {}
+    found: dict[str, Any] = {
+        "per_feature": {c: _per_feature(run, c, lifts.get(c, {}), hits.get(c, {})) for c in run.dealt}
+    }
+    if scores.detection is not None:
+        told = [row.condition for row in scores.detection.table if _has_own_ids(run, row.condition)]
+        own = own_detection({c: run.dealt[c] for c in told}, run.contexts, embedder)
+        found["detection"] = scores.detection.model_copy(update={"per_feature": own})
+    if scores.window_lift:
+        each = {c: own_window_lift(run, c, embedder) for c in scores.window_lift}
+        found["measured"] = with_measured({}, "window_lift", each)
+    return found
+
+
+def _has_own_ids(run: JudgedRun, condition: str) -> bool:
+    """Whether a condition's texts are of the features themselves, and not dealt to them."""
+    return set(run.dealt[condition]) <= set(run.texts[condition])
 
 
 def ceiling(run: JudgedRun, embedder: Embedder, *, seed: int) -> Ceiling | None:
@@ -229,7 +268,7 @@ def embedded_contexts(
     windows: Mapping[str, Mapping[str, Sequence[str]]], embedder: Embedder
 ) -> dict[str, ContextEmbeddings]:
     """Contexts of each feature that has three windows of either kind; every different window is embedded once."""
-    kept = {f: w for f, w in windows.items() if min(len(w["firing"]), len(w["silent"])) >= FEWEST}
+    kept = {f: w for f, w in windows.items() if _enough(w)}
     distinct = list(dict.fromkeys(text for w in kept.values() for kind in ("firing", "silent") for text in w[kind]))
     place = {text: k for k, text in enumerate(distinct)}
     rows = embedder.encode(distinct) if distinct else np.zeros((0, 0), np.float32)
@@ -237,6 +276,51 @@ def embedded_contexts(
         f: ContextEmbeddings.of(*(rows[[place[text] for text in w[kind]]] for kind in ("firing", "silent")))
         for f, w in kept.items()
     }
+
+
+def _enough(windows: Mapping[str, Sequence[str]]) -> bool:
+    """Whether there are windows enough of either kind to tell them apart."""
+    return min(len(windows["firing"]), len(windows["silent"])) >= FEWEST
+
+
+def own_detection(
+    texts: Mapping[str, Mapping[str, str]], windows: Mapping[str, Mapping[str, Sequence[str]]], embedder: Embedder
+) -> dict[str, tuple[FeatureDetection, ...]]:
+    """By condition, of every feature with windows enough, how well its own text tells them apart.
+
+    Windows are placed a block of features at a time, once for all conditions.
+    """
+    watched = {
+        c: {f: text for f, text in by.items() if f in windows and _enough(windows[f])} for c, by in texts.items()
+    }
+    found: dict[str, dict[str, FeatureDetection]] = {condition: {} for condition in watched}
+    for block in blocks_of(list(dict.fromkeys(f for by in watched.values() for f in by)), BLOCK):
+        contexts = embedded_contexts({f: windows[f] for f in block}, CachedEmbedder(embedder))
+        for condition, by in watched.items():
+            there = [f for f in block if f in by]
+            rows = CachedEmbedder(embedder).encode([by[f] for f in there])
+            for feature, row in zip(there, rows, strict=True):
+                own = contexts[feature]
+                told = own_area(detection_table(row[None], [own])[0, 0], own)
+                found[condition][feature] = FeatureDetection(feature=feature, **told)
+    return {condition: tuple(found[condition][f] for f in by) for condition, by in watched.items()}
+
+
+def own_window_lift(run: JudgedRun, condition: str, embedder: Embedder) -> dict[str, float]:
+    """The lift of `lift_by_windows` of every single feature, a block of features at a time."""
+    asked = {feature for by_feature in run.texts.values() for feature in by_feature}
+    often = {f: one["firing"] for f, one in run.contexts.items() if len(one["firing"]) >= FEWEST}
+    unasked = [some for f, some in often.items() if f not in asked]
+    others = np.stack([CachedEmbedder(embedder).encode(list(some)).mean(axis=0) for some in unasked])
+    elsewhere, texts = others.mean(axis=0, dtype=np.float64), run.texts[condition]
+    found: dict[str, float] = {}
+    for block in blocks_of([f for f in texts if f in often], BLOCK):
+        read = CachedEmbedder(embedder)
+        read.encode([window for f in block for window in often[f]])
+        own = np.stack([read.encode(list(often[f])).mean(axis=0) for f in block])
+        rows = read.encode([texts[f] for f in block]).astype(np.float64)
+        found |= zip(block, np.einsum("ke,ke->k", rows, own - elsewhere).tolist(), strict=True)
+    return found
 
 
 def lift_by_windows(run: JudgedRun, embedder: Embedder, *, seed: int) -> dict[str, tuple[Estimate, dict[str, float]]]:

@@ -1,14 +1,14 @@
 """A finished run, read once, laid out to be judged: first samples by condition, their categories, nulls.
 
-In: a run folder. Out: ``JudgedRun``. Refuses rows and conditions that are not as a run folder has them, and a null that
-nobody knows.
+In: a run folder. Out: ``JudgedRun``, whole or of some features drawn. Refuses rows and conditions that are not as a run
+folder has them, and a null that nobody knows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from dragoman.core import Floats, Refusal, Site
 from dragoman.embed import Embedder
 from dragoman.records import NULL_NAMES, ConditionEntry, Row
-from dragoman.stats.lift import similarity
+from dragoman.stats.lift import own_lift, similarity
 from dragoman.store import RunFolder
+from dragoman.store.files import uncollected
 from dragoman.store.manifests import check_truth, required, short_of
 from dragoman.store.spans import shown
 
@@ -27,6 +28,8 @@ NATIVE = "native"
 ALONE = NULL_NAMES[-1]  # the background alone is washed by nothing, and is what every washout mixes in
 EMPTY = "(empty)"
 FEWEST = 3  # features that a lift needs
+MOST_COMPARED = 2048  # features, each of which is compared with every other; of more, so many are drawn
+BLOCK = 1024  # features of which windows and texts are placed together, where there are more than are compared
 TOGETHER = 64  # texts of a batch, as embedders read them
 _WORD = re.compile(r"\w")
 
@@ -35,11 +38,12 @@ _WORD = re.compile(r"\w")
 class JudgedRun:
     """What a run's folder holds, read once.
 
-    ``rows``: all of them. ``texts``: first samples by condition and feature; ``dealt``: the same in the order of the
-    natives' features, to which random directions, with ids of their own, are dealt as they come. ``entries``: the
-    manifest's entry of each condition that has texts, in its order. ``category``: of planted features; ``words``: those
-    that name a category. ``contexts``: windows of text by feature, "firing" and "silent",
-    and "words" and "forms", shares of its activation, where they were counted.
+    ``rows``: all of them, without what a verbalizer wrote around its texts (``raw``), which nothing judges. ``texts``:
+    first samples by condition and feature; ``dealt``: the same in the order of the natives' features, to which random
+    directions, with ids of their own, are dealt as they come. ``entries``: the manifest's entry of each condition that
+    has texts, in its order. ``category``: of planted features; ``words``: those that name a category. ``contexts``:
+    windows of text by feature, "firing" and "silent", and "words" and "forms", shares of its activation, where they
+    were counted.
     """
 
     folder: RunFolder
@@ -58,12 +62,14 @@ class JudgedRun:
         Raises:
             Refusal: its rows or conditions are not as this version writes them, or no word names a planted category.
         """
-        rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(folder.rows(), 1)]
+        read = ({**row, "raw": ""} for row in folder.each_row())
+        with uncollected():
+            rows = [Row.of(row, f"{folder.path}, row {k}") for k, row in enumerate(read, 1)]
         texts = first_samples(rows)
         manifest = folder.manifest
         check_truth(folder.path / "manifest.json", manifest)
         info: Mapping[str, Mapping[str, Any]] = manifest.get("feature_info") or {}
-        order = list(texts.get(NATIVE) or info or manifest.get("features", ()))
+        order = _order(texts, manifest)
         entries = [ConditionEntry.of_manifest(entry, str(folder.path)) for entry in manifest.get("conditions") or []]
         return cls(
             folder=folder,
@@ -74,6 +80,47 @@ class JudgedRun:
             category={feature: one["category"] for feature, one in info.items()},
             words=manifest.get("category_words") or {},
             contexts=folder.contexts or {},
+        )
+
+    @property
+    def features(self) -> list[str]:
+        """Those that a claim is made of, and the natives'; none of the ids that nulls have for themselves."""
+        claimed = (self.texts[name] for name, entry in self.entries.items() if not entry.is_null)
+        return list(dict.fromkeys([*_order(self.texts, self.folder.manifest), *(f for by in claimed for f in by)]))
+
+    @property
+    def many(self) -> bool:
+        """Whether it has more features than can all be compared with one another."""
+        return len(self.features) > MOST_COMPARED
+
+    def compared(self, seed: int) -> JudgedRun:
+        """The run itself, or, where it has more than ``MOST_COMPARED`` features, as if it held so many of them alone.
+
+        They are drawn at random without replacement, the same by one seed for all conditions. Of a condition whose
+        directions have ids of their own at most so many are drawn too. Windows of features that nobody asked for stay.
+        A condition of which none is drawn is left out.
+        """
+        features = self.features
+        if len(features) <= MOST_COMPARED:
+            return self
+        rng = np.random.default_rng([seed, 8])
+        drawn, asked = set(drawn_of(features, MOST_COMPARED, rng)), set(features)
+        texts: dict[str, dict[str, str]] = {}
+        for condition, by in self.texts.items():
+            own = (
+                [f for f in by if f in drawn] if any(f in asked for f in by) else drawn_of(list(by), MOST_COMPARED, rng)
+            )
+            if own:
+                texts[condition] = {f: by[f] for f in own}
+        order = [f for f in _order(self.texts, self.folder.manifest) if f in drawn]
+        return replace(
+            self,
+            rows=[row for row in self.rows if row.feature in texts.get(row.condition, {})],
+            texts=texts,
+            dealt={condition: dealt_to(by, order) for condition, by in texts.items()},
+            entries={name: entry for name, entry in self.entries.items() if name in texts},
+            category={f: one for f, one in self.category.items() if f in drawn},
+            contexts={f: one for f, one in self.contexts.items() if f in drawn or f not in asked},
         )
 
     @property
@@ -148,6 +195,19 @@ class JudgedRun:
             if condition != NATIVE and len(by) >= FEWEST
         }
 
+    def own_lifts(self, embedder: Embedder) -> dict[str, dict[str, float]]:
+        """Condition -> feature -> the post's lift, of the conditions that `similarities` has, without a matrix."""
+        natives = self.dealt.get(NATIVE, {})
+        if len(natives) < FEWEST:
+            return {}
+        at, native = {f: k for k, f in enumerate(natives)}, _placed(natives, embedder)
+        found: dict[str, dict[str, float]] = {}
+        for condition, by in self.dealt.items():
+            if condition != NATIVE and len(by) >= FEWEST:
+                own = native if list(by) == list(at) else native[[at[f] for f in by]]
+                found[condition] = dict(zip(by, own_lift(_placed(by, embedder), own).tolist(), strict=True))
+        return found
+
 
 class CachedEmbedder:
     """An embedder that reads every different text once, and one without a word as "(empty)" instead of refusing it.
@@ -193,6 +253,30 @@ class CachedEmbedder:
         made = self._embedder.encode(new)
         self._rows |= dict(zip(new, made, strict=True))
         return made
+
+
+def _order(texts: Mapping[str, Mapping[str, str]], manifest: Mapping[str, Any]) -> list[str]:
+    """The features in the order in which those of other ids are dealt to them."""
+    return list(texts.get(NATIVE) or manifest.get("feature_info") or manifest.get("features", ()))
+
+
+def blocks_of(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """The names, so many at a time."""
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
+def _placed(texts: Mapping[str, str], embedder: Embedder) -> Floats:
+    """(n, width) where texts lie, read so many at a time."""
+    blocks = blocks_of(list(texts), BLOCK)
+    return np.concatenate([CachedEmbedder(embedder).encode([texts[f] for f in some]) for some in blocks])
+
+
+def drawn_of(names: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
+    """At most so many of the names, at random without replacement, in their own order."""
+    if len(names) <= most:
+        return list(names)
+    order: list[int] = np.sort(rng.choice(len(names), most, replace=False)).tolist()
+    return [names[k] for k in order]
 
 
 def first_samples(rows: Sequence[Row]) -> dict[str, dict[str, str]]:

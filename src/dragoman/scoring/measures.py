@@ -26,7 +26,8 @@ def measure_scores(run: JudgedRun) -> dict[str, dict[str, Estimate]]:
     ``firing_word``: share of texts that quote the one word that has at least 0.7 of the feature's activation, of the
     features that have one; ``final_token``: share that call it the final token; ``lens_overlap``: of the twenty words
     that a feature's row writes most, how many the carried row writes as well. Dealt: the same texts or rows against
-    other features with another word.
+    other features with another word. ``run``: each of its features is compared with every other, see
+    ``JudgedRun.compared``.
     """
     single, lens = single_words(run), run.folder.lens or {}
     found: dict[str, dict[str, Estimate]] = {}
@@ -34,7 +35,7 @@ def measure_scores(run: JudgedRun) -> dict[str, dict[str, Estimate]]:
         if condition not in run.entries:
             continue
         of_texts = text_measures({f: t for f, t in texts.items() if f in single}, single)
-        own = of_texts | row_measures(lens.get(condition, {}))
+        own = of_texts | row_measures({f: words for f, words in lens.get(condition, {}).items() if f in texts})
         if own:
             found[condition] = own
     return found

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dragoman.core import Directions, Refusal, Site, refuse_other_site
+from dragoman.core import Directions, Floats, Refusal, Site, refuse_other_site
 from dragoman.records import SOURCE_ROWS, Row
 from dragoman.scores import FeatureReadBack, Reconstruction, ReconstructionRow
-from dragoman.scoring.judged_run import EMPTY, FEWEST, JudgedRun
-from dragoman.stats.reconstruct import centred_cosines, per_direction, reconstruction_estimates
+from dragoman.scoring.judged_run import BLOCK, EMPTY, FEWEST, JudgedRun, blocks_of
+from dragoman.stats.reconstruct import among_drawn, centred_cosines, per_direction, reconstruction_estimates
 from dragoman.store.manifests import required
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def reconstruction_scores(
     *,
     seed: int = 0,
     topics: Mapping[str, Any] | None = None,
+    among: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Reconstruction:
     """Judge a run's texts by a reconstructor of the source model or of the target model; no native AV is needed.
 
@@ -68,27 +69,37 @@ def reconstruction_scores(
     Args:
         rows: rows of a run; the first sample of each feature counts.
         directions: at the reconstructor's site, by id; one set for all conditions, or one per condition.
-        reconstructor: reads every different text once.
+        reconstructor: reads every different text once, of those that are not drawn once in each block.
         seed: of the permutations.
         topics: id to topic, when intervals are to be over topics.
+        among: by condition those drawn, where each text cannot be held against all directions: estimates are of them,
+            and every other text stands beside their directions and its own.
 
     Raises:
         Refusal: no condition can be scored, or the directions are at another site.
     """
     first = _first_texts(rows, directions, reconstructor.name)
-    sets = {c: (directions if isinstance(directions, Directions) else directions[c]).pick(first[c]) for c in first}
-    for chosen in sets.values():
-        refuse_other_site("directions", chosen.site, reconstructor.site)
-    distinct = list(dict.fromkeys(text for texts in first.values() for text in texts.values()))
+    drawn = first if among is None else _of_these(first, among)
+    sets = {c: (directions if isinstance(directions, Directions) else directions[c]) for c in drawn}
+    for some in sets.values():
+        refuse_other_site("directions", some.site, reconstructor.site)
+    distinct = list(dict.fromkeys(text for texts in drawn.values() for text in texts.values()))
     outputs = dict(zip(distinct, reconstructor.reconstruct(distinct), strict=True))
     table, per_feature = list[ReconstructionRow](), dict[str, tuple[FeatureReadBack, ...]]()
-    for condition, texts in first.items():
-        chosen = sets[condition]
-        s = centred_cosines(np.stack([outputs[t] for t in texts.values()]), chosen, site=reconstructor.site)
+    for condition, texts in drawn.items():
+        chosen, read = sets[condition].pick(texts), np.stack([outputs[t] for t in texts.values()])
+        s = centred_cosines(read, chosen, site=reconstructor.site)
         rng, groups = np.random.default_rng(seed), _groups(texts, topics)
         estimates = reconstruction_estimates(s, chosen, rng=rng, topics=groups)
         table.append(ReconstructionRow(condition=condition, n=len(texts), **estimates))
-        per_feature[condition] = tuple(FeatureReadBack(**one) for one in per_direction(s, chosen))
+        found = {one["feature"]: FeatureReadBack(**one) for one in per_direction(s, chosen)}
+        others = {f: text for f, text in first[condition].items() if f not in found}
+        shuffled = estimates["cosine"].extra["shuffled"]
+        for some in blocks_of(list(others), BLOCK):
+            made = _read(reconstructor, [others[f] for f in some])
+            each = among_drawn(made, sets[condition].pick(some), read, chosen, shuffled)
+            found |= {one["feature"]: FeatureReadBack(**one) for one in each}
+        per_feature[condition] = tuple(found[f] for f in first[condition])
     return Reconstruction(
         reconstructor=reconstructor.name,
         site=str(reconstructor.site),
@@ -96,6 +107,21 @@ def reconstruction_scores(
         table=tuple(table),
         per_feature=per_feature,
     )
+
+
+def _of_these(
+    first: Mapping[str, Mapping[str, str]], among: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Those drawn, of the conditions that have three of them."""
+    few = {c: {f: text for f, text in by.items() if f in among.get(c, ())} for c, by in first.items()}
+    return {condition: by for condition, by in few.items() if len(by) >= FEWEST}
+
+
+def _read(reconstructor: Reconstructor, texts: Sequence[str]) -> Floats:
+    """(n, d) of n texts, every different one read once."""
+    distinct = list(dict.fromkeys(texts))
+    outputs = dict(zip(distinct, reconstructor.reconstruct(distinct), strict=True))
+    return np.stack([outputs[text] for text in texts])
 
 
 def _first_texts(
@@ -107,9 +133,11 @@ def _first_texts(
         Refusal: there is no such condition.
     """
     texts: dict[str, dict[str, str]] = {}
+    every = {"": directions} if isinstance(directions, Directions) else directions
+    ids = {condition: set(one.ids) for condition, one in every.items()}
     for row in rows:
-        known = directions if isinstance(directions, Directions) else directions.get(row.condition)
-        if row.sample == 0 and known is not None and row.feature in known.ids:
+        known = ids.get("" if isinstance(directions, Directions) else row.condition, ())
+        if row.sample == 0 and row.feature in known:
             # A reconstructor refuses empty text; an empty explanation is a bad one, not a missing one.
             texts.setdefault(row.condition, {})[row.feature] = row.text.strip() or EMPTY
     texts = {condition: by_feature for condition, by_feature in texts.items() if len(by_feature) >= FEWEST}

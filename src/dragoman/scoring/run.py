@@ -40,6 +40,7 @@ from dragoman.scoring.steering import steerable, steering_scores, with_measure, 
 from dragoman.store import RunFolder, read_jsonl
 from dragoman.store.outputs import check_file
 from dragoman.store.runs import SCORES
+from dragoman.store.scored import scores_of
 
 if TYPE_CHECKING:
     from dragoman.models.reconstruct import Reconstructor
@@ -89,9 +90,10 @@ def score_run(
     made = calibration is not None and calibration.on == MADE
     if (confidences is None and not made) or reconstructor is not None or run.judgeable:
         scores = judge_run(run, embedder, seed=seed, also=also, reconstructor=reconstructor, directions=directions)
-    measures = measure_scores(run)
+    few = run.compared(seed)
+    measures = measure_scores(few)
     if steer:
-        steered = _steered(run, seed=seed, dtype=dtype, device=device, say=say)
+        steered = _steered(few, seed=seed, dtype=dtype, device=device, say=say)
         measures = with_steering(measures, {condition: one for condition, (one, _) in steered.items()})
         own = with_measured(scores.measured, "steering", {condition: each for condition, (_, each) in steered.items()})
         scores = scores.model_copy(update={"measured": own})
@@ -102,15 +104,15 @@ def score_run(
     if measures:
         scores = scores.model_copy(update={"measures": measures})
     if run.contexts:
-        scores = scores.model_copy(update={"claims": claim_scores(run, embedder)})
+        scores = scores.model_copy(update={"claims": claim_scores(run, embedder, seed=seed)})
         scores = with_labels(scores, run, embedder, seed=seed)
     if calibration is not None:
         scores = scores.model_copy(update=calibrated_claims(run, calibration, scores.claims, embedder))
     if confidences is not None:
-        evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions)
+        evidence = run_evidence(run, embedder, reconstructor=reconstructor, directions=directions, seed=seed)
         found = held_back(confidence_scores(evidence, confidences, embedder.name), scores.claims)
         scores = scores.model_copy(update={"confidence": found})
-    folder.write_scores(scores.to_json())
+    folder.write_scores(scores)
     return scores
 
 
@@ -140,16 +142,15 @@ def add_confidence(
         return
     say("judging how far to trust each text")
     embedder = SentenceEmbedder(device=device) if embedder is None else embedder
-    before = folder.scores
-    scores = Scores.of(before, f"{folder.path}/scores.json") if before else Scores(format=FORMAT)
+    scores = scores_of(folder) or Scores(format=FORMAT)
     if calibration is not None and path is not None:
         refuse_another_run(calibration, run, path, embedder.name)
         told = calibrated_claims(run, calibration, scores.claims, embedder)
-        folder.write_scores(scores.model_copy(update=told).to_json())
+        folder.write_scores(scores.model_copy(update=told))
     if confidences is None:
         return
     found = confidence_scores(run_evidence(run, embedder), confidences, embedder.name)
-    folder.write_scores(scores.model_copy(update={"confidence": held_back(found, scores.claims)}).to_json())
+    folder.write_scores(scores.model_copy(update={"confidence": held_back(found, scores.claims)}))
 
 
 def _refuse_early(run: JudgedRun, *, steer: bool, generate: bool) -> Written | None:

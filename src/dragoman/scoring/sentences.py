@@ -7,7 +7,7 @@ what a calibration calls right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,5 +157,5 @@ def _worded(claim: Claim, text: TextInContext) -> dict[str, float | None]:
     return found
 
 
-def _held(forms: set[str], windows: Sequence[frozenset[str]]) -> float:
+def _held(forms: Set[str], windows: Sequence[frozenset[str]]) -> float:
     return sum(not forms.isdisjoint(window) for window in windows) / len(windows)

@@ -39,7 +39,7 @@ def steerable(run: JudgedRun) -> dict[str, tuple[Directions, list[list[str]]]]:
         own = rows if isinstance(rows, Directions) else rows.get(condition)
         if own is None or condition not in run.entries:
             continue
-        there = [i for i in own.ids if by_feature.get(i, {}).get("source")]
+        there = [i for i in own.ids if i in run.texts[condition] and by_feature.get(i, {}).get("source")]
         if len(there) >= FEWEST:
             found[condition] = own.pick(there), [by_feature[i]["source"] for i in there]
     if not found:

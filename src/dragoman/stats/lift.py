@@ -23,6 +23,7 @@ from dragoman.stats.intervals import PERMUTATIONS, Topics, mean_estimate, mean_i
 
 Doubles = NDArray[np.float64]
 FEWEST_OTHERS = 10  # features whose windows make a null
+_BLOCK = 4096  # rows taken to float64 together
 
 
 def similarity(carried: NDArray[Any], native: NDArray[Any]) -> Doubles:
@@ -42,6 +43,29 @@ def lift_per_feature(s: NDArray[Any]) -> Doubles:
     s = square(s)
     n = len(s)
     return n / (n - 1) * (np.diag(s) - s.mean(axis=1))
+
+
+def own_lift(carried: NDArray[Any], native: NDArray[Any]) -> Doubles:
+    """The post's lift (n,) of ``carried`` (n, e) over ``native`` (n, e), row k of both of one feature, without S.
+
+    Equal to ``lift_per_feature(similarity(carried, native))``, in memory and time that grow with n and not with n^2.
+
+    Raises:
+        Refusal: unequal shapes, fewer than three features, or embeddings that are not finite.
+    """
+    if carried.shape != native.shape or carried.ndim != 2 or len(carried) < 3:
+        raise Refusal(
+            f"embeddings of shapes {carried.shape} and {native.shape}",
+            "lift compares each explanation with every feature's native, three features at least",
+            "embed one text of either kind for each feature, in the same order",
+        )
+    n, mean = len(native), native.mean(axis=0, dtype=np.float64)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
+    own = [np.einsum("ke,ke->k", carried[b].astype(np.float64), native[b] - mean) for b in blocks]
+    lifts = n / (n - 1) * np.concatenate(own)
+    if not np.isfinite(lifts).all():
+        raise Refusal("embeddings", "some are NaN or infinite", "embed the texts again")
+    return lifts
 
 
 def doubly_centred(s: NDArray[Any]) -> Doubles:

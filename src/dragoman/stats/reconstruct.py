@@ -61,17 +61,21 @@ def centred_cosines(outputs: NDArray[Any], directions: Directions, *, site: Site
         )
     if not np.isfinite(outputs).all():
         raise Refusal("reconstructions", "some are NaN or infinite", "run the reconstructor in float32")
-    left = _unit(outputs) - mean_output(outputs)
-    lengths = np.linalg.norm(left, axis=1, keepdims=True)
     if (np.ptp(_unit(outputs), axis=0) < _NOTHING).all():
         raise Refusal(
             "reconstructions",
             "they are all the same vector, whatever the text",
             "check that the texts differ, and the reconstructor's weights",
         )
+    return centred(outputs, mean_output(outputs)) @ directions.unit.astype(np.float64).T
+
+
+def centred(outputs: NDArray[Any], mean: Doubles) -> Doubles:
+    """AR outputs (n, d) at unit length, less ``mean`` (d,), at unit length again: p of the module."""
+    left = _unit(np.asarray(outputs, dtype=np.float64)) - mean
+    lengths = np.linalg.norm(left, axis=1, keepdims=True)
     # A text that gives the mean itself says nothing of any direction: its cosines are 0.
-    p = np.where(lengths > _NOTHING, left / np.where(lengths > 0, lengths, 1.0), 0.0)
-    return p @ directions.unit.astype(np.float64).T
+    return np.where(lengths > _NOTHING, left / np.where(lengths > 0, lengths, 1.0), 0.0)
 
 
 def reconstruction_estimates(
@@ -151,6 +155,35 @@ def per_direction(cosines: NDArray[Any], directions: Directions) -> list[dict[st
             "lift": float(lifts[k]),
             "rank": int(ranks[k]),
             "nearest": directions.ids[nearest[k]],
+        }
+        for k, name in enumerate(directions.ids)
+    ]
+
+
+def among_drawn(
+    outputs: NDArray[Any], directions: Directions, read: NDArray[Any], drawn: Directions, mean_shuffled: float
+) -> list[dict[str, Any]]:
+    """What `per_direction` tells, of directions that are not among those drawn, each beside the drawn ones alone.
+
+    Args:
+        outputs: (n, d) the AR's of their texts.
+        directions: the n of them.
+        read: (m, d) the AR's of the drawn ones' texts, whose mean is taken off.
+        drawn: the m drawn directions.
+        mean_shuffled: mean cosine of the drawn ones' texts with the other drawn directions.
+    """
+    mean = mean_output(read)
+    p, unit = centred(outputs, mean), directions.unit.astype(np.float64)
+    own, s = np.einsum("kd,kd->k", p, unit), p @ drawn.unit.astype(np.float64).T
+    ranks, nearest, nearness = 1 + (s > own[:, None]).sum(axis=1), s.argmax(axis=1), s.max(axis=1)
+    lifts = own - s.mean(axis=1) - unit @ centred(read, mean).mean(axis=0) + mean_shuffled
+    return [
+        {
+            "feature": name,
+            "cosine": float(own[k]),
+            "lift": float(lifts[k]),
+            "rank": int(ranks[k]),
+            "nearest": name if own[k] >= nearness[k] else drawn.ids[nearest[k]],
         }
         for k, name in enumerate(directions.ids)
     ]

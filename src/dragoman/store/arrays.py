@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from dragoman.core import Background, Refusal, Site
-from dragoman.store.files import plain, read_json, uncollected, write_bytes
+from dragoman.store.files import plain, read_json, replacing, uncollected
 from dragoman.store.spans import WIDENED, Bytes, LocalBytes, StoredArray, bounded, listed, read_bytes, shown
 
 _META = "dragoman"
@@ -41,17 +40,46 @@ _DTYPES = {
     "BOOL": "?",
     **{kind: stored for kind, (stored, _) in WIDENED.items()},
 }
+_WRITTEN = {  # what numpy calls those that are written, in the order in which the library ranks them
+    "|b1": "BOOL",
+    "|u1": "U8",
+    "|i1": "I8",
+    "<i2": "I16",
+    "<u2": "U16",
+    "<f2": "F16",
+    "<i4": "I32",
+    "<u4": "U32",
+    "<f4": "F32",
+    "<f8": "F64",
+    "<i8": "I64",
+    "<u8": "U64",
+}
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> None:
-    """Write named arrays and a JSON-like description as one safetensors file, whole or not at all."""
-    ready = {name: np.array(array, order="C") for name, array in arrays.items()}
-    odd = [name for name, array in ready.items() if array.dtype.kind not in "fiub"]
+    """Write named arrays and a JSON-like description as one safetensors file, whole or not at all.
+
+    Byte for byte what the safetensors library makes, which would hold all arrays three times over.
+    """
+    odd = [name for name, array in arrays.items() if np.asarray(array).dtype.newbyteorder("<").str not in _WRITTEN]
     if odd:
-        why = f"safetensors has no dtype {ready[odd[0]].dtype}"
+        why = f"safetensors has no dtype {np.asarray(arrays[odd[0]]).dtype}"
         raise Refusal(f"array '{odd[0]}' for {path}", why, "pass an array of numbers")
+    ready = {name: np.asarray(array) for name, array in arrays.items()}
+    ready = {name: one.astype(one.dtype.newbyteorder("<"), copy=False) for name, one in ready.items()}
+    order = sorted(ready, key=lambda name: (-list(_WRITTEN).index(ready[name].dtype.str), name))
     described = {_META: json.dumps(plain(dict(meta or {})), ensure_ascii=False, allow_nan=False)}
-    write_bytes(path, save(ready, metadata=described))
+    header, end = dict[str, Any](__metadata__=described), 0
+    for name in order:
+        start, end = end, end + ready[name].nbytes
+        one = ready[name]
+        header[name] = {"dtype": _WRITTEN[one.dtype.str], "shape": list(one.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(np.ascontiguousarray(ready[name]).reshape(-1).view(np.uint8).data)
 
 
 def read_arrays(path: Path | str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

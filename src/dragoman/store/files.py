@@ -19,10 +19,11 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,9 @@ from dragoman.core import Refusal
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+_DEPTH = 4  # levels of objects and lists that are written member by member
+_ITEMS = 64  # of a list, encoded together
+_TOGETHER = 1 << 18  # characters written in one go
 _JSON_LIMIT = 128 << 20  # bytes; parsed JSON takes up to twenty times its text
 _TEXT_LIMIT = 16 << 20  # bytes of a template or a settings file
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -208,16 +212,75 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, obj: Any) -> None:
-    """Write JSON whole or not at all, keys in the order given, values as by `plain`."""
-    text = json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
-    if _HALF.search(text):  # of a character, which only JSON's own escapes can hold
-        text = json.dumps(plain(obj), indent=2, allow_nan=False)
-    write_text(path, f"{text}\n")
+    """Write JSON whole or not at all, keys in the order given, values as by `plain`; never as one text in memory."""
+    with replacing(path) as file:
+        for escaped in (False, True):
+            encoder = json.JSONEncoder(indent=2, ensure_ascii=escaped, allow_nan=False)
+            pieces = chain(_pieces(obj, encoder, "", _DEPTH), "\n")
+            if all(_put(file, text) for text in _gathered(pieces)):
+                return
+            file.seek(0)  # half of a character, which only JSON's own escapes can hold
+            file.truncate()
+
+
+def _put(file: IO[bytes], text: str) -> bool:
+    """Write text, if UTF-8 can hold it."""
+    if _HALF.search(text):
+        return False
+    file.write(text.encode("utf-8"))
+    return True
+
+
+def _gathered(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces of text put together, some hundred thousand characters at a time."""
+    held, size = list[str](), 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size > _TOGETHER:
+            yield "".join(held)
+            held, size = [], 0
+    yield "".join(held)
+
+
+def _pieces(value: Any, encoder: json.JSONEncoder, pad: str, depth: int) -> Iterator[str]:
+    """The JSON text of a value, piece by piece; what lies deeper than ``depth`` in one piece."""
+    if depth and _is_record(value):
+        value = value.set_fields()
+    if depth and isinstance(value, Mapping) and value:
+        for number, (key, one) in enumerate(value.items()):
+            yield f"{',' if number else '{'}\n{pad}  {encoder.encode(str(key))}: "
+            yield from _pieces(one, encoder, f"{pad}  ", depth - 1)
+        yield f"\n{pad}}}"
+    elif depth and isinstance(value, list | tuple) and value:
+        for start in range(0, len(value), _ITEMS):  # to begin encoding takes as long as an item
+            inner = _piece(list(value[start : start + _ITEMS]), encoder)[1:-2]  # without the brackets on their lines
+            yield f"{',' if start else '['}{inner}".replace("\n", f"\n{pad}")
+        yield f"\n{pad}]"
+    else:
+        yield _piece(value, encoder).replace("\n", f"\n{pad}")
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it is one of `records`, which this module does without: they take pydantic, and reading help does not."""
+    return hasattr(type(value), "set_fields")
+
+
+def _piece(value: Any, encoder: json.JSONEncoder) -> str:
+    """The JSON text of a value."""
+    try:
+        return encoder.encode([_dumped(one) for one in value] if isinstance(value, list) else _dumped(value))
+    except ValueError:  # a record holds NaN or an infinite number
+        return encoder.encode(plain(value))
+
+
+def _dumped(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_unset=True) if _is_record(value) else plain(value)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Decode JSON without Python's search for cycles: JSON holds none, and the search takes most of the time."""
+    """Make many values without Python's search for cycles: JSON and records hold none, and it takes long."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -245,8 +308,9 @@ def stable_json(value: Any) -> str:
 def plain(obj: Any) -> Any:
     """A value as JSON has it.
 
-    numpy scalars and arrays, tuples, paths and dataclasses become numbers, lists, strings and objects; NaN and infinite
-    numbers become null, because JSON has no other word for a number that is not there.
+    numpy scalars and arrays, tuples, paths, dataclasses and records (their fields that were set) become numbers, lists,
+    strings and objects; NaN and infinite numbers become null, because JSON has no other word for a number that is not
+    there.
     """
     if isinstance(obj, np.generic | np.ndarray):
         return plain(obj.tolist())
@@ -258,6 +322,8 @@ def plain(obj: Any) -> Any:
         return [plain(value) for value in obj]
     if isinstance(obj, Path):
         return str(obj)
+    if _is_record(obj):
+        return plain(obj.set_fields())
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {field.name: plain(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
     return obj

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from dragoman.store.manifests import check_manifest
 from dragoman.store.spans import shown
 from dragoman.store.streams import read_members
 
+if TYPE_CHECKING:
+    from dragoman.scores import Scores
+
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
 RUNS = "runs.json"  # of a folder of runs, see `runsets`
@@ -47,7 +50,7 @@ ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, 
 # Its own, which nothing else is written over; the page can be made again.
 FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, LOG, ".lock")
 _CHUNK = 1 << 20
-_WHOLE = 1 << 26  # bytes of windows or lens words that are read in one go
+WHOLE = 1 << 26  # bytes of scores, windows or lens words that are read in one go
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
 _DIGEST = 12  # bytes
 _TAIL = len(b'"digest": ""}') + 2 * _DIGEST
@@ -105,7 +108,11 @@ class Rows:
 
     def read(self) -> list[dict[str, Any]]:
         """All rows so far."""
-        return read_whole_rows(self.path, self._plan)
+        return list(self.each())
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """The same, one after another."""
+        return each_whole_row(self.path, self._plan)
 
     def keep(self, count: int) -> None:
         """Keep the first ``count`` rows and cut off the others."""
@@ -140,6 +147,11 @@ class Rows:
 
 
 def read_whole_rows(path: Path, plan: str = "") -> list[dict[str, Any]]:
+    """All of `each_whole_row`."""
+    return list(each_whole_row(path, plan))
+
+
+def each_whole_row(path: Path, plan: str = "") -> Iterator[dict[str, Any]]:
     """Rows of a file that may be growing or torn: a last line without its newline is not yet a row.
 
     Raises:
@@ -147,16 +159,14 @@ def read_whole_rows(path: Path, plan: str = "") -> list[dict[str, Any]]:
     """
     with refusing("reading", path):
         if not path.exists():
-            return []
-    rows = []
+            return
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _ROWS_LIMIT:
             raise Refusal(f"{path}", f"it takes {size} bytes, too many for rows", "name the right run folder")
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                rows.append(checked_row(line[:-1], plan, f"{path}, line {number}", number))
-    return rows
+                yield checked_row(line[:-1], plan, f"{path}, line {number}", number)
 
 
 def checked_row(line: bytes, plan: str, what: str, number: int) -> dict[str, Any]:
@@ -333,7 +343,11 @@ class RunFolder:
         Raises:
             Refusal: naming the line, a row that is not the one this run wrote there.
         """
-        return read_whole_rows(self.path / "rows.jsonl", self.rows_plan)
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[dict[str, Any]]:
+        """The same, one after another: many rows are larger parsed than as text. Refused as of `rows`."""
+        return each_whole_row(self.path / "rows.jsonl", self.rows_plan)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows durably, taking the lock when `writing` does not hold it already."""
@@ -353,16 +367,17 @@ class RunFolder:
             raise Refusal(f"{path}", "it does not hold this run's scores", "score the run again")
         return scores
 
-    def write_scores(self, scores: Mapping[str, Any]) -> None:
+    def write_scores(self, scores: Scores | Mapping[str, Any]) -> None:
         """Keep the scores, in place of earlier ones."""
-        write_json(self.path / SCORES, {PLAN: self.plan, **scores})
+        told = scores if isinstance(scores, Mapping) else scores.set_fields()
+        write_json(self.path / SCORES, {PLAN: self.plan, **told})
 
     def _json(self, name: str, depth: int = 0) -> Any:
         """A JSON file of the folder, None where it is not there; ``depth``: levels of objects that may be many."""
         path = self.path / name
         with refusing("reading", path):
             size = path.stat().st_size if path.exists() else -1
-        if size > _WHOLE and depth:
+        if size > WHOLE and depth:
             return read_members(path, depth)
         return read_json(path) if size >= 0 else None
 

@@ -31,11 +31,11 @@ from dragoman.store.labels import LABELS, read_labels
 from dragoman.store.manifests import short_of
 from dragoman.store.rowfile import RowFile, each_row, own_members
 from dragoman.store.runs import TOKENS
+from dragoman.store.scored import KINDS, nothing_scored, read_scores
 from dragoman.store.streams import json_stream
 from dragoman.view.directions import write_sketch
 from dragoman.view.index import HEAD, NAME, SCHEMA, Index, folder_for, state_of, words_table
 from dragoman.view.part import CONTEXTS, LABEL, LENS, Source, shown_run
-from dragoman.view.scored import KINDS, nothing_scored, read_scores
 
 _BATCH = 256  # features held at a time
 _HELD = 48 << 20  # bytes of words held before they are written

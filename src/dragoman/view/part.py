@@ -20,7 +20,7 @@ from dragoman.scores import Scores
 from dragoman.store import RunFolder
 from dragoman.store.labels import LABELS
 from dragoman.store.rowfile import RowFile
-from dragoman.view.scored import KINDS, of_features, record_of
+from dragoman.store.scored import KINDS, of_features, record_of
 
 CONTEXTS, LENS, LABEL = "contexts", "lens", "context label"
 

@@ -1,7 +1,7 @@
 """A run's scores in two parts: what they say of the run, and what of single features, a record at a time.
 
-In: ``scores.json``. Out: ``Scores`` without single features, and records by part, condition and feature; the same put
-together again for one feature. Refuses scores of another run or form.
+In: ``scores.json``. Out: ``Scores``, whole however large, or without single features, and records by part, condition
+and feature; the same put together again for one feature. Refuses scores of another run or form.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dragoman.scores import (
     FeatureScore,
     Scores,
 )
+from dragoman.store.files import refusing
+from dragoman.store.runs import SCORES, WHOLE, RunFolder
 from dragoman.store.streams import JsonStream, json_stream
 
 # Parts that hold lists of records by condition: of the scores themselves, and of an object in them.
@@ -66,6 +68,24 @@ def read_scores(path: Path, plan: str, keep: Keep) -> Scores:
     return Scores.of(told, f"{path}")
 
 
+def scores_of(run: RunFolder) -> Scores | None:
+    """All of a run's scores, None where it was not scored; a file too large to be parsed in one go is read by records.
+
+    Raises:
+        Refusal: as `read_scores`.
+    """
+    path, found = run.path / SCORES, list[tuple[str, str, Record]]()
+    with refusing("reading", path):
+        large = path.exists() and path.stat().st_size > WHOLE
+    if not large:
+        told = run.scores
+        return None if told is None else Scores.of(told, f"{path}")
+    bare = read_scores(
+        path, run.plan, lambda part, where, one: found.append((part, where, KINDS[part].of(one, f"{path}")))
+    )
+    return of_features(bare, found)
+
+
 def _lists(stream: JsonStream, part: str, keep: Keep) -> dict[str, object]:
     for condition in stream.members():
         for _ in stream.items():
@@ -80,7 +100,7 @@ def of_features(scores: Scores, records: Iterable[tuple[str, str, Record]]) -> S
         by[part].setdefault(condition, []).append(record)
     whole = {part: {condition: tuple(some) for condition, some in found.items()} for part, found in by.items()}
     nested = {part: held for part in _NESTED if (held := getattr(scores, part)) is not None}
-    update = {part: whole[part] for part in _LISTED}
+    update = {part: whole[part] for part in _LISTED if part in scores.model_fields_set}
     update |= {part: held.model_copy(update={"per_feature": whole[part]}) for part, held in nested.items()}
     return scores.model_copy(update=update)
 
