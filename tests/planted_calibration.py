@@ -15,8 +15,7 @@ from dragoman.records import Card, Row
 from dragoman.scoring.sentences import TextInContext
 
 LATENTS = 60
-EACH = 50  # texts of each null: 1 in 51 is below the 2 % that a line may answer
-SIZES = Sizes(latents=LATENTS, nulls=EACH, known=3)
+SIZES = Sizes(latents=LATENTS, nulls=12, known=3)
 IDENTITY = RunIdentity(
     source="a:1", target="b:2", dictionary="d" * 40, verbalizer={"name": "av"}, map="aligned",
     routes=("direct", "map"), washout="on-shell", samples=1, temperature=0.0, max_new_tokens=60,
@@ -66,16 +65,14 @@ def with_feature(one: CalibrationText, name: str) -> CalibrationText:
     return replace(one, feature=name, text=replace(one.text, row=row))
 
 
-def world(
-    seed: int = 0, *, moved: int = 0, latents: int = LATENTS, each: int = EACH
-) -> tuple[list[CalibrationText], WatchedLatents]:
+def world(seed: int = 0, *, moved: int = 0, latents: int = LATENTS) -> tuple[list[CalibrationText], WatchedLatents]:
     """Texts of which two thirds name the word, nulls that name another, and what is known of the latents.
 
-    ``moved``: of the held-out documents each latent has those of the one so many places on. ``each``: texts of a null.
+    ``moved``: of the held-out documents each latent has those of the one so many places on.
     """
     rng = np.random.default_rng(seed)
     texts = [text_of(k, k if k % 3 else latents + 40 + k % 40, rng, sure=2.0 if k % 3 else 0.0) for k in range(latents)]
-    texts += [text_of(k, latents + 90 + k, rng, null=null) for null in NULLS for k in range(each)]
+    texts += [text_of(k, latents + 90 + k, rng, null=null) for null in NULLS for k in range(12)]
     watched = WatchedLatents(
         latents=tuple(str(k) for k in range(latents)), extra=(),
         truth={str(k): Truth(word=word(k)) for k in range(0, latents, 2)},
@@ -122,7 +119,7 @@ def made_world(seed: int = 0, *, moved: int = 0) -> tuple[list[CalibrationText],
     ]
     nulls = [null for null in NULLS if null != FAKE]
     texts += [
-        made_text(words[k], word(300 + k), rng, null=null, sure=2.0 * (k % 2)) for null in nulls for k in range(EACH)
+        made_text(words[k], word(100 + k), rng, null=null, sure=2.0 * (k % 2)) for null in nulls for k in range(12)
     ]
     keys = tuple(map(concept, words))
     watched = WatchedLatents(

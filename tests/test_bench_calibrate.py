@@ -26,7 +26,7 @@ KEYS = {"n", "ece", "ece_floor", "ece_above_floor", "auroc", "nulls_confident", 
 @cache
 def planted_work(number: int) -> tuple[Any, Any]:
     """What is watched in a planted world, and the verdicts on its texts."""
-    texts, watched = world(number, latents=120, each=120)
+    texts, watched = world(number, latents=120)
     embedder = CachedEmbedder(LexicalEmbedder(width=256))
     return watched, verdicts(texts, watched, embedder, dealt=1, seed=0, talk=Talk())
 

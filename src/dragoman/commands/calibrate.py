@@ -56,9 +56,7 @@ def calibrate(
             metavar="N", min=20, rich_help_panel=EXPLAINED, help="Latents drawn at random, or directions made."
         ),
     ] = 400,
-    nulls: Annotated[
-        int, typer.Option(metavar="N", min=3, rich_help_panel=EXPLAINED, help="Of each null; 49 or no line.")
-    ] = 60,
+    nulls: Annotated[int, typer.Option(metavar="N", min=3, rich_help_panel=EXPLAINED, help="Of each null.")] = 60,
     known: Annotated[
         int, typer.Option(metavar="N", min=3, rich_help_panel=EXPLAINED, help="Known answers of each kind.")
     ] = 40,

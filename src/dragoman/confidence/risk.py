@@ -7,9 +7,7 @@ Lines are tried in an order that no outcome decides, strictest first, each answe
 stops at the first that fails, so that all that passed hold together with the stated confidence (Learn then Test, fixed
 sequence; Angelopoulos et al., arXiv 2110.01052). A line passes where the one-sided Clopper-Pearson bound of the error
 among the answered is small enough. Sentences of features that fire together are right together, so counts are drawn in
-by the design effect (Korn and Graubard 1998). Of each null's n texts k may be answered while (k + 1) / (n + 1) is small
-enough: then so is the chance that its next text is (conformal risk control; Angelopoulos et al., arXiv 2208.02814),
-which k / n alone does not promise, as the line is the lowest that passes.
+by the design effect (Korn and Graubard 1998).
 """
 
 from __future__ import annotations
@@ -93,7 +91,7 @@ def answer_line(
         nulls: null -> the largest probability among those sentences of each of its texts that count as wrong.
         error: of the answered at most.
         sure: how surely.
-        of_null: at most so likely the next text of every null is answered, as fewer than 1 / of_null - 1 never show.
+        of_null: share of every null's texts that may be answered.
 
     Raises:
         Refusal: shapes that do not fit.
@@ -101,25 +99,21 @@ def answer_line(
     p, right, clusters = np.asarray(p, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(clusters)
     if p.ndim != 1 or right.shape != p.shape or clusters.shape != p.shape or not len(p):
         raise Refusal(f"{p.shape} probabilities and {right.shape} outcomes", "each needs one", "pass equal lengths")
-    safe, why = None, ""
+    safe, why = None, f"its surest sentences are wrong too often ({error:.0%} at most, with {sure:.0%} confidence)"
     for threshold in _lines(p):
         taken = p >= threshold
         wrong = ~right[taken]
         effect = design_effect(wrong, clusters[taken])
         bound = error_bound(wrong.sum() / effect, len(wrong) / effect, sure=sure)
         if bound > error:
-            why = why or f"its surest sentences are wrong too often ({error:.0%} at most, with {sure:.0%} confidence)"
             break
-        chances = _chances(nulls, threshold)
-        worst = max(chances, key=lambda name: chances[name], default=None)
-        if worst is None or chances[worst] <= of_null:
+        shares = _shares(nulls, threshold)
+        worst = max(shares, key=lambda name: shares[name], default=None)
+        if worst is None or shares[worst] <= of_null:
             safe = (threshold, bound)
-        elif not why:
-            texts, most = f"{len(nulls[worst])} texts of the null '{worst}'", f"at most {of_null:.0%} of such"
-            hits = _hits(nulls[worst], threshold)
-            why = f"{hits} of {texts} would be answered wrongly ({most})"
-            if not hits:
-                why = f"{texts} are too few to show that {most} are answered"
+        elif safe is None:
+            many = f"{shares[worst]:.0%} of the texts of the null '{worst}'"
+            why = f"{many} would be answered wrongly ({of_null:.0%} at most)"
     if safe is None:
         return Line(threshold=None, why=why, n=len(p), answered=0, wrong=0, bound=None, nulls=_shares(nulls, np.inf))
     threshold, bound = safe
@@ -137,14 +131,5 @@ def _lines(p: NDArray[np.float64]) -> list[float]:
     return [line for line in lines if line > NEVER]
 
 
-def _hits(texts: Sequence[float] | NDArray[Any], threshold: float) -> int:
-    return int((np.asarray(texts) >= threshold).sum())
-
-
 def _shares(nulls: Mapping[str, Any], threshold: float) -> dict[str, float]:
-    return {name: _hits(some, threshold) / len(some) if len(some) else 0.0 for name, some in nulls.items()}
-
-
-def _chances(nulls: Mapping[str, Any], threshold: float) -> dict[str, float]:
-    """At most so likely each null's next text is answered; one without texts is none."""
-    return {name: (_hits(some, threshold) + 1) / (len(some) + 1) for name, some in nulls.items() if len(some)}
+    return {name: float(np.mean(np.asarray(some) >= threshold)) if len(some) else 0.0 for name, some in nulls.items()}
