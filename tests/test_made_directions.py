@@ -318,7 +318,7 @@ def test_a_made_direction_is_sure_and_noise_is_not(
     sure = [one.claims[0].probability or 0.0 for one in scores.claims["writes"]]
     assert len(sure) == 24 and min(sure[:12]) > 0.9 and np.mean(sure[12:]) < 0.3
     # In 24 dimensions noise is near some word too often: no line is safe, and that is said in its place.
-    assert "answers nothing (" in made.told and "of the null 'random' would be answered wrongly" in made.told
+    assert re.search("answers nothing .*of the texts of the null '.*' would be answered wrongly", made.told)
     assert not any(one.claims[0].answered for one in scores.claims["writes"])
     assert scores.calibration is not None and scores.calibration.on == MADE
     assert score_run(run.folder, confidence=tmp_path / "pair.json").claims == scores.claims

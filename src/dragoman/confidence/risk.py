@@ -99,7 +99,7 @@ def answer_line(
     p, right, clusters = np.asarray(p, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(clusters)
     if p.ndim != 1 or right.shape != p.shape or clusters.shape != p.shape or not len(p):
         raise Refusal(f"{p.shape} probabilities and {right.shape} outcomes", "each needs one", "pass equal lengths")
-    safe, why = None, f"its surest sentences are wrong too often ({error:.0%} at most, with {sure:.0%} confidence)"
+    safe, why = None, ""
     for threshold in _lines(p):
         taken = p >= threshold
         wrong = ~right[taken]
@@ -111,10 +111,11 @@ def answer_line(
         worst = max(shares, key=lambda name: shares[name], default=None)
         if worst is None or shares[worst] <= of_null:
             safe = (threshold, bound)
-        elif safe is None:
+        elif not why:  # of the strictest line, where what is answered is surest
             many = f"{shares[worst]:.0%} of the texts of the null '{worst}'"
             why = f"{many} would be answered wrongly ({of_null:.0%} at most)"
     if safe is None:
+        why = why or f"its surest sentences are wrong too often ({error:.0%} at most, with {sure:.0%} confidence)"
         return Line(threshold=None, why=why, n=len(p), answered=0, wrong=0, bound=None, nulls=_shares(nulls, np.inf))
     threshold, bound = safe
     taken = p >= threshold

@@ -72,7 +72,7 @@ class Reference:
 def sentence_evidence(text: TextInContext, reference: Reference) -> list[Evidence]:
     """Evidence on each of the text's sentences, in their order."""
     known = _contexts(text.windows, reference.embedder)
-    shared: dict[str, Any] = {"log_probability": text.row.log_probability, "by_firing": _flag(text.reading)}
+    shared: Evidence = {"log_probability": text.row.log_probability, "by_firing": _flag(text.reading)}
     shared |= {"one_word_share": _largest(text.windows), "lens_overlap": _overlap(text.lens)}
     along = None if text.windows is None else text.windows.along_row
     shared |= {f"row_{name}": value for name, value in (along or {}).items()}
