@@ -11,7 +11,7 @@ import pytest
 
 from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
-from dragoman.measures.claims import Windows, check_claims, claims_of, declines, label_of, quantile, token_of, topic_of
+from dragoman.measures.claims import Windows, check_claims, claims_of, declines, label_of, token_of, topic_of
 from dragoman.models import embedder as embedders
 from dragoman.scores import ClaimStatus, ConfidenceScores, FeatureConfidence, Scores
 from dragoman.scoring import JudgedRun, add_claims, claim_scores
@@ -269,10 +269,3 @@ def test_a_confidence_has_no_answer_where_the_theme_is_not_borne_out(run: RunFol
         for condition, some in claims.items()
     }
     assert not any(one.answered for one in held_back(given, none).per_feature["direct"])
-
-
-def test_a_quantile_is_numpys_to_the_last_bit() -> None:
-    rng = np.random.default_rng(0)
-    for n in range(1, 140):
-        values = rng.normal(size=n) if n % 2 else np.round(rng.random(n), 2)
-        assert [quantile(values, q) for q in (0.95, 0.98)] == np.quantile(values, [0.95, 0.98]).tolist()
