@@ -7,6 +7,9 @@ fitted on one direction also judges the other (``transfer``). Writes ``bench/res
 what each direction has come to as soon as it is known (``calibrate.DIRECTION.json``, and the calibration itself).
 Models' readings and texts are kept, so that the same command goes on where it was stopped.
 
+``--others FOLDER`` does the same for what nothing was developed on: the dictionaries of ``training/other_blocks.py``,
+read by the same two verbalizers. They have no planted categories.
+
 ``--latents 40 --documents 900`` rehearses; ``--device cuda --at-once 2`` is meant for full size.
 """
 
@@ -17,7 +20,7 @@ import contextlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "research")]
 
+from dragoman import tiny  # noqa: E402
 from dragoman.calibration.answers import calibrated, gathered, names, of_kinds  # noqa: E402
 from dragoman.calibration.calibrate import work_of  # noqa: E402
 from dragoman.calibration.fitted import Sentences, components  # noqa: E402
@@ -51,12 +55,38 @@ from dragoman.stats.roc import Outcomes, auroc_estimate  # noqa: E402
 from dragoman.store import digest, write_json  # noqa: E402
 from dragoman.verbalizers.protocol import UNSAID, HowOpened  # noqa: E402
 from measured import machine_of  # noqa: E402
-from studies.ground import FAINT, GROUNDS, SHARP  # noqa: E402
+from studies.ground import FAINT, GROUNDS, SHARP, Ground  # noqa: E402
 
 SINGLE = ("detection", "detection_centred", "detection_rank", "named_share", "words_held", "log_probability")
 NEW_TOKENS = 110
 DAY = "2026-01-01"  # written into calibrations, so that the same seed gives the same bytes
+OTHERS = {"smollm2-17": "tiny-gemma-av", "gemma-9": "tiny-smollm2-av"}  # what other_blocks.py makes: who reads it
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A dictionary, the verbalizer that reads it and, where categories are planted, what each latent fires on."""
+
+    name: str
+    dictionary: str
+    by: str
+    planted: Ground | None = None
+
+    def latents_with(self, low: float, high: float) -> set[str]:
+        """Latents whose planted category has such a share of their firing."""
+        latents = self.planted.latents.values() if self.planted else ()
+        return {one.id for one in latents if low <= one.selectivity < high}
+
+
+PAIR = {name: Setting(name=name, dictionary=one.dictionary, by=one.by, planted=one) for name, one in GROUNDS.items()}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
+    """Those asked for, by name."""
+    if args.others is not None:
+        return {name: Setting(name=name, dictionary=str(args.others / name), by=by) for name, by in OTHERS.items()}
+    return PAIR if args.direction == "both" else {args.direction: PAIR[args.direction]}
 
 
 def halves(watched: WatchedLatents, found: Verdicts, seed: int) -> list[tuple[WatchedLatents, Verdicts]]:
@@ -126,7 +156,7 @@ def selective(score: NDArray[Any], right: NDArray[np.bool_], share: float) -> Js
 
 
 def judge(
-    made: Calibration, watched: WatchedLatents, found: Verdicts, embedder: CachedEmbedder, name: str, seed: int
+    made: Calibration, watched: WatchedLatents, found: Verdicts, embedder: CachedEmbedder, setting: Setting, seed: int
 ) -> Json:
     """What a calibration is worth on latents that it was not fitted on."""
     reference = Reference(sentences=made.sentences, embedder=embedder)
@@ -161,6 +191,7 @@ def judge(
         "nulls_confident_and_not_borne_out": {null: rate(sum(some), len(some)) for null, some in wrongly.items()},
         "answered": rate(int(answered.sum()), len(p)),
         "answered_of_all_sentences": rate(int(answered.sum()), len(every.right)),
+        "features_answered": features_answered(own, answered, watched, found),
         "error_among_answered": rate(int((~right[answered]).sum()), int(answered.sum())),
         "accuracy_at_80": selective(p, right, 0.8),
         "accuracy_at_50": selective(p, right, 0.5),
@@ -170,8 +201,16 @@ def judge(
             "accuracy_at_80": selective(single[best], right, 0.8),
             "accuracy_at_50": selective(single[best], right, 0.5),
         },
-        "sure_topics_of_topicless": topics(made, watched, found, reference, name),
+        "sure_topics_of_topicless": topics(made, watched, found, reference, setting) if setting.planted else None,
     }
+
+
+def features_answered(own: Sentences, answered: NDArray[np.bool_], watched: WatchedLatents, found: Verdicts) -> Json:
+    """Of the latents that any sentence was judged of, how many have one answered, and how many of these a wrong one."""
+    judged = {one.feature for one in found.own} & set(watched.latents)
+    some = set(own.feature[answered].tolist())
+    wrong = set(own.feature[answered & ~own.right].tolist())
+    return {"with_one": rate(len(some), len(judged)), "with_a_wrong_one": rate(len(wrong), len(some))}
 
 
 def pieces(own: Sentences) -> dict[str, NDArray[np.float64]]:
@@ -208,14 +247,9 @@ def firing_word(
     return stated(auroc_estimate(Outcomes.of(p, right, clusters=whose), rng=rng), latents=len(set(whose)))
 
 
-def latents_with(name: str, low: float, high: float) -> set[str]:
-    """Latents whose planted category has such a share of their firing."""
-    return {one.id for one in GROUNDS[name].latents.values() if low <= one.selectivity < high}
-
-
-def topics(made: Calibration, watched: WatchedLatents, found: Verdicts, reference: Reference, name: str) -> Json:
+def topics(made: Calibration, watched: WatchedLatents, found: Verdicts, reference: Reference, of: Setting) -> Json:
     """Theme sentences at P >= .5 of latents without a topic; a theme without a probability is not sure."""
-    sure, n, chosen = 0, 0, set(watched.latents) & latents_with(name, 0, FAINT)
+    sure, n, chosen = 0, 0, set(watched.latents) & of.latents_with(0, FAINT)
     for one in found.texts:
         if one.feature in chosen and not one.null and one.condition != CONCEPTS:
             chances = made.predict(sentence_evidence(one.text, reference))
@@ -226,13 +260,11 @@ def topics(made: Calibration, watched: WatchedLatents, found: Verdicts, referenc
     return rate(sure, n)
 
 
-def borne_out(watched: WatchedLatents, found: Verdicts, name: str) -> Json:
+def borne_out(watched: WatchedLatents, found: Verdicts, of: Setting) -> Json:
     """By kind, sentences that held-out documents bear out: of all latents drawn, of those with and without a topic."""
-    groups = {
-        "all": set(watched.latents),
-        "with a topic": latents_with(name, SHARP, 2),
-        "without": latents_with(name, 0, FAINT),
-    }
+    groups = {"all": set(watched.latents)}
+    if of.planted:
+        groups |= {"with a topic": of.latents_with(SHARP, 2), "without": of.latents_with(0, FAINT)}
     own = {one: right for one, right in found.own.items() if one.feature in set(watched.latents)}
     told: Json = {}
     for group, ids in groups.items():
@@ -247,14 +279,14 @@ def borne_out(watched: WatchedLatents, found: Verdicts, name: str) -> Json:
 class Direction:
     """One direction: what was read and said of it, and the calibration of one half."""
 
-    name: str
+    setting: Setting
     args: argparse.Namespace
     say: Callable[[str], None]
 
     def prepare(self) -> tuple[Json, Json | None]:
         """Read, say, check, fit on one half and judge the other; figures, and the calibration as JSON."""
         args, began = self.args, time.monotonic()
-        ground, self.embedder = GROUNDS[self.name], CachedEmbedder(SentenceEmbedder(device=args.device))
+        setting, self.embedder = self.setting, CachedEmbedder(SentenceEmbedder(device=args.device))
         talk = Talk(say=self.say, bar=Paced(self.say).bar)
         sizes = Sizes(
             latents=2 * args.latents, documents=args.documents, known=args.known, nulls=args.nulls, paired=args.paired,
@@ -262,25 +294,25 @@ class Direction:
         )  # fmt: skip
         options = Options(max_new_tokens=NEW_TOKENS, seed=args.seed, batch_size=args.batch_size)
         how = HowOpened(dtype=args.dtype, device=args.device, engine="auto", compiled=False)
-        work = work_of(ground.dictionary, ground.by, Texts.of(None), sizes, options, UNSAID, how, talk)
+        work = work_of(setting.dictionary, setting.by, Texts.of(None), sizes, options, UNSAID, how, talk)
         watched, found = work.inputs.watched, work.verdicts
         first, self.second = halves(watched, found, args.seed)
         read = time.monotonic()
-        told: Json = {"borne_out": borne_out(watched, found, self.name)}
+        told: Json = {"borne_out": borne_out(watched, found, setting)}
         told["seconds"] = {"reading, saying and checking": round(read - began)}
         self.say(f"read, said and checked in {read - began:.0f} s; fitting")
         try:
             made = calibrated(*first, work.identity, sizes, args.seed, DAY, work.texts, self.embedder, talk)
         except Refusal as refusal:
             return self._kept(told | {"refused": str(refusal)}), None
-        made.save(beside(args.out, f"{self.name}.calibration"))
+        made.save(beside(args.out, f"{setting.name}.calibration"))
         worth = {
             "line": made.line,
             "told": made.told,
             "kinds": {kind: one.to_json() for kind, one in made.kinds.items()},
         }
         told["calibration"] = made.reliability.to_json() | worth
-        told["judged"] = judge(made, *self.second, self.embedder, self.name, args.seed)
+        told["judged"] = judge(made, *self.second, self.embedder, setting, args.seed)
         told["seconds"] |= {"evidence, fit and judging": round(time.monotonic() - read)}
         return self._kept(told), made.to_json()
 
@@ -288,13 +320,14 @@ class Direction:
         """The other direction's calibration, judging this one."""
         made = Calibration.of(other, "the other direction's calibration")
         try:
-            return judge(made, *self.second, self.embedder, self.name, self.args.seed)
+            return judge(made, *self.second, self.embedder, self.setting, self.args.seed)
         except Refusal as refusal:
             return {"refused": str(refusal)}
 
     def _kept(self, told: Json) -> Json:
-        write_json(beside(self.args.out, self.name), told)
-        self.say(f"kept in {beside(self.args.out, self.name)}")
+        kept = beside(self.args.out, self.setting.name)
+        write_json(kept, told)
+        self.say(f"kept in {kept}")
         return told
 
 
@@ -309,24 +342,23 @@ def say(name: str, text: str) -> None:
     sys.stderr.flush()
 
 
-def child(name: str, args: argparse.Namespace, end: Any) -> None:
+def child(setting: Setting, args: argparse.Namespace, end: Any) -> None:
     """A direction in a process of its own: its figures, then what it makes of the other's calibration."""
-    direction = Direction(name, args, partial(say, name))
+    direction = Direction(setting, args, partial(say, setting.name))
     end.send(direction.prepare())
     other = end.recv()
     end.send(None if other is None else direction.transfer(other))
 
 
-def at_once(chosen: Sequence[str], args: argparse.Namespace) -> dict[str, Json]:
+def at_once(chosen: Mapping[str, Setting], args: argparse.Namespace) -> dict[str, Json]:
     """All directions side by side."""
-    for name in chosen:
-        for site in (GROUNDS[name].source, GROUNDS[name].target):
-            folder_of(site.model)  # unpacked once, not by both
+    for model in tiny.MODELS:
+        folder_of(model)  # unpacked once, not by both
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Any] = {}
-    for name in chosen:
+    for name, setting in chosen.items():
         ends[name], theirs = context.Pipe()
-        context.Process(target=child, args=(name, args, theirs)).start()
+        context.Process(target=child, args=(setting, args, theirs)).start()
         theirs.close()  # so that a child that dies is noticed
     found = {name: received(end, ({"failed": "its process ended"}, None)) for name, end in ends.items()}
     for name, end in ends.items():
@@ -343,9 +375,9 @@ def received(end: Any, otherwise: Any) -> Any:
         return otherwise
 
 
-def one_by_one(chosen: Sequence[str], args: argparse.Namespace) -> dict[str, Json]:
+def one_by_one(chosen: Mapping[str, Setting], args: argparse.Namespace) -> dict[str, Json]:
     """All directions, one after the other."""
-    directions = {name: Direction(name, args, partial(say, name)) for name in chosen}
+    directions = {name: Direction(one, args, partial(say, name)) for name, one in chosen.items()}
     found = {name: one.prepare() for name, one in directions.items()}
     told: dict[str, Json] = {}
     for name, one in directions.items():
@@ -366,7 +398,8 @@ def _other(name: str, found: Mapping[str, tuple[Json, Json | None]]) -> Json | N
 def main() -> None:
     """Calibrate on one half, judge the other, both ways; then each by the other's."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--direction", choices=[*GROUNDS, "both"], default="both")
+    parse.add_argument("--direction", choices=[*PAIR, "both"], default="both")
+    parse.add_argument("--others", type=Path, default=None, help="the folder that training/other_blocks.py wrote")
     parse.add_argument("--latents", type=int, default=600, help="judged, and as many calibrated on")
     parse.add_argument("--documents", type=int, default=6000, help="two thirds evidence, one third outcome")
     parse.add_argument("--known", type=int, default=60)
@@ -382,7 +415,7 @@ def main() -> None:
     args = parse.parse_args()
     args.dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen = list(GROUNDS) if args.direction == "both" else [args.direction]
+    chosen = settings_of(args)
     found = at_once(chosen, args) if args.at_once > 1 else one_by_one(chosen, args)
     sizes = {name: getattr(args, name) for name in ("latents", "documents", "known", "nulls", "paired", "seed")}
     write_json(args.out, {"sizes": sizes, "machine": f"{machine_of(args.device, 'real')}, {args.dtype}", **found})

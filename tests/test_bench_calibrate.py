@@ -20,6 +20,7 @@ from planted_calibration import IDENTITY, another, world
 
 BENCH = Path(__file__).parents[1] / "bench" / "calibrate.py"
 KEYS = {"n", "ece", "ece_floor", "ece_above_floor", "auroc", "nulls_confident", "answered", "error_among_answered",
+        "features_answered",
         "accuracy_at_80", "accuracy_at_100", "best_single", "sure_topics_of_topicless"}  # fmt: skip
 
 
@@ -68,11 +69,30 @@ def test_both_directions_and_the_transfer_have_every_figure(
             assert judged.keys() >= KEYS and judged["kinds"] == ["token"]
             assert judged["auroc"]["value"] > 0.85 and judged["auroc"]["low"] <= judged["auroc"]["value"]
             assert judged["answered"]["value"] > 0.3 and judged["error_among_answered"]["value"] <= 0.2
+            assert judged["features_answered"]["with_one"] == judged["answered"]  # a latent says one sentence here
+            assert judged["features_answered"]["with_a_wrong_one"] == judged["error_among_answered"]
             assert all(null["value"] == 0 and null["n"] for null in judged["nulls_confident"].values())
             assert judged["sure_topics_of_topicless"]["value"] in (0, None)
         kept = json.loads(bench.beside(out, name).read_text())
         assert kept == {key: value for key, value in told[name].items() if key != "transfer"}
         assert bench.Calibration.load(bench.beside(out, f"{name}.calibration")).line == kept["calibration"]["line"]
+
+
+def test_other_dictionaries_have_the_figures_that_need_no_planted_category(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, asked = tmp_path / "others.json", []
+    planted = bench.planted
+    monkeypatch.setattr(bench, "work_of", lambda *how: (asked.append(how[:2]), planted(*how))[1])
+    words = ["--others", str(tmp_path), "--latents", "60", "--nulls", "12", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["calibrate.py", *words])
+    bench.main()
+    told = json.loads(out.read_text())
+    assert asked == [(str(tmp_path / name), by) for name, by in bench.OTHERS.items()]
+    assert all(str(told["sizes"][name]) for name in ("latents", "nulls", "seed"))
+    for name in bench.OTHERS:
+        assert told[name]["judged"].keys() >= KEYS and told[name]["judged"]["sure_topics_of_topicless"] is None
+        assert told[name]["borne_out"].keys() == {"all"} and "judged" not in told[name]["transfer"]
 
 
 def test_halves_share_neither_a_latent_nor_a_text_but_known_ones(bench: ModuleType) -> None:

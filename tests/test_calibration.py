@@ -11,7 +11,7 @@ from scipy.stats import beta, binomtest
 from dragoman.calibration.answers import FEWEST_RIGHT, agreement_with_known, calibrated, gathered, kinds_of, of_kinds
 from dragoman.calibration.deal import dealt
 from dragoman.calibration.draw import Truth, drawn
-from dragoman.calibration.fitted import components
+from dragoman.calibration.fitted import components, fitted
 from dragoman.calibration.inputs import concept
 from dragoman.calibration.outcome import SentenceAbout, dealt_sentences, kappa, sentences_of, verdicts
 from dragoman.calibration.texts import ANOTHER, FAKE
@@ -26,7 +26,18 @@ from dragoman.measures.claims import Windows, check_claims, claims_of, token_of
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.scoring.sentences import Reference
 from dragoman.store import form_of
-from planted_calibration import IDENTITY, SIZES, another, held_out, text_of, with_feature, with_text, word, world
+from planted_calibration import (
+    IDENTITY,
+    LATENTS,
+    SIZES,
+    another,
+    held_out,
+    text_of,
+    with_feature,
+    with_text,
+    word,
+    world,
+)
 
 EMBEDDER = CachedEmbedder(LexicalEmbedder(width=256))
 
@@ -165,6 +176,23 @@ def test_what_it_is_worth_is_told(planted):
         f"calibrated on 60 latents of this dictionary on 2026-01-02; answers {worth.answered:.0%} of sentences about "
         "final tokens at <= 20 % error"
     )
+    assert f"; {worth.features_answered:.0%} of the latents have an answer; " in made.told
+
+
+def test_a_feature_is_answered_where_one_of_its_sentences_is():
+    """Each latent says its text by two readings; a latent is counted once, whichever of them is answered."""
+    texts, watched = world()
+    both = [replace(one, condition="writes") for one in texts if not one.null]
+    found = verdicts([*texts, *both], watched, EMBEDDER, dealt=1, seed=0, talk=Talk())
+    made = calibration_of(found, watched)
+    own, nulls = gathered(found, watched, Reference(sentences=made.sentences, embedder=EMBEDDER))
+    own, nulls = of_kinds(own, nulls, ["token"])
+    result, answered = fitted(own, nulls, seed=0), set[int]()
+    for feature, answers in zip(own.feature.tolist(), result.answers.tolist(), strict=True):
+        answered |= {feature} if answers else set()
+    worth = made.reliability
+    assert worth.features_answered == len(answered) / LATENTS and result.answers.mean() == worth.answered
+    assert 0 < len(answered) < result.answers.sum() and len(own.right) == 2 * LATENTS
 
 
 def test_the_command_tells_it_in_lines_of_eighty_columns(planted):

@@ -17,12 +17,12 @@ def topk(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def train(
-    x: torch.Tensor, d_sae: int, seed: int, steps: int | None = None
+    x: torch.Tensor, d_sae: int, seed: int, steps: int | None = None, batch: int | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Train on rows drawn with replacement; returns SAELens-named float32 tensors and figures."""
     torch.manual_seed(seed)
     device, d = x.device, x.shape[1]
-    steps = steps or s.SAE_STEPS
+    steps, batch = steps or s.SAE_STEPS, batch or s.SAE_BATCH
     sample = x[torch.randint(len(x), (min(len(x), 200_000),), device=device)].float()
     b_dec = sample.mean(0).clone().requires_grad_()
     # Inputs are scaled to unit mean square so that rates do not depend on the model.
@@ -37,7 +37,7 @@ def train(
     )
     quiet = torch.zeros(d_sae, device=device)
     for _ in range(steps):
-        raw = x[torch.randint(len(x), (s.SAE_BATCH,), device=device)].float()
+        raw = x[torch.randint(len(x), (batch,), device=device)].float()
         with torch.autocast(device.type, torch.bfloat16):
             centred = (raw - b_dec) / scale
             pre = centred @ w_enc + b_enc

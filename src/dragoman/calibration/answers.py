@@ -159,7 +159,7 @@ def of_kinds(
         raise Refusal(what, why, "ask for more latents, or read more texts")
     kept = np.array([kind_of(row) in kinds for row in own.evidence], dtype=bool)
     rows = [row for row, one in zip(own.evidence, kept, strict=True) if one]
-    mine = Sentences(evidence=rows, right=own.right[kept], group=own.group[kept])
+    mine = Sentences(evidence=rows, right=own.right[kept], feature=own.feature[kept], group=own.group[kept])
     return mine, [_of_kinds(text, kinds) for text in nulls]
 
 
@@ -189,10 +189,11 @@ def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> 
     """
     group = dict(zip((*watched.latents, *watched.extra), components(watched.fired).tolist(), strict=True))
     most = max(group.values(), default=0) + 1
-    evidence, right, groups = [], [], []
+    number = {name: k for k, name in enumerate(watched.latents)}
+    evidence, right, features, groups = [], [], [], []
     nulls: list[NullText] = []
     read_together((one.text for one in found.texts), reference)
-    chosen, fakes = set(watched.latents), dict[str, int]()
+    fakes = dict[str, int]()
     for one in found.texts:
         if one.null:
             name = about(one)
@@ -200,10 +201,12 @@ def gathered(found: Verdicts, watched: WatchedLatents, reference: Reference) -> 
             borne_out = [found.fakes.get(sentence, False) and one.null == FAKE for sentence in sentences_of(one)]
             rows = sentence_evidence(one.text, reference)
             nulls.append(NullText(null=one.null, group=mine, evidence=rows, right=borne_out))
-        elif about(one) in chosen:
+        elif about(one) in number:
             for sentence, own in zip(sentences_of(one), sentence_evidence(one.text, reference), strict=True):
                 if sentence in found.own:
                     evidence.append(own)
                     right.append(found.own[sentence])
+                    features.append(number[about(one)])
                     groups.append(group[about(one)])
-    return Sentences(evidence=evidence, right=np.array(right, bool), group=np.array(groups, np.int64)), nulls
+    whose = {"feature": np.array(features, np.int64), "group": np.array(groups, np.int64)}
+    return Sentences(evidence=evidence, right=np.array(right, bool), **whose), nulls

@@ -33,10 +33,11 @@ _DRAWS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentences:
-    """n sentences: ``evidence``, whether each is ``right``, and the ``group`` of features that it belongs to."""
+    """n sentences: ``evidence``, whether each is ``right``, its ``feature`` and the ``group`` of features it is of."""
 
     evidence: Sequence[Evidence]
     right: NDArray[np.bool_]
+    feature: NDArray[np.int64]
     group: NDArray[np.int64]
 
 
@@ -63,8 +64,8 @@ class NullText:
 class Fitted:
     """Steps, the scale of the smaller one's log-odds, the line; ``unseen``: probabilities by fits without the group.
 
-    ``answered``: share of each null's texts with an answer, borne out or not. ``learnt``: the test of latents, None
-    where there are too few fake ones to fit it.
+    ``answers``: (n,) which sentences are answered. ``answered``: share of each null's texts with an answer, borne out
+    or not. ``learnt``: the test of latents, None where there are too few fake ones to fit it.
     """
 
     right: Step
@@ -74,6 +75,7 @@ class Fitted:
     spans: Mapping[str, tuple[float, float]]
     line: Line
     unseen: Doubles
+    answers: NDArray[np.bool_]
     answered: Mapping[str, float]
     learnt: LearntTest | None = None
 
@@ -115,7 +117,7 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
     p = expit(slope * of_nulls + offset)
     whose = np.array([k for k, _ in rows], dtype=np.int64)
     surest = _surest(p[~borne_out], whose[~borne_out], nulls)
-    line, test = answer_line(unseen, own.right, own.group, surest), None
+    line, test, may = answer_line(unseen, own.right, own.group, surest), None, unseen
     if line.threshold is not None:
         sure = np.array(_surest_of_each(p, whose, nulls)) >= line.threshold
         test, passed, passed_by_nulls = _learnt(own, nulls, sure, seed=seed)
@@ -123,12 +125,13 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
             p[~passed_by_nulls] = NEVER
             counts = ~borne_out | np.array([nulls[k].null == FAKE for k in whose], dtype=bool)
             surest = _surest(p[counts], whose[counts], nulls)
-            line = answer_line(np.where(passed, unseen, NEVER), own.right, own.group, surest)
+            may = np.where(passed, unseen, NEVER)
+            line = answer_line(may, own.right, own.group, surest)
     reached = np.inf if line.threshold is None else line.threshold
     answered = {name: float(np.mean(np.array(some) >= reached)) for name, some in _surest(p, whose, nulls).items()}
     return Fitted(
         right=right, with_nulls=with_nulls, slope=slope, offset=offset, spans=spans, line=line, unseen=unseen,
-        answered=answered, learnt=test,
+        answers=may >= reached, answered=answered, learnt=test,
     )  # fmt: skip
 
 
@@ -205,6 +208,7 @@ def reliability(
         ece_floor=float(ece.extra["if_calibrated"]),
         auroc=None if np.isnan(area) else area,
         answered=line.answered / line.n,
+        features_answered=len(np.unique(own.feature[made.answers])) / features,
         error=line.wrong / line.answered if line.answered else None,
         bound=line.bound,
         nulls=line.nulls,

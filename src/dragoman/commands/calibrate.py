@@ -173,6 +173,9 @@ def lines_of(made: Calibration) -> list[str]:
         f"answers {worth.answered:.0%} at P >= {made.line:.2f}, of which {worth.error:.0%} are wrong "
         f"(at most {worth.bound:.0%})"
     )
+    if worth.features_answered is not None:
+        whose = "latents" if made.on != MADE else "words"
+        lines.append(f"{worth.features_answered:.0%} of the {worth.features} {whose} have a sentence that is answered")
     if (test := made.learnt) is not None:
         passing = f"{test.latents:.0%} of {test.n} latents, {test.fakes:.0%} of {test.n_fakes} fakes"
         lines += [f"stand out along their rows as learnt ones do: {passing}", "of the others nothing is answered"]

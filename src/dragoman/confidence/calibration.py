@@ -62,7 +62,8 @@ class Reliability(Record):
     """What the probabilities are worth on sentences of features that no fit had seen.
 
     ``n`` sentences of ``features``, ``right`` of them; ``ece`` beside ``ece_floor``, that of exact ones; ``auroc``.
-    ``answered``: share that reaches the line, ``error``: of those wrong; ``bound``: at most so many with 90 %
+    ``answered``: share that reaches the line, ``features_answered``: of features with one such sentence at least, None
+    in files of before this was counted; ``error``: of those wrong; ``bound``: at most so many with 90 %
     confidence. ``nulls``: share of each null's texts with an answer that is not borne out; ``nulls_answered``: with
     any, since what is said of a fake latent may be true of where that one fires. ``kappa``: agreement of what held-out
     documents bear out with known answers, over ``known`` sentences. ``bins``: predicted, observed, how many.
@@ -76,6 +77,7 @@ class Reliability(Record):
     ece_floor: Share
     auroc: Share | None
     answered: Share
+    features_answered: Share | None = None
     error: Share | None
     bound: Share | None
     nulls: Mapping[str, Share]
@@ -222,11 +224,13 @@ class Calibration(Record):
             return f"calibrated on {what} on {self.when}; answers nothing ({worth.why})"
         whose = " and ".join(KINDS[kind] for kind, one in self.kinds.items() if one.calibrated)
         answers = f"answers {worth.answered:.0%} of sentences about {whose} at <= 20 % error"
+        share, features = worth.features_answered, "words" if self.on == MADE else "latents"
         of = "" if self.learnt is None else f"{1 - self.learnt.latents:.0%} of {self.learnt.n}"
         return "; ".join(
             [
                 f"calibrated on {what} on {self.when}",
                 answers,
+                *([] if share is None else [f"{share:.0%} of the {features} have an answer"]),
                 *([self.unanswered_kinds] if self.unanswered_kinds else []),
                 *([f"none about latents that stand out no more than random directions ({of})"] if of else []),
             ]
