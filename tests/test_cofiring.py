@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from dragoman.core import Refusal
-from dragoman.measures.cofiring import Whitening, cofiring, lateness, telling_tokens
+from studies.cofiring import Whitening, cofiring, lateness, telling_tokens
 
 Rows = NDArray[Any]
 

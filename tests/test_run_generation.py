@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from asking import explain
 from dragoman.core import Refusal
 from dragoman.models.harvest import Reader
-from dragoman.models.language import Judge, generation_table, passage_peaks
+from dragoman.models.language import Judge, passage_peaks
 from dragoman.report import write_page
 from dragoman.scores import FORMAT, FeatureGenerated, Passage, Scores
 from dragoman.scoring import generation, score_run
@@ -51,7 +51,8 @@ class Planted:
 def favourites(run: RunFolder, reader: Reader) -> dict[str, list[str]]:
     """Of each feature the three texts on which it fires most, next to how much others do."""
     dictionary, _ = generative(JudgedRun.of(run))
-    fires = generation_table([[text] for text in TEXTS], reader, dictionary.need_encoder(), [int(i) for i in IDS])
+    columns = [int(i) for i in IDS]
+    fires = np.concatenate(passage_peaks([[text] for text in TEXTS], reader, dictionary.need_encoder(), columns))
     own = fires - (fires.sum(axis=1, keepdims=True) - fires) / (len(IDS) - 1)
     return {name: [TEXTS[k] for k in np.argsort(-own[:, j])[:PASSAGES]] for j, name in enumerate(IDS)}
 

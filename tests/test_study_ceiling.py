@@ -9,9 +9,9 @@ from scipy.sparse import csr_array
 pytest.importorskip("torch")
 sklearn = pytest.importorskip("sklearn.linear_model")
 
-from dragoman.measures.cofiring import Whitening  # noqa: E402
 from dragoman.stats.roc import auroc  # noqa: E402
 from studies.ceiling import Openings  # noqa: E402
+from studies.cofiring import Whitening  # noqa: E402
 
 
 @pytest.fixture

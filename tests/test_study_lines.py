@@ -12,12 +12,12 @@ from scipy.stats import ttest_ind
 
 from dragoman.core import Directions, Talk
 from dragoman.maps import Moments
-from dragoman.measures.cofiring import Whitening, cofiring
 from dragoman.store import RunFolder
 from planted_worlds import SOURCE, TARGET, at_source, cosines
 from studies import data, depth, post, procrustes, strength
 from studies.cast import Cast
 from studies.choice import choose, firing_counts, words_of
+from studies.cofiring import Whitening, cofiring
 from studies.ground import Ground
 from studies.judged import Heard
 from studies.lines import Lines

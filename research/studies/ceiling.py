@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from dragoman.core import Floats
-from dragoman.measures.cofiring import TellingTokens, Whitening
 from dragoman.stats.roc import auroc
+from studies.cofiring import TellingTokens, Whitening
 from studies.row_judge import RowJudge, nearest_columns, plain
 from studies.yardstick import PairReading
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from dragoman.core import Background, Directions, Floats, Site, frozen
 from dragoman.maps import Moments
-from dragoman.measures.cofiring import TellingTokens, Whitening
 from dragoman.measures.fake import fake_dictionary
 from dragoman.models.encoding import encoded
 from dragoman.models.lens import Lens
 from dragoman.washout import on_shell
 from studies.cast import Cast, standing
 from studies.choice import choose, firing_counts, words_of
+from studies.cofiring import TellingTokens, Whitening
 from studies.ground import Ground
 from studies.library import Library
 from studies.lines import Lines

@@ -19,7 +19,6 @@ from dragoman.core import Site, Talk
 from dragoman.dictionaries.beside import TABLE
 from dragoman.maps import Crossing, DirectTable, LinearMap, Moments
 from dragoman.maps.aligned import Aligned, HeldOutPairs, by_name, contexts
-from dragoman.measures.cofiring import Whitening
 from dragoman.measures.firing import FiringWords
 from dragoman.models.aligned import read_aligned
 from dragoman.models.harvest import Reader
@@ -27,6 +26,7 @@ from dragoman.models.lens import Lens, LensPair
 from dragoman.models.paired import Harvest, harvest
 from dragoman.store import Cache, digest, read_jsonl
 from studies.choice import words_of
+from studies.cofiring import Whitening
 from studies.ground import Ground
 from studies.tokens import Tokens, read_tokens
 

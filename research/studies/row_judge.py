@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dragoman.core import Directions, Floats
-from dragoman.measures.cofiring import TellingTokens, Whitening, telling_tokens
 from dragoman.measures.overlap import overlap_table
 from dragoman.models.lens import Lens
 from dragoman.stats.intervals import t_interval
 from dragoman.stats.roc import auroc
+from studies.cofiring import TellingTokens, Whitening, telling_tokens
 from studies.controls import dealt
 
 Doubles = NDArray[np.float64]

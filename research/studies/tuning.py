@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dragoman.core import Directions, Floats, Site
 from dragoman.maps import LinearMap, Moments, fit_pooled
 from dragoman.maps.linear import fit_ridge, relative_lambda
-from dragoman.measures.cofiring import Whitening, telling_tokens
 from dragoman.stats.roc import auroc
 from studies.choice import at_most
+from studies.cofiring import Whitening, telling_tokens
 from studies.ground import Ground
 from studies.library import Library
 from studies.tokens import Tokens

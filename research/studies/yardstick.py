@@ -18,12 +18,12 @@ import numpy as np
 
 from dragoman.core import Directions
 from dragoman.maps import Crossing, LinearMap
-from dragoman.measures.cofiring import MOST, Whitening
 from dragoman.measures.fake import fake_dictionary
 from dragoman.measures.firing import FiringWords
 from dragoman.models.encoding import encoded
 from studies.cast import Cast, standing
 from studies.choice import LEAST_FIRING, Chosen, at_most, choose, firing_counts
+from studies.cofiring import MOST, Whitening
 from studies.controls import dealt, earlier_rows, fake_direct, like_activations, shuffled_map, silent_rows
 from studies.ground import Ground
 from studies.library import Library

@@ -20,7 +20,7 @@ from dragoman.core import Directions, Floats, Talk
 from dragoman.maps.moments import Doubles
 from dragoman.measures.firing import word_at
 from dragoman.models.decode import Verbalizer
-from dragoman.models.language import Judge, generation_table, most_surprised
+from dragoman.models.language import Judge, passage_peaks
 from dragoman.models.steer import steering_table
 from dragoman.runs.build import RunBuilder
 from dragoman.runs.options import Options
@@ -29,6 +29,7 @@ from dragoman.washout import on_shell
 from studies.ceiling import ceilings
 from studies.choice import words_of
 from studies.controls import dealt
+from studies.detection import Detector, most_surprised
 from studies.ground import GROUNDS, Ground
 from studies.library import Library
 from studies.row_judge import plain
@@ -249,6 +250,7 @@ def written_and_weighed(
     """Passages written from each text, read back for every latent; and what each text adds to each window."""
     ground, library = pair.ground, pair.library
     judge = Judge.open(ground.source.model, dtype=dtype, device=device)
+    detector = Detector(judge=judge)
     reader = library.reader(ground.source)
     drawn, fakes = set(facts["chosen"]["drawn"]), set(facts["chosen"]["fakes"])
     made: dict[str, Floats] = {}
@@ -260,10 +262,11 @@ def written_and_weighed(
         encoder: Any = pair.fake_encoder if name in FAKE else ground.encoder
         where = {i: k for k, i in enumerate(pair.fakes.ids)}
         columns = [where[i] if name in FAKE else int(i) for i in ids]
-        made[name] = generation_table(passages, reader, encoder, columns, batch_size=batch_size)
+        peaks = passage_peaks(passages, reader, encoder, columns, batch_size=batch_size)
+        made[name] = np.stack([one.mean(axis=0) for one in peaks])
         kinds = [kept_windows(facts, i) for i in ids]
         every = [[w for some in kind.values() for w in some] for kind in kinds]
-        own, others = (judge.surprise(of, every, batch_size=batch_size) for of in (texts, texts[1:] + texts[:1]))
+        own, others = (detector.surprise(of, every, batch_size=batch_size) for of in (texts, texts[1:] + texts[:1]))
         weighed[name] = {
             "ids": ids,
             "kinds": [{k: len(some) for k, some in kind.items()} for kind in kinds],

@@ -1,12 +1,8 @@
-"""The source model as a judge of texts: what it writes from a description, and which windows a description foretells.
+"""The source model as a judge of texts: what it writes from a description, and how much latents fire on that.
 
-In: a causal language model, descriptions, windows of text. Out: passages; rises of log-probability; how much latents
-fire on passages; whether rises tell firing windows from others. Refuses windows without a token, log-probabilities that
-are not finite, passages without a token that can be read, and models whose last step is not known (``logits``).
-
-No instruction has to be followed to weigh a window: the description stands before it, and what counts is how much
-likelier the window becomes than behind the same prompt without one (detection by likelihood; the judges of Paulo et
-al., arXiv 2410.13928, are asked instead). Generation score: do latents fire on what is written from their description?
+In: a causal language model, descriptions. Out: passages; the peaks of latents on them. Refuses descriptions without
+passages, and latents that the dictionary has not. Generation score (Paulo et al., arXiv 2410.13928): do latents fire on
+what is written from their description?
 
 Prompts: a chat model is asked for the passage in its own template; any other goes on from "Description: ... Text:".
 What a text holds of a tokenizer's markup is characters or left out, never a turn or an end.
@@ -15,7 +11,7 @@ What a text holds of a tokenizer's markup is characters or left out, never a tur
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,37 +24,29 @@ from dragoman.core import Floats, Refusal
 from dragoman.models.encode import encode_filled, encode_texts, markup_of
 from dragoman.models.harvest import Reader
 from dragoman.models.load import load_model
-from dragoman.models.logits import Logits, hidden_rows, logits_of
-from dragoman.stats.roc import FEWEST, auroc
 from dragoman.store import digest
 
 ASK = "Here is a description of a passage of text.\n\n{}\n\nWrite that passage, and nothing else."
 BEFORE = "Description: {}\n\nText:"
-WITHOUT = "Text:"
-MOST = 256  # tokens of a description, or of a window
-_POSITIONS, _ROWS = 2048, 4096  # whose whole vocabulary's logits are held at a time; rows that are encoded together
+MOST = 256  # tokens of a description
+_ROWS = 4096  # that are encoded together
 Progress = Callable[[int, int], None]
 Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """A model opened to write and to weigh."""
+    """A model opened to write."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    _logits: Logits = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """See that the model's last step is known."""
-        object.__setattr__(self, "_logits", logits_of(self.model))
 
     @classmethod
     def open(cls, ref: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Self:
         """Open a causal language model.
 
         Raises:
-            Refusal: it cannot be loaded, or its last step is not known.
+            Refusal: it cannot be loaded.
         """
         model, tokenizer = load_model(ref, dtype=dtype, device=device)
         return cls(model=model, tokenizer=tokenizer)
@@ -87,7 +75,7 @@ class Judge:
             batch_size: passages written together, their prompts padded on the left.
             progress: passages written, and all.
         """
-        prompts = [self._asked(text) for text in self._cut(descriptions)]
+        prompts = [self._asked(text) for text in self.beginnings(descriptions)]
         jobs = [(k, prompt) for k, prompt in enumerate(prompts) for _ in range(n)]
         found: list[list[str]] = [[] for _ in prompts]
         model: Any = self.model
@@ -115,43 +103,7 @@ class Judge:
                     progress(min(start + batch_size, len(jobs)), len(jobs))
         return found
 
-    @torch.inference_mode()
-    def surprise(
-        self,
-        descriptions: Sequence[str],
-        windows: Sequence[Sequence[str]],
-        *,
-        batch_size: int = 32,
-        progress: Progress | None = None,
-    ) -> list[list[Floats]]:
-        """Of each description and each of its windows: how much likelier each token of the window becomes by it.
-
-        (tokens,) float32, log p(token | description, window so far) - log p(token | window so far), nats. Their mean
-        weighs the window as a whole, ``most_surprised`` the place that the description tells most of. The first 256
-        tokens are read, as of the description.
-
-        Args:
-            descriptions: n texts.
-            windows: of each description, any number; a window that several have is weighed alone once.
-            batch_size: windows weighed together.
-            progress: windows weighed, and all.
-
-        Raises:
-            Refusal: a window without a token, or log-probabilities that are not finite.
-        """
-        own = self._cut(descriptions)
-        bare = sorted({w for some in windows for w in some})
-        jobs = [(BEFORE.format(text), w) for text, some in zip(own, windows, strict=True) for w in some]
-        jobs += [(WITHOUT, w) for w in bare]
-        values = self._weighed(jobs, batch_size, progress)
-        alone = dict(zip(bare, values[len(jobs) - len(bare) :], strict=True))
-        found, at = [], 0
-        for some in windows:
-            found.append([v - alone[w] for v, w in zip(values[at : at + len(some)], some, strict=True)])
-            at += len(some)
-        return found
-
-    def _cut(self, texts: Sequence[str]) -> list[str]:
+    def beginnings(self, texts: Sequence[str]) -> list[str]:
         """The beginnings of texts, of at most 256 tokens each."""
         spans = encode_texts(self.tokenizer, texts, MOST).spans
         return [text[: max((end for _, end in own), default=0)] for text, own in zip(texts, spans, strict=True)]
@@ -167,57 +119,6 @@ class Judge:
         turn = [{"role": "user", "content": ASK.format(text)}]
         return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    def _weighed(self, jobs: Sequence[tuple[str, str]], batch_size: int, progress: Progress | None) -> list[Floats]:
-        """Log-probabilities of each window's tokens after its prompt."""
-        ids = self._ids(jobs)
-        order = sorted(range(len(jobs)), key=lambda k: len(ids[k][0]) + len(ids[k][1]))
-        found = [np.zeros(0, np.float32)] * len(jobs)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            for k, value in zip(chosen, self._batch([ids[k] for k in chosen]), strict=True):
-                found[k] = value
-            if progress is not None:
-                progress(min(start + batch_size, len(order)), len(order))
-        return found
-
-    def _ids(self, jobs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
-        """Token ids of prompts (with what the tokenizer puts first) and windows (as they stand behind a prompt)."""
-        prompts = list(dict.fromkeys(p for p, _ in jobs))
-        windows = list(dict.fromkeys(w for _, w in jobs))
-        long = 4 * MOST  # nothing is cut here: descriptions have been
-        begun = dict(zip(prompts, encode_texts(self.tokenizer, prompts, long).ids, strict=True))
-        placed = encode_texts(self.tokenizer, [f"{WITHOUT} {w}" for w in windows], long)
-        behind = {
-            w: [i for i, (_, end) in zip(ids, spans, strict=True) if end > len(WITHOUT)][:MOST]
-            for w, ids, spans in zip(windows, placed.ids, placed.spans, strict=True)
-        }
-        empty = next((w for w in windows if not w.strip() or not behind[w]), None)
-        if empty is not None:
-            raise Refusal(f"window {empty!r}", "it has no token to be weighed", "leave it out")
-        return [(begun[p], behind[w]) for p, w in jobs]
-
-    def _batch(self, ids: Sequence[tuple[Ids, Ids]]) -> list[Floats]:
-        """Log-probabilities of the second ids after the first, nats, and after those before them."""
-        device = self.model.device
-        rows, mask = padded([a + b for a, b in ids], left=False)
-        hidden = hidden_rows(self.model, rows.to(device), mask.to(device))
-        where = [(row, len(a) + k - 1, b[k]) for row, (a, b) in enumerate(ids) for k in range(len(b))]
-        row, position, token = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
-        parts = []
-        for start in range(0, len(row), _POSITIONS):
-            part = slice(start, start + _POSITIONS)
-            logits = self._logits(hidden[row[part], position[part]])
-            parts.append(logits.gather(1, token[part, None])[:, 0] - torch.logsumexp(logits, dim=1))
-        flat = torch.cat(parts).cpu().numpy()
-        if not np.isfinite(flat).all():
-            raise Refusal("windows", "their log-probabilities are not finite", "use bfloat16 or float32")
-        return np.split(flat, np.cumsum([len(b) for _, b in ids])[:-1])
-
-
-def most_surprised(rises: NDArray[Any], most: int = 3) -> float:
-    """Mean of the ``most`` largest rises of a window's tokens: a feature fires at one place, not all over a window."""
-    return float(np.sort(rises)[-most:].mean()) if len(rises) else 0.0
-
 
 def padded(ids: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (b, T) of texts, and a mask that is 1 at them."""
@@ -227,19 +128,6 @@ def padded(ids: Sequence[Ids], *, left: bool) -> tuple[torch.Tensor, torch.Tenso
         place = slice(width - len(own), width) if left else slice(len(own))
         rows[row, place], mask[row, place] = torch.tensor(own), 1
     return rows, mask
-
-
-def generation_table(
-    passages: Sequence[Sequence[str]],
-    reader: Reader,
-    encoder: Any,
-    columns: Sequence[int],
-    *,
-    batch_size: int = 32,
-) -> Floats:
-    """(n, N): how much latent ``columns[j]`` fires on the passages of description i: the mean of ``passage_peaks``."""
-    found = passage_peaks(passages, reader, encoder, columns, batch_size=batch_size)
-    return np.stack([one.mean(axis=0) for one in found]) if found else np.zeros((0, len(columns)), np.float32)
 
 
 def passage_peaks(
@@ -289,28 +177,3 @@ def passage_peaks(
 
 def _dense(fired: Any) -> NDArray[Any]:
     return fired.toarray() if hasattr(fired, "toarray") else np.asarray(fired)
-
-
-def detection_auroc(
-    rises: Sequence[Sequence[float] | NDArray[Any]], firing: Sequence[Sequence[bool]]
-) -> NDArray[np.float64]:
-    """(n,): how often a description's rise is larger at a window in which its latent fires than at one in which not.
-
-    Args:
-        rises: of each description, one number a window, such as the mean of what ``Judge.surprise`` gives.
-        firing: of each description, whether the latent fires in each of the windows.
-
-    Returns:
-        Areas under the ROC curve; NaN where there are fewer than three windows of either kind.
-
-    Raises:
-        Refusal: a description with other numbers of rises and of windows.
-    """
-    if len(rises) != len(firing) or any(len(a) != len(b) for a, b in zip(rises, firing, strict=True)):
-        raise Refusal("detection", "rises and windows do not go together", "pass one number and one answer a window")
-    found = np.full(len(rises), np.nan)
-    for k, (values, fires) in enumerate(zip(rises, firing, strict=True)):
-        where = np.asarray(fires, dtype=bool)
-        if min(int(where.sum()), int((~where).sum())) >= FEWEST:
-            found[k] = auroc(np.asarray(values)[where], np.asarray(values)[~where])
-    return found
