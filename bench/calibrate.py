@@ -84,9 +84,10 @@ PAIR = {name: Setting(name=name, dictionary=one.dictionary, by=one.by, planted=o
 
 def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
     """Those asked for, by name."""
+    every = PAIR
     if args.others is not None:
-        return {name: Setting(name=name, dictionary=str(args.others / name), by=by) for name, by in OTHERS.items()}
-    return PAIR if args.direction == "both" else {args.direction: PAIR[args.direction]}
+        every = {name: Setting(name=name, dictionary=str(args.others / name), by=by) for name, by in OTHERS.items()}
+    return every if args.direction == "both" else {args.direction: every[args.direction]}
 
 
 def halves(watched: WatchedLatents, found: Verdicts, seed: int) -> list[tuple[WatchedLatents, Verdicts]]:
@@ -398,7 +399,7 @@ def _other(name: str, found: Mapping[str, tuple[Json, Json | None]]) -> Json | N
 def main() -> None:
     """Calibrate on one half, judge the other, both ways; then each by the other's."""
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--direction", choices=[*PAIR, "both"], default="both")
+    parse.add_argument("--direction", choices=[*PAIR, *OTHERS, "both"], default="both")
     parse.add_argument("--others", type=Path, default=None, help="the folder that training/other_blocks.py wrote")
     parse.add_argument("--latents", type=int, default=600, help="judged, and as many calibrated on")
     parse.add_argument("--documents", type=int, default=6000, help="two thirds evidence, one third outcome")

@@ -297,7 +297,7 @@ def test_an_embedder_that_is_not_installed_is_told_first(
         raise Refusal("sentence embedder", "the package is not installed", "run: pip install it")
 
     monkeypatch.setattr(embedder, "packaged_folder", absent)
-    monkeypatch.setattr("dragoman.runs.explain.check_confidence", lambda _path: None)
+    monkeypatch.setattr("dragoman.runs.common.check_confidence", lambda _path: None)
     with pytest.raises(Refusal, match="the package is not installed"):
         dragoman.explain(world.sae, by=world.av, out=tmp_path / "run", confidence="some.json")
     with pytest.raises(Refusal, match="the package is not installed"):

@@ -97,8 +97,8 @@ def test_a_real_feature_is_named_in_the_real_target_s_words(
     # The verbalizer is examined above; what rows write, and how texts are judged, is told of elsewhere. The subject is
     # in the first sentence, and a step costs a tenth of a second: texts are cut behind it.
     monkeypatch.setattr("dragoman.runs.speakers.quick", lambda *_a, **_k: None)
-    for name in ("add_claims", "add_confidence", "lens_words"):
-        monkeypatch.setattr(f"dragoman.runs.explain.{name}", lambda *_a, **_k: None)
+    for name in ("common.add_claims", "common.add_confidence", "written.lens_words"):
+        monkeypatch.setattr(f"dragoman.runs.{name}", lambda *_a, **_k: None)
     truth = read_truth(tiny.data("tiny-truth"))
     info, words = truth.features, truth.category_words
     chosen = ("4497", "2511")  # comets, prime numbers

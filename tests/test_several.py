@@ -19,9 +19,9 @@ from dragoman.dictionaries import Asked, several
 from dragoman.dictionaries.several import folder_names, named
 from dragoman.models.decode import Verbalizer
 from dragoman.models.harvest import Reader
-from dragoman.runs import explain as explain_module
+from dragoman.runs import common as common_module
 from dragoman.runs import order, plan
-from dragoman.runs.explain import Common
+from dragoman.runs.common import Common
 from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
 from dragoman.runs.several import explain_each, of_graph, opened
@@ -255,7 +255,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(
 def test_one_that_is_refused_midway_holds_up_no_other_and_is_told_at_the_end(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reading, ending = Readings.aligned, explain_module.refuse_ended
+    reading, ending = Readings.aligned, common_module.refuse_ended
 
     def refused(self: Readings, *args: Any, **how: Any) -> Any:
         if self.source.block == BLOCKS[0]:
@@ -279,12 +279,12 @@ def test_one_that_is_refused_midway_holds_up_no_other_and_is_told_at_the_end(
     assert told[1] == "dragoman: 1 of 2 dictionaries are done; run the same command again for the others."
     assert [one.done is not None for one in RunSet.at(tmp_path / "set").runs] == [False, True]  # type: ignore[union-attr]
     with monkeypatch.context() as patch:
-        patch.setattr(explain_module, "refuse_ended", ended)
+        patch.setattr(common_module, "refuse_ended", ended)
         done = command(patch, capsys, *words)
     assert done.code == 0 and "layers.2 was finished before" in done.err, "only the other is tried"
     shutil.rmtree(tmp_path / "set" / "layers.2")
     with monkeypatch.context() as patch:
-        patch.setattr(explain_module, "refuse_ended", ended)
+        patch.setattr(common_module, "refuse_ended", ended)
         done = command(patch, capsys, *words)
     assert done.code == 1 and "layers.1: " in done.out and "layers.2: feature 3: every worker" in done.err
     assert len(RunFolder.open(tmp_path / "set" / "layers.2").rows()) == 2
@@ -355,12 +355,11 @@ def test_nothing_is_opened_where_one_of_them_cannot_be_explained(
 def test_crossings_and_calibrations_are_of_one_dictionary(
     world: World, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dragoman.runs import explain
     from dragoman.runs import several as each
 
     asked = opened(named([str(blocks)])[0], world.source.model, tmp_path / "set")
     (tmp_path / "pair.json").write_text('{"kind": "dragoman calibration"}')
-    monkeypatch.setattr(explain, "_refuse_unread", lambda _: None)
+    monkeypatch.setattr(common_module, "_refuse_unread", lambda _: None)
     with pytest.raises(Refusal, match="a calibration is of one"):
         each.check_each(asked, common_of(world, world.av, confidence=tmp_path / "pair.json"), tmp_path / "set")
     common = common_of(world, world.av)

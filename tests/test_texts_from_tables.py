@@ -176,9 +176,9 @@ def test_where_no_texts_are_given_nor_installed_ways_to_get_some_are_named_befor
     Texts().refuse_few(source, target, map="post", route="direct", counted=True)
 
     write_sae(tmp_path / "sae")
-    monkeypatch.setattr("dragoman.runs.explain.speakers", lambda *_: pytest.fail("a verbalizer was opened"))
-    monkeypatch.setattr("dragoman.runs.explain.site_of_verbalizer", lambda *_, **__: target)
-    monkeypatch.setattr("dragoman.runs.explain.check_read", lambda *_, **__: None)  # these models are nowhere
+    monkeypatch.setattr("dragoman.runs.common.speakers", lambda *_: pytest.fail("a verbalizer was opened"))
+    monkeypatch.setattr("dragoman.runs.common.site_of_verbalizer", lambda *_, **__: target)
+    monkeypatch.setattr("dragoman.runs.common.check_read", lambda *_, **__: None)  # these models are nowhere
     with pytest.raises(Refusal, match="texts for both models: none are given"):
         dragoman.explain(str(tmp_path / "sae"), by="org/av", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -212,7 +212,8 @@ def _explained(
     """A run for each verbalizer, through a crossing of its own; ``options``: of ``Options``."""
     from dragoman.dictionaries import open_dictionary
     from dragoman.models.load import check_device
-    from dragoman.runs.explain import check_explain, explain
+    from dragoman.runs.common import check_explain
+    from dragoman.runs.explain import explain
     from dragoman.runs.nulls import check_nulls
     from dragoman.runs.options import Options
     from dragoman.store.outputs import check_run

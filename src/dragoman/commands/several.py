@@ -21,7 +21,7 @@ from dragoman.core import Refusal, Talk
 
 if TYPE_CHECKING:
     from dragoman.dictionaries import Asked
-    from dragoman.runs.explain import Common
+    from dragoman.runs.common import Common
     from dragoman.runs.opened import Progress
     from dragoman.runs.run import Run
     from dragoman.runs.several import Named
@@ -43,7 +43,7 @@ def work_on_several(
     from dataclasses import replace
 
     from dragoman.exports.circuit import features_by_layer
-    from dragoman.runs.explain import Common
+    from dragoman.runs.common import Common
     from dragoman.runs.opened import Progress
     from dragoman.runs.several import of_graph, opened
 

@@ -25,8 +25,8 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.sizes import check_read
 from dragoman.runs import prompted
+from dragoman.runs.common import tell_labels
 from dragoman.runs.crossings import map_alone, nothing_to_cross, prepare
-from dragoman.runs.explain import tell_labels, written_run
 from dragoman.runs.given import dictionary_of, opened_crossing
 from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.options import Options
@@ -34,6 +34,7 @@ from dragoman.runs.readings import Readings
 from dragoman.runs.run import Run
 from dragoman.runs.speakers import speakers
 from dragoman.runs.texts import Texts
+from dragoman.runs.written import written_run
 from dragoman.scoring import add_claims, add_confidence, check_confidence
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.store import write_arrays

@@ -24,7 +24,7 @@ from dragoman.core import Interrupted, Refusal, Site, Talk, public_address, refu
 from dragoman.dictionaries import Asked, Dictionary, open_dictionary
 from dragoman.dictionaries.several import folder_names, identity
 from dragoman.models.decode import site_of_verbalizer
-from dragoman.runs.explain import Common, chosen_of, tell_labels
+from dragoman.runs.common import Common, chosen_of, tell_labels
 from dragoman.runs.forecast import Forecast, ModelForecast
 from dragoman.runs.grow import left_of
 from dragoman.runs.order import readers_stay
