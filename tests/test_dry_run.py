@@ -236,7 +236,7 @@ def test_time_on_a_card_is_told_of_models_as_large_as_those_it_was_measured_with
 
 def test_the_embedded_pair_is_told_before_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAGOMAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("dragoman.models.resolve._make", lambda *_: pytest.fail("a model was converted"))
+    monkeypatch.setattr("dragoman.models.packaged._make", lambda *_: pytest.fail("a model was converted"))
     found = dry_run(open_dictionary("tiny-sae"), by="tiny-gemma-av", out=tmp_path / "run", features=Asked.parse("0-31"))
     assert found.target == str(Site("tiny-gemma", 12)) and found.texts == 1000
     assert found.written_bytes > 8e8 and any("tokens are letters" in one for one in found.unknown)

@@ -13,7 +13,7 @@ from dragoman.core import Refusal
 from dragoman.embed import LexicalEmbedder
 from dragoman.scores import Scores
 from dragoman.scoring import JudgedRun, judge_run, run_evidence
-from dragoman.scoring.judge import embedded_contexts
+from dragoman.scoring.by_windows import embedded_contexts
 from dragoman.scoring.judged_run import CachedEmbedder
 from dragoman.stats.lift import lift_per_feature, similarity
 from dragoman.stats.nulls import against_each, holm

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dragoman.core import Refusal
-from dragoman.models.resolve import _read_once
+from dragoman.models.packaged import _read_once
 from dragoman.store.libraries import refuse_absent
 from report_fixture import build_run
 

@@ -84,7 +84,7 @@ def dense(run: RunFolder) -> Scores:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may have no more than so many features compared, and blocks hold seven."""
     monkeypatch.setattr("dragoman.scoring.judged_run.MOST_COMPARED", DRAWN)
-    for module in ("judged_run", "judge", "claims", "confidence", "reconstruction"):
+    for module in ("judged_run", "by_windows", "claims", "confidence", "reconstruction"):
         monkeypatch.setattr(f"dragoman.scoring.{module}.BLOCK", 7)
 
 

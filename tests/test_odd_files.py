@@ -16,7 +16,7 @@ import pytest
 from asking import explain
 from dragoman.commands.boundary import translated
 from dragoman.core import Refusal
-from dragoman.models import resolve
+from dragoman.models import packaged
 from dragoman.neuronpedia import Explained, Export, parse, write_explanations
 from dragoman.store import RunFolder
 from dragoman.tiny import SMOLLM2
@@ -179,8 +179,8 @@ def test_a_disk_that_fills_up_while_a_packaged_model_is_converted_is_one_sentenc
         real = Path.open
         monkeypatch.setattr(Path, "open", lambda p, *a, **k: NoRoom() if p.name == "model.gguf" else real(p, *a, **k))
     else:
-        monkeypatch.setattr(resolve, "join_verified", lambda *_: None)
-        monkeypatch.setattr(resolve, "check_tokens", lambda *_: None)
+        monkeypatch.setattr(packaged, "join_verified", lambda *_: None)
+        monkeypatch.setattr(packaged, "check_tokens", lambda *_: None)
         monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_a, **_k: Tokenizer())
         monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_a, **_k: Net())
 
@@ -190,9 +190,9 @@ def test_a_disk_that_fills_up_while_a_packaged_model_is_converted_is_one_sentenc
         if where == "weights":
             monkeypatch.setattr("safetensors.torch.save_file", no_room)
         else:
-            monkeypatch.setattr(resolve, "write_text", full)
+            monkeypatch.setattr(packaged, "write_text", full)
     with pytest.raises(Refusal, match=r"^writing .*: full disk") as error:
-        resolve.converted(SMOLLM2)
+        packaged.converted(SMOLLM2)
     assert one_sentence(error)
     assert [p.suffix for p in (tmp_path / "cache" / "model").iterdir()] == [".lock"], "something half made was left"
 

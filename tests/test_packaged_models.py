@@ -16,9 +16,10 @@ import pytest
 from dragoman import tiny
 from dragoman.core import Refusal
 from dragoman.models import load as opener
-from dragoman.models import resolve as convert
+from dragoman.models import packaged as convert
 from dragoman.models.load import load_tokenizer
-from dragoman.models.resolve import check_tokens, folder_of, join_verified
+from dragoman.models.packaged import check_tokens, join_verified
+from dragoman.models.resolve import folder_of
 from dragoman.tiny import GEMMA, SMOLLM2, PackagedModel, model_parts, package_folder
 from tiny_checkpoints import tokenizer_of
 

@@ -45,7 +45,8 @@ from dragoman.models.folder import (
     shapes_in,
     weight_files,
 )
-from dragoman.models.resolve import check_tokens, folder_of
+from dragoman.models.packaged import check_tokens
+from dragoman.models.resolve import folder_of
 from dragoman.models.sizes import place_of
 from dragoman.store import digest, fingerprint_of, read_json
 from dragoman.store.boundary import AGAIN, opening

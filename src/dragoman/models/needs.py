@@ -17,7 +17,8 @@ from pathlib import Path
 from dragoman import tiny
 from dragoman.core import Refusal, Site
 from dragoman.models.folder import CONFIG, NEVER_READ, TOKENIZER, read_config, shapes_in, weight_files
-from dragoman.models.resolve import cached, converted_at, how_fed, hub_place, no_of
+from dragoman.models.packaged import converted_at
+from dragoman.models.resolve import cached, how_fed, hub_place, no_of
 from dragoman.models.sizes import HEAD, place_of, readable_in_part, sizes_of
 from dragoman.store import refusing
 from dragoman.tiny import model_parts

@@ -21,7 +21,7 @@ from dragoman.dictionaries.beside import CONFIDENCE, beside, place_of
 from dragoman.embed import Embedder
 from dragoman.records import Row
 from dragoman.scores import ConfidenceScores, FeatureConfidence, MemberReport, Reason
-from dragoman.scoring.judge import embedded_contexts
+from dragoman.scoring.by_windows import embedded_contexts
 from dragoman.scoring.judged_run import BLOCK, EMPTY, CachedEmbedder, JudgedRun, blocks_of
 from dragoman.stats.reconstruct import mean_output
 

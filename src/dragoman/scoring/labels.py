@@ -17,7 +17,7 @@ from dragoman.core import Refusal
 from dragoman.embed import Embedder
 from dragoman.measures.excerpts import dealt_windows
 from dragoman.scores import FORMAT, DetectionRate, FeatureDetection, LabelScores, PairedDifference, Scores
-from dragoman.scoring.judge import embedded_contexts, own_detection
+from dragoman.scoring.by_windows import embedded_contexts, own_detection
 from dragoman.scoring.judged_run import FEWEST, CachedEmbedder, JudgedRun
 from dragoman.stats.intervals import mean_estimate
 from dragoman.stats.lift import doubly_centred_lift
