@@ -5,7 +5,8 @@ random, and makes fake ones that fire as often: random directions of the stream'
 test of ``dragoman calibrate`` is fitted on one half of the latents and on fakes of the covariance, counted, as there,
 on a part of the documents; its lines let 10, 5, 2 and 1 % of other such fakes pass. Told of the other half of the
 latents, of fakes counted on all documents, and of isotropic ones, which no fit saw. Control: one half of the latents
-as if it were fakes. Writes ``bench/results/learnt.json``.
+as if it were fakes. Writes ``bench/results/learnt.json``. ``--dictionary``, repeated, takes others of the two models,
+such as those of ``training/other_blocks.py``.
 """
 
 from __future__ import annotations
@@ -125,12 +126,13 @@ def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Both dictionaries."""
     parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--dictionary", action="append", help="both packaged ones when left out")
     parse.add_argument("--documents", type=int, default=1000)
     parse.add_argument("--latents", type=int, default=1000, help="drawn of each dictionary; those that fire often stay")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--out", type=Path, default=RESULTS)
     args = parse.parse_args()
-    found = {name: judged(name, args) for name in ("tiny-sae", "tiny-gemma-sae")}
+    found = {Path(name).name: judged(name, args) for name in args.dictionary or ("tiny-sae", "tiny-gemma-sae")}
     write_json(args.out, {"documents": args.documents, "machine": machine_of("cpu", "real"), **found})
     for name, one in found.items():
         print(name, {k: round(v, 3) for k, v in one["auroc"].items()}, one["auroc_of_latents_against_latents"])
