@@ -19,7 +19,7 @@ _GAIN = 0.02  # by which the coefficient follows how many fire, a step
 
 
 class Jump(torch.autograd.Function):
-    """Whether a pre-activation is above its threshold; the derivative by that counts what lies in a window around it."""
+    """Whether a pre-activation is above its threshold; the derivative by that counts what lies near it."""
 
     @staticmethod
     def forward(ctx: Any, pre: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
