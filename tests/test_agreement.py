@@ -154,7 +154,11 @@ def test_the_stricter_null_gives_the_line() -> None:
 
 def test_small_samples_get_no_verdict_and_missing_nulls_are_told(tmp_path: Path) -> None:
     few = found_of(spoken(tmp_path / "a", truth, ids=IDS[:19]), spoken(tmp_path / "b", truth, ids=IDS[:19]))
-    assert few.corrected is None and few.features == () and "19 features are in both, and 20 are the fewest" in few.why
+    assert (
+        few.corrected is None
+        and few.features == ()
+        and "of features in both there are 19, and 20 are the fewest" in few.why
+    )
     bare = found_of(spoken(tmp_path / "c", truth, nulls=0), spoken(tmp_path / "d", truth))
     assert [one.null for one in bare.nulls] == ["dealt"] and bare.corrected and "said no directions" in bare.why
     some = found_of(spoken(tmp_path / "e", truth, nulls=39), spoken(tmp_path / "f", truth))

@@ -19,7 +19,7 @@ from dragoman.commands.calibrate import lines_of
 from dragoman.confidence.calibration import Calibration, kind_of
 from dragoman.confidence.evidence import Evidence
 from dragoman.confidence.fit import fit_unseen
-from dragoman.confidence.risk import answer_line, design_effect, error_bound
+from dragoman.confidence.risk import answer_line, bound_of, error_bound, independent
 from dragoman.core import Refusal, Talk
 from dragoman.embed import LexicalEmbedder
 from dragoman.measures.claims import Windows, check_claims, claims_of, token_of
@@ -360,13 +360,44 @@ def test_nothing_is_answered_where_a_null_is_as_sure():
     assert line.threshold is None and "'fake'" in line.why
 
 
-def test_clusters_draw_counts_in():
-    wrong = np.repeat([1, 0, 0, 0, 0], 10)
-    assert design_effect(wrong, np.repeat(np.arange(5), 10)) > 8
-    assert design_effect(np.tile([1, 0], 25), np.arange(50)) == pytest.approx(1, abs=0.03)
+@pytest.mark.parametrize("giant", [20, 60, 120])
+def test_a_large_group_that_is_right_or_wrong_as_one_does_not_pass_for_many(giant):
+    """The same world, where a share of the sentences is one group: one draw says little of how often it is wrong."""
+    wrong = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        right = np.append(np.full(giant, rng.random() < 0.8), rng.random(200 - giant) < 0.8)
+        clusters = np.append(np.zeros(giant, int), 1 + np.arange(200 - giant))
+        wrong += answer_line(rng.random(200), right, clusters, {}).threshold is not None
+    assert wrong <= 0.1 * 150 + 2 * np.sqrt(150 * 0.1 * 0.9)
+
+
+def test_groups_count_as_if_each_were_right_or_wrong_as_one():
+    assert independent(np.arange(50)) == 50 and independent(np.repeat(np.arange(5), 10)) == 5
+    assert independent(np.append(np.zeros(28, int), [1, 2])) == pytest.approx(30**2 / (28**2 + 2))
     p, right = np.linspace(0.5, 1, 40), np.ones(40, bool)
     assert answer_line(p, right, np.arange(40), {}).threshold is not None
-    assert answer_line(p, right, np.repeat(np.arange(4), 10), {}).threshold is None
+    line = answer_line(p, right, np.repeat(np.arange(4), 10), {})
+    assert line.threshold is None
+    assert line.why == "those it could answer are of features that fire together, and count as 4 (11 at least)"
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=60), st.data())
+@settings(max_examples=60, deadline=None)
+def test_more_wrong_is_never_surer(groups, data):
+    clusters = np.array(groups)
+    wrong = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+    more = wrong | np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+    assert bound_of(wrong, clusters) <= bound_of(more, clusters) + 1e-12
+
+
+def test_the_surest_may_be_of_few_groups_where_all_are_of_many():
+    """The third setting: thirty surest sentences of nine groups, none wrong, which tells too little alone."""
+    clusters = np.append(np.repeat(np.arange(9), [8, 5, 4, 4, 3, 2, 2, 1, 1]), 9 + np.arange(570) // 2)
+    p, right = np.linspace(1, 0, 600), np.arange(600) < 130
+    assert independent(clusters[:30]) < 7
+    line = answer_line(p, right, clusters, {})
+    assert line.threshold is not None and line.answered >= 120 and line.wrong / line.answered <= 0.1
 
 
 def test_unseen_probabilities_are_of_fits_without_the_group():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dragoman import Refusal, compare
+from dragoman import Refusal, Run, compare
 from dragoman.comparison import compare_runs
 from dragoman.comparison.page import write_comparison
 from dragoman.comparison.ranked import rank_runs
@@ -263,6 +263,26 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_sentence(tmp_path: Path
     unfinished = run_of(tmp_path / "unfinished", {"fires": own}, rows=99)
     with pytest.raises(Refusal, match="it holds 12 of its 99 explanations"):
         compare(a.path, unfinished.path)
+
+
+def test_a_manifest_of_another_shape_is_refused_as_by_every_other_command(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / name, {"fires": own}) for name in ("a", "b")]
+    path = runs[0].path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verbalizers": {"by": "some/av"}}))
+    for job in (lambda first: compare_runs(first, runs[1]), lambda first: rank_runs([first, runs[1]])):
+        with pytest.raises(Refusal, match=r"a/manifest\.json: verbalizers\.by: input should be a valid dictionary"):
+            job(RunFolder.open(runs[0].path))
+
+
+def test_directions_of_text_are_written_out_on_every_page(tmp_path: Path) -> None:
+    """Overrides show other words than are there: on a run's page, beside another run's, and in a notebook."""
+    turned = "about the \u202elwo\u202c \x1b[31m\u2066"
+    runs = [run_of(tmp_path / name, {"fires": lambda _: turned}) for name in ("a", "b")]
+    pages = [Run(one).write_page().read_text() for one in runs]
+    write_comparison(compare_runs(*runs), *runs, tmp_path / "c.html")
+    pages += [(tmp_path / "c.html").read_text(), Run(runs[0]).explanations()._repr_html_(), Run(runs[0])._repr_html_()]
+    for page in pages:
+        assert "\\u202elwo\\u202c" in page and not re.search("[\x1b\u202a-\u202e\u2066-\u2069]", page)
 
 
 def test_a_dictionary_that_changed_where_it_lies_is_another(tmp_path: Path) -> None:

@@ -274,6 +274,13 @@ def test_a_data_set_has_a_card_whose_head_the_hub_reads(run: RunFolder, tmp_path
     assert "license" not in bare
 
 
+def test_a_card_says_first_that_the_run_is_not_finished(run: RunFolder, tmp_path: Path) -> None:
+    path = run.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": 9}))
+    card = (written(RunFolder.open(run.path), tmp_path / "h", "hub") / "README.md").read_text()
+    assert "\n\n**The run is not finished: it holds 8 of its 9" in card and "to finish it.**\n\n7 explanations" in card
+
+
 def test_a_card_says_first_that_the_map_is_unusable(run: RunFolder, tmp_path: Path) -> None:
     path = run.path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"about": {"map": "the map is unusable: it explains 0"}}))

@@ -284,6 +284,7 @@ def test_an_unusable_encoder_is_refused_before_the_verbalizer_is_opened(
 
 
 OWN = ["manifest.json", "rows.jsonl", "vectors.safetensors", "scores.json", "contexts.json", "ROWS.jsonl"]
+OWN.append("context_labels.jsonl")
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -298,6 +299,38 @@ def test_no_page_and_no_result_is_written_over_a_file_of_a_run(dragoman: Dragoma
         said = dragoman("confidence", "fit", run.path, tmp_path / "checked.csv", "-o", place)
         assert "it is a file of the run there" in sentence(said)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_nothing_is_written_over_a_folder_of_runs_or_a_crossing(dragoman: Dragoman, tmp_path: Path) -> None:
+    run = build_run(tmp_path / "set" / "run")
+    own = [
+        tmp_path / "set" / "runs.json",
+        *(tmp_path / "crossing" / name for name in ("crossing.json", "map.safetensors")),
+    ]
+    (tmp_path / "crossing").mkdir()
+    for path in own:
+        path.write_text("{}")
+    for path, of in zip(own, ("folder of runs", "crossing", "crossing"), strict=True):
+        said = sentence(dragoman("report", run.path, "-o", path))
+        assert f"writing {path}: it is a file of the {of} there, which would be lost; name another file" in said
+        assert path.read_text() == "{}"
+    (tmp_path / "crossing" / "crossing.json").unlink()
+    for path in (tmp_path / "runs.json", own[2]):  # no such folder is there
+        assert Run(run).write_page(path) == path
+
+
+def test_every_file_of_a_run_is_known_as_its_own() -> None:
+    from dragoman.store import labels, logfile, runs, scored
+
+    names = {
+        value
+        for module in (labels, logfile, runs, scored)
+        for name, value in vars(module).items()
+        if name.isupper()
+        and isinstance(value, str)
+        and Path(value).suffix in (".json", ".jsonl", ".txt", ".safetensors")
+    }
+    assert names - {runs.RUNS} <= set(runs.FILES) and "context_labels.jsonl" in names
 
 
 def test_a_page_goes_into_its_run_or_anywhere_else(tmp_path: Path) -> None:

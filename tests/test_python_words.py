@@ -160,6 +160,9 @@ def test_a_fit_leads_to_a_site_its_text_or_an_open_verbalizer(world: World) -> N
         ({"temperature": "1"}, "temperature '1': it is no number"),
         ({"out": None}, "out None: it is no path"),
         ({"device": None}, "device 'None': it is no device"),
+        ({"engine": None}, "engine None: it is no word; pass a str"),
+        ({"on": 5}, "on 5: it is no word; pass a str"),
+        ({"confidence": 5}, "confidence 5: it is no path; pass a str or a Path, or leave it out"),
         ({"texts": 3}, "texts of type int: texts are read in order"),
         ({"features": 99}, "feature 99 of "),
     ],
@@ -197,6 +200,25 @@ def test_what_is_no_dictionary_run_or_place_is_one_sentence(world: World, tmp_pa
     for name, job in (("run", dragoman.Run.open), ("run", dragoman.score), ("path", dragoman.Run(run).write_page)):
         with pytest.raises(Refusal, match=f"{name} 3: it is no path"):
             job(odd)
+    with pytest.raises(Refusal, match="confidence 3: it is no path; pass a str or a Path, or leave it out"):
+        dragoman.score(run.path, confidence=odd)
+    for job in (dragoman.fit_confidence, dragoman.recalibrate_confidence):
+        with pytest.raises(Refusal, match="checked 3: it is no path"):
+            job(run.path, odd)
+    runs: Any
+    for runs in (None, 3, "run", {str(run.path)}, (one for one in ())):
+        with pytest.raises(Refusal, match="runs .*: it is no list; pass a list of runs, or of their folders"):
+            dragoman.rank(runs)
+    for wrong, why in ((None, "conditions None: it is no list"), ([1], "condition 1: it is no name")):
+        conditions: Any = wrong
+        with pytest.raises(Refusal, match=why):
+            dragoman.rank([run.path, run.path], conditions=conditions)
+        with pytest.raises(Refusal, match=why):
+            dragoman.compare(run.path, run.path, conditions=conditions)
+    for size in ("latents", "documents", "known", "nulls"):
+        for value in (20.5, "40", True, float("inf"), None):
+            with pytest.raises(Refusal, match=rf"{size} .*: it is no whole number; pass an int"):
+                dragoman.calibrate("nowhere", by="nowhere", **{size: value})  # type: ignore[arg-type]
     with pytest.raises(Refusal, match="method 'None': known are"):
         dragoman.fit_crossing(sae, world.target, method=None)  # type: ignore[arg-type]
     with pytest.raises(Refusal, match="penalty 1: it is no positive number"):

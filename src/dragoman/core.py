@@ -177,6 +177,19 @@ class Hook:
         return cls(int(found["block"] or found["index"]), place)
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Text that shows the words that are there, in HTML: no control characters, no half characters.
+
+    Embeddings, overrides and isolates of direction show other words; they are written out, as on the terminal.
+    """
+    written = _DIRECTIONS.sub(lambda found: f"\\u{ord(found[0]):04x}", _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text))
+    return written.encode("utf-8", "replace").decode()
+
+
 def public_address(address: str) -> str:
     """An address without user, password, query and fragment; other text (a path, a hub reference) unchanged.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, harmless
 
 SOURCE_ROWS = "source"  # among a run's vectors: the dictionary's own rows, which a reconstructor there is asked for
 
@@ -132,8 +132,8 @@ class Card(Record):
         """Its status in words, then what is known of the crossing, every word escaped: for a notebook."""
         told = {key: one for key, one in self if one is not None and key not in ("status", "why")}
         cells = {key: f"{one:.3g}" if isinstance(one, float) else str(one) for key, one in told.items()}
-        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(one)}</td></tr>" for key, one in cells.items())
-        head = f"<b>{self.status}</b>{': ' if self.why else ''}{html.escape(self.why)}"
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(harmless(one))}</td></tr>" for key, one in cells.items())
+        head = f"<b>{self.status}</b>{': ' if self.why else ''}{html.escape(harmless(self.why))}"
         return f"<p>{head}</p><table><tbody>{rows}</tbody></table>"
 
 

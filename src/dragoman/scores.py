@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from dragoman.core import Estimate, Refusal
+from dragoman.core import Estimate, Refusal, harmless
 from dragoman.records import Record
 
 FORMAT = 2
@@ -409,9 +409,10 @@ class Scores(Record):
             ]
             for name in conditions
         ]
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+        cells = ["".join(f"<td>{html.escape(harmless(cell))}</td>" for cell in line) for line in lines]
+        body = "".join(f"<tr>{line}</tr>" for line in cells)
         top = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in head)
-        paired = "".join(f"<p>{html.escape(one.what)}: {html.escape(repr(one))}</p>" for one in self.paired)
+        paired = "".join(f"<p>{html.escape(harmless(one.what))}: {html.escape(repr(one))}</p>" for one in self.paired)
         return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{paired}"
 
     @classmethod

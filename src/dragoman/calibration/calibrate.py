@@ -31,7 +31,7 @@ from dragoman.models.decode import site_of_verbalizer
 from dragoman.models.load import check_device
 from dragoman.models.sizes import check_read
 from dragoman.runs.carried import conditions_of
-from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of
+from dragoman.runs.given import dictionary_of, path_of, talk_of, verbalizer_of, washout_of, word_of
 from dragoman.runs.identity import run_identity
 from dragoman.runs.options import AskedReading, Options, check_seed
 from dragoman.runs.plan import MAX_NEW_TOKENS
@@ -114,7 +114,7 @@ def calibrate(
     talk, sizes = talk_of(talk), Sizes(latents=latents, documents=documents, known=known, nulls=nulls)
     check_seed(seed)
     check_device(device)
-    check_engine(engine)
+    check_engine(word_of(engine, "engine"))
     path = None if out is None else path_of(out, "out")
     if path is not None:
         check_file(path)

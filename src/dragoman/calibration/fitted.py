@@ -10,7 +10,7 @@ In: sentences of latents with evidence, outcome and group; texts of nulls with t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,8 @@ def fitted(own: Sentences, nulls: Sequence[NullText], *, seed: int) -> Fitted:
             surest = _surest(p[counts], whose[counts], nulls)
             may = np.where(passed, unseen, NEVER)
             line = answer_line(may, own.right, own.group, surest)
+            if not passed.any():
+                line = replace(line, why="no latent stands out along its row more than a random direction does")
     reached = np.inf if line.threshold is None else line.threshold
     answered = {name: float(np.mean(np.array(some) >= reached)) for name, some in _surest(p, whose, nulls).items()}
     return Fitted(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from dragoman.core import Refusal
+from dragoman.store.spans import shown
 
 LEAST = {"documents": 40, "latents": 20, "known": 3, "nulls": 3, "firing": 3, "silent": 3, "paired": 20}
 
@@ -41,6 +42,8 @@ class Sizes:
         """Refuse too few of anything."""
         for one in fields(self):
             value, fewest = getattr(self, one.name), LEAST.get(one.name, 1)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise Refusal(f"{one.name} {shown(repr(value))}", "it is no whole number", "pass an int")
             if value < fewest:
                 name = one.name
                 raise Refusal(

@@ -64,6 +64,7 @@ def _show(told: Labelled) -> None:
     rows = [[one.feature, one.label or "(nothing)", f"{one.windows}", area.get(one.feature, "")] for one in told.labels]
     show_table(f"labels from contexts by {told.made.model}", ("feature", "label", "from", "AUROC"), rows, words=2)
     if told.unlabelled:
-        console().print(styled(f"{told.unlabelled} features fire in too few windows for a label", "dim"))
+        fire = "feature fires" if told.unlabelled == 1 else "features fire"
+        console().print(styled(f"{told.unlabelled} {fire} in too few windows for a label", "dim"))
     if told.scores:
         show_label_scores(told.scores)

@@ -40,7 +40,9 @@ def match(
     ],
     features: Annotated[
         str | None,
-        typer.Option(metavar="IDS", rich_help_panel=EXPLAINED, help="Which features of SAE, as of explain."),
+        typer.Option(
+            metavar="IDS", rich_help_panel=EXPLAINED, help="Features of SAE, as of explain; not top:N."
+        ),
     ] = None,
     source: Source = None,
     target: Annotated[

@@ -272,7 +272,7 @@ def _show_condition(condition: RankedCondition, names: Sequence[str]) -> None:
     called = condition.conditions[0] if len(set(condition.conditions)) == 1 else " | ".join(condition.conditions)
     rows = [cells for one in condition.measures for cells in _rows(one, names, MEASURES[one.measure][0])]
     heads = ("measure", "verbalizer", "mean", "95 % interval", "dealt", "Holm", "place")
-    title = f"{called}: {condition.n} features in all runs"
+    title = f"{called}: {condition.n} feature{'' if condition.n == 1 else 's'} in all runs"
     if rows:
         show_table(title, heads, rows, words=2)
     else:

@@ -217,8 +217,10 @@ def show_conditions(scores: Scores, title: str, *, notes: bool = True) -> None:
         category = row.category
         random = "" if category is None or category.random is None else f"{category.random:.0%}"
         lift = _cells(row.lift) if row.lift else ["", "", ""]
-        rows.append([row.condition, *lift, f"{category.value:.0%}" if category else "", random])
-    show_table(title, ("condition", "lift", "95 % interval", "p", "category", "random"), rows)
+        counted = row.lift or category  # the features of both, where a condition has both
+        n = f"{counted.n}" if counted else ""
+        rows.append([row.condition, n, *lift, f"{category.value:.0%}" if category else "", random])
+    show_table(title, ("condition", "n", "lift", "95 % interval", "p", "category", "random"), rows)
     out = console()
     if not notes:
         return
@@ -231,11 +233,12 @@ def show_conditions(scores: Scores, title: str, *, notes: bool = True) -> None:
 def show_nulls(nulls: Mapping[str, Mapping[str, AgainstNull]]) -> None:
     """Each condition against each null: lift, and how often its text is the nearest."""
     rows = [
-        ["" if place else name, null, *_cells(one.lift), f"{one.top1.value:.0%}", f"{one.top1.extra['chance']:.0%}"]
+        ["" if place else name, null, f"{one.lift.n}", *_cells(one.lift)]
+        + [f"{one.top1.value:.0%}", f"{one.top1.extra['chance']:.0%}"]
         for name, by in nulls.items()
         for place, (null, one) in enumerate(by.items())
     ]
-    heads = ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance")
+    heads = ("condition", "null", "n", "lift", "95 % interval", "p", "nearest", "chance")
     show_table("against each null", heads, rows, words=2)
 
 

@@ -74,7 +74,7 @@ def agreement_of(
         features = [features[k] for k in np.sort(rng.choice(len(features), MOST, replace=False))]
     of_both = partial(AgreementOverNulls, first=numbers[0], second=numbers[1], n=len(features))
     if len(features) < FEWEST_FEATURES:
-        few = f"no verdict: {len(features)} features are in both, and {FEWEST_FEATURES} are the fewest"
+        few = f"no verdict: of features in both there are {len(features)}, and {FEWEST_FEATURES} are the fewest"
         return of_both(why=few)
     embedder = open_embedder()
     said = [_samples(r.run, c) for r, c in zip(runs, names, strict=True)]

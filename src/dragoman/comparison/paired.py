@@ -93,11 +93,11 @@ def compare_runs(
 
 def side_of(one: Compared) -> Side:
     """A run as a comparison tells of it."""
+    about = Manifest.of(one.manifest, f"{one.name}/manifest.json").about
     verbalizers = one.manifest.get("verbalizers") or {}
     names = {name: (who.get("checkpoint") or who.get("name")) for name, who in verbalizers.items()}
     features = {feature for texts in one.run.texts.values() for feature in texts}
     told = one.manifest.get("features") or features
-    about = Manifest.of(one.manifest, f"{one.name}/manifest.json").about
     return Side(
         run=one.name,
         plan=one.run.folder.plan,

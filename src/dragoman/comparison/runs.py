@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dragoman.comparison.records import Differing
 from dragoman.core import Refusal, refuse_other_site
 from dragoman.records import SOURCE_ROWS
+from dragoman.report.opened import Manifest
 from dragoman.report.words import SHOWN, in_order
 from dragoman.scores import Scores
 from dragoman.scoring.judged_run import JudgedRun
@@ -57,7 +58,9 @@ class Compared:
         Raises:
             Refusal: it is not finished, or not as this version writes it.
         """
-        check_whole(folder.path / "manifest.json", folder.manifest)
+        where = folder.path / "manifest.json"
+        check_whole(where, folder.manifest)
+        Manifest.of(folder.manifest, f"{where}")  # what else stands there is refused as by every other command
         run, nulls = JudgedRun.of(folder), None
         run.refuse_unfinished()
         if (inside := folder.path / NULLS / "manifest.json").exists():
@@ -195,10 +198,10 @@ def named_conditions(runs: Sequence[Compared], asked: Sequence[str] = ()) -> lis
     raise Refusal("these runs", f"no condition is in all of them (they have {have})", "explain them alike")
 
 
-def _refuse_unknown(name: str, one: Compared) -> None:
+def _refuse_unknown(name: str, one: Compared, otherwise: str = "name one of these") -> None:
     known = list(one.run.entries)
     if name not in known:
-        have, instead = ", ".join(known), meant(name, known, "name one of these, or NAME_A=NAME_B")
+        have, instead = ", ".join(known), meant(name, known, otherwise)
         raise Refusal(f"condition '{shown(name)}' of {one.name}", f"it has {have}", instead)
 
 
@@ -206,7 +209,7 @@ def _named(word: str, a: Compared, b: Compared) -> tuple[str, str]:
     first, equals, second = word.partition("=")
     pair = (first, second if equals else first)
     for name, one in zip(pair, (a, b), strict=True):
-        _refuse_unknown(name, one)
+        _refuse_unknown(name, one, "name one of these, or NAME_A=NAME_B")
     return pair
 
 

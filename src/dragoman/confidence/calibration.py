@@ -294,7 +294,7 @@ class Calibration(Record):
         if not is_calibration(told):
             raise Refusal(f"{path}", "it is no calibration", "name a file that dragoman calibrate wrote")
         if not is_format(told.get("format"), FORMAT):
-            why = f"it is a calibration of format {told.get('format')}, and this version reads {FORMAT}"
+            why = f"it is a calibration of format {told.get('format')!r}, and this version reads {FORMAT}"
             raise Refusal(f"{path}", why, "calibrate again")
         return cls.of(told, str(path))
 

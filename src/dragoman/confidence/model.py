@@ -37,6 +37,7 @@ STEP, TWO_STEPS = "dragoman confidence", "dragoman trust"  # kinds in a file
 FORMAT = 1
 KIND = "dragoman confidences"
 REASONS = 3
+_LEAST_SCALE = 1e-30
 
 
 class Step(Record):
@@ -65,8 +66,10 @@ class Step(Record):
         width = len(self.names)
         if len(self.weights) != width + len(self.flagged) or {len(self.centre), len(self.scale)} != {width}:
             raise ValueError("its names and flags need as many weights, centres and scales")
-        if not set(self.flagged) <= set(self.names) or not all(self.scale):
-            raise ValueError("flags are names, and no scale is 0")
+        if not set(self.flagged) <= set(self.names) or len(set(self.names)) < width:
+            raise ValueError("flags are names, and no name stands twice")
+        if min(self.scale) < _LEAST_SCALE:
+            raise ValueError("scales are standard deviations, above 0")
         return self
 
     def predict(self, rows: Sequence[Evidence]) -> Doubles:

@@ -6,8 +6,9 @@ null's texts. Out: a ``Line``. Refuses shapes that do not fit and levels that ar
 Lines are tried in an order that no outcome decides, strictest first, each answering a share of the sentences; testing
 stops at the first that fails, so that all that passed hold together with the stated confidence (Learn then Test, fixed
 sequence; Angelopoulos et al., arXiv 2110.01052). A line passes where the one-sided Clopper-Pearson bound of the error
-among the answered is small enough. Sentences of features that fire together are right together, so counts are drawn in
-by the design effect (Korn and Graubard 1998).
+among the answered is small enough. Sentences of features that fire together may be right or wrong together, so as many
+count as would if each group were right or wrong as one (Kish's effective number). Lines whose sentences count so little
+that they would not pass with nothing wrong are left out; what is wrong has no part in that.
 """
 
 from __future__ import annotations
@@ -59,16 +60,19 @@ def error_bound(wrong: float, n: float, *, sure: float = SURE) -> float:
     return 1.0 if wrong >= n else float(beta.ppf(sure, wrong + 1, n - wrong))
 
 
-def design_effect(wrong: NDArray[Any], clusters: NDArray[Any]) -> float:
-    """How much the variance of a rate is larger by clusters than it would be without; at least 1."""
-    wrong = np.asarray(wrong, dtype=np.float64)
-    where = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    rate, groups = float(wrong.mean()), int(where.max()) + 1
-    if groups < 2 or not 0 < rate < 1:
-        return max(1.0, len(wrong) / groups) if groups else 1.0
-    sums = np.bincount(where, weights=wrong - rate)
-    clustered = groups / (groups - 1) * float(np.sum(sums**2)) / len(wrong) ** 2
-    return max(1.0, clustered / (rate * (1 - rate) / len(wrong)))
+def independent(clusters: NDArray[Any]) -> float:
+    """How many sentences (n,) count where all of a group are right or wrong as one: Kish's effective number.
+
+    Where a group holds most of them they count as few, however many others there are.
+    """
+    sizes = np.unique(clusters, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / np.sum(sizes**2)) if len(sizes) else 0.0
+
+
+def bound_of(wrong: NDArray[Any], clusters: NDArray[Any], *, sure: float = SURE) -> float:
+    """The error rate that is possible among sentences (n,) of which some are ``wrong``, by groups (n,)."""
+    count = independent(clusters)
+    return error_bound(float(np.mean(wrong)) * count, count, sure=sure)
 
 
 def answer_line(
@@ -100,11 +104,14 @@ def answer_line(
     if p.ndim != 1 or right.shape != p.shape or clusters.shape != p.shape or not len(p):
         raise Refusal(f"{p.shape} probabilities and {right.shape} outcomes", "each needs one", "pass equal lengths")
     safe, why = None, ""
-    for threshold in _lines(p):
+    able = [line for line in _lines(p) if error_bound(0, independent(clusters[p >= line]), sure=sure) <= error]
+    if not able:
+        count, fewest = independent(clusters[p > NEVER]), np.ceil(np.log(1 - sure) / np.log(1 - error))
+        why = f"those it could answer are of features that fire together, and count as {count:.0f} "
+        why += f"({fewest:.0f} at least)"
+    for threshold in able:
         taken = p >= threshold
-        wrong = ~right[taken]
-        effect = design_effect(wrong, clusters[taken])
-        bound = error_bound(wrong.sum() / effect, len(wrong) / effect, sure=sure)
+        bound = bound_of(~right[taken], clusters[taken], sure=sure)
         if bound > error:
             break
         shares = _shares(nulls, threshold)

@@ -95,7 +95,7 @@ def card(entries: Sequence[Entry], run: ShownRun, licence: str | None) -> str:
         if answered
         else "No confidence was calibrated for these models: nothing here says which text to believe."
     )
-    doubt = f"**{manifest.distrust}**\n\n" if manifest.distrust else ""
+    doubt = "".join(f"**{wrong}**\n\n" for wrong in (manifest.distrust, run.unfinished) if wrong)
     return f"""\
 ---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}

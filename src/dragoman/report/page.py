@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dragoman.core import Refusal, Site
+from dragoman.core import Refusal, Site, harmless
 from dragoman.records import ConditionEntry
 from dragoman.report import figures, tables, words
 from dragoman.report.cards import FeatureCard, feature_cards, wrote_more
@@ -67,9 +67,8 @@ def write_page(run: RunFolder, out: Path, tell: Callable[[str], None] | None = N
 
 
 def clean(page: str) -> str:
-    """HTML that can be written: lone surrogates cannot, and other control characters have no place in it."""
-    shown = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", _BETWEEN.sub("", page))
-    return shown.encode("utf-8", "replace").decode()
+    """HTML that can be written and shows the words that are there: see ``harmless``."""
+    return harmless(_BETWEEN.sub("", page))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dragoman.comparison import compare_runs
 from dragoman.comparison.ranked import rank_runs
 from dragoman.comparison.records import Comparison, Ranking
 from dragoman.core import Talk
-from dragoman.runs.given import path_of, talk_of
+from dragoman.runs.given import conditions_of, path_of, several_of, talk_of
 from dragoman.runs.options import check_seed
 from dragoman.runs.run import Run
 from dragoman.store import RunFolder
@@ -34,7 +34,7 @@ def compare(
         Refusal: the runs are not finished, are of different dictionaries or targets, or share no feature or condition.
     """
     check_seed(seed)
-    asked = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+    asked = conditions_of(conditions)
     return compare_runs(_folder(a, "a"), _folder(b, "b"), conditions=asked, seed=seed, talk=talk_of(talk))
 
 
@@ -53,8 +53,8 @@ def rank(
         Refusal: fewer than two runs, or the runs are not finished, are of different dictionaries or share no feature.
     """
     check_seed(seed)
-    asked = (conditions,) if isinstance(conditions, str) else tuple(conditions)
-    return rank_runs([_folder(one, "runs") for one in runs], conditions=asked, seed=seed, talk=talk_of(talk))
+    asked, every = conditions_of(conditions), several_of(runs, "runs", "pass a list of runs, or of their folders")
+    return rank_runs([_folder(one, "runs") for one in every], conditions=asked, seed=seed, talk=talk_of(talk))
 
 
 def _folder(run: Run | str | Path, name: str) -> RunFolder:

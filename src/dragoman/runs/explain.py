@@ -21,12 +21,7 @@ from dragoman.models.prompts import Activations
 from dragoman.runs import prompted
 from dragoman.runs.build import refuse_ended
 from dragoman.runs.common import Common, chosen_of, tell_labels
-from dragoman.runs.given import (
-    path_of,
-    talk_of,
-    verbalizer_of,
-    washout_of,
-)
+from dragoman.runs.given import path_if_any, path_of, talk_of, verbalizer_of, washout_of, word_of
 from dragoman.runs.grow import left_of
 from dragoman.runs.identity import refuse_uncalibrated
 from dragoman.runs.nulls import check_nulls
@@ -119,6 +114,7 @@ def explain(
         Interrupted: on Ctrl-C; what was finished is on disk.
     """
     with logged(talk_of(talk)) as talk, ExitStack() as held:
+        confidence = path_if_any(confidence, "confidence")
         out, options = path_of(out, "out"), {"reading": reading, "route": route, "washout": washout_of(washout)}
         options |= {"samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
         common = Common.of(
@@ -130,8 +126,8 @@ def explain(
             map=map,
             texts=texts,
             confidence=confidence,
-            how={"dtype": dtype, "device": device, "engine": engine, "compiled": compiled},
-            on=on,
+            how={"dtype": dtype, "device": device, "engine": word_of(engine, "engine"), "compiled": compiled},
+            on=None if on is None else word_of(on, "on"),
             workers=workers,
         )
         options, fitted = common.options, common.fitted

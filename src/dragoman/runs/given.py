@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from dragoman.core import Refusal, Site, Talk
 from dragoman.dictionaries import Dictionary, open_dictionary
@@ -89,6 +90,34 @@ def path_of(given: object, name: str, instead: str = "pass a str or a Path") -> 
     if isinstance(given, str | Path):
         return Path(given)
     raise _odd(name, given, "it is no path", instead)
+
+
+def path_if_any(given: object, name: str) -> Path | None:
+    """A path, or None where none is named."""
+    return None if given is None else path_of(given, name, "pass a str or a Path, or leave it out")
+
+
+def several_of(given: object, name: str, instead: str) -> list[Any]:
+    """What a list or tuple holds; text is none, for its letters would be taken for its parts."""
+    if isinstance(given, list | tuple):
+        return list(given)
+    raise _odd(name, given, "it is no list", instead)
+
+
+def conditions_of(given: object) -> tuple[str, ...]:
+    """Names of conditions, of which one may stand alone."""
+    every = [given] if isinstance(given, str) else several_of(given, "conditions", "pass a list of names")
+    odd = next((one for one in every if not isinstance(one, str)), None)
+    if odd is not None:
+        raise _odd("condition", odd, "it is no name", "pass a str")
+    return tuple(every)
+
+
+def word_of(given: object, name: str) -> str:
+    """A word."""
+    if isinstance(given, str):
+        return given
+    raise _odd(name, given, "it is no word", "pass a str")
 
 
 def _odd(name: str, given: object, why: str, instead: str) -> Refusal:

@@ -113,7 +113,7 @@ def match(
     words = Asked.parse(features) if isinstance(features, str) else features
     if isinstance(words, Asked) and words.needs_firings:
         why = "which features fire most often is counted while texts are read"
-        raise Refusal(f"features {features if isinstance(features, str) else 'top'}", why, "name ids, or random:100")
+        raise Refusal(f"features {features if isinstance(features, str) else 'top:N'}", why, "name ids, or random:100")
     asked = opened.features(words, seed=seed).directions
     kind = "cpu" if in_double(device) is None else "gpu"
     options = ReadingOptions(batch_size=TEXTS[kind], batch_characters=CHARACTERS[kind], seed=seed)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, harmless
 from dragoman.records import Card, ConditionEntry, PromptToken, Reading, Row, distrust_of
 from dragoman.report.claims import claims_by_row, confidences_by_row
 from dragoman.runs.given import path_of
@@ -119,7 +119,7 @@ class Explanations(Sequence[FeatureExplanation]):
         kept = [k for k in range(len(_SHOWN)) if not rows or any(row[k] for row in rows)]
         head = "".join(f"<th>{_SHOWN[k]}</th>" for k in kept)
         cell = '<td style="text-align: left; white-space: pre-line">{}</td>'  # a text has several lines
-        lines = ("".join(cell.format(html.escape(row[k])) for k in kept) for row in rows)
+        lines = ("".join(cell.format(html.escape(harmless(row[k]))) for k in kept) for row in rows)
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -215,8 +215,8 @@ class Run:
         """Where it leads, whether its map is unusable, and its explanations as a table."""
         leads = f"{self.manifest['source']} in the words of {self.manifest['target']}"
         wrong = distrust_of((self.manifest.get("about") or {}).get("map"))
-        told = f"<p><b>{html.escape(wrong)}</b></p>" if wrong else ""
-        return f"<p>{html.escape(leads)}</p>{told}{self.explanations()._repr_html_()}"
+        told = f"<p><b>{html.escape(harmless(wrong))}</b></p>" if wrong else ""
+        return f"<p>{html.escape(harmless(leads))}</p>{told}{self.explanations()._repr_html_()}"
 
 
 def _explained(

@@ -12,7 +12,7 @@ from dragoman.confidence.checked import Reliability
 from dragoman.confidence.model import ConfidenceSet
 from dragoman.core import Talk
 from dragoman.models.load import check_device
-from dragoman.runs.given import path_of, talk_of
+from dragoman.runs.given import path_if_any, path_of, talk_of
 from dragoman.runs.options import check_seed
 from dragoman.runs.run import Run
 from dragoman.scores import Scores
@@ -55,7 +55,9 @@ def score(
     told = talk_of(talk)
     how = {"seed": seed, "device": device, "ar": ar, "layout": ar_layout, "dtype": dtype, "generate": generate}
     bar = told.towards("writing passages")
-    return score_run(_folder(run), confidence=confidence, steer=steer, say=told.say, progress=bar, **how)
+    return score_run(
+        _folder(run), confidence=path_if_any(confidence, "confidence"), steer=steer, say=told.say, progress=bar, **how
+    )
 
 
 def fit_confidence(
@@ -78,7 +80,7 @@ def fit_confidence(
         Refusal: see ``dragoman.confidence.checked``.
     """
     check_seed(seed)
-    return fit_from(_folder(run), Path(checked), ar=ar, seed=seed, say=talk_of(talk).say)
+    return fit_from(_folder(run), path_of(checked, "checked"), ar=ar, seed=seed, say=talk_of(talk).say)
 
 
 def recalibrate_confidence(
@@ -97,7 +99,9 @@ def recalibrate_confidence(
     """
     check_seed(seed)
     say = talk_of(talk).say
-    return recalibrate_from(_folder(run), Path(checked), confidence, ar=ar, seed=seed, say=say)
+    return recalibrate_from(
+        _folder(run), path_of(checked, "checked"), path_if_any(confidence, "confidence"), ar=ar, seed=seed, say=say
+    )
 
 
 def _folder(run: Run | str | Path) -> RunFolder:

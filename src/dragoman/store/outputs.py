@@ -3,7 +3,8 @@
 In: the path of a file, of a folder of files, or of a run. Out: nothing, and nothing is left behind; or a folder that is
 there whole or not at all. Refuses what writing would be refused at the end: a parent that is a file, a folder or file
 system that takes no new files, a name that is too long, a folder where a file is meant and the other way round, links,
-pipes and devices; a run's own files, its page aside; and a folder that is no run and holds other files.
+pipes and devices; a run's own files, its page aside, a folder of runs' and a crossing's; and a folder that is no run
+and holds other files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from dragoman.core import Refusal
 from dragoman.store.files import TEMPORARY, refuse_target, refusing, sync_folder
 from dragoman.store.manifests import check_whole
-from dragoman.store.runs import FILES, RunFolder
+from dragoman.store.runs import FILES, RUNS, RunFolder
+
+_OF_CROSSING = ("crossing.json", ".safetensors", "texts.jsonl.gz")
 
 
 def check_file(path: Path, *, of_run: bool = False) -> Path:
@@ -39,11 +42,18 @@ def check_file(path: Path, *, of_run: bool = False) -> Path:
 
 
 def _refuse_own(path: Path) -> None:
-    """Refuse a run's rows, manifest and so on; file systems may know a name by capitals too."""
+    """Refuse a run's rows, manifest and so on, and others of ours; file systems may know a name by capitals too."""
+    name = path.name.lower()
     with refusing("reading", path):
-        of_run = path.name.lower() in FILES and (path.parent / "manifest.json").exists()
-    if of_run:
-        raise Refusal(f"writing {path}", "it is a file of the run there, which would be lost", "name another file")
+        of = None
+        if name in FILES and (path.parent / "manifest.json").exists():
+            of = "the run"
+        elif name == RUNS and path.exists():
+            of = "the folder of runs"
+        elif name.endswith(_OF_CROSSING) and path.exists() and (path.parent / "crossing.json").exists():
+            of = "the crossing"
+    if of is not None:
+        raise Refusal(f"writing {path}", f"it is a file of {of} there, which would be lost", "name another file")
 
 
 def check_folder(path: Path) -> Path:

@@ -43,12 +43,14 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # 1: rows without digests
 PLAN, SCORES, LENS, TOKENS = "plan_digest", "scores.json", "lens.json", "tokens.jsonl"
+LABELS = "context_labels.jsonl"  # of a language model, see `labels`
 RUNS = "runs.json"  # of a folder of runs, see `runsets`
 NULLS = "nulls"  # a folder in a run's: a run of directions that mean nothing, by the same verbalizers
 LOG = "log.txt"  # what was said while the run was made; it decides nothing
 ROWS_PLAN = "rows_plan"  # of a run that has grown: the plan of its first rows, which the digests of all rows count
 # Its own, which nothing else is written over; the page can be made again.
-FILES = ("manifest.json", "rows.jsonl", "vectors.safetensors", SCORES, "contexts.json", LENS, TOKENS, LOG, ".lock")
+_ARRAYS = "vectors.safetensors"
+FILES = ("manifest.json", "rows.jsonl", _ARRAYS, SCORES, "contexts.json", LENS, TOKENS, LABELS, LOG, ".lock")
 _CHUNK = 1 << 20
 WHOLE = 1 << 26  # bytes of scores, windows or lens words that are read in one go
 _ROWS_LIMIT = 1 << 30  # bytes; a row takes two or three thousand
@@ -425,16 +427,16 @@ class RunFolder:
 
     def write_vectors(self, arrays: Mapping[str, NDArray[np.floating]], meta: Mapping[str, Any] | None = None) -> None:
         """Keep the injected vectors, one array ``(n, d)`` per condition."""
-        write_arrays(self.path / "vectors.safetensors", arrays, {**(meta or {}), PLAN: self.plan})
+        write_arrays(self.path / _ARRAYS, arrays, {**(meta or {}), PLAN: self.plan})
 
     @property
     def has_vectors(self) -> bool:
         """Whether its vectors are kept; a run that was stopped before its first batch may lack them."""
-        return (self.path / "vectors.safetensors").is_file()
+        return (self.path / _ARRAYS).is_file()
 
     def vectors(self) -> tuple[dict[str, NDArray[Any]], dict[str, object]]:
         """The injected vectors and their description. Refused: they are of another run."""
-        path = self.path / "vectors.safetensors"
+        path = self.path / _ARRAYS
         arrays, meta = read_arrays(path)
         if meta.pop(PLAN, None) != self.plan:
             raise Refusal(f"{path}", "it does not hold this run's vectors", "make the run again in another folder")

@@ -23,7 +23,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from dragoman.core import Refusal
+from dragoman.core import Refusal, harmless
 from dragoman.exports.tables import COLUMNS
 from dragoman.records import Record
 from dragoman.store import write_bytes, write_text
@@ -207,7 +207,7 @@ def _write_run(part: _Part, others: Sequence[_Part], folder: Path, bar: Bar) -> 
         write_text(folder / "features.html", listed)
         for k, (n, name) in enumerate(ids, 1):
             page = view.feature(database, n)
-            words.append([n, part.files[name], pages.plain(name), *_searched(page.card, view)])
+            words.append([n, part.files[name], harmless(name), *_searched(page.card, view)])
             rows += [[n, *cells] for cells in tables.cells(view, database, n)]
             there = {
                 end: one if (one := getattr(page, end)) is not None and one in part.files else None

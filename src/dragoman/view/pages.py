@@ -6,7 +6,6 @@ shown; nothing on a page is loaded from elsewhere.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
-# Embeddings, overrides and isolates show other words than are there; they are written out, as on the terminal.
-_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _BETWEEN = "<!---->"  # two lines of a list
 _REASONS = 3  # told of those that an abstention had
 
@@ -147,16 +144,7 @@ def _render(template: str, view: Viewed | None, links: Links | None, **told: Any
             "target": site_words(view.manifest.target),
             "selection": Selection(),
         } | told
-    return plain(_pages().get_template(template).render(base | told))
-
-
-def plain(text: str) -> str:
-    """Text whose control characters and directions do nothing."""
-    return _BIDI.sub(_shown, clean(text))
-
-
-def _shown(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+    return clean(_pages().get_template(template).render(base | told))
 
 
 def overview(view: Viewed, links: Links, **told: Any) -> str:
