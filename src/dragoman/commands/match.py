@@ -40,9 +40,7 @@ def match(
     ],
     features: Annotated[
         str | None,
-        typer.Option(
-            metavar="IDS", rich_help_panel=EXPLAINED, help="Features of SAE, as of explain; not top:N."
-        ),
+        typer.Option(metavar="IDS", rich_help_panel=EXPLAINED, help="Features of SAE, as of explain; not top:N."),
     ] = None,
     source: Source = None,
     target: Annotated[

@@ -233,13 +233,14 @@ def show_conditions(scores: Scores, title: str, *, notes: bool = True) -> None:
 def show_nulls(nulls: Mapping[str, Mapping[str, AgainstNull]]) -> None:
     """Each condition against each null: lift, and how often its text is the nearest."""
     rows = [
-        ["" if place else name, null, f"{one.lift.n}", *_cells(one.lift)]
-        + [f"{one.top1.value:.0%}", f"{one.top1.extra['chance']:.0%}"]
+        ["" if place else name, null, *_cells(one.lift), f"{one.top1.value:.0%}", f"{one.top1.extra['chance']:.0%}"]
         for name, by in nulls.items()
         for place, (null, one) in enumerate(by.items())
     ]
-    heads = ("condition", "null", "n", "lift", "95 % interval", "p", "nearest", "chance")
-    show_table("against each null", heads, rows, words=2)
+    heads = ("condition", "null", "lift", "95 % interval", "p", "nearest", "chance")
+    counts = sorted({one.lift.n for by in nulls.values() for one in by.values()})  # a column more leaves 80 columns
+    n = " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
+    show_table(f"against each null (n {n})", heads, rows, words=2)
 
 
 def _show_embedders(scores: Scores) -> None:
