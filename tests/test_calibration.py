@@ -391,6 +391,14 @@ def test_more_wrong_is_never_surer(groups, data):
     assert bound_of(wrong, clusters) <= bound_of(more, clusters) + 1e-12
 
 
+def test_too_many_wrong_are_told_with_what_they_count_for():
+    p, clusters = np.linspace(1, 0, 60), np.arange(60) // 2
+    line = answer_line(p, np.arange(60) % 2 == 0, clusters, {})
+    assert line.threshold is None
+    told = "of its 21 surest sentences, which count as 11, 10 are wrong: with 90% confidence up to "
+    assert line.why.startswith(told) and line.why.endswith("%, and 20% at most may be")
+
+
 def test_the_surest_may_be_of_few_groups_where_all_are_of_many():
     """The third setting: thirty surest sentences of nine groups, none wrong, which tells too little alone."""
     clusters = np.append(np.repeat(np.arange(9), [8, 5, 4, 4, 3, 2, 2, 1, 1]), 9 + np.arange(570) // 2)

@@ -7,6 +7,7 @@ In: words of the command line. Out: a calibration's file, what it is worth on st
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -168,7 +169,7 @@ def lines_of(made: Calibration) -> list[str]:
     if worth.auroc is not None:
         lines.append(f"AUROC {worth.auroc:.3f}")
     if made.line is None:
-        return [*lines, f"answers nothing: {worth.why}"]
+        return [*lines, *wrap(f"answers nothing: {worth.why}", 80)]
     lines.append(
         f"answers {worth.answered:.0%} at P >= {made.line:.2f}, of which {worth.error:.0%} are wrong "
         f"(at most {worth.bound:.0%})"

@@ -113,6 +113,7 @@ def answer_line(
         taken = p >= threshold
         bound = bound_of(~right[taken], clusters[taken], sure=sure)
         if bound > error:
+            why = why or _too_many(~right[taken], clusters[taken], bound, error, sure)
             break
         shares = _shares(nulls, threshold)
         worst = max(shares, key=lambda name: shares[name], default=None)
@@ -122,13 +123,19 @@ def answer_line(
             many = f"{shares[worst]:.0%} of the texts of the null '{worst}'"
             why = f"{many} would be answered wrongly ({of_null:.0%} at most)"
     if safe is None:
-        why = why or f"its surest sentences are wrong too often ({error:.0%} at most, with {sure:.0%} confidence)"
         return Line(threshold=None, why=why, n=len(p), answered=0, wrong=0, bound=None, nulls=_shares(nulls, np.inf))
     threshold, bound = safe
     taken = p >= threshold
     wrong = int((~right[taken]).sum())
     told = {"n": len(p), "answered": int(taken.sum()), "wrong": wrong, "bound": bound}
     return Line(threshold=threshold, why="", nulls=_shares(nulls, threshold), **told)
+
+
+def _too_many(wrong: NDArray[Any], clusters: NDArray[Any], bound: float, error: float, sure: float) -> str:
+    """Why the strictest line that could pass does not."""
+    counts = "" if len(np.unique(clusters)) == len(wrong) else f", which count as {independent(clusters):.0f}"
+    told = f"of its {len(wrong)} surest sentences{counts}, {int(wrong.sum())} are wrong"
+    return f"{told}: with {sure:.0%} confidence up to {bound:.0%}, and {error:.0%} at most may be"
 
 
 def _lines(p: NDArray[np.float64]) -> list[float]:
