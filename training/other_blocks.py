@@ -2,8 +2,8 @@
 
 In: the packaged documents that neither maps nor direct tables are made from (5,400 openings, 1,890 whole ones), read at
 block 17 of SmolLM2 and block 9 of Gemma. Out: ``smollm2-17`` and ``gemma-9`` below the folder, each an SAE in SAELens'
-layout with 2,048 latents, top 32 of which fire; ``--kind standard`` and ``--kind jumprelu``: ``smollm2-17-standard``
-and so on, as many of whose latents fire on average. ``other_blocks.json`` has the variance that each leaves. The blocks
+layout with 2,048 latents, top 32 of which fire; ``--kind standard``: ``smollm2-17-standard`` and so on, with a ReLU
+encoder as many of whose latents fire on average. ``other_blocks.json`` has the variance that each leaves. The blocks
 were written down before anything of them was seen; ``bench/calibrate.py --others FOLDER`` and ``bench/learnt.py
 --dictionary FOLDER/smollm2-17 ...`` are what they are for.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import sae
-import sae_kinds
+import sae_relu
 import settings as s
 from dragoman import tiny
 from dragoman.core import Site
@@ -28,7 +28,7 @@ from make import write_sae
 
 PLACES = {"smollm2-17": Site("tiny-smollm2", 17), "gemma-9": Site("tiny-gemma", 9)}
 SPLITS = ("judge", "test", "heldout")
-KINDS = ("topk", "standard", "jumprelu")
+KINDS = ("topk", "standard")
 D_SAE, STEPS, BATCH = 2048, 2000, 4096
 
 
@@ -59,7 +59,7 @@ def main() -> None:
             if kind == "topk":
                 tensors, figures = sae.train(x, D_SAE, s.SEED, args.steps, BATCH)
             else:
-                tensors, figures = sae_kinds.train(x, D_SAE, kind, s.SEED, args.steps, BATCH)
+                tensors, figures = sae_relu.train(x, D_SAE, s.SEED, args.steps, BATCH)
             write_sae(args.out / name, tensors, (site.model, site.block), kind)
             seconds = {"read": read, "trained": round(time.monotonic() - began)}
             told[name] = figures | {"block": site.block, "d_sae": D_SAE, "steps": args.steps, "seconds": seconds}
