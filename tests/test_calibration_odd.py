@@ -34,6 +34,12 @@ def told() -> dict[str, Any]:
     return calibrated(watched, found, IDENTITY, SIZES, 0, "2026-01-02", "texts", embedder, Talk()).to_json()
 
 
+def test_texts_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one text\n\nanother text\n")
+    with pytest.raises(Refusal, match=r"texts\.txt: it is the file of texts, which would be lost; name another file"):
+        calibrate("nowhere", by="nowhere", texts=tmp_path / "texts.txt", out=tmp_path / "texts.txt")
+
+
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
@@ -42,6 +48,9 @@ def told() -> dict[str, Any]:
         (lambda c: c["kinds"]["token"].update(right=c["kinds"]["token"]["n"] + 1), "more sentences are right than"),
         (lambda c: c["reliability"].update(right=c["reliability"]["n"] + 1), "more sentences are right than"),
         (lambda c: c["kinds"].clear(), "it has a line, and does not say of what"),
+        (lambda c: c["right"]["names"].__setitem__(0, c["right"]["names"][-1]), "no name stands twice"),
+        (lambda c: c["right"]["scale"].__setitem__(0, 1e-320), "scales are standard deviations, above 0"),
+        (lambda c: c["right"]["scale"].__setitem__(0, -1.0), "scales are standard deviations, above 0"),
         (lambda c: c["reliability"].update(error=None), "it has a line, and does not say of what"),
         (lambda c: c["sentences"].pop("token"), "no sentences that others about final tokens are held against"),
         (lambda c: c["reliability"]["nulls_answered"].popitem(), "both shares of every null"),

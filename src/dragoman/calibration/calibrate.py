@@ -122,9 +122,13 @@ def calibrate(
         reading=reading, washout=washout_of(washout), max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
     )
     packaged_folder()  # what is not installed is told before anything is read
+    read = Texts.of(texts)
+    from_file = read.path is not None and Path(read.path).exists()  # else they are of a data set, or given
+    if path is not None and from_file and path.exists() and path.samefile(str(read.path)):
+        raise Refusal(f"writing {path}", "it is the file of texts, which would be lost", "name another file")
     fed = HowFed(contract=contract, settings=settings, base=base)
     how = HowOpened(dtype=dtype, device=device, engine=engine, compiled=False)
-    done = work_of(dictionary, by, Texts.of(texts), sizes, options, fed, how, talk)
+    done = work_of(dictionary, by, read, sizes, options, fed, how, talk)
     embedder = CachedEmbedder(SentenceEmbedder(device=device))
     day = when or datetime.now(UTC).date().isoformat()
     watched, by_documents = done.inputs.watched, done.verdicts
