@@ -34,7 +34,7 @@ def crossing(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows alone: verbalizers are not examined and texts are not judged, which takes long and is not asked about."""
-    for name in ("explain.add_claims", "explain.add_confidence", "speakers.quick"):
+    for name in ("common.add_claims", "common.add_confidence", "speakers.quick"):
         monkeypatch.setattr(f"dragoman.runs.{name}", lambda *_a, **_k: None)
 
 
