@@ -217,7 +217,7 @@ def show_conditions(scores: Scores, title: str, *, notes: bool = True) -> None:
         category = row.category
         random = "" if category is None or category.random is None else f"{category.random:.0%}"
         lift = _cells(row.lift) if row.lift else ["", "", ""]
-        counted = row.lift or category  # the features of both, where a condition has both
+        counted = row.lift or category  # of the same features, where a condition has both
         n = f"{counted.n}" if counted else ""
         rows.append([row.condition, n, *lift, f"{category.value:.0%}" if category else "", random])
     show_table(title, ("condition", "n", "lift", "95 % interval", "p", "category", "random"), rows)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from dragoman.core import Refusal
 from dragoman.records import ContextLabel, LabelsHead
-from dragoman.store.runs import RunFolder, read_whole_rows
+from dragoman.store.runs import LABELS, RunFolder, read_whole_rows
 
-LABELS = "context_labels.jsonl"
 FORMAT = 1
 
 
