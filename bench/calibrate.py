@@ -87,7 +87,13 @@ def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
     every = PAIR
     if args.others is not None:
         every = {name: Setting(name=name, dictionary=str(args.others / name), by=by) for name, by in OTHERS.items()}
-    return every if args.direction == "both" else {args.direction: every[args.direction]}
+    if args.direction == "both":
+        return every
+    if args.direction not in every:
+        raise SystemExit(
+            f"--direction {args.direction} is none of {', '.join(every)}: --others names the folder of others"
+        )
+    return {args.direction: every[args.direction]}
 
 
 def halves(watched: WatchedLatents, found: Verdicts, seed: int) -> list[tuple[WatchedLatents, Verdicts]]:

@@ -150,8 +150,8 @@ def fit_probe(
     }
 
 
-def write_sae(folder: Path, tensors: dict[str, torch.Tensor], model: tuple[str, int], kind: str = "topk") -> None:
-    """SAELens' layout: cfg.json and sae_weights.safetensors, float16; ``kind``: of encoder, as SAELens calls it."""
+def write_sae(folder: Path, tensors: dict[str, torch.Tensor], model: tuple[str, int]) -> None:
+    """SAELens' layout: cfg.json and sae_weights.safetensors, float16."""
     ref, block = model
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous().cpu() for k, v in tensors.items()}, folder / "sae_weights.safetensors")
@@ -161,8 +161,8 @@ def write_sae(folder: Path, tensors: dict[str, torch.Tensor], model: tuple[str, 
         "hf_hook_name": f"model.layers.{block}",
     }
     config = {
-        "architecture": kind,
-        **({"k": s.TOPK} if kind == "topk" else {}),
+        "architecture": "topk",
+        "k": s.TOPK,
         "d_in": tensors["W_dec"].shape[1],
         "d_sae": len(tensors["W_dec"]),
         "dtype": "float16",
