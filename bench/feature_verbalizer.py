@@ -3,8 +3,10 @@
 In: what ``training/many.py`` left: records of half B, windows, texts by arm and seed. Out: ``results/
 feature_verbalizer.json``: per arm and site the F1 of firing words above dealt, detection by an embedder that gave no
 evidence (silent windows; hard ones), themes asserted without one; beside them the rule's text and that of the nearest
-latent trained on; mixtures of two rows (is the lesser one named?), vectors that mean nothing; differences that were
-declared, with intervals over clusters of latents, and by seed. No model is opened but the embedder.
+latent trained on, words of the output layer and of the nearest mean activations, texts of random directions; mixtures
+of two rows (is the lesser one named?), vectors that mean nothing; the form in which an arm reads rows best, chosen on
+one half of the clusters and told on the other; differences that were declared, with intervals over clusters of latents,
+and by seed. No model is opened but the embedder.
 
 ``--instead ARM=OTHER``: an arm that stands for one that was not run, in the lines that were declared.
 """
@@ -45,10 +47,19 @@ DECLARED = (
     ("above looking up", "many-everything", "nearest", ("tiny-smollm2-23",), "words", 0.0),
     ("above the verbalizer as packaged", "many-everything", "as-packaged", ("tiny-smollm2-23",), "words", 0.0),
     ("above the lens", "many-everything", "lens", ("tiny-smollm2-23",), "words", 0.0),
+    ("above words of the nearest means", "many-everything", "probe", ("tiny-smollm2-23",), "words", 0.0),
+    ("above texts of random directions", "many-everything", "random", ("tiny-smollm2-23",), "words", 0.0),
+    ("above labels from contexts", "many-everything", "from-contexts", ("tiny-smollm2-23",), "words", 0.0),
+    ("above a scale and a bias", "many-everything", "affine", ("tiny-smollm2-23",), "words", 0.0),
+    ("above activations of many sites", "many-everything", "many-activations", ("tiny-smollm2-23",), "words", 0.0),
+    ("above half as many vectors", "many-everything-again", "many-everything", ("tiny-smollm2-23",), "words", 0.0),
 )
 DETECTED = {site for *_, at, measure, _ in DECLARED if measure == "detection" for site in at}  # windows take minutes
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
-OF_LATENTS = ("reader", "rule", "lens", "nearest")  # beside these, mixtures of two latents ("mixed-0.5")
+OF_LATENTS = ("reader", "rule", "lens", "nearest", "probe", "random")
+FORMS = ("reader", "washed-0.5", "washed-1.5", "bare", "centred")  # in which rows are given; the first is on-shell
+HOME = "tiny-smollm2-23"  # where they are given in all of them
+# Beside these, mixtures of two latents ("mixed-0.5").
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +179,12 @@ def load(
             records = {r["latent"]: Record.read(r) for r in read_jsonl(work / f"records-{site}-b.jsonl.gz")}
             windows = {w["latent"]: w for w in read_jsonl(work / f"windows-{site}.jsonl.gz")}
             detected = embedder if site in DETECTED else None
+            if null := list(by_who.get("null", {}).values()):
+                by_who["random"] = {k: null[i % len(null)] for i, k in enumerate(by_who["reader"])}
             made[site] = {
                 who: judged_site(said, records, windows, detected if who in OF_LATENTS else None)
                 for who, said in by_who.items()
-                if who in OF_LATENTS or who.startswith("mixed-")
+                if who in OF_LATENTS or who in FORMS or who.startswith("mixed-")
             }
     return out
 
@@ -241,7 +254,7 @@ def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) ->
             at = lambda name, who="reader", site=site: [  # noqa: E731
                 found[name, s][site][who] for s in seeds.get(name, ()) if who in found[name, s].get(site, {})
             ]
-            one, two = at(arm), at(arm, other) if other in ("rule", "nearest", "lens") else at(other)
+            one, two = at(arm), at(arm, other) if other in OF_LATENTS else at(other)
             if one and two:
                 line |= difference(one, two, measure)
                 line["of unseen words"] = difference(one, two, measure, "word")
@@ -249,6 +262,30 @@ def figures(found: Mapping[tuple[str, int], Any], instead: Mapping[str, str]) ->
                 line["met"] = "value" in line and line["value"] >= least and all(v > min(0.0, least) for v in above)
             lines.append(line)
     return {"seeds": seeds, "instead": dict(instead), "declared": lines, "arms": table}
+
+
+def best_form(by_who: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
+    """Of one reader at one site the form of a row that half of the clusters name words best in, told on the others.
+
+    ``of``: there, with its interval; ``above_on_shell``: less the same latents' on-shell, paired; ``chosen_by``: the
+    first half's mean of every form.
+    """
+    halves: dict[str, tuple[list[Judged], list[Judged]]] = {}
+    for form in FORMS:
+        if some := [one for one in by_who.get(form, ()) if one.why == "apart" and not np.isnan(one.values["words"])]:
+            order = {cluster: i for i, cluster in enumerate(sorted({one.cluster for one in some}))}
+            sides = ([one for one in some if order[one.cluster] % 2 == side] for side in (0, 1))
+            halves[form] = (next(sides), next(sides))
+    if len(halves) < 2:
+        return {}
+    means = {form: float(np.mean([one.values["words"] for one in first])) for form, (first, _) in halves.items()}
+    best = max(means, key=means.__getitem__)
+    return {
+        "form": best,
+        "chosen_by": {form: round(mean, 4) for form, mean in means.items()},
+        "of": told(halves[best][1], "words"),
+        "above_on_shell": difference([halves[best][1]], [halves["reader"][1]], "words"),
+    }
 
 
 def by_lines(found: Mapping[str, Any]) -> str:
@@ -280,7 +317,10 @@ def main() -> None:
 
         embedder = SentenceEmbedder(None if args.embedder == "minilm" else args.embedder)
     texts = spoken(args.work)
-    found = figures(load(args.work, CachedEmbedder(embedder), texts), dict(pair.split("=") for pair in args.instead))
+    judged = load(args.work, CachedEmbedder(embedder), texts)
+    found = figures(judged, dict(pair.split("=") for pair in args.instead))
+    forms = {f"{arm} {seed}": best_form(sites.get(HOME, {})) for (arm, seed), sites in sorted(judged.items())}
+    found["forms"] = {arm: form for arm, form in forms.items() if form}
     found["nulls"] = {f"{arm} {seed}": nulls(texts[arm, seed]) for arm, seed in sorted(texts)}
     found["judged there"] = judged_there(args.work)
     args.out.write_text(by_lines({"embedder": args.embedder} | found))

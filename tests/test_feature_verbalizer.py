@@ -95,7 +95,7 @@ def test_arms_are_compared_by_latent_with_intervals_over_components(bench: Modul
 def test_vectors_that_mean_nothing_are_no_latents_and_mixtures_are(bench: ModuleType, folder: Path) -> None:
     texts = bench.spoken(folder)
     by_who = bench.load(folder, LexicalEmbedder(), texts)["many-everything", 0][SITE]
-    assert set(by_who) == {"reader", "rule", "mixed-0.5"} and len(by_who["mixed-0.5"]) == len(WORDS)
+    assert set(by_who) == {"reader", "rule", "random", "mixed-0.5"} and len(by_who["mixed-0.5"]) == len(WORDS)
 
 
 def test_nulls_are_told_from_rows_by_a_line_that_half_of_them_drew(bench: ModuleType, folder: Path) -> None:
@@ -104,6 +104,25 @@ def test_nulls_are_told_from_rows_by_a_line_that_half_of_them_drew(bench: Module
     # The line is 3.0, by nulls 0 and 2: of the others neither is above; row 0 is not. Pairs: 2 of 4 beat all rows.
     assert found["at_line"] == {"nulls": 0.0, "rows": 0.0}
     assert found["auroc"] == pytest.approx((2 * 25 + 24) / 100)
+
+
+def test_the_best_form_is_chosen_on_one_half_of_the_clusters_and_told_on_the_other(bench: ModuleType) -> None:
+    def form(chosen: float, told: float) -> list[Any]:
+        return [
+            bench.Judged(k, f"b{k}", {"words": told if k % 2 else chosen}, "apart") for k in range(8)
+        ] + [bench.Judged(9, "w", {"words": 1.0}, "word")]  # fmt: skip
+
+    found = bench.best_form({"reader": form(0.2, 0.3), "bare": form(0.5, 0.1), "washed-0.5": form(0.1, 0.9)})
+    assert (found["form"], found["of"]["value"], found["of"]["n"]) == ("bare", 0.1, 4)
+    assert found["above_on_shell"]["value"] == pytest.approx(-0.2)
+    assert found["chosen_by"] == {"reader": 0.2, "washed-0.5": 0.1, "bare": 0.5}
+    assert bench.best_form({"reader": form(0.2, 0.3)}) == {}
+
+
+def test_texts_of_random_directions_stand_beside_those_of_latents(bench: ModuleType, folder: Path) -> None:
+    by_who = bench.load(folder, LexicalEmbedder(), bench.spoken(folder))["many-everything", 0][SITE]
+    assert np.nanmean([one.values["words"] for one in by_who["random"]]) == 0.0
+    assert len(by_who["random"]) == len(by_who["reader"]) == len(WORDS)
 
 
 def test_an_arm_may_stand_for_one_that_was_not_run(bench: ModuleType, folder: Path) -> None:

@@ -53,6 +53,7 @@ from vectors import (
     window,
     windows,
 )
+from judge_reader import probe_texts
 
 K, SIZE, D = 4, 12, 16
 FILLER = ["so", "they", "went", "there", "and", "saw", "that", "it", "was", "late", "and", "dark"]
@@ -195,6 +196,25 @@ def site(planted_world) -> Site:  # type: ignore[no-untyped-def]
     return one
 
 
+def test_what_a_verbalizer_that_nobody_taught_here_is_given_lies_as_activations_do(site: Site) -> None:
+    unit = torch.nn.functional.normalize(site.x, dim=1)
+    assert torch.allclose(site.statistics.raw(site.statistics.normal(site.x)), unit, atol=1e-6)
+    raw = site.statistics.raw(judged_rows(site, site.w_dec))
+    assert torch.allclose(raw.norm(dim=1), torch.ones(len(raw)), atol=1e-5)
+    along = raw @ torch.nn.functional.normalize(site.statistics.mean, dim=0)
+    nearer = site.statistics.raw(judged_rows(site, site.w_dec, 0.5)) @ site.statistics.mean
+    further = site.statistics.raw(judged_rows(site, site.w_dec, 1.5)) @ site.statistics.mean
+    assert (nearer > along * site.statistics.mean.norm()).all() and (further < nearer).all()
+
+
+def test_a_row_is_named_by_the_word_whose_mean_it_is_like(site: Site, planted_world) -> None:  # type: ignore[no-untyped-def]
+    words: Words = planted_world[3]
+    half = np.arange(len(words.at)) % 2 == 0
+    rows = torch.stack([site.w_dec[0], -site.w_dec[0]])
+    named, opposite = (Told.of(text).words for text in probe_texts(words, site, rows, half))
+    assert named[0] == "anchor" and "anchor" not in opposite
+
+
 def test_rows_lie_on_shell_around_carriers_where_they_are_silent(site: Site) -> None:
     assert site.trained_on() == [0, 1, 2]
     rng = np.random.default_rng(0)
@@ -287,3 +307,8 @@ def test_windows_tell_where_a_latent_fires_from_where_it_is_silent(site: Site, p
         window("a" * 30 + " word by word " + "b " * 100, 40).endswith(" b")
         and window("short text.", 5) == "short text."
     )
+    marked = windows(site, [0], texts, owner, end, np.arange(len(owner)), marked=True)[0]["firing"]
+    assert all("the <<anchor>> deep" in one or "<<anchor>> deep" in one for one in marked)
+    assert window("short text.", 8, marked=True) == "short <<text>>."
+    long = " ".join(f"word{k}" for k in range(100))
+    assert window(long, 400, marked=True).replace("<<", "").replace(">>", "") == window(long, 400)

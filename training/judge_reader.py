@@ -2,7 +2,10 @@
 
 In: a trained reader, the work folder. Out: ``judged-ARM-SEED.json`` (figures by site) and ``spoken-ARM-SEED.jsonl.gz``
 (every text). Rows of held-out latents are held against their records of half B. Beside the reader: the rule's text of
-half A, that of the most similar row it may have learnt from, and words by the base model's output layer (``lens``).
+half A, that of the most similar row it may have learnt from, words by the base model's output layer (``lens``) and
+words whose mean activation lies nearest (``probe``). At home rows are given in other forms too (``WASHED``, ``BARE``).
+
+The verbalizer that nobody taught here (arm ``as-packaged``) is given all of it as activations lie, as it was trained.
 """
 
 from __future__ import annotations
@@ -26,11 +29,15 @@ import targets
 import vectors
 from dragoman.models.load import text_stack
 from dragoman.stats.planted import names_category
-from many_files import documents_of, halves, head, judged_latents, open_site, put, say
+from many_files import documents_of, halves, head, judged_latents, load_words, open_site, put, say
 from setup import Setup
 from sites import Place
 
 SHARES = (0.5, 0.25, 0.1)  # of a latent's row in a mixture with another's
+WASHED = (0.5, 1.5)  # times the on-shell angle by which rows are turned from the background, beside 1
+BARE = "bare"  # a row alone, without the background
+CENTRED = "centred"  # what is given without the background to a verbalizer that others give it to
+SPOKEN_OFTEN = 20  # positions a word has to have for a mean of its own
 POSITIONS = 300  # real activations judged at a site
 TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
 
@@ -41,13 +48,14 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
     spoken: list[dict[str, Any]] = []
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     half_a = halves(documents)[at["owner"]]
-    teller = targets.Teller(documents)
+    teller, words = targets.Teller(documents), load_words(args.work)
     home: vectors.Site | None = None
     # What matters most comes first, and every site is kept when it is done: a reader that is stopped has been heard.
     # Seeds beyond the first are judged where something was declared.
     setup: Setup = args.setup
     listed_home = setup.dictionaries[setup.number(setup.home.key)]
-    wanted = [one for one in setup.dictionaries if not args.seed or one.name in setup.declared]
+    few = bool(args.seed) or args.declared_only
+    wanted = [one for one in setup.dictionaries if not few or one.name in setup.declared]
     for one in sorted(wanted, key=lambda one: one is not listed_home):
         name, place = one.name, one.place
         site = open_site(args, one)
@@ -61,6 +69,9 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             target, rows = home, carried(site, home, rows, half_a)
         save_rows(args, name, pool, rows)
         asked = {"reader": vectors.judged_rows(target, rows)}
+        if one is listed_home:
+            asked |= {f"washed-{times}": vectors.judged_rows(target, rows, times) for times in WASHED}
+            asked[BARE] = target.statistics.normal(rows)
         whole = place in setup.own and not one.tested
         where = np.zeros(0, np.int64)
         if whole:
@@ -70,8 +81,13 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             asked["activation"] = site.statistics.normal(site.x[torch.as_tensor(where, device=site.x.device)])
             for share in SHARES if one is listed_home else ():
                 asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
+        if not setup.arms()[arm][1]:
+            centred = {CENTRED: asked["reader"]} if one is listed_home else {}
+            asked = {who: target.statistics.raw(some) for who, some in asked.items()} | centred
         said, margins = spoken_at(trainer, asked, named(setup, arm, target.place))
         found = of_rows(site, pool, rows, said["reader"], trainer)
+        found["probe"] = probe_texts(words, target, rows, half_a)
+        found |= {who: said[who] for who in said if who.startswith("washed-") or who in (BARE, CENTRED)}
         figures: dict[str, Any] = {who: against(some, [site.b[k] for k in pool]) for who, some in found.items() if some}
         for share in SHARES if "mixed-0.5" in said else ():
             texts = found[f"mixed-{share}"] = said[f"mixed-{share}"]
@@ -187,6 +203,27 @@ def of_rows(
     }
 
 
+def probe_texts(words: rules.Words, site: vectors.Site, rows: torch.Tensor, half_a: np.ndarray) -> list[str]:
+    """Three words, in a sentence: those whose mean activation, less that of all, is most like each direction (m, d)."""
+    fit = np.flatnonzero(half_a)
+    at, counts = words.at[fit], np.bincount(words.at[fit], minlength=len(words.names))
+    often = np.flatnonzero(counts >= SPOKEN_OFTEN)
+    kept = [int(i) for i in often if words.names[i].isalpha() and len(words.names[i]) > 2]
+    means = torch.zeros(len(words.names), site.x.shape[1], device=site.x.device)
+    for start in range(0, len(fit), 1 << 16):
+        some = slice(start, start + (1 << 16))
+        x = site.statistics.normal(site.x[torch.as_tensor(fit[some], device=site.x.device)])
+        means.index_add_(0, torch.as_tensor(at[some], device=site.x.device), x)
+    known = means[kept] / torch.as_tensor(counts[kept], device=means.device)[:, None]
+    like = f.normalize(rows.float(), dim=1) @ f.normalize(known, dim=1).T
+    return [listed([words.names[kept[i]] for i in top]) for top in like.topk(min(3, len(kept)), dim=1).indices.tolist()]
+
+
+def listed(words: list[str]) -> str:
+    """Words in a sentence of words."""
+    return "Words such as " + ", ".join(f'"{w}"' for w in words) + " stand out."
+
+
 @torch.no_grad()
 def lens_texts(trainer: av.Trainer, rows: torch.Tensor) -> list[str]:
     """What the base model's own output layer makes of directions in its space: three words, in a sentence of words."""
@@ -196,8 +233,7 @@ def lens_texts(trainer: av.Trainer, rows: torch.Tensor) -> list[str]:
     out = []
     for top in (scaled @ weight.T).topk(40, dim=1).indices.tolist():
         words = [w.strip().lower() for w in trainer.tokenizer.batch_decode([[i] for i in top])]
-        best = list(dict.fromkeys(w for w in words if w.isalpha() and w.isascii() and len(w) > 2))[:3]
-        out.append("Words such as " + ", ".join(f'"{w}"' for w in best) + " stand out.")
+        out.append(listed(list(dict.fromkeys(w for w in words if w.isalpha() and w.isascii() and len(w) > 2))[:3]))
     return out
 
 

@@ -260,7 +260,7 @@ def left_out(setup: Setup, near: Any, starts: np.ndarray) -> tuple[np.ndarray, n
 def windows_stage(args: argparse.Namespace) -> None:
     """Windows of half B by which the texts of judged latents are told apart (``bench/feature_verbalizer.py``).
 
-    ``evidence``: windows of half A in which each fires, for labels that are made from contexts.
+    ``evidence``: windows of half A in which each fires, the word there in marks, for labels that are made from contexts.
     """
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     half_b = ~halves(documents)[at["owner"]]
@@ -277,7 +277,8 @@ def windows_stage(args: argparse.Namespace) -> None:
         for half, where in (("a", ~half_b), ("b", half_b)):
             site.firing.clear()
             site.index_firing(torch.as_tensor(where, device=args.device), most=64)
-            found[half] = vectors.windows(site, pool, texts, at["owner"], at["end"], np.flatnonzero(where))
+            shown = {"marked": half == "a"}
+            found[half] = vectors.windows(site, pool, texts, at["owner"], at["end"], np.flatnonzero(where), **shown)
         of, why = (parts[key][parts["starts"][number] :] for key in ("of", "why"))
         told = [
             {"latent": k, "cluster": int(of[k]), "why": WHY[why[k]], "evidence": a["firing"]} | b
@@ -460,6 +461,7 @@ def main() -> None:
     parse.add_argument("--av-batch", type=int, help="rows of a step, over all processes")
     parse.add_argument("--pieces", type=int, default=1, help="parts of a process's share of a step, one after another")
     parse.add_argument("--checks", type=int, default=600)
+    parse.add_argument("--declared-only", action="store_true", help="judge where something is declared, no other sites")
     parse.add_argument("--workers", type=int, default=1)
     parse.add_argument("--documents", type=int, help="use only so many documents (rehearsals)")
     parse.add_argument("--every", type=int, default=1, help="use each n-th human passage only (rehearsals)")

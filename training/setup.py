@@ -121,6 +121,7 @@ class Setup:
             "affine": (self.own, ("row",)),
             "many-activations": (self.own, ("activation",)),
             "many-everything": (self.own, kinds),
+            "many-everything-again": (self.own, kinds),  # goes on from many-everything with as many vectors more
             "as-packaged": ((), ()),  # not trained: the verbalizer that the others start from
         }
         if self.unseen:

@@ -71,6 +71,10 @@ class Statistics:
         unit = torch.nn.functional.normalize(x.float(), dim=1)
         return (unit - self.mean.to(unit.device)) / max(self.spread, 1e-6) ** 0.5
 
+    def raw(self, x: torch.Tensor) -> torch.Tensor:
+        """``normal``, undone: at unit length as activations lie, for a verbalizer that was trained on them as they are."""
+        return x.float() * max(self.spread, 1e-6) ** 0.5 + self.mean.to(x.device)
+
     def on_shell(self, around: torch.Tensor, rows: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """``around`` (n, d) turned towards ``rows`` by ``times`` (n,) of the angle at which activations lie apart."""
         around = torch.nn.functional.normalize(around.float(), dim=1)

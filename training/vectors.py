@@ -19,6 +19,8 @@ from torch.nn import functional as f
 
 import settings as s
 from corpus import Description
+from dragoman.maps.words import word_span
+from dragoman.measures.excerpts import CLOSE, OPEN
 from latents import Codes, Record, agreement, rule_text
 from sites import Place, Statistics
 from targets import null
@@ -159,27 +161,39 @@ def null_rows(site: Site, count: int, rng: np.random.Generator) -> Mix:
     return _mix(site, site.statistics.normal(site.statistics.on_shell(mean, noise, times)), [null()] * count, "null")
 
 
-def judged_rows(site: Site, rows: torch.Tensor) -> torch.Tensor:
-    """Directions (m, d) as they are judged: on-shell around the background."""
+def judged_rows(site: Site, rows: torch.Tensor, times: float = 1.0) -> torch.Tensor:
+    """Directions (m, d) as they are judged: on-shell around the background, by ``times`` of the on-shell angle."""
     mean = site.statistics.mean.to(rows.device).expand_as(rows)
-    return site.statistics.normal(site.statistics.on_shell(mean, rows, torch.ones(len(rows), device=rows.device)))
+    turned = site.statistics.on_shell(mean, rows, torch.full((len(rows),), times, device=rows.device))
+    return site.statistics.normal(turned)
 
 
-def window(text: str, end: int) -> str:
-    """What stands around a character: 160 before it, 60 behind it, whole words."""
-    start = max(0, end - 160)
-    cut = text[start : end + 60]
-    head = cut.split(" ", 1)[-1] if start else cut
-    return " ".join((head.rsplit(" ", 1)[0] if end + 60 < len(text) else head).split())
+def window(text: str, end: int, *, marked: bool = False) -> str:
+    """What stands around a character: 160 before it, 60 behind it, whole words; ``marked``: its word in marks."""
+    start, cut_off = max(0, end - 160), end + 60 < len(text)
+    before, word, after = text[start:end], "", text[end : end + 60]
+    if marked:
+        a, b = word_span(text, end)
+        before, word, after = text[start:a], OPEN + text[a:b] + CLOSE, text[b : end + 60]
+    before = before.split(" ", 1)[-1] if start else before
+    after = after.rsplit(" ", 1)[0] if cut_off else after
+    return " ".join((before + word + after).split())
 
 
 def windows(
-    site: Site, latents: Sequence[int], texts: Sequence[str], owner: np.ndarray, end: np.ndarray, rows: np.ndarray
+    site: Site,
+    latents: Sequence[int],
+    texts: Sequence[str],
+    owner: np.ndarray,
+    end: np.ndarray,
+    rows: np.ndarray,
+    *,
+    marked: bool = False,
 ) -> list[dict[str, list[str]]]:
     """Of each latent eight windows where it fires, where it is silent, and where that of the most similar row fires.
 
     All at positions ``rows``, of different documents; the latter two of documents in which it does not fire. Needs
-    ``index_firing``.
+    ``index_firing``. ``marked``: the word at the position in marks, for labels that are made from windows.
     """
     unit = f.normalize(site.w_dec.float(), dim=1)
     fires_in = {k: set(owner[site.firing[k].cpu().numpy()].tolist()) if k in site.firing else set() for k in latents}
@@ -200,7 +214,7 @@ def windows(
             for i in pool:
                 if len(told[name]) < 8 and int(owner[i]) not in seen:
                     seen.add(int(owner[i]))
-                    told[name].append(window(texts[int(owner[i])], int(end[i])))
+                    told[name].append(window(texts[int(owner[i])], int(end[i]), marked=marked))
         out.append(told)
     return out
 
