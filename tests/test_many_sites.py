@@ -21,6 +21,7 @@ from dragoman.core import Site as Where
 from dragoman.maps.words import FORMS
 from dragoman.measures.claims import claims_of, declines
 from dragoman.models.harvest import Reader
+from judge_reader import probe_texts
 from judged import Told
 from latents import (
     Codes,
@@ -53,7 +54,6 @@ from vectors import (
     window,
     windows,
 )
-from judge_reader import probe_texts
 
 K, SIZE, D = 4, 12, 16
 FILLER = ["so", "they", "went", "there", "and", "saw", "that", "it", "was", "late", "and", "dark"]
