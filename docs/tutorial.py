@@ -42,7 +42,9 @@ native = dg.Verbalizer.open("tiny-smollm2-av", dtype="bfloat16")
 # SmolLM2's. What was read is kept in a cache, so the second time takes no time.
 
 # %%
-crossing = dg.fit_crossing(sae, foreign, map="post", method="ridge", lam=100, dtype="bfloat16")
+crossing = dg.fit_crossing(
+    sae, foreign, map="post", method="ridge", lam=100, dtype="bfloat16"
+)
 crossing
 
 # %% [markdown]
@@ -75,7 +77,9 @@ features
 
 # %%
 how = {"through": crossing, "route": "map", "max_new_tokens": 40}
-plain = dg.explain(features, by=foreign, native=native, washout="none", out="runs/plain", **how)
+plain = dg.explain(
+    features, by=foreign, native=native, washout="none", out="runs/plain", **how
+)
 plain
 
 # %% [markdown]
@@ -85,7 +89,9 @@ plain
 # hand; here the weight is computed: real activations lie at a certain angle to their mean, which their spread tells, and `on-shell` goes there.
 
 # %%
-washed = dg.explain(features, by=foreign, native=native, washout="on-shell", out="runs/washed", **how)
+washed = dg.explain(
+    features, by=foreign, native=native, washout="on-shell", out="runs/washed", **how
+)
 print("spread of unit activations, the source's and the target's:")
 print(round(crossing.source_background.spread, 3), round(crossing.background.spread, 3))
 
@@ -93,7 +99,6 @@ print(round(crossing.source_background.spread, 3), round(crossing.background.spr
 # ## 7. Side by side
 #
 # The first line of each text. Where the map goes wrong, the text is as fluent as where it goes right.
-
 
 # %%
 def first_line(row):
@@ -152,13 +157,8 @@ washed.explanations("washed")[1].card
 
 # %%
 fires = dg.explain(
-    features,
-    by=foreign,
-    map="post",
-    route="direct",
-    max_new_tokens=40,
-    dtype="bfloat16",
-    out="runs/fires",
+    features, by=foreign, map="post", route="direct", max_new_tokens=40,
+    dtype="bfloat16", out="runs/fires",
 )
 for wrote, fired in zip(washed.explanations("washed"), fires.explanations()):
     print("feature", wrote.feature)
@@ -184,8 +184,12 @@ money = [
     "Investors sold their shares when the price began to fall.",
     "The tax on income is due at the end of the year.",
 ]
-at_sea, in_money = (dg.activations(sae.site, some, at="last").rows.mean(axis=0) for some in (sea, money))
-np.savez("mine.npz", sea_less_money=at_sea - in_money, money_less_sea=in_money - at_sea)
+at_sea, in_money = (
+    dg.activations(sae.site, some, at="last").rows.mean(axis=0) for some in (sea, money)
+)
+np.savez(
+    "mine.npz", sea_less_money=at_sea - in_money, money_less_sea=in_money - at_sea
+)
 mine = dg.open_dictionary("mine.npz", site=sae.site)
 own = dg.explain(mine, by=foreign, out="runs/mine", **how)
 own

@@ -21,8 +21,8 @@ from many_files import put, say
 ARM = "from-contexts"
 AT_ONCE = 8
 SAID_ANYWAY = frozenset(w.lower() for w in WORD.findall(BEGUN)) | frozenset(
-    ("about", "all", "and", "are", "for", "from", "related", "that", "the", "their", "they", "this", "used", "with", "word")
-)  # fmt: skip
+    "about all and are for from related that the their they this used with word".split()
+)
 
 
 def text_of(label: str) -> str:

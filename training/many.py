@@ -260,7 +260,7 @@ def left_out(setup: Setup, near: Any, starts: np.ndarray) -> tuple[np.ndarray, n
 def windows_stage(args: argparse.Namespace) -> None:
     """Windows of half B by which the texts of judged latents are told apart (``bench/feature_verbalizer.py``).
 
-    ``evidence``: windows of half A in which each fires, the word there in marks, for labels that are made from contexts.
+    ``evidence``: windows of half A in which each fires, the word there in marks, for labels from contexts.
     """
     documents, at = documents_of(args), np.load(args.work / "positions.npz")
     half_b = ~halves(documents)[at["owner"]]

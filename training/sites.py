@@ -72,7 +72,7 @@ class Statistics:
         return (unit - self.mean.to(unit.device)) / max(self.spread, 1e-6) ** 0.5
 
     def raw(self, x: torch.Tensor) -> torch.Tensor:
-        """``normal``, undone: at unit length as activations lie, for a verbalizer that was trained on them as they are."""
+        """``normal``, undone: at unit length as activations lie, for a verbalizer trained on them so."""
         return x.float() * max(self.spread, 1e-6) ** 0.5 + self.mean.to(x.device)
 
     def on_shell(self, around: torch.Tensor, rows: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
