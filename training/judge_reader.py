@@ -68,10 +68,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             home = home or open_site(args, listed_home)
             target, rows = home, carried(site, home, rows, half_a)
         save_rows(args, name, pool, rows)
-        asked = {"reader": vectors.judged_rows(target, rows)}
-        if one is listed_home:
-            asked |= {f"washed-{times}": vectors.judged_rows(target, rows, times) for times in WASHED}
-            asked[BARE] = target.statistics.normal(rows)
+        asked = forms_of(target, rows, every=one is listed_home)
         whole = place in setup.own and not one.tested
         where = np.zeros(0, np.int64)
         if whole:
@@ -81,9 +78,7 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             asked["activation"] = site.statistics.normal(site.x[torch.as_tensor(where, device=site.x.device)])
             for share in SHARES if one is listed_home else ():
                 asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
-        if not setup.arms()[arm][1]:
-            centred = {CENTRED: asked["reader"]} if one is listed_home else {}
-            asked = {who: target.statistics.raw(some) for who, some in asked.items()} | centred
+        asked = as_trained(setup, arm, target, asked, every=one is listed_home)
         said, margins = spoken_at(trainer, asked, named(setup, arm, target.place))
         found = of_rows(site, pool, rows, said["reader"], trainer)
         found["probe"] = probe_texts(words, target, rows, half_a)
@@ -109,6 +104,25 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
         say(f"{arm} {args.seed} at {name}: {figures}")
         pack.write_rows(spoken, args.work / f"spoken-{arm}-{args.seed}.jsonl.gz")
     (args.work / f"judged-{arm}-{args.seed}.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+def forms_of(site: vectors.Site, rows: torch.Tensor, *, every: bool) -> dict[str, torch.Tensor]:
+    """Directions on-shell, and in ``every`` other form."""
+    asked = {"reader": vectors.judged_rows(site, rows)}
+    if every:
+        asked |= {f"washed-{times}": vectors.judged_rows(site, rows, times) for times in WASHED}
+        asked[BARE] = site.statistics.normal(rows)
+    return asked
+
+
+def as_trained(
+    setup: Setup, arm: str, site: vectors.Site, asked: dict[str, torch.Tensor], *, every: bool
+) -> dict[str, torch.Tensor]:
+    """The vectors as this arm learnt them: about the mean, or as activations lie where nobody taught it here."""
+    if setup.arms()[arm][1]:
+        return asked
+    centred = {CENTRED: asked["reader"]} if every else {}
+    return {who: site.statistics.raw(some) for who, some in asked.items()} | centred
 
 
 def named(setup: Setup, arm: str, place: Place) -> str:
