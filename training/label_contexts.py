@@ -21,7 +21,7 @@ from many_files import put, say
 ARM = "from-contexts"
 AT_ONCE = 8
 SAID_ANYWAY = frozenset(w.lower() for w in WORD.findall(BEGUN)) | frozenset(
-    {"about", "all", "and", "are", "for", "from", "related", "that", "the", "this", "used", "with", "word"}
+    {"about", "all", "and", "are", "for", "from", "related", "that", "the", "they", "used", "with", "word"}
 )
 
 
