@@ -56,10 +56,9 @@ DECLARED = (
 )
 DETECTED = {site for *_, at, measure, _ in DECLARED if measure == "detection" for site in at}  # windows take minutes
 MEASURES = ("words", "detection", "hard", "false_theme", "theme", "nothing")
-OF_LATENTS = ("reader", "rule", "lens", "nearest", "probe", "random")
+OF_LATENTS = ("reader", "rule", "lens", "nearest", "probe", "random")  # beside these, mixtures ("mixed-0.5")
 FORMS = ("reader", "washed-0.5", "washed-1.5", "bare", "centred")  # in which rows are given; the first is on-shell
 HOME = "tiny-smollm2-23"  # where they are given in all of them
-# Beside these, mixtures of two latents ("mixed-0.5").
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,21 +269,25 @@ def best_form(by_who: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     ``of``: there, with its interval; ``above_on_shell``: less the same latents' on-shell, paired; ``chosen_by``: the
     first half's mean of every form.
     """
-    halves: dict[str, tuple[list[Judged], list[Judged]]] = {}
-    for form in FORMS:
-        if some := [one for one in by_who.get(form, ()) if one.why == "apart" and not np.isnan(one.values["words"])]:
-            order = {cluster: i for i, cluster in enumerate(sorted({one.cluster for one in some}))}
-            sides = ([one for one in some if order[one.cluster] % 2 == side] for side in (0, 1))
-            halves[form] = (next(sides), next(sides))
-    if len(halves) < 2:
+    forms = {
+        form: [one for one in by_who[form] if one.why == "apart" and not np.isnan(one.values["words"])]
+        for form in FORMS
+        if form in by_who
+    }
+    if len(forms) < 2:
         return {}
-    means = {form: float(np.mean([one.values["words"] for one in first])) for form, (first, _) in halves.items()}
+    choosing = set(sorted({one.cluster for some in forms.values() for one in some})[::2])
+    means = {
+        form: float(np.mean([one.values["words"] for one in some if one.cluster in choosing]))
+        for form, some in forms.items()
+    }
     best = max(means, key=means.__getitem__)
+    others = {form: [one for one in forms[form] if one.cluster not in choosing] for form in (best, "reader")}
     return {
         "form": best,
         "chosen_by": {form: round(mean, 4) for form, mean in means.items()},
-        "of": told(halves[best][1], "words"),
-        "above_on_shell": difference([halves[best][1]], [halves["reader"][1]], "words"),
+        "of": told(others[best], "words"),
+        "above_on_shell": difference([others[best]], [others["reader"]], "words"),
     }
 
 

@@ -2,8 +2,7 @@
 
 In: ``windows-SITE.jsonl.gz`` of a reader's work folder, whose ``evidence`` is of half A, an instruct model. Out:
 ``spoken-from-contexts-0.jsonl.gz`` there, which ``bench/feature_verbalizer.py`` judges beside the readers. A label's
-own words are quoted after it, three at most, since words are judged where a text quotes them. Two cores do 640 latents
-in some ten minutes.
+own words are quoted after it, three at most, since words are judged where a text quotes them.
 """
 
 from __future__ import annotations

@@ -277,8 +277,8 @@ def windows_stage(args: argparse.Namespace) -> None:
         for half, where in (("a", ~half_b), ("b", half_b)):
             site.firing.clear()
             site.index_firing(torch.as_tensor(where, device=args.device), most=64)
-            shown = {"marked": half == "a"}
-            found[half] = vectors.windows(site, pool, texts, at["owner"], at["end"], np.flatnonzero(where), **shown)
+            rows = np.flatnonzero(where)
+            found[half] = vectors.windows(site, pool, texts, at["owner"], at["end"], rows, marked=half == "a")
         of, why = (parts[key][parts["starts"][number] :] for key in ("of", "why"))
         told = [
             {"latent": k, "cluster": int(of[k]), "why": WHY[why[k]], "evidence": a["firing"]} | b
