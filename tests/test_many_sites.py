@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+import av
 import settings
 import sites
 from corpus import Document
@@ -21,7 +22,6 @@ from dragoman.core import Site as Where
 from dragoman.maps.words import FORMS
 from dragoman.measures.claims import claims_of, declines
 from dragoman.models.harvest import Reader
-from judge_reader import probe_texts
 from judged import Told
 from latents import (
     Codes,
@@ -54,6 +54,7 @@ from vectors import (
     window,
     windows,
 )
+from word_means import WordMeans
 
 K, SIZE, D = 4, 12, 16
 FILLER = ["so", "they", "went", "there", "and", "saw", "that", "it", "was", "late", "and", "dark"]
@@ -209,10 +210,28 @@ def test_what_a_verbalizer_that_nobody_taught_here_is_given_lies_as_activations_
 
 def test_a_row_is_named_by_the_word_whose_mean_it_is_like(site: Site, planted_world) -> None:  # type: ignore[no-untyped-def]
     words: Words = planted_world[3]
-    half = np.arange(len(words.at)) % 2 == 0
+    half = np.flatnonzero(np.arange(len(words.at)) % 2 == 0)
+    means = WordMeans.of(words, site.statistics, site.x, half)
     rows = torch.stack([site.w_dec[0], -site.w_dec[0]])
-    named, opposite = (Told.of(text).words for text in probe_texts(words, site, rows, half))
+    named, opposite = (Told.of(text).words for text in means.sentences(rows))
     assert named[0] == "anchor" and "anchor" not in opposite
+    anchor = site.statistics.normal(site.x[half[words.at[half] == words.names.index("anchor")]]).mean(0)
+    own = torch.nn.functional.cosine_similarity(anchor, rows[0], dim=0)
+    assert means.told(rows)[0].startswith(f"Near: anchor {100 * own:.0f}, "), "a word, and how near it is"
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
+def test_prompts_of_several_lengths_are_read_as_each_alone(tmp_path: Path) -> None:
+    trainer = av.Trainer(tmp_path, "tiny-smollm2", 23, 10.0, "cpu")
+    trainer.model.float()
+    trainer.embedded = trainer.embedded.float()
+    x = torch.randn(3, 576, generator=torch.Generator().manual_seed(0))
+    heads = ["", "Near: anchor 42\n", "(block 5 of SmolLM2)\nNear: anchor 42, river 7, barge 3\n"]
+    margins = av.nothing_margin(trainer, x, heads=heads)
+    alone = [av.nothing_margin(trainer, x[k : k + 1], heads=heads[k : k + 1])[0] for k in range(3)]
+    assert np.allclose(margins, alone, atol=1e-3) and np.ptp(margins) > 0.01
+    together = av.speak(trainer, x, tokens=6, heads=heads)
+    assert together == [av.speak(trainer, x[k : k + 1], tokens=6, heads=heads[k : k + 1])[0] for k in range(3)]
 
 
 def test_rows_lie_on_shell_around_carriers_where_they_are_silent(site: Site) -> None:

@@ -98,6 +98,9 @@ def write_sidecar(folder: Path, base: str, tokenizer: Any, block: int, scale: fl
     (folder / "nla_meta.yaml").write_text(yaml.safe_dump(meta, allow_unicode=True, sort_keys=False))
 
 
+OPENED = "<explanation>\n"  # how every answer begins
+
+
 def answers(
     tokenizer: Any, descriptions: Sequence[Description], heads: Sequence[str] | None = None
 ) -> tuple[list[list[int]], list[list[float]]]:
@@ -105,7 +108,7 @@ def answers(
 
     ``heads``: words before each, given and not to be learnt (where a vector was read).
     """
-    head, tail = "<explanation>\n", "\n</explanation>"
+    head, tail = OPENED, "\n</explanation>"
     end = eos_id(tokenizer)
     encoded = tokenizer(
         [head + d.text + tail for d in descriptions], add_special_tokens=False, return_offsets_mapping=True
@@ -412,21 +415,20 @@ def train(
 
 
 @torch.no_grad()
-def nothing_margin(trainer: Trainer, x: torch.Tensor, batch: int = 2048, head: str = "") -> list[float]:
+def nothing_margin(
+    trainer: Trainer, x: torch.Tensor, batch: int = 2048, heads: Sequence[str] | None = None
+) -> list[float]:
     """By how much the first word of "nothing in particular" is likelier than any other, in nats, for rows of x."""
     encode = lambda text: trainer.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    opened = encode("<explanation>\n")
-    first = encode("<explanation>\n" + NULL)[len(opened)]
-    given = torch.tensor((encode(head) if head else []) + opened, device=trainer.device)
-    before = trainer.model.get_input_embeddings()(given).to(trainer.embedded.dtype)
+    first = encode(OPENED + NULL)[len(encode(OPENED))]
     trainer.model.eval()
     out = list[float]()
     for start in range(0, len(x), batch):
-        vectors = trainer.vectors(x[start : start + batch].to(trainer.device))
-        embedded = trainer.embedded.expand(len(vectors), -1, -1).clone()
-        embedded[:, trainer.prompt.slot] = vectors
-        embedded = torch.cat([embedded, before.expand(len(vectors), -1, -1)], dim=1)
-        logits = trainer.model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].float()
+        some = slice(start, start + batch)
+        embedded, mask = prompts(trainer, x[some], heads and heads[some], OPENED)
+        at = (mask.cumsum(1) - 1).clamp_min(0)
+        given = {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": at}
+        logits = trainer.model(**given, logits_to_keep=1).logits[:, -1].float()
         own = logits[:, first].clone()
         logits[:, first] = -torch.inf
         out += (own - logits.max(dim=1).values).tolist()
@@ -434,19 +436,35 @@ def nothing_margin(trainer: Trainer, x: torch.Tensor, batch: int = 2048, head: s
     return out
 
 
+def prompts(
+    trainer: Trainer, x: torch.Tensor, heads: Sequence[str] | None, opened: str = ""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embedded prompts (b, t, d), each with its row of x (b, d), its head and ``opened`` behind it; and their mask.
+
+    Shorter ones are padded on the left, so that all end where the answer goes on.
+    """
+    encoded = {h: trainer.tokenizer.encode(h, add_special_tokens=False) for h in {"", opened, *(heads or ())}}
+    rows = [[*trainer.prompt.ids, *encoded[h], *encoded[opened]] for h in heads or [""] * len(x)]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(r)) + r for r in rows], device=trainer.device)
+    starts = torch.tensor([longest - len(r) for r in rows], device=trainer.device)
+    embedded = trainer.model.get_input_embeddings()(ids).to(trainer.embedded.dtype)
+    at = torch.arange(len(rows), device=trainer.device)
+    embedded[at, starts + trainer.prompt.slot] = trainer.vectors(x.to(trainer.device))
+    mask = torch.arange(longest, device=trainer.device)[None] >= starts[:, None]
+    return embedded, mask.long()
+
+
 @torch.no_grad()
-def speak(trainer: Trainer, x: torch.Tensor, batch: int = 1024, tokens: int = 110, head: str = "") -> list[str]:
-    """Greedy answers for rows of x with transformers' own generate (checks only); ``head``: words given before."""
+def speak(
+    trainer: Trainer, x: torch.Tensor, batch: int = 1024, tokens: int = 110, heads: Sequence[str] | None = None
+) -> list[str]:
+    """Greedy answers for rows of x with transformers' own generate (checks only); ``heads``: words before each."""
     trainer.model.eval()
     out = []
-    given = torch.tensor(trainer.tokenizer.encode(head, add_special_tokens=False) if head else [], dtype=torch.long)
-    before = trainer.model.get_input_embeddings()(given.to(trainer.device)).to(trainer.embedded.dtype)
     for start in range(0, len(x), batch):
-        vectors = trainer.vectors(x[start : start + batch].to(trainer.device))
-        embedded = trainer.embedded.expand(len(vectors), -1, -1).clone()
-        embedded[:, trainer.prompt.slot] = vectors
-        embedded = torch.cat([embedded, before.expand(len(vectors), -1, -1)], dim=1)
-        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=trainer.device)
+        some = slice(start, start + batch)
+        embedded, mask = prompts(trainer, x[some], heads and heads[some])
         ids = trainer.model.generate(
             inputs_embeds=embedded, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
             eos_token_id=eos_id(trainer.tokenizer), pad_token_id=trainer.tokenizer.pad_token_id,

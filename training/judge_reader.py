@@ -32,12 +32,12 @@ from dragoman.stats.planted import names_category
 from many_files import documents_of, halves, head, judged_latents, load_words, open_site, put, say
 from setup import Setup
 from sites import Place
+from word_means import WordMeans, listed
 
 SHARES = (0.5, 0.25, 0.1)  # of a latent's row in a mixture with another's
 WASHED = (0.5, 1.5)  # times the on-shell angle by which rows are turned from the background, beside 1
 BARE = "bare"  # a row alone, without the background
 CENTRED = "centred"  # what is given without the background to a verbalizer that others give it to
-SPOKEN_OFTEN = 20  # positions a word has to have for a mean of its own
 POSITIONS = 300  # real activations judged at a site
 TRUST = {"theme": 1.0, "words": 1.0, "token": 1.0}
 
@@ -79,9 +79,12 @@ def judge(args: argparse.Namespace, arm: str, trainer: av.Trainer, record: dict[
             for share in SHARES if one is listed_home else ():
                 asked[f"mixed-{share}"] = vectors.judged_rows(site, mixed(rows, share))
         asked = as_trained(setup, arm, target, asked, every=one is listed_home)
-        said, margins = spoken_at(trainer, asked, named(setup, arm, target.place))
+        means = WordMeans.of(words, target.statistics, target.x, np.flatnonzero(half_a))
+        x = torch.cat([some.float() for some in asked.values()])
+        near = means.told(x) if setup.is_told_near(arm) else [""] * len(x)
+        said, margins = spoken_at(trainer, asked, [named(setup, arm, target.place) + line for line in near])
         found = of_rows(site, pool, rows, said["reader"], trainer)
-        found["probe"] = probe_texts(words, target, rows, half_a)
+        found["probe"] = means.sentences(rows)
         found |= {who: said[who] for who in said if who.startswith("washed-") or who in (BARE, CENTRED)}
         figures: dict[str, Any] = {who: against(some, [site.b[k] for k in pool]) for who, some in found.items() if some}
         for share in SHARES if "mixed-0.5" in said else ():
@@ -131,12 +134,15 @@ def named(setup: Setup, arm: str, place: Place) -> str:
 
 
 def spoken_at(
-    trainer: av.Trainer, asked: dict[str, torch.Tensor], given: str
+    trainer: av.Trainer, asked: dict[str, torch.Tensor], heads: list[str]
 ) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """Texts by kind, decoded together; and by how much "nothing" was likelier than a theme, for each."""
+    """Texts by kind, decoded together; and by how much "nothing" was likelier than a theme, for each.
+
+    ``heads``: words given before each, over all kinds in their order.
+    """
     x = torch.cat([some.float() for some in asked.values()])
-    texts = av.speak(trainer, x, batch=2048, head=given)
-    margins = av.nothing_margin(trainer, x, head=given)
+    texts = av.speak(trainer, x, batch=2048, heads=heads)
+    margins = av.nothing_margin(trainer, x, heads=heads)
     ends = np.cumsum([len(some) for some in asked.values()])
     parts = {who: slice(int(end) - len(some), int(end)) for (who, some), end in zip(asked.items(), ends, strict=True)}
     return {who: texts[part] for who, part in parts.items()}, {who: margins[part] for who, part in parts.items()}
@@ -215,27 +221,6 @@ def of_rows(
         "lens": lens_texts(trainer, rows),
         "nearest": [rules.rule_text(site.a[k], TRUST, rng).text for k in near],
     }
-
-
-def probe_texts(words: rules.Words, site: vectors.Site, rows: torch.Tensor, half_a: np.ndarray) -> list[str]:
-    """Three words, in a sentence: those whose mean activation, less that of all, is most like each direction (m, d)."""
-    fit = np.flatnonzero(half_a)
-    at, counts = words.at[fit], np.bincount(words.at[fit], minlength=len(words.names))
-    often = np.flatnonzero(counts >= SPOKEN_OFTEN)
-    kept = [int(i) for i in often if words.names[i].isalpha() and len(words.names[i]) > 2]
-    means = torch.zeros(len(words.names), site.x.shape[1], device=site.x.device)
-    for start in range(0, len(fit), 1 << 16):
-        some = slice(start, start + (1 << 16))
-        x = site.statistics.normal(site.x[torch.as_tensor(fit[some], device=site.x.device)])
-        means.index_add_(0, torch.as_tensor(at[some], device=site.x.device), x)
-    known = means[kept] / torch.as_tensor(counts[kept], device=means.device)[:, None]
-    like = f.normalize(rows.float(), dim=1) @ f.normalize(known, dim=1).T
-    return [listed([words.names[kept[i]] for i in top]) for top in like.topk(min(3, len(kept)), dim=1).indices.tolist()]
-
-
-def listed(words: list[str]) -> str:
-    """Words in a sentence of words."""
-    return "Words such as " + ", ".join(f'"{w}"' for w in words) + " stand out."
 
 
 @torch.no_grad()

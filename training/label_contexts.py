@@ -14,8 +14,8 @@ import pack
 from corpus import WORD
 from dragoman.models.labeller import BEGUN, Labeller
 from dragoman.store import read_jsonl
-from judge_reader import listed
 from many_files import put, say
+from word_means import listed
 
 ARM = "from-contexts"
 AT_ONCE = 8

@@ -55,6 +55,7 @@ from many_files import (
     say,
 )
 from setup import Setup
+from word_means import WordMeans
 
 T = TypeVar("T")
 RECORD, AFFINE = "training.yaml", "affine.safetensors"
@@ -338,6 +339,20 @@ def mix_of(args: argparse.Namespace, arm: str) -> vectors.Mix:
     return mix[np.sort(rng.permutation(seen)[:count])]
 
 
+def told_near(args: argparse.Namespace, mix: vectors.Mix) -> list[str]:
+    """Of each vector the words whose mean activations at its site lie nearest, by the activations of half A."""
+    fit = np.flatnonzero(halves(documents_of(args))[np.load(args.work / "positions.npz")["owner"]])
+    words, lines = load_words(args.work), [""] * len(mix.site)
+    for place in args.setup.own:
+        rows = np.flatnonzero([site == place.said for site in mix.site])
+        if len(rows):
+            statistics = sites.load_statistics(args.work, place)
+            means = WordMeans.of(words, statistics, activations_of(args, place), fit)
+            for i, line in zip(rows, means.told(mix.x[torch.as_tensor(rows, device=mix.x.device)]), strict=True):
+                lines[i] = line
+    return lines
+
+
 def quotes(text: str, words: list[str], topics: list[str]) -> bool:
     """Whether a text quotes one of the words or tells one of the topics."""
     said = {part.lower().strip(".,;:!?") for one in quoted(text) for part in one.split()}
@@ -400,6 +415,8 @@ def new_reader(args: argparse.Namespace, arm: str) -> tuple[av.Trainer, dict[str
     mix = mix_of(args, arm)
     rng = np.random.default_rng([s.SEED, args.seed, 1])
     heads = [head(n) if rng.random() >= s.SITE_DROPPED else "" for n in mix.site]
+    if args.setup.is_told_near(arm):
+        heads = [h + line for h, line in zip(heads, told_near(args, mix), strict=True)]
     counted = {k: mix.kind.count(k) for k in dict.fromkeys(mix.kind)}
     say(f"{arm}: {len(mix.told)} vectors {counted}, {len({t.text for t in mix.told})} distinct texts")
     trainer = trainer_of(args, arm, args.start)

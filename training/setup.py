@@ -122,6 +122,7 @@ class Setup:
             "many-activations": (self.own, ("activation",)),
             "many-everything": (self.own, kinds),
             "many-everything-again": (self.own, kinds),  # goes on from many-everything with as many vectors more
+            "many-everything-near": (self.own, kinds),  # told the words of the nearest means beside each vector
             "as-packaged": ((), ()),  # not trained: the verbalizer that the others start from
         }
         if self.unseen:
@@ -129,6 +130,10 @@ class Setup:
         if self.others:
             out["without-model"] = (self.own, tuple(k for k in kinds if k != "mapped"))
         return out
+
+    def is_told_near(self, arm: str) -> bool:
+        """Whether an arm's reader is given the words whose mean activations lie nearest to its vector, and how near."""
+        return arm.endswith("-near")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Setup:
