@@ -52,6 +52,8 @@ DECLARED = (
     ("above labels from contexts", "many-everything", "from-contexts", ("tiny-smollm2-23",), "words", 0.0),
     ("above a scale and a bias", "many-everything", "affine", ("tiny-smollm2-23",), "words", 0.0),
     ("above activations of many sites", "many-everything", "many-activations", ("tiny-smollm2-23",), "words", 0.0),
+    ("told near words, above the table", "many-everything-near", "probe", ("tiny-smollm2-23",), "words", 0.0),
+    ("told near words, above not told", "many-everything-near", "many-everything", ("tiny-smollm2-23",), "words", 0.0),
     ("above half as many vectors", "many-everything-again", "many-everything", ("tiny-smollm2-23",), "words", 0.0),
 )
 DETECTED = {site for *_, at, measure, _ in DECLARED if measure == "detection" for site in at}  # windows take minutes
