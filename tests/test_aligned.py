@@ -57,6 +57,11 @@ def test_the_rest_of_a_fold_is_the_total_without_it(pair: PlantedPair, found: Al
         same(found.folded.without(k), training)
 
 
+# Activations are float32 products, which some processors round otherwise for other numbers of rows at once (by 1e-8 of
+# a sum where it was seen); sums of the same activations are the same to 1e-10.
+ROUNDING = 1e-6
+
+
 def test_streamed_firings_are_those_of_all_pairs_at_once(pair: PlantedPair, found: Aligned) -> None:
     x, y, owner = pair.x(), pair.y(), names(pair)[pair.numbers()]
     f = pair.encoder.encode(x.astype(np.float32)).astype(np.float64)
@@ -64,11 +69,11 @@ def test_streamed_firings_are_those_of_all_pairs_at_once(pair: PlantedPair, foun
     assert found.sums and found.sums.gram is not None and found.fired
     totals = np.stack([f[owner == name].sum(axis=0) for name in np.unique(owner)])
     for sums, rows in ((found.sums, y), (found.fired, x)):
-        assert_allclose(sums.weight_sum, f.sum(axis=0), rtol=1e-10)
-        assert_allclose(sums.weight_sq_sum, (totals**2).sum(axis=0), rtol=1e-10)
-        assert_allclose(sums.weighted_sum, f.T @ rows, rtol=1e-10, atol=1e-8)
+        assert_allclose(sums.weight_sum, f.sum(axis=0), rtol=ROUNDING)
+        assert_allclose(sums.weight_sq_sum, (totals**2).sum(axis=0), rtol=ROUNDING)
+        assert_allclose(sums.weighted_sum, f.T @ rows, rtol=ROUNDING, atol=ROUNDING * np.abs(f.T @ rows).max())
         assert_allclose(sums.mean_y, rows.mean(axis=0), rtol=1e-10)
-    assert_allclose(found.sums.gram.toarray(), f.T @ f, rtol=1e-10, atol=1e-10)
+    assert_allclose(found.sums.gram.toarray(), f.T @ f, rtol=ROUNDING, atol=1e-10)
     beta = f.T @ y / f.sum(axis=0)[:, None] - y.mean(axis=0)
     assert_allclose(found.sums.table().beta, beta, rtol=1e-5, atol=1e-5)
     assert (found.sums.site, found.fired.site) == (TARGET, SOURCE)
