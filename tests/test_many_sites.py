@@ -246,6 +246,7 @@ def test_rows_lie_on_shell_around_carriers_where_they_are_silent(site: Site) -> 
     cosine = torch.nn.functional.cosine_similarity(
         back[:, None], torch.nn.functional.normalize(site.x, dim=1)[None], dim=2
     )
+    assert carried_rows(site, [], carriers[:0], rng).told == []  # of few vectors a kind may get none at a site
     silent = site.codes.dense()[:, 0] == 0
     assert bool((cosine[:, silent].max(1).values >= math.cos(1.5 * angle) - 0.15).all())
     turned = site.statistics.on_shell(site.x[:4], site.w_dec[:4], torch.zeros(4))

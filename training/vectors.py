@@ -114,7 +114,7 @@ def activations(site: Site, rows: torch.Tensor, told: list[Description]) -> Mix:
 
 def carried_rows(site: Site, latents: Sequence[int], carriers: torch.Tensor, rng: np.random.Generator) -> Mix:
     """Decoder rows around carriers (positions) where they are silent; a carrier where one fires is replaced."""
-    carriers, k = carriers.clone(), torch.as_tensor(np.asarray(latents), device=site.x.device)
+    carriers, k = carriers.clone(), torch.as_tensor(np.asarray(latents, np.int64), device=site.x.device)
     for _ in range(8):
         fires = ((site.codes.index[carriers] == k[:, None]) & (site.codes.value[carriers] > 0)).any(1)
         if not bool(fires.any()):
@@ -139,7 +139,7 @@ def direct_rows(site: Site, of: Site, latents: Sequence[int], rng: np.random.Gen
 def mapped_rows(site: Site, of: Site, latents: Sequence[int], fit: torch.Tensor, rng: np.random.Generator) -> Mix:
     """Rows of another model's latents by a ridge map fitted at positions ``fit``, on-shell around the background."""
     rows = fit[torch.as_tensor(rng.permutation(len(fit))[:FIT], device=fit.device)]
-    directions = of.w_dec[torch.as_tensor(np.asarray(latents), device=of.w_dec.device)]
+    directions = of.w_dec[torch.as_tensor(np.asarray(latents, np.int64), device=of.w_dec.device)]
     carried = directions.float() @ ridge(of.x[rows], site.x[rows])
     times = torch.as_tensor(rng.uniform(0.5, 1.5, len(latents)), dtype=torch.float32, device=carried.device)
     mean = site.statistics.mean.to(carried.device).expand_as(carried)
