@@ -24,6 +24,7 @@ from dragoman.commands.show import show_scores, with_scores
 from dragoman.commands.tables import show_table, widths_for
 from dragoman.commands.verdict import believed, beside, next_after, show_three, three
 from dragoman.demo import STEPS
+from dragoman.models.load import quicker_dtype
 from dragoman.report.opened import Manifest
 from dragoman.scores import Scores
 from dragoman.store import RunFolder
@@ -155,6 +156,23 @@ def test_the_demo_ends_with_three_features_a_verdict_a_table_and_the_next_comman
     assert "min left)" in said.err and "odd weights" not in said.err
     told = json.loads(shell("demo", "-o", finished, "--json").out)
     assert told["schema"] == "dragoman.scores/1" and told["table"]
+
+
+def test_the_demo_computes_in_what_the_processor_is_quick_at(
+    shell: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = RunFolder.open(finished), list[str]()
+    monkeypatch.setattr("dragoman.demo.experiment", lambda *_given, dtype, **_how: asked.append(dtype) or run)
+    monkeypatch.setattr("dragoman.scoring.score_run", lambda *_a, **_k: Scores.of(run.scores or {}, "the scores"))
+    for has in (True, False):
+        monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda has=has: has)
+        assert shell("demo", "-o", finished).code == 0
+        assert shell("demo", "-o", finished, "--dtype", "float16").code == 0
+    assert asked == ["bfloat16", "float16", "float32", "float16"]
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    assert (quicker_dtype("cpu"), quicker_dtype("cuda")) == ("float32", "bfloat16")
+    odd = shell("demo", "-o", finished, "--dtype", "")
+    assert odd.code == 1 and "known are float32" in odd.err
 
 
 def test_verbose_lets_details_through(shell: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from dragoman.commands.words import (
     Run,
     RunOrRuns,
     Seed,
+    known_dtype,
     out_file,
 )
 from dragoman.core import Refusal
@@ -97,7 +98,15 @@ def demo(
         bool,
         typer.Option("--from-scratch", help="Recompute the direct route's statistics (about half an hour on 2 cores)."),
     ] = False,
-    dtype: Dtype = "bfloat16",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            callback=lambda value: None if value is None else known_dtype(value),
+            metavar="NAME",
+            rich_help_panel=MACHINE,
+            help="float32, bfloat16 or float16; if none, bfloat16 unless the processor is slower at it.",
+        ),
+    ] = None,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="Scores on stdout as JSON.")] = False,
@@ -106,7 +115,7 @@ def demo(
     from dragoman.commands.show import show_conditions
     from dragoman.commands.verdict import show_demo_verdict, show_three
     from dragoman.demo import READINGS, SCORE, SHOW, STEPS, demo_options, experiment, listed
-    from dragoman.models.load import check_device
+    from dragoman.models.load import check_device, quicker_dtype
     from dragoman.report import write_page
     from dragoman.report.opened import Manifest
     from dragoman.scoring import score_run
@@ -114,7 +123,8 @@ def demo(
     check_device(device)
     with talking(STEPS, quiet=not Verbose.wanted) as talk:
         asked, how = listed(ranks=features), demo_options(seed=seed)
-        run = experiment(asked, how, out, talk, dtype=dtype, device=device, from_scratch=from_scratch)
+        kind = dtype or quicker_dtype(device)
+        run = experiment(asked, how, out, talk, dtype=kind, device=device, from_scratch=from_scratch)
         talk.step(SCORE)
         scores = score_run(run, seed=seed, device=device, say=talk.say)
         talk.step(SHOW)
