@@ -164,12 +164,11 @@ def test_the_demo_computes_in_what_the_processor_is_quick_at(
     run, asked = RunFolder.open(finished), list[str]()
     monkeypatch.setattr("dragoman.demo.experiment", lambda *_given, dtype, **_how: asked.append(dtype) or run)
     monkeypatch.setattr("dragoman.scoring.score_run", lambda *_a, **_k: Scores.of(run.scores or {}, "the scores"))
-    for has in (True, False):
-        monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda has=has: has)
+    for capability in ("AVX512", "AVX2", "DEFAULT"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
         assert shell("demo", "-o", finished).code == 0
         assert shell("demo", "-o", finished, "--dtype", "float16").code == 0
-    assert asked == ["bfloat16", "float16", "float32", "float16"]
-    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    assert asked == ["bfloat16", "float16", "float32", "float16", "float32", "float16"]
     assert (quicker_dtype("cpu"), quicker_dtype("cuda")) == ("float32", "bfloat16")
     odd = shell("demo", "-o", finished, "--dtype", "")
     assert odd.code == 1 and "known are float32" in odd.err

@@ -54,6 +54,7 @@ from dragoman.store.spans import words_of
 
 _held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # tokenizers, by the files beside them
 NO_ROOM, SMALLER = "it cannot be put on device", "use another device, or a smaller model"
+_HAS_BFLOAT16 = ("AVX512", "SVE")  # instructions of a CPU that come with products of it, or with quick stand-ins
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 talk.disable_progress_bar()
@@ -223,8 +224,8 @@ def _loaded(
 
 def quicker_dtype(device: str) -> str:
     """bfloat16, or float32 where a CPU has no products of it and takes eight times as long (measured with AVX2)."""
-    slow = torch.device(device).type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "float32" if slow else "bfloat16"
+    quick = torch.device(device).type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(_HAS_BFLOAT16)
+    return "bfloat16" if quick else "float32"
 
 
 def straight_to(device: str) -> bool:
